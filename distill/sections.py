@@ -1,0 +1,53 @@
+"""Sections that several parts of a task share: where rows come from, and how a model is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+class Section(BaseModel):
+    """A part of a task: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileSource(Section):
+    """A CSV, JSONL or Parquet file, told by its ending. `label` names the column of gold labels, where there is one."""
+
+    path: Path
+    text: str = "text"
+    label: str | None = None
+    id: str | None = None
+
+
+class TicketSource(Section):
+    """`tickets` rows of the built-in support desk, drawn with `seed`."""
+
+    tickets: int = Field(ge=1)
+    seed: int = 0
+
+
+def _source_kind(value: Any) -> str:
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "TicketSource" if "tickets" in given else "FileSource"
+
+
+Source = Annotated[
+    Annotated[FileSource, Tag("FileSource")] | Annotated[TicketSource, Tag("TicketSource")],
+    Discriminator(_source_kind),
+]
+
+
+class Optimisation(Section):
+    """How a model is trained. `patience` counts epochs without a better validation agreement; 0 never stops early."""
+
+    epochs: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    patience: int = Field(default=0, ge=0)
+    seed: int = 0

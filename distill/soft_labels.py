@@ -1,0 +1,112 @@
+"""Soft labels: a teacher's distributions over a pool, with their provenance, as a Parquet file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow
+import pyarrow.parquet
+
+from distill.errors import DataError
+
+SCHEMA = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class SoftLabels:
+    """N rows: `probabilities` float32 [N, K] in the order of `labels`, each row summing to 1.
+
+    `covered` and `tail` [N] are the mass the teacher put on labels and the mass it did not show, `tokens`, `cost_usd`
+    and `seconds` [N] what each answer took.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]
+    methods: tuple[str, ...]
+    covered: npt.NDArray[np.float64]
+    tail: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    cost_usd: npt.NDArray[np.float64]
+    seconds: npt.NDArray[np.float64]
+    teacher: str
+    teacher_version: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def hard(self) -> npt.NDArray[np.intp]:
+        """The teacher's first choice per row, [N]."""
+        choice: npt.NDArray[np.intp] = self.probabilities.argmax(axis=1)
+        return choice
+
+    def rows_of(self, ids: Sequence[str]) -> list[int]:
+        """For each id its row here. Raises DataError for one that has none."""
+        position = {name: row for row, name in enumerate(self.ids)}
+        try:
+            return [position[name] for name in ids]
+        except KeyError as error:
+            raise DataError(f"the teacher's labels have no row {error}; run `reflux label` again") from error
+
+    def write(self, path: Path) -> None:
+        """Write a Parquet file that `read` reads."""
+        count = len(self)
+        table = pyarrow.table(
+            {
+                "id": list(self.ids),
+                "text": list(self.texts),
+                "probabilities": pyarrow.FixedSizeListArray.from_arrays(
+                    pyarrow.array(self.probabilities.reshape(-1)), len(self.labels)
+                ),
+                "method": pyarrow.array(self.methods).dictionary_encode(),
+                "covered": self.covered,
+                "tail": self.tail,
+                "teacher": pyarrow.array([self.teacher] * count).dictionary_encode(),
+                "teacher_version": pyarrow.array([self.teacher_version] * count).dictionary_encode(),
+                "tokens": self.tokens,
+                "cost_usd": self.cost_usd,
+                "seconds": self.seconds,
+            }
+        )
+        metadata = {
+            "reflux.schema": SCHEMA,
+            "reflux.labels": json.dumps(self.labels),
+            "reflux.teacher": json.dumps([self.teacher, self.teacher_version]),
+        }
+        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+    @classmethod
+    def read(cls, path: Path) -> SoftLabels:
+        """Read what `write` wrote. Raises DataError for a file that is something else or of another schema."""
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise DataError(f"{path}: not a file of soft labels ({error}); run `reflux label`") from error
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        if metadata.get("reflux.schema") != SCHEMA:
+            found = metadata.get("reflux.schema")
+            raise DataError(f"{path}: soft labels of schema {found!r}, expected {SCHEMA!r}; run `reflux label` again")
+        labels = tuple(json.loads(metadata["reflux.labels"]))
+        teacher, version = json.loads(metadata["reflux.teacher"])
+        flat = table["probabilities"].combine_chunks().flatten().to_numpy()
+        return cls(
+            ids=tuple(table["id"].to_pylist()),
+            texts=tuple(table["text"].to_pylist()),
+            labels=labels,
+            probabilities=flat.reshape(-1, len(labels)).astype(np.float32),
+            methods=tuple(table["method"].to_pylist()),
+            covered=table["covered"].to_numpy(),
+            tail=table["tail"].to_numpy(),
+            tokens=table["tokens"].to_numpy(),
+            cost_usd=table["cost_usd"].to_numpy(),
+            seconds=table["seconds"].to_numpy(),
+            teacher=teacher,
+            teacher_version=version,
+        )

@@ -1,0 +1,1 @@
+"""Students, one file per family, behind one protocol."""

@@ -1,0 +1,166 @@
+"""What a student is: a network over token ids, its tokenizer, its labels and its temperature, kept in one folder.
+
+A fitted local teacher has the same shape, so that training and export know one kind of model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from distill.artifacts import write_atomic
+from distill.errors import DistillError
+
+CARD = "student.json"
+TOKENIZER = "tokenizer.json"
+
+FAMILIES = {
+    "encoder": "distill.students.encoder:Encoder",
+    "static": "distill.students.static:Static",
+    "sequence-classifier": "distill.teachers.fit:SequenceClassifier",
+}
+
+
+class StudentModule(nn.Module):
+    """A torch module from ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d]."""
+
+    def tables(self) -> dict[str, nn.Embedding]:
+        """The tables indexed by token id, by name."""
+        raise TypeError(f"{type(self).__name__} names no tables")
+
+    def set_table(self, name: str, table: nn.Embedding) -> None:
+        """Put another table in the place of one."""
+        raise TypeError(f"{type(self).__name__} has no table {name}")
+
+
+class Network(Protocol):
+    """The part of a student that computes, and how it is kept on disk."""
+
+    family: ClassVar[str]
+
+    @property
+    def module(self) -> StudentModule:
+        """What is trained and exported."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into a folder."""
+
+    @classmethod
+    def load(cls, folder: Path, classes: int) -> Self:
+        """Read what `save` wrote."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A classifier that can be trained and exported. `temperature` divides its logits before the softmax."""
+
+    network: Network
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    max_tokens: int
+    temperature: float = 1.0
+
+    def with_temperature(self, temperature: float) -> Student:
+        """The same student, calibrated."""
+        return replace(self, temperature=temperature)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, truncated to `max_tokens`."""
+        return encode(self.tokenizer, texts, self.max_tokens)
+
+    def logits(
+        self, texts: Sequence[str], *, batch_size: int = 64, advance: Callable[[int], None] = lambda count: None
+    ) -> npt.NDArray[np.float32]:
+        """Uncalibrated logits [N, K], computed by torch."""
+        return predict(self.network.module, self.encode(texts), batch_size=batch_size, advance=advance)
+
+    def save(self, folder: Path) -> None:
+        """Write the student into a folder that `load_student` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save(folder)
+        self.tokenizer.save(str(folder / TOKENIZER))
+        card = {
+            "family": self.network.family,
+            "labels": self.labels,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_student(folder: Path) -> Student:
+    """Read a student from its folder. Raises DistillError when the folder holds none."""
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        network = network_class(card["family"]).load(folder, len(card["labels"]))
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # of many kinds: safetensors, tokenizers and torch have their own
+        raise DistillError(f"{folder}: not a trained student ({error}); run `reflux train` again") from error
+    network.module.eval()
+    return Student(network, tokenizer, tuple(card["labels"]), card["max_tokens"], card["temperature"])
+
+
+def network_class(family: str) -> type[Network]:
+    """The class behind a family. Raises DistillError for one we do not know."""
+    if family not in FAMILIES:
+        raise DistillError(f"unknown family {family!r}; expected one of {', '.join(FAMILIES)}")
+    module, _, name = FAMILIES[family].partition(":")
+    return cast(type[Network], getattr(import_module(module), name))
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of each text, truncated, not padded."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids as a batch: ids (0 where there is none) and mask, both int64 [B, T]."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+    return ids, mask
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of states [B, T, d] over the tokens that the mask [B, T] keeps: [B, d]."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
+
+
+@torch.inference_mode()
+def predict(
+    module: nn.Module,
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 64,
+    advance: Callable[[int], None] = lambda count: None,
+) -> npt.NDArray[np.float32]:
+    """Logits [N, K] of token ids, batched by length; the module is left in evaluation mode."""
+    module.eval()
+    device = next(module.parameters()).device
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    outputs: list[npt.NDArray[np.float32]] = []
+    for start in range(0, len(order), batch_size):
+        ids, mask = pad([rows[row] for row in order[start : start + batch_size]])
+        logits, _ = module(ids.to(device), mask.to(device))
+        outputs.append(logits.float().cpu().numpy())
+        advance(len(ids))
+    stacked = np.concatenate(outputs)
+    result = np.empty_like(stacked)
+    result[order] = stacked
+    return result

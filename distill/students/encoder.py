@@ -1,0 +1,130 @@
+"""The student family `encoder`: some layers of a pretrained encoder, mean pooling, one linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from distill.errors import DistillError
+from distill.students.base import Student, StudentModule, masked_mean
+from distill.task import EncoderStudent
+from distill.weights import locate
+
+set_verbosity_error()  # it warns of a pooler that we do not use
+disable_progress_bar()
+
+_FOLDER = "encoder"
+_HEAD = "head.safetensors"
+_LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "encoder.layers")
+
+
+class EncoderModule(StudentModule):
+    """Token ids to logits through a transformer. `config` is the encoder's, which optimum's exporter reads."""
+
+    def __init__(self, encoder: Any, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = encoder.config
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and the mean-pooled last layer [B, d]."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        embedding = masked_mean(states, attention_mask)
+        return self.head(embedding), embedding
+
+    def tables(self) -> dict[str, nn.Embedding]:
+        """The token embeddings."""
+        return {"words": self.encoder.get_input_embeddings()}
+
+    def set_table(self, name: str, table: nn.Embedding) -> None:
+        """Exchange the token embeddings."""
+        self.encoder.set_input_embeddings(table)
+
+
+class Encoder:
+    """The network of the family."""
+
+    family: ClassVar[str] = "encoder"
+
+    def __init__(self, module: EncoderModule) -> None:
+        self.module = module
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder as transformers does, and the head beside it."""
+        self.module.encoder.save_pretrained(folder / _FOLDER)
+        save_file(self.module.head.state_dict(), str(folder / _HEAD))
+
+    @classmethod
+    def load(cls, folder: Path, classes: int) -> Self:
+        """Read what `save` wrote."""
+        module = EncoderModule(AutoModel.from_pretrained(folder / _FOLDER, local_files_only=True), classes)
+        module.head.load_state_dict(load_file(str(folder / _HEAD)))
+        return cls(module)
+
+
+def build(config: EncoderStudent, labels: Sequence[str]) -> Student:
+    """An untrained student with the chosen layers. Raises DistillError when the model lacks them or cannot be had."""
+    name = locate(config.model)
+    model, tokenizer = pretrained(name, config.max_tokens)
+    take_layers(model, config.layers)
+    module = EncoderModule(model, len(labels))
+    return Student(Encoder(module), tokenizer, tuple(labels), config.max_tokens)
+
+
+def pretrained(name: str, max_tokens: int) -> tuple[Any, Tokenizer]:
+    """An encoder without its pooler, and its tokenizer. Raises DistillError when they cannot be loaded."""
+    try:
+        model = AutoModel.from_pretrained(name)
+    except Exception as error:  # of many kinds: a folder that is none, files cut off, a hub that is out of reach
+        raise DistillError(
+            f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
+        ) from error
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    positions = getattr(model.config, "max_position_embeddings", max_tokens)
+    if max_tokens > positions:
+        raise DistillError(f"model {name}: max_tokens is {max_tokens}, but the model has {positions} positions")
+    return model, fast_tokenizer(name)
+
+
+def fast_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a model, as the `tokenizers` library has it, with id 0 as what pads.
+
+    Raises DistillError when the model has none of that kind.
+    """
+    try:
+        backend = AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer
+    except Exception as error:  # `tokenizers` raises no kind of its own
+        raise DistillError(
+            f"model {name}: has no fast tokenizer ({error}); use a model with a tokenizer.json"
+        ) from error
+    tokenizer: Tokenizer = Tokenizer.from_str(backend.to_str())
+    return tokenizer
+
+
+def take_layers(model: Any, layers: Sequence[int]) -> None:
+    """Keep only these layers of an encoder, in this order. Raises DistillError when it has not got them."""
+    for path in _LAYER_LISTS:
+        parent, name = model, path
+        if "." in path:
+            first, name = path.split(".")
+            parent = getattr(model, first, None)
+        stack = getattr(parent, name, None)
+        if isinstance(stack, nn.ModuleList):
+            break
+    else:
+        raise DistillError(f"cannot find the layers of a {type(model).__name__}; use a BERT-like encoder")
+    if not layers or min(layers) < 0 or max(layers) >= len(stack) or len(set(layers)) < len(layers):
+        raise DistillError(f"layers {list(layers)}: the model has layers 0 to {len(stack) - 1}; name each at most once")
+    setattr(parent, name, nn.ModuleList(stack[index] for index in layers))
+    for attribute in ("num_hidden_layers", "n_layers"):
+        if attribute in model.config.to_dict():
+            setattr(model.config, attribute, len(layers))

@@ -1,0 +1,93 @@
+"""The student family `static`: a weighted mean of token embeddings and one hidden layer. No token sees another.
+
+Token weights start from smooth inverse frequency (Arora, Liang & Ma 2017) and are learned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distill.students.base import Student, StudentModule, encode
+from distill.students.encoder import pretrained
+from distill.task import StaticStudent
+from distill.weights import locate
+
+_WEIGHTS = "static.safetensors"
+_SMOOTHING = 1e-3
+
+
+class StaticModule(StudentModule):
+    """Token ids to logits through one hidden layer."""
+
+    def __init__(self, vocabulary: int, width: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.importance = nn.Embedding(vocabulary, 1)
+        self.dropout = nn.Dropout(0.1)
+        self.hidden = nn.Linear(width, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and the weighted mean of the tokens [B, d]."""
+        weights = torch.exp(self.importance(input_ids)) * attention_mask.unsqueeze(-1).to(self.words.weight.dtype)
+        embedding = (self.words(input_ids) * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
+        hidden = self.norm(nn.functional.gelu(self.hidden(self.dropout(embedding))))
+        return self.head(self.dropout(hidden)), embedding
+
+    def tables(self) -> dict[str, nn.Embedding]:
+        """Token embeddings and token weights."""
+        return {"words": self.words, "importance": self.importance}
+
+    def set_table(self, name: str, table: nn.Embedding) -> None:
+        """Exchange one of the two."""
+        setattr(self, name, table)
+
+
+class Static:
+    """The network of the family."""
+
+    family: ClassVar[str] = "static"
+
+    def __init__(self, module: StaticModule) -> None:
+        self.module = module
+
+    def save(self, folder: Path) -> None:
+        """Write the weights."""
+        save_file(self.module.state_dict(), str(folder / _WEIGHTS))
+
+    @classmethod
+    def load(cls, folder: Path, classes: int) -> Self:
+        """Read what `save` wrote."""
+        state = load_file(str(folder / _WEIGHTS))
+        vocabulary, width = state["words.weight"].shape
+        module = StaticModule(vocabulary, width, state["hidden.weight"].shape[0], classes)
+        module.load_state_dict(state)
+        return cls(module)
+
+
+def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -> Student:
+    """An untrained student over a pretrained encoder's token embeddings, its token weights from the corpus."""
+    encoder, tokenizer = pretrained(locate(config.model), max_tokens=1)
+    words = encoder.get_input_embeddings().weight.detach()
+    module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
+    with torch.no_grad():
+        module.words.weight.copy_(words / words.norm(dim=1).mean())
+        module.importance.weight.copy_(_inverse_frequency(encode(tokenizer, corpus, config.max_tokens), len(words)))
+    return Student(Static(module), tokenizer, tuple(labels), config.max_tokens)
+
+
+def _inverse_frequency(rows: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
+    """Log of a / (a + frequency) per token, [V, 1]."""
+    counts = Counter(token for row in rows for token in row)
+    frequency = torch.zeros(vocabulary, 1)
+    for token, count in counts.items():
+        frequency[token] = count
+    return torch.log(_SMOOTHING / (_SMOOTHING + frequency / max(1.0, float(frequency.sum()))))

@@ -1,0 +1,196 @@
+"""Task: the one YAML file that describes a distillation. Strict: an unknown key is an error, and names itself.
+
+Paths in a task are relative to the task file. This file describes; it reads no data and loads no model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from distill import teachers
+from distill.errors import TaskError
+from distill.sections import Optimisation, Section, Source
+
+
+class Data(Section):
+    """The pool to distil on, what chooses (validation) and what judges (test).
+
+    `validation` is a source of its own or the share of the pool to set apart. Near-duplicates have a Jaccard
+    similarity of at least `near_duplicate` over character 5-grams.
+    """
+
+    train: Source
+    test: Source
+    validation: Annotated[float, Field(gt=0, lt=0.5)] | Source = 0.1
+    near_duplicate: float = Field(default=0.9, gt=0.5, le=1.0)
+    seed: int = 0
+
+
+class Loss(Section):
+    """KL at `temperature` with weight 1 − `hard`, plus cross-entropy with the teacher's first choice with `hard`."""
+
+    temperature: float = Field(default=2.0, gt=0)
+    hard: float = Field(default=0.0, ge=0, le=1)
+
+
+class EncoderStudent(Section):
+    """Some layers of a pretrained encoder, mean pooling, one linear head. `layers` are indices, kept in order."""
+
+    family: Literal["encoder"]
+    model: str
+    layers: tuple[int, ...] = (0, 2, 5)
+    max_tokens: int = Field(default=128, ge=8)
+    optimisation: Optimisation = Optimisation()
+    loss: Loss = Loss()
+
+
+class StaticStudent(Section):
+    """The encoder's token embeddings with learned token weights, and one hidden layer. No attention."""
+
+    family: Literal["static"]
+    model: str
+    hidden: int = Field(default=512, ge=8)
+    max_tokens: int = Field(default=256, ge=8)
+    optimisation: Optimisation = Optimisation(epochs=30, learning_rate=1e-3, patience=5)
+    loss: Loss = Loss()
+
+
+Student = Annotated[EncoderStudent | StaticStudent, Field(discriminator="family")]
+
+
+class Gates(Section):
+    """What an exported student must hold before it may be served.
+
+    `parity` is the largest difference of a logit between the fp32 graph and the trained student; `agreement` the share
+    of validation rows on which the int8 graph must choose as the fp32 graph does.
+    """
+
+    parity: float = Field(default=1e-3, gt=0)
+    agreement: float = Field(default=0.99, gt=0, le=1)
+
+
+class Export(Section):
+    """`variant` `auto` takes the fastest graph that passes the gates; `int8` fails where that one does not pass."""
+
+    variant: Literal["auto", "fp32", "int8"] = "auto"
+    gates: Gates = Gates()
+
+
+class Budget(Section):
+    """What serving may cost. `latency_ms` bounds the median of one text on one core of this machine."""
+
+    latency_ms: float | None = Field(default=None, gt=0)
+    usd_per_hour: float = Field(default=0.05, ge=0)
+
+
+class Task(Section):
+    """A whole task. `labels` are taken from the gold labels of the data where they are not given."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    data: Data
+    teacher: SerializeAsAny[BaseModel]
+    students: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Student] = Field(min_length=1)
+    labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    export: Export = Export()
+    budget: Budget = Budget()
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _typed_teacher(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("expected a mapping with a `kind`")
+        try:
+            return teachers.parse(value)
+        except teachers.TeacherError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> Task:
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels: expected distinct names")
+        return self
+
+
+def load_task(path: str | Path) -> Task:
+    """Read a task file. Raises TaskError that names the file, the key and what was expected there."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file}: cannot be read ({error}); give the path of a task file in YAML") from error
+    try:
+        data = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise TaskError(f"{file}: not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise TaskError(f"{file}: expected a mapping with the keys name, data, teacher and students")
+    try:
+        return Task.model_validate(_resolve(data, file.parent))
+    except ValidationError as error:
+        raise TaskError("\n".join(f"{file}: {line}" for line in _explain(error, data))) from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # what is no plain key is refused, or merged, by YAML's own rules
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_PATH_KEYS = ("path", "logits", "texts")
+
+
+def _resolve(value: Any, base: Path, key: str = "") -> Any:
+    """Make the paths of a task absolute: they are relative to the file they stand in."""
+    if isinstance(value, dict):
+        return {name: _resolve(item, base, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, base, key) for item in value]
+    if isinstance(value, str) and key in _PATH_KEYS:
+        return str((base / value).resolve())
+    if isinstance(value, str) and key == "model" and value.startswith((".", "/")):
+        return str((base / value).resolve())
+    return value
+
+
+def _explain(error: ValidationError, data: dict[Any, Any]) -> list[str]:
+    """One line for each thing wrong: the key's path, what was expected, what was given."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(_key_path(item["loc"], data, missing=item["type"] == "missing"))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        elif item["type"] == "missing":
+            message = "missing; this key is required"
+        elif item["type"] == "union_tag_not_found":
+            message = f"the key {item['ctx']['discriminator']} is missing"
+        else:
+            message = f"{message} (got {item['input']!r})" if not isinstance(item["input"], dict) else message
+        lines.append(f"{where}: {message}" if where else message)
+    return lines
+
+
+def _key_path(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[str]:
+    """The keys of a location as they stand in the file; between them, pydantic names the branches it tried."""
+    keys = []
+    for part in location:
+        held = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
+        if part in held:
+            data = data[part]
+            keys.append(str(part))
+    return [*keys, str(location[-1])] if missing else keys

@@ -1,0 +1,46 @@
+"""Teachers, one file per kind, behind one protocol. Importing this package loads no model library.
+
+A kind is an entry point of the group `reflux.teachers` that names a class with the shape of `base.Teacher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import BaseModel
+
+from distill.teachers.base import Answer, Method, Outcome, Teacher, TeacherError, label_order
+
+__all__ = ["Answer", "Method", "Outcome", "Teacher", "TeacherError", "create", "kinds", "label_order", "parse"]
+
+GROUP = "reflux.teachers"
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds of teacher that are installed."""
+    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+
+
+def teacher_class(kind: object) -> type[Teacher]:
+    """The class behind a kind. Raises TeacherError for a kind that is not installed."""
+    for point in entry_points(group=GROUP):
+        if point.name == kind:
+            loaded: type[Teacher] = point.load()
+            return loaded
+    raise TeacherError(f"kind: expected one of {', '.join(kinds())}, got {kind!r}")
+
+
+def parse(config: Mapping[str, Any]) -> BaseModel:
+    """The typed configuration of a teacher given as a mapping with a `kind`.
+
+    Raises TeacherError for an unknown kind and pydantic's ValidationError for what does not fit it.
+    """
+    return teacher_class(config.get("kind")).config_type.model_validate(config)
+
+
+def create(config: Mapping[str, Any] | BaseModel, labels: Sequence[str]) -> Teacher:
+    """The teacher that a configuration describes, answering in the order of `labels`. Raises TeacherError."""
+    typed = config if isinstance(config, BaseModel) else parse(config)
+    return teacher_class(getattr(typed, "kind", None)).from_config(typed, labels)

@@ -1,0 +1,161 @@
+"""A transformers sequence classifier: loaded from anywhere, or fitted on gold labels and calibrated.
+
+It has the shape of a student, so that it is trained and exported by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification
+
+from distill.calibration import fit_temperature, one_hot
+from distill.data.splits import Examples, Train, Validation, hold_out
+from distill.errors import DistillError
+from distill.sections import Optimisation
+from distill.students.base import Student, StudentModule, masked_mean, predict
+from distill.students.encoder import fast_tokenizer
+from distill.students.vocabulary import compact
+from distill.training import History, train
+from distill.weights import locate
+
+_FOLDER = "classifier"
+
+
+class ClassifierModule(StudentModule):
+    """Token ids to logits through a sequence classifier of transformers."""
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.config = classifier.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and the mean-pooled last layer [B, d]."""
+        output = self.classifier(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        return output.logits, masked_mean(output.hidden_states[-1], attention_mask)
+
+    def tables(self) -> dict[str, nn.Embedding]:
+        """The token embeddings."""
+        return {"words": self.classifier.get_input_embeddings()}
+
+    def set_table(self, name: str, table: nn.Embedding) -> None:
+        """Exchange the token embeddings."""
+        self.classifier.set_input_embeddings(table)
+
+
+class SequenceClassifier:
+    """The network of a local teacher."""
+
+    family: ClassVar[str] = "sequence-classifier"
+
+    def __init__(self, module: ClassifierModule) -> None:
+        self.module = module
+
+    def save(self, folder: Path) -> None:
+        """Write the classifier as transformers does."""
+        self.module.classifier.save_pretrained(folder / _FOLDER)
+
+    @classmethod
+    def load(cls, folder: Path, classes: int) -> Self:
+        """Read what `save` wrote."""
+        model = AutoModelForSequenceClassification.from_pretrained(folder / _FOLDER, local_files_only=True)
+        return cls(ClassifierModule(model))
+
+
+def load_classifier(model: str, max_tokens: int) -> Student:
+    """A classifier somebody else fine-tuned. Raises DistillError when it cannot be had or names no labels."""
+    name = locate(model)
+    classifier = _load(name)
+    names = classifier.config.id2label
+    labels = tuple(names[index] for index in range(classifier.config.num_labels))
+    if all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
+        raise DistillError(f"model {model}: its configuration names no labels (id2label); set them, or give it a `fit`")
+    return _student(classifier, name, labels, max_tokens)
+
+
+def fit(
+    model: str, gold: Examples, labels: Sequence[str], *, max_tokens: int, validation: float, optimisation: Optimisation
+) -> tuple[Student, dict[str, Any]]:
+    """Fine-tune an encoder on gold labels and calibrate its temperature on the share held out.
+
+    Gives the classifier and a record of the training. Raises DistillError when rows lack a gold label.
+    """
+    if not gold.has_gold:
+        raise DistillError("teacher.fit.data: every row needs a gold label; name the column with `label`")
+    unknown = sorted({label for label in gold.gold if label} - set(labels))
+    if unknown:
+        raise DistillError(f"teacher.fit.data: gold labels {unknown[:5]} are not among the task's {len(labels)} labels")
+    learn, held = hold_out(gold, validation, optimisation.seed)
+    if not len(held):
+        raise DistillError(
+            f"teacher.fit: no row of {len(gold)} is held out to calibrate; raise `validation` or add rows"
+        )
+    set_seed(optimisation.seed)  # the head is drawn
+    name = locate(model)
+    teacher = _student(_load(name, labels), name, labels, max_tokens)
+    history = _fine_tune(teacher, learn, held, optimisation)
+    logits = teacher.logits(held.texts)
+    classes = gold_classes(held, labels)
+    teacher = teacher.with_temperature(fit_temperature(logits, one_hot(classes, len(labels))))
+    record = {
+        "gold_rows": len(gold),
+        "validation_rows": len(held),
+        "validation_accuracy": float((logits.argmax(1) == classes).mean()),
+        "temperature": teacher.temperature,
+        "best_epoch": history.best,
+        "losses": history.losses,
+    }
+    return teacher, record
+
+
+def probabilities(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
+    """softmax(logits / temperature), [N, K]."""
+    scaled = logits.astype(np.float64) / temperature
+    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result
+
+
+def gold_classes(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.intp]:
+    """The index of each row's gold label, [N]."""
+    position = {label: index for index, label in enumerate(labels)}
+    return np.array([position[label] for label in examples.gold if label is not None], dtype=np.intp)
+
+
+def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: Optimisation) -> History:
+    module = teacher.network.module
+    targets = one_hot(gold_classes(learn, teacher.labels), len(teacher.labels))
+    truth = gold_classes(held, teacher.labels)
+    with compact(module, teacher.encode(learn.texts), teacher.encode(held.texts)) as (rows, held_rows):
+        return train(
+            module,
+            rows,
+            targets,
+            functional.cross_entropy,
+            lambda trained: float((predict(trained, held_rows).argmax(1) == truth).mean()),
+            optimisation,
+            "fitting the teacher",
+        )
+
+
+def _load(name: str, labels: Sequence[str] | None = None) -> Any:
+    names = {} if labels is None else {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(name, **names)
+    except Exception as error:  # of many kinds, such as a classifier that has another number of labels
+        raise DistillError(
+            f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
+        ) from error
+
+
+def _student(classifier: Any, name: str, labels: Sequence[str], max_tokens: int) -> Student:
+    limit = min(max_tokens, getattr(classifier.config, "max_position_embeddings", max_tokens))
+    return Student(SequenceClassifier(ClassifierModule(classifier)), fast_tokenizer(name), tuple(labels), limit)

@@ -1,0 +1,104 @@
+"""The teacher kind `local`: a transformers sequence classifier on this machine, asked through torch.
+
+With a `fit` section the model is a pretrained encoder that is fine-tuned on gold labels first (`fit.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distill.errors import DistillError
+from distill.sections import Optimisation, Source
+from distill.teachers.base import Answer, TeacherError, label_order
+
+if TYPE_CHECKING:
+    from distill.students.base import Student
+
+
+class Fit(BaseModel):
+    """Fine-tuning on gold labels: the data, the share of it that calibrates, and how to train."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Source
+    validation: float = Field(default=0.1, gt=0, lt=0.5)
+    optimisation: Optimisation = Optimisation(epochs=3, learning_rate=5e-5)
+
+
+class LocalConfig(BaseModel):
+    """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `usd_per_hour` what its machine costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["local"] = "local"
+    model: str
+    name: str | None = None
+    fit: Fit | None = None
+    max_tokens: int = Field(default=256, ge=8)
+    batch_size: int = Field(default=32, ge=1)
+    usd_per_hour: float = Field(default=0.0, ge=0)
+
+
+class LocalTeacher:
+    """Answers with a classifier in torch, a batch at a time, off the event loop."""
+
+    config_type: ClassVar[type[BaseModel]] = LocalConfig
+
+    def __init__(self, model: Student, labels: Sequence[str], *, name: str, version: str, config: LocalConfig) -> None:
+        self.name = f"local:{name}"
+        self.version = version
+        self.labels = tuple(labels)
+        self.batch_size = config.batch_size
+        self.model = model
+        self._order = label_order(model.labels, labels, self.name)
+        self._usd_per_second = config.usd_per_hour / 3600
+
+    @classmethod
+    def from_config(cls, config: LocalConfig, labels: Sequence[str]) -> Self:
+        """Load the classifier. Raises TeacherError when it cannot be had or must be fitted first."""
+        from distill.artifacts import file_digest, fingerprint
+        from distill.students.base import CARD, load_student
+        from distill.teachers.fit import load_classifier
+        from distill.weights import display_name, weights_version
+
+        if config.fit is not None:
+            raise TeacherError(f"the model {config.model} must be fitted first: run `reflux label` with the task")
+        try:
+            folder = Path(config.model)
+            if (folder / CARD).is_file():
+                model = load_student(folder)
+                version = fingerprint([file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()])
+            else:
+                model = load_classifier(config.model, config.max_tokens)
+                version = fingerprint([weights_version(config.model), config.max_tokens])
+        except DistillError as error:
+            raise TeacherError(str(error)) from error
+        return cls(model, labels, name=config.name or display_name(config.model), version=version, config=config)
+
+    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
+        """Answer a batch in a worker thread."""
+        return await asyncio.to_thread(self._answer, texts)
+
+    async def aclose(self) -> None:
+        """The model goes with the object."""
+
+    def _answer(self, texts: Sequence[str]) -> list[Answer]:
+        from distill.students.base import predict
+        from distill.teachers.fit import probabilities
+
+        start = time.perf_counter()
+        rows = self.model.encode(texts)
+        logits = predict(self.model.network.module, rows, batch_size=self.batch_size)
+        seconds = (time.perf_counter() - start) / len(texts)
+        cost = seconds * self._usd_per_second
+        answers = probabilities(logits, self.model.temperature)[:, self._order]
+        return [
+            Answer(answer, "local", tokens=len(row), cost_usd=cost, seconds=seconds)
+            for answer, row in zip(answers, rows, strict=True)
+        ]

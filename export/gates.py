@@ -1,0 +1,62 @@
+"""Gates: what an exported graph must hold before it may be served. A gate fails; it does not warn."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+
+
+class GateError(Exception):
+    """A graph does not hold what it must; the message gives the number, the limit and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One check: what was measured, what was required, and whether it passed."""
+
+    name: str
+    measured: float
+    required: float
+    passed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The gate as JSON values."""
+        return asdict(self)
+
+
+def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:
+    """The fp32 graph computes what the trained student computes: logits [N, K] within `limit`, every choice the same.
+
+    Rows whose two best logits lie within twice `limit` of each other may choose either.
+    """
+    difference = float(np.abs(reference - graph).max())
+    best = np.sort(reference, axis=1)[:, -2:]
+    decided = best[:, 1] - best[:, 0] > 2 * limit
+    same = float((reference.argmax(1) == graph.argmax(1))[decided].mean()) if decided.any() else 1.0
+    return [
+        Gate("parity: largest difference of a logit", difference, limit, difference <= limit),
+        Gate("parity: share of equal choices", same, 1.0, same == 1.0),
+    ]
+
+
+def agreement(reference: Floats, graph: Floats, least: float) -> Gate:
+    """The share of rows on which a quantised graph chooses as the fp32 one does, from logits [N, K]."""
+    share = float((reference.argmax(1) == graph.argmax(1)).mean())
+    return Gate("int8: agreement with fp32", share, least, share >= least)
+
+
+def faster(milliseconds: float, than: float) -> Gate:
+    """A quantised graph must take less time than the fastest fp32 one, or there is no reason for it."""
+    return Gate("int8: milliseconds per text, below fp32", milliseconds, than, milliseconds < than)
+
+
+def enforce(gates: list[Gate], what: str, remedy: str) -> None:
+    """Raise GateError naming every gate that did not pass."""
+    failed = [f"{gate.name}: {gate.measured:.6g}, required {gate.required:.6g}" for gate in gates if not gate.passed]
+    if failed:
+        raise GateError(f"{what} does not pass: {'; '.join(failed)}. {remedy}")

@@ -1,0 +1,116 @@
+"""A trained classifier becomes an fp32 ONNX graph, the same for every family.
+
+`input_ids` and `attention_mask` (int64 [batch, tokens]) go in; `logits` [batch, K], `probabilities` (calibrated, the
+softmax is in the graph) and `embedding` [batch, d] come out. Optimum exports the families it knows, `torch.onnx` the
+others; both trace, since a dynamo export needs what optimum-onnx 0.1.0 does not support.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distill.students.base import Student
+from export.quiet import quiet
+from export.runtime import INPUTS, OUTPUTS
+
+OPSET = 18
+_BATCH_TOKENS = {0: "batch", 1: "tokens"}
+
+
+class Exporter(Protocol):
+    """Writes a graph."""
+
+    def export(self, graph: Graph, path: Path) -> None:
+        """Write the module as ONNX at `path`."""
+
+
+class Graph(nn.Module):
+    """What is exported: a classifier with its temperature and softmax."""
+
+    def __init__(self, module: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.module = module
+        self.config = getattr(module, "config", None)
+        self.register_buffer("temperature", torch.tensor(temperature))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """The three outputs of every bundle."""
+        logits, embedding = self.module(input_ids, attention_mask)
+        return {
+            "logits": logits,
+            "probabilities": torch.softmax(logits / self.temperature, dim=-1),
+            "embedding": embedding,
+        }
+
+
+def export_onnx(student: Student, path: Path) -> None:
+    """Write a student's fp32 graph at `path`, with the exporter for its family."""
+    graph = Graph(student.network.module, student.temperature).eval()
+    exporter_for(graph).export(graph, path)
+
+
+def exporter_for(graph: Graph) -> Exporter:
+    """Optimum where its exporter knows the encoder's architecture, torch otherwise."""
+    from optimum.exporters.tasks import TasksManager
+
+    import_module("optimum.exporters.onnx.model_configs")  # enters the architectures into the TasksManager
+    known = "onnx" in TasksManager._SUPPORTED_MODEL_TYPE.get(getattr(graph.config, "model_type", None), {})
+    return OptimumExporter() if known else TorchExporter()
+
+
+class OptimumExporter:
+    """Export through optimum, with its patches for transformers' attention."""
+
+    def export(self, graph: Graph, path: Path) -> None:
+        """Write the graph."""
+        from optimum.exporters.onnx import export
+        from optimum.exporters.onnx.config import TextEncoderOnnxConfig
+        from optimum.utils import NormalizedTextConfig
+
+        class ClassifierOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]
+            """Our inputs and outputs, whatever the encoder."""
+
+            NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+            @property
+            def inputs(self) -> dict[str, dict[int, str]]:
+                return dict.fromkeys(INPUTS, _BATCH_TOKENS)
+
+            @property
+            def outputs(self) -> dict[str, dict[int, str]]:
+                return {name: {0: "batch"} for name in OUTPUTS}
+
+        with quiet():
+            export(
+                model=graph,
+                config=ClassifierOnnxConfig(graph.config, task="feature-extraction"),
+                output=path,
+                opset=OPSET,
+                disable_dynamic_axes_fix=True,
+            )
+
+
+class TorchExporter:
+    """Export through torch alone."""
+
+    def export(self, graph: Graph, path: Path) -> None:
+        """Write the graph."""
+        ids = torch.ones(2, 8, dtype=torch.int64)
+        axes: dict[str, Any] = dict.fromkeys(INPUTS, _BATCH_TOKENS)
+        axes.update({name: {0: "batch"} for name in OUTPUTS})
+        with quiet():
+            torch.onnx.export(
+                graph,
+                (ids, torch.ones_like(ids)),
+                str(path),
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )

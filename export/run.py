@@ -1,0 +1,191 @@
+"""The stages of a run after training: every student becomes a bundle, one is chosen, and the test split judges all.
+
+`bundles/NAME` (and `bundles/teacher`, where a fitted teacher is to be shadowed) → `bundle` → `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.artifacts import Stage, write_atomic
+from distill.errors import DistillError
+from distill.gap import SCHEMA, compare
+from distill.progress import track
+from distill.report import write_report
+from distill.run import RECORD, Run, Splits
+from distill.soft_labels import SoftLabels
+from distill.students.base import load_student
+from distill.teachers.fit import gold_classes
+from export.build import Baseline, build_bundle
+from export.bundle import Bundle
+from export.runtime import Classifier
+
+GAP = "gap.json"
+TEACHER = "teacher"
+
+
+class ExportRun:
+    """The stages that follow a `Run`, in the same folder. Raises DistillError for a student named `teacher`."""
+
+    def __init__(self, run: Run) -> None:
+        if TEACHER in run.task.students:
+            raise DistillError(f"students.{TEACHER}: this name is kept for the teacher's bundle; choose another")
+        self.run = run
+        self.task = run.task
+
+    def bundle_stage(self, name: str) -> Stage:
+        """A student's bundle, or the fitted teacher's."""
+        fitted = self.run.fitted_teacher
+        source = fitted.fingerprint if name == TEACHER and fitted else self.run.student(name).fingerprint
+        settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
+        inputs = {"source": source, "export": settings, "labels": self.run.labels.fingerprint, "name": self.task.name}
+        return Stage(self.run.root / "bundles" / name, inputs)
+
+    @property
+    def chosen(self) -> Stage:
+        """The bundle to serve."""
+        names = sorted(self.task.students)
+        inputs = {
+            "bundles": {name: self.bundle_stage(name).fingerprint for name in names},
+            "budget": self.task.budget.model_dump(),
+        }
+        return Stage(self.run.root / "bundle", inputs)
+
+    @property
+    def report(self) -> Stage:
+        """The gap report."""
+        return Stage(self.run.root / "report", {"chosen": self.chosen.fingerprint})
+
+    def make_bundles(self) -> Bundle:
+        """Export every student, and the fitted teacher, and put the chosen one at `bundle`. Gives that one."""
+        for name in self.task.students:
+            self.run.student(name).require("train")
+            self.bundle_stage(name).ensure(lambda folder, name=name: self._export(folder, name))  # type: ignore[misc]
+        if self.run.fitted_teacher is not None:
+            self.bundle_stage(TEACHER).ensure(self._export_teacher)
+        self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
+        return Bundle.open(self.chosen.path)
+
+    def bundles(self) -> dict[str, Bundle]:
+        """The students' bundles."""
+        return {name: Bundle.open(self.bundle_stage(name).require("export")) for name in self.task.students}
+
+    def choose(self) -> Bundle:
+        """The student within the latency budget that agrees best with the teacher on validation.
+
+        Raises DistillError when none is fast enough.
+        """
+        limit = self.task.budget.latency_ms
+        bundles = list(self.bundles().values())
+        fits = [b for b in bundles if limit is None or b.manifest.measured["milliseconds"] <= limit]
+        if not fits:
+            speeds = ", ".join(f"{b.manifest.name}: {b.manifest.measured['milliseconds']:.2f} ms" for b in bundles)
+            raise DistillError(
+                f"no student answers within {limit} ms on this machine ({speeds}); "
+                "raise budget.latency_ms or add a smaller student"
+            )
+        return max(fits, key=lambda bundle: float(bundle.manifest.measured["validation_agreement"]))
+
+    def make_report(self) -> dict[str, Any]:
+        """Judge every bundle on the test split, write the report unless it is up to date, and give `gap.json`."""
+        self.chosen.require("export")
+        self.report.ensure(self._evaluate)
+        gap: dict[str, Any] = json.loads((self.report.path / GAP).read_text(encoding="utf-8"))
+        return gap
+
+    def _export(self, folder: Path, name: str) -> None:
+        splits, soft = self.run.splits(), self.run.soft_labels()
+        build_bundle(
+            load_student(self.run.student(name).path),
+            folder,
+            name=name,
+            baseline=self._baseline(splits, soft),
+            settings=self.task.export,
+            teacher={"name": soft.teacher, "version": soft.teacher_version},
+        )
+
+    def _export_teacher(self, folder: Path) -> None:
+        """The teacher is exported without quantisation: shadowing must hear the teacher itself."""
+        fitted = self.run.fitted_teacher
+        if fitted is None:
+            raise TypeError("there is no fitted teacher to export")
+        splits, soft = self.run.splits(), self.run.soft_labels()
+        build_bundle(
+            load_student(fitted.require("label")),
+            folder,
+            name=f"{self.task.name}-teacher",
+            baseline=self._baseline(splits, soft),
+            settings=self.task.export.model_copy(update={"variant": "fp32"}),
+            teacher={"name": soft.teacher, "version": soft.teacher_version},
+            role="teacher",
+        )
+
+    def _baseline(self, splits: Splits, soft: SoftLabels) -> Baseline:
+        known = set(soft.ids)
+        rows = [row for row, name in enumerate(splits.validation.ids) if name in known]
+        validation = splits.validation.take(rows)
+        return Baseline(validation, soft.probabilities[soft.rows_of(validation.ids)])
+
+    def _evaluate(self, folder: Path) -> None:
+        splits, soft = self.run.splits(), self.run.soft_labels()
+        known = set(soft.ids)
+        test = splits.test.take([row for row, name in enumerate(splits.test.ids) if name in known])
+        rows = soft.rows_of(test.ids)
+        teacher = soft.probabilities[rows]
+        gold = gold_classes(test, splits.labels) if test.has_gold else None
+        students = {}
+        for name, bundle in self.bundles().items():
+            classifier = Classifier.load(bundle)
+            answers = classifier.probabilities(
+                test.texts,
+                track=lambda texts, name=name: track(texts, f"scoring {name}", len(test)),  # type: ignore[misc]
+            )
+            manifest = bundle.manifest
+            training = json.loads((self.run.student(name).path / RECORD).read_text(encoding="utf-8"))
+            students[name] = {
+                "gap": compare(teacher, answers, splits.labels, gold).as_dict(),
+                "bundle": manifest.version,
+                "family": manifest.family,
+                "variant": manifest.variant,
+                "measured": manifest.measured,
+                "gates": manifest.gates,
+                "usd_per_1000": manifest.measured["milliseconds"] / 3600 * self.task.budget.usd_per_hour,
+                "parameters": training["parameters"],
+            }
+        gap = {
+            "schema": SCHEMA,
+            "task": self.task.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "teacher": _teacher_facts(soft, rows),
+            "students": students,
+            "chosen": Bundle.open(self.chosen.path).manifest.name,
+            "budget": self.task.budget.model_dump(),
+            "data": splits.report,
+        }
+        write_atomic(folder / GAP, json.dumps(gap, indent=2, ensure_ascii=False) + "\n")
+        write_report(gap, folder)
+
+
+def _teacher_facts(soft: SoftLabels, rows: list[int]) -> dict[str, Any]:
+    """The teacher's name, and what it took to ask it."""
+    timed = soft.seconds[rows]
+    return {
+        "name": soft.teacher,
+        "version": soft.teacher_version,
+        "methods": sorted(set(soft.methods)),
+        "milliseconds": float(np.mean(timed) * 1000) if timed.any() else None,
+        "usd_per_1000": float(soft.cost_usd[rows].mean() * 1000) if soft.cost_usd.any() else None,
+        "covered": float(soft.covered.mean()),
+        "tail": float(soft.tail.mean()),
+    }
+
+
+def _copy(bundle: Bundle, folder: Path) -> None:
+    for name in (*bundle.manifest.files, "manifest.json"):
+        shutil.copyfile(bundle.path / name, folder / name)

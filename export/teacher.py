@@ -1,0 +1,71 @@
+"""The teacher kind `bundle`: a classifier that was exported, asked through ONNX Runtime, so without torch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distill.teachers import Answer, TeacherError, label_order
+from export.bundle import Bundle, BundleError
+from export.runtime import Classifier, InferenceError
+
+
+class BundleTeacherConfig(BaseModel):
+    """`path` is the bundle's directory; `threads` its intra-op pool; `usd_per_hour` what its machine costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["bundle"] = "bundle"
+    path: Path
+    threads: int = Field(default=1, ge=1)
+    usd_per_hour: float = Field(default=0.0, ge=0.0)
+
+
+class BundleTeacher:
+    """Answers with an exported classifier, one text a run, off the event loop."""
+
+    config_type: ClassVar[type[BaseModel]] = BundleTeacherConfig
+    batch_size = 16
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], *, threads: int = 1, usd_per_hour: float = 0.0) -> None:
+        self.name = f"bundle:{bundle.manifest.name}"
+        self.version = bundle.manifest.version
+        self.labels = tuple(labels)
+        self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
+        self._classifier = Classifier.load(bundle, threads=threads)
+        self._usd_per_second = usd_per_hour / 3600
+
+    @classmethod
+    def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str]) -> Self:
+        """Open the bundle. Raises TeacherError when it is none, was changed, or has other labels."""
+        try:
+            return cls(Bundle.open(config.path), labels, threads=config.threads, usd_per_hour=config.usd_per_hour)
+        except BundleError as error:
+            raise TeacherError(str(error)) from error
+
+    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
+        """Answer each text in a worker thread. A text on which the graph fails is answered as `invalid`."""
+        return await asyncio.to_thread(lambda: [self._answer(text) for text in texts])
+
+    async def aclose(self) -> None:
+        """Nothing is held beyond the session, which goes with the object."""
+
+    def _answer(self, text: str) -> Answer:
+        start = time.perf_counter()
+        try:
+            prediction = self._classifier.classify(text)
+        except InferenceError:
+            return Answer(None, "local", outcome="invalid", seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Answer(
+            prediction.probabilities[self._order],
+            "local",
+            tokens=prediction.tokens,
+            cost_usd=seconds * self._usd_per_second,
+            seconds=seconds,
+        )

@@ -1,0 +1,123 @@
+"""Variants of one graph: plain fp32, fused fp32, int8; and how fast each runs on this machine.
+
+It makes and measures; whether a variant is good enough is decided in `gates`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.bundle import cpu_features
+from export.quiet import quiet
+from export.runtime import Classifier, GraphTokenizer, create_session
+
+PLAIN, FUSED, INT8 = "plain", "fused", "int8"
+
+_FUSIONS = {
+    "bert": "bert",
+    "roberta": "bert",
+    "xlm-roberta": "bert",
+    "distilbert": "bert",
+    "mpnet": "bert",
+    "electra": "bert",
+}
+_ROUNDS = 5
+
+
+def make_variants(plain: Path, folder: Path, config: Any | None) -> dict[str, Path]:
+    """Write the variants of an fp32 graph into a folder and give their paths, `plain` first.
+
+    `config` is the encoder's, or None for a graph without attention, which has nothing to fuse.
+    """
+    paths = {PLAIN: plain}
+    if config is not None and config.model_type in _FUSIONS:
+        paths[FUSED] = fuse(plain, folder / "fused.onnx", config)
+    paths[INT8] = quantise(paths.get(FUSED, plain), folder / "int8.onnx")
+    return paths
+
+
+def fuse(source: Path, target: Path, config: Any) -> Path:
+    """Fuse attention, layer norm and GELU into ONNX Runtime's own operators. Exact up to rounding."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    with quiet():
+        model = optimize_model(
+            str(source),
+            model_type=_FUSIONS[config.model_type],
+            num_heads=config.num_attention_heads,
+            hidden_size=config.hidden_size,
+            opt_level=1,
+        )
+        model.save_model_to_file(str(target))
+    return target
+
+
+def quantise(source: Path, target: Path) -> Path:
+    """Quantise weights to int8, activations at run time. The classifier's head stays fp32, for it decides.
+
+    Without VNNI, products of uint8 and int8 saturate in 16 bits, so weights get 7 bits there.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    features = cpu_features()["features"]
+    saturates = not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
+    with quiet():
+        quantize_dynamic(
+            str(source),
+            str(target),
+            per_channel=True,
+            reduce_range=saturates,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_heads(onnx.load(str(source))),
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+        )
+    return target
+
+
+def _heads(model: Any) -> list[str]:
+    """The names of the nodes that compute the logits: the matrix product nearest to that output."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    pending = ["logits"]
+    while pending:
+        node = producer.get(pending.pop(0))
+        if node is None:
+            continue
+        if node.op_type in ("MatMul", "Gemm"):
+            return [node.name, f"{node.name}_MatMul"]  # the quantiser splits a Gemm, and names its product so
+        pending.extend(node.input)
+    return []
+
+
+def load_variants(paths: dict[str, Path], tokenizer: Path, max_tokens: int, classes: int) -> dict[str, Classifier]:
+    """A classifier, on one thread, for each variant."""
+    shared = GraphTokenizer(tokenizer, max_tokens)
+    return {name: Classifier(create_session(path), shared, classes) for name, path in paths.items()}
+
+
+def measure(
+    classifiers: dict[str, Classifier], texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+) -> dict[str, float]:
+    """The median milliseconds per text of each variant, tokenising included, one text at a time on one thread.
+
+    Variants take turns on every text, so that a slow moment of the machine slows them alike.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in classifiers}
+    for _ in range(_ROUNDS):
+        for text in texts:
+            for name, classifier in classifiers.items():
+                start = time.perf_counter()
+                classifier.classify(text)
+                spent[name].append(time.perf_counter() - start)
+            advance(1)
+    return {name: float(np.median(times) * 1000) for name, times in spent.items()}
+
+
+def measurement_rounds() -> int:
+    """How many times `measure` goes over its texts."""
+    return _ROUNDS

@@ -1,0 +1,208 @@
+"""The command line: one verb per stage, no logic of its own."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from distill.run import Run
+    from export.run import ExportRun
+
+app = typer.Typer(
+    help="Distil a teacher classifier into a small student, serve it, and know the distillation gap.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(markup=False, highlight=False, soft_wrap=True)
+
+TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]
+Output = Annotated[Path | None, typer.Option(help="Folder of the run; `runs/NAME` where none is given.")]
+
+
+def main() -> None:
+    """Run the command; an error that we foresaw is one message and exit code 1."""
+    try:
+        app()
+    except Exception as error:
+        if not _foreseen(error):
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"reflux {version('reflux')}")
+        raise typer.Exit
+
+
+@app.command()
+def check(task: TaskFile, output: Output = None) -> None:
+    """Read, clean and split the data, and say whether it will do."""
+    from distill.report import data_lines
+
+    splits = _run(task, output).make_data()
+    for line in data_lines(splits.report):
+        console.print(line)
+
+
+@app.command()
+def label(task: TaskFile, output: Output = None) -> None:
+    """Ask the teacher for soft labels; nothing that was answered is asked again."""
+    run = _run(task, output)
+    run.make_data()
+    soft = run.make_labels()
+    console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
+
+
+@app.command()
+def train(task: TaskFile, output: Output = None) -> None:
+    """Train every student of the task on the soft labels."""
+    run = _run(task, output)
+    for name in run.task.students:
+        console.print(f"{name}: {run.make_student(name)}")
+
+
+@app.command()
+def export(
+    task: Annotated[Path | None, typer.Argument(help="The task file (YAML).")] = None,
+    output: Output = None,
+    verify: Annotated[Path | None, typer.Option(help="Check an existing bundle on this machine instead.")] = None,
+) -> None:
+    """Turn every student into a bundle behind gates, and choose one; or verify a bundle."""
+    if verify is not None:
+        from export.verify import verify as verify_bundle
+
+        bundle = verify_bundle(verify)
+        console.print(f"{verify}: version {bundle.manifest.version} is whole and answers as it should")
+    elif task is not None:
+        bundle = _export_run(task, output).make_bundles()
+        console.print(f"{bundle.path}: {bundle.manifest.name}, {bundle.manifest.measured['reason']}")
+    else:
+        raise typer.BadParameter("give a task file, or --verify with a bundle")
+
+
+@app.command()
+def evaluate(task: TaskFile, output: Output = None) -> None:
+    """Judge every bundle on the test split: the distillation gap, with intervals."""
+    exported = _export_run(task, output)
+    _print_gap(exported.make_report(), exported.report.path)
+
+
+@app.command()
+def run(task: TaskFile, output: Output = None) -> None:
+    """All stages, from data to bundle and report, skipping what is up to date."""
+    from export.run import ExportRun
+
+    stages = _run(task, output)
+    stages.make_data()
+    stages.make_labels()
+    for name in stages.task.students:
+        stages.make_student(name)
+    exported = ExportRun(stages)
+    exported.make_bundles()
+    _print_gap(exported.make_report(), exported.report.path)
+    console.print(f"bundle to serve: {exported.chosen.path}")
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle to serve; REFLUX_BUNDLE where none is given.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve a bundle over HTTP. Every other setting comes from the environment (REFLUX_...)."""
+    from service.server import serve as serve_bundle
+    from service.settings import load_settings
+
+    given = {"bundle": bundle, "host": host, "port": port}
+    serve_bundle(load_settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@app.command()
+def classify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to ask.")],
+    source: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file of texts.")],
+    target: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; rows are numbered without.")] = None,
+) -> None:
+    """Classify a whole file on this machine, without a service."""
+    from distill.sections import FileSource
+    from export.bundle import Bundle
+    from export.classify import classify_file
+
+    rows = classify_file(Bundle.open(bundle), FileSource(path=source, text=text, id=identifier), target)
+    console.print(f"{rows} texts classified: {target}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    keep: Annotated[bool, typer.Option("--serve", help="Leave the service running until Ctrl-C.")] = False,
+) -> None:
+    """The main job from end to end on the built-in support desk, with no key and no other file."""
+    from reflux_demo import demo as run_demo
+
+    run_demo(output, console, keep=keep)
+
+
+def _run(task: Path, output: Path | None) -> Run:
+    from distill.run import Run
+    from distill.task import load_task
+
+    loaded = load_task(task)
+    return Run(loaded, output or Path("runs") / loaded.name)
+
+
+def _export_run(task: Path, output: Path | None) -> ExportRun:
+    from export.run import ExportRun
+
+    return ExportRun(_run(task, output))
+
+
+def _print_gap(gap: dict[str, Any], folder: Path) -> None:
+    from distill.report import summary
+
+    header, rows = summary(gap)
+    table = Table(*header, title=f"Distillation gap of {gap['task']}, 95 % intervals")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, soft_wrap=False)
+    for name, student in gap["students"].items():
+        console.print(f"{name}: {student['measured']['reason']}")
+    console.print(f"{folder}/report.md, {folder}/gap.json")
+
+
+def _foreseen(error: Exception) -> bool:
+    """Whether an error's message was written for the user, or says what a disk or an address refused.
+
+    By name, since importing the classes would load every stage.
+    """
+    named = {
+        "DistillError",
+        "TeacherError",
+        "BundleError",
+        "GateError",
+        "InferenceError",
+        "StartupError",
+        "ShadowError",
+        "OSError",
+    }
+    return any(kind.__name__ in named for kind in type(error).__mro__)

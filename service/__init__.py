@@ -1,0 +1,1 @@
+"""Online: a bundle becomes answers, metrics and a live distillation gap."""

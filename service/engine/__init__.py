@@ -1,0 +1,1 @@
+"""From a bundle to predictions: loading it with its self-test, and the threads that run it."""

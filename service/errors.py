@@ -1,0 +1,160 @@
+"""What a client is told when there is no answer: one shape, and a status and a code for each cause.
+
+`{"error": {"code": "too_large", "message": "...", "request_id": "..."}}`. Not for what stops the service from starting:
+that is `StartupError`, which no client ever sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+logger = structlog.get_logger(__name__)
+
+_SHOWN_ERRORS = 3
+_SHOWN_NAME = 64
+
+
+class StartupError(Exception):
+    """The service refuses to start; the message says why and what to do."""
+
+
+class ServiceError(Exception):
+    """A request that gets no answer. A subclass fixes the status and the code, its message says what to do."""
+
+    status_code: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.headers = dict(headers or {})
+
+
+class MalformedBodyError(ServiceError):
+    """The body is not JSON."""
+
+    status_code = 400
+    code = "malformed"
+
+
+class NotFoundError(ServiceError):
+    """There is nothing at this path."""
+
+    status_code = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(ServiceError):
+    """The path exists, for another method."""
+
+    status_code = 405
+    code = "method_not_allowed"
+
+
+class TooLargeError(ServiceError):
+    """The body is larger than the service reads."""
+
+    status_code = 413
+    code = "too_large"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is declared to be something other than JSON."""
+
+    status_code = 415
+    code = "unsupported_media_type"
+
+
+class InvalidRequestError(ServiceError):
+    """The body is JSON, with fields that do not fit."""
+
+    status_code = 422
+    code = "invalid"
+
+    @classmethod
+    def from_validation(cls, error: ValidationError) -> InvalidRequestError:
+        """Name the fields and what each should be, without repeating what was sent in them."""
+        found = error.errors(include_input=False, include_context=False, include_url=False)
+        shown = "; ".join(f"{_field(item['loc'])}: {item['msg']}" for item in found[:_SHOWN_ERRORS])
+        more = f"; and {len(found) - _SHOWN_ERRORS} more" if len(found) > _SHOWN_ERRORS else ""
+        return cls(shown + more)
+
+
+class OverloadedError(ServiceError):
+    """The queue is full; `retry_after` is the number of seconds in which it is expected to be empty."""
+
+    status_code = 429
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, headers={"retry-after": str(retry_after)})
+
+
+class InferenceFailedError(ServiceError):
+    """The graph gave no usable answer for a text."""
+
+    code = "inference_failed"
+
+
+class NotReadyError(ServiceError):
+    """The service is starting, stopping or broken; another replica may answer."""
+
+    status_code = 503
+    code = "not_ready"
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str
+    """A stable word for programs, such as `too_large`."""
+
+    message: str
+    """A sentence for people: what was wrong, where, and what to do."""
+
+    request_id: str
+    """Also in the header `X-Request-ID` of the answer and in the service's log."""
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`("texts", 2)` as `texts[2]`; names come from the client, so they are cut."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_SHOWN_NAME]}" for part in location)
+    return name.lstrip(".") or "body"
+
+
+def error_response(request: Request, error: Exception) -> Response:
+    """Make the answer to a request that failed. Faults of the service are logged here, once, with their traceback."""
+    request_id = request.state.request_id
+    known = error if isinstance(error, ServiceError) else _translate(error, request)
+    if known.status_code == ServiceError.status_code:
+        logger.error("request failed", code=known.code, request_id=request_id, exc_info=error)
+    detail = ErrorDetail(code=known.code, message=str(known), request_id=request_id)
+    content = ErrorBody(error=detail).model_dump_json()
+    return Response(content, known.status_code, known.headers, media_type="application/json")
+
+
+async def handle_error(request: Request, error: Exception) -> Response:
+    """Answer an exception: the one handler, for ServiceError and for what the router raises."""
+    return error_response(request, error)
+
+
+def _translate(error: Exception, request: Request) -> ServiceError:
+    if isinstance(error, HTTPException):
+        if error.status_code == NotFoundError.status_code:
+            return NotFoundError("there is nothing at this path; see /docs")
+        if error.status_code == MethodNotAllowedError.status_code:
+            allowed = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowedError(f"use {allowed} here, not {request.method}", headers=error.headers)
+    return ServiceError("an error of the service; its log has the details under this request_id")

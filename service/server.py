@@ -1,0 +1,169 @@
+"""Listening, and leaving without losing a request: `serve` runs the app on uvicorn with an orderly end.
+
+On SIGTERM or SIGINT `/readyz` fails at once while everything is still served, so that load balancers look away
+(`drain_seconds`). Then the listener closes, every answer says `Connection: close`, idle connections get a short grace
+(`idle_grace_seconds`), and what is in flight is finished (`shutdown_seconds`). A second signal cuts this short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import HANDLED_SIGNALS
+
+from service.app import create_app
+from service.errors import StartupError
+from service.logging import configure_logging
+from service.settings import Settings, variable
+from service.state import State
+
+logger = structlog.get_logger(__name__)
+
+_TICK = 0.02
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises StartupError when the address, the bundle or the shadow do not fit."""
+    configure_logging(settings.log_level)
+    with bind(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Server(create_app(settings), settings).serve([listener]))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a TCP socket, not yet listening. Raises StartupError when the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {host}:{port} ({error}); change {variable('host')} or {variable('port')}"
+        ) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with the end that the module describes.
+
+    It runs the app's lifespan itself, so that an error there reaches the caller.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=HttpToolsProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=settings.keep_alive_seconds,
+            )
+        )
+        self._app = app
+        self._settings = settings
+        self._state: State = app.state.reflux
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, serve on bound sockets until told to stop, and leave in order."""
+        with self.capture_signals():
+            async with self._app.router.lifespan_context(self._app):
+                await self._serve(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals on the event loop.
+
+        This begins before the bundle is loaded: for process 1 of a container no default action would end it.
+        """
+        loop = asyncio.get_running_loop()
+        for number in HANDLED_SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in HANDLED_SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain at the first signal, cut what is open at the second."""
+        if self._state.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._state.draining = True
+        seconds = self._settings.drain_seconds if self.started else 0.0
+        asyncio.get_running_loop().call_later(seconds, setattr, self, "should_exit", True)
+        logger.info("draining", seconds=seconds)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            logger.info("listening", host=host, port=port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, answer what was sent, close the connections."""
+        await self._stop_listening(sockets or [])
+        self._announce_close()
+        try:
+            async with asyncio.timeout(self._settings.shutdown_seconds):
+                await self._connections_end()
+        except TimeoutError:
+            logger.error("requests cut", requests=len(self.server_state.tasks), after=self._settings.shutdown_seconds)
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+        logger.info("stopped")
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        # Closing a listener resets the connections that the kernel has accepted and we have not: take them first.
+        waiting = [connection for listener in sockets for connection in _accept_all(listener)]
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return HttpToolsProtocol(self.config, self.server_state, self.lifespan.state)
+
+    def _announce_close(self) -> None:
+        """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        for connection in self.server_state.connections:
+            if isinstance(connection, HttpToolsProtocol) and connection.cycle is not None:
+                connection.cycle.keep_alive = False
+
+    async def _connections_end(self) -> None:
+        idle_until = time.monotonic() + self._settings.idle_grace_seconds
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            if time.monotonic() >= idle_until:
+                for connection in list(self.server_state.connections):
+                    connection.shutdown()  # closes an idle one, leaves a busy one to end with its answer
+            await asyncio.sleep(_TICK)
+
+
+def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # none is left, or there is no descriptor for it
+            return
+        connection.setblocking(False)
+        yield connection

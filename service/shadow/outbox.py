@@ -1,0 +1,257 @@
+"""The outbox: sampled texts on disk, waiting for the teacher or with its answer. SQLite, one process per file.
+
+A row is written before the teacher is asked and gets its outcome before that is counted, so that after any crash the
+rows themselves tell what was compared. Counts that have no rows (requests, dropped texts) are kept beside them, as
+totals and not as increments: writing them again changes nothing. Nothing here knows asyncio.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from dataclasses import astuple
+from pathlib import Path
+
+from service.shadow.errors import OutboxError
+from service.shadow.ledger import POSITION, Outcome, Totals
+from service.shadow.rows import SCHEMA, TABLES, Ending, NewRow, WaitingRow
+
+APPLICATION = 0x5265666C  # "Refl" in the file's header
+PAGE_BYTES = 4096
+
+_REMEDIES = {
+    "SQLITE_FULL": "free disk space or raise shadow.max_bytes",
+    "SQLITE_BUSY": "another program holds a lock on it; end that program",
+    "SQLITE_CANTOPEN": "make its directory writable for this process",
+    "SQLITE_READONLY": "make the file and its directory writable for this process",
+    "SQLITE_CORRUPT": "move the file away, a new one is started; `sqlite3 FILE .recover` saves what can be saved",
+    "SQLITE_NOTADB": "move the file away, or set shadow.path to another one",
+}
+
+
+class Outbox:
+    """The rows of one bundle version and one teacher in the file at `path`. For a single thread.
+
+    All methods raise OutboxError when the file cannot be used; the next call opens it anew, so that a repaired disk
+    needs no restart. Rows of other versions stay untouched.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        bundle: str,
+        labels: Sequence[str],
+        teacher: str,
+        keep_text: bool = True,
+        max_bytes: int = 2 * 2**30,
+        busy_seconds: float = 1.0,
+    ) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self._bundle, self._labels, self._teacher = bundle, tuple(labels), teacher
+        self._keep_text = keep_text
+        self._busy_seconds = busy_seconds
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._lock: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Take the file for this process, by a lock beside it (`<path>.lock`), and create what tables it lacks."""
+        with self._errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = sqlite3.connect(f"{self.path}.lock", timeout=0, isolation_level=None)
+            try:
+                # An open exclusive transaction on a file of its own; the system ends it when the process dies.
+                self._lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname != "SQLITE_BUSY":
+                    raise
+                raise OutboxError(
+                    f"{self.path}: another process uses this outbox; give each process a shadow.path of its own"
+                ) from error
+            self._connected()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._disconnect()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write(self, rows: Sequence[NewRow], totals: Totals) -> None:
+        """Store new rows, all or none, with the totals that have no rows. A row that is there already stays."""
+        tallies = [(self._bundle, self._teacher, *tally) for tally in _tallies(totals)]
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO rows (bundle, id, time, text, probabilities, band, propensity, split)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                [(self._bundle, *astuple(row)) for row in rows],
+            )
+            connection.executemany("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?, ?, ?)", tallies)
+
+    def waiting(self, limit: int, without: AbstractSet[int] = frozenset()) -> list[WaitingRow]:
+        """Return the oldest rows that wait, at most `limit`, leaving out those whose `seq` is in `without`."""
+        with self._transaction("BEGIN") as connection:
+            found = connection.execute(
+                "SELECT seq, time, text, probabilities, band, propensity FROM rows"
+                " WHERE bundle = ? AND outcome IS NULL ORDER BY seq LIMIT ?",
+                (self._bundle, limit + len(without)),
+            )
+            return [WaitingRow(*row) for row in found if row[0] not in without][:limit]
+
+    def waiting_bands(self) -> list[int]:
+        """Return the band of every row that waits."""
+        with self._transaction("BEGIN") as connection:
+            query = "SELECT band FROM rows WHERE bundle = ? AND outcome IS NULL"
+            return [band for (band,) in connection.execute(query, (self._bundle,))]
+
+    def finish(self, seq: int, ending: Ending) -> bool:
+        """Store the outcome of a row that waits; False when there is no such row (any more)."""
+        with self._transaction() as connection:
+            changed = connection.execute(
+                "UPDATE rows SET outcome = ?, answered = ?, answer = ?, method = ?, agree = ?, kl = ?, js = ?,"
+                " tokens = ?, cost_usd = ?, seconds = ?, teacher = ?, text = CASE WHEN ? THEN text END"
+                " WHERE seq = ? AND bundle = ? AND outcome IS NULL",
+                (*astuple(ending), self._teacher, self._keep_text, seq, self._bundle),
+            )
+            return changed.rowcount == 1
+
+    def totals(self, bands: int) -> Totals:
+        """Return what processes so far counted for this bundle and this teacher; rows that wait count as sampled."""
+        totals = Totals.zeros(bands)
+        with self._transaction("BEGIN") as connection:
+            for band, outcome, agree, *sums in connection.execute(_SUMS, (self._bundle, self._teacher)):
+                _add_rows(totals, band, outcome, agree, sums)
+            query = "SELECT band, name, value FROM tallies WHERE bundle = ? AND teacher = ?"
+            for band, name, value in connection.execute(query, (self._bundle, self._teacher)):
+                _add_tally(totals, band, name, value)
+        return totals
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            name = getattr(error, "sqlite_errorname", "SQLITE_CANTOPEN")  # an OSError is about the directory
+            remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)), "check the disk")
+            raise OutboxError(f"the shadow outbox {self.path}: {error}; {remedy}") from error
+
+    @contextmanager
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            connection = self._connected()
+            connection.execute(begin)
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # what is wrong is on its way already
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return the connection, opened anew when there is none or when another file stands at the path."""
+        if self._connection is not None and self._inode != _inode(self.path):
+            self._disconnect()
+        if self._connection is None:
+            connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._inode = connection, _inode(self.path)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables and application != APPLICATION:
+            raise OutboxError(f"{self.path} is another program's database; set shadow.path to another file")
+        if tables and schema != SCHEMA:
+            raise OutboxError(
+                f"{self.path}: schema {schema}, this version reads {SCHEMA}; move the file away, a new one is started"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")  # readers, such as an export, do not block the service
+        connection.execute("PRAGMA synchronous = FULL")  # answers are paid for, and commits are few
+        connection.execute(f"PRAGMA max_page_count = {self.max_bytes // PAGE_BYTES}")
+        connection.execute("BEGIN IMMEDIATE")
+        if not tables:
+            for statement in TABLES:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        labels = json.dumps(self._labels, ensure_ascii=False)
+        connection.execute("INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, labels))
+        connection.execute("COMMIT")
+
+
+_SUMS = """
+SELECT band, outcome, agree, count(*), sum(1 / propensity), sum(1 / propensity / propensity),
+       sum(kl), sum(kl * kl), sum(js), sum(js * js), sum(cost_usd), sum(tokens)
+FROM rows WHERE bundle = ? AND (outcome IS NULL OR teacher = ?)
+GROUP BY band, outcome, agree
+"""
+
+
+def _add_rows(totals: Totals, band: int, outcome: str | None, agree: int | None, sums: Sequence[float | None]) -> None:
+    count, weight, weight_sq, kl, kl_sq, js, js_sq, cost_usd, tokens = (value or 0.0 for value in sums)
+    totals.sampled[band] += count
+    if outcome is None:
+        return
+    totals.outcomes[band, POSITION[Outcome(outcome)]] += count
+    totals.cost_usd[band] += cost_usd
+    totals.tokens[band] += tokens
+    if outcome != Outcome.COMPLETED:
+        return
+    totals.weight[band] += weight
+    totals.weight_sq[band] += weight_sq
+    if agree:
+        totals.agreed[band] += count
+    else:
+        totals.disagreed[band] += count
+        totals.disagree_weight[band] += weight
+    totals.kl[band] += kl
+    totals.kl_sq[band] += kl_sq
+    totals.js[band] += js
+    totals.js_sq[band] += js_sq
+
+
+def _add_tally(totals: Totals, band: int, name: str, value: float) -> None:
+    if name in ("requests", "expected"):
+        getattr(totals, name)[band] += value
+    else:
+        column = POSITION[Outcome(name)]
+        totals.sampled[band] += value
+        totals.outcomes[band, column] += value
+        totals.lost[band, column] += value
+
+
+def _tallies(totals: Totals) -> Iterator[tuple[int, str, float]]:
+    """Yield band, name and value of every count that has no rows."""
+    for band in range(len(totals.requests)):
+        yield band, "requests", float(totals.requests[band])
+        yield band, "expected", float(totals.expected[band])
+        for outcome, column in POSITION.items():
+            if totals.lost[band, column]:
+                yield band, str(outcome), float(totals.lost[band, column])
+
+
+def _inode(path: Path) -> int:
+    """Return what tells a file from another at the same path; 0 when there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,132 @@
+"""The parts that exist only while texts are shadowed: how they come up, and how they go down in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from distill.teachers import Teacher, TeacherError, create
+from service.shadow.errors import ShadowError
+from service.shadow.ledger import Ledger, Outcome
+from service.shadow.outbox import Outbox
+from service.shadow.settings import ShadowSettings
+from service.shadow.thread import OutboxThread
+from service.shadow.worker import Worker
+from service.shadow.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A teacher, an outbox, and the tasks that bring texts from one to the other."""
+
+    teacher: Teacher
+    outbox: Outbox
+    thread: OutboxThread
+    writer: Writer
+    worker: Worker
+    writing: asyncio.Task[None]
+    asking: tuple[asyncio.Task[None], ...]
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest text without an outcome was answered, in Unix seconds."""
+        return min((time for time in (self.worker.oldest, self.writer.oldest) if time is not None), default=None)
+
+    @classmethod
+    async def start(
+        cls,
+        settings: ShadowSettings,
+        version: str,
+        labels: Sequence[str],
+        ledger: Ledger,
+        timed: Callable[[Outcome, float], None],
+    ) -> Running:
+        """Make the teacher, open the outbox, let the ledger know what is in it, and begin.
+
+        Raises ShadowError when the teacher or the outbox cannot be had; the message says what to do.
+        """
+        teacher = make_teacher(settings, labels)
+        thread = OutboxThread()
+        outbox = Outbox(
+            settings.path,
+            bundle=version,
+            labels=labels,
+            teacher=f"{teacher.name}@{teacher.version}",
+            keep_text=settings.store_text,
+            max_bytes=settings.max_bytes,
+        )
+        try:
+            worker = Worker(settings, outbox, thread, ledger, teacher, labels, timed)
+            await thread.call(outbox.open)
+            await _recall(outbox, thread, ledger)
+        except BaseException as error:
+            await _within(settings.stop_seconds, thread.call(outbox.close), "outbox")
+            thread.close()
+            await _within(settings.stop_seconds, teacher.aclose(), "teacher")
+            if isinstance(error, TeacherError):
+                raise ShadowError(f"shadow.teacher: {error}") from error
+            raise
+        writer = Writer(settings, outbox, thread, ledger, worker.wake)
+        writing = asyncio.create_task(writer.run(), name="shadow-writer")
+        asking = tuple(
+            asyncio.create_task(worker.run(), name=f"shadow-worker-{number}") for number in range(settings.concurrency)
+        )
+        return cls(teacher, outbox, thread, writer, worker, writing, asking)
+
+    async def stop(self, seconds: float) -> None:
+        """Write what is queued, let running calls end, close; within `seconds`, whatever hangs.
+
+        Rows that were not asked for stay in the outbox.
+        """
+        self.writer.stop()
+        self.worker.stop()
+        _, hanging = await asyncio.wait({self.writing, *self.asking}, timeout=0.6 * seconds)
+        for task in hanging:
+            task.cancel()
+        if hanging:
+            await asyncio.wait(hanging, timeout=0.1 * seconds)
+        self.writer.abandon()
+        if self.writing not in hanging:
+            # Not after a write of unknown fate: what it may have stored must not also be kept as lost.
+            await _within(0.1 * seconds, self.writer.flush(), "writer")
+        await _within(0.1 * seconds, self.thread.call(self.outbox.close), "outbox")
+        self.thread.close()
+        await _within(0.1 * seconds, self.teacher.aclose(), "teacher")
+
+
+def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
+    """Make the teacher of the settings. Raises ShadowError when there is none or it cannot be had."""
+    if settings.teacher is None:
+        raise ShadowError(
+            'shadow.enabled needs shadow.teacher, such as {"kind": "bundle", "path": "teacher-bundle"}; '
+            "set it, or set shadow.enabled to false"
+        )
+    try:
+        return create(settings.teacher, labels)
+    except (TeacherError, ValidationError, ImportError) as error:
+        raise ShadowError(f"shadow.teacher: {error}") from error
+
+
+async def _recall(outbox: Outbox, thread: OutboxThread, ledger: Ledger) -> None:
+    """Tell the ledger what earlier processes counted, and which rows they left waiting."""
+    ledger.earlier = await thread.call(outbox.totals, ledger.bands)
+    for band in await thread.call(outbox.waiting_bands):
+        ledger.resume(band)
+
+
+async def _within(seconds: float, closing: Coroutine[Any, Any, None], what: str) -> None:
+    """Close something, but leave it behind when it takes too long or fails."""
+    task = asyncio.create_task(closing)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+        log.warning("shadow did not close in time", what=what)
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("shadow did not close cleanly", what=what, error=str(error))

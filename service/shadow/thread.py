@@ -1,0 +1,27 @@
+"""The one thread that an outbox lives in, for callers on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class OutboxThread:
+    """Runs calls one after the other, in the order they came."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow-outbox")
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` in the thread and return its result; once begun it ends, even if this is cancelled."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Take nothing more, and do not wait: what an outbox waits for is bounded, so the thread ends by itself."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,172 @@
+"""The writer: from memory to the outbox, in batches. The only part of shadowing that a request touches.
+
+`offer` takes a text or refuses it, at once. The rest happens later, on the event loop and in the outbox's thread:
+redaction, the row's key, its split, one transaction a batch. What cannot be written is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from service.shadow.errors import OutboxError
+from service.shadow.ledger import Ledger, Outcome, Totals
+from service.shadow.outbox import Outbox
+from service.shadow.redaction import redact
+from service.shadow.rows import NewRow
+from service.shadow.settings import ShadowSettings
+from service.shadow.thread import OutboxThread
+
+BATCH_ROWS = 200
+EVAL_ONE_IN = 10
+NAMESPACE = uuid.UUID("5f0c7a1e-6c5b-4f43-9d3c-2b0a6f6e8d11")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A sampled text in memory, not yet redacted. `key` is unique to this request and text."""
+
+    key: str
+    time: float
+    text: str
+    probabilities: bytes
+    band: int
+    propensity: float
+
+    @property
+    def bytes(self) -> int:
+        """About the memory it takes."""
+        return sys.getsizeof(self.text) + len(self.probabilities)
+
+
+class Writer:
+    """A bounded queue and the task that empties it. `stored` is called after each batch that reached the outbox."""
+
+    def __init__(
+        self, settings: ShadowSettings, outbox: Outbox, thread: OutboxThread, ledger: Ledger, stored: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._outbox, self._thread, self._ledger, self._stored = outbox, thread, ledger, stored
+        self._split_key = settings.split_key.get_secret_value().encode()[: hashlib.blake2b.MAX_KEY_SIZE]
+        self._queue: deque[Record] = deque()
+        self._bytes = 0
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._failing = False
+        self._saved = (0.0, 0.0)
+
+    def __len__(self) -> int:
+        """Texts in the queue."""
+        return len(self._queue)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the first text in the queue was answered, in Unix seconds."""
+        return self._queue[0].time if self._queue else None
+
+    def offer(self, record: Record) -> bool:
+        """Queue a record, or refuse it when the queue is full."""
+        size = record.bytes
+        if len(self._queue) >= self._settings.queue_rows or self._bytes + size > self._settings.queue_bytes:
+            return False
+        self._queue.append(record)
+        self._bytes += size
+        if len(self._queue) >= BATCH_ROWS:
+            self._wake.set()
+        return True
+
+    def stop(self) -> None:
+        """Let `run` write what is queued and end."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write whenever a batch is full or `flush_seconds` have passed, until stopped and empty."""
+        while self._queue or not self._stopping:
+            if len(self._queue) < BATCH_ROWS and not self._stopping:
+                await self._pause()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write one batch and the totals. What cannot be written is dropped and counted; the totals come again."""
+        batch = [self._take() for _ in range(min(len(self._queue), BATCH_ROWS))]
+        state = self._state()
+        if not batch and state == self._saved:
+            return
+        try:
+            found = await self._thread.call(self._write, batch, self._ledger.totals)
+        except asyncio.CancelledError:
+            self._drop(batch, Outcome.SHUTDOWN)
+            raise
+        except Exception as error:
+            self._drop(batch, Outcome.STORE_ERROR)
+            if not self._failing:
+                log.error("shadow outbox fails", error=str(error), exc_info=not isinstance(error, OutboxError))
+            self._failing = True
+            return
+        if self._failing:
+            log.info("shadow outbox works again")
+        self._failing, self._saved = False, state
+        self._ledger.redactions.update(found)
+        for record in batch:
+            self._ledger.store(record.band)
+        if batch:
+            self._stored()
+
+    def abandon(self) -> None:
+        """Give up what is still queued: there is no time left to write it."""
+        self._drop([self._take() for _ in range(len(self._queue))], Outcome.SHUTDOWN)
+
+    async def _pause(self) -> None:
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.flush_seconds):
+                await self._wake.wait()
+
+    def _state(self) -> tuple[float, float]:
+        """Return what changes whenever the totals that have no rows do."""
+        return float(self._ledger.now.requests.sum()), float(self._ledger.now.lost.sum())
+
+    def _drop(self, batch: Sequence[Record], outcome: Outcome) -> None:
+        for record in batch:
+            self._ledger.drop(record.band, outcome)
+
+    def _take(self) -> Record:
+        record = self._queue.popleft()
+        self._bytes -= record.bytes
+        return record
+
+    def _write(self, batch: Sequence[Record], totals: Totals) -> Counter[str]:
+        """Redact and store; in the outbox's thread. Returns how often what was redacted."""
+        found: Counter[str] = Counter()
+        rows = []
+        for record in batch:
+            # Half a surrogate pair is valid JSON but no text that a file could hold.
+            redacted = redact(record.text.encode("utf-8", "replace").decode())
+            found.update(redacted.found)
+            rows.append(self._row(record, redacted.text))
+        self._outbox.write(rows, totals)
+        return found
+
+    def _row(self, record: Record, text: str) -> NewRow:
+        """Make the row of a record. Its split depends on the redacted text alone, so that equal texts share it."""
+        digest = hashlib.blake2b(text.encode(), key=self._split_key, digest_size=8).digest()
+        return NewRow(
+            id=str(uuid.uuid5(NAMESPACE, record.key)),
+            time=record.time,
+            text=text,
+            probabilities=record.probabilities,
+            band=record.band,
+            propensity=record.propensity,
+            split="eval" if int.from_bytes(digest, "big") % EVAL_ONE_IN == 0 else "train",
+        )

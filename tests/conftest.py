@@ -1,0 +1,224 @@
+"""Tiny bundles for every test: made in milliseconds without torch, with answers that a reader can predict.
+
+A word speaks for one label (`words`), a word that is not in the vocabulary for none, and the label with the most
+words in a text wins, the more clearly the larger its share. The word `poison` makes the graph return NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from export.bundle import (
+    CARD,
+    GOLDEN,
+    MODEL,
+    REFERENCE,
+    TOKENIZER,
+    Bundle,
+    Golden,
+    Manifest,
+    golden_jsonl,
+    write_bundle,
+)
+from export.reference import fit_reference
+from export.runtime import Classifier
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "billing": ("invoice", "refund", "charge", "payment", "card", "price", "subscription", "receipt", "tax", "fee"),
+    "shipping": ("parcel", "delivery", "courier", "tracking", "address", "late", "box", "ship", "customs", "arrive"),
+    "account": ("login", "password", "email", "profile", "user", "locked", "verify", "logout", "register", "reset"),
+    "technical": ("crash", "error", "bug", "slow", "screen", "install", "update", "freeze", "network", "timeout"),
+}
+NEUTRAL = ("the", "my", "is", "and", "please", "help")
+POISON = "poison"
+SPECIAL = ("[UNK]", "[CLS]")
+WIDTH = 8
+STRENGTH = 12.0
+TEMPERATURE = 2.0
+MAX_TOKENS = 32
+
+MakeBundle = Callable[..., Bundle]
+
+
+def _tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+    """Lower-cased words and punctuation; `[CLS]` first, so that an empty text is one token."""
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", vocabulary.index("[CLS]"))]
+    )
+    return tokenizer
+
+
+def _graph(embeddings: np.ndarray, classes: int) -> onnx.ModelProto:
+    """Gather, mean over the mask, a matrix that reads the first K dimensions, softmax at TEMPERATURE."""
+    weights = np.eye(embeddings.shape[1], classes, dtype=np.float32)
+    constants = {
+        "embeddings": embeddings,
+        "weights": weights,
+        "temperature": np.array(TEMPERATURE, dtype=np.float32),
+        "axis_tokens": np.array([1], dtype=np.int64),
+        "axis_last": np.array([2], dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["embeddings", "input_ids"], ["vectors"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "axis_last"], ["mask3"]),
+        helper.make_node("Mul", ["vectors", "mask3"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "axis_tokens"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask3", "axis_tokens"], ["count"], keepdims=0),
+        helper.make_node("Div", ["total", "count"], ["embedding"]),
+        helper.make_node("MatMul", ["embedding", "weights"], ["logits"]),
+        helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+        helper.make_node("Softmax", ["scaled"], ["probabilities"], axis=-1),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", classes]),
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", embeddings.shape[1]]),
+    ]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _mixed_texts(labels: Sequence[str], count: int) -> list[str]:
+    """Texts of one to eight words, from clear to undecided."""
+    generator = np.random.default_rng(0)
+    pool = [word for label in labels for word in WORDS[label]] + list(NEUTRAL)
+    return [" ".join(generator.choice(pool, size=generator.integers(1, 9))) for _ in range(count)]
+
+
+def build_bundle(
+    path: Path,
+    *,
+    name: str = "tiny",
+    role: str = "student",
+    labels: Sequence[str] = tuple(WORDS),
+    flip: Mapping[str, str] | None = None,
+) -> Bundle:
+    """Write a tiny bundle at `path`. `labels` are keys of WORDS, in any order.
+
+    `flip` maps words to the label that this bundle, unlike others, takes them for: `{"refund": "shipping"}`.
+    """
+    meaning = {word: label for label in labels for word in WORDS[label]} | dict(flip or {})
+    vocabulary = [*SPECIAL, *NEUTRAL, *(word for words in WORDS.values() for word in words), POISON]
+    embeddings = np.zeros((len(vocabulary), WIDTH), dtype=np.float32)
+    embeddings[:, len(labels) :] = np.random.default_rng(1).normal(size=(len(vocabulary), WIDTH - len(labels)))
+    for index, word in enumerate(vocabulary):
+        if word in meaning:
+            embeddings[index, labels.index(meaning[word])] = STRENGTH
+    embeddings[vocabulary.index(POISON)] = np.nan
+    contents: dict[str, bytes | Path] = {
+        MODEL: _graph(embeddings, len(labels)).SerializeToString(),
+        TOKENIZER: _tokenizer(vocabulary).to_str().encode(),
+        REFERENCE: b"",
+        GOLDEN: b"",
+        CARD: f"# {name}\n".encode(),
+    }
+    manifest = Manifest(
+        name=name,
+        family="tiny",
+        labels=tuple(labels),
+        max_tokens=MAX_TOKENS,
+        variant="fp32",
+        temperature=TEMPERATURE,
+        files={},
+        role=role,
+    )
+    classifier = Classifier.load(write_bundle(path, contents, manifest))
+    top = classifier.probabilities(_mixed_texts(labels, 400)).max(axis=1).astype(np.float64)
+    reference = fit_reference(top, np.random.default_rng(2).random(len(top)) < (1 - top) / 2)
+    golden = [
+        Golden(text, labels[int(row.argmax())], tuple(row.tolist()))
+        for text in ["", "my invoice is late", *(" ".join(WORDS[label][:3]) for label in labels)]
+        for row in [classifier.classify(text).probabilities]
+    ]
+    return write_bundle(path, {**contents, REFERENCE: reference.to_bytes(), GOLDEN: golden_jsonl(golden)}, manifest)
+
+
+@pytest.fixture(scope="session")
+def words() -> Mapping[str, tuple[str, ...]]:
+    """The ten words that speak for each label; `" ".join(words[label][:n])` is a text of that label."""
+    return WORDS
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> MakeBundle:
+    """`make_bundle(path, *, name=, role=, labels=, flip=)` writes a tiny bundle; see `build_bundle`."""
+    return build_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A student over the four labels of `words`. Shared: copy it before changing its files."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "student")
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A teacher for `{"kind": "bundle", "path": ...}`: it takes `refund` for shipping and `late` for technical."""
+    return build_bundle(
+        tmp_path_factory.mktemp("bundles") / "teacher",
+        name="tiny-teacher",
+        role="teacher",
+        flip={"refund": "shipping", "late": "technical"},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that transformers loads: a random BERT of three layers, 32 wide, that knows the words of `words`."""
+    import torch
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *NEUTRAL, *(word for words in WORDS.values() for word in words)]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keyword_rows() -> Callable[[int, int], list[tuple[str, str]]]:
+    """`keyword_rows(count, seed)`: rows of (text, label), each text with more words of its label than of another."""
+
+    def make(count: int, seed: int) -> list[tuple[str, str]]:
+        generator = np.random.default_rng(seed)
+        rows = []
+        for _ in range(count):
+            label, other = generator.choice(list(WORDS), size=2, replace=False)
+            own = list(generator.choice(WORDS[label], size=4, replace=False))
+            mixed = [*own, *generator.choice(WORDS[other], size=1), *generator.choice(NEUTRAL, size=3)]
+            generator.shuffle(mixed)
+            rows.append((" ".join(mixed), str(label)))
+        return rows
+
+    return make

@@ -1,0 +1,175 @@
+"""Running the service for tests: in this process without a socket, or as a process of its own on a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from export.bundle import Bundle
+from service.app import create_app
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+
+MakeSettings = Callable[..., Settings]
+Running = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logging() -> None:
+    """Spare tests structlog's default, which takes seconds to draw a traceback."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
+
+
+@pytest.fixture
+def make_settings(tiny_bundle: Bundle, tmp_path: Path) -> MakeSettings:
+    """`make_settings(**settings)`: a service of `tiny_bundle` whose shadow keeps to a directory of its own."""
+
+    def make(**settings: Any) -> Settings:
+        return Settings(**{"bundle": tiny_bundle.path, "shadow": {"path": tmp_path / "shadow.sqlite"}, **settings})
+
+    return make
+
+
+@pytest.fixture
+def running(make_settings: MakeSettings) -> Running:
+    """`async with running(**settings) as client`: an app that has started, asked without a socket."""
+
+    @asynccontextmanager
+    async def run(**settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(make_settings(**settings))
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://reflux", timeout=PATIENCE) as client:
+                yield client
+
+    return run
+
+
+@pytest.fixture
+async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app with default settings."""
+    async with running() as client:
+        yield client
+
+
+@dataclass
+class Process:
+    """`python -m service`, its port once it listens, and what it logged."""
+
+    process: asyncio.subprocess.Process
+    following: asyncio.Task[None] = field(init=False)
+    port: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def __post_init__(self) -> None:
+        self.following = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.lines.append(line.decode().rstrip())
+            if self.lines[-1].startswith("{"):
+                self.port = json.loads(self.lines[-1]).get("port", self.port)
+
+    async def ended(self) -> int:
+        """The exit status, all that was logged having been read."""
+        async with asyncio.timeout(PATIENCE):
+            await self.following
+            return await self.process.wait()
+
+
+StartProcess = Callable[..., AbstractAsyncContextManager[Process]]
+
+
+@pytest.fixture
+def start_process(tiny_bundle: Bundle, tmp_path: Path) -> StartProcess:
+    """`async with start_process(REFLUX_X=...) as process`: a real server, listening unless it refused to start."""
+
+    @asynccontextmanager
+    async def start(**variables: str) -> AsyncIterator[Process]:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("REFLUX_")},
+            "REFLUX_BUNDLE": str(tiny_bundle.path),
+            "REFLUX_HOST": "127.0.0.1",
+            "REFLUX_PORT": "0",
+            "REFLUX_SHADOW__PATH": str(tmp_path / "shadow.sqlite"),
+            **variables,
+        }
+        process = Process(
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "service", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+            )
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not process.port and not process.following.done():
+                    await asyncio.sleep(0.01)
+            yield process
+        finally:
+            if process.process.returncode is None:
+                process.process.kill()
+            await process.ended()
+
+    return start
+
+
+@dataclass
+class Connection:
+    """One HTTP/1.1 connection, as bare as can be, so that what the server does to it is seen."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    def send(self, body: bytes, *, method: str = "POST", path: str = "/classify", length: int | None = None) -> None:
+        """Write a request; with a `length`, `body` is only the beginning of one."""
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: reflux\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body) if length is None else length}\r\n\r\n"
+        )
+        self.writer.write(head.encode() + body)
+
+    async def receive(self) -> tuple[int, dict[str, str], Any]:
+        """Read an answer: status, headers, JSON body."""
+        async with asyncio.timeout(PATIENCE):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(head[0].split()[1]), headers, json.loads(body)
+
+    async def ask(self, body: Any, **options: Any) -> tuple[int, dict[str, str], Any]:
+        self.send(json.dumps(body).encode(), **options)
+        return await self.receive()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@pytest.fixture
+def connect() -> Callable[[int], Any]:
+    """`await connect(port)`: a bare connection to a server process."""
+    return Connection.open

@@ -1,0 +1,91 @@
+"""A bundle that does not do here what it did where it was made is not served."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from export.bundle import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, golden_jsonl, write_bundle
+from service.engine.load import load
+from service.errors import StartupError
+
+
+@pytest.fixture
+def rewrite(tiny_bundle, tmp_path):
+    """`rewrite({file: bytes})`: a sealed bundle like `tiny_bundle`, with other files."""
+
+    def write(changes):
+        contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
+        return write_bundle(tmp_path / "changed", {**contents, **changes}, tiny_bundle.manifest).path
+
+    return write
+
+
+@pytest.fixture
+def golden(tiny_bundle):
+    """A golden row whose label is beyond doubt."""
+    return next(row for row in tiny_bundle.golden() if max(row.probabilities) > 0.8)
+
+
+def test_a_good_bundle_is_loaded(tiny_bundle):
+    loaded = load(tiny_bundle.path)
+    assert loaded.bundle == tiny_bundle
+    assert loaded.classifier.classify("invoice").tokens == 2
+
+
+def test_a_changed_file_is_named(tiny_bundle, tmp_path):
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    (copy / TOKENIZER).write_text("{}")
+    with pytest.raises(StartupError, match=r"tokenizer\.json: does not match its hash"):
+        load(copy)
+
+
+def test_a_directory_that_is_no_bundle_is_named(tmp_path):
+    with pytest.raises(StartupError, match=str(tmp_path)):
+        load(tmp_path)
+
+
+def test_another_golden_label_is_refused(rewrite, golden):
+    path = rewrite({GOLDEN: golden_jsonl([dataclasses.replace(golden, label="other")])})
+    with pytest.raises(StartupError, match=rf"row 1 of 1: this CPU answers '{golden.label}', expected 'other'"):
+        load(path)
+
+
+@pytest.mark.parametrize(("shift", "fits"), [(0.019, True), (0.021, False)])
+def test_a_golden_probability_may_be_off_by_the_tolerance(rewrite, golden, shift, fits):
+    shifted = tuple(value + shift for value in golden.probabilities)
+    path = rewrite({GOLDEN: golden_jsonl([golden, dataclasses.replace(golden, probabilities=shifted)])})
+    if fits:
+        load(path)
+    else:
+        with pytest.raises(StartupError, match=r"row 2 of 2: a probability is off by 0\.021"):
+            load(path)
+
+
+def test_a_near_tie_may_fall_either_way(rewrite, tiny_bundle):
+    tie = next(row for row in tiny_bundle.golden() if row.text == "my invoice is late")
+    load(rewrite({GOLDEN: golden_jsonl([dataclasses.replace(tie, label="shipping")])}))
+
+
+def test_golden_rows_of_another_number_of_labels_are_refused(rewrite, golden):
+    short = dataclasses.replace(golden, probabilities=golden.probabilities[:2])
+    with pytest.raises(StartupError, match="2 probabilities for 4 labels"):
+        load(rewrite({GOLDEN: golden_jsonl([short])}))
+
+
+def test_a_bundle_without_golden_rows_is_refused(rewrite):
+    with pytest.raises(StartupError, match="no golden rows"):
+        load(rewrite({GOLDEN: b""}))
+
+
+@pytest.mark.parametrize("name", [MODEL, TOKENIZER, REFERENCE, GOLDEN])
+def test_a_sealed_file_that_cannot_be_read_is_named(rewrite, name):
+    with pytest.raises(StartupError, match=name):
+        load(rewrite({name: b"garbage"}))
+
+
+def test_a_golden_text_that_the_graph_fails_on_is_refused(rewrite, golden):
+    with pytest.raises(StartupError, match="export the bundle again"):
+        load(rewrite({GOLDEN: golden_jsonl([dataclasses.replace(golden, text="poison")])}))

@@ -1,0 +1,78 @@
+"""Bands and propensities: the formula, its guarantees and its refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.monitor.bands import DEFAULT_EDGES, Bands, propensities
+
+SHARE = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
+SPREAD = np.array([0.03, 0.1, 0.22, 0.38, 0.48])
+
+
+def test_default_edges_make_five_bands() -> None:
+    bands = Bands()
+    assert len(bands) == 5
+    cases = {0.0: 0, 0.0039: 0, 0.004: 1, 0.05: 2, 0.1: 3, 0.2999: 3, 0.3: 4, 1.0: 4}
+    assert {d: bands.index(d) for d in cases} == cases
+
+
+def test_one_and_many_agree() -> None:
+    bands = Bands((0.01, 0.2))
+    values = np.concatenate([np.random.default_rng(0).random(500), [0.0, 0.01, 0.2, 1.0]])
+    assert bands.indices(values).tolist() == [bands.index(float(value)) for value in values]
+
+
+@pytest.mark.parametrize("edges", [(0.0, 0.1), (0.1, 1.0), (0.2, 0.1), (0.1, 0.1), (float("nan"),)])
+def test_edges_must_increase_inside_the_unit_interval(edges: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="strictly increasing"):
+        Bands(edges)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
+def test_disagreement_must_be_a_probability(value: float) -> None:
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        Bands().index(value)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        Bands().indices(np.array([0.1, value]))
+
+
+def test_propensities_follow_the_formula_and_meet_the_rate() -> None:
+    result = propensities(0.02, SHARE, SPREAD)
+    pooled = 0.5 * 0.03 + 0.2 * 0.1 + 0.15 * 0.22 + 0.1 * 0.38 + 0.05 * 0.48
+    assert result[3] == pytest.approx(0.02 * (0.5 + 0.5 * 0.38 / pooled))
+    assert SHARE @ result == pytest.approx(0.02)
+    assert np.all(result >= 0.01)  # no weight above 1 / (rate · tau)
+    assert len(DEFAULT_EDGES) + 1 == result.size
+
+
+def test_tau_moves_between_neyman_and_uniform() -> None:
+    neyman = propensities(0.02, SHARE, SPREAD, tau=1e-9)
+    assert neyman / neyman[0] == pytest.approx(SPREAD / SPREAD[0], rel=1e-5)
+    assert propensities(0.02, SHARE, SPREAD, tau=1.0) == pytest.approx(np.full(5, 0.02))
+    assert propensities(0.02, SHARE, np.zeros(5)) == pytest.approx(np.full(5, 0.02))
+
+
+def test_propensities_stay_probabilities() -> None:
+    assert propensities(0.9, SHARE, SPREAD).max() == 1.0
+    assert propensities(0.001, SHARE, SPREAD, minimum=0.002).min() == 0.002
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rate": 0.0}, "rate"),
+        ({"rate": 1.1}, "rate"),
+        ({"tau": 0.0}, "tau"),
+        ({"minimum": -0.1}, "minimum"),
+        ({"share": SHARE[:4]}, "equal length"),
+        ({"share": SHARE * 0.9}, "sum to 1"),
+        ({"spread": -SPREAD}, "spread"),
+        ({"spread": SPREAD * np.nan}, "spread"),
+    ],
+)
+def test_propensities_refuse(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"rate": 0.02, "share": SHARE, "spread": SPREAD} | change
+    with pytest.raises(ValueError, match=message):
+        propensities(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,199 @@
+"""A shadow pipeline in memory's reach: a student of three labels without a graph, and a teacher that plays a part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from distill.teachers import Answer
+from export.bundle import Bundle, Manifest
+from export.reference import Reference
+from export.runtime import Prediction
+from service.shadow import running
+from service.shadow.ledger import OUTCOMES
+from service.shadow.pipeline import ShadowPipeline
+from service.shadow.settings import ShadowSettings
+
+LABELS = ("billing", "shipping", "account")
+VERSION = "0123456789ab"
+PATIENCE = 30.0
+
+REFERENCE = Reference(
+    confidence=np.array([0.4, 0.6, 0.9, 0.99, 1.0]),
+    disagreement=np.array([0.5, 0.35, 0.08, 0.01, 0.001]),
+    edges=np.array([0.004, 0.02, 0.1, 0.3]),
+    share=np.array([0.3, 0.3, 0.2, 0.1, 0.1]),
+    spread=np.array([0.04, 0.1, 0.25, 0.4, 0.48]),
+    null=np.array([0.01, 0.03, 0.12, 0.35, 0.55]),
+    rows=np.array([300.0, 300.0, 200.0, 100.0, 100.0]),
+    disagreements=np.array([0.0, 3.0, 12.0, 20.0, 40.0]),
+)
+
+Reply = Callable[[Sequence[str]], Awaitable[Any]]
+
+
+def prediction(label: str = "billing", top: float = 0.97) -> Prediction:
+    """An answer that puts `top` on `label`."""
+    probabilities = np.full(len(LABELS), (1 - top) / (len(LABELS) - 1), dtype=np.float32)
+    probabilities[LABELS.index(label)] = top
+    return Prediction(probabilities, np.log(probabilities), np.zeros(2, dtype=np.float32), 3, False)
+
+
+def answer(label: str = "billing", **values: Any) -> Answer:
+    """A teacher's answer that is nearly sure of `label`."""
+    return Answer(prediction(label, 0.98).probabilities, "local", **values)
+
+
+class PlayedTeacher:
+    """Answers as `reply` does, and keeps what it was `asked`."""
+
+    config_type: Any = None
+    batch_size = 1
+
+    def __init__(
+        self, reply: Reply | None = None, *, labels: Sequence[str] = LABELS, name: str = "played", version: str = "1"
+    ) -> None:
+        self.name, self.version, self.labels = name, version, tuple(labels)
+        self.reply = reply or agree
+        self.asked: list[str] = []
+        self.closed = False
+
+    @classmethod
+    def from_config(cls, config: Any, labels: Sequence[str]) -> PlayedTeacher:
+        raise NotImplementedError
+
+    async def ask(self, texts: Sequence[str]) -> Any:
+        self.asked += texts
+        return await self.reply(texts)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def agree(texts: Sequence[str]) -> list[Answer]:
+    return [answer("billing")]
+
+
+async def disagree(texts: Sequence[str]) -> list[Answer]:
+    return [answer("shipping")]
+
+
+async def hang(texts: Sequence[str]) -> list[Answer]:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+class Shadow:
+    """A pipeline with what a test needs to look at it from outside."""
+
+    def __init__(self, settings: ShadowSettings, teacher: PlayedTeacher, version: str, random: Random | None) -> None:
+        self.settings, self.teacher, self.version = settings, teacher, version
+        self.registry = CollectorRegistry()
+        manifest = Manifest("tiny", "tiny", LABELS, 32, "fp32", 1.0, {}, version)
+        self.pipeline = ShadowPipeline(settings, Bundle(Path(), manifest), REFERENCE, self.registry, random=random)
+        self.count = 0
+
+    def observe(self, count: int = 1, *, text: str | None = None, label: str = "billing", top: float = 0.97) -> None:
+        for _ in range(count):
+            self.count += 1
+            self.pipeline.observe("request", text or f"text {self.count}", prediction(label, top))
+
+    async def start(self) -> Shadow:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(running, "create", lambda config, labels: self.teacher)
+            await self.pipeline.start()
+        return self
+
+    async def settled(self) -> None:
+        """Return when no sampled text waits any more."""
+        ledger = self.pipeline._ledger  # the same counts as the metrics', without the price of a scrape
+        await until(lambda: ledger.queued + sum(ledger.asked) == 0)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over all samples `reflux_<name>` that have these labels."""
+        return sum(
+            sample.value
+            for family in self.registry.collect()
+            for sample in family.samples
+            if sample.name == f"reflux_{name}" and labels.items() <= sample.labels.items()
+        )
+
+    def outcomes(self) -> dict[str, int]:
+        """Outcomes in this process that are not zero."""
+        found = {str(outcome): int(self.metric("shadow_results_total", outcome=outcome)) for outcome in OUTCOMES}
+        return {outcome: count for outcome, count in found.items() if count}
+
+    def unaccounted(self) -> float:
+        """What the law of conservation says must be zero."""
+        came = self.metric("shadow_sampled_total") + self.metric("shadow_resumed_total")
+        ended = self.metric("shadow_results_total")
+        return came - ended - self.metric("shadow_queue_depth") - self.metric("shadow_inflight")
+
+    def rows(self, columns: str = "*") -> list[tuple[Any, ...]]:
+        """The rows on disk, read as another program would."""
+        connection = sqlite3.connect(f"file:{self.settings.path}?mode=ro", uri=True)
+        try:
+            return connection.execute(f"SELECT {columns} FROM rows ORDER BY seq").fetchall()
+        finally:
+            connection.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds; fail when it does not within PATIENCE."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+MakeShadow = Callable[..., Shadow]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A directory, in memory where the system offers one: waiting for a real disk is not what these tests test."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+async def make_shadow(directory: Path) -> AsyncIterator[MakeShadow]:
+    """`make_shadow(teacher or reply, version=, random=, **settings)`: a pipeline that samples everything."""
+    made: list[Shadow] = []
+
+    def make(
+        played: PlayedTeacher | Reply | None = None,
+        *,
+        version: str = VERSION,
+        random: Random | None = None,
+        **settings: Any,
+    ) -> Shadow:
+        defaults = {
+            "enabled": True,
+            "teacher": {"kind": "played"},
+            "rate": 1.0,
+            "path": directory / "shadow.sqlite",
+            "flush_seconds": 0.005,
+            "retry_seconds": 0.0,
+            "stop_seconds": 5.0,
+        }
+        teacher = played if isinstance(played, PlayedTeacher) else PlayedTeacher(played)
+        made.append(Shadow(ShadowSettings(**(defaults | settings)), teacher, version, random))
+        return made[-1]
+
+    yield make
+    for shadow in made:
+        await shadow.pipeline.stop()

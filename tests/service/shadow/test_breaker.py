@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from service.shadow.breaker import Breaker, State
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(breaker: Breaker, *, failures: int, successes: int) -> None:
+    for index in range(failures + successes):
+        ticket = breaker.allow()
+        assert ticket is not None
+        breaker.record(ticket, success=index >= failures)
+
+
+def opened(clock: Clock) -> Breaker:
+    breaker = Breaker(clock)
+    run(breaker, failures=20, successes=0)
+    assert breaker.state is State.OPEN
+    return breaker
+
+
+def test_opens_at_half_of_twenty():
+    breaker = Breaker(Clock())
+    run(breaker, failures=9, successes=10)
+    assert breaker.state is State.CLOSED
+    run(breaker, failures=1, successes=0)
+    assert breaker.state is State.OPEN
+    assert breaker.allow() is None
+
+
+def test_few_failures_do_not_open():
+    breaker = Breaker(Clock())
+    run(breaker, failures=19, successes=0)
+    assert breaker.state is State.CLOSED
+
+
+def test_failures_are_forgotten_after_the_window():
+    clock = Clock()
+    breaker = Breaker(clock)
+    run(breaker, failures=19, successes=0)
+    clock.now += 30.1
+    run(breaker, failures=19, successes=0)
+    assert breaker.state is State.CLOSED
+
+
+def test_one_probe_decides():
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 30
+    probe = breaker.allow()
+    assert probe is not None
+    assert breaker.state is State.HALF_OPEN
+    assert breaker.allow() is None
+    breaker.record(probe, success=True)
+    assert breaker.state is State.CLOSED
+    run(breaker, failures=19, successes=0)
+    assert breaker.state is State.CLOSED  # it starts with a clean record
+
+
+def test_a_failed_probe_waits_again():
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 30
+    probe = breaker.allow()
+    assert probe is not None
+    breaker.record(probe, success=False)
+    assert breaker.state is State.OPEN
+    clock.now += 29
+    assert breaker.allow() is None
+    clock.now += 1
+    assert breaker.allow() is not None
+
+
+def test_a_call_from_before_says_nothing_about_the_probe():
+    clock = Clock()
+    breaker = Breaker(clock)
+    late = breaker.allow()
+    assert late is not None
+    run(breaker, failures=20, successes=0)
+    clock.now += 30
+    assert breaker.allow() is not None
+    breaker.record(late, success=True)
+    assert breaker.state is State.HALF_OPEN

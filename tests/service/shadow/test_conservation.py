@@ -1,0 +1,125 @@
+"""The law of conservation: sampled + resumed = outcomes + queued + in flight, at every moment and for every fate."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from distill.teachers import Answer, TeacherError
+from service.shadow.outbox import Outbox
+from service.shadow.settings import ShadowSettings
+
+from .conftest import VERSION, PlayedTeacher, Shadow, answer
+
+FATES = ("agree", "disagree", "refused", "invalid", "busy", "down", "defect", "hang", "slow")
+STEPS = st.one_of(
+    st.tuples(st.just("observe"), st.sampled_from(FATES), st.integers(1, 8)),
+    st.tuples(st.sampled_from(["turn", "break disk", "mend disk", "restart", "wait"])),
+)
+
+
+async def fate(texts):
+    match texts[0].split()[0]:
+        case "agree" | "slow" as kind:
+            await asyncio.sleep(0.002 if kind == "slow" else 0)
+            return [answer("billing")]
+        case "disagree":
+            return [answer("shipping")]
+        case "refused":
+            return [Answer(None, "logprobs", outcome="refused")]
+        case "invalid":
+            return [None]
+        case "busy":
+            raise TeacherError("busy", retryable=True)
+        case "down":
+            raise TeacherError("down")
+        case "defect":
+            raise RuntimeError("defect")
+        case _:
+            await asyncio.Event().wait()
+
+
+class Disk:
+    """Breaks every use of the outbox while `broken`."""
+
+    broken = False
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        connected = Outbox._connected
+
+        def connect(outbox: Outbox) -> sqlite3.Connection:
+            if self.broken:
+                raise sqlite3.OperationalError("disk I/O error")
+            return connected(outbox)
+
+        patch.setattr(Outbox, "_connected", connect)
+
+
+def check(shadow: Shadow) -> None:
+    """The law, and that the places hold as many texts as the ledger says."""
+    ledger = shadow.pipeline._ledger
+    assert ledger.missing == [0] * ledger.bands
+    assert min(*ledger.in_memory, *ledger.stored, *ledger.asked) >= 0
+    assert shadow.unaccounted() == 0
+    running = shadow.pipeline._running
+    if running is not None:
+        assert sum(ledger.in_memory) >= len(running.writer)  # a batch on its way is neither here nor there
+        assert sum(ledger.asked) <= shadow.settings.concurrency
+
+
+async def play(steps: list[tuple], path: Path, disk: Disk) -> None:
+    configured = ShadowSettings(
+        enabled=True, teacher={}, rate=1.0, path=path, flush_seconds=0.001, retry_seconds=0.0, deadline_seconds=0.01,
+        stop_seconds=0.2, queue_rows=20, concurrency=3,
+    )  # fmt: skip
+    shadow = await Shadow(configured, PlayedTeacher(fate), VERSION, None).start()
+    requests = 0
+    for step in steps:
+        match step:
+            case ("observe", kind, count):
+                shadow.observe(count, text=f"{kind} {requests}")
+                requests += count
+            case ("turn",):
+                await asyncio.sleep(0)
+            case ("wait",):
+                await asyncio.sleep(0.005)
+            case ("break disk",):
+                disk.broken = True
+            case ("mend disk",):
+                disk.broken = False
+            case ("restart",) if not disk.broken:
+                await shadow.pipeline.stop()
+                check(shadow)
+                shadow = await Shadow(configured, PlayedTeacher(fate), VERSION, None).start()
+        check(shadow)
+    disk.broken = False
+    await shadow.settled()
+    check(shadow)
+    await shadow.pipeline.stop()
+    final(await Shadow(configured, PlayedTeacher(fate), VERSION, None).start(), requests)
+
+
+def final(shadow: Shadow, requests: int) -> None:
+    """After it all, the outbox remembers every request, and every one of them once."""
+    found = shadow.pipeline.gap()
+    assert found["counts"]["requests"] == found["counts"]["sampled"] == requests
+    assert sum(found["outcomes"].values()) == requests
+    rows = shadow.rows("outcome")
+    lost = found["outcomes"]["queue_full"] + found["outcomes"]["store_error"]
+    assert len(rows) + lost == requests
+    assert (None,) not in rows
+
+
+@given(st.lists(STEPS, min_size=1, max_size=25))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+def test_no_text_is_lost_or_counted_twice(directory, steps):
+    with tempfile.TemporaryDirectory(dir=directory) as path, pytest.MonkeyPatch.context() as patch:
+        asyncio.run(play(steps, Path(path) / "shadow.sqlite", Disk(patch)))

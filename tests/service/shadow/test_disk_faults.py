@@ -1,0 +1,158 @@
+"""Whatever the disk does, requests go on, what is lost is counted, and shadowing works again once the disk does."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+
+from service.shadow.outbox import Outbox
+
+from .conftest import Shadow, answer, hang, until
+
+
+async def works_again(shadow: Shadow) -> None:
+    before = shadow.outcomes().get("completed", 0)
+    shadow.observe(5)
+    await shadow.settled()
+    assert shadow.outcomes()["completed"] == before + 5
+    assert shadow.unaccounted() == 0
+
+
+async def fails(shadow: Shadow, count: int = 4) -> None:
+    before = shadow.outcomes().get("store_error", 0)
+    shadow.observe(count)
+    await until(lambda: shadow.outcomes().get("store_error", 0) == before + count)
+    assert shadow.unaccounted() == 0
+
+
+@pytest.fixture
+async def shadow(make_shadow) -> Shadow:
+    shadow = await make_shadow().start()
+    shadow.observe(3)
+    await shadow.settled()
+    return shadow
+
+
+async def test_full_disk(make_shadow):
+    shadow = await make_shadow(max_bytes=2**20).start()
+    shadow.observe(40, text="x" * 50_000)
+    await until(lambda: shadow.outcomes().get("store_error", 0) == 40)
+    assert shadow.unaccounted() == 0
+    shadow.pipeline._running.outbox.max_bytes = 2**30
+    await works_again(shadow)
+    assert shadow.pipeline.gap()["counts"]["requests"] == 45
+
+
+async def test_locked_database(shadow):
+    with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await fails(shadow)
+        other.execute("ROLLBACK")
+    await works_again(shadow)
+
+
+async def test_answers_wait_for_a_locked_database(make_shadow):
+    async def reply(texts):
+        if not other.in_transaction:
+            other.execute("BEGIN IMMEDIATE")
+        return [answer(cost_usd=1.0)]
+
+    shadow = await make_shadow(reply, concurrency=2).start()
+    other = sqlite3.connect(shadow.settings.path, isolation_level=None)
+    shadow.observe(4)
+    await until(lambda: shadow.metric("shadow_inflight") == 2 and len(shadow.teacher.asked) == 2)
+    await until(lambda: shadow.pipeline._running.worker._failing)
+    assert shadow.metric("shadow_compared_total") == 0  # not stored, so not counted, and nobody else is asked
+    assert len(shadow.teacher.asked) == 2
+    assert shadow.unaccounted() == 0
+    shadow.teacher.reply = lambda texts: _answers()
+    other.execute("ROLLBACK")
+    other.close()
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 4}
+    assert len(shadow.teacher.asked) == 4  # what was paid for was not asked again
+
+
+async def _answers():
+    return [answer(cost_usd=1.0)]
+
+
+async def test_deleted_database(shadow):
+    shadow.settings.path.unlink()
+    await works_again(shadow)
+    assert len(shadow.rows()) == 5
+    assert shadow.pipeline.gap()["counts"]["requests"] == 8
+
+
+async def test_database_deleted_with_rows_that_wait(make_shadow):
+    shadow = await make_shadow(hang, deadline_seconds=0.2, concurrency=1).start()
+    shadow.observe(6)
+    await until(lambda: shadow.metric("shadow_inflight") == 1 and len(shadow.rows()) == 6)
+    shadow.settings.path.unlink()
+    await shadow.settled()
+    assert shadow.outcomes() == {"store_error": 6}
+    assert shadow.unaccounted() == 0
+    await shadow.pipeline.stop()
+    again = await make_shadow().start()
+    assert again.pipeline.gap()["counts"] == {"requests": 6, "sampled": 6, "compared": 0, "disagreements": 0}
+
+
+async def test_directory_gone_and_back(make_shadow, directory):
+    shadow = await make_shadow(path=directory / "volume" / "shadow.sqlite").start()
+    (directory / "volume").rename(directory / "away")
+    await fails(shadow)
+    (directory / "away").rename(directory / "volume")
+    await works_again(shadow)
+
+
+async def test_corrupt_database(shadow, directory):
+    for file in directory.glob("shadow.sqlite-*"):
+        file.unlink()  # from its log alone, SQLite would bring the database back
+    (directory / "garbage").write_bytes(b"garbage " * 1000)
+    (directory / "garbage").replace(shadow.settings.path)
+    await fails(shadow)
+    assert shadow.settings.path.read_bytes().startswith(b"garbage")  # for a person to look at
+    shadow.settings.path.unlink()
+    await works_again(shadow)
+
+
+async def test_damaged_pages(shadow):
+    with sqlite3.connect(shadow.settings.path) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with shadow.settings.path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * (file.seek(0, 2) - 100))
+    shadow.observe(5)
+    await until(lambda: shadow.pipeline._ledger.queued == 0 or shadow.outcomes().get("store_error", 0) > 0)
+    assert shadow.metric("requests_total") == 8
+    assert shadow.unaccounted() == 0
+
+
+async def test_stop_ends_though_the_disk_hangs(make_shadow, monkeypatch):
+    wakes, write = threading.Event(), Outbox.write
+
+    def stuck(*args):
+        wakes.wait()
+        write(*args)
+
+    shadow = await make_shadow(stop_seconds=0.3).start()
+    monkeypatch.setattr(Outbox, "write", stuck)
+    shadow.observe(3)
+    await until(lambda: not len(shadow.pipeline._running.writer))
+    shadow.observe(4)
+    await shadow.pipeline.stop()
+    assert shadow.outcomes() == {"shutdown": 7}
+    assert shadow.unaccounted() == 0
+    wakes.set()
+
+
+async def test_stop_ends_with_a_locked_database(shadow):
+    with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        shadow.observe(5)
+        await shadow.pipeline.stop()
+        other.execute("ROLLBACK")
+    assert shadow.unaccounted() == 0
+    assert sum(shadow.outcomes().values()) == 3 + 5

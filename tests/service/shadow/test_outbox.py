@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.shadow.errors import OutboxError
+from service.shadow.ledger import POSITION, Outcome, Totals
+from service.shadow.outbox import Outbox
+from service.shadow.rows import Ending, NewRow
+
+BANDS = 5
+
+
+def make(path: Path, bundle: str = "v1", teacher: str = "t@1", **options) -> Outbox:
+    outbox = Outbox(path, bundle=bundle, labels=("a", "b"), teacher=teacher, busy_seconds=0.0, **options)
+    outbox.open()
+    return outbox
+
+
+def row(key: str, band: int = 2, propensity: float = 0.5) -> NewRow:
+    return NewRow(key, 1.0, f"text {key}", np.array([0.9, 0.1], dtype="<f4").tobytes(), band, propensity, "train")
+
+
+COMPLETED = Ending(
+    Outcome.COMPLETED, 2.0, b"12345678", "local", agree=False, kl=0.5, js=0.25, tokens=7, cost_usd=0.01, seconds=0.2
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "shadow.sqlite"
+
+
+def test_rows_wait_until_they_have_an_outcome(path):
+    outbox = make(path)
+    outbox.write([row("one"), row("two"), row("three")], Totals.zeros(BANDS))
+    first, second = outbox.waiting(2)
+    assert (first.text, second.text) == ("text one", "text two")
+    assert [found.text for found in outbox.waiting(2, {first.seq})] == ["text two", "text three"]
+    assert outbox.finish(first.seq, COMPLETED)
+    assert [found.text for found in outbox.waiting(10)] == ["text two", "text three"]
+    assert outbox.waiting_bands() == [2, 2]
+
+
+def test_an_outcome_is_final(path):
+    outbox = make(path)
+    outbox.write([row("one")], Totals.zeros(BANDS))
+    (found,) = outbox.waiting(1)
+    assert outbox.finish(found.seq, COMPLETED)
+    assert not outbox.finish(found.seq, Ending(Outcome.TIMEOUT, 3.0))
+    assert outbox.totals(BANDS).outcomes[2, POSITION[Outcome.COMPLETED]] == 1
+
+
+def test_writing_again_changes_nothing(path):
+    outbox = make(path)
+    totals = Totals.zeros(BANDS)
+    totals.requests[2] = 7
+    totals.lost[2, POSITION[Outcome.QUEUE_FULL]] = 3
+    for _ in range(2):
+        outbox.write([row("one")], totals)
+    found = outbox.totals(BANDS)
+    assert found.requests[2] == 7
+    assert found.sampled[2] == 1 + 3
+    assert len(outbox.waiting(10)) == 1
+
+
+def test_totals_are_what_the_rows_say(path):
+    outbox = make(path)
+    outbox.write([row("one", 1, 0.25), row("two", 1, 0.25), row("three", 4, 1.0)], Totals.zeros(BANDS))
+    first, second, _ = outbox.waiting(3)
+    outbox.finish(first.seq, COMPLETED)
+    outbox.finish(second.seq, Ending(Outcome.REFUSED, 2.0, cost_usd=0.02))
+    found = outbox.totals(BANDS)
+    assert found.sampled.tolist() == [0, 2, 0, 0, 1]
+    assert found.disagreed.tolist() == [0, 1, 0, 0, 0]
+    assert found.agreed.sum() == 0
+    assert found.outcomes.sum() == 2
+    assert (found.weight[1], found.weight_sq[1], found.disagree_weight[1]) == (4.0, 16.0, 4.0)
+    assert (found.kl[1], found.kl_sq[1], found.js[1], found.js_sq[1]) == (0.5, 0.25, 0.25, 0.0625)
+    assert found.cost_usd[1] == pytest.approx(0.03)
+    assert found.tokens[1] == 7
+
+
+def test_versions_and_teachers_do_not_mix(path):
+    outbox = make(path)
+    totals = Totals.zeros(BANDS)
+    totals.requests[0] = 5
+    outbox.write([row("one"), row("two")], totals)
+    outbox.finish(outbox.waiting(1)[0].seq, COMPLETED)
+    outbox.close()
+
+    outbox = make(path, bundle="v2")
+    assert outbox.waiting(10) == []
+    assert outbox.totals(BANDS).requests.sum() == outbox.totals(BANDS).sampled.sum() == 0
+    outbox.close()
+
+    outbox = make(path, teacher="t@2")
+    found = outbox.totals(BANDS)
+    assert (found.requests.sum(), found.sampled.sum(), found.compared.sum()) == (0, 1, 0)
+    assert [waiting.text for waiting in outbox.waiting(10)] == ["text two"]
+
+
+def test_texts_can_be_erased_once_answered(path):
+    outbox = make(path, keep_text=False)
+    outbox.write([row("one"), row("two")], Totals.zeros(BANDS))
+    outbox.finish(outbox.waiting(1)[0].seq, COMPLETED)
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("SELECT text FROM rows ORDER BY seq").fetchall() == [(None,), ("text two",)]
+
+
+def test_a_second_owner_is_refused(path):
+    outbox = make(path)
+    with pytest.raises(OutboxError, match="another process uses this outbox"):
+        make(path)
+    outbox.close()
+    make(path).close()
+
+
+def test_readers_do_not_disturb(path):
+    outbox = make(path)
+    with sqlite3.connect(path) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM rows").fetchall()
+        outbox.write([row("one")], Totals.zeros(BANDS))
+    assert len(outbox.waiting(10)) == 1
+
+
+def test_labels_are_kept_beside_the_rows(path):
+    make(path).close()
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("SELECT * FROM bundles").fetchall() == [("v1", '["a", "b"]')]
+
+
+def test_another_schema_is_refused(path):
+    make(path).close()
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(OutboxError, match="schema 99, this version reads 1; move the file away"):
+        make(path)
+
+
+def test_another_programs_database_is_refused(tmp_path):
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("CREATE TABLE rows (a)")
+    with pytest.raises(OutboxError, match=r"another program's database; set shadow\.path"):
+        make(tmp_path / "other.sqlite")
+
+
+def test_what_is_no_database_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no database " * 100)
+    with pytest.raises(OutboxError, match=r"move the file away, or set shadow\.path"):
+        make(tmp_path / "notes.txt")
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutboxError, match="file"):
+        make(tmp_path / "file" / "shadow.sqlite")
+    (tmp_path / "directory.sqlite").mkdir()
+    with pytest.raises(OutboxError, match="make its directory writable"):
+        make(tmp_path / "directory.sqlite")
+
+
+def test_a_full_disk_is_an_error_that_passes(path):
+    outbox = make(path, max_bytes=2**20)
+    big = [NewRow(f"{index}", 1.0, "x" * 100_000, b"12345678", 0, 1.0, "train") for index in range(20)]
+    with pytest.raises(OutboxError, match=r"free disk space or raise shadow\.max_bytes"):
+        outbox.write(big, Totals.zeros(BANDS))
+    outbox.max_bytes = 2**30
+    outbox.write(big, Totals.zeros(BANDS))
+    assert len(outbox.waiting(50)) == 20

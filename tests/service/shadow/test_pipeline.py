@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from distill.teachers import TeacherError
+from export.bundle import Bundle
+from export.reference import Reference
+from export.runtime import Classifier, Prediction
+from export.teacher import BundleTeacher
+from service.shadow import running
+from service.shadow.errors import ShadowError
+from service.shadow.ledger import OUTCOMES
+from service.shadow.pipeline import ShadowPipeline
+from service.shadow.settings import ShadowSettings
+
+from .conftest import LABELS, VERSION, PlayedTeacher, agree, answer, disagree, prediction, until
+
+
+def test_settings_refuse_what_they_do_not_know():
+    for wrong in ({"rat": 0.1}, {"rate": 0.0}, {"rate": 1.1}, {"usd_per_hour": 0}, {"concurrency": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ShadowSettings(**wrong)
+
+
+async def test_comparisons_reach_the_gap(make_shadow):
+    shadow = await make_shadow(lambda texts: disagree(texts) if texts[0].endswith("7") else agree(texts)).start()
+    shadow.observe(40)
+    await shadow.settled()
+    found = shadow.pipeline.gap()
+    assert found["counts"] == {"requests": 40, "sampled": 40, "compared": 40, "disagreements": 4}
+    assert found["gap"]["ratio"] == pytest.approx(0.1)
+    assert found["gap"]["lower"] < 0.1 < found["gap"]["upper"]
+    assert found["gap"]["always_valid"]["upper"] > found["gap"]["upper"]
+    assert found["gap"]["worst_case"] == {"lower": pytest.approx(0.1), "upper": pytest.approx(0.1)}
+    assert found["rectifier"] == pytest.approx(0.1 - found["expected_gap"])
+    assert found["teacher"] == {"name": "played", "version": "1"}
+    assert found["model_version"] == VERSION
+    assert found["evidence"]["log_evalue"] != 0
+    assert found["divergence"]["js"]["mean"] > 0
+    assert (shadow.metric("shadow_compared_total", agree="true"), shadow.metric("gap_ratio")) == (36, 0.1)
+    assert shadow.outcomes() == {"completed": 40}
+
+
+async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_teacher: Bundle, tmp_path, words):
+    student, teacher = Classifier.load(tiny_bundle), Classifier.load(tiny_teacher)
+    labels = tiny_bundle.manifest.labels
+    texts = [" ".join([word, *words[label][:extra]]) for label in labels for word in words[label] for extra in (0, 1)]
+    wrong = sum(
+        student.classify(text).probabilities.argmax() != teacher.classify(text).probabilities.argmax() for text in texts
+    )
+    assert 0 < wrong < len(texts)
+    settings = ShadowSettings(enabled=True, teacher={"kind": "bundle"}, rate=1.0, path=tmp_path / "shadow.sqlite")
+    pipeline = ShadowPipeline(settings, tiny_bundle, Reference.open(tiny_bundle), CollectorRegistry())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "create", lambda config, labels: BundleTeacher(tiny_teacher, labels))
+        await pipeline.start()
+    for text in texts:
+        pipeline.observe("r", text, student.classify(text))
+    await until(lambda: pipeline.gap()["counts"]["compared"] == len(texts))
+    found = pipeline.gap()
+    await pipeline.stop()
+    assert found["gap"]["ratio"] == pytest.approx(wrong / len(texts))
+    assert found["gap"]["lower"] <= wrong / len(texts) <= found["gap"]["upper"]
+
+
+async def test_labels_are_compared_by_name(make_shadow):
+    backwards = PlayedTeacher(labels=LABELS[::-1])
+
+    async def reply(texts):
+        return [answer("account")]  # the first of its labels, reversed: billing
+
+    backwards.reply = reply
+    shadow = await make_shadow(backwards).start()
+    shadow.observe(label="billing")
+    shadow.observe(label="account")
+    await shadow.settled()
+    assert [agree for (agree,) in shadow.rows("agree")] == [1, 0]
+
+
+async def test_disabled_counts_requests_and_nothing_else(make_shadow):
+    shadow = await make_shadow(enabled=False, teacher=None).start()
+    shadow.observe(10)
+    found = shadow.pipeline.gap()
+    assert found["status"] == "disabled"
+    assert found["counts"]["requests"] == 10
+    assert found["counts"]["sampled"] == 0
+    assert found["expected_gap"] == pytest.approx(shadow.metric("expected_disagreement_total") / 10)
+    assert found["gap"]["ratio"] is None
+    assert shadow.metric("requests_total", band="b2") == 10
+    assert not shadow.settings.path.exists()
+    await shadow.pipeline.stop()
+
+
+async def test_the_report_is_json_in_every_state(make_shadow):
+    shadow = make_shadow()
+    states = [shadow.pipeline.gap()]
+    await shadow.start()
+    states.append(shadow.pipeline.gap())
+    shadow.observe(5)
+    states.append(shadow.pipeline.gap())
+    await shadow.settled()
+    states.append(shadow.pipeline.gap())
+    shadow.observe(200)
+    await shadow.settled()
+    states.append(shadow.pipeline.gap())
+    for state in states:
+        json.dumps(state, allow_nan=False)
+    assert [state["status"] for state in states] == ["disabled", "waiting", "waiting", "preliminary", "ok"]
+    assert all(state.keys() == states[0].keys() for state in states)
+
+
+async def test_every_label_set_exists_from_the_start(make_shadow):
+    shadow = make_shadow()
+    for band in range(5):
+        for outcome in OUTCOMES:
+            labels = {"model_version": VERSION, "band": f"b{band}", "outcome": str(outcome)}
+            assert shadow.registry.get_sample_value("reflux_shadow_results_total", labels) == 0
+        for agree_label in ("true", "false"):
+            labels = {"model_version": VERSION, "band": f"b{band}", "agree": agree_label}
+            assert shadow.registry.get_sample_value("reflux_shadow_compared_total", labels) == 0
+        for name in ("requests", "expected_disagreement", "shadow_sampled", "shadow_resumed", "shadow_weight"):
+            labels = {"model_version": VERSION, "band": f"b{band}"}
+            assert shadow.registry.get_sample_value(f"reflux_{name}_total", labels) == 0
+    assert math.isnan(shadow.metric("gap_ratio"))
+
+
+async def test_the_log_evalue_can_be_had_from_counters_and_constants(make_shadow):
+    shadow = await make_shadow(lambda texts: disagree(texts) if texts[0].endswith("3") else agree(texts)).start()
+    for top in (0.9999, 0.97, 0.5):
+        shadow.observe(20, top=top)
+    await shadow.settled()
+    components: dict[tuple[str, str], float] = {}
+    for family in shadow.registry.collect():
+        for sample in family.samples:
+            if sample.name == "reflux_gap_llr":
+                band, alt, agreed = (sample.labels[name] for name in ("band", "alt", "agree"))
+                count = shadow.metric("shadow_compared_total", band=band, agree=agreed)
+                key = ("", alt) if alt == "spread" else (band, alt)
+                components[key] = components.get(key, 0.0) + sample.value * count
+    assert len(components) == 11
+    mean = sum(math.exp(value) for value in components.values()) / 11
+    assert math.log(mean) == pytest.approx(shadow.pipeline.gap()["evidence"]["log_evalue"])
+
+
+async def test_texts_are_redacted_before_disk_and_teacher(make_shadow):
+    shadow = await make_shadow().start()
+    shadow.observe(text="I am jane@example.org, card 4111 1111 1111 1111")
+    await shadow.settled()
+    assert shadow.teacher.asked == ["I am <EMAIL>, card <CARD>"]
+    assert shadow.rows("text") == [("I am <EMAIL>, card <CARD>",)]
+    assert shadow.metric("shadow_redactions_total", kind="EMAIL") == 1
+    for file in shadow.settings.path.parent.glob("shadow.sqlite*"):
+        content = file.read_bytes()
+        assert b"jane" not in content
+        assert b"4111" not in content
+
+
+async def test_a_text_that_is_no_unicode_does_no_harm(make_shadow):
+    shadow = await make_shadow().start()
+    shadow.observe(text="half \ud800 a pair, and a \0")
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 1}
+
+
+async def test_a_tenth_of_the_texts_is_for_evaluation(make_shadow):
+    shadow = await make_shadow(concurrency=16).start()
+    for _ in range(2):
+        shadow.count = 0
+        shadow.observe(400)
+        await shadow.settled()
+    splits = shadow.rows("text, split")
+    assert 0.05 < sum(split == "eval" for _, split in splits) / len(splits) < 0.16
+    assert len(set(splits)) == 400  # the same text is always on the same side
+
+
+async def test_rows_have_what_the_contract_says(make_shadow):
+    shadow = await make_shadow(rate=0.5).start()
+    while not shadow.metric("shadow_sampled_total"):
+        shadow.observe(top=0.5)
+    await shadow.settled()
+    columns = "bundle, band, propensity, outcome, teacher, length(probabilities), length(answer), method, agree, split"
+    (row, *_) = shadow.rows(columns)
+    propensity = shadow.metric("shadow_propensity", band="b4")
+    assert row[:9] == (VERSION, 4, propensity, "completed", "played@1", 12, 12, "local", 1)
+    assert shadow.metric("shadow_weight_total", band="b4") == pytest.approx(1 / propensity)
+
+
+async def test_equal_request_ids_are_different_texts(make_shadow):
+    shadow = await make_shadow().start()
+    for _ in range(3):
+        shadow.pipeline.observe("the same", "the same", prediction())
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 3}
+
+
+async def test_what_could_not_be_counted_is_counted(make_shadow):
+    shadow = await make_shadow().start()
+    answered = prediction()
+    broken = Prediction(answered.probabilities * math.nan, answered.logits, answered.embedding, 3, False)
+    shadow.pipeline.observe("request", "text", broken)
+    assert shadow.metric("shadow_defects_total") == 1
+    assert shadow.metric("requests_total") == 0
+
+
+async def test_enabled_without_a_teacher_is_refused(make_shadow):
+    with pytest.raises(ShadowError, match=r"shadow\.enabled needs shadow\.teacher"):
+        await make_shadow(teacher=None).start()
+
+
+async def test_a_teacher_that_cannot_be_had_is_refused(make_shadow, monkeypatch):
+    def create(config, labels):
+        raise TeacherError("kind: expected one of bundle, got 'oracle'")
+
+    shadow = make_shadow()
+    monkeypatch.setattr(running, "create", create)
+    with pytest.raises(ShadowError, match=r"shadow\.teacher: kind: expected one of"):
+        await shadow.pipeline.start()
+
+
+async def test_a_teacher_of_other_labels_is_refused_and_closed(make_shadow):
+    shadow = make_shadow(PlayedTeacher(labels=("a", "b", "c")))
+    with pytest.raises(ShadowError, match="does not know the task's labels"):
+        await shadow.start()
+    assert shadow.teacher.closed
+    await make_shadow().start()  # the outbox is free
+
+
+async def test_an_outbox_in_use_is_refused(make_shadow):
+    await make_shadow().start()
+    other = make_shadow()
+    with pytest.raises(ShadowError, match="another process uses this outbox"):
+        await other.start()
+    assert other.teacher.closed

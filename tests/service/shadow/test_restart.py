@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import VERSION, PlayedTeacher, Shadow, disagree, hang
+
+ROOT = Path(__file__).parents[3]
+
+
+def counted(shadow: Shadow) -> dict:
+    found = shadow.pipeline.gap()
+    return {name: found[name] for name in ("counts", "outcomes", "gap", "divergence", "bands", "expected_gap")}
+
+
+async def test_counts_survive_a_restart(make_shadow):
+    shadow = await make_shadow(lambda texts: disagree(texts)).start()
+    shadow.observe(30)
+    shadow.observe(10, top=0.5)
+    await shadow.settled()
+    before = counted(shadow)
+    await shadow.pipeline.stop()
+    assert shadow.teacher.closed
+
+    again = await make_shadow().start()
+    assert counted(again) == before
+    assert again.metric("shadow_sampled_total") == 0  # counters start at zero
+    again.observe(5)
+    await again.settled()
+    assert again.pipeline.gap()["counts"] == {"requests": 45, "sampled": 45, "compared": 45, "disagreements": 40}
+
+
+async def test_rows_not_asked_yet_are_picked_up(make_shadow):
+    shadow = await make_shadow(hang, stop_seconds=0.2, concurrency=3).start()
+    shadow.observe(20)
+    await shadow.pipeline.stop()
+    assert shadow.outcomes() == {}
+    assert shadow.unaccounted() == 0
+
+    again = make_shadow()
+    await again.start()
+    assert again.metric("shadow_resumed_total") == 20
+    assert again.unaccounted() == 0
+    await again.settled()
+    assert again.outcomes() == {"completed": 20}
+    assert again.unaccounted() == 0
+    assert again.pipeline.gap()["counts"]["sampled"] == again.pipeline.gap()["counts"]["requests"] == 20
+
+
+async def test_dropped_texts_are_remembered_too(make_shadow):
+    shadow = await make_shadow(queue_rows=5).start()
+    shadow.observe(12)
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 5, "queue_full": 7}
+    await shadow.pipeline.stop()
+    again = await make_shadow().start()
+    found = again.pipeline.gap()
+    assert found["counts"] == {"requests": 12, "sampled": 12, "compared": 5, "disagreements": 0}
+    assert found["outcomes"]["queue_full"] == 7
+
+
+async def test_requests_are_remembered_without_any_sample(make_shadow):
+    shadow = await make_shadow(rate=1e-9).start()
+    shadow.observe(9)
+    await shadow.pipeline.stop()
+    again = await make_shadow().start()
+    assert again.pipeline.gap()["counts"]["requests"] == 9
+
+
+async def test_another_version_begins_anew(make_shadow):
+    shadow = await make_shadow().start()
+    shadow.observe(3)
+    await shadow.settled()
+    await shadow.pipeline.stop()
+    other = await make_shadow(version="another").start()
+    assert other.pipeline.gap()["counts"]["requests"] == 0
+    await other.pipeline.stop()
+    again = await make_shadow(version=VERSION).start()
+    assert again.pipeline.gap()["counts"]["compared"] == 3
+
+
+async def test_another_teacher_begins_anew_and_gets_what_waits(make_shadow):
+    shadow = await make_shadow(hang, stop_seconds=0.2).start()
+    shadow.observe(4)
+    await shadow.pipeline.stop()
+    other = await make_shadow(PlayedTeacher(version="2")).start()
+    await other.settled()
+    assert other.pipeline.gap()["counts"]["compared"] == 4
+    assert {teacher for (teacher,) in other.rows("teacher")} == {"played@2"}
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from tests.service.shadow.conftest import VERSION, PlayedTeacher, Shadow, ShadowSettings, answer
+
+class Writing(PlayedTeacher):
+    async def ask(self, texts):
+        await asyncio.sleep(0.001)
+        return [answer("shipping" if texts[0].endswith("3") else "billing")]
+
+async def main(path):
+    settings = ShadowSettings(enabled=True, teacher={}, rate=1.0, path=path, flush_seconds=0.01, concurrency=4)
+    shadow = await Shadow(settings, Writing(), VERSION, None).start()
+    while True:
+        shadow.observe(3)
+        print(int(shadow.metric("requests_total")), int(shadow.metric("shadow_compared_total")), flush=True)
+        await asyncio.sleep(0.002)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def killed(path: Path, comparisons: int) -> tuple[int, int]:
+    """Requests and comparisons that a process had counted when it was killed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CHILD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as child:
+        assert child.stdout is not None
+        line = "0 0"
+        for line in child.stdout:
+            if int(line.split()[1]) >= comparisons:
+                break
+        child.send_signal(signal.SIGKILL)
+        # What was printed between the decision and the end counts as well.
+        *_, line = [line, *(rest for rest in child.stdout if rest.endswith("\n"))]
+    requests, compared = map(int, line.split())
+    return requests, compared
+
+
+async def test_a_killed_process_loses_no_row_and_counts_none_twice(make_shadow, directory):
+    path = directory / "shadow.sqlite"
+    requests, compared = 0, 0
+    for _ in range(2):
+        asked, answered = killed(path, 40)
+        requests, compared = requests + asked, compared + answered
+
+    with sqlite3.connect(path) as reader:
+        stored = reader.execute("SELECT id, text, outcome, agree FROM rows").fetchall()
+    assert len({key for key, *_ in stored}) == len(stored)
+    ended = {key: (outcome, agree) for key, _, outcome, agree in stored if outcome}
+    assert len(ended) >= compared  # what was counted had been stored
+
+    shadow = make_shadow()
+    await shadow.start()
+    found = shadow.pipeline.gap()
+    assert found["counts"]["compared"] == len(ended)
+    assert found["counts"]["disagreements"] == sum(agree == 0 for _, agree in ended.values())
+    assert found["counts"]["sampled"] == len(stored)
+    assert len(stored) <= found["counts"]["requests"] <= requests
+    assert shadow.metric("shadow_resumed_total") == len(stored) - len(ended)
+    await shadow.settled()
+    after = {key: (outcome, agree) for key, outcome, agree in shadow.rows("id, outcome, agree")}
+    assert after.keys() == {key for key, *_ in stored}
+    assert ended.items() <= after.items()
+    assert set(shadow.teacher.asked) == {text for _, text, outcome, _ in stored if not outcome}
+    assert shadow.pipeline.gap()["counts"]["compared"] == len(stored)
+    json.dumps(shadow.pipeline.gap(), allow_nan=False)
+    assert shadow.unaccounted() == pytest.approx(0)

@@ -1,0 +1,240 @@
+"""Whatever a teacher does becomes one outcome per text, and no request notices."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import numpy as np
+import pytest
+
+from distill.teachers import Answer, TeacherError
+from service.shadow.ledger import Ledger
+
+from .conftest import PlayedTeacher, agree, answer, hang, until
+
+
+def returns(value):
+    async def reply(texts):
+        return value
+
+    return reply
+
+
+def raises(error):
+    async def reply(texts):
+        raise error
+
+    return reply
+
+
+async def cancelled_inside(texts):
+    raise asyncio.CancelledError
+
+
+PROPER = answer().probabilities
+
+FAULTS = {
+    "hangs": (hang, "timeout"),
+    "refuses every call": (raises(TeacherError("wrong key")), "teacher_error"),
+    "is never reachable": (raises(TeacherError("refused", retryable=True)), "teacher_error"),
+    "has a defect": (raises(ZeroDivisionError("oops")), "teacher_error"),
+    "times out by itself": (raises(TimeoutError()), "timeout"),
+    "cancels itself": (cancelled_inside, "teacher_error"),
+    "refuses a text": (returns([Answer(None, "logprobs", outcome="refused")]), "refused"),
+    "names no label": (returns([Answer(None, "logprobs", outcome="invalid")]), "invalid_answer"),
+    "says ok without an answer": (returns([Answer(None, "logprobs")]), "invalid_answer"),
+    "answers nothing": (returns(None), "invalid_answer"),
+    "answers no text": (returns([]), "invalid_answer"),
+    "answers twice": (returns([answer(), answer()]), "invalid_answer"),
+    "answers words": (returns("x"), "invalid_answer"),
+    "answers too few labels": (returns([Answer(PROPER[:2], "local")]), "invalid_answer"),
+    "answers in two dimensions": (returns([Answer(PROPER[None], "local")]), "invalid_answer"),
+    "answers NaN": (returns([Answer(PROPER * math.nan, "local")]), "invalid_answer"),
+    "answers infinity": (returns([Answer(PROPER * math.inf, "local")]), "invalid_answer"),
+    "answers below zero": (returns([Answer(np.float32([1.5, -0.5, 0.0]), "local")]), "invalid_answer"),
+    "answers half": (returns([Answer(PROPER / 2, "local")]), "invalid_answer"),
+    "answers strings": (returns([Answer(["a", "b", "c"], "local")]), "invalid_answer"),
+    "asks for strange money": (returns([answer(cost_usd=math.nan, tokens=10**30)]), "completed"),
+}
+
+
+@pytest.mark.parametrize(("reply", "outcome"), FAULTS.values(), ids=FAULTS)
+async def test_every_fault_has_its_outcome(make_shadow, reply, outcome):
+    shadow = await make_shadow(reply, deadline_seconds=0.05).start()
+    shadow.observe(3)
+    await shadow.settled()
+    assert shadow.outcomes() == {outcome: 3}
+    assert [found for (found,) in shadow.rows("outcome")] == [outcome] * 3
+    assert shadow.unaccounted() == 0
+    assert shadow.metric("requests_total") == 3
+    assert shadow.metric("shadow_compared_total") == (3 if outcome == "completed" else 0)
+    assert shadow.metric("shadow_teacher_seconds_count", outcome=outcome) == 3
+    assert shadow.metric("shadow_cost_usd_total") == 0
+
+    shadow.teacher.reply = agree  # it recovers
+    shadow.observe()
+    await shadow.settled()
+    assert shadow.outcomes()["completed"] == (4 if outcome == "completed" else 1)
+
+
+async def test_requests_do_not_wait_for_a_hanging_teacher(make_shadow):
+    shadow = await make_shadow(hang, deadline_seconds=1000.0, queue_rows=50, stop_seconds=0.2).start()
+    shadow.observe(200)  # without a single turn of the event loop
+    assert shadow.metric("requests_total") == 200
+    assert shadow.outcomes() == {"queue_full": 150}
+    await until(lambda: shadow.metric("shadow_inflight") == shadow.settings.concurrency)
+    shadow.observe(10)
+    assert shadow.metric("requests_total") == 210
+    assert shadow.metric("shadow_oldest_age_seconds") > 0
+    assert shadow.unaccounted() == 0
+
+
+async def test_the_queue_is_bounded_in_bytes(make_shadow):
+    shadow = await make_shadow(queue_bytes=10_000).start()
+    shadow.observe(5, text="x" * 4000)
+    assert shadow.outcomes() == {"queue_full": 3}
+    await shadow.settled()
+    shadow.observe(1, text="x" * 4000)
+    await shadow.settled()
+    assert shadow.outcomes() == {"queue_full": 3, "completed": 3}
+
+
+async def test_what_waits_on_disk_is_bounded(make_shadow):
+    shadow = await make_shadow(hang, deadline_seconds=1000.0, backlog_rows=10, concurrency=1, stop_seconds=0.2).start()
+    shadow.observe(8)
+    await until(lambda: shadow.metric("shadow_inflight") == 1 and len(shadow.rows()) == 8)
+    shadow.observe(8)
+    assert shadow.outcomes() == {"queue_full": 5}
+    assert shadow.metric("shadow_queue_depth") == 10
+
+
+async def test_stop_ends_though_the_teacher_hangs(make_shadow):
+    shadow = await make_shadow(hang, deadline_seconds=1000.0, stop_seconds=0.3).start()
+    shadow.observe(5)
+    await until(lambda: shadow.metric("shadow_inflight") > 0)
+    async with asyncio.timeout(20):
+        await shadow.pipeline.stop()
+    assert shadow.unaccounted() == 0
+    assert shadow.metric("shadow_inflight") == 0  # they wait for the next start
+    assert [outcome for (outcome,) in shadow.rows("outcome")] == [None] * 5
+
+
+async def test_stop_ends_though_the_teacher_cannot_be_cancelled(make_shadow):
+    release = asyncio.Event()
+
+    async def stubborn(texts):
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        return [answer()]
+
+    teacher = PlayedTeacher(stubborn)
+    teacher.aclose = lambda: stubborn([])
+    shadow = await make_shadow(teacher, deadline_seconds=1000.0, stop_seconds=0.3).start()
+    shadow.observe(5)
+    await until(lambda: shadow.metric("shadow_inflight") > 0)
+    async with asyncio.timeout(20):
+        await shadow.pipeline.stop()
+    assert shadow.unaccounted() == 0
+    release.set()
+
+
+async def test_an_error_that_passes_is_tried_once_more(make_shadow):
+    async def second_time(texts):
+        if shadow.teacher.asked.count(texts[0]) == 1:
+            raise TeacherError("busy", retryable=True)
+        return [answer()]
+
+    shadow = await make_shadow(second_time).start()
+    shadow.observe(2)
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 2}
+    assert len(shadow.teacher.asked) == 4
+
+
+@pytest.mark.parametrize(("retryable", "calls"), [(True, 2), (False, 1)])
+async def test_two_attempts_at_most(make_shadow, retryable, calls):
+    shadow = await make_shadow(raises(TeacherError("no", retryable=retryable))).start()
+    shadow.observe()
+    await shadow.settled()
+    assert len(shadow.teacher.asked) == calls
+
+
+async def test_a_failing_teacher_is_left_alone(make_shadow):
+    shadow = await make_shadow(raises(TeacherError("down")), concurrency=1).start()
+    shadow.observe(50)
+    await shadow.settled()
+    assert shadow.outcomes() == {"teacher_error": 20, "breaker_open": 30}
+    assert len(shadow.teacher.asked) == 20
+    assert shadow.metric("shadow_breaker_state") == 2
+
+
+async def test_refusals_do_not_open_the_breaker(make_shadow):
+    shadow = await make_shadow(returns([Answer(None, "logprobs", outcome="refused")])).start()
+    shadow.observe(50)
+    await shadow.settled()
+    assert shadow.outcomes() == {"refused": 50}
+
+
+async def test_money_is_not_spent_beyond_the_budget(make_shadow):
+    shadow = await make_shadow(returns([answer(cost_usd=1.0, tokens=5)]), usd_per_hour=50.0, concurrency=1).start()
+    shadow.observe(20)
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 5, "budget": 15}
+    assert shadow.metric("shadow_cost_usd_total", teacher="played") == 5.0
+    assert shadow.metric("shadow_tokens_total") == 25
+    assert shadow.metric("shadow_budget_usd_per_hour") == 50.0
+    assert shadow.pipeline.gap()["cost"]["usd_per_1000_comparisons"] == 1000.0
+
+
+async def test_a_call_not_heard_out_may_cost_what_calls_cost(make_shadow):
+    async def once(texts):
+        return [answer(cost_usd=1.0)] if len(shadow.teacher.asked) == 1 else await hang(texts)
+
+    shadow = await make_shadow(once, usd_per_hour=50.0, concurrency=1, deadline_seconds=0.01).start()
+    shadow.observe(10)
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 1, "timeout": 4, "budget": 5}
+
+
+async def test_a_refusal_that_was_paid_for_is_paid(make_shadow):
+    shadow = await make_shadow(returns([Answer(None, "logprobs", outcome="refused", cost_usd=0.5)])).start()
+    shadow.observe(2)
+    await shadow.settled()
+    assert shadow.metric("shadow_cost_usd_total") == 1.0
+
+
+async def test_an_answer_is_stored_before_it_is_counted(make_shadow, monkeypatch):
+    shadow = await make_shadow(concurrency=1).start()
+    counted = Ledger.finish
+    seen = []
+
+    def finish(self, band, outcome):
+        seen.append([stored for (stored,) in shadow.rows("outcome")].count("completed"))
+        counted(self, band, outcome)
+
+    monkeypatch.setattr(Ledger, "finish", finish)
+    shadow.observe(3)
+    await shadow.settled()
+    assert seen == [1, 2, 3]
+
+
+async def test_texts_are_asked_side_by_side_within_the_bound(make_shadow):
+    running = most = 0
+
+    async def reply(texts):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.005)
+        running -= 1
+        return [answer()]
+
+    shadow = await make_shadow(reply, concurrency=3).start()
+    shadow.observe(30)
+    await shadow.settled()
+    assert most == 3

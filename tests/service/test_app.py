@@ -1,0 +1,52 @@
+"""The app's life: what it refuses to start with, and the shadow that follows its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import pytest
+
+from export.bundle import MODEL
+from service.errors import StartupError
+
+
+async def test_a_tampered_bundle_is_refused(running, tiny_bundle, tmp_path):
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    (copy / MODEL).write_bytes(b"")
+    with pytest.raises(StartupError, match=MODEL):
+        async with running(bundle=copy):
+            pass
+
+
+async def test_a_shadow_that_cannot_start_is_refused(running, tmp_path):
+    teacher = {"kind": "no such kind"}
+    with pytest.raises(StartupError, match="no such kind"):
+        async with running(shadow={"enabled": True, "teacher": teacher, "path": tmp_path / "shadow.sqlite"}):
+            pass
+
+
+async def test_every_answered_text_is_observed_by_the_shadow_and_no_other(client):
+    await client.post("/classify", json={"texts": ["invoice", "courier"]})
+    await client.post("/classify", json={"text": "invoice"})
+    await client.post("/classify", json={"text": "poison"})
+    await client.post("/classify", json={"text": ""})
+    assert (await client.get("/gap")).json()["counts"]["requests"] == 3
+
+
+async def test_the_gap_of_a_shadowed_service_is_that_to_its_teacher(running, tiny_teacher, tmp_path):
+    shadow = {
+        "enabled": True,
+        "rate": 1.0,
+        "path": tmp_path / "shadow.sqlite",
+        "teacher": {"kind": "bundle", "path": str(tiny_teacher.path)},
+    }
+    async with running(shadow=shadow) as client:
+        # The teacher takes `refund` for shipping.
+        for text in ("refund", "invoice", "courier", "crash"):
+            assert (await client.post("/classify", json={"text": text})).status_code == 200
+        async with asyncio.timeout(30):
+            while (gap := (await client.get("/gap")).json())["counts"]["compared"] < 4:
+                await asyncio.sleep(0.01)
+    assert gap["counts"] == {"requests": 4, "sampled": 4, "compared": 4, "disagreements": 1}
+    assert gap["gap"]["lower"] <= gap["gap"]["ratio"] == 0.25 <= gap["gap"]["upper"]

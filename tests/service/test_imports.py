@@ -1,0 +1,31 @@
+"""What importing the service loads, and what it must not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded(module):
+    """The top-level packages that importing a module loads, in a process of its own."""
+    code = f"import {module}, sys, json; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["service", "service.app", "service.__main__"])
+def test_the_service_loads_no_training_library(module):
+    heavy = {"torch", "transformers", "optimum", "accelerate", "onnx", "scipy", "pyarrow", "matplotlib", "datasketch"}
+    assert loaded(module) & heavy == set()
+
+
+def test_the_client_needs_httpx_alone():
+    ours = {"export", "distill"}
+    others = {"fastapi", "pydantic", "numpy", "onnxruntime", "structlog", "prometheus_client", "uvicorn", "starlette"}
+    assert loaded("service.client") & (ours | others) == set()

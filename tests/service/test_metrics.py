@@ -1,0 +1,106 @@
+"""Every series is there before the first request, and counts each request once."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+LABELS = ("billing", "shipping", "account", "technical")
+
+
+async def scrape(client):
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def key(name, /, **labels):
+    return (f"reflux_{name}", *sorted(labels.items()))
+
+
+def exchange(name, code, route="/classify", method="POST", **labels):
+    return key(f"http_{name}", route=route, method=method, code=str(code), **labels)
+
+
+async def test_everything_is_there_at_zero_before_the_first_request(client, tiny_bundle):
+    found = await scrape(client)
+    version = tiny_bundle.manifest.version
+    expected = [
+        *(exchange("requests_total", code) for code in (200, 400, 413, 415, 422, 429, 500, 503)),
+        *(exchange("request_duration_seconds_count", code) for code in (200, 429, 500)),
+        exchange("requests_total", 200, route="/model", method="GET"),
+        exchange("requests_total", 404, route="other", method="GET"),
+        *(key("inference_stage_seconds_count", stage=stage) for stage in ("queue", "run", "post")),
+        *(key("predictions_total", model_version=version, label=label) for label in LABELS),
+        *map(key, ("inference_inflight", "queue_depth", "input_tokens_count", "truncated_total")),
+    ]
+    assert {name: found.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
+
+
+async def test_the_model_is_named(client, tiny_bundle):
+    found = await scrape(client)
+    version = tiny_bundle.manifest.version
+    assert found[key("model_info", model_version=version, name="tiny", family="tiny", variant="fp32")] == 1
+
+
+async def test_requests_and_texts_are_counted_once(client, tiny_bundle):
+    version = tiny_bundle.manifest.version
+    before = await scrape(client)
+    assert (await client.post("/classify", json={"texts": ["invoice", "courier", "courier"]})).status_code == 200
+    assert (await client.post("/classify", json={"text": "invoice " * 100})).status_code == 200
+    assert (await client.post("/classify", json={"text": 1})).status_code == 422
+    assert (await client.post("/classify", json={"text": "poison"})).status_code == 500
+    assert (await client.get("/nope")).status_code == 404
+    assert (await client.get("/model")).status_code == 200
+    after = await scrape(client)
+    grown = {
+        name: after[name] - before.get(name, 0)
+        for name in after
+        if after[name] != before.get(name, 0)
+        and name[0].startswith("reflux_")
+        and not name[0].endswith(("_sum", "_bucket"))
+    }
+    expected = {
+        exchange("requests_total", 200): 2,
+        exchange("requests_total", 422): 1,
+        exchange("requests_total", 500): 1,
+        exchange("requests_total", 404, route="other", method="GET"): 1,
+        exchange("requests_total", 200, route="/model", method="GET"): 1,
+        key("predictions_total", model_version=version, label="billing"): 2,
+        key("predictions_total", model_version=version, label="shipping"): 2,
+        key("input_tokens_count"): 4,
+        key("truncated_total"): 1,
+        key("inference_stage_seconds_count", stage="queue"): 5,
+        key("inference_stage_seconds_count", stage="run"): 5,
+        key("inference_stage_seconds_count", stage="post"): 2,
+    }
+    assert {name: grown.get(name) for name in expected} == expected
+    durations = [value for name, value in grown.items() if name[0] == "reflux_http_request_duration_seconds_count"]
+    assert sorted(durations) == [1, 1, 1, 1, 2]
+
+
+async def test_probes_and_made_up_methods_and_paths_do_not_add_series(client):
+    before = set(await scrape(client))
+    for path in ("/livez", "/readyz", "/startupz", "/metrics", "/a", "/b"):
+        await client.get(path)
+    await client.request("BREW", "/classify")
+    await client.request("BEER", "/classify")
+    added = set(await scrape(client)) - before
+    assert {dict(name[1:])["method"] for name in added} == {"other"}
+    assert len({dict(name[1:])["code"] for name in added}) == 1
+
+
+async def test_two_apps_count_apart(running, client):
+    async with running() as other:
+        assert (await other.post("/classify", json={"text": "invoice"})).status_code == 200
+        assert (await scrape(other))[exchange("requests_total", 200)] == 1
+        assert (await scrape(client))[exchange("requests_total", 200)] == 0
+
+
+@pytest.mark.parametrize("name", ["reflux_http_requests_created", "reflux_truncated_created"])
+async def test_no_series_tells_when_another_was_created(client, name):
+    assert name not in {found[0] for found in await scrape(client)}

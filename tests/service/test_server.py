@@ -1,0 +1,246 @@
+"""A real process on a real socket: right answers under load, and none lost when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import signal
+import socket
+from collections.abc import Mapping
+
+import pytest
+
+from export.bundle import MODEL
+from service.app import create_app
+from service.errors import StartupError
+from service.server import Server, bind
+
+CLIENTS = 200
+TEXTS = 40
+MANY = {"REFLUX_QUEUE_LIMIT": "4000", "REFLUX_MAX_TEXTS": "8"}
+
+
+def _texts(words: Mapping[str, tuple[str, ...]]) -> list[str]:
+    generator = random.Random(0)
+    pool = [word for group in words.values() for word in group]
+    return [" ".join(generator.choices(pool, k=generator.randint(1, 12))) for _ in range(TEXTS)]
+
+
+async def _expected(connection, texts):
+    answers = {}
+    for text in texts:
+        status, _, body = await connection.ask({"text": text, "top_k": 4})
+        assert status == 200
+        answers[text] = body["results"][0]
+    return answers
+
+
+async def _refused(connect, port):
+    """Wait until the port takes no connections any more."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                (await connect(port)).close()
+            except ConnectionRefusedError:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_two_hundred_clients_get_the_answers_that_each_would_get_alone(start_process, connect, words):
+    async with start_process(**MANY) as process:
+        texts = _texts(words)
+        expected = await _expected(await connect(process.port), texts)
+
+        async def user(seed):
+            generator = random.Random(seed)
+            connection = await connect(process.port)
+            for _ in range(8):
+                asked = generator.choices(texts, k=generator.randint(1, 4))
+                status, _, body = await connection.ask({"texts": asked, "top_k": 4})
+                assert status == 200
+                assert body["results"] == [expected[text] for text in asked]
+            connection.close()
+
+        async def deserter(seed):
+            connection = await connect(process.port)
+            connection.send(json.dumps({"texts": random.Random(seed).choices(texts, k=4)}).encode())
+            await connection.writer.drain()
+            connection.close()
+
+        await asyncio.gather(*(user(seed) for seed in range(CLIENTS)), *(deserter(seed) for seed in range(50)))
+
+
+async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(start_process, connect, words):
+    async with start_process(REFLUX_DRAIN_SECONDS="0.5", REFLUX_IDLE_GRACE_SECONDS="30", **MANY) as process:
+        texts = _texts(words)
+        expected = await _expected(await connect(process.port), texts)
+        answered = 0
+        warm = asyncio.Event()
+
+        async def user(seed):
+            """Ask on one connection until told to close it, then on another, until there is none to be had."""
+            nonlocal answered
+            generator = random.Random(seed)
+            farewells = 0
+            while True:
+                try:
+                    connection = await connect(process.port)
+                except ConnectionRefusedError:
+                    return farewells
+                closing = False
+                while not closing:
+                    text = generator.choice(texts)
+                    status, headers, body = await connection.ask({"text": text, "top_k": 4})
+                    assert status == 200
+                    assert body["results"] == [expected[text]]
+                    answered += 1
+                    if answered == 3 * CLIENTS:
+                        warm.set()
+                    closing = headers.get("connection") == "close"
+                farewells += 1
+                assert await connection.reader.read() == b""
+                connection.close()
+
+        async def stop():
+            probe = await connect(process.port)
+            assert (await probe.ask(None, method="GET", path="/readyz"))[0] == 200
+            await warm.wait()
+            process.terminate()
+            while (await probe.ask(None, method="GET", path="/readyz"))[0] == 200:
+                await asyncio.sleep(0)
+            # Not ready, and yet open to whoever has not heard of it.
+            late = await connect(process.port)
+            assert (await late.ask({"text": texts[0]}))[0] == 200
+            late.close()
+            probe.close()
+
+        stopping = asyncio.create_task(stop())
+        farewells = await asyncio.gather(*(user(seed) for seed in range(CLIENTS)))
+        await stopping
+        assert all(count >= 1 for count in farewells), "every client was told to close, none was cut"
+        assert await process.ended() == 0
+
+
+async def test_after_the_listener_closed_an_idle_connection_and_a_half_sent_request_are_still_answered(
+    start_process, connect
+):
+    async with start_process(REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="30") as process:
+        idle, slow = await connect(process.port), await connect(process.port)
+        assert (await idle.ask({"text": "invoice"}))[0] == 200
+        body = json.dumps({"text": "courier"}).encode()
+        slow.send(body[:5], length=len(body))
+        await slow.writer.drain()
+        assert (await idle.ask({"text": "invoice"}))[0] == 200
+        process.terminate()
+        await _refused(connect, process.port)
+        slow.writer.write(body[5:])
+        for connection, answer in ((slow, None), (idle, {"text": "invoice"})):
+            status, headers, _ = await (connection.receive() if answer is None else connection.ask(answer))
+            assert (status, headers["connection"]) == (200, "close")
+            assert await connection.reader.read() == b""
+        assert await process.ended() == 0
+
+
+async def test_idle_connections_are_closed_after_their_grace(start_process, connect):
+    async with start_process(REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="0.1") as process:
+        used, unused = await connect(process.port), await connect(process.port)
+        assert (await used.ask({"text": "invoice"}))[0] == 200
+        process.terminate()
+        assert await used.reader.read() == b""
+        assert await unused.reader.read() == b""
+        assert await process.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_at_once(start_process, connect, number):
+    async with start_process(REFLUX_DRAIN_SECONDS="600", REFLUX_SHUTDOWN_SECONDS="600") as process:
+        held = await connect(process.port)
+        held.send(b"{", length=100)
+        probe = await connect(process.port)
+        process.process.send_signal(number)
+        while (await probe.ask(None, method="GET", path="/readyz"))[0] == 200:
+            await asyncio.sleep(0)
+        process.process.send_signal(number)
+        assert await process.ended() == 0
+
+
+async def test_a_request_that_never_ends_is_cut_after_the_limit(start_process, connect):
+    async with start_process(
+        REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="0", REFLUX_SHUTDOWN_SECONDS="0.2"
+    ) as process:
+        held = await connect(process.port)
+        held.send(b"{", length=100)
+        await held.writer.drain()
+        probe = await connect(process.port)
+        assert (await probe.ask({"text": "invoice"}))[0] == 200
+        process.terminate()
+        assert await process.ended() == 0
+        assert "requests cut" in process.log
+
+
+async def test_a_tampered_bundle_refuses_to_start_and_names_the_file(start_process, tiny_bundle, tmp_path):
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    (copy / MODEL).write_bytes((copy / MODEL).read_bytes() + b"\0")
+    async with start_process(REFLUX_BUNDLE=str(copy)) as process:
+        assert await process.ended() == 1
+    assert str(copy / MODEL) in process.log
+    assert "Traceback" not in process.log
+
+
+async def test_a_wrong_setting_refuses_to_start_and_names_the_variable(start_process):
+    async with start_process(REFLUX_QUEUE_LIMIT="many") as process:
+        assert await process.ended() == 1
+    assert "REFLUX_QUEUE_LIMIT" in process.log
+
+
+async def test_no_log_line_holds_a_text(start_process, connect):
+    secret = "xyzzyplugh"
+    quick = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0"}
+    async with start_process(REFLUX_LOG_LEVEL="debug", REFLUX_ACCESS_LOG="true", **quick) as process:
+        connection = await connect(process.port)
+        for body, status in [
+            ({"text": f"invoice {secret}"}, 200),
+            ({"text": f"poison {secret}"}, 500),
+            ({"texts": [secret, "poison"]}, 500),
+            ({"text": secret, "top_k": 0}, 422),
+            ({"texts": [secret, 1]}, 422),
+            ({secret: secret}, 422),
+            ({"text": secret * 20_000}, 422),
+            ({"text": secret * 200_000}, 413),
+        ]:
+            assert (await connection.ask(body))[0] == status
+        connection.send(f'{{"text": "{secret}'.encode())
+        assert (await connection.receive())[0] == 400
+        process.terminate()
+        await process.ended()
+    events = [json.loads(line) for line in process.lines]
+    assert sum(event["event"] == "request" for event in events) == 9
+    assert sum("Traceback" in event.get("exception", "") for event in events) == 2
+    assert secret not in process.log
+
+
+async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are_answered(make_settings):
+    settings = make_settings(host="127.0.0.1", port=0)
+    server = Server(create_app(settings), settings)
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    listener = bind("127.0.0.1", 0)
+    address = listener.getsockname()
+    await server.startup([listener])
+    # The kernel completes this connection while the event loop, and so its accepting, stands still.
+    with socket.create_connection(address) as waiting:
+        waiting.sendall(b"GET /livez HTTP/1.1\r\nhost: reflux\r\n\r\n")
+        await server.shutdown([listener])
+        answer = waiting.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StartupError, match=r"127\.0\.0\.1:\d+ .*REFLUX_PORT"):
+            bind("127.0.0.1", taken.getsockname()[1])

@@ -1,0 +1,100 @@
+"""A setting that does not fit stops the start and names its environment variable."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from service.errors import StartupError
+from service.settings import Settings, load_settings, variable
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """`environment(REFLUX_X="...")`: load the settings from these variables alone, and a bundle."""
+    for name in list(os.environ):
+        if name.upper().startswith("REFLUX_"):
+            monkeypatch.delenv(name)
+
+    def load(**variables):
+        for name, value in {"REFLUX_BUNDLE": "bundle", **variables}.items():
+            monkeypatch.setenv(name, value)
+        return load_settings()
+
+    return load
+
+
+def test_settings_come_from_the_environment(environment):
+    settings = environment(
+        REFLUX_PORT="9000",
+        REFLUX_CONSOLE="false",
+        REFLUX_SHADOW__RATE="0.5",
+        REFLUX_SHADOW__TEACHER='{"kind": "bundle", "path": "teacher"}',
+    )
+    assert (settings.port, settings.console, settings.shadow.rate) == (9000, False, 0.5)
+    assert settings.shadow.teacher == {"kind": "bundle", "path": "teacher"}
+
+
+def test_a_nested_mapping_may_be_given_key_by_key(environment):
+    settings = environment(REFLUX_SHADOW__TEACHER__KIND="bundle", REFLUX_SHADOW__TEACHER__PATH="teacher")
+    assert settings.shadow.teacher == {"kind": "bundle", "path": "teacher"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REFLUX_PORT", "tcp://10.0.0.1:8080"),
+        ("REFLUX_PORT", "70000"),
+        ("REFLUX_WORKERS", "0"),
+        ("REFLUX_LOG_LEVEL", "loud"),
+        ("REFLUX_DRAIN_SECONDS", "-1"),
+        ("REFLUX_SHADOW__RATE", "2"),
+        ("REFLUX_SHADOW__RATES", "0.5"),
+        ("REFLUX_BUNDEL", "bundle"),
+        ("REFLUX_SHADOW", "{"),
+    ],
+)
+def test_what_does_not_fit_names_its_variable(environment, name, value):
+    with pytest.raises(StartupError, match=rf"(?i){name}\b"):
+        environment(**{name: value})
+
+
+def test_what_a_command_line_gives_comes_before_the_environment(environment):
+    environment(REFLUX_PORT="9000")
+    settings = load_settings(port=9001)
+    assert (settings.port, str(settings.bundle)) == (9001, "bundle")
+    with pytest.raises(StartupError, match="REFLUX_PORT"):
+        load_settings(port=-1)
+
+
+def test_a_missing_bundle_names_its_variable(environment, monkeypatch):
+    environment()
+    monkeypatch.delenv("REFLUX_BUNDLE")
+    with pytest.raises(StartupError, match="REFLUX_BUNDLE"):
+        load_settings()
+
+
+def test_every_wrong_setting_is_named_at_once(environment):
+    with pytest.raises(StartupError, match=r"REFLUX_PORT.*REFLUX_THREADS"):
+        environment(REFLUX_PORT="x", REFLUX_THREADS="x")
+
+
+def test_a_queue_that_could_never_admit_the_largest_request_is_refused(environment):
+    with pytest.raises(StartupError, match=r"REFLUX_QUEUE_LIMIT is 63, less than the 64 of REFLUX_MAX_TEXTS"):
+        environment(REFLUX_QUEUE_LIMIT="63")
+
+
+def test_a_wrong_value_is_not_repeated(environment):
+    with pytest.raises(StartupError) as refused:
+        environment(REFLUX_SHADOW__ENABLED="hunter2")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_every_setting_is_documented(name):
+    assert Settings.model_fields[name].description
+
+
+def test_the_variable_of_a_nested_setting_is_joined():
+    assert variable("shadow", "rate") == "REFLUX_SHADOW__RATE"
