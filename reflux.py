@@ -141,7 +141,7 @@ def classify(
     source: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file of texts.")],
     target: Annotated[Path, typer.Argument(help="CSV file to write.")],
     text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; rows are numbered without.")] = None,
+    identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; without, row numbers.")] = None,
 ) -> None:
     """Classify a whole file on this machine, without a service."""
     from distill.sections import FileSource

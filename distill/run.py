@@ -30,7 +30,7 @@ from distill.labelling import AnswerStore, label
 from distill.progress import bar
 from distill.sections import FileSource, TicketSource
 from distill.soft_labels import SoftLabels
-from distill.task import Task
+from distill.task import TEACHER, Task
 from distill.teachers import Teacher
 from distill.teachers.local import Fit, LocalConfig
 from distill.weights import display_name, weights_version
@@ -104,7 +104,8 @@ class Run:
         config = self.task.students[name]
         inputs = {
             "student": config.model_dump(mode="json"),
-            "weights": weights_version(config.model),
+            # The labels' fingerprint has that of a fitted teacher in it.
+            "weights": None if config.model == TEACHER else weights_version(config.model),
             "labels": self.labels.fingerprint,
         }
         return Stage(self.root / "students" / name, inputs)
@@ -157,8 +158,11 @@ class Run:
 
     def make_student(self, name: str) -> Path:
         """Train a student unless it is up to date. Gives its folder."""
+        from distill.training import on_every_process
+
         self.labels.require("label")
-        return self.student(name).ensure(lambda folder: self._train(folder, name))
+        stage = self.student(name)
+        return on_every_process(stage, lambda folder: self._train(folder, name))
 
     def _write_data(self, folder: Path) -> None:
         task = self.task
@@ -234,8 +238,11 @@ class Run:
 
         splits, soft = self.splits(), self.soft_labels()
         known = set(soft.ids)
+        config = self.task.students[name]
+        if config.model == TEACHER and self.fitted_teacher is not None:
+            config = config.model_copy(update={"model": str(self.fitted_teacher.path)})
         distilled = distil(
-            self.task.students[name],
+            config,
             soft,
             _labelled(splits.train, known),
             _labelled(splits.validation, known),

@@ -15,6 +15,9 @@ from distill import teachers
 from distill.errors import TaskError
 from distill.sections import Optimisation, Section, Source
 
+TEACHER = "teacher"
+"""As the `model` of a student: start from the layers and the head of the fitted teacher."""
+
 
 class Data(Section):
     """The pool to distil on, what chooses (validation) and what judges (test).
@@ -107,6 +110,14 @@ class Task(Section):
             return teachers.parse(value)
         except teachers.TeacherError as error:
             raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _teacher_to_start_from(self) -> Task:
+        fitted = getattr(self.teacher, "fit", None) is not None
+        for name, student in self.students.items():
+            if student.model == TEACHER and not fitted:
+                raise ValueError(f"students.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
+        return self
 
     @model_validator(mode="after")
     def _distinct_labels(self) -> Task:

@@ -9,16 +9,19 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from distill.artifacts import Stage
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
@@ -115,6 +118,25 @@ def train(
     module.to("cpu").eval()
     kept = max(epoch for epoch, value in enumerate(scores) if value == max(scores))
     return History(tuple(losses), tuple(scores), kept)
+
+
+def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
+    """The stage's path, its result made first unless it is up to date.
+
+    Under `accelerate launch` every process does the work, for they train together, and the main one keeps the result.
+    """
+    state = PartialState()
+    done = stage.done
+    state.wait_for_everyone()
+    if done:
+        return stage.path
+    if state.is_main_process:
+        stage.build(work)
+    else:
+        with TemporaryDirectory() as folder:
+            work(Path(folder))
+    state.wait_for_everyone()
+    return stage.path
 
 
 def _epoch(

@@ -32,8 +32,8 @@ from export.bundle import (
     write_bundle,
 )
 from export.card import card
+from export.fit import fit_reference
 from export.onnx import export_onnx
-from export.reference import fit_reference
 from export.runtime import Classifier, Prediction
 from export.variants import FUSED, INT8, PLAIN, load_variants, make_variants, measure, measurement_rounds
 

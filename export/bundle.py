@@ -116,24 +116,14 @@ class Bundle:
     def open(cls, path: str | Path) -> Self:
         """Open a bundle and check every file against its hash.
 
-        Raises BundleError when the directory is not a bundle, a file is missing or changed, or the version is not
-        that of the content.
+        Raises BundleError when the directory is not a bundle, a file is missing, changed or not ours to read, or the
+        version is not that of the content.
         """
         root = Path(path)
-        if not (root / MANIFEST).is_file():
-            raise BundleError(f"{root}: no {MANIFEST}; a bundle is a directory that `reflux export` wrote")
-        manifest = Manifest.from_json((root / MANIFEST).read_bytes(), root / MANIFEST)
-        for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN):
-            if name not in manifest.files:
-                raise BundleError(f"{root}: the manifest lists no {name}; export the bundle again")
-        for name, expected in manifest.files.items():
-            if not (root / name).is_file():
-                raise BundleError(f"{root / name}: missing; copy the bundle whole or export it again")
-            if file_sha256(root / name) != expected:
-                raise BundleError(f"{root / name}: does not match its hash; copy the bundle again or export it again")
-        if manifest.version != manifest.content_version():
-            raise BundleError(f"{root / MANIFEST}: version {manifest.version} is not that of its content; export again")
-        return cls(root, manifest)
+        try:
+            return cls(root, _checked_manifest(root))
+        except OSError as error:
+            raise BundleError(f"{root}: cannot be read ({error}); correct the path or its permissions") from error
 
     def golden(self) -> list[Golden]:
         """The texts with known answers. Raises BundleError on a line that is not one."""
@@ -148,6 +138,23 @@ class Bundle:
         return rows
 
 
+def _checked_manifest(root: Path) -> Manifest:
+    if not (root / MANIFEST).is_file():
+        raise BundleError(f"{root}: no {MANIFEST}; a bundle is a directory that `reflux export` wrote")
+    manifest = Manifest.from_json((root / MANIFEST).read_bytes(), root / MANIFEST)
+    for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN):
+        if name not in manifest.files:
+            raise BundleError(f"{root}: the manifest lists no {name}; export the bundle again")
+    for name, expected in manifest.files.items():
+        if not (root / name).is_file():
+            raise BundleError(f"{root / name}: missing; copy the bundle whole or export it again")
+        if file_sha256(root / name) != expected:
+            raise BundleError(f"{root / name}: does not match its hash; copy the bundle again or export it again")
+    if manifest.version != manifest.content_version():
+        raise BundleError(f"{root / MANIFEST}: version {manifest.version} is not that of its content; export again")
+    return manifest
+
+
 def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifest: Manifest) -> Bundle:
     """Write a bundle at `path`, whole or not at all; one that stands there is replaced.
 
@@ -156,7 +163,8 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    # One dot, so that what a killed process leaves is known as a leftover of its stage where `target` is hidden itself.
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name.lstrip('.')}-", dir=target.parent))
     try:
         for name, content in contents.items():
             _write(staging / name, content)

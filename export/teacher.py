@@ -60,12 +60,10 @@ class BundleTeacher:
         try:
             prediction = self._classifier.classify(text)
         except InferenceError:
-            return Answer(None, "local", outcome="invalid", seconds=time.perf_counter() - start)
+            prediction = None
         seconds = time.perf_counter() - start
-        return Answer(
-            prediction.probabilities[self._order],
-            "local",
-            tokens=prediction.tokens,
-            cost_usd=seconds * self._usd_per_second,
-            seconds=seconds,
-        )
+        cost = seconds * self._usd_per_second
+        if prediction is None:
+            return Answer(None, "local", cost_usd=cost, seconds=seconds, outcome="invalid")
+        probabilities = prediction.probabilities[self._order]
+        return Answer(probabilities, "local", tokens=prediction.tokens, cost_usd=cost, seconds=seconds)

@@ -66,6 +66,7 @@ def quantise(source: Path, target: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     features = cpu_features()["features"]
+    model = onnx.load(str(source))
     saturates = not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
     with quiet():
         quantize_dynamic(
@@ -74,7 +75,7 @@ def quantise(source: Path, target: Path) -> Path:
             per_channel=True,
             reduce_range=saturates,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_heads(onnx.load(str(source))),
+            nodes_to_exclude=[*_heads(model), *_weights(model)],
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     return target
@@ -92,6 +93,12 @@ def _heads(model: Any) -> list[str]:
             return [node.name, f"{node.name}_MatMul"]  # the quantiser splits a Gemm, and names its product so
         pending.extend(node.input)
     return []
+
+
+def _weights(model: Any) -> list[str]:
+    """The names of the nodes that look up one number per token: 8 bits would not do for an exponent."""
+    narrow = {table.name for table in model.graph.initializer if len(table.dims) == 2 and table.dims[1] == 1}
+    return [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in narrow]
 
 
 def load_variants(paths: dict[str, Path], tokenizer: Path, max_tokens: int, classes: int) -> dict[str, Classifier]:

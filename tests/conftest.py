@@ -27,7 +27,7 @@ from export.bundle import (
     golden_jsonl,
     write_bundle,
 )
-from export.reference import fit_reference
+from export.fit import fit_reference
 from export.runtime import Classifier
 
 WORDS: dict[str, tuple[str, ...]] = {

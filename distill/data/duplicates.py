@@ -1,7 +1,8 @@
 """Texts that are the same, or nearly: removed from the pool, and reported where they stand in two splits.
 
-Near means a Jaccard similarity of character 5-grams at or over a threshold; MinHash finds candidates (Broder 1997;
-it misses about one pair in a hundred at the threshold, fewer above), the exact similarity decides. Held-out splits are never changed: a pool row that stands in one of them is what goes.
+Near means a Jaccard similarity of character 5-grams at or over a threshold. MinHash finds candidates (Broder 1997), of
+pairs at the threshold all but about one in a hundred; the exact similarity decides. Held-out splits are never changed:
+a pool row that stands in one of them is what goes.
 """
 
 from __future__ import annotations
@@ -85,9 +86,7 @@ class _Index:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._lsh = None
-        if threshold < 1:
-            self._lsh = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=_WEIGHTS)
+        self._lsh = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=_WEIGHTS) if threshold < 1 else None
         self._where: dict[str, str] = {}
 
     def add(self, text: str, where: str) -> None:

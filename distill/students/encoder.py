@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError
-from distill.students.base import Student, StudentModule, masked_mean
+from distill.students.base import CARD, Student, StudentModule, load_student, masked_mean
 from distill.task import EncoderStudent
 from distill.weights import locate
 
@@ -65,34 +66,73 @@ class Encoder:
     @classmethod
     def load(cls, folder: Path, classes: int) -> Self:
         """Read what `save` wrote."""
-        module = EncoderModule(AutoModel.from_pretrained(folder / _FOLDER, local_files_only=True), classes)
+        module = EncoderModule(_load_encoder(folder / _FOLDER, local_files_only=True), classes)
         module.head.load_state_dict(load_file(str(folder / _HEAD)))
         return cls(module)
 
 
 def build(config: EncoderStudent, labels: Sequence[str]) -> Student:
     """An untrained student with the chosen layers. Raises DistillError when the model lacks them or cannot be had."""
-    name = locate(config.model)
-    model, tokenizer = pretrained(name, config.max_tokens)
-    take_layers(model, config.layers)
-    module = EncoderModule(model, len(labels))
-    return Student(Encoder(module), tokenizer, tuple(labels), config.max_tokens)
+    return classifier_over(locate(config.model), labels, config.max_tokens, config.layers)
 
 
-def pretrained(name: str, max_tokens: int) -> tuple[Any, Tokenizer]:
-    """An encoder without its pooler, and its tokenizer. Raises DistillError when they cannot be loaded."""
+def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: Sequence[int] | None = None) -> Student:
+    """A pretrained encoder, or some of its layers, under a new head. Raises DistillError as `build` does."""
+    start = pretrained(name, max_tokens)
+    if layers is not None:
+        take_layers(start.encoder, layers)
+    module = EncoderModule(start.encoder, len(labels))
+    if start.head is not None and start.labels == tuple(labels):
+        module.head = start.head
+    return Student(Encoder(module), start.tokenizer, tuple(labels), max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """An encoder without its pooler, and its tokenizer; of a classifier of ours also the head and its labels."""
+
+    encoder: Any
+    tokenizer: Tokenizer
+    head: nn.Linear | None = None
+    labels: tuple[str, ...] = ()
+
+
+def pretrained(name: str, max_tokens: int) -> StartingPoint:
+    """What a model starts from: a pretrained encoder, or one of ours that was fitted.
+
+    Raises DistillError when it cannot be loaded.
+    """
+    start = _ours(name) if (Path(name) / CARD).is_file() else _theirs(name)
+    positions = getattr(start.encoder.config, "max_position_embeddings", max_tokens)
+    if max_tokens > positions:
+        raise DistillError(f"model {name}: max_tokens is {max_tokens}, but the model has {positions} positions")
+    return start
+
+
+def _ours(name: str) -> StartingPoint:
+    student = load_student(Path(name))
+    if not isinstance(student.network, Encoder):
+        raise DistillError(f"model {name}: a {student.network.family} student has no encoder to start from")
+    module = student.network.module
+    return StartingPoint(module.encoder, student.tokenizer, module.head, student.labels)
+
+
+def _theirs(name: str) -> StartingPoint:
     try:
-        model = AutoModel.from_pretrained(name)
+        encoder = _load_encoder(name)
     except Exception as error:  # of many kinds: a folder that is none, files cut off, a hub that is out of reach
         raise DistillError(
             f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
         ) from error
-    if hasattr(model, "pooler"):
-        model.pooler = None
-    positions = getattr(model.config, "max_position_embeddings", max_tokens)
-    if max_tokens > positions:
-        raise DistillError(f"model {name}: max_tokens is {max_tokens}, but the model has {positions} positions")
-    return model, fast_tokenizer(name)
+    return StartingPoint(encoder, fast_tokenizer(name))
+
+
+def _load_encoder(name: str | Path, **options: Any) -> Any:
+    """An encoder of transformers without its pooler, which we do not use."""
+    encoder = AutoModel.from_pretrained(name, **options)
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = None
+    return encoder
 
 
 def fast_tokenizer(name: str) -> Tokenizer:

@@ -1,6 +1,7 @@
 """The student family `static`: a weighted mean of token embeddings and one hidden layer. No token sees another.
 
-Token weights start from smooth inverse frequency (Arora, Liang & Ma 2017) and are learned.
+A token's embedding starts as what the encoder makes of the token alone (as in model2vec), its weight from smooth
+inverse frequency (Arora, Liang & Ma 2017); both are learned.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from distill.progress import bar
 from distill.students.base import Student, StudentModule, encode
 from distill.students.encoder import pretrained
 from distill.task import StaticStudent
@@ -21,6 +25,7 @@ from distill.weights import locate
 
 _WEIGHTS = "static.safetensors"
 _SMOOTHING = 1e-3
+_BATCH = 512
 
 
 class StaticModule(StudentModule):
@@ -74,14 +79,36 @@ class Static:
 
 
 def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -> Student:
-    """An untrained student over a pretrained encoder's token embeddings, its token weights from the corpus."""
-    encoder, tokenizer = pretrained(locate(config.model), max_tokens=1)
-    words = encoder.get_input_embeddings().weight.detach()
+    """An untrained student over what a pretrained encoder makes of each token, its token weights from the corpus."""
+    start = pretrained(locate(config.model), max_tokens=1)
+    tokenizer = start.tokenizer
+    words = token_embeddings(start.encoder, tokenizer)
     module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
     with torch.no_grad():
-        module.words.weight.copy_(words / words.norm(dim=1).mean())
+        # Values of about 1, so that Adam's steps, which know no scale, keep what pretraining put there.
+        module.words.weight.copy_(words * (words.shape[1] ** 0.5 / words.norm(dim=1).mean()))
         module.importance.weight.copy_(_inverse_frequency(encode(tokenizer, corpus, config.max_tokens), len(words)))
     return Student(Static(module), tokenizer, tuple(labels), config.max_tokens)
+
+
+@torch.inference_mode()
+def token_embeddings(encoder: Any, tokenizer: Tokenizer) -> Tensor:
+    """What the encoder makes of each token of its vocabulary between its special tokens, mean-pooled: [V, d]."""
+    tokenizer.no_padding()
+    special = tokenizer.encode("").ids
+    before, after = special[: len(special) // 2], special[len(special) // 2 :]
+    vocabulary, width = encoder.get_input_embeddings().weight.shape
+    device = Accelerator().device
+    encoder.to(device).eval()
+    embeddings = torch.empty(vocabulary, width)
+    with bar("embedding the vocabulary", vocabulary) as advance:
+        for start in range(0, vocabulary, _BATCH):
+            tokens = range(start, min(start + _BATCH, vocabulary))
+            ids = torch.tensor([[*before, token, *after] for token in tokens], device=device)
+            states = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            embeddings[start : start + len(tokens)] = states.mean(1).cpu()
+            advance(len(tokens))
+    return embeddings
 
 
 def _inverse_frequency(rows: Sequence[Sequence[int]], vocabulary: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""A transformers sequence classifier: loaded from anywhere, or fitted on gold labels and calibrated.
+"""A local teacher's model: a transformers sequence classifier as somebody left it, or an encoder fitted on gold labels.
 
-It has the shape of a student, so that it is trained and exported by the same code.
+Both have the shape of a student, so that they are trained and exported by the same code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distill.data.splits import Examples, Train, Validation, hold_out
 from distill.errors import DistillError
 from distill.sections import Optimisation
 from distill.students.base import Student, StudentModule, masked_mean, predict
-from distill.students.encoder import fast_tokenizer
+from distill.students.encoder import classifier_over, fast_tokenizer
 from distill.students.vocabulary import compact
 from distill.training import History, train
 from distill.weights import locate
@@ -84,7 +84,7 @@ def load_classifier(model: str, max_tokens: int) -> Student:
 def fit(
     model: str, gold: Examples, labels: Sequence[str], *, max_tokens: int, validation: float, optimisation: Optimisation
 ) -> tuple[Student, dict[str, Any]]:
-    """Fine-tune an encoder on gold labels and calibrate its temperature on the share held out.
+    """Fine-tune an encoder with a linear head on gold labels and calibrate its temperature on the share held out.
 
     Gives the classifier and a record of the training. Raises DistillError when rows lack a gold label.
     """
@@ -99,8 +99,7 @@ def fit(
             f"teacher.fit: no row of {len(gold)} is held out to calibrate; raise `validation` or add rows"
         )
     set_seed(optimisation.seed)  # the head is drawn
-    name = locate(model)
-    teacher = _student(_load(name, labels), name, labels, max_tokens)
+    teacher = classifier_over(locate(model), labels, max_tokens)
     history = _fine_tune(teacher, learn, held, optimisation)
     logits = teacher.logits(held.texts)
     classes = gold_classes(held, labels)
@@ -146,11 +145,10 @@ def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: O
         )
 
 
-def _load(name: str, labels: Sequence[str] | None = None) -> Any:
-    names = {} if labels is None else {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+def _load(name: str) -> Any:
     try:
-        return AutoModelForSequenceClassification.from_pretrained(name, **names)
-    except Exception as error:  # of many kinds, such as a classifier that has another number of labels
+        return AutoModelForSequenceClassification.from_pretrained(name)
+    except Exception as error:  # of many kinds, as in `pretrained`
         raise DistillError(
             f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
         ) from error

@@ -44,8 +44,8 @@ class Record:
     propensity: float
 
     @property
-    def bytes(self) -> int:
-        """About the memory it takes."""
+    def size(self) -> int:
+        """About the memory it takes, in bytes."""
         return sys.getsizeof(self.text) + len(self.probabilities)
 
 
@@ -76,7 +76,7 @@ class Writer:
 
     def offer(self, record: Record) -> bool:
         """Queue a record, or refuse it when the queue is full."""
-        size = record.bytes
+        size = record.size
         if len(self._queue) >= self._settings.queue_rows or self._bytes + size > self._settings.queue_bytes:
             return False
         self._queue.append(record)
@@ -143,7 +143,7 @@ class Writer:
 
     def _take(self) -> Record:
         record = self._queue.popleft()
-        self._bytes -= record.bytes
+        self._bytes -= record.size
         return record
 
     def _write(self, batch: Sequence[Record], totals: Totals) -> Counter[str]:

@@ -10,7 +10,6 @@ from distill.teachers import TeacherError
 from export.bundle import Bundle
 from export.reference import Reference
 from export.runtime import Classifier, Prediction
-from export.teacher import BundleTeacher
 from service.shadow import running
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import OUTCOMES
@@ -53,11 +52,10 @@ async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_
         student.classify(text).probabilities.argmax() != teacher.classify(text).probabilities.argmax() for text in texts
     )
     assert 0 < wrong < len(texts)
-    settings = ShadowSettings(enabled=True, teacher={"kind": "bundle"}, rate=1.0, path=tmp_path / "shadow.sqlite")
+    teacher_config = {"kind": "bundle", "path": tiny_teacher.path}
+    settings = ShadowSettings(enabled=True, teacher=teacher_config, rate=1.0, path=tmp_path / "shadow.sqlite")
     pipeline = ShadowPipeline(settings, tiny_bundle, Reference.open(tiny_bundle), CollectorRegistry())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "create", lambda config, labels: BundleTeacher(tiny_teacher, labels))
-        await pipeline.start()
+    await pipeline.start()
     for text in texts:
         pipeline.observe("r", text, student.classify(text))
     await until(lambda: pipeline.gap()["counts"]["compared"] == len(texts))
@@ -141,6 +139,7 @@ async def test_the_log_evalue_can_be_had_from_counters_and_constants(make_shadow
                 count = shadow.metric("shadow_compared_total", band=band, agree=agreed)
                 key = ("", alt) if alt == "spread" else (band, alt)
                 components[key] = components.get(key, 0.0) + sample.value * count
+    assert {alt for _, alt in components} == {"1.5", "3", "spread"}
     assert len(components) == 11
     mean = sum(math.exp(value) for value in components.values()) / 11
     assert math.log(mean) == pytest.approx(shadow.pipeline.gap()["evidence"]["log_evalue"])

@@ -164,10 +164,16 @@ async def test_two_attempts_at_most(make_shadow, retryable, calls):
 
 
 async def test_a_failing_teacher_is_left_alone(make_shadow):
-    shadow = await make_shadow(raises(TeacherError("down")), concurrency=1).start()
+    async def once(texts):
+        if len(shadow.teacher.asked) > 1:
+            raise TeacherError("down")
+        return [answer(cost_usd=1.0)]
+
+    shadow = await make_shadow(once, concurrency=1, usd_per_hour=50.0).start()
     shadow.observe(50)
     await shadow.settled()
-    assert shadow.outcomes() == {"teacher_error": 20, "breaker_open": 30}
+    # Failures and calls not made cost nothing, so the budget never ends.
+    assert shadow.outcomes() == {"completed": 1, "teacher_error": 19, "breaker_open": 30}
     assert len(shadow.teacher.asked) == 20
     assert shadow.metric("shadow_breaker_state") == 2
 

@@ -1,0 +1,180 @@
+"""What the tests of `export` share: a student of each family with random weights, its graphs, and a run."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from distill.data.splits import Validation
+from distill.run import Run
+from distill.students.base import Student
+from distill.students.encoder import build as build_encoder
+from distill.students.static import build as build_static
+from distill.task import EncoderStudent, StaticStudent, load_task
+from distill.teachers.fit import load_classifier
+from export.build import Baseline
+from export.onnx import export_onnx
+from export.run import ExportRun
+
+torch.set_num_threads(1)
+
+FAMILIES = ("encoder", "static", "sequence-classifier")
+TEMPERATURE = 1.7
+MAX_TOKENS = 24
+
+
+def _decided(student: Student, head: torch.nn.Linear, texts: Sequence[str]) -> Student:
+    """A student that has opinions: with the tiny weights that transformers starts from, every text gets the same."""
+    with torch.no_grad():
+        for layer in student.network.module.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.mul_(0.4 * layer.in_features**-0.5 / layer.weight.std())
+        head.weight.mul_(float(3 / student.logits(texts).std(axis=0).mean()))
+        head.bias.sub_(torch.from_numpy(student.logits(texts).mean(axis=0)))
+    return student.with_temperature(TEMPERATURE)
+
+
+@pytest.fixture(scope="session")
+def labels(words: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The labels of keyword rows, sorted."""
+    return tuple(sorted(words))
+
+
+@pytest.fixture(scope="session")
+def students(
+    tiny_encoder: Path, labels: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory, keyword_rows: Any
+) -> dict[str, Student]:
+    """A student of each family, untrained, over the labels of keyword rows. Shared: do not change them."""
+    from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = str(tiny_encoder)
+    encoder = build_encoder(EncoderStudent(family="encoder", model=model, layers=(0, 2), max_tokens=MAX_TOKENS), labels)
+    static = build_static(
+        StaticStudent(family="static", model=model, hidden=16, max_tokens=MAX_TOKENS), labels, ["my invoice is late"]
+    )
+    folder = tmp_path_factory.mktemp("classifiers") / "tiny"
+    AutoModelForSequenceClassification.from_pretrained(
+        model, num_labels=len(labels), id2label=dict(enumerate(labels))
+    ).save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(model).save_pretrained(folder)
+    classifier = load_classifier(str(folder), MAX_TOKENS)
+    texts = [text for text, _ in keyword_rows(40, 9)]
+    return {
+        "encoder": _decided(encoder, encoder.network.module.head, texts),
+        "static": _decided(static, static.network.module.head, texts),
+        "sequence-classifier": _decided(classifier, classifier.network.module.classifier.classifier, texts),
+    }
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def student(request: pytest.FixtureRequest, students: dict[str, Student]) -> Student:
+    """Each of the three in turn."""
+    return students[request.param]
+
+
+@pytest.fixture(scope="session")
+def graphs(students: dict[str, Student], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The fp32 graph of each family's student."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for family, student in students.items():
+        export_onnx(student, folder / f"{family}.onnx")
+    return {family: folder / f"{family}.onnx" for family in students}
+
+
+@pytest.fixture(scope="session")
+def validation(keyword_rows: Callable[[int, int], list[tuple[str, str]]]) -> Validation:
+    """Eighty keyword rows."""
+    texts, gold = zip(*keyword_rows(80, 5), strict=True)
+    return Validation(tuple(f"validation-{row}" for row in range(len(texts))), texts, gold)
+
+
+@pytest.fixture(scope="session")
+def baseline(validation: Validation, labels: tuple[str, ...]) -> Baseline:
+    """The validation split, with a teacher that is right about every row."""
+    gold = [labels.index(str(label)) for label in validation.gold]
+    return Baseline(validation, np.eye(len(labels), dtype=np.float32)[gold])
+
+
+@pytest.fixture(scope="session")
+def write_csv() -> Callable[[Path, list[tuple[str, str]]], Path]:
+    """`write_csv(path, rows)`: (text, label) rows as a file."""
+
+    def write(path: Path, rows: list[tuple[str, str]]) -> Path:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def task_file(tmp_path_factory: pytest.TempPathFactory, keyword_rows: Any, tiny_encoder: Path, write_csv: Any) -> Path:
+    """A task whose teacher is fitted on gold labels, with a student of each family."""
+    folder = tmp_path_factory.mktemp("task")
+    write_csv(folder / "gold.csv", keyword_rows(120, 1))
+    write_csv(folder / "train.csv", keyword_rows(240, 2))
+    write_csv(folder / "test.csv", keyword_rows(100, 3))
+    optimisation = {"epochs": 2, "batch_size": 16}
+    task = {
+        "name": "keywords",
+        "data": {
+            "train": {"path": "train.csv", "label": "label"},
+            "test": {"path": "test.csv", "label": "label"},
+            "validation": 0.2,
+        },
+        "teacher": {
+            "kind": "local",
+            "model": str(tiny_encoder),
+            "fit": {
+                "data": {"path": "gold.csv", "label": "label"},
+                "optimisation": {**optimisation, "epochs": 6, "learning_rate": 3e-3},
+            },
+            "max_tokens": 32,
+            "usd_per_hour": 3.6,
+        },
+        "students": {
+            "small": {
+                "family": "static",
+                "model": str(tiny_encoder),
+                "hidden": 16,
+                "max_tokens": 32,
+                "optimisation": {**optimisation, "learning_rate": 1e-2},
+            },
+            "large": {
+                "family": "encoder",
+                "model": str(tiny_encoder),
+                "layers": [0, 2],
+                "max_tokens": 32,
+                "optimisation": {**optimisation, "learning_rate": 3e-3},
+            },
+        },
+        "export": {"variant": "fp32"},
+        "budget": {"usd_per_hour": 0.36},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(task))
+    return folder / "task.yaml"
+
+
+@pytest.fixture(scope="session")
+def exported(task_file: Path) -> ExportRun:
+    """The task's run with every stage done. Shared: copy its folder before changing it."""
+    run = Run(load_task(task_file), task_file.parent / "run")
+    run.make_data()
+    run.make_labels()
+    for name in run.task.students:
+        run.make_student(name)
+    exported = ExportRun(run)
+    exported.make_bundles()
+    exported.make_report()
+    return exported

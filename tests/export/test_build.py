@@ -1,0 +1,299 @@
+"""A student becomes the bundle of its fastest graph that passes the gates, and of none that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tokenizers import Tokenizer
+
+from distill.data.splits import Test
+from distill.task import Export, Gates
+from export import build, variants
+from export.build import Baseline, build_bundle
+from export.bundle import CARD, TOKENIZER, Bundle
+from export.gates import GateError
+from export.onnx import export_onnx
+from export.reference import Reference
+from export.runtime import Classifier
+from export.variants import FUSED, INT8, PLAIN
+from export.verify import verify
+
+LOOSE = Gates(agreement=0.5)
+
+
+def build_one(student, path, baseline, variant="auto", gates=LOOSE):
+    return build_bundle(
+        student,
+        path,
+        name="small",
+        baseline=baseline,
+        settings=Export(variant=variant, gates=gates),
+        teacher={"name": "local:big", "version": "v7"},
+    )
+
+
+def claim(monkeypatch, **milliseconds):
+    """Let each variant be measured to take so long, whatever it takes."""
+    monkeypatch.setattr(build, "measure", lambda graphs, *_: {name: milliseconds[name] for name in graphs})
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """`speeds(plain=3.0, ...)`: the milliseconds that each variant is measured to take; int8 is the fastest without."""
+    claim(monkeypatch, plain=3.0, fused=2.0, int8=1.0)
+    return lambda **milliseconds: claim(monkeypatch, **milliseconds)
+
+
+@pytest.fixture
+def make(speeds, students, baseline, tmp_path):
+    """`make(variant, family=, gates=, baseline=, student=, path=)`: build the bundle of a student."""
+
+    def make(variant="auto", *, family="encoder", student=None, path="bundle", **settings):
+        return build_one(
+            student or students[family], tmp_path / path, variant=variant, **{"baseline": baseline, **settings}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built(students, baseline, tmp_path_factory):
+    """The bundles of the encoder with `export.variant` `fp32` and `auto`, which takes int8. Shared."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        claim(patch, plain=3.0, fused=2.0, int8=1.0)
+        return {
+            variant: build_one(students["encoder"], folder / variant, baseline, variant) for variant in ("fp32", "auto")
+        }
+
+
+@pytest.fixture
+def corrupt(monkeypatch):
+    """A quantiser that turns the classifier's choices round."""
+    quantise = variants.quantise
+
+    def quantise_wrongly(source, target):
+        quantise(source, target)
+        model = onnx.load(target)
+        for value in model.graph.initializer:
+            if "head.weight" in value.name:
+                value.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(value), value.name))
+        onnx.save(model, target)
+        return target
+
+    monkeypatch.setattr(variants, "quantise", quantise_wrongly)
+
+
+def answers(bundle, validation):
+    return Classifier.load(Bundle.open(bundle.path)).probabilities(validation.texts)
+
+
+def expected(student, texts):
+    logits = student.logits(texts).astype(np.float64) / student.temperature
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def test_int8_may_be_asked_for(make, built):
+    assert make("int8").manifest.version == built["auto"].manifest.version
+
+
+def test_the_int8_graph_is_taken_when_it_passes(built):
+    bundle = built["auto"]
+    assert bundle.manifest.variant == INT8
+    assert bundle.manifest.measured["reason"] == "int8 passed its gates"
+    assert bundle.manifest.measured["milliseconds"] == 1.0
+    assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: 3.0, FUSED: 2.0, INT8: 1.0}
+    assert all(gate["passed"] for gate in bundle.manifest.gates.values())
+    assert len(bundle.manifest.gates) == 4
+    assert "MatMulInteger" in {node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node}
+
+
+@pytest.mark.parametrize(("plain", "fused", "taken"), [(3.0, 2.0, FUSED), (2.0, 3.0, PLAIN)])
+def test_the_fastest_fp32_graph_is_taken_where_fp32_was_asked_for(make, speeds, plain, fused, taken):
+    speeds(plain=plain, fused=fused)
+    bundle = make("fp32")
+    assert bundle.manifest.variant == taken
+    assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: plain, FUSED: fused}
+    assert "fp32 was asked for" in (bundle.path / CARD).read_text()
+
+
+def test_a_graph_without_attention_has_two_variants(make):
+    assert set(make(family="static").manifest.measured["milliseconds_by_variant"]) == {PLAIN, INT8}
+
+
+def test_a_slower_int8_graph_is_not_taken_and_the_card_says_why(make, speeds, validation, students):
+    speeds(plain=3.0, fused=2.0, int8=2.5)
+    bundle = make("auto")
+    assert bundle.manifest.variant == FUSED
+    why = "int8 was not taken (int8: milliseconds per text, below fp32: 2.5, required 2)"
+    assert bundle.manifest.measured["reason"] == why
+    assert why in (bundle.path / CARD).read_text()
+    gate = bundle.manifest.gates["int8: milliseconds per text, below fp32"]
+    assert gate == {**gate, "measured": 2.5, "required": 2.0, "passed": False}
+    np.testing.assert_allclose(answers(bundle, validation), expected(students["encoder"], validation.texts), atol=1e-3)
+
+
+def test_a_slower_int8_graph_that_was_asked_for_is_an_error(make, speeds, tmp_path):
+    speeds(plain=3.0, fused=2.0, int8=2.5)
+    with pytest.raises(
+        GateError, match=r"small, int8 graph does not pass: int8: milliseconds.*2\.5, required 2\..*auto"
+    ):
+        make("int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_int8_graph_is_not_taken_and_the_card_says_why(make, corrupt):
+    bundle = make("auto")
+    assert bundle.manifest.variant == FUSED
+    gate = bundle.manifest.gates["int8: agreement with fp32"]
+    assert gate["measured"] < gate["required"] == 0.5
+    assert not gate["passed"]
+    why = f"int8: agreement with fp32: {gate['measured']:.4g}, required 0.5"
+    assert why in bundle.manifest.measured["reason"]
+    card = (bundle.path / CARD).read_text()
+    assert why in card
+    assert f"| int8: agreement with fp32 | {gate['measured']:.6g} | 0.5 | no |" in card
+
+
+def test_a_wrong_int8_graph_that_was_asked_for_is_an_error(make, corrupt, tmp_path):
+    with pytest.raises(GateError, match=r"int8: agreement with fp32: 0[.\d]*, required 0\.5.*loosen export\.gates"):
+        make("int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_does_not_compute_what_was_trained_is_an_error(make, monkeypatch, tmp_path, students):
+    def export_another(student, path):
+        export_onnx(students["static"], path)
+
+    monkeypatch.setattr(build, "export_onnx", export_another)
+    with pytest.raises(GateError) as refused:
+        make("fp32")
+    assert "small, plain graph does not pass: parity: largest difference of a logit" in str(refused.value)
+    assert "required 0.001" in str(refused.value)
+    assert "parity: share of equal choices" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fused_graph_that_does_not_compute_what_was_trained_is_an_error(make, monkeypatch, students, tmp_path):
+    def fuse_another(source, target, config):
+        export_onnx(students["static"], target)
+        return target
+
+    monkeypatch.setattr(variants, "fuse", fuse_another)
+    with pytest.raises(GateError, match="small, fused graph does not pass"):
+        make("fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_build_leaves_the_bundle_that_stands_there(make, speeds):
+    bundle = make("fp32", family="static")
+    speeds(plain=3.0, int8=3.5)
+    with pytest.raises(GateError):
+        make("int8", family="static")
+    assert verify(bundle.path) == bundle
+
+
+def test_the_bundle_answers_what_the_student_does(make, student, validation):
+    bundle = make("fp32", student=student)
+    assert bundle.manifest.family == student.network.family
+    np.testing.assert_allclose(answers(bundle, validation), expected(student, validation.texts), atol=1e-3)
+
+
+def test_the_manifest_says_what_the_student_is_and_where_it_came_from(built, students):
+    manifest = built["fp32"].manifest
+    student = students["encoder"]
+    assert (manifest.name, manifest.role, manifest.labels) == ("small", "student", student.labels)
+    assert (manifest.max_tokens, manifest.temperature) == (student.max_tokens, student.temperature)
+    assert manifest.teacher == {"name": "local:big", "version": "v7"}
+    assert manifest.cpu["machine"]
+    assert set(manifest.libraries) >= {"reflux", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy"}
+    assert manifest.measured["bytes"] > 0
+
+
+@pytest.mark.parametrize("variant", ["fp32", "auto"])
+def test_agreement_and_reference_are_those_of_the_graph_that_is_served(built, baseline, variant):
+    bundle = built[variant]
+    probabilities = answers(bundle, baseline.validation)
+    disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
+    assert bundle.manifest.measured["validation_agreement"] == pytest.approx(1 - disagree.mean())
+    assert bundle.manifest.measured["validation_rows"] == len(disagree)
+    reference = Reference.open(bundle)
+    assert reference.rows.sum() == len(disagree)
+    assert reference.disagreements.sum() == disagree.sum()
+    assert reference.confidence[0] == pytest.approx(probabilities.max(1).min())
+    assert reference.confidence[-1] == pytest.approx(probabilities.max(1).max())
+
+
+def test_golden_rows_are_the_graphs_own_answers_spread_over_validation(built, validation):
+    bundle = built["auto"]
+    rows = bundle.golden()
+    assert len(rows) == 32
+    places = [validation.texts.index(row.text) for row in rows]
+    assert places == sorted(set(places))
+    assert places[-1] > len(validation) * 0.9
+    for row, own in zip(rows, answers(bundle, validation)[places], strict=True):
+        np.testing.assert_allclose(row.probabilities, own, atol=1e-6)
+        assert row.label == bundle.manifest.labels[own.argmax()]
+    assert verify(bundle.path) == bundle
+
+
+@pytest.mark.parametrize(("count", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (7, [0, 1, 3, 5]), (8, [0, 2, 4, 6])])
+def test_a_choice_of_rows_is_spread_evenly(count, taken):
+    assert list(build._spread(range(count), 4)) == taken
+
+
+def test_few_rows_are_enough(make, baseline):
+    few = Baseline(baseline.validation.take([0, 1]), baseline.teacher[:2])
+    bundle = make("fp32", family="static", baseline=few)
+    assert len(bundle.golden()) == 2
+    assert verify(bundle.path) == bundle
+
+
+def test_the_tokenizer_cuts_where_the_student_does(built, students):
+    bundle = built["fp32"]
+    student = students["encoder"]
+    answer = Classifier.load(bundle).classify("invoice " * 100)
+    assert answer.tokens == len(student.encode(["invoice " * 100])[0]) == student.max_tokens
+    tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
+    assert tokenizer.truncation["max_length"] == student.max_tokens
+    assert tokenizer.padding is None
+
+
+def test_one_student_gives_one_version_at_any_time_and_place(make, built, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    assert make("fp32").manifest.version == built["fp32"].manifest.version
+
+
+def test_another_student_gives_another_version(make, students):
+    colder = dataclasses.replace(students["static"], temperature=1.0)
+    one, other = make("fp32", family="static"), make("fp32", student=colder, path="elsewhere")
+    assert other.manifest.version != one.manifest.version
+
+
+def test_graphs_are_compared_on_validation_alone(make, baseline):
+    judged = Test(baseline.validation.ids, baseline.validation.texts, baseline.validation.gold)
+    with pytest.raises(TypeError, match="expected a Validation split, got a Test split"):
+        make("fp32", baseline=Baseline(judged, baseline.teacher))
+
+
+def test_the_card_tells_people_what_the_manifest_tells_programs(built):
+    bundle = built["auto"]
+    card = (bundle.path / CARD).read_text()
+    manifest = bundle.manifest
+    for part in (
+        "# small",
+        "family `encoder` over 4 labels",
+        "graph variant `int8`",
+        "Teacher: local:big, version v7",
+        f"{manifest.measured['validation_agreement']:.4f}",
+        "at most 24 tokens; temperature 1.7000",
+        "| fused | 2.000 |",
+        ", ".join(manifest.labels),
+        *(f"| {name} | " for name in manifest.gates),
+    ):
+        assert part in card, part

@@ -1,0 +1,82 @@
+"""A gate passes at its limit, fails beyond it, and says by how much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export.gates import Gate, GateError, agreement, enforce, faster, parity
+
+LOGITS = np.array([[4.0, 0.0, -4.0], [0.0, 4.0, -4.0], [-4.0, 0.0, 4.0], [4.0, -4.0, 0.0]])
+
+
+def passed(gates):
+    return [gate.passed for gate in gates]
+
+
+@pytest.mark.parametrize(("shift", "passes"), [(0.0, True), (0.25, True), (0.2500001, False), (-0.26, False)])
+def test_parity_holds_up_to_its_limit(shift, passes):
+    moved = LOGITS.copy()
+    moved[2, 1] += shift
+    gates = parity(LOGITS, moved, 0.25)
+    assert passed(gates) == [passes, True]
+    assert gates[0].measured == pytest.approx(abs(shift))
+    assert gates[0].required == 0.25
+
+
+def test_parity_wants_every_choice_the_same():
+    other = LOGITS.copy()
+    other[1] = [4.0, 0.0, -4.0]
+    gates = parity(LOGITS, other, 10.0)
+    assert passed(gates) == [True, True]  # with such a limit nothing is decided
+    gates = parity(LOGITS, other, 1.0)
+    assert passed(gates) == [False, False]
+    assert gates[1].measured == 0.75
+
+
+def test_rows_that_the_limit_leaves_undecided_may_choose_either():
+    tied = np.array([[1.0, 1.0, 0.0], [1.0, 0.6, 0.0]])
+    other = np.array([[0.9, 1.1, 0.0], [0.75, 0.85, 0.0]])
+    assert passed(parity(tied, other, 0.25)) == [True, True]
+    assert passed(parity(tied, other, 0.1)) == [False, False]
+
+
+def test_values_that_are_not_numbers_never_pass():
+    broken = np.full_like(LOGITS, np.nan)
+    assert passed(parity(LOGITS, broken, 1e9))[0] is False
+    assert passed(parity(LOGITS, LOGITS + np.inf, 1e9))[0] is False
+
+
+@pytest.mark.parametrize(("least", "passes"), [(0.75, True), (0.76, False), (1.0, False)])
+def test_agreement_holds_down_to_its_limit(least, passes):
+    other = LOGITS.copy()
+    other[0] = [0.0, 4.0, -4.0]
+    gate = agreement(LOGITS, other, least)
+    assert (gate.measured, gate.required, gate.passed) == (0.75, least, passes)
+
+
+def test_agreement_looks_at_choices_alone():
+    assert agreement(LOGITS, LOGITS * 0.1 + 7, 1.0).passed
+
+
+@pytest.mark.parametrize(("milliseconds", "passes"), [(0.99, True), (1.0, False), (1.01, False)])
+def test_no_slower_graph_is_faster(milliseconds, passes):
+    gate = faster(milliseconds, 1.0)
+    assert (gate.measured, gate.required, gate.passed) == (milliseconds, 1.0, passes)
+
+
+def test_what_passes_is_not_enforced():
+    enforce([Gate("one", 1.0, 2.0, True)], "the graph", "nothing")
+
+
+def test_what_fails_is_named_with_its_numbers_and_the_remedy():
+    gates = [Gate("first", 0.125, 0.1, False), Gate("second", 1.0, 2.0, True), Gate("third", 0.5, 0.99, False)]
+    with pytest.raises(GateError) as refused:
+        enforce(gates, "small, int8 graph", "Loosen the gate.")
+    assert str(refused.value) == (
+        "small, int8 graph does not pass: first: 0.125, required 0.1; third: 0.5, required 0.99. Loosen the gate."
+    )
+
+
+def test_a_gate_is_kept_as_json_values():
+    assert Gate("one", 1.0, 2.0, True).as_dict() == {"name": "one", "measured": 1.0, "required": 2.0, "passed": True}

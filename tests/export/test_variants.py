@@ -1,0 +1,220 @@
+"""Variants compute what their graph does: fused exactly, int8 nearly, and with the head as it was."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from distill.students.base import TOKENIZER
+from export import variants
+from export.variants import (
+    FUSED,
+    INT8,
+    PLAIN,
+    fuse,
+    load_variants,
+    make_variants,
+    measure,
+    measurement_rounds,
+    quantise,
+)
+
+HEADS = {
+    "encoder": "module.head.weight",
+    "static": "module.head.weight",
+    "sequence-classifier": "module.classifier.classifier.weight",
+}
+
+
+@pytest.fixture(scope="session")
+def paths(students, graphs, tmp_path_factory):
+    """Every variant of each family's graph."""
+    made = {}
+    for family, student in students.items():
+        config = getattr(student.network.module, "config", None)
+        made[family] = make_variants(graphs[family], tmp_path_factory.mktemp(family), config)
+    return made
+
+
+@pytest.fixture
+def answers(student, validation, tmp_path):
+    """`answers({name: path})`: what each graph answers to the validation texts, as logits."""
+    student.tokenizer.save(str(tmp_path / TOKENIZER))
+
+    def ask(graphs):
+        loaded = load_variants(graphs, tmp_path / TOKENIZER, student.max_tokens, len(student.labels))
+        return {
+            name: np.stack([classifier.classify(text).logits for text in validation.texts])
+            for name, classifier in loaded.items()
+        }
+
+    return ask
+
+
+def kinds(path):
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def products(path):
+    """The names of the float constants, and the kinds of nodes, that matrix products read."""
+    graph = onnx.load(path).graph
+    constants = {value.name: value for value in graph.initializer}
+    floats = [
+        name
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm", "Attention")
+        for name in node.input[1:2]
+        if name in constants and constants[name].data_type == TensorProto.FLOAT
+    ]
+    return floats, [node.op_type for node in graph.node]
+
+
+def test_only_graphs_with_attention_are_fused(paths):
+    assert {family: list(made) for family, made in paths.items()} == {
+        "encoder": [PLAIN, FUSED, INT8],
+        "static": [PLAIN, INT8],
+        "sequence-classifier": [PLAIN, FUSED, INT8],
+    }
+
+
+def test_an_architecture_that_we_cannot_fuse_is_left_plain(graphs, tmp_path):
+    made = make_variants(graphs["encoder"], tmp_path, SimpleNamespace(model_type="nobody-knows"))
+    assert list(made) == [PLAIN, INT8]
+
+
+@pytest.mark.parametrize(("family", "layers"), [("encoder", 2), ("sequence-classifier", 3)])
+def test_fusion_leaves_one_node_for_each_attention_and_norm(paths, family, layers):
+    plain, fused = ([node.op_type for node in onnx.load(paths[family][name]).graph.node] for name in (PLAIN, FUSED))
+    assert not {"Attention", "SkipLayerNormalization"} & set(plain)
+    assert fused.count("Attention") == layers
+    assert fused.count("SkipLayerNormalization") == 2 * layers
+    assert fused.count("BiasGelu") == layers
+    assert "LayerNormalization" not in fused
+    assert len(fused) < len(plain) / 3
+
+
+def test_every_variant_keeps_the_names_of_inputs_and_outputs(paths):
+    for made in paths.values():
+        for path in made.values():
+            graph = onnx.load(path).graph
+            assert [value.name for value in graph.input] == ["input_ids", "attention_mask"]
+            assert [value.name for value in graph.output] == ["logits", "probabilities", "embedding"]
+
+
+def test_a_fused_graph_computes_what_the_plain_one_does(student, paths, answers):
+    made = paths[student.network.family]
+    if FUSED in made:
+        logits = answers({name: made[name] for name in (PLAIN, FUSED)})
+        np.testing.assert_allclose(logits[FUSED], logits[PLAIN], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("source", [PLAIN, FUSED])
+def test_an_int8_graph_computes_nearly_what_its_source_does(student, paths, answers, tmp_path, source):
+    made = paths[student.network.family]
+    if source in made:
+        logits = answers({source: made[source], INT8: quantise(made[source], tmp_path / "int8.onnx")})
+        assert (logits[INT8] != logits[source]).any()
+        assert np.corrcoef(logits[INT8].ravel(), logits[source].ravel())[0, 1] > 0.8
+
+
+def test_int8_quantises_everything_but_the_head(paths, graphs):
+    for family, made in paths.items():
+        floats, nodes = products(made[INT8])
+        assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
+        assert not {"Attention", "EmbedLayerNormalization"} & set(nodes)
+        assert "MatMulInteger" in nodes
+        constants = {value.name: value for value in onnx.load(graphs[family]).graph.initializer}
+        kept = {value.name: value for value in onnx.load(made[INT8]).graph.initializer}
+        np.testing.assert_array_equal(
+            numpy_helper.to_array(kept[floats[0]]).T, numpy_helper.to_array(constants[HEADS[family]])
+        )
+        assert made[INT8].stat().st_size < made[PLAIN].stat().st_size
+
+
+def test_the_weights_of_tokens_are_not_quantised(paths):
+    kept = {value.name: value.data_type for value in onnx.load(paths["static"][INT8]).graph.initializer}
+    assert kept["module.importance.weight"] == TensorProto.FLOAT
+    assert kept["module.words.weight_quantized"] in (TensorProto.INT8, TensorProto.UINT8)
+
+
+@pytest.mark.parametrize("family", ["encoder", "static"])
+def test_int8_quantises_a_plain_graph_too(graphs, tmp_path, family):
+    floats, nodes = products(quantise(graphs[family], tmp_path / "int8.onnx"))
+    assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
+    assert "MatMulInteger" in nodes
+
+
+@pytest.mark.parametrize(
+    ("features", "largest"),
+    [
+        ([], 64),
+        (["avx2", "avx512f"], 64),
+        (["avx512_vnni"], 127),
+        (["avx_vnni"], 127),
+        (["amx_int8"], 127),
+        (["asimddp"], 127),
+        (["i8mm"], 127),
+    ],
+)
+def test_weights_get_7_bits_where_8_would_saturate(graphs, tmp_path, monkeypatch, features, largest):
+    monkeypatch.setattr(variants, "cpu_features", lambda: {"machine": "any", "features": features})
+    graph = onnx.load(quantise(graphs["static"], tmp_path / "int8.onnx")).graph
+    (weights,) = (value for value in graph.initializer if value.name == "module.hidden.weight_Transposed_quantized")
+    assert np.abs(numpy_helper.to_array(weights).astype(int)).max() == pytest.approx(largest, abs=1)
+
+
+def test_making_variants_leaves_logging_as_it_was(students, graphs, tmp_path):
+    levels = logging.root.level, logging.root.manager.disable
+    make_variants(graphs["encoder"], tmp_path, students["encoder"].network.module.config)
+    assert (logging.root.level, logging.root.manager.disable) == levels
+
+
+def test_the_source_is_left_as_it_was(graphs, students, tmp_path):
+    before = graphs["encoder"].read_bytes()
+    fuse(graphs["encoder"], tmp_path / "fused.onnx", students["encoder"].network.module.config)
+    quantise(graphs["encoder"], tmp_path / "int8.onnx")
+    assert graphs["encoder"].read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx"]
+
+
+class Timed:
+    """A classifier that takes as long as it says, on a clock of its own."""
+
+    def __init__(self, name, clock, durations):
+        self.name, self.clock, self.durations = name, clock, iter(durations)
+
+    def classify(self, text):
+        self.clock.calls.append((text, self.name))
+        self.clock.now += next(self.durations)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only in a `Timed` classifier, and what was called."""
+    clock = SimpleNamespace(now=0.0, calls=[])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_variants_take_turns_on_every_text(clock):
+    classifiers = {name: Timed(name, clock, [1.0] * 100) for name in (PLAIN, INT8)}
+    measure(classifiers, ["a", "b"])
+    assert clock.calls == [("a", PLAIN), ("a", INT8), ("b", PLAIN), ("b", INT8)] * measurement_rounds()
+
+
+def test_the_median_milliseconds_are_given(clock):
+    slow = [0.002] * (measurement_rounds() - 1) + [50.0]
+    classifiers = {PLAIN: Timed(PLAIN, clock, slow), INT8: Timed(INT8, clock, [0.001] * 100)}
+    assert measure(classifiers, ["a"]) == {PLAIN: pytest.approx(2.0), INT8: pytest.approx(1.0)}
+
+
+def test_progress_is_told_once_for_each_text_and_round(clock):
+    steps = []
+    measure({PLAIN: Timed(PLAIN, clock, [1.0] * 100)}, ["a", "b", "c"], steps.append)
+    assert sum(steps) == 3 * measurement_rounds()
