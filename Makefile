@@ -25,8 +25,9 @@ demo: setup
 serve: setup
 	$(BIN)/reflux demo --serve
 
+# One thread a process, or the processes' threads wait for one another.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: setup
 	$(BIN)/ruff check

@@ -39,9 +39,9 @@ class Gap:
 
     `agreement` is the share of rows with the same first choice. `kl` is the mean KL(teacher ‖ student) in nats,
     probabilities floored at 1e-4. `calibration_error` measures the student's confidence against agreement with the
-    teacher. With gold labels: both accuracies, `retention` (student's accuracy over teacher's) and `loss`
-    (teacher's minus student's), else None. `reliability` holds, for each confidence bin, rows, mean confidence and
-    agreement.
+    teacher; like every binned estimate it is biased upwards, by what chance alone would give. With gold labels: both
+    accuracies, `retention` (student's accuracy over teacher's) and `loss` (teacher's minus student's), else None.
+    `reliability` holds, for each confidence bin, rows, mean confidence and agreement.
     """
 
     rows: int

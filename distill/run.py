@@ -24,7 +24,7 @@ from distill.data import tickets
 from distill.data.duplicates import clean
 from distill.data.sources import read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
-from distill.data.sufficiency import Finding, examine
+from distill.data.sufficiency import Finding, examine, shared_with_test
 from distill.errors import DataError
 from distill.labelling import AnswerStore, label
 from distill.progress import bar
@@ -184,7 +184,7 @@ class Run:
             raise DataError("validation: no rows; raise data.validation or give it a source of its own")
         if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
             raise DataError("an id stands in two splits; ids must differ across train, validation and test")
-        findings = examine(splits, labels)
+        findings = examine(splits, labels) + self._overlaps(splits["test"], given)
         if problems := [finding.message for finding in findings if finding.level == "problem"]:
             raise DataError("; ".join(problems))
         for name, split in splits.items():
@@ -196,6 +196,14 @@ class Run:
             "findings": [asdict(finding) for finding in findings],
         }
         write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+    def _overlaps(self, test: Examples, validation: Examples | None) -> list[Finding]:
+        """Texts of the test split that fit the teacher or choose the student too."""
+        findings = [] if validation is None else shared_with_test("validation", validation, test)
+        teacher = self.task.teacher
+        if isinstance(teacher, LocalConfig) and teacher.fit is not None:
+            findings += shared_with_test("teacher.fit.data", read(teacher.fit.data, "gold"), test)
+        return findings
 
     def _fit_teacher(self, folder: Path) -> None:
         from distill.teachers.fit import fit

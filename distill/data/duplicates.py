@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from datasketch import MinHash, MinHashLSH
 
-from distill.data.splits import Examples, S
+from distill.data.splits import Examples, S, normalise
 
 _SHINGLE = 5
 _PERMUTATIONS = 64
@@ -34,11 +34,6 @@ class Cleaning:
     near: int
     leaked: dict[str, int]
     conflicting: int
-
-
-def normalise(text: str) -> str:
-    """A text without what does not distinguish it: case and spacing."""
-    return " ".join(text.casefold().split())
 
 
 def clean(

@@ -63,6 +63,11 @@ def require(split: Examples, kind: type[S]) -> S:
     return split
 
 
+def normalise(text: str) -> str:
+    """A text without what does not distinguish it: case and spacing."""
+    return " ".join(text.casefold().split())
+
+
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Train, Validation]:
     """Set `share` of the rows apart for validation, the same share of every gold label, drawn with `seed`.
 

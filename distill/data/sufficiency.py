@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.data.splits import Examples
+from distill.data.splits import Examples, normalise
 
 ENOUGH_ROWS = 10_000
 ENOUGH_PER_LABEL = 20
@@ -23,6 +23,15 @@ class Finding:
 
     level: Literal["problem", "warning"]
     message: str
+
+
+def shared_with_test(name: str, split: Examples, test: Examples) -> list[Finding]:
+    """A warning when texts that fit or choose also judge, which flatters whatever they were used for."""
+    judged = {normalise(text) for text in test.texts}
+    count = sum(normalise(text) in judged for text in split.texts)
+    if not count:
+        return []
+    return [Finding("warning", f"{name}: {count} of {len(split)} texts also stand in test and flatter it; remove them")]
 
 
 def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Finding]:

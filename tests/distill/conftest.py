@@ -1,0 +1,120 @@
+"""What the tests of `distill` share: splits of keyword rows, a teacher's labels for them, and students trained once."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
+
+import numpy as np
+import pytest
+import torch
+
+from distill.data.splits import Examples, Test, Train, Validation
+from distill.soft_labels import SoftLabels
+from distill.students.distil import Distilled, distil
+from distill.task import EncoderStudent, StaticStudent
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def labels(words: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The labels of keyword rows, sorted."""
+    return tuple(sorted(words))
+
+
+@pytest.fixture(scope="session")
+def make_split(keyword_rows: Callable[[int, int], list[tuple[str, str]]]) -> Callable[..., Any]:
+    """`make_split(Train, count, seed)`: keyword rows with their gold labels as a split of that kind."""
+
+    def make(kind: type[Examples], count: int, seed: int) -> Examples:
+        texts, gold = zip(*keyword_rows(count, seed), strict=True)
+        return kind(tuple(f"{kind.__name__.lower()}-{row}" for row in range(count)), texts, gold)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def soft_for(labels: tuple[str, ...]) -> Callable[..., SoftLabels]:
+    """`soft_for(*splits)`: what a teacher says that is right about every row, and sure to 0.88."""
+
+    def make(*splits: Examples) -> SoftLabels:
+        gold = [labels.index(str(label)) for split in splits for label in split.gold]
+        count = len(gold)
+        return SoftLabels(
+            ids=tuple(name for split in splits for name in split.ids),
+            texts=tuple(text for split in splits for text in split.texts),
+            labels=labels,
+            probabilities=(0.04 + 0.84 * np.eye(len(labels))[gold]).astype(np.float32),
+            methods=("local",) * count,
+            covered=np.ones(count),
+            tail=np.zeros(count),
+            tokens=np.full(count, 10),
+            cost_usd=np.zeros(count),
+            seconds=np.zeros(count),
+            teacher="local:oracle",
+            teacher_version="1",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def splits(make_split: Callable[..., Any]) -> tuple[Train, Validation, Test]:
+    """Rows to learn from, to choose by and to judge by."""
+    return make_split(Train, 320, 1), make_split(Validation, 80, 2), make_split(Test, 120, 3)
+
+
+@pytest.fixture(scope="session")
+def encoder_config(tiny_encoder: Path) -> EncoderStudent:
+    """A student of the family `encoder` that learns keyword rows in seconds."""
+    return EncoderStudent(
+        family="encoder",
+        model=str(tiny_encoder),
+        layers=(0, 2),
+        max_tokens=32,
+        optimisation={"epochs": 8, "learning_rate": 3e-3},
+    )
+
+
+@pytest.fixture(scope="session")
+def static_config(tiny_encoder: Path) -> StaticStudent:
+    """A student of the family `static` that learns keyword rows in seconds."""
+    return StaticStudent(
+        family="static",
+        model=str(tiny_encoder),
+        hidden=32,
+        max_tokens=32,
+        optimisation={"epochs": 8, "learning_rate": 1e-2},
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_encoder(encoder_config, soft_for, splits) -> Distilled:
+    """A distilled `encoder`."""
+    learn, choose, _ = splits
+    return distil(encoder_config, soft_for(learn, choose), learn, choose, "training")
+
+
+@pytest.fixture(scope="session")
+def trained_static(static_config, soft_for, splits) -> Distilled:
+    """A distilled `static`."""
+    learn, choose, _ = splits
+    return distil(static_config, soft_for(learn, choose), learn, choose, "training")
+
+
+@pytest.fixture(scope="session")
+def write_csv() -> Callable[..., Path]:
+    """`write_csv(path, rows)`: (text, label) rows as a file with the columns `text` and `label`."""
+
+    def write(path: Path, rows: Sequence[Sequence[str]], columns: Sequence[str] = ("text", "label")) -> Path:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([columns, *rows])
+        return path
+
+    return write

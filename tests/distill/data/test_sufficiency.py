@@ -1,0 +1,54 @@
+"""The data check finds what is wrong and what is thin, and is silent about data that will do."""
+
+from __future__ import annotations
+
+from distill.data.splits import Examples, Test, Train, Validation
+from distill.data.sufficiency import ENOUGH_PER_LABEL, ENOUGH_ROWS, ENOUGH_TO_JUDGE, examine
+
+LABELS = ("a", "b")
+
+
+def split(kind: type[Examples], count: int, gold=LABELS) -> Examples:
+    names = tuple(f"{kind.__name__}-{row}" for row in range(count))
+    return kind(names, names, tuple(gold[row % len(gold)] for row in range(count)))
+
+
+def found(train=None, validation=None, test=None, labels=LABELS) -> list[tuple[str, str]]:
+    splits = {
+        "train": train or split(Train, ENOUGH_ROWS),
+        "validation": validation or split(Validation, ENOUGH_TO_JUDGE),
+        "test": test or split(Test, ENOUGH_TO_JUDGE),
+    }
+    return [(finding.level, finding.message) for finding in examine(splits, labels)]
+
+
+def test_data_that_will_do_has_no_findings():
+    assert found() == []
+    assert found(train=split(Train, ENOUGH_ROWS, gold=(None,))) == []
+
+
+def test_gold_labels_that_the_task_does_not_know_are_a_problem():
+    ((level, message),) = found(test=split(Test, ENOUGH_TO_JUDGE, gold=("a", "z", None)))
+    assert level == "problem"
+    assert message == "test: gold labels ['z'] are not among the task's 2 labels"
+
+
+def test_a_small_pool_is_a_warning():
+    ((level, message),) = found(train=split(Train, ENOUGH_ROWS - 1))
+    assert level == "warning"
+    assert message.startswith(f"train: {ENOUGH_ROWS - 1} rows; distillation profits from {ENOUGH_ROWS}")
+
+
+def test_small_held_out_splits_are_a_warning_each():
+    findings = found(validation=split(Validation, ENOUGH_TO_JUDGE - 1), test=split(Test, 5))
+    assert [(level, message.split(":")[0]) for level, message in findings] == [
+        ("warning", "validation"),
+        ("warning", "test"),
+    ]
+
+
+def test_labels_with_few_rows_are_named_with_their_number():
+    thin = split(Train, ENOUGH_ROWS, gold=("a",) * 999 + ("b",))  # b: 10 of 10,000
+    ((level, message),) = found(train=thin, labels=("a", "b", "c"))
+    assert level == "warning"
+    assert message == f"train: 2 labels have fewer than {ENOUGH_PER_LABEL} rows: c (0), b (10)"

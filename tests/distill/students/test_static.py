@@ -1,0 +1,96 @@
+"""A static student weighs its tokens, does not see their order or their padding, and survives the disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from distill.errors import DistillError
+from distill.students.base import load_student, pad
+from distill.students.static import StaticModule, build
+
+TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
+
+
+@pytest.fixture
+def student(static_config, labels, splits):
+    return build(static_config, labels, splits[0].texts)
+
+
+def test_a_token_starts_as_what_the_encoder_makes_of_it_alone(student, tiny_encoder):
+    encoder = AutoModel.from_pretrained(tiny_encoder).eval()
+    words = student.network.module.words.weight.detach()
+    with torch.inference_mode():
+        states = [encoder(torch.tensor([[2, token, 3]])).last_hidden_state.mean(1)[0] for token in (0, 10, 49)]
+    scale = float(words[10].norm() / states[1].norm())
+    for token, state in zip((0, 10, 49), states, strict=True):
+        torch.testing.assert_close(words[token], state * scale, atol=1e-5, rtol=1e-5)
+
+
+def test_values_of_tokens_are_about_one(student):
+    words = student.network.module.words.weight.detach()
+    assert float(words.norm(dim=1).mean()) == pytest.approx(words.shape[1] ** 0.5, rel=1e-4)
+
+
+def test_token_weights_start_from_smooth_inverse_frequency(static_config, labels):
+    module = build(static_config, labels, ["the the the", "the invoice"]).network.module
+    tokens = build(static_config, labels, ["the"]).tokenizer
+    weights = module.importance.weight.detach()[:, 0].exp()
+    total = 2 + 2 + 4 + 1  # [CLS], [SEP], `the`, `invoice`
+    for token, count in (("the", 4), ("invoice", 1), ("[CLS]", 2), ("parcel", 0)):
+        assert float(weights[tokens.token_to_id(token)]) == pytest.approx(1e-3 / (1e-3 + count / total), rel=1e-4)
+
+
+def test_the_embedding_is_the_weighted_mean_by_hand():
+    module = StaticModule(5, 2, 8, 3).eval()
+    with torch.no_grad():
+        module.words.weight.copy_(torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
+        module.importance.weight.copy_(torch.tensor([[0.0], [3.0], [1.0], [0.0], [0.0]]).log())
+        _, embedding = module(*pad([[1, 2], [2], [1, 1, 2, 2]]))
+    torch.testing.assert_close(embedding, torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.75, 0.25]]))
+
+
+def test_padding_changes_no_logits(student):
+    together = student.logits(TEXTS)
+    alone = np.concatenate([student.logits([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert len({row.tobytes() for row in together}) == len(TEXTS)
+
+
+def test_the_order_of_words_does_not_matter(student):
+    np.testing.assert_allclose(
+        student.logits(["late parcel refund"]), student.logits(["refund late parcel"]), atol=1e-5
+    )
+
+
+def test_max_tokens_may_exceed_the_positions_that_it_does_not_use(static_config, labels):
+    student = build(static_config.model_copy(update={"max_tokens": 200}), labels, TEXTS)
+    (row,) = student.encode(["invoice " * 500])
+    assert len(row) == 200
+    assert student.logits(["invoice " * 500]).shape == (1, 4)
+
+
+def test_a_student_comes_back_from_disk_as_it_was(trained_static, tmp_path):
+    student = trained_static.student
+    student.save(tmp_path / "student")
+    loaded = load_student(tmp_path / "student")
+    assert loaded.network.family == "static"
+    assert (loaded.labels, loaded.max_tokens, loaded.temperature) == (
+        student.labels,
+        student.max_tokens,
+        student.temperature,
+    )
+    np.testing.assert_array_equal(loaded.logits(TEXTS), student.logits(TEXTS))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+def test_a_damaged_student_is_refused(student, tmp_path, damage):
+    student.save(tmp_path)
+    content = (tmp_path / "static.safetensors").read_bytes()
+    (tmp_path / "static.safetensors").unlink()
+    if damage == "cut off":
+        (tmp_path / "static.safetensors").write_bytes(content[:-10])
+    with pytest.raises(DistillError, match="not a trained student"):
+        load_student(tmp_path)

@@ -1,0 +1,592 @@
+"""A run does what is missing and nothing else, however often it is called, changed, or killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy.special import softmax
+
+from distill import teachers
+from distill.errors import DataError, DistillError
+from distill.run import Run
+from distill.students.base import load_student
+from distill.task import load_task
+from distill.teachers import Answer
+
+ROOT = Path(__file__).parents[2]
+TRAIN, TEST = 240, 60
+
+
+class Job:
+    """A task file with its data files in a folder, and the folder that it runs in."""
+
+    def __init__(self, folder: Path, task: dict[str, Any], root: Path | None = None) -> None:
+        self.folder, self.task, self.root = folder, task, root or folder / "run"
+
+    @property
+    def file(self) -> Path:
+        path = self.folder / "task.yaml"
+        path.write_text(yaml.safe_dump(self.task), encoding="utf-8")
+        return path
+
+    def open(self) -> Run:
+        return Run(load_task(self.file), self.root)
+
+    def run(self) -> Run:
+        run = self.open()
+        run.make_data()
+        run.make_labels()
+        for name in run.task.students:
+            run.make_student(name)
+        return run
+
+    def stages(self) -> dict[str, int]:
+        """Each finished stage with the time at which it was."""
+        return {
+            str(record.parent.relative_to(self.root)): record.stat().st_mtime_ns
+            for record in self.root.rglob("stage.json")
+        }
+
+    def made_anew(self, before: dict[str, int]) -> set[str]:
+        return {name for name, made in self.stages().items() if before.get(name) != made}
+
+    def asked(self) -> int:
+        """How many texts the last labelling asked the teacher for."""
+        record = json.loads((self.root / "labels" / "training.json").read_text())
+        return int(record["asked"])
+
+
+def everything(root: Path) -> dict[str, tuple[int, int]]:
+    """What lies under a folder, and when it was last written."""
+    return {str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*")}
+
+
+def logits_of(rows: Sequence[tuple[str, str]], labels: Sequence[str]) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(size=(len(rows), len(labels)))
+    return 4 * np.eye(len(labels))[[labels.index(label) for _, label in rows]] + 0.3 * noise
+
+
+@pytest.fixture(scope="module")
+def rows(keyword_rows) -> list[tuple[str, str]]:
+    return keyword_rows(TRAIN + TEST, 31)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, rows, write_csv, labels, tiny_encoder) -> Job:
+    """A job with a recorded teacher and a student of each family, run to its end."""
+    folder = tmp_path_factory.mktemp("jobs") / "template"
+    folder.mkdir()
+    write_csv(folder / "train.csv", rows[:TRAIN])
+    write_csv(folder / "test.csv", rows[TRAIN:])
+    write_csv(folder / "recorded.csv", rows)
+    np.savez(folder / "logits.npz", labels=np.array(labels), all=logits_of(rows, labels))
+    task = {
+        "name": "job",
+        "data": {
+            "train": {"path": "train.csv", "label": "label"},
+            "test": {"path": "test.csv", "label": "label"},
+            "validation": 0.2,
+        },
+        "teacher": {
+            "kind": "recorded",
+            "logits": "logits.npz",
+            "recordings": [{"array": "all", "rows": {"path": "recorded.csv"}}],
+        },
+        "students": {
+            "deep": {
+                "family": "encoder",
+                "model": str(tiny_encoder),
+                "layers": [0, 2],
+                "max_tokens": 32,
+                "optimisation": {"epochs": 4, "learning_rate": 3e-3},
+            },
+            "words": {
+                "family": "static",
+                "model": str(tiny_encoder),
+                "hidden": 16,
+                "max_tokens": 32,
+                "optimisation": {"epochs": 8, "learning_rate": 1e-2},
+            },
+        },
+    }
+    job = Job(folder, task)
+    job.run()
+    return job
+
+
+@pytest.fixture
+def fresh(template, tmp_path) -> Job:
+    """The job before it ran, in a folder of its own."""
+    folder = tmp_path / "job"
+    shutil.copytree(template.folder, folder, ignore=shutil.ignore_patterns("run"))
+    return Job(folder, json.loads(json.dumps(template.task)))
+
+
+@pytest.fixture
+def finished(template, tmp_path) -> Job:
+    """The finished job in a copy of its run's folder; its data files must stay as they are."""
+    shutil.copytree(template.root, tmp_path / "run")
+    return Job(template.folder, json.loads(json.dumps(template.task)), tmp_path / "run")
+
+
+# The whole path
+
+
+def test_every_stage_leaves_its_result(template, rows, labels):
+    run = template.open()
+    assert set(template.stages()) == {"data", "labels", "students/deep", "students/words"}
+    splits = run.splits()
+    assert splits.labels == labels
+    assert (len(splits.train) + len(splits.validation), len(splits.test)) == (TRAIN, TEST)
+    assert splits.test.texts == tuple(text for text, _ in rows[TRAIN:])
+    assert splits.test.gold == tuple(label for _, label in rows[TRAIN:])
+    assert len(splits.validation) == pytest.approx(0.2 * TRAIN, abs=4)
+    sizes = {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}
+    assert splits.report["rows"] == sizes
+    assert {finding.level for finding in splits.findings} == {"warning"}
+
+
+def test_every_row_has_the_soft_label_of_its_text(template, rows, labels):
+    run = template.open()
+    soft, splits = run.soft_labels(), run.splits()
+    expected = dict(zip((text for text, _ in rows), softmax(logits_of(rows, labels), axis=1), strict=True))
+    for split in (splits.train, splits.validation, splits.test):
+        found = soft.probabilities[soft.rows_of(split.ids)]
+        np.testing.assert_allclose(found, [expected[text] for text in split.texts], rtol=1e-5)
+    assert len(soft) == TRAIN + TEST == template.asked()
+
+
+@pytest.mark.parametrize("name", ["deep", "words"])
+def test_a_student_agrees_with_the_teacher(template, name):
+    run = template.open()
+    student = load_student(run.student(name).path)
+    test = run.splits().test
+    soft = run.soft_labels()
+    assert student.labels == soft.labels
+    assert (student.logits(test.texts).argmax(1) == soft.hard[soft.rows_of(test.ids)]).mean() > 0.8
+    record = json.loads((run.student(name).path / "training.json").read_text())
+    assert record["temperature"] == student.temperature
+
+
+# Nothing is done twice
+
+
+def test_a_second_run_touches_nothing(finished):
+    before = everything(finished.root)
+    finished.run()
+    assert everything(finished.root) == before
+
+
+def test_another_student_setting_trains_that_student_alone(finished):
+    before = finished.stages()
+    finished.task["students"]["words"]["loss"] = {"temperature": 3.0}
+    finished.run()
+    assert finished.made_anew(before) == {"students/words"}
+
+
+def test_a_new_student_is_trained_alone(finished):
+    before = finished.stages()
+    words = finished.task["students"]["words"]
+    finished.task["students"]["more-words"] = {**words, "hidden": 8, "optimisation": {"epochs": 1}}
+    finished.run()
+    assert finished.made_anew(before) == {"students/more-words"}
+
+
+def test_what_comes_after_training_changes_no_stage(finished):
+    before = finished.stages()
+    finished.task |= {"budget": {"latency_ms": 7}, "export": {"variant": "fp32"}}
+    finished.run()
+    assert finished.made_anew(before) == set()
+
+
+def test_changed_data_makes_everything_anew_but_asks_only_for_new_texts(fresh, rows, write_csv):
+    write_csv(fresh.folder / "train.csv", rows[: TRAIN - 20])
+    run = fresh.open()
+    run.make_data()
+    run.make_labels()
+    assert fresh.asked() == TRAIN - 20 + TEST
+    before = fresh.stages()
+    write_csv(fresh.folder / "train.csv", rows[10:TRAIN])
+    run = fresh.open()
+    with pytest.raises(DistillError, match=r"data is out of date: run `reflux check`"):
+        run.make_labels()
+    run.make_data()
+    with pytest.raises(DistillError, match=r"labels is out of date: run `reflux label`"):
+        run.make_student("words")
+    run.make_labels()
+    assert fresh.made_anew(before) == {"data", "labels"}
+    assert fresh.asked() == 20
+
+
+def test_another_recording_is_asked_anew_on_the_same_data(fresh, rows, labels):
+    run = fresh.open()
+    run.make_data()
+    run.make_labels()
+    before = fresh.stages()
+    np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=-logits_of(rows, labels))
+    run = fresh.open()
+    run.make_data()
+    soft = run.make_labels()
+    assert fresh.made_anew(before) == {"labels"}
+    assert fresh.asked() == TRAIN + TEST
+    np.testing.assert_allclose(
+        soft.probabilities[soft.texts.index(rows[0][0])], softmax(-logits_of(rows, labels)[0]), 1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [("data", "train.parquet"), ("labels", "labels.parquet"), ("students/words", "static.safetensors")],
+)
+def test_a_damaged_stage_is_made_anew_as_it_was_and_asks_nothing(finished, stage, file):
+    before = finished.stages()
+    path = finished.root / stage / file
+    expected = path.read_bytes()
+    os.truncate(path, 50)
+    finished.run()
+    assert finished.made_anew(before) == {stage}
+    assert path.read_bytes() == expected
+    if stage == "labels":
+        assert finished.asked() == 0
+
+
+def test_stages_are_asked_for_in_order(fresh):
+    run = fresh.open()
+    with pytest.raises(DistillError, match=r"data has not been made: run `reflux check`"):
+        run.make_labels()
+    with pytest.raises(DistillError, match=r"labels has not been made: run `reflux label`"):
+        run.make_student("words")
+
+
+# Data
+
+
+def test_rows_of_the_test_split_leave_the_pool(fresh, rows, write_csv):
+    write_csv(fresh.folder / "train.csv", [*rows[:50], *rows[TRAIN : TRAIN + 5], rows[0]])
+    splits = fresh.open().make_data()
+    assert splits.report["cleaning"] | {"leaked": None} == {
+        "rows": 56,
+        "kept": 50,
+        "exact": 1,
+        "near": 0,
+        "leaked": None,
+        "conflicting": 0,
+    }
+    assert splits.report["cleaning"]["leaked"] == {"test": 5}
+    assert not set(splits.test.texts) & {*splits.train.texts, *splits.validation.texts}
+    assert len(splits.test) == TEST
+
+
+def test_validation_may_be_a_file_of_its_own(fresh, rows, write_csv):
+    write_csv(fresh.folder / "validation.csv", [*rows[40:70], ("a new label altogether", "weather")])
+    fresh.task["data"]["validation"] = {"path": "validation.csv", "label": "label"}
+    splits = fresh.open().make_data()
+    assert len(splits.validation) == 31
+    assert splits.report["cleaning"]["leaked"] == {"validation": 30, "test": 0}
+    assert "weather" in splits.labels
+
+
+def reuse_ids(job: Job) -> None:
+    for name in ("train", "test"):
+        with (job.folder / f"{name}.csv").open() as file:
+            content = list(csv.reader(file))
+        with (job.folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["id", *content[0]], *([row, *line] for row, line in enumerate(content[1:]))])
+        job.task["data"][name]["id"] = "id"
+
+
+def misspell_labels(job: Job) -> None:
+    job.task["labels"] = ["account", "billing", "shiping", "technical"]
+
+
+def test_only(job: Job) -> None:
+    shutil.copyfile(job.folder / "test.csv", job.folder / "train.csv")
+
+
+def remove_test(job: Job) -> None:
+    (job.folder / "test.csv").unlink()
+
+
+def drop_gold(job: Job) -> None:
+    for name in ("train", "test"):
+        del job.task["data"][name]["label"]
+
+
+def hold_out_nothing(job: Job) -> None:
+    job.task["data"]["validation"] = 1e-9
+
+
+test_only.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (reuse_ids, "an id stands in two splits"),
+        (misspell_labels, r"gold labels \['shipping'\] are not among the task's 4 labels"),
+        (test_only, "every row duplicates a held-out row"),
+        (remove_test, r"test\.csv: cannot be read"),
+        (drop_gold, "fewer than two gold labels; list the task's `labels`"),
+        (hold_out_nothing, "validation: no rows"),
+    ],
+)
+def test_a_problem_with_the_data_is_raised_before_anything_is_paid(fresh, monkeypatch, spoil, message):
+    monkeypatch.setattr(teachers, "create", lambda *_: pytest.fail("the teacher was called"))
+    spoil(fresh)
+    with pytest.raises(DataError, match=message):
+        fresh.run()
+    assert fresh.stages() == {}
+    assert not (fresh.root / "answers.sqlite").exists()
+
+
+# What the teacher does not answer
+
+
+class Refusing:
+    """A teacher that refuses every fourth text and answers another fourth with nonsense."""
+
+    name, version, batch_size = "refusing", "1", 16
+
+    def __init__(self, labels: Sequence[str], kinds: dict[str, int]) -> None:
+        self.labels, self.kinds, self.closed = tuple(labels), kinds, False
+
+    async def ask(self, texts: Sequence[str]) -> list[Answer]:
+        even = np.full(len(self.labels), 1 / len(self.labels), dtype=np.float32)
+        given = {0: Answer(None, "logprobs", outcome="refused"), 1: Answer(even * np.nan, "logprobs")}
+        return [given.get(self.kinds[text] % 4, Answer(even, "logprobs")) for text in texts]
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch):
+    kinds = {text: row for row, (text, _) in enumerate(rows)}
+    made: list[Refusing] = []
+
+    def create(config: Any, labels: Sequence[str]) -> Refusing:
+        made.append(Refusing(labels, kinds))
+        return made[-1]
+
+    monkeypatch.setattr(teachers, "create", create)
+    del fresh.task["students"]["deep"]
+    run = fresh.run()
+    soft = run.soft_labels()
+    assert {kinds[text] % 4 for text in soft.texts} == {2, 3}
+    record = json.loads((fresh.root / "labels" / "training.json").read_text())
+    assert record == {"asked": TRAIN + TEST, "refused": (TRAIN + TEST) / 4, "invalid": (TRAIN + TEST) / 4}
+    assert [teacher.closed for teacher in made] == [True]
+    assert load_student(run.student("words").path).labels == soft.labels
+
+
+# A teacher that is fitted first
+
+
+@pytest.fixture(scope="module")
+def local_template(template, tmp_path_factory, rows, write_csv, tiny_encoder) -> Job:
+    """A job whose pool has no gold labels and whose teacher is fitted on other rows, run to its end."""
+    folder = tmp_path_factory.mktemp("jobs") / "local"
+    folder.mkdir()
+    write_csv(folder / "train.csv", [[text] for text, _ in rows[:100]], ("text",))
+    write_csv(folder / "test.csv", [[text] for text, _ in rows[TRAIN:]], ("text",))
+    write_csv(folder / "gold.csv", rows[100:TRAIN])
+    task = {
+        "name": "local",
+        "data": {"train": {"path": "train.csv"}, "test": {"path": "test.csv"}},
+        "teacher": {
+            "kind": "local",
+            "model": str(tiny_encoder),
+            "max_tokens": 32,
+            "fit": {
+                "data": {"path": "gold.csv", "label": "label"},
+                "optimisation": {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16},
+            },
+        },
+        "students": {"words": template.task["students"]["words"]},
+    }
+    job = Job(folder, task)
+    job.run()
+    return job
+
+
+@pytest.fixture
+def local(local_template, tmp_path) -> Job:
+    shutil.copytree(local_template.root, tmp_path / "run")
+    return Job(local_template.folder, json.loads(json.dumps(local_template.task)), tmp_path / "run")
+
+
+async def test_a_fitted_teacher_labels_the_pool(local_template, labels):
+    run = local_template.open()
+    assert set(local_template.stages()) == {"data", "teacher", "labels", "students/words"}
+    soft = run.soft_labels()
+    assert soft.labels == labels
+    assert set(soft.methods) == {"local"}
+    teacher = teachers.create(run.teacher_config(), labels)
+    answers = await teacher.ask(soft.texts[:5])
+    np.testing.assert_allclose(soft.probabilities[:5], [answer.probabilities for answer in answers], atol=1e-5)
+    record = json.loads((local_template.root / "teacher" / "training.json").read_text())
+    assert record["gold_rows"] == TRAIN - 100
+
+
+def test_a_second_run_with_a_fitted_teacher_touches_nothing(local):
+    before = everything(local.root)
+    local.run()
+    assert everything(local.root) == before
+
+
+def test_what_a_teacher_costs_does_not_fit_it_anew(local):
+    before = local.stages()
+    local.task["teacher"] |= {"usd_per_hour": 2.0, "batch_size": 8}
+    local.run()
+    assert "teacher" not in local.made_anew(before)
+
+
+def test_how_a_teacher_is_fitted_makes_it_and_its_labels_anew(local):
+    before = local.stages()
+    local.task["teacher"]["fit"]["optimisation"]["seed"] = 1
+    run = local.open()
+    run.make_data()
+    run.make_labels()
+    assert local.made_anew(before) == {"teacher", "labels"}
+    assert local.asked() == 160
+
+
+def test_a_student_may_start_from_the_fitted_teacher(local):
+    before = local.stages()
+    optimisation = {"epochs": 1, "learning_rate": 1e-9}
+    local.task["students"]["pupil"] = {
+        "family": "encoder",
+        "model": "teacher",
+        "layers": [0, 1, 2],
+        "max_tokens": 32,
+        "optimisation": optimisation,
+    }
+    run = local.run()
+    assert local.made_anew(before) == {"students/pupil"}
+    teacher, pupil = load_student(local.root / "teacher"), load_student(run.student("pupil").path)
+    texts = run.splits().test.texts
+    np.testing.assert_allclose(pupil.logits(texts), teacher.logits(texts), atol=1e-3)
+    before = local.stages()
+    local.task["teacher"]["fit"]["optimisation"]["seed"] = 1
+    local.run()
+    assert "students/pupil" in local.made_anew(before)
+
+
+def test_a_new_label_in_the_gold_of_the_teacher_is_a_label_of_the_task(local_template, tmp_path):
+    folder = tmp_path / "job"
+    shutil.copytree(local_template.folder, folder)
+    job = Job(folder, json.loads(json.dumps(local_template.task)))
+    assert "weather" not in job.open().make_data().labels
+    with (folder / "gold.csv").open("a") as file:
+        file.write("rain and snow,weather\n" * 3)
+    assert "weather" in job.open().make_data().labels
+
+
+# Kills
+
+
+HARNESS = """
+import json, os, signal, sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+
+import distill.students.encoder, distill.students.static, distill.training
+from distill.run import Run
+from distill.task import load_task
+from distill.teachers.recorded import RecordedTeacher
+
+task, root, log, points = load_task(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+
+
+def die_after(module, path, count):
+    # The function at this place kills the process when it has returned so many times.
+    *owners, name = path.split(".")
+    owner = import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    function, calls = getattr(owner, name), []
+
+    def wrapped(*args, **kwargs):
+        result = function(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def count_questions():
+    ask = RecordedTeacher.ask
+
+    async def counted(self, texts):
+        with open(log, "a") as file:
+            file.writelines(f"{text}\\n" for text in texts)
+        return await ask(self, texts)
+
+    RecordedTeacher.ask, RecordedTeacher.batch_size = counted, 32
+
+
+def live(point):
+    count_questions()
+    if point:
+        die_after(*point)
+    run = Run(task, root)
+    run.make_data()
+    run.make_labels()
+    for name in task.students:
+        run.make_student(name)
+    os._exit(0)
+
+
+for point in [*points, None]:
+    child = os.fork()
+    if child == 0:
+        live(point)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+POINTS = [
+    ("distill.run", "_write_split", 1),  # within the data
+    ("distill.run", "Run.make_data", 1),  # between data and labels
+    ("distill.labelling", "AnswerStore.add", 1),  # within the labels, the first batch stored
+    ("distill.labelling", "AnswerStore.add", 4),
+    ("distill.soft_labels", "SoftLabels.write", 1),  # all answers stored, the stage not finished
+    ("distill.run", "Run.make_labels", 1),  # between labels and students
+    ("distill.training", "_epoch", 2),  # within the training of the first student
+    ("distill.students.base", "Student.save", 1),  # the first student saved, its stage not finished
+    ("distill.run", "Run.make_student", 1),  # between the students
+    ("distill.artifacts", "write_atomic", 1),  # the record of the second student written, its stage not in place
+]
+
+
+def test_a_run_that_is_killed_at_any_point_finishes_and_asks_nothing_twice(fresh, template, tmp_path):
+    log = tmp_path / "asked.txt"
+    arguments = [str(fresh.file), str(fresh.root), str(log), json.dumps(POINTS)]
+    out = subprocess.run(
+        [sys.executable, "-c", HARNESS, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split() == ["-9"] * len(POINTS) + ["0"], out.stderr
+    asked = log.read_text().splitlines()
+    assert len(asked) == len(set(asked)) == TRAIN + TEST
+    assert set(fresh.stages()) == set(template.stages())
+    assert not list(fresh.root.rglob(".*-*"))  # no staging folder is left
+    mine, theirs = fresh.open().soft_labels(), template.open().soft_labels()
+    np.testing.assert_array_equal(mine.probabilities, theirs.probabilities)
+    for name, file in (("deep", "head.safetensors"), ("words", "static.safetensors")):
+        paths = [job.root / "students" / name / file for job in (fresh, template)]
+        assert paths[0].read_bytes() == paths[1].read_bytes()

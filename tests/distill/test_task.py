@@ -1,0 +1,205 @@
+"""A task file is read whole or refused, and a refusal names the file, the key and what was expected there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.errors import TaskError
+from distill.sections import FileSource, TicketSource
+from distill.task import EncoderStudent, StaticStudent, Task, load_task
+from distill.teachers.local import LocalConfig
+from distill.teachers.recorded import RecordedConfig
+
+LOCAL = "{kind: local, model: x}"
+
+
+def written(
+    folder: Path,
+    *,
+    train: str = "{path: train.csv}",
+    validation: str = "0.1",
+    teacher: str = LOCAL,
+    encoder: str = "{family: encoder, model: x}",
+    more: str = "",
+) -> Path:
+    path = folder / "task.yaml"
+    path.write_text(
+        f"name: desk\ndata: {{train: {train}, test: {{path: test.csv}}, validation: {validation}}}\n"
+        f"teacher: {teacher}\nstudents:\n  encoder: {encoder}\n{more}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def refusal(path: Path) -> list[str]:
+    """The lines of the error, without the file that each must name."""
+    with pytest.raises(TaskError) as caught:
+        load_task(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{path}: ")
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def test_a_whole_task_is_typed(tmp_path):
+    more = "  words: {family: static, model: package:x}\nlabels: [a, b]\nbudget: {latency_ms: 5}"
+    task = load_task(written(tmp_path, train="{tickets: 30, seed: 4}", more=more))
+    assert isinstance(task, Task)
+    assert task.data.train == TicketSource(tickets=30, seed=4)
+    assert task.teacher == LocalConfig(model="x")
+    assert isinstance(task.students["encoder"], EncoderStudent)
+    assert isinstance(task.students["words"], StaticStudent)
+    assert task.labels == ("a", "b")
+    assert task.budget.latency_ms == 5
+
+
+def test_validation_is_a_share_or_a_source(tmp_path):
+    assert load_task(written(tmp_path, validation="0.25")).data.validation == 0.25
+    given = load_task(written(tmp_path, validation="{path: v.csv}")).data.validation
+    assert given == FileSource(path=tmp_path / "v.csv")
+
+
+def test_paths_are_relative_to_the_task_file(tmp_path, monkeypatch):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    recorded = "{kind: recorded, logits: ../l.npz, recordings: [{array: train, rows: {path: train.csv}}]}"
+    written(folder, train="{path: ../data/train.csv}", teacher=recorded, encoder="{family: encoder, model: ./encoder}")
+    monkeypatch.chdir(tmp_path)
+    task = load_task("tasks/task.yaml")
+    assert isinstance(task.data.train, FileSource)
+    assert task.data.train.path == tmp_path / "data" / "train.csv"
+    assert isinstance(task.teacher, RecordedConfig)
+    assert task.teacher.logits == tmp_path / "l.npz"
+    assert task.teacher.recordings[0].rows.path == folder / "train.csv"
+    assert task.students["encoder"].model == str(folder / "encoder")
+
+
+@pytest.mark.parametrize("model", ["package:some-encoder", "organisation/some-encoder"])
+def test_models_that_are_no_paths_are_left_alone(tmp_path, model):
+    assert (
+        load_task(written(tmp_path, encoder=f"{{family: encoder, model: {model}}}")).students["encoder"].model == model
+    )
+
+
+UNKNOWN = "unknown key; remove it or correct its spelling"
+MISSING = "missing; this key is required"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"more": "colour: red"}, f"colour: {UNKNOWN}"),
+        ({"train": "{path: a.csv, labels: b}"}, f"data.train.labels: {UNKNOWN}"),
+        ({"encoder": "{family: encoder, model: x, depth: 3}"}, f"students.encoder.depth: {UNKNOWN}"),
+        ({"teacher": "{kind: local, model: x, key: y}"}, f"teacher.key: {UNKNOWN}"),
+        ({"more": "export: {gates: {speed: 1}}"}, f"export.gates.speed: {UNKNOWN}"),
+        ({"train": "{}"}, f"data.train.path: {MISSING}"),
+        ({"train": "{text: body}"}, f"data.train.path: {MISSING}"),
+        ({"encoder": "{family: static}"}, f"students.encoder.model: {MISSING}"),
+        ({"encoder": "{model: x}"}, "students.encoder: the key 'family' is missing"),
+        ({"teacher": "{kind: local}"}, f"teacher.model: {MISSING}"),
+        ({"train": "{tickets: none}"}, "data.train.tickets: Input should be a valid integer, unable to parse"),
+        ({"train": "{tickets: 0}"}, "data.train.tickets: Input should be greater than or equal to 1 (got 0)"),
+        ({"train": "a.csv"}, "data.train: Input should be a valid dictionary"),
+        ({"validation": "0.7"}, "data.validation: Input should be less than 0.5 (got 0.7)"),
+        ({"validation": "{path: 3}"}, "data.validation.path: "),
+        (
+            {"encoder": "{family: encoder, model: x, layers: [0, b]}"},
+            "students.encoder.layers.1: Input should be a valid i",
+        ),
+        (
+            {"encoder": "{family: encoder, model: x, optimisation: {epochs: 0}}"},
+            "students.encoder.optimisation.epochs: ",
+        ),
+        (
+            {"encoder": "{family: tree, model: x}"},
+            "students.encoder: Input tag 'tree' found using 'family' does not match",
+        ),
+        ({"teacher": "{kind: local, model: x, fit: {data: {path: 1}}}"}, "teacher.fit.data.path: "),
+        ({"teacher": "local"}, "teacher: expected a mapping with a `kind` (got 'local')"),
+        ({"more": "labels: [a]"}, "labels: Tuple should have at least 2 items"),
+        ({"more": "labels: [a, b, a]"}, "labels: expected distinct names"),
+        ({"more": "labels: [yes, no]"}, "labels.0: Input should be a valid string (got True)"),
+        ({"more": "labels: billing"}, "labels: Input should be a valid tuple (got 'billing')"),
+        ({"more": "  No!: {family: static, model: x}"}, "students.No!: String should match pattern"),
+        ({"more": "budget: {latency_ms: -1}"}, "budget.latency_ms: Input should be greater than 0 (got -1)"),
+        ({"more": "export: {variant: int4}"}, "export.variant: Input should be 'auto', 'fp32' or 'int8' (got 'int4')"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_key(tmp_path, change, line):
+    assert any(found.startswith(line) for found in refusal(written(tmp_path, **change)))
+
+
+def test_an_unknown_teacher_kind_lists_the_kinds(tmp_path):
+    assert refusal(written(tmp_path, teacher="{kind: oracle}")) == [
+        "teacher: kind: expected one of bundle, local, recorded, got 'oracle'"
+    ]
+
+
+def test_an_unknown_family_lists_the_families(tmp_path):
+    (line,) = refusal(written(tmp_path, encoder="{family: tree, model: x}"))
+    assert "'encoder', 'static'" in line
+
+
+def test_everything_wrong_is_told_at_once(tmp_path):
+    lines = refusal(written(tmp_path, encoder="{family: encoder}", more="colour: red"))
+    assert sorted(lines) == [f"colour: {UNKNOWN}", f"students.encoder.model: {MISSING}"]
+
+
+def test_a_missing_section_is_named(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text("name: desk")
+    assert {line.split(":")[0] for line in refusal(path)} == {"data", "teacher", "students"}
+
+
+@pytest.mark.parametrize("more", ["name: desk", "budget: {latency_ms: 1, latency_ms: 2}"])
+def test_a_key_given_twice_is_refused(tmp_path, more):
+    lines = refusal(written(tmp_path, more=more))
+    assert "is given twice" in lines[0]
+    assert "line 6" in lines[1]
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "? [a]\n: b", "a: 2024-99-99", "\t- a"])
+def test_what_is_not_yaml_is_refused(tmp_path, text):
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    assert refusal(path)[0].startswith("not YAML: ")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "just words"])
+def test_yaml_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    assert refusal(path) == ["expected a mapping with the keys name, data, teacher and students"]
+
+
+def test_yaml_may_share_a_section_between_students(tmp_path):
+    more = "  deep: {<<: *base, layers: [0]}"
+    task = load_task(written(tmp_path, encoder="&base {family: encoder, model: x, max_tokens: 64}", more=more))
+    deep = task.students["deep"]
+    assert isinstance(deep, EncoderStudent)
+    assert (deep.max_tokens, deep.layers) == (64, (0,))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    assert refusal(tmp_path / "none.yaml")[0].startswith("cannot be read (")
+    assert refusal(tmp_path)[0].startswith("cannot be read (")
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("name: café".encode("latin-1"))
+    assert refusal(latin)[0].startswith("cannot be read (")
+
+
+def test_a_task_cannot_be_changed(tmp_path):
+    task = load_task(written(tmp_path))
+    with pytest.raises(ValueError, match="frozen"):
+        task.name = "other"
+
+
+@pytest.mark.parametrize("teacher", [LOCAL, "{kind: bundle, path: x}"])
+def test_a_student_starts_from_a_teacher_that_is_fitted_alone(tmp_path, teacher):
+    encoder = "{family: encoder, model: teacher}"
+    fitted = "{kind: local, model: x, fit: {data: {path: gold.csv}}}"
+    assert load_task(written(tmp_path, encoder=encoder, teacher=fitted)).students["encoder"].model == "teacher"
+    (line,) = refusal(written(tmp_path, encoder=encoder, teacher=teacher))
+    assert line.startswith("students.encoder.model: `teacher` needs a local teacher with a `fit`")
