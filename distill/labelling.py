@@ -99,7 +99,6 @@ async def label(
     examples: Examples,
     store: AnswerStore,
     *,
-    concurrency: int = 1,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Labelling:
     """Ask the teacher for every text that the store lacks, and give the soft labels of all.
@@ -129,7 +128,7 @@ async def label(
                 raise
             advance(len(batch))
 
-    outcomes = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(work() for _ in range(teacher.concurrency)), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome

@@ -31,6 +31,7 @@ class BundleTeacher:
 
     config_type: ClassVar[type[BaseModel]] = BundleTeacherConfig
     batch_size = 16
+    concurrency = 1
 
     def __init__(self, bundle: Bundle, labels: Sequence[str], *, threads: int = 1, usd_per_hour: float = 0.0) -> None:
         self.name = f"bundle:{bundle.manifest.name}"

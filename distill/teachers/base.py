@@ -71,6 +71,10 @@ class Teacher(Protocol):
     def batch_size(self) -> int:
         """How many texts one call to `ask` takes best."""
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls to `ask` may run at once."""
+
     @classmethod
     def from_config(cls, config: Any, labels: Sequence[str]) -> Self:
         """Make a teacher that answers in the order of `labels`. Raises TeacherError when it cannot."""

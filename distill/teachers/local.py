@@ -49,6 +49,7 @@ class LocalTeacher:
     """Answers with a classifier in torch, a batch at a time, off the event loop."""
 
     config_type: ClassVar[type[BaseModel]] = LocalConfig
+    concurrency = 1
 
     def __init__(self, model: Student, labels: Sequence[str], *, name: str, version: str, config: LocalConfig) -> None:
         self.name = f"local:{name}"

@@ -48,6 +48,7 @@ class RecordedTeacher:
 
     config_type: ClassVar[type[BaseModel]] = RecordedConfig
     batch_size = 1024
+    concurrency = 1
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class Played:
 
     def __init__(self, play: Callable[[Sequence[str]], Any] = right, *, batch_size: int = 2, **other: Any) -> None:
         self.play, self.batch_size = play, batch_size
+        self.concurrency = other.get("concurrency", 1)
         self.version = other.get("version", "1")
         self.labels = other.get("labels", LABELS)
         self.batches: list[list[str]] = []
@@ -252,9 +253,9 @@ async def test_answers_in_flight_when_the_teacher_fails_are_stored(path):
             await asyncio.sleep(0)  # well after the failure
         return right(texts)
 
-    teacher = Played(play)
+    teacher = Played(play, concurrency=3)
     with pytest.raises(TeacherError, match="quota used up"):
-        await labelled(path, teacher, pool(20), concurrency=3)
+        await labelled(path, teacher, pool(20))
     assert len(teacher.batches) == 3  # nothing was asked after the failure
     assert stored(path, teacher) == keys([*teacher.batches[0], *teacher.batches[1]])
 
@@ -266,8 +267,8 @@ async def test_concurrent_questions_share_the_pool(path):
         await flying.wait()  # only four at once get on
         return right(texts)
 
-    teacher = Played(play)
-    result = await labelled(path, teacher, pool(16), concurrency=4)
+    teacher = Played(play, concurrency=4)
+    result = await labelled(path, teacher, pool(16))
     assert sorted(teacher.asked) == sorted(pool(16).texts)
     np.testing.assert_array_equal(result.soft.probabilities, [distribution(text) for text in pool(16).texts])
 
@@ -354,7 +355,7 @@ pool = Examples(texts, texts, (None,) * len(texts))
 
 
 class Teacher:
-    name, version, labels, batch_size = "counting", "1", ("a", "b"), 2
+    name, version, labels, batch_size, concurrency = "counting", "1", ("a", "b"), 2, 1
 
     def __init__(self, told=None):
         self.told = told

@@ -356,7 +356,7 @@ def test_a_problem_with_the_data_is_raised_before_anything_is_paid(fresh, monkey
 class Refusing:
     """A teacher that refuses every fourth text and answers another fourth with nonsense."""
 
-    name, version, batch_size = "refusing", "1", 16
+    name, version, batch_size, concurrency = "refusing", "1", 16, 1
 
     def __init__(self, labels: Sequence[str], kinds: dict[str, int]) -> None:
         self.labels, self.kinds, self.closed = tuple(labels), kinds, False

@@ -25,7 +25,7 @@ def test_the_kinds_are_there():
 
 @pytest.mark.parametrize("kind", ["oracle", None, ["local"], {}])
 def test_an_unknown_kind_lists_the_known_ones(kind):
-    with pytest.raises(TeacherError, match="kind: expected one of bundle, local, recorded, got "):
+    with pytest.raises(TeacherError, match="kind: expected one of bundle, local, openai, recorded, got "):
         teachers.parse({"kind": kind})
     with pytest.raises(TeacherError, match="kind: expected one of"):
         teachers.create({"kind": kind}, ("a", "b"))
@@ -53,6 +53,7 @@ class Config(BaseModel):
 class OwnTeacher:
     config_type = Config
     batch_size = 1
+    concurrency = 1
     name, version = "own", "1"
 
     def __init__(self, labels):

@@ -1,0 +1,282 @@
+"""The teacher against a server that speaks OpenAI's protocol over real sockets and misbehaves when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from distill.teachers import TeacherError, create
+from distill.teachers.http import is_local, retry_after
+from distill.teachers.openai import OpenAITeacher, Price
+
+LABELS = ("billing", "refund", "shipping")
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+def completion(top: dict[str, float], **choice: Any) -> Reply:
+    listed = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top.items()]
+    content = [{"token": listed[0]["token"], "logprob": listed[0]["logprob"], "top_logprobs": listed}] if listed else []
+    body = {
+        "choices": [
+            {
+                "message": {"role": "assistant", "content": "A"},
+                "logprobs": {"content": content},
+                "finish_reason": "length",
+            }
+            | choice
+        ],
+        "usage": {
+            "prompt_tokens": 100,
+            "completion_tokens": 1,
+            "total_tokens": 101,
+            "prompt_tokens_details": {"cached_tokens": 60},
+        },
+    }
+    return 200, {"content-type": "application/json"}, json.dumps(body).encode()
+
+
+def sure(body: dict[str, Any]) -> Reply:
+    """Nearly sure of the label whose name is the text."""
+    system, text = body["messages"][0]["content"], body["messages"][-1]["content"]
+    code_of = {line.split(": ")[1]: line.split(": ")[0] for line in system.splitlines() if ": " in line[:5]}
+    label = text.splitlines()[1]
+    return completion({code_of.get(label, "A"): 0.9, "The": 0.05})
+
+
+@dataclass
+class Server:
+    """What it answers, in turn (the last for good), and what it was asked."""
+
+    base_url: str
+    replies: list[Callable[[dict[str, Any]], Reply]] = field(default_factory=lambda: [sure])
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while (message := await receive()).get("more_body"):
+            body += message["body"]
+        request = json.loads(body + message["body"])
+        self.asked.append(request)
+        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        status, headers, content = reply(request)
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": content})
+
+    @property
+    def texts(self) -> list[str]:
+        return [request["messages"][-1]["content"].splitlines()[1] for request in self.asked]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        app = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        running = uvicorn.Server(config)
+        running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        task = asyncio.create_task(running.serve([listener]))
+        yield app
+        running.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def teacher(server: Server, **settings: Any) -> AsyncIterator[OpenAITeacher]:
+    config = {"kind": "openai", "base_url": server.base_url, "model": "m", "usd_per_million": {"input": 1, "output": 4}}
+    made = create({**config, **settings}, LABELS)
+    assert isinstance(made, OpenAITeacher)
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def test_answers_are_in_the_order_of_the_labels_whatever_codes_stand_for(server) -> None:
+    async with teacher(server, permutations=6) as asked:
+        texts = [*LABELS, *reversed(LABELS)]
+        answers = await asked.ask(texts)
+    assert [LABELS[int(answer.probabilities.argmax())] for answer in answers] == texts
+    assert {answer.method for answer in answers} == {"logprobs_tail"}
+    assert answers[0].covered == pytest.approx(0.9)
+    assert answers[0].tail == pytest.approx(0.05)
+
+
+async def test_a_call_costs_what_its_tokens_cost_cached_ones_apart(server) -> None:
+    price = {"input": 1.0, "cached": 0.1, "output": 4.0}
+    async with teacher(server, usd_per_million=price) as asked:
+        (answer,) = await asked.ask(["billing"])
+    assert answer.cost_usd == pytest.approx((40 * 1.0 + 60 * 0.1 + 1 * 4.0) / 1e6)
+    assert answer.tokens == 101
+    assert Price(input=2, output=0).of({"prompt_tokens": 10, "completion_tokens": 5}) == pytest.approx(20e-6)
+
+
+async def test_the_key_comes_from_the_environment_and_is_sent(server, monkeypatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-1")
+    async with teacher(server, key_env="MY_KEY") as asked:
+        await asked.ask(["billing"])
+    assert server.headers[0]["authorization"] == "Bearer secret-1"
+    assert "secret-1" not in repr(asked.__dict__["_config"])
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        (429, {"retry-after": "0"}, b'{"error": {"message": "slow down"}}'),
+        (429, {"retry-after-ms": "5"}, b"{}"),
+        (500, {"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=1))}, b"oops"),
+        (503, {"retry-after": "0"}, b""),
+        (400, {"x-should-retry": "true", "retry-after": "0"}, b"{}"),
+        (200, {"content-type": "text/html"}, b"<html>"),
+        (200, {"content-type": "application/json"}, b'{"choices": [{'),
+    ],
+)
+async def test_what_may_pass_is_tried_again(server, failing) -> None:
+    server.replies = [lambda _: failing, sure]
+    async with teacher(server) as asked:
+        (answer,) = await asked.ask(["refund"])
+    assert LABELS[int(answer.probabilities.argmax())] == "refund"
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        ((401, {}, b'{"error": {"message": "bad key"}}'), "refuses the key .*bad key.*key_env"),
+        ((429, {}, b'{"error": {"code": "insufficient_quota", "message": "no money"}}'), "no money left"),
+        ((404, {}, b'{"error": {"message": "no such model"}}'), "404: no such model"),
+        ((500, {"x-should-retry": "false"}, b"{}"), "500"),
+    ],
+)
+async def test_what_will_not_pass_is_said_at_once(server, failing, said) -> None:
+    server.replies = [lambda _: failing]
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match=said):
+            await asked.ask(["refund"])
+    assert len(server.asked) == 1
+
+
+async def test_a_server_that_hangs_is_given_up_after_its_attempts(server) -> None:
+    async with teacher(server, timeout_seconds=0.05, attempts=2) as asked:
+        server.replies = [lambda _: pytest.fail("never reached")]
+        with socket.socket() as deaf:  # accepts, and says nothing
+            deaf.bind(("127.0.0.1", 0))
+            deaf.listen()
+            asked._client.base_url = httpx.URL(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+            with pytest.raises(TeacherError, match="did not answer in time") as failure:
+                await asked.ask(["refund"])
+    assert failure.value.retryable
+
+
+async def test_a_server_that_is_down_is_named() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with teacher(Server(f"http://127.0.0.1:{port}/v1"), attempts=1) as asked:
+        with pytest.raises(TeacherError, match="cannot be reached"):
+            await asked.ask(["refund"])
+
+
+async def test_a_model_that_wants_to_say_something_else_is_found_before_any_text_is_asked(server) -> None:
+    server.replies = [lambda _: completion({"Sure": 0.9, "A": 0.05})]
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match=r"0\.05 of its mass on codes.*examples"):
+            await asked.ask(["my own text"])
+    assert "my own text" not in server.texts
+
+
+async def test_a_server_without_logprobs_is_told_from_one_with(server) -> None:
+    server.replies = [lambda _: completion({"A": 0.9}, logprobs=None)]
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match=r"gives no top_logprobs.*logits_all"):
+            await asked.ask(["refund"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        (completion({"A": 0.9}, finish_reason="content_filter"), "refused"),
+        (completion({"A": 0.9}, message={"content": None, "refusal": "I cannot"}), "refused"),
+        (completion({"I": 0.8, "A": 0.1}), "invalid"),
+    ],
+)
+async def test_refusals_and_other_answers_are_outcomes_that_cost_and_never_labels(server, reply, outcome) -> None:
+    server.replies = [sure, sure, sure, lambda _: reply]
+    async with teacher(server) as asked:
+        (answer,) = await asked.ask(["odd"])
+    assert (answer.outcome, answer.probabilities) == (outcome, None)
+    assert answer.cost_usd > 0
+
+
+async def test_what_changes_answers_changes_the_version_and_speed_does_not(server) -> None:
+    async with (
+        teacher(server) as one,
+        teacher(server, concurrency=2, attempts=2) as same,
+        teacher(server, prompt={"instructions": "Sort it."}) as other,
+    ):
+        assert one.version == same.version
+        assert one.version != other.version
+
+
+def test_a_service_of_somebody_needs_its_terms_acknowledged() -> None:
+    config = {"kind": "openai", "model": "m", "usd_per_million": {"input": 1, "output": 1}}
+    with pytest.raises(TeacherError, match=r"api\.openai\.com.*terms"):
+        create(config, LABELS)
+    made = create({**config, "terms": {"acknowledged": True, "reference": "https://example.org/terms"}}, LABELS)
+    assert made.name == "openai:m"
+
+
+def test_a_prompt_that_names_other_labels_is_refused() -> None:
+    config = {
+        "kind": "openai",
+        "base_url": "http://localhost:1",
+        "model": "m",
+        "usd_per_million": {"input": 0, "output": 0},
+    }
+    with pytest.raises(TeacherError, match="refunds"):
+        create({**config, "prompt": {"descriptions": {"refunds": "money back"}}}, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, 30.0),
+        ({"retry-after": "3600"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers, seconds) -> None:
+    assert retry_after(headers, now=60.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://vllm:8000/v1", True),
+        ("http://10.1.2.3/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("https://8.8.8.8/v1", False),
+    ],
+)
+def test_ones_own_servers_are_told_from_services(url, local) -> None:
+    assert is_local(url) is local
