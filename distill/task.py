@@ -41,11 +41,15 @@ class Loss(Section):
 
 
 class EncoderStudent(Section):
-    """Some layers of a pretrained encoder, mean pooling, one linear head. `layers` are indices, kept in order."""
+    """Some layers of a pretrained encoder, mean pooling, one linear head. `layers` are indices, kept in order.
+
+    Without `train_embeddings` token embeddings stay as pretrained, so that words that the pool lacks still fit in.
+    """
 
     family: Literal["encoder"]
     model: str
     layers: tuple[int, ...] = (0, 2, 5)
+    train_embeddings: bool = True
     max_tokens: int = Field(default=128, ge=8)
     optimisation: Optimisation = Optimisation()
     loss: Loss = Loss()

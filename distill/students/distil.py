@@ -45,7 +45,8 @@ def distil(
     targets = soft.probabilities[soft.rows_of(learn.ids)]
     wanted = soft.probabilities[soft.rows_of(choose.ids)]
     module = student.network.module
-    with compact(module, student.encode(learn.texts), student.encode(choose.texts)) as (rows, held):
+    frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
+    with compact(module, student.encode(learn.texts), student.encode(choose.texts), frozen=frozen) as (rows, held):
         history = train(
             module,
             rows,

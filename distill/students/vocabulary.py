@@ -17,7 +17,9 @@ from distill.students.base import StudentModule
 
 
 @contextmanager
-def compact(module: StudentModule, *corpora: Sequence[Sequence[int]]) -> Iterator[list[list[list[int]]]]:
+def compact(
+    module: StudentModule, *corpora: Sequence[Sequence[int]], frozen: bool = False
+) -> Iterator[list[list[list[int]]]]:
     """Shrink the module's tables to the ids in the corpora, and give the corpora in the ids of the small tables.
 
     Ids up to the padding id keep their numbers, since models compare with it. On leaving, the trained rows are written
@@ -31,7 +33,7 @@ def compact(module: StudentModule, *corpora: Sequence[Sequence[int]]) -> Iterato
     place[used] = np.arange(len(used))
     rows = torch.tensor(used)
     for name, table in whole.items():
-        module.set_table(name, _table(table.weight.detach()[rows].clone()))
+        module.set_table(name, _table(table.weight.detach()[rows].clone(), frozen))
     try:
         yield [[place[row].tolist() for row in corpus] for corpus in corpora]
     finally:
@@ -42,5 +44,7 @@ def compact(module: StudentModule, *corpora: Sequence[Sequence[int]]) -> Iterato
                 module.set_table(name, table)
 
 
-def _table(weight: Tensor) -> nn.Embedding:
-    return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
+def _table(weight: Tensor, frozen: bool) -> nn.Embedding:
+    table = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
+    table.weight.requires_grad_(not frozen)
+    return table

@@ -97,3 +97,13 @@ def test_the_whole_tables_are_back_after_an_error(module):
         raise RuntimeError("no more")
     assert module.tables() == tables
     predict(module, [[2, 35, 3]])
+
+
+def test_frozen_tables_take_no_part_in_training(tiny_encoder):
+    from distill.students.encoder import classifier_over
+
+    module = classifier_over(str(tiny_encoder), ("a", "b"), 16).network.module
+    with compact(module, [[2, 5, 3]], frozen=True):
+        assert not module.tables()["words"].weight.requires_grad
+    with compact(module, [[2, 5, 3]]):
+        assert module.tables()["words"].weight.requires_grad
