@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
+from distill import cashbook
 from distill.artifacts import fingerprint
 from distill.data.splits import Examples
 from distill.errors import DistillError
 from distill.soft_labels import SoftLabels
+from distill.store import Store
 from distill.teachers import Answer, Teacher
 
 _SCHEMA = """
@@ -27,61 +27,42 @@ CREATE TABLE IF NOT EXISTS answers (
   teacher TEXT NOT NULL, text TEXT NOT NULL, probabilities BLOB, method TEXT NOT NULL, covered REAL NOT NULL,
   tail REAL NOT NULL, tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, seconds REAL NOT NULL, outcome TEXT NOT NULL,
   PRIMARY KEY (teacher, text)
-) WITHOUT ROWID
+) WITHOUT ROWID;
 """
+_WINDOW = 32  # batches, for each that may be asked at once, that are ordered by length together
 
 
-class AnswerStore:
-    """Answers on disk, by teacher and text. One process writes at a time."""
+class AnswerStore(Store):
+    """Answers on disk, by teacher and text, and the run's account. One process opens it at a time."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise DistillError(f"{path}: the store of answers cannot be opened ({error}); move it away") from error
-        self._path = path
+        super().__init__(path, _SCHEMA + cashbook.SCHEMA)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def known(self, teacher: Teacher) -> set[str]:
-        """The keys of the texts that this teacher has answered."""
-        rows = self._connection.execute("SELECT text FROM answers WHERE teacher = ?", (teacher_key(teacher),))
-        return {key for (key,) in rows}
-
-    def add(self, teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer]) -> None:
+    async def add(self, teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer], repeat: int = 0) -> None:
         """Store answers durably. Raises DistillError when the disk does not take them."""
-        key = teacher_key(teacher)
-        rows = [(key, text_key(text), *_pack(answer)) for text, answer in zip(texts, answers, strict=True)]
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise DistillError(
-                f"{self._path}: {len(rows)} answers could not be stored ({error}); make room and run the command again"
-            ) from error
+        key = teacher_key(teacher, repeat)
+        await self.write(
+            *(
+                ("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", (key, text_key(text), *_pack(answer)))
+                for text, answer in zip(texts, answers, strict=True)
+            )
+        )
 
-    def get(self, teacher: Teacher, texts: Sequence[str]) -> Iterator[Answer | None]:
+    def has(self, teacher: Teacher, text: str, repeat: int = 0) -> bool:
+        """Whether this teacher has answered this text."""
+        sql = "SELECT 1 FROM answers WHERE teacher = ? AND text = ?"
+        return self.read(sql, (teacher_key(teacher, repeat), text_key(text))).fetchone() is not None
+
+    def get(self, teacher: Teacher, texts: Iterable[str], repeat: int = 0) -> Iterator[Answer | None]:
         """Each text's stored answer, or None."""
-        key = teacher_key(teacher)
-        with closing(self._connection.cursor()) as cursor:
-            for text in texts:
-                row = cursor.execute(
-                    "SELECT probabilities, method, covered, tail, tokens, cost_usd, seconds, outcome FROM answers"
-                    " WHERE teacher = ? AND text = ?",
-                    (key, text_key(text)),
-                ).fetchone()
-                yield None if row is None else _unpack(row)
+        sql = (
+            "SELECT probabilities, method, covered, tail, tokens, cost_usd, seconds, outcome FROM answers"
+            " WHERE teacher = ? AND text = ?"
+        )
+        key = teacher_key(teacher, repeat)
+        for text in texts:
+            row = self.read(sql, (key, text_key(text))).fetchone()
+            yield None if row is None else _unpack(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,38 +82,75 @@ async def label(
     *,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Labelling:
-    """Ask the teacher for every text that the store lacks, and give the soft labels of all.
+    """Ask the teacher for every text that the store lacks, and give the soft labels of all."""
+    asked = await answer(teacher, examples.texts, store, advance=advance)
+    return _collect(teacher, examples, store, asked)
 
-    `advance` is told how many texts each step finished. When the teacher fails, the answers in flight are stored
-    before its error is raised.
+
+async def answer(
+    teacher: Teacher,
+    texts: Iterable[str],
+    store: AnswerStore,
+    *,
+    repeat: int = 0,
+    advance: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Ask the teacher for every text that the store lacks, and give how many were asked for.
+
+    Texts are taken as they are asked for, so that a pool of any size takes the memory of what is in flight. `advance`
+    is told how many texts each step finished. When the teacher fails, the answers in flight are stored before its
+    error is raised.
     """
-    known = store.known(teacher)
-    distinct = dict.fromkeys(text for text in examples.texts if text_key(text) not in known)
-    # Texts of like length share a batch, and the longest come first, so that a progress bar is pessimistic.
-    pending = sorted(distinct, key=len, reverse=True)
-    advance(len(examples) - len(pending))
-    batches = iter([pending[i : i + teacher.batch_size] for i in range(0, len(pending), teacher.batch_size)])
+    flying: set[str] = set()
+    batches = _batches(teacher, texts, store, repeat, flying, advance)
     failed = asyncio.Event()
+    asked = 0
 
     async def work() -> None:
+        nonlocal asked
         for batch in batches:
             if failed.is_set():
                 return
             try:
-                answers = await teacher.ask(batch)
+                answers = await teacher.ask(batch, repeat)
                 if len(answers) != len(batch):
                     raise DistillError(f"{teacher.name} gave {len(answers)} answers for {len(batch)} texts")
-                store.add(teacher, batch, [_checked(answer, teacher) for answer in answers])
+                await store.add(teacher, batch, [_checked(one, teacher) for one in answers], repeat)
             except BaseException:
                 failed.set()
                 raise
+            flying.difference_update(batch)
+            asked += len(batch)
             advance(len(batch))
 
     outcomes = await asyncio.gather(*(work() for _ in range(teacher.concurrency)), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
-    return _collect(teacher, examples, store, asked=len(pending))
+    return asked
+
+
+def _batches(
+    teacher: Teacher,
+    texts: Iterable[str],
+    store: AnswerStore,
+    repeat: int,
+    flying: set[str],
+    advance: Callable[[int], None],
+) -> Iterator[Sequence[str]]:
+    """What to ask at once: texts that the store lacks and nobody is asking for, those of like length together.
+
+    The longest come first, so that a progress bar is pessimistic.
+    """
+    source = iter(texts)
+    while window := tuple(islice(source, _WINDOW * teacher.batch_size * teacher.concurrency)):
+        new = [text for text in dict.fromkeys(window) if text not in flying and not store.has(teacher, text, repeat)]
+        if len(new) < len(window):
+            advance(len(window) - len(new))
+        new.sort(key=len, reverse=True)
+        flying.update(new)
+        for start in range(0, len(new), teacher.batch_size):
+            yield new[start : start + teacher.batch_size]
 
 
 def text_key(text: str) -> str:
@@ -140,9 +158,9 @@ def text_key(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def teacher_key(teacher: Teacher) -> str:
+def teacher_key(teacher: Teacher, repeat: int = 0) -> str:
     """What determines a teacher's answers."""
-    return fingerprint([teacher.name, teacher.version, list(teacher.labels)])
+    return fingerprint([teacher.name, teacher.version, list(teacher.labels), *([repeat] if repeat else [])])
 
 
 def _checked(answer: Answer, teacher: Teacher) -> Answer:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from distill import teachers
 from distill.artifacts import Stage, file_digest, fingerprint, write_atomic
+from distill.cashbook import Cashbook
 from distill.data import tickets
 from distill.data.duplicates import clean
 from distill.data.sources import read
@@ -31,7 +32,6 @@ from distill.progress import bar
 from distill.sections import FileSource, TicketSource
 from distill.soft_labels import SoftLabels
 from distill.task import TEACHER, Task
-from distill.teachers import Teacher
 from distill.teachers.local import Fit, LocalConfig
 from distill.weights import display_name, weights_version
 
@@ -223,21 +223,19 @@ class Run:
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
     def _write_labels(self, folder: Path, splits: Splits) -> None:
-        teacher = teachers.create(self.teacher_config(), splits.labels)
         everything = _concatenate([splits.train, splits.validation, splits.test])
-        soft, record = asyncio.run(self._ask(teacher, everything))
+        soft, record = asyncio.run(self._ask(everything, splits.labels))
         soft.write(folder / LABELS)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
-    async def _ask(self, teacher: Teacher, examples: Examples) -> tuple[SoftLabels, dict[str, Any]]:
-        try:
-            with (
-                AnswerStore(self.root / "answers.sqlite") as store,
-                bar(f"{teacher.name} labels the pool", len(examples)) as advance,
-            ):
-                labelled = await label(teacher, examples, store, advance=advance)
-        finally:
-            await teacher.aclose()
+    async def _ask(self, examples: Examples, labels: tuple[str, ...]) -> tuple[SoftLabels, dict[str, Any]]:
+        with AnswerStore(self.root / "answers.sqlite") as store:
+            teacher = teachers.create(self.teacher_config(), labels, Cashbook(store))
+            try:
+                with bar(f"{teacher.name} labels the pool", len(examples)) as advance:
+                    labelled = await label(teacher, examples, store, advance=advance)
+            finally:
+                await teacher.aclose()
         record = {"asked": labelled.asked, "refused": labelled.refused, "invalid": labelled.invalid}
         return labelled.soft, record
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from distill.teachers import Answer, TeacherError, label_order
+from distill.teachers import Account, Answer, TeacherError, label_order
 from export.bundle import Bundle, BundleError
 from export.runtime import Classifier, InferenceError
 
@@ -42,14 +42,14 @@ class BundleTeacher:
         self._usd_per_second = usd_per_hour / 3600
 
     @classmethod
-    def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str]) -> Self:
+    def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str], account: Account | None = None) -> Self:
         """Open the bundle. Raises TeacherError when it is none, was changed, or has other labels."""
         try:
             return cls(Bundle.open(config.path), labels, threads=config.threads, usd_per_hour=config.usd_per_hour)
         except BundleError as error:
             raise TeacherError(str(error)) from error
 
-    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
         """Answer each text in a worker thread. A text on which the graph fails is answered as `invalid`."""
         return await asyncio.to_thread(lambda: [self._answer(text) for text in texts])
 

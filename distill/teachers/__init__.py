@@ -11,9 +11,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from distill.teachers.account import Account
 from distill.teachers.base import Answer, Method, Outcome, Teacher, TeacherError, label_order
 
-__all__ = ["Answer", "Method", "Outcome", "Teacher", "TeacherError", "create", "kinds", "label_order", "parse"]
+__all__ = [
+    "Account",
+    "Answer",
+    "Method",
+    "Outcome",
+    "Teacher",
+    "TeacherError",
+    "create",
+    "kinds",
+    "label_order",
+    "parse",
+]
 
 GROUP = "reflux.teachers"
 
@@ -40,7 +52,10 @@ def parse(config: Mapping[str, Any]) -> BaseModel:
     return teacher_class(config.get("kind")).config_type.model_validate(config)
 
 
-def create(config: Mapping[str, Any] | BaseModel, labels: Sequence[str]) -> Teacher:
-    """The teacher that a configuration describes, answering in the order of `labels`. Raises TeacherError."""
+def create(config: Mapping[str, Any] | BaseModel, labels: Sequence[str], account: Account | None = None) -> Teacher:
+    """The teacher that a configuration describes, answering in the order of `labels`.
+
+    Its calls are charged to `account`; without one nothing is kept, and nothing refused. Raises TeacherError.
+    """
     typed = config if isinstance(config, BaseModel) else parse(config)
-    return teacher_class(getattr(typed, "kind", None)).from_config(typed, labels)
+    return teacher_class(getattr(typed, "kind", None)).from_config(typed, labels, account)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded"]
+if TYPE_CHECKING:
+    from distill.teachers.account import Account
+
+Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded", "ensemble"]
 """How a distribution was obtained; kept with every soft label, since it says what the numbers are worth."""
 
 Outcome = Literal["ok", "refused", "invalid"]
@@ -76,11 +79,17 @@ class Teacher(Protocol):
         """How many calls to `ask` may run at once."""
 
     @classmethod
-    def from_config(cls, config: Any, labels: Sequence[str]) -> Self:
-        """Make a teacher that answers in the order of `labels`. Raises TeacherError when it cannot."""
+    def from_config(cls, config: Any, labels: Sequence[str], account: Account | None = None) -> Self:
+        """Make a teacher that answers in the order of `labels` and charges its calls, if it makes any, to `account`.
 
-    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
-        """Answer each text, in order. Raises TeacherError when the teacher as a whole cannot answer."""
+        Raises TeacherError when it cannot.
+        """
+
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
+        """Answer each text, in order. Another `repeat` is another draw, of a teacher that does not always say the same.
+
+        Raises TeacherError when the teacher as a whole cannot answer.
+        """
 
     async def aclose(self) -> None:
         """Let go of connections, sessions and threads."""

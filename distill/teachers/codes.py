@@ -50,13 +50,13 @@ def codes(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(100, 100 + count))
 
 
-def order_of(text: str, count: int, permutations: int) -> tuple[int, ...]:
+def order_of(text: str, count: int, permutations: int, repeat: int = 0) -> tuple[int, ...]:
     """Which label, by index, each code stands for in the request for this text: one of a few fixed permutations.
 
     Letters are biased by themselves and by their place (Zheng et al. 2024), so texts take turns; there are few
-    permutations, so that servers can cache the prompt. The first is the identity.
+    permutations, so that servers can cache the prompt. The first is the identity; a repetition takes the next.
     """
-    choice = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] % permutations
+    choice = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] + repeat) % permutations
     order = list(range(count))
     if choice:
         random.Random(choice).shuffle(order)

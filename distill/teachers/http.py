@@ -6,7 +6,7 @@ import email.utils
 import ipaddress
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,48 +21,67 @@ RETRIED = frozenset({408, 409, 429})
 
 
 class ApiError(TeacherError):
-    """A call that failed. `wait` is how many seconds the server asked to be left alone for, where it said so."""
+    """A call that failed. `wait` is how many seconds the server asked to be left alone for, where it said so.
 
-    def __init__(self, message: str, *, retryable: bool = False, wait: float | None = None) -> None:
+    `charged` says that the server may have done the work, and charge for it, though nothing came of it here.
+    """
+
+    def __init__(
+        self, message: str, *, retryable: bool = False, wait: float | None = None, charged: bool = False
+    ) -> None:
         super().__init__(message, retryable=retryable)
         self.wait = wait
+        self.charged = charged
 
 
-async def post(
-    client: httpx.AsyncClient, path: str, body: Mapping[str, Any], *, who: str, attempts: int
+async def send(
+    client: httpx.AsyncClient,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    who: str,
+    heard: Callable[[httpx.Headers], None] = lambda headers: None,
 ) -> dict[str, Any]:
-    """Post JSON and give the JSON object that comes back, trying again what may pass.
+    """Post JSON once and give the JSON object that comes back; `heard` is shown the headers of any response.
 
-    Raises ApiError, whose message says what to do, when it does not pass or `attempts` are used up.
+    Raises ApiError, whose message says what to do, when anything else happens.
     """
-    async for attempt in AsyncRetrying(
-        stop=stop_after_attempt(attempts), retry=retry_if_exception(_may_pass), wait=_pause, reraise=True
-    ):
-        with attempt:
-            return await _post_once(client, path, body, who)
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-async def _post_once(client: httpx.AsyncClient, path: str, body: Mapping[str, Any], who: str) -> dict[str, Any]:
     try:
         response = await client.post(path, json=body)
-    except httpx.TimeoutException as error:
-        raise ApiError(f"{who} did not answer in time ({type(error).__name__})", retryable=True) from error
-    except httpx.TransportError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise ApiError(
-            f"{who} cannot be reached ({error}); is base_url right, and the server up?", retryable=True
+            f"{who} cannot be reached ({error or type(error).__name__}); is base_url right, and the server up?",
+            retryable=True,
         ) from error
+    except httpx.TimeoutException as error:
+        raise ApiError(
+            f"{who} did not answer in time ({type(error).__name__}); raise timeout_seconds if it is only slow",
+            retryable=True,
+            charged=True,
+        ) from error
+    except httpx.TransportError as error:
+        raise ApiError(f"{who} broke off its answer ({error})", retryable=True, charged=True) from error
+    heard(response.headers)
     if response.status_code != 200:
         raise failure(response, who)
     try:
         data = response.json()
     except ValueError as error:
         raise ApiError(
-            f"{who} answered something that is not JSON; is base_url that of an API?", retryable=True
+            f"{who} answered something that is not JSON; is base_url that of an API?", retryable=True, charged=True
         ) from error
     if not isinstance(data, dict):
-        raise ApiError(f"{who} answered {type(data).__name__} where an object was expected", retryable=True)
+        raise ApiError(
+            f"{who} answered {type(data).__name__} where an object was expected", retryable=True, charged=True
+        )
     return data
+
+
+def persistent(attempts: int) -> AsyncRetrying:
+    """Tries again what may pass, after what the server asked for, until `attempts` are used up."""
+    return AsyncRetrying(
+        stop=stop_after_attempt(attempts), retry=retry_if_exception(_may_pass), wait=_pause, reraise=True
+    )
 
 
 def failure(response: httpx.Response, who: str) -> ApiError:

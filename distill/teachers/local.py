@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distill.errors import DistillError
 from distill.sections import Optimisation, Source
+from distill.teachers.account import Account
 from distill.teachers.base import Answer, TeacherError, label_order
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class LocalTeacher:
         self._usd_per_second = config.usd_per_hour / 3600
 
     @classmethod
-    def from_config(cls, config: LocalConfig, labels: Sequence[str]) -> Self:
+    def from_config(cls, config: LocalConfig, labels: Sequence[str], account: Account | None = None) -> Self:
         """Load the classifier. Raises TeacherError when it cannot be had or must be fitted first."""
         from distill.artifacts import file_digest, fingerprint
         from distill.students.base import CARD, load_student
@@ -82,7 +83,7 @@ class LocalTeacher:
             raise TeacherError(str(error)) from error
         return cls(model, labels, name=config.name or display_name(config.model), version=version, config=config)
 
-    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
         """Answer a batch in a worker thread."""
         return await asyncio.to_thread(self._answer, texts)
 

@@ -6,73 +6,37 @@ OpenAI, Azure, vLLM, llama.cpp, SGLang, Ollama, gateways. The key comes from the
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from distill.artifacts import fingerprint
+from distill.teachers.account import Account, NoAccount
+from distill.teachers.api import Api, ApiConfig, Request
 from distill.teachers.base import Answer, Method, TeacherError
 from distill.teachers.codes import Reading, codes, order_of, read
-from distill.teachers.http import is_local, post
-from distill.teachers.prompts import Prompt
+from distill.teachers.pricing import Usage
 
 _PROBES = 3
 
 
-class Price(BaseModel):
-    """Dollars per million tokens. `cached` is for prompt tokens that the server had in its cache."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached: float | None = Field(default=None, ge=0)
-
-    def of(self, usage: Mapping[str, Any]) -> float:
-        """The cost of a call in dollars; OpenAI's `prompt_tokens` has the cached ones in it."""
-        prompt, completion = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        cached = min(prompt, int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0))
-        rate = self.input if self.cached is None else self.cached
-        return ((prompt - cached) * self.input + cached * rate + completion * self.output) / 1e6
-
-
-class Terms(BaseModel):
-    """That one has read whether the teacher's terms allow training on its answers, and where one read it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    acknowledged: Literal[True]
-    reference: str = Field(min_length=1)
-
-
-class OpenAIConfig(BaseModel):
-    """`usd_per_million` must be given, for what is not known cannot be kept to a budget; 0 for a server of one's own.
+class OpenAIConfig(ApiConfig):
+    """`permutations` is how many orders of the codes take turns.
 
     `min_covered` is the least mass that must lie on codes: below it the model wanted to say something else, and the
-    answer is no label. `permutations` is how many orders of the codes take turns. `extra_body` is sent along.
+    answer is no label.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["openai"] = "openai"
     base_url: str = "https://api.openai.com/v1"
-    model: str
-    usd_per_million: Price
     key_env: str = "OPENAI_API_KEY"
-    prompt: Prompt = Prompt()
     top_logprobs: int = Field(default=20, ge=2)
     min_covered: float = Field(default=0.5, ge=0, le=1)
     permutations: int = Field(default=2, ge=1, le=16)
-    concurrency: int = Field(default=8, ge=1, le=256)
-    timeout_seconds: float = Field(default=60.0, gt=0)
-    attempts: int = Field(default=6, ge=1)
-    terms: Terms | None = None
-    extra_body: dict[str, Any] = {}
 
 
 class OpenAITeacher:
@@ -82,60 +46,59 @@ class OpenAITeacher:
     batch_size = 1
 
     def __init__(
-        self, config: OpenAIConfig, labels: Sequence[str], *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        config: OpenAIConfig,
+        labels: Sequence[str],
+        account: Account,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name = f"openai:{config.model}"
         self.labels = tuple(labels)
         self.concurrency = config.concurrency
+        self.version = fingerprint([config.answering(), self.labels])
         self._config = config
         self._codes = codes(len(labels))
-        key = os.environ.get(config.key_env, "")
-        self._client = httpx.AsyncClient(
-            base_url=config.base_url.rstrip("/"),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=config.timeout_seconds,
-            limits=httpx.Limits(max_connections=config.concurrency),
-            transport=transport,
-        )
-        unimportant = {"concurrency", "timeout_seconds", "attempts", "key_env", "usd_per_million", "terms"}
-        self.version = fingerprint([config.model_dump(mode="json", exclude=unimportant), self.labels])
+        key = config.key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.api = Api(config, account, who=self.name, headers=headers, usage=usage_of, transport=transport)
         self._probing = asyncio.Lock()
         self._probed = False
 
     @classmethod
-    def from_config(cls, config: OpenAIConfig, labels: Sequence[str]) -> Self:
-        """Make the teacher; nothing is asked yet. Raises TeacherError for labels or terms that will not do."""
-        if config.terms is None and not is_local(config.base_url):
-            raise TeacherError(
-                f"{config.base_url} is somebody's service, and some forbid training on their answers. Read its terms, "
-                "then add `terms: {acknowledged: true, reference: <where they stand>}` to the teacher"
-            )
-        if unknown := config.prompt.unknown(labels):
-            raise TeacherError(f"teacher.prompt names labels {unknown[:5]} that the task does not have; correct them")
+    def from_config(cls, config: OpenAIConfig, labels: Sequence[str], account: Account | None = None) -> Self:
+        """Make the teacher; nothing is asked yet. Raises TeacherError for labels, terms or a price that will not do."""
+        config.check(labels)
         try:
-            return cls(config, labels)
+            return cls(config, labels, account or NoAccount())
         except ValueError as error:
             raise TeacherError(str(error)) from error
 
-    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
         """Answer each text with a call of its own. Raises TeacherError when the server cannot be used like this."""
         await self._probe(texts)
-        return list(await asyncio.gather(*(self._ask(text) for text in texts)))
+        return list(await asyncio.gather(*(self._ask(text, repeat) for text in texts)))
+
+    async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, Request]]:
+        """The call that answers a text, unless it was paid for before."""
+        request, _ = self._request(text, repeat)
+        known = await self.api.account.recall(self.api.key(request))
+        return [] if known is not None else [(self.api, request)]
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self.api.aclose()
 
     async def _probe(self, texts: Sequence[str]) -> None:
         """Before the first answer counts, see that the model answers with codes at all.
 
-        The probe's answers are not used, so it asks for a text of its own and not for one that would be paid twice.
+        It asks for texts of its own, the names of labels, which are kept and paid for like any other.
         """
         async with self._probing:
             if self._probed or not texts:
                 return
-            readings = [await self._read(f"{label}") for label in self.labels[:_PROBES]]
-            covered = max((reading.covered for reading, _ in readings if reading is not None), default=0.0)
+            readings = [(await self._read(label))[0] for label in self.labels[:_PROBES]]
+            covered = max((reading.covered for reading in readings if reading is not None), default=0.0)
             if covered < self._config.min_covered:
                 raise TeacherError(
                     f"{self.name} puts {covered:.2f} of its mass on codes, less than min_covered "
@@ -144,16 +107,10 @@ class OpenAITeacher:
                 )
             self._probed = True
 
-    async def _ask(self, text: str) -> Answer:
+    async def _ask(self, text: str, repeat: int) -> Answer:
         start = time.perf_counter()
-        reading, usage = await self._read(text)
-        answer = self._judge(reading)
-        return replace(
-            answer,
-            tokens=int(usage.get("total_tokens") or 0),
-            cost_usd=self._config.usd_per_million.of(usage),
-            seconds=time.perf_counter() - start,
-        )
+        reading, tokens, cost = await self._read(text, repeat)
+        return replace(self._judge(reading), tokens=tokens, cost_usd=cost, seconds=time.perf_counter() - start)
 
     def _judge(self, reading: Reading | None) -> Answer:
         """A reading as an answer: a label's distribution, unless the model refused or meant something else."""
@@ -164,9 +121,16 @@ class OpenAITeacher:
             return Answer(None, method, reading.covered, reading.tail, outcome="invalid")
         return Answer(reading.probabilities, method, reading.covered, reading.tail)
 
-    async def _read(self, text: str) -> tuple[Reading | None, Mapping[str, Any]]:
-        """One call: what it says of the labels (None for a refusal), and its usage."""
-        order = order_of(text, len(self.labels), self._config.permutations)
+    async def _read(self, text: str, repeat: int = 0) -> tuple[Reading | None, int, float]:
+        """One call: what it says of the labels (None for a refusal), its tokens, and its cost in dollars."""
+        request, order = self._request(text, repeat)
+        top, paid = await self.api.call(request, self._top)
+        usage = usage_of(paid.response)
+        return None if top is None else read(top, order), usage.total if usage else 0, paid.cost_usd
+
+    def _request(self, text: str, repeat: int) -> tuple[Request, tuple[int, ...]]:
+        """The call for a text, and the label that each code stands for in it."""
+        order = order_of(text, len(self.labels), self._config.permutations, repeat)
         body = {
             "model": self._config.model,
             "messages": self._config.prompt.messages(text, self.labels, order),
@@ -176,18 +140,35 @@ class OpenAITeacher:
             "top_logprobs": self._config.top_logprobs,
             **self._config.extra_body,
         }
-        data = await post(self._client, "/chat/completions", body, who=self.name, attempts=self._config.attempts)
-        usage = data.get("usage") or {}
+        return Request("/chat/completions", body, max_output=1, sample=repeat), order
+
+    def _top(self, response: Mapping[str, Any]) -> list[tuple[str, float]] | None:
+        """The likeliest first tokens with their log probabilities; None for a refusal.
+
+        Raises TeacherError where the response has none.
+        """
         try:
-            choice = data["choices"][0]
+            choice = response["choices"][0]
             if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
-                return None, usage
+                return None
             first = choice["logprobs"]["content"][0]["top_logprobs"]
-            top = [(str(entry["token"]), float(entry["logprob"])) for entry in first]
+            return [(str(entry["token"]), float(entry["logprob"])) for entry in first]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise TeacherError(
                 f"{self.name} gives no top_logprobs ({type(error).__name__}): this model or server does not have them "
                 "here. Use one that has, start the server with them (llama.cpp: --logits_all true), or, for a model "
                 "that reasons first, switch that off with `extra_body`"
             ) from error
-        return read(top, order), usage
+
+
+def usage_of(response: Mapping[str, Any]) -> Usage | None:
+    """The tokens of a response, if it says; OpenAI's `prompt_tokens` has the cached ones in it."""
+    usage = response.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    try:
+        prompt, output = int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0)
+        cached = min(prompt, int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return Usage(input=prompt - cached, cached=cached, output=output)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.artifacts import file_digest, fingerprint
 from distill.errors import DataError
 from distill.sections import FileSource
+from distill.teachers.account import Account
 from distill.teachers.base import Answer, TeacherError, label_order
 
 
@@ -65,7 +66,7 @@ class RecordedTeacher:
         self._usd = usd_per_1000 / 1000
 
     @classmethod
-    def from_config(cls, config: RecordedConfig, labels: Sequence[str]) -> Self:
+    def from_config(cls, config: RecordedConfig, labels: Sequence[str], account: Account | None = None) -> Self:
         """Read the recording. Raises TeacherError where its arrays do not fit the data files."""
         try:
             with np.load(config.logits, allow_pickle=False) as arrays:
@@ -82,7 +83,7 @@ class RecordedTeacher:
         means = {text: np.stack(rows).mean(axis=0) for text, rows in answers.items()}
         return cls(config.name, version, labels, means, config.usd_per_1000)
 
-    async def ask(self, texts: Sequence[str]) -> Sequence[Answer]:
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
         """Look each text up. Raises TeacherError for a text that was not recorded."""
         missing = [text for text in texts if text not in self._answers]
         if missing:

@@ -361,7 +361,7 @@ class Refusing:
     def __init__(self, labels: Sequence[str], kinds: dict[str, int]) -> None:
         self.labels, self.kinds, self.closed = tuple(labels), kinds, False
 
-    async def ask(self, texts: Sequence[str]) -> list[Answer]:
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> list[Answer]:
         even = np.full(len(self.labels), 1 / len(self.labels), dtype=np.float32)
         given = {0: Answer(None, "logprobs", outcome="refused"), 1: Answer(even * np.nan, "logprobs")}
         return [given.get(self.kinds[text] % 4, Answer(even, "logprobs")) for text in texts]
@@ -374,7 +374,7 @@ def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch)
     kinds = {text: row for row, (text, _) in enumerate(rows)}
     made: list[Refusing] = []
 
-    def create(config: Any, labels: Sequence[str]) -> Refusing:
+    def create(config: Any, labels: Sequence[str], account: Any = None) -> Refusing:
         made.append(Refusing(labels, kinds))
         return made[-1]
 
@@ -533,10 +533,10 @@ def die_after(module, path, count):
 def count_questions():
     ask = RecordedTeacher.ask
 
-    async def counted(self, texts):
+    async def counted(self, texts, repeat=0):
         with open(log, "a") as file:
             file.writelines(f"{text}\\n" for text in texts)
-        return await ask(self, texts)
+        return await ask(self, texts, repeat)
 
     RecordedTeacher.ask, RecordedTeacher.batch_size = counted, 32
 
@@ -563,8 +563,8 @@ for point in [*points, None]:
 POINTS = [
     ("distill.run", "_write_split", 1),  # within the data
     ("distill.run", "Run.make_data", 1),  # between data and labels
-    ("distill.labelling", "AnswerStore.add", 1),  # within the labels, the first batch stored
-    ("distill.labelling", "AnswerStore.add", 4),
+    ("distill.store", "Store._commit", 1),  # within the labels, the first batch stored
+    ("distill.store", "Store._commit", 4),
     ("distill.soft_labels", "SoftLabels.write", 1),  # all answers stored, the stage not finished
     ("distill.run", "Run.make_labels", 1),  # between labels and students
     ("distill.training", "_epoch", 2),  # within the training of the first student

@@ -60,7 +60,7 @@ class OwnTeacher:
         self.labels = tuple(labels)
 
     @classmethod
-    def from_config(cls, config, labels):
+    def from_config(cls, config, labels, account=None):
         return cls(labels)
 """
 

@@ -70,10 +70,10 @@ class PlayedTeacher:
         self.closed = False
 
     @classmethod
-    def from_config(cls, config: Any, labels: Sequence[str]) -> PlayedTeacher:
+    def from_config(cls, config: Any, labels: Sequence[str], account: Any = None) -> PlayedTeacher:
         raise AssertionError("a played teacher is handed over, never configured")
 
-    async def ask(self, texts: Sequence[str]) -> Any:
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Any:
         self.asked += texts
         return await self.reply(texts)
 

@@ -1,0 +1,198 @@
+"""A vendor's API as teachers use it: one call after the other is paid for once, paced, retried and within the budget.
+
+What a vendor's requests and responses look like is in the file of its kind of teacher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from distill.teachers.account import Account, Paid
+from distill.teachers.base import TeacherError
+from distill.teachers.http import ApiError, is_local, persistent, send
+from distill.teachers.pace import Pace
+from distill.teachers.pricing import Price, Usage, known_price
+from distill.teachers.prompts import Prompt
+
+T = TypeVar("T")
+
+BYTES_PER_TOKEN = 4.0
+"""About what a token of English prose takes; for pacing, where a guess will do."""
+
+
+class Terms(BaseModel):
+    """That one has read whether the teacher's terms allow training on its answers, and where one read it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    acknowledged: Literal[True]
+    reference: str = Field(min_length=1)
+
+
+class ApiConfig(BaseModel):
+    """What every teacher behind an API is told.
+
+    The key is in the environment variable `key_env` or the file `key_file`, never here. `usd_per_million` may be left
+    out where `prices.yaml` knows the model. `extra_body` is sent along with every call.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str
+    model: str
+    key_env: str
+    key_file: Path | None = None
+    usd_per_million: Price | None = None
+    terms: Terms | None = None
+    prompt: Prompt = Prompt()
+    concurrency: int = Field(default=8, ge=1, le=256)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    attempts: int = Field(default=6, ge=1)
+    extra_body: dict[str, Any] = {}
+
+    def answering(self) -> dict[str, Any]:
+        """The settings that determine answers; the others say how fast, by whom paid, and at what price."""
+        aside = {"key_env", "key_file", "usd_per_million", "terms", "concurrency", "timeout_seconds", "attempts"}
+        return self.model_dump(mode="json", exclude=aside | {"requests_per_minute", "tokens_per_minute"})
+
+    def price(self) -> Price:
+        """What its calls cost. Raises TeacherError when that is neither given nor known."""
+        return self.usd_per_million or known_price(urlsplit(self.base_url).hostname or "", self.model)
+
+    def key(self) -> str:
+        """The key, or nothing for a server that wants none. Raises TeacherError for a file that cannot be read."""
+        if self.key_file is None:
+            return os.environ.get(self.key_env, "")
+        try:
+            return self.key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TeacherError(f"key_file {self.key_file}: cannot be read ({error}); correct the path") from error
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Raise TeacherError for terms that nobody acknowledged and a prompt that names labels there are not."""
+        if self.terms is None and not is_local(self.base_url):
+            raise TeacherError(
+                f"{self.base_url} is somebody's service, and some forbid training on their answers. Read its terms, "
+                "then add `terms: {acknowledged: true, reference: <where they stand>}` to the teacher"
+            )
+        if unknown := self.prompt.unknown(labels):
+            raise TeacherError(f"teacher.prompt names labels {unknown[:5]} that the task does not have; correct them")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call to be made: `sample` tells draws of one and the same question apart, `max_output` bounds its tokens."""
+
+    path: str
+    body: Mapping[str, Any]
+    max_output: int
+    sample: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """A bound on the prompt's tokens: no tokenizer makes more of them than there are bytes."""
+        return len(json.dumps(self.body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+class Priced(Protocol):
+    """A teacher whose answers are calls, which can be foreseen, and made in a batch."""
+
+    async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, Request]]:
+        """The calls for a text that can be made now and were not paid for before. None are left once it is answered."""
+
+
+class Api:
+    """Calls to one vendor's API, charged to an account. `usage` reads a response's tokens, where it says them."""
+
+    def __init__(
+        self,
+        config: ApiConfig,
+        account: Account,
+        *,
+        who: str,
+        headers: Mapping[str, str],
+        usage: Callable[[Mapping[str, Any]], Usage | None],
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.who = who
+        self.price = config.price()
+        self.client = httpx.AsyncClient(
+            base_url=config.base_url.rstrip("/"),
+            headers=dict(headers),
+            timeout=config.timeout_seconds,
+            limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
+            transport=transport,
+        )
+        self.account = account
+        self.usage = usage
+        self._attempts = config.attempts
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
+
+    def key(self, request: Request) -> str:
+        """What determines a response: where the question goes, the whole of it, and which draw it is."""
+        parts = [str(self.client.base_url), request.path, request.body, request.sample]
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def worst(self, request: Request) -> float:
+        """The most that a call can cost, in dollars."""
+        return self.price.worst(request.most_tokens, request.max_output)
+
+    async def call(self, request: Request, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, Paid]:
+        """What `read` makes of the response, which is asked for only if it was not paid for before.
+
+        A response is kept once `read` takes it; what it raises TeacherError for is paid and not kept, so that a
+        server set right is asked again. Raises ApiError when the call fails for good, BudgetError when there is not
+        enough money left.
+        """
+        key = self.key(request)
+        if (paid := await self.account.recall(key)) is not None:
+            return read(paid.response), paid
+        async with self._slots:
+            async for attempt in persistent(self._attempts):
+                with attempt:
+                    return await self._pay(request, key, read)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _pay(self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, Paid]:
+        """One attempt: money is set apart before it and settled after it, whatever comes of it."""
+        await self._pace.wait(request.most_tokens / BYTES_PER_TOKEN + request.max_output)
+        worst = self.worst(request)
+        reservation = await self.account.reserve(worst)
+        start = time.perf_counter()
+        try:
+            response = await send(self.client, request.path, request.body, who=self.who, heard=self._pace.heard)
+        except ApiError as error:
+            if error.wait is not None:
+                self._pace.hold(error.wait)
+            await self.account.settle(reservation, worst if error.charged else 0.0)
+            raise
+        usage = self.usage(response)
+        cost = worst if usage is None else self.price.of(usage)  # what is not said is not taken for nothing
+        try:
+            result = read(response)
+        except TeacherError:
+            await self.account.settle(reservation, cost)
+            raise
+        paid = Paid(response, cost, time.perf_counter() - start)
+        await self.account.settle(reservation, cost, key, paid)
+        return result, paid
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()
