@@ -40,6 +40,7 @@ from export.variants import FUSED, INT8, PLAIN, load_variants, make_variants, me
 Floats = npt.NDArray[np.float32]
 
 _MEASURED_TEXTS = 50
+_TYPICAL_TEXTS = 200
 _GOLDEN_TEXTS = 32
 _LIBRARIES = ("reflux", "onnxruntime", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy")
 
@@ -70,7 +71,7 @@ def build_bundle(
     name: str,
     baseline: Baseline,
     settings: Export,
-    teacher: dict[str, str],
+    teacher: dict[str, Any],
     role: str = "student",
 ) -> Bundle:
     """Write the bundle of a trained student at `path`.
@@ -85,7 +86,8 @@ def build_bundle(
         student.tokenizer.enable_truncation(student.max_tokens)
         student.tokenizer.save(str(folder / STUDENT_TOKENIZER))
         export_onnx(student, folder / MODEL)
-        graphs = make_variants(folder / MODEL, folder, getattr(student.network.module, "config", None))
+        typical = student.encode(_spread(validation.texts, _TYPICAL_TEXTS))
+        graphs = make_variants(folder / MODEL, folder, getattr(student.network.module, "config", None), typical)
         if settings.variant == "fp32":
             graphs.pop(INT8)
         classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))

@@ -15,6 +15,7 @@ import numpy as np
 from export.bundle import cpu_features
 from export.quiet import quiet
 from export.runtime import Classifier, GraphTokenizer, create_session
+from export.smoothing import smooth
 
 PLAIN, FUSED, INT8 = "plain", "fused", "int8"
 
@@ -29,15 +30,16 @@ _FUSIONS = {
 _ROUNDS = 5
 
 
-def make_variants(plain: Path, folder: Path, config: Any | None) -> dict[str, Path]:
+def make_variants(plain: Path, folder: Path, config: Any | None, rows: Sequence[Sequence[int]]) -> dict[str, Path]:
     """Write the variants of an fp32 graph into a folder and give their paths, `plain` first.
 
-    `config` is the encoder's, or None for a graph without attention, which has nothing to fuse.
+    `config` is the encoder's, or None for a graph without attention, which has nothing to fuse. `rows` are token ids
+    of typical texts, from which int8 learns the range of the activations.
     """
     paths = {PLAIN: plain}
     if config is not None and config.model_type in _FUSIONS:
         paths[FUSED] = fuse(plain, folder / "fused.onnx", config)
-    paths[INT8] = quantise(paths.get(FUSED, plain), folder / "int8.onnx")
+    paths[INT8] = quantise(paths.get(FUSED, plain), folder / "int8.onnx", rows)
     return paths
 
 
@@ -57,8 +59,8 @@ def fuse(source: Path, target: Path, config: Any) -> Path:
     return target
 
 
-def quantise(source: Path, target: Path) -> Path:
-    """Quantise weights to int8, activations at run time. The classifier's head stays fp32, for it decides.
+def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
+    """Smooth, then quantise weights to int8, activations at run time. The head stays fp32, for it decides.
 
     Without VNNI, products of uint8 and int8 saturate in 16 bits, so weights get 7 bits there.
     """
@@ -68,16 +70,19 @@ def quantise(source: Path, target: Path) -> Path:
     features = cpu_features()["features"]
     model = onnx.load(str(source))
     saturates = not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
+    exclude = [*_heads(model), *_weights(model)]
+    smoothed = smooth(source, target.with_name(f"smooth-{target.name}"), rows, exclude)
     with quiet():
         quantize_dynamic(
-            str(source),
+            str(smoothed),
             str(target),
             per_channel=True,
             reduce_range=saturates,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*_heads(model), *_weights(model)],
+            nodes_to_exclude=exclude,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
+    smoothed.unlink()
     return target
 
 

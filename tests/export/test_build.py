@@ -77,8 +77,8 @@ def corrupt(monkeypatch):
     """A quantiser that turns the classifier's choices round."""
     quantise = variants.quantise
 
-    def quantise_wrongly(source, target):
-        quantise(source, target)
+    def quantise_wrongly(source, target, rows):
+        quantise(source, target, rows)
         model = onnx.load(target)
         for value in model.graph.initializer:
             if "head.weight" in value.name:

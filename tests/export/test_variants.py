@@ -33,12 +33,18 @@ HEADS = {
 
 
 @pytest.fixture(scope="session")
-def paths(students, graphs, tmp_path_factory):
+def rows(students, validation):
+    """`rows(family)`: token ids of the validation texts."""
+    return lambda family: students[family].encode(validation.texts)
+
+
+@pytest.fixture(scope="session")
+def paths(students, graphs, rows, tmp_path_factory):
     """Every variant of each family's graph."""
     made = {}
     for family, student in students.items():
         config = getattr(student.network.module, "config", None)
-        made[family] = make_variants(graphs[family], tmp_path_factory.mktemp(family), config)
+        made[family] = make_variants(graphs[family], tmp_path_factory.mktemp(family), config, rows(family))
     return made
 
 
@@ -83,8 +89,8 @@ def test_only_graphs_with_attention_are_fused(paths):
     }
 
 
-def test_an_architecture_that_we_cannot_fuse_is_left_plain(graphs, tmp_path):
-    made = make_variants(graphs["encoder"], tmp_path, SimpleNamespace(model_type="nobody-knows"))
+def test_an_architecture_that_we_cannot_fuse_is_left_plain(graphs, rows, tmp_path):
+    made = make_variants(graphs["encoder"], tmp_path, SimpleNamespace(model_type="nobody-knows"), rows("encoder"))
     assert list(made) == [PLAIN, INT8]
 
 
@@ -115,10 +121,11 @@ def test_a_fused_graph_computes_what_the_plain_one_does(student, paths, answers)
 
 
 @pytest.mark.parametrize("source", [PLAIN, FUSED])
-def test_an_int8_graph_computes_nearly_what_its_source_does(student, paths, answers, tmp_path, source):
+def test_an_int8_graph_computes_nearly_what_its_source_does(student, paths, answers, rows, tmp_path, source):
     made = paths[student.network.family]
     if source in made:
-        logits = answers({source: made[source], INT8: quantise(made[source], tmp_path / "int8.onnx")})
+        int8 = quantise(made[source], tmp_path / "int8.onnx", rows(student.network.family))
+        logits = answers({source: made[source], INT8: int8})
         assert (logits[INT8] != logits[source]).any()
         assert np.corrcoef(logits[INT8].ravel(), logits[source].ravel())[0, 1] > 0.8
 
@@ -144,8 +151,8 @@ def test_the_weights_of_tokens_are_not_quantised(paths):
 
 
 @pytest.mark.parametrize("family", ["encoder", "static"])
-def test_int8_quantises_a_plain_graph_too(graphs, tmp_path, family):
-    floats, nodes = products(quantise(graphs[family], tmp_path / "int8.onnx"))
+def test_int8_quantises_a_plain_graph_too(graphs, rows, tmp_path, family):
+    floats, nodes = products(quantise(graphs[family], tmp_path / "int8.onnx", rows(family)))
     assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
     assert "MatMulInteger" in nodes
 
@@ -162,23 +169,23 @@ def test_int8_quantises_a_plain_graph_too(graphs, tmp_path, family):
         (["i8mm"], 127),
     ],
 )
-def test_weights_get_7_bits_where_8_would_saturate(graphs, tmp_path, monkeypatch, features, largest):
+def test_weights_get_7_bits_where_8_would_saturate(graphs, rows, tmp_path, monkeypatch, features, largest):
     monkeypatch.setattr(variants, "cpu_features", lambda: {"machine": "any", "features": features})
-    graph = onnx.load(quantise(graphs["static"], tmp_path / "int8.onnx")).graph
+    graph = onnx.load(quantise(graphs["static"], tmp_path / "int8.onnx", rows("static"))).graph
     (weights,) = (value for value in graph.initializer if value.name == "module.hidden.weight_Transposed_quantized")
     assert np.abs(numpy_helper.to_array(weights).astype(int)).max() == pytest.approx(largest, abs=1)
 
 
-def test_making_variants_leaves_logging_as_it_was(students, graphs, tmp_path):
+def test_making_variants_leaves_logging_as_it_was(students, graphs, rows, tmp_path):
     levels = logging.root.level, logging.root.manager.disable
-    make_variants(graphs["encoder"], tmp_path, students["encoder"].network.module.config)
+    make_variants(graphs["encoder"], tmp_path, students["encoder"].network.module.config, rows("encoder"))
     assert (logging.root.level, logging.root.manager.disable) == levels
 
 
-def test_the_source_is_left_as_it_was(graphs, students, tmp_path):
+def test_the_source_is_left_as_it_was(graphs, students, rows, tmp_path):
     before = graphs["encoder"].read_bytes()
     fuse(graphs["encoder"], tmp_path / "fused.onnx", students["encoder"].network.module.config)
-    quantise(graphs["encoder"], tmp_path / "int8.onnx")
+    quantise(graphs["encoder"], tmp_path / "int8.onnx", rows("encoder"))
     assert graphs["encoder"].read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx"]
 
