@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
@@ -100,7 +100,7 @@ def train(
     losses: list[float] = []
     scores: list[float] = []
     best: dict[str, Any] = {}
-    with bar(description, steps) as advance:
+    with bar(description, len(loader) * optimisation.epochs) as advance:
         for epoch in range(optimisation.epochs):
             losses.append(_epoch(prepared, loader, loss, optimizer, schedule, accelerator, advance))
             if not np.isfinite(losses[-1]):
@@ -112,7 +112,7 @@ def train(
             if scores[-1] >= max(scores):
                 best = copy.deepcopy(plain.state_dict())
             if optimisation.patience and epoch - int(np.argmax(scores)) >= optimisation.patience:
-                advance(steps - (epoch + 1) * len(sampler))
+                advance((optimisation.epochs - epoch - 1) * len(loader))
                 break
     accelerator.unwrap_model(prepared).load_state_dict(best)
     module.to("cpu").eval()
@@ -125,7 +125,8 @@ def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
 
     Under `accelerate launch` every process does the work, for they train together, and the main one keeps the result.
     """
-    state = PartialState()
+    # Not PartialState, which knows of no processes on CPUs unless it is told.
+    state = Accelerator()
     done = stage.done
     state.wait_for_everyone()
     if done:

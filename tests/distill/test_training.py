@@ -214,7 +214,7 @@ class OneOfMany:
 @pytest.mark.parametrize("main", [True, False])
 def test_every_process_works_and_the_main_one_keeps_the_result(tmp_path, monkeypatch, main):
     process, folders = OneOfMany(main), []
-    monkeypatch.setattr(training, "PartialState", lambda: process)
+    monkeypatch.setattr(training, "Accelerator", lambda: process)
 
     def work(folder: Path) -> None:
         (folder / "weights").write_text("x")
@@ -230,7 +230,7 @@ def test_every_process_works_and_the_main_one_keeps_the_result(tmp_path, monkeyp
 
 @pytest.mark.parametrize("main", [True, False])
 def test_no_process_works_on_what_is_up_to_date(tmp_path, monkeypatch, main):
-    monkeypatch.setattr(training, "PartialState", lambda: OneOfMany(main))
+    monkeypatch.setattr(training, "Accelerator", lambda: OneOfMany(main))
     stage = Stage(tmp_path / "student", {"seed": 1})
     stage.build(lambda folder: None)
     on_every_process(stage, lambda folder: pytest.fail("made again"))
