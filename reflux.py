@@ -22,21 +22,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(markup=False, highlight=False, soft_wrap=True)
+console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run; `runs/NAME` where none is given.")]
+MaxUsd = Annotated[
+    float | None,
+    typer.Option("--max-usd", min=0.0, help="The most that the teacher's calls may cost in this run, ever; no limit."),
+]
 
 
 def main() -> None:
-    """Run the command; an error that we foresaw is one message and exit code 1."""
+    """Run the command; an error that we foresaw is one message and exit code 1, or 130 for Ctrl-C."""
     try:
         app()
     except Exception as error:
         if not _foreseen(error):
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        interrupted = type(error).__name__ == "StoppedError"
+        mark = "" if interrupted else "[bold red]error:[/] "
+        Console(stderr=True).print(f"{mark}{escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(130 if interrupted else 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,12 +67,28 @@ def check(task: TaskFile, output: Output = None) -> None:
 
 
 @app.command()
-def label(task: TaskFile, output: Output = None) -> None:
+def label(
+    task: TaskFile,
+    output: Output = None,
+    max_usd: MaxUsd = None,
+    batch: Annotated[
+        bool,
+        typer.Option("--batch", help="Use the vendor's batch API: at its lower price, and within a day or so."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it will cost and take, and call nothing.")
+    ] = False,
+) -> None:
     """Ask the teacher for soft labels; nothing that was answered is asked again."""
     run = _run(task, output)
     run.make_data()
-    soft = run.make_labels()
+    if dry_run:
+        for line in run.forecast():
+            console.print(line)
+        return
+    soft = run.make_labels(max_usd, batch=batch)
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
+    console.print(run.labelling())
 
 
 @app.command()
@@ -104,13 +126,13 @@ def evaluate(task: TaskFile, output: Output = None) -> None:
 
 
 @app.command()
-def run(task: TaskFile, output: Output = None) -> None:
+def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
     """All stages, from data to bundle and report, skipping what is up to date."""
     from export.run import ExportRun
 
     stages = _run(task, output)
     stages.make_data()
-    stages.make_labels()
+    stages.make_labels(max_usd)
     for name in stages.task.students:
         stages.make_student(name)
     exported = ExportRun(stages)

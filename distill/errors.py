@@ -13,3 +13,7 @@ class TaskError(DistillError):
 
 class DataError(DistillError):
     """A data file cannot be read, or what it holds cannot be used."""
+
+
+class StoppedError(DistillError):
+    """Ctrl-C ended the work; the message says what is kept and how to go on."""

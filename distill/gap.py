@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.calibration import confidence_bins
+from distill.calibration import BINS, confidence_bins, excess
 from distill.intervals import Interval, paired_bootstrap, wilson
 
 Floats = npt.NDArray[np.floating]
 Classes = npt.NDArray[np.intp]
 
 SCHEMA = 1
-BINS = 15
 _FLOOR = 1e-4
 
 
@@ -106,10 +105,7 @@ def _floored(rows: Floats) -> npt.NDArray[np.float64]:
 
 
 def _means(teacher: Floats, student: Floats, agree: npt.NDArray[np.bool_], seed: int) -> list[Interval]:
-    confidence = student.max(1).astype(np.float64)
-    excess = np.zeros((len(agree), BINS))
-    excess[np.arange(len(agree)), confidence_bins(confidence, BINS)] = agree - confidence
-    columns = np.column_stack([divergence(teacher, student), excess])
+    columns = np.column_stack([divergence(teacher, student), excess(student.max(1), agree)])
 
     def statistics(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.stack([means[..., 0], np.abs(means[..., 1:]).sum(-1)], axis=-1)
@@ -149,7 +145,7 @@ def _per_class(chosen: Classes, followed: Classes, labels: tuple[str, ...]) -> t
 
 
 def _reliability(confidence: Floats, agree: npt.NDArray[np.bool_]) -> tuple[tuple[int, float, float], ...]:
-    placed = confidence_bins(confidence, BINS)
+    placed = confidence_bins(confidence)
     return tuple(
         (int(inside.sum()), float(confidence[inside].mean()), float(agree[inside].mean()))
         for inside in (placed == index for index in range(BINS))

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS answers (
   PRIMARY KEY (teacher, text)
 ) WITHOUT ROWID;
 """
+_VERSION = 1
 _WINDOW = 32  # batches, for each that may be asked at once, that are ordered by length together
 
 
@@ -36,11 +37,12 @@ class AnswerStore(Store):
     """Answers on disk, by teacher and text, and the run's account. One process opens it at a time."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA + cashbook.SCHEMA)
+        super().__init__(path, _SCHEMA + cashbook.SCHEMA, _VERSION)
+        self._known_key: tuple[object, str] = (None, "")
 
     async def add(self, teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer], repeat: int = 0) -> None:
         """Store answers durably. Raises DistillError when the disk does not take them."""
-        key = teacher_key(teacher, repeat)
+        key = self._key(teacher, repeat)
         await self.write(
             *(
                 ("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", (key, text_key(text), *_pack(answer)))
@@ -51,7 +53,7 @@ class AnswerStore(Store):
     def has(self, teacher: Teacher, text: str, repeat: int = 0) -> bool:
         """Whether this teacher has answered this text."""
         sql = "SELECT 1 FROM answers WHERE teacher = ? AND text = ?"
-        return self.read(sql, (teacher_key(teacher, repeat), text_key(text))).fetchone() is not None
+        return bool(self.read(sql, (self._key(teacher, repeat), text_key(text))))
 
     def get(self, teacher: Teacher, texts: Iterable[str], repeat: int = 0) -> Iterator[Answer | None]:
         """Each text's stored answer, or None."""
@@ -59,10 +61,17 @@ class AnswerStore(Store):
             "SELECT probabilities, method, covered, tail, tokens, cost_usd, seconds, outcome FROM answers"
             " WHERE teacher = ? AND text = ?"
         )
-        key = teacher_key(teacher, repeat)
+        key = self._key(teacher, repeat)
         for text in texts:
-            row = self.read(sql, (key, text_key(text))).fetchone()
-            yield None if row is None else _unpack(row)
+            rows = self.read(sql, (key, text_key(text)))
+            yield _unpack(rows[0]) if rows else None
+
+    def _key(self, teacher: Teacher, repeat: int) -> str:
+        """The teacher's key, which takes time to compute and is asked for with every text."""
+        identity = (teacher.name, teacher.version, teacher.labels, repeat)
+        if self._known_key[0] != identity:
+            self._known_key = (identity, teacher_key(teacher, repeat))
+        return self._known_key[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +90,10 @@ async def label(
     store: AnswerStore,
     *,
     advance: Callable[[int], None] = lambda count: None,
+    known: Callable[[int], None] | None = None,
 ) -> Labelling:
     """Ask the teacher for every text that the store lacks, and give the soft labels of all."""
-    asked = await answer(teacher, examples.texts, store, advance=advance)
+    asked = await answer(teacher, examples.texts, store, advance=advance, known=known)
     return _collect(teacher, examples, store, asked)
 
 
@@ -94,40 +104,57 @@ async def answer(
     *,
     repeat: int = 0,
     advance: Callable[[int], None] = lambda count: None,
+    known: Callable[[int], None] | None = None,
 ) -> int:
     """Ask the teacher for every text that the store lacks, and give how many were asked for.
 
     Texts are taken as they are asked for, so that a pool of any size takes the memory of what is in flight. `advance`
-    is told how many texts each step finished. When the teacher fails, the answers in flight are stored before its
-    error is raised.
+    is told how many texts each step finished; `known`, where it is given, of those that need not be asked for instead.
+    When the teacher fails, or this is cancelled, the answers in flight are waited for and stored; cancelled once more,
+    they are given up.
     """
     flying: set[str] = set()
-    batches = _batches(teacher, texts, store, repeat, flying, advance)
-    failed = asyncio.Event()
+    batches = _batches(teacher, texts, store, repeat, flying, known or advance)
+    stopped = asyncio.Event()
+    failures: list[BaseException] = []
     asked = 0
 
     async def work() -> None:
         nonlocal asked
-        for batch in batches:
-            if failed.is_set():
-                return
-            try:
+        try:
+            for batch in batches:
+                if stopped.is_set():
+                    return
                 answers = await teacher.ask(batch, repeat)
                 if len(answers) != len(batch):
                     raise DistillError(f"{teacher.name} gave {len(answers)} answers for {len(batch)} texts")
                 await store.add(teacher, batch, [_checked(one, teacher) for one in answers], repeat)
-            except BaseException:
-                failed.set()
-                raise
-            flying.difference_update(batch)
-            asked += len(batch)
-            advance(len(batch))
+                flying.difference_update(batch)
+                asked += len(batch)
+                advance(len(batch))
+        except BaseException as error:
+            stopped.set()
+            failures.append(error)
 
-    outcomes = await asyncio.gather(*(work() for _ in range(teacher.concurrency)), return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
+    workers = [asyncio.create_task(work()) for _ in range(teacher.concurrency)]
+    try:
+        await asyncio.wait(workers)
+    except asyncio.CancelledError:
+        stopped.set()
+        await _until_done(workers)
+        raise
+    if failures:
+        raise failures[0]
     return asked
+
+
+async def _until_done(workers: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for workers; where that is cancelled too, cancel them."""
+    try:
+        await asyncio.wait(workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
 
 
 def _batches(
@@ -136,7 +163,7 @@ def _batches(
     store: AnswerStore,
     repeat: int,
     flying: set[str],
-    advance: Callable[[int], None],
+    known: Callable[[int], None],
 ) -> Iterator[Sequence[str]]:
     """What to ask at once: texts that the store lacks and nobody is asking for, those of like length together.
 
@@ -146,7 +173,7 @@ def _batches(
     while window := tuple(islice(source, _WINDOW * teacher.batch_size * teacher.concurrency)):
         new = [text for text in dict.fromkeys(window) if text not in flying and not store.has(teacher, text, repeat)]
         if len(new) < len(window):
-            advance(len(window) - len(new))
+            known(len(window) - len(new))
         new.sort(key=len, reverse=True)
         flying.update(new)
         for start in range(0, len(new), teacher.batch_size):

@@ -32,6 +32,10 @@ def markdown(gap: dict[str, Any]) -> str:
         "",
         "![confidence against agreement](reliability.png)",
         "",
+        "## The teacher",
+        "",
+        *teacher_lines(gap["teacher"]),
+        "",
         "## Data",
         "",
         *data_lines(gap["data"]),
@@ -77,6 +81,22 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["", "teacher", *students], rows
 
 
+def teacher_lines(teacher: dict[str, Any]) -> list[str]:
+    """What is known of the teacher, line by line."""
+    labelled = teacher["labelled"]
+    lines = [
+        f"It labelled {labelled['rows']} texts, refused {labelled['refused']}, and answered {labelled['invalid']} with "
+        "no label; those that it did not label are in no number here."
+    ]
+    if (calibration := teacher["calibration"]) is not None:
+        lines += ["", _calibration_line(calibration)]
+    if (again := teacher["self_agreement"]) is not None:
+        lines += ["", _self_agreement_line(again)]
+    return lines + [
+        line for terms in teacher["terms"] for line in ("", f"Its terms were acknowledged: {terms['reference']}")
+    ]
+
+
 def data_lines(data: dict[str, Any]) -> list[str]:
     """The account of the data, line by line."""
     rows, cleaning = data["rows"], data["cleaning"]
@@ -88,6 +108,29 @@ def data_lines(data: dict[str, Any]) -> list[str]:
         f"{cleaning['conflicting']} texts had more than one gold label."
     )
     return [account, *(f"- {finding['level']}: {finding['message']}" for finding in data["findings"])]
+
+
+def _calibration_line(calibration: dict[str, Any]) -> str:
+    scaling, loss, error = (calibration[name] for name in ("scaling", "log_loss", "calibration_error"))
+    single = scaling["method"] == "temperature"
+    how = f"a temperature of {scaling['temperature']:.3f}" if single else "a scale and a bias per label"
+    return (
+        f"Its answers are calibrated by {how} ({calibration['reason']}), fitted on {calibration['rows']} gold rows. On "
+        f"rows held out, log-loss is {number(loss['after'])} instead of {number(loss['before'])} nats, calibration "
+        f"error {number(error['after'])} instead of {number(error['before'])}, accuracy "
+        f"{percent(calibration['accuracy']['after'])} instead of {percent(calibration['accuracy']['before'])}."
+    )
+
+
+def _self_agreement_line(again: dict[str, Any]) -> str:
+    if again["by_construction"]:
+        return "The teacher agrees with itself on every text, by construction: it always says the same."
+    return (
+        f"The teacher agrees with itself on {percent(again['agreement'])} of {again['rows']} texts that it was asked "
+        f"twice, with a mean total variation of {number(again['variation'])} between its answers. Where they differ, a "
+        f"student agrees with one of them at best, so that none can be expected to agree with it on more than "
+        f"{percent(again['ceiling'])}."
+    )
 
 
 def _students_table(gap: dict[str, Any]) -> list[str]:

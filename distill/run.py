@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,40 @@ import pyarrow.parquet
 from pydantic import BaseModel
 
 from distill import teachers
+from distill.appraisal import (
+    Appraised,
+    Extra,
+    gold_rows,
+    label_and_appraise,
+    rows_to_repeat,
+    shared_with_fit,
+    terms_of,
+)
 from distill.artifacts import Stage, file_digest, fingerprint, write_atomic
-from distill.cashbook import Cashbook
+from distill.batchbook import Batchbook
+from distill.cashbook import Cashbook, dollars
 from distill.data import tickets
 from distill.data.duplicates import clean
 from distill.data.sources import read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
 from distill.data.sufficiency import Finding, examine, shared_with_test
-from distill.errors import DataError
-from distill.labelling import AnswerStore, label
-from distill.progress import bar
+from distill.errors import DataError, StoppedError
+from distill.forecast import Forecast
+from distill.interrupts import interruptible
+from distill.labelling import AnswerStore
+from distill.planning import Ledger, foresee, priced
+from distill.progress import asking_bar, bar, console, status
 from distill.sections import FileSource, TicketSource
-from distill.soft_labels import SoftLabels
+from distill.soft_labels import SCHEMA, SoftLabels
 from distill.task import TEACHER, Task
+from distill.teachers import batches
+from distill.teachers.causal import CausalConfig
 from distill.teachers.local import Fit, LocalConfig
 from distill.weights import display_name, weights_version
 
 REPORT = "data.json"
 LABELS = "labels.parquet"
+ANSWERS = "answers.sqlite"
 RECORD = "training.json"
 
 
@@ -62,6 +78,7 @@ class Run:
     def __init__(self, task: Task, root: Path) -> None:
         self.task = task
         self.root = root
+        self._asked = 0
 
     @cached_property
     def data(self) -> Stage:
@@ -70,6 +87,8 @@ class Run:
         sources = [task.data.train, task.data.test, task.data.validation]
         if task.labels is None and (fit := _fit_section(task.teacher)):
             sources.append(fit.data)  # its gold labels are among the task's
+        if task.labelling.calibration is not None:
+            sources.append(task.labelling.calibration.data)
         inputs = {
             "data": task.data.model_dump(mode="json"),
             "labels": task.labels,
@@ -92,21 +111,29 @@ class Run:
         return Stage(self.root / "teacher", inputs)
 
     @cached_property
+    def learned_from(self) -> dict[str, Any]:
+        """What determines the soft labels, and so what students learn."""
+        fitted, calibration = self.fitted_teacher, self.task.labelling.calibration
+        return {
+            "schema": SCHEMA,
+            "data": self.data.fingerprint,
+            "teacher": fitted.fingerprint if fitted else _config_digest(self.task.teacher),
+            "calibration": calibration and calibration.method,  # its rows are among those that determine the data
+        }
+
+    @cached_property
     def labels(self) -> Stage:
-        """The teacher's soft labels for every split."""
-        fitted = self.fitted_teacher
-        identity = fitted.fingerprint if fitted else _config_digest(self.task.teacher)
-        inputs = {"data": self.data.fingerprint, "teacher": identity}
-        return Stage(self.root / "labels", inputs)
+        """The teacher's soft labels for every split, and what was found out about it."""
+        return Stage(self.root / "labels", {**self.learned_from, "twice": self.task.labelling.self_agreement})
 
     def student(self, name: str) -> Stage:
         """A trained student."""
         config = self.task.students[name]
         inputs = {
             "student": config.model_dump(mode="json"),
-            # The labels' fingerprint has that of a fitted teacher in it.
+            # What determines the labels has the fingerprint of a fitted teacher in it.
             "weights": None if config.model == TEACHER else weights_version(config.model),
-            "labels": self.labels.fingerprint,
+            "labels": fingerprint(self.learned_from),
         }
         return Stage(self.root / "students" / name, inputs)
 
@@ -145,12 +172,35 @@ class Run:
             }
         )
 
-    def make_labels(self) -> SoftLabels:
-        """The soft labels, asked for unless they are up to date. No text that was answered before is asked again."""
+    def make_labels(self, max_usd: float | None = None, *, batch: bool = False) -> SoftLabels:
+        """The soft labels, asked for unless they are up to date. No text that was answered before is asked again.
+
+        With `batch`, calls are made through the vendor's batch API. What calls cost in this run, now and before, does
+        not exceed `max_usd`. Raises BudgetError when that is not enough, and StoppedError for Ctrl-C; what was answered
+        is kept.
+        """
         splits = self.splits()
         self.make_teacher()
-        self.labels.ensure(lambda folder: self._write_labels(folder, splits))
+        self.labels.ensure(lambda folder: self._write_labels(folder, splits, max_usd, batch))
         return self.soft_labels()
+
+    def forecast(self) -> list[str]:
+        """What labels that are not there yet will cost and take, in lines. No call is made, and no model loaded."""
+        splits = self.splits()
+        kind = getattr(self.task.teacher, "kind", None)
+        if not priced(teachers.teacher_class(kind)):
+            return [f"a teacher of kind {kind} makes no calls that are paid for: labelling costs nothing"]
+        texts = (*self._extra(splits).gold_texts, *_everything(splits).texts)
+        return asyncio.run(self._foresee(texts, splits.labels)).lines()
+
+    def labelling(self) -> str:
+        """What came of labelling, in a line."""
+        record = json.loads((self.labels.require("label") / RECORD).read_text(encoding="utf-8"))
+        cut = f", {record['truncated']:,} cut to what the model reads" if "truncated" in record else ""
+        return (
+            f"{record['refused']:,} refused, {record['invalid']:,} invalid{cut}; {self._asked:,} asked now; "
+            f"{dollars(record['spent_usd'])} spent on calls in all"
+        )
 
     def soft_labels(self) -> SoftLabels:
         """The soft labels of the finished stage."""
@@ -174,7 +224,9 @@ class Run:
             pool, cleaning = clean(pool, held, task.data.near_duplicate, advance)
         if not len(pool):
             raise DataError("train: every row duplicates a held-out row; check that train and test are different files")
-        labels = task.labels or _labels_of([pool, *held.values()], task.teacher)
+        calibration = task.labelling.calibration
+        gold = [] if calibration is None else [read(calibration.data, "gold")]
+        labels = task.labels or _labels_of([pool, *held.values(), *gold], task.teacher)
         if given is None:
             train, validation = hold_out(pool, float(task.data.validation), task.data.seed)  # type: ignore[arg-type]
         else:
@@ -184,7 +236,7 @@ class Run:
             raise DataError("validation: no rows; raise data.validation or give it a source of its own")
         if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
             raise DataError("an id stands in two splits; ids must differ across train, validation and test")
-        findings = examine(splits, labels) + self._overlaps(splits["test"], given)
+        findings = examine(splits, labels) + self._overlaps(splits["test"], given, labels)
         if problems := [finding.message for finding in findings if finding.level == "problem"]:
             raise DataError("; ".join(problems))
         for name, split in splits.items():
@@ -197,12 +249,17 @@ class Run:
         }
         write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
-    def _overlaps(self, test: Examples, validation: Examples | None) -> list[Finding]:
-        """Texts of the test split that fit the teacher or choose the student too."""
+    def _overlaps(self, test: Examples, validation: Examples | None, labels: tuple[str, ...]) -> list[Finding]:
+        """Texts of the test split that fit or calibrate the teacher, or choose the student too."""
         findings = [] if validation is None else shared_with_test("validation", validation, test)
-        teacher = self.task.teacher
-        if isinstance(teacher, LocalConfig) and teacher.fit is not None:
-            findings += shared_with_test("teacher.fit.data", read(teacher.fit.data, "gold"), test)
+        fit = _fit_section(self.task.teacher)
+        fitted = None if fit is None else read(fit.data, "gold")
+        if fitted is not None:
+            findings += shared_with_test("teacher.fit.data", fitted, test)
+        if (calibration := self.task.labelling.calibration) is not None:
+            gold = gold_rows(calibration, labels)
+            findings += shared_with_test("labelling.calibration.data", gold, test)
+            findings += [] if fitted is None else shared_with_fit(gold, fitted)
         return findings
 
     def _fit_teacher(self, folder: Path) -> None:
@@ -222,22 +279,70 @@ class Run:
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
-    def _write_labels(self, folder: Path, splits: Splits) -> None:
-        everything = _concatenate([splits.train, splits.validation, splits.test])
-        soft, record = asyncio.run(self._ask(everything, splits.labels))
-        soft.write(folder / LABELS)
-        write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-    async def _ask(self, examples: Examples, labels: tuple[str, ...]) -> tuple[SoftLabels, dict[str, Any]]:
-        with AnswerStore(self.root / "answers.sqlite") as store:
-            teacher = teachers.create(self.teacher_config(), labels, Cashbook(store))
+    def _write_labels(self, folder: Path, splits: Splits, max_usd: float | None, batch: bool) -> None:
+        with AnswerStore(self.root / ANSWERS) as store:
+            book = Cashbook(store, max_usd)
             try:
-                with bar(f"{teacher.name} labels the pool", len(examples)) as advance:
-                    labelled = await label(teacher, examples, store, advance=advance)
+                appraised = asyncio.run(self._ask(store, book, splits, batch))
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                raise StoppedError(
+                    f"stopped: every answer so far is stored, and {dollars(book.spent)} are spent on calls in all; run "
+                    "the command again to go on, and nothing is asked or paid for twice"
+                ) from None
+        labelled = appraised.labelling
+        replace(labelled.soft, terms=terms_of(self.task.teacher)).write(folder / LABELS)
+        record = {"asked": labelled.asked, "refused": labelled.refused, "invalid": labelled.invalid}
+        record = {**record, "spent_usd": book.spent, **appraised.record}
+        write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
+        self._asked = labelled.asked
+
+    def _extra(self, splits: Splits) -> Extra:
+        """What to ask the teacher beside the pool."""
+        section = self.task.labelling
+        gold = None if section.calibration is None else gold_rows(section.calibration, splits.labels)
+        order = rows_to_repeat(splits.validation, splits.train, self.task.data.seed)
+        return Extra(section.calibration, gold, order, section.self_agreement)
+
+    async def _ask(self, store: AnswerStore, book: Cashbook, splits: Splits, batch: bool) -> Appraised:
+        teacher = teachers.create(self.teacher_config(), splits.labels, book)
+        try:
+            return await interruptible(
+                self._appraise(teacher, store, book, splits, batch),
+                lambda: console.print("stopping after the calls in flight, as they are paid; Ctrl-C again drops them"),
+            )
+        finally:
+            await book.close()
+            await teacher.aclose()
+
+    async def _appraise(
+        self, teacher: teachers.Teacher, store: AnswerStore, book: Cashbook, splits: Splits, batch: bool
+    ) -> Appraised:
+        examples, extra = _everything(splits), self._extra(splits)
+        spent = (lambda: dollars(book.spent)) if priced(teacher) else str
+        if batch:
+            with status(teacher.name) as told:
+                new = [one for one in extra.questions(examples) if not store.has(teacher, *one)]
+                await batches.fill(teacher, new, Batchbook(store, book), told=told)
+        else:
+            batches.refuse_open(teacher, Batchbook(store, book))
+        with asking_bar(f"{teacher.name} labels the pool", len(examples) + extra.texts, spent) as shown:
+            appraised = await label_and_appraise(
+                teacher, examples, extra, store, advance=shown.advance, known=shown.known
+            )
+        cut = getattr(teacher, "truncated", 0)
+        return replace(appraised, record={**appraised.record, "truncated": cut}) if cut else appraised
+
+    async def _foresee(self, texts: tuple[str, ...], labels: tuple[str, ...]) -> Forecast:
+        with AnswerStore(self.root / ANSWERS) as store:
+            ledger = Ledger(Cashbook(store))
+            teacher = teachers.create(self.task.teacher, labels, ledger)
+            if not priced(teacher):
+                raise TypeError(f"{teacher.name} cannot plan")
+            try:
+                with bar(f"{teacher.name} plans its calls", len(texts)) as advance:
+                    return await foresee(teacher, texts, store, ledger, advance)
             finally:
                 await teacher.aclose()
-        record = {"asked": labelled.asked, "refused": labelled.refused, "invalid": labelled.invalid}
-        return labelled.soft, record
 
     def _train(self, folder: Path, name: str) -> None:
         from distill.students.distil import distil
@@ -256,6 +361,11 @@ class Run:
         )
         distilled.student.save(folder)
         write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
+
+
+def _everything(splits: Splits) -> Examples:
+    """All the texts that the teacher labels."""
+    return _concatenate([splits.train, splits.validation, splits.test])
 
 
 def _labelled(split: S, known: set[str]) -> S:
@@ -294,11 +404,25 @@ def _config_digest(config: BaseModel) -> str:
     """What determines a configured teacher: its settings, and the content of the files they name."""
     files = [str(path) for path in _paths(config)]
     digests = [file_digest(Path(path)) for path in files if Path(path).is_file()]
-    weights = weights_version(config.model) if isinstance(config, LocalConfig) else None
+    weights = list(_weights(config))
     manifests = [
         file_digest(Path(path) / "manifest.json") for path in files if (Path(path) / "manifest.json").is_file()
     ]
     return fingerprint([config.model_dump(mode="json"), digests, weights, manifests])
+
+
+def _weights(value: Any) -> Iterator[str]:
+    """What determines each model on this machine that a configuration names, those of an ensemble's members too."""
+    if isinstance(value, LocalConfig):
+        yield weights_version(value.model)
+    elif isinstance(value, CausalConfig):
+        yield value.weights()
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _weights(getattr(value, name))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _weights(item)
 
 
 def _paths(value: Any) -> Iterator[Path]:

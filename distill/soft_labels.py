@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,9 @@ import pyarrow
 import pyarrow.parquet
 
 from distill.errors import DataError
+from distill.teachers.scaling import Scaling
 
-SCHEMA = "1"
+SCHEMA = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,9 @@ class SoftLabels:
     """N rows: `probabilities` float32 [N, K] in the order of `labels`, each row summing to 1.
 
     `covered` and `tail` [N] are the mass the teacher put on labels and the mass it did not show, `tokens`, `cost_usd`
-    and `seconds` [N] what each answer took.
+    and `seconds` [N] what each answer took. Where the teacher was calibrated, `scaling` holds how, `probabilities` are
+    the calibrated ones, and `raw` [N, K] what it said; else both are None. `terms` are the teachers' terms that were
+    acknowledged, each with its `reference`.
     """
 
     ids: tuple[str, ...]
@@ -37,6 +41,9 @@ class SoftLabels:
     seconds: npt.NDArray[np.float64]
     teacher: str
     teacher_version: str
+    raw: npt.NDArray[np.float32] | None = None
+    scaling: Scaling | None = None
+    terms: tuple[dict[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,6 +53,11 @@ class SoftLabels:
         """The teacher's first choice per row, [N]."""
         choice: npt.NDArray[np.intp] = self.probabilities.argmax(axis=1)
         return choice
+
+    def calibrated(self, scaling: Scaling) -> Self:
+        """The same rows with what the teacher said made to mean what it says, and kept beside it."""
+        said = self.probabilities if self.raw is None else self.raw
+        return replace(self, probabilities=scaling.apply(said), raw=said, scaling=scaling)
 
     def rows_of(self, ids: Sequence[str]) -> list[int]:
         """For each id its row here. Raises DataError for one that has none."""
@@ -62,9 +74,8 @@ class SoftLabels:
             {
                 "id": list(self.ids),
                 "text": list(self.texts),
-                "probabilities": pyarrow.FixedSizeListArray.from_arrays(
-                    pyarrow.array(self.probabilities.reshape(-1)), len(self.labels)
-                ),
+                "probabilities": _column(self.probabilities),
+                **({} if self.raw is None else {"raw": _column(self.raw)}),
                 "method": pyarrow.array(self.methods).dictionary_encode(),
                 "covered": self.covered,
                 "tail": self.tail,
@@ -79,6 +90,8 @@ class SoftLabels:
             "reflux.schema": SCHEMA,
             "reflux.labels": json.dumps(self.labels),
             "reflux.teacher": json.dumps([self.teacher, self.teacher_version]),
+            "reflux.calibration": json.dumps(None if self.scaling is None else self.scaling.as_dict()),
+            "reflux.terms": json.dumps(self.terms, ensure_ascii=False),
         }
         pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
 
@@ -95,12 +108,12 @@ class SoftLabels:
             raise DataError(f"{path}: soft labels of schema {found!r}, expected {SCHEMA!r}; run `reflux label` again")
         labels = tuple(json.loads(metadata["reflux.labels"]))
         teacher, version = json.loads(metadata["reflux.teacher"])
-        flat = table["probabilities"].combine_chunks().flatten().to_numpy()
+        scaling = json.loads(metadata["reflux.calibration"])
         return cls(
             ids=tuple(table["id"].to_pylist()),
             texts=tuple(table["text"].to_pylist()),
             labels=labels,
-            probabilities=flat.reshape(-1, len(labels)).astype(np.float32),
+            probabilities=_rows(table, "probabilities", len(labels)),
             methods=tuple(table["method"].to_pylist()),
             covered=table["covered"].to_numpy(),
             tail=table["tail"].to_numpy(),
@@ -109,4 +122,18 @@ class SoftLabels:
             seconds=table["seconds"].to_numpy(),
             teacher=teacher,
             teacher_version=version,
+            raw=_rows(table, "raw", len(labels)) if "raw" in table.column_names else None,
+            scaling=None if scaling is None else Scaling.from_dict(scaling, len(labels)),
+            terms=tuple(json.loads(metadata["reflux.terms"])),
         )
+
+
+def _column(rows: npt.NDArray[np.float32]) -> Any:
+    """Rows [N, K] as a column of lists."""
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.reshape(-1)), rows.shape[1])
+
+
+def _rows(table: Any, name: str, count: int) -> npt.NDArray[np.float32]:
+    """A column of lists as rows [N, K]."""
+    flat: npt.NDArray[np.float32] = table[name].combine_chunks().flatten().to_numpy()
+    return flat.reshape(-1, count).astype(np.float32)

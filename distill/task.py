@@ -69,6 +69,20 @@ class StaticStudent(Section):
 Student = Annotated[EncoderStudent | StaticStudent, Field(discriminator="family")]
 
 
+class Calibration(Section):
+    """Gold rows that make the teacher's probabilities mean what they say; `auto` lets rows held out choose how."""
+
+    data: Source
+    method: Literal["auto", "temperature", "vector"] = "auto"
+
+
+class Labelling(Section):
+    """What else is asked of the teacher: gold rows to calibrate it, and `self_agreement` rows of the pool once more."""
+
+    calibration: Calibration | None = None
+    self_agreement: int = Field(default=0, ge=0)
+
+
 class Gates(Section):
     """What an exported student must hold before it may be served.
 
@@ -102,6 +116,7 @@ class Task(Section):
     teacher: SerializeAsAny[BaseModel]
     students: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Student] = Field(min_length=1)
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    labelling: Labelling = Labelling()
     export: Export = Export()
     budget: Budget = Budget()
 
@@ -166,7 +181,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_PATH_KEYS = ("path", "logits", "texts")
+_PATH_KEYS = ("path", "logits", "texts", "key_file")
 
 
 def _resolve(value: Any, base: Path, key: str = "") -> Any:

@@ -46,7 +46,11 @@ class BundleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle says of itself. `version` is a hash of all that determines its answers."""
+    """What a bundle says of itself. `version` is a hash of all that determines its answers.
+
+    `teacher` has the `name` and `version` of whom the student learned from, the `terms` that were acknowledged, where
+    there are any, and the `calibration` of its answers, where it was calibrated: shadowing applies that to the teacher.
+    """
 
     name: str
     family: str
@@ -57,7 +61,7 @@ class Manifest:
     files: dict[str, str]
     version: str = ""
     role: str = "student"
-    teacher: dict[str, str] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     cpu: dict[str, Any] = field(default_factory=dict)

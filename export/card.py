@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from export.bundle import Manifest
 
 
@@ -11,7 +14,6 @@ def card(manifest: Manifest) -> str:
         f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
         for gate in manifest.gates.values()
     ]
-    teacher = f"{manifest.teacher.get('name', 'unknown')}, version {manifest.teacher.get('version', 'unknown')}"
     speeds = [f"| {name} | {value:.3f} |" for name, value in manifest.measured["milliseconds_by_variant"].items()]
     return "\n".join(
         [
@@ -20,7 +22,7 @@ def card(manifest: Manifest) -> str:
             f"A {manifest.role} classifier of the family `{manifest.family}` over {len(manifest.labels)} labels, "
             f"graph variant `{manifest.variant}` ({manifest.measured['reason']}).",
             "",
-            f"- Teacher: {teacher}",
+            *_teacher(manifest.teacher),
             f"- Agreement with the teacher on {manifest.measured['validation_rows']} validation rows, which also chose "
             f"the epoch: {manifest.measured['validation_agreement']:.4f}",
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
@@ -38,3 +40,16 @@ def card(manifest: Manifest) -> str:
             "",
         ]
     )
+
+
+def _teacher(teacher: Mapping[str, Any]) -> list[str]:
+    """Whom the student learned from, how its answers were calibrated, and what its terms are."""
+    lines = [f"- Teacher: {teacher.get('name', 'unknown')}, version {teacher.get('version', 'unknown')}"]
+    calibration = teacher.get("calibration")
+    if calibration is not None and calibration["method"] == "temperature":
+        lines.append(
+            f"- Its answers were calibrated on gold labels, by a temperature of {calibration['temperature']:.4f}"
+        )
+    elif calibration is not None:
+        lines.append("- Its answers were calibrated on gold labels, by a scale and a bias per label")
+    return lines + [f"- Its terms were acknowledged: {terms['reference']}" for terms in teacher.get("terms", ())]

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from distill.artifacts import Stage, write_atomic
+from distill.artifacts import Stage, fingerprint, write_atomic
+from distill.data.splits import gold_classes
 from distill.errors import DistillError
 from distill.gap import SCHEMA, compare
 from distill.progress import track
@@ -21,7 +23,6 @@ from distill.report import write_report
 from distill.run import RECORD, Run, Splits
 from distill.soft_labels import SoftLabels
 from distill.students.base import load_student
-from distill.teachers.fit import gold_classes
 from export.build import Baseline, build_bundle
 from export.bundle import Bundle
 from export.runtime import Classifier
@@ -44,7 +45,8 @@ class ExportRun:
         fitted = self.run.fitted_teacher
         source = fitted.fingerprint if name == TEACHER and fitted else self.run.student(name).fingerprint
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
-        inputs = {"source": source, "export": settings, "labels": self.run.labels.fingerprint, "name": self.task.name}
+        labels = fingerprint(self.run.learned_from)
+        inputs = {"source": source, "export": settings, "labels": labels, "name": self.task.name}
         return Stage(self.run.root / "bundles" / name, inputs)
 
     @property
@@ -60,7 +62,8 @@ class ExportRun:
     @property
     def report(self) -> Stage:
         """The gap report."""
-        return Stage(self.run.root / "report", {"chosen": self.chosen.fingerprint})
+        inputs = {"chosen": self.chosen.fingerprint, "labels": self.run.labels.fingerprint}
+        return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
         """Export every student, and the fitted teacher, and put the chosen one at `bundle`. Gives that one."""
@@ -105,13 +108,13 @@ class ExportRun:
             load_student(self.run.student(name).path),
             folder,
             name=name,
-            baseline=self._baseline(splits, soft),
+            baseline=self._baseline(splits, soft, soft.probabilities),
             settings=self.task.export,
-            teacher={"name": soft.teacher, "version": soft.teacher_version},
+            teacher=_learned_from(soft),
         )
 
     def _export_teacher(self, folder: Path) -> None:
-        """The teacher is exported without quantisation: shadowing must hear the teacher itself."""
+        """The teacher is exported without quantisation and calibration: shadowing must hear the teacher itself."""
         fitted = self.run.fitted_teacher
         if fitted is None:
             raise TypeError("there is no fitted teacher to export")
@@ -120,17 +123,17 @@ class ExportRun:
             load_student(fitted.require("label")),
             folder,
             name=f"{self.task.name}-teacher",
-            baseline=self._baseline(splits, soft),
+            baseline=self._baseline(splits, soft, soft.probabilities if soft.raw is None else soft.raw),
             settings=self.task.export.model_copy(update={"variant": "fp32"}),
             teacher={"name": soft.teacher, "version": soft.teacher_version},
             role="teacher",
         )
 
-    def _baseline(self, splits: Splits, soft: SoftLabels) -> Baseline:
+    def _baseline(self, splits: Splits, soft: SoftLabels, said: npt.NDArray[np.float32]) -> Baseline:
         known = set(soft.ids)
         rows = [row for row, name in enumerate(splits.validation.ids) if name in known]
         validation = splits.validation.take(rows)
-        return Baseline(validation, soft.probabilities[soft.rows_of(validation.ids)])
+        return Baseline(validation, said[soft.rows_of(validation.ids)])
 
     def _evaluate(self, folder: Path) -> None:
         splits, soft = self.run.splits(), self.run.soft_labels()
@@ -162,7 +165,7 @@ class ExportRun:
             "schema": SCHEMA,
             "task": self.task.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "teacher": _teacher_facts(soft, rows),
+            "teacher": _teacher_facts(soft, rows, self.run.labels.path),
             "students": students,
             "chosen": Bundle.open(self.chosen.path).manifest.name,
             "budget": self.task.budget.model_dump(),
@@ -178,9 +181,20 @@ def _merit(bundle: Bundle) -> tuple[float, float]:
     return float(measured["validation_agreement"]), -float(measured["milliseconds"])
 
 
-def _teacher_facts(soft: SoftLabels, rows: list[int]) -> dict[str, Any]:
-    """The teacher's name, and what it took to ask it."""
+def _learned_from(soft: SoftLabels) -> dict[str, Any]:
+    """The teacher, as a student's manifest names it."""
+    facts: dict[str, Any] = {"name": soft.teacher, "version": soft.teacher_version}
+    if soft.scaling is not None:
+        facts["calibration"] = soft.scaling.as_dict()
+    if soft.terms:
+        facts["terms"] = list(soft.terms)
+    return facts
+
+
+def _teacher_facts(soft: SoftLabels, rows: list[int], labels: Path) -> dict[str, Any]:
+    """The teacher's name, what it took to ask it, and what was found out about it in labelling."""
     timed = soft.seconds[rows]
+    record = json.loads((labels / RECORD).read_text(encoding="utf-8"))
     return {
         "name": soft.teacher,
         "version": soft.teacher_version,
@@ -189,6 +203,10 @@ def _teacher_facts(soft: SoftLabels, rows: list[int]) -> dict[str, Any]:
         "usd_per_1000": float(soft.cost_usd[rows].mean() * 1000) if soft.cost_usd.any() else None,
         "covered": float(soft.covered.mean()),
         "tail": float(soft.tail.mean()),
+        "labelled": {"rows": len(soft), "refused": record["refused"], "invalid": record["invalid"]},
+        "calibration": record.get("calibration"),
+        "self_agreement": record.get("self_agreement"),
+        "terms": list(soft.terms),
     }
 
 

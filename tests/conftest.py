@@ -207,6 +207,62 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_causal(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_causal(family)`: a folder with a random causal language model and a tokenizer of bytes and some words.
+
+    `family` is `gpt2` (learned positions), `llama` (rotary ones) or `mistral` (each token sees the 12 before it alone).
+    `positions` is how many tokens it reads, `template` its chat template. Letters are single tokens, numbers are not.
+    """
+    from tokenizers import decoders, trainers
+    from transformers import (
+        AutoModelForCausalLM,
+        GPT2Config,
+        LlamaConfig,
+        MistralConfig,
+        PreTrainedTokenizerFast,
+        set_seed,
+    )
+
+    corpus = [word for words in WORDS.values() for word in words for _ in range(3)]
+    corpus += [f" {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZabc" for _ in range(99)]
+    corpus += ["<text>\n", "</text>\n", " billing", " shipping"] * 9
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=460,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+
+    def make(family: str = "llama", *, positions: int = 1024, template: str | None = None, seed: int = 0) -> Path:
+        folder = tmp_path_factory.mktemp("causal") / f"tiny-{family}"
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
+        fast.save_pretrained(folder)
+        shape = {
+            "vocab_size": len(fast),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": positions,
+            "initializer_range": 0.2,  # so that answers differ
+        }
+        grouped = {**shape, "num_key_value_heads": 2, "intermediate_size": 64}
+        config = {
+            "gpt2": lambda: GPT2Config(**shape),
+            "llama": lambda: LlamaConfig(**grouped),
+            "mistral": lambda: MistralConfig(**grouped, sliding_window=12),
+        }[family]()
+        set_seed(seed)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def keyword_rows() -> Callable[[int, int], list[tuple[str, str]]]:
     """`keyword_rows(count, seed)`: rows of (text, label), each text with more words of its label than of another."""
 

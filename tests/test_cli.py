@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,8 @@ import pytest
 import yaml
 
 import reflux
+from distill.errors import StoppedError
+from distill.run import Run
 from export import build
 from export.bundle import GOLDEN, MODEL, Bundle, golden_jsonl, write_bundle
 from export.runtime import Classifier
@@ -145,15 +148,28 @@ def test_what_is_no_verb_is_a_wrong_use(cli):
     assert cli("distil").status == 2
 
 
+@pytest.mark.parametrize("verb", ["label", "run"])
+def test_a_budget_below_nothing_is_a_wrong_use(cli, task, verb):
+    done = cli(verb, task, "--max-usd", "-1")
+    assert done.status == 2
+    assert "--max-usd" in done.err
+
+
 def test_the_verbs_one_by_one(cli, task, tmp_path):
     output = ("--output", tmp_path / "run")
     done = cli("check", task, *output)
     assert done.status == 0
     assert "to train" in done.out
     assert "warning: train:" in done.out
-    done = cli("label", task, *output)
-    assert (done.status, done.out.count("\n")) == (0, 1)
+    done = cli("label", task, *output, "--dry-run")
+    assert done.out == "a teacher of kind bundle makes no calls that are paid for: labelling costs nothing\n"
+    assert not (tmp_path / "run" / "labels").exists()
+    done = cli("label", task, *output, "--max-usd", "0")
+    assert (done.status, done.out.count("\n")) == (0, 2)
     assert f"labelled by bundle:tiny-teacher: {tmp_path}/run/labels" in done.out
+    assert re.search(r"0 refused, 0 invalid; \d+ asked now; \$0\.00 spent on calls in all", done.out)
+    done = cli("label", task, *output)
+    assert "; 0 asked now; " in done.out
     done = cli("train", task, *output)
     assert done == Done(0, f"small: {tmp_path}/run/students/small\n", done.err)
     done = cli("export", task, *output)
@@ -336,6 +352,21 @@ def test_a_file_with_another_column_is_not_classified(refused, tiny_bundle, tmp_
     told = refused("classify", tiny_bundle.path, tmp_path / "texts.csv", tmp_path / "answers.csv")
     assert "no column 'text'; there are 'body'" in told
     assert not (tmp_path / "answers.csv").exists()
+
+
+@pytest.mark.parametrize("verb", ["label", "run"])
+def test_the_budget_reaches_the_labelling(cli, task, tmp_path, verb, monkeypatch):
+    given = []
+
+    def stop(self, max_usd=None, **_):
+        given.append(max_usd)
+        raise StoppedError("stopped: [half] of it")
+
+    monkeypatch.setattr(Run, "make_labels", stop)
+    done = cli(verb, task, "--output", tmp_path, "--max-usd", "1.5")
+    assert given == [1.5]
+    assert done.status == 130
+    assert done.err.splitlines()[-1] == "stopped: [half] of it"
 
 
 @pytest.fixture

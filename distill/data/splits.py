@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -61,6 +64,12 @@ def require(split: Examples, kind: type[S]) -> S:
     if not isinstance(split, kind):
         raise TypeError(f"expected a {kind.__name__} split, got a {type(split).__name__} split")
     return split
+
+
+def gold_classes(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.intp]:
+    """The index of each row's gold label, [N]; every row has one."""
+    position = {label: index for index, label in enumerate(labels)}
+    return np.array([position[label] for label in examples.gold if label is not None], dtype=np.intp)
 
 
 def normalise(text: str) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distill.teachers.account import Account, Paid
 from distill.teachers.base import TeacherError
+from distill.teachers.connections import Connections
 from distill.teachers.http import ApiError, is_local, persistent, send
 from distill.teachers.pace import Pace
 from distill.teachers.pricing import Price, Usage, known_price
@@ -28,6 +30,7 @@ from distill.teachers.prompts import Prompt
 
 T = TypeVar("T")
 
+_KEYS = frozenset({"authorization", "api-key", "x-api-key"})
 BYTES_PER_TOKEN = 4.0
 """About what a token of English prose takes; for pacing, where a guess will do."""
 
@@ -41,11 +44,24 @@ class Terms(BaseModel):
     reference: str = Field(min_length=1)
 
 
+class Batching(BaseModel):
+    """How a vendor's batch API is used: how often to look how far a batch is, and how many calls it has at most.
+
+    `calls` is by default what the vendor takes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interval_seconds: float = Field(default=30.0, gt=0)
+    calls: int | None = Field(default=None, ge=1)
+
+
 class ApiConfig(BaseModel):
     """What every teacher behind an API is told.
 
-    The key is in the environment variable `key_env` or the file `key_file`, never here. `usd_per_million` may be left
-    out where `prices.yaml` knows the model. `extra_body` is sent along with every call.
+    The key is in the environment variable `key_env` or the file `key_file`, never here. `headers` are sent along with
+    every call; in their values `$NAME` stands for an environment variable, so that keys may go into them. So is
+    `extra_body`. `usd_per_million` may be left out where `prices.yaml` knows the model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +70,7 @@ class ApiConfig(BaseModel):
     model: str
     key_env: str
     key_file: Path | None = None
+    headers: Mapping[str, str] = Field(default={}, repr=False)
     usd_per_million: Price | None = None
     terms: Terms | None = None
     prompt: Prompt = Prompt()
@@ -63,24 +80,46 @@ class ApiConfig(BaseModel):
     timeout_seconds: float = Field(default=60.0, gt=0)
     attempts: int = Field(default=6, ge=1)
     extra_body: dict[str, Any] = {}
+    batch: Batching = Batching()
+
+    @property
+    def under_way(self) -> int:
+        """Calls that may be under way at once: `concurrency` at the server, and more whose account is being written."""
+        return self.concurrency + self.concurrency // 4 + 1
 
     def answering(self) -> dict[str, Any]:
         """The settings that determine answers; the others say how fast, by whom paid, and at what price."""
-        aside = {"key_env", "key_file", "usd_per_million", "terms", "concurrency", "timeout_seconds", "attempts"}
-        return self.model_dump(mode="json", exclude=aside | {"requests_per_minute", "tokens_per_minute"})
+        aside = {"key_env", "key_file", "headers", "usd_per_million", "terms", "concurrency", "timeout_seconds"}
+        limits = {"attempts", "batch", "requests_per_minute", "tokens_per_minute"}
+        settings = self.model_dump(mode="json", exclude=aside | limits)
+        return {**settings, "prompt": self.prompt.answering()}
 
     def price(self) -> Price:
         """What its calls cost. Raises TeacherError when that is neither given nor known."""
         return self.usd_per_million or known_price(urlsplit(self.base_url).hostname or "", self.model)
 
     def key(self) -> str:
-        """The key, or nothing for a server that wants none. Raises TeacherError for a file that cannot be read."""
+        """The key, or nothing for a server that wants none. Raises TeacherError for a key that cannot be had."""
         if self.key_file is None:
-            return os.environ.get(self.key_env, "")
+            return _sendable(os.environ.get(self.key_env, ""), f"the variable {self.key_env}")
         try:
-            return self.key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TeacherError(f"key_file {self.key_file}: cannot be read ({error}); correct the path") from error
+            return _sendable(self.key_file.read_text(encoding="utf-8"), f"key_file {self.key_file}")
+        except OSError as error:
+            raise TeacherError(f"key_file {self.key_file}: cannot be read ({error.strerror}); correct it") from error
+        except UnicodeDecodeError:  # whose message would hold what it could not decode
+            raise TeacherError(f"key_file {self.key_file}: cannot be read (not UTF-8); correct it") from None
+
+    def own_headers(self) -> dict[str, str]:
+        """`headers` with the environment in place. Raises TeacherError for a variable that is not set."""
+        if bare := [name for name, value in self.headers.items() if name.lower() in _KEYS and "$" not in value]:
+            raise TeacherError(f"headers: {bare[0]} holds a key; put it in a variable and write the variable's $NAME")
+        try:
+            filled = {name: Template(value).substitute(os.environ) for name, value in self.headers.items()}
+        except KeyError as error:
+            raise TeacherError(f"headers name the variable {error.args[0]}, which is not set; set it") from error
+        except ValueError:
+            raise TeacherError("headers: a $ is followed by no variable's name; write $$ for a dollar") from None
+        return {name: _sendable(value, f"the header {name}") for name, value in filled.items()}
 
     def check(self, labels: Sequence[str]) -> None:
         """Raise TeacherError for terms that nobody acknowledged and a prompt that names labels there are not."""
@@ -91,6 +130,14 @@ class ApiConfig(BaseModel):
             )
         if unknown := self.prompt.unknown(labels):
             raise TeacherError(f"teacher.prompt names labels {unknown[:5]} that the task does not have; correct them")
+
+
+def _sendable(secret: str, what: str) -> str:
+    """A key without the space around it. Raises TeacherError, which does not tell it, for one that no header takes."""
+    stripped = secret.strip()
+    if not (stripped.isascii() and stripped.isprintable()):
+        raise TeacherError(f"{what} holds characters that no key has, such as a line break; correct it")
+    return stripped
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +176,27 @@ class Api:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.who = who
+        self.config = config
         self.price = config.price()
+        base_url, _, query = config.base_url.partition("?")
         self.client = httpx.AsyncClient(
-            base_url=config.base_url.rstrip("/"),
-            headers=dict(headers),
+            base_url=base_url.rstrip("/"),
+            params=query,  # such as Azure's api-version
+            headers={**headers, **config.own_headers()},
             timeout=config.timeout_seconds,
-            limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
-            transport=transport,
+            transport=transport or Connections(base_url),
         )
         self.account = account
         self.usage = usage
         self._attempts = config.attempts
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._under_way = asyncio.Semaphore(config.under_way)
+        self._at_server = asyncio.Semaphore(config.concurrency)
         self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
 
     def key(self, request: Request) -> str:
         """What determines a response: where the question goes, the whole of it, and which draw it is."""
-        parts = [str(self.client.base_url), request.path, request.body, request.sample]
+        query = [str(self.client.params)] if self.client.params else []
+        parts = [str(self.client.base_url), request.path, request.body, request.sample, *query]
         text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -163,7 +214,7 @@ class Api:
         key = self.key(request)
         if (paid := await self.account.recall(key)) is not None:
             return read(paid.response), paid
-        async with self._slots:
+        async with self._under_way:
             async for attempt in persistent(self._attempts):
                 with attempt:
                     return await self._pay(request, key, read)
@@ -171,25 +222,32 @@ class Api:
 
     async def _pay(self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, Paid]:
         """One attempt: money is set apart before it and settled after it, whatever comes of it."""
-        await self._pace.wait(request.most_tokens / BYTES_PER_TOKEN + request.max_output)
-        worst = self.worst(request)
+        most_tokens = request.most_tokens
+        await self._pace.wait(most_tokens / BYTES_PER_TOKEN + request.max_output)
+        worst = self.price.worst(most_tokens, request.max_output)
         reservation = await self.account.reserve(worst)
-        start = time.perf_counter()
+        sent = False
         try:
-            response = await send(self.client, request.path, request.body, who=self.who, heard=self._pace.heard)
+            async with self._at_server:
+                start, sent = time.perf_counter(), True
+                response = await send(self.client, request.path, request.body, who=self.who, heard=self._pace.heard)
+                seconds = time.perf_counter() - start
         except ApiError as error:
             if error.wait is not None:
                 self._pace.hold(error.wait)
             await self.account.settle(reservation, worst if error.charged else 0.0)
             raise
+        except BaseException:  # cancelled, say, which the server need not notice
+            await self.account.settle(reservation, worst if sent else 0.0)
+            raise
         usage = self.usage(response)
         cost = worst if usage is None else self.price.of(usage)  # what is not said is not taken for nothing
         try:
             result = read(response)
-        except TeacherError:
+        except Exception:
             await self.account.settle(reservation, cost)
             raise
-        paid = Paid(response, cost, time.perf_counter() - start)
+        paid = Paid(response, cost, seconds)
         await self.account.settle(reservation, cost, key, paid)
         return result, paid
 

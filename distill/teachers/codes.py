@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 MOST = 900
-VARIANTS = 4
-"""Surface forms of a code that count for it: with and without a leading space, in either case."""
+_WORDS = frozenset(
+    "ad ah ai al am an as at be by co de do ed el em en eh ex go ha he hi ho id if in is it la le lo ma me mr ms my no "
+    "of oh ok on or ow ox pa pi re so st th to tv uh uk um un up us we ye yo".split()
+)
+_SPACES = str.maketrans("▁Ġ", "  ")  # how vocabularies write a space, which some servers pass on
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,8 @@ class Reading:
     """What one answer's top tokens say of K labels.
 
     `probabilities` float32 [K] is the distribution given that a label is answered, the unseen mass spread over the
-    labels that were not listed. `covered` is the mass seen on labels, `tail` the mass of all tokens that were not
-    listed, both in [0, 1]. The model's own mass on a label lies between `lower` and `upper` [K].
+    labels that were not listed. `covered` is the mass seen on labels, `tail` the mass that may be on labels and was not
+    listed, both in [0, 1]. The model's own mass on the forms of a label's code lies between `lower` and `upper` [K].
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -35,6 +38,14 @@ class Reading:
     seen: int
     lower: npt.NDArray[np.float64]
     upper: npt.NDArray[np.float64]
+
+    @property
+    def bound(self) -> float:
+        """The most by which `probabilities` can differ, in total variation, from the model's own.
+
+        Whatever of the tail is on labels, wherever, is at most this share of all that is on labels.
+        """
+        return self.tail / (self.covered + self.tail) if self.covered + self.tail > 0 else 1.0
 
 
 def codes(count: int) -> tuple[str, ...]:
@@ -50,6 +61,12 @@ def codes(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(100, 100 + count))
 
 
+def pairs() -> tuple[str, ...]:
+    """Codes for a tokenizer that splits numbers: two letters that are no word of English in lower case."""
+    letters = string.ascii_uppercase
+    return tuple(pair for a in letters for b in letters if (pair := a + b).lower() not in _WORDS)
+
+
 def order_of(text: str, count: int, permutations: int, repeat: int = 0) -> tuple[int, ...]:
     """Which label, by index, each code stands for in the request for this text: one of a few fixed permutations.
 
@@ -63,33 +80,68 @@ def order_of(text: str, count: int, permutations: int, repeat: int = 0) -> tuple
     return tuple(order)
 
 
-def read(top: Iterable[tuple[str, float]], order: Sequence[int]) -> Reading:
+def forms(code: str) -> tuple[str, ...]:
+    """The tokens that say a code: with and without a leading space, in either case. Nothing else counts for it.
+
+    A vocabulary has at most one token for each, which is what bounds are counted by.
+    """
+    return tuple(dict.fromkeys((code, f" {code}", code.lower(), f" {code.lower()}")))
+
+
+def read(
+    top: Iterable[tuple[str, float]],
+    order: Sequence[int],
+    sampled: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Reading:
     """The distribution over labels from the top tokens of one position, as (token, log probability).
 
-    `order[i]` is the label that code i stands for. An unlisted token is at most as likely as the least likely listed
-    one, and all unlisted ones together have the tail.
+    `order[i]` is the label that code i stands for; `names` are the codes, where they are not the usual ones. An
+    unlisted token is at most as likely as the least likely listed one, other than the one that was `sampled`, which
+    may be listed whatever its rank; and all unlisted ones together have the tail.
     """
     count = len(order)
-    label_of = {code: order[index] for index, code in enumerate(codes(count))}
-    mass, variants = np.zeros(count), np.zeros(count)
-    listed = [(token, math.exp(min(logprob, 0.0))) for token, logprob in top]
+    names = codes(count) if names is None else names
+    label_of = {form: order[index] for index, code in enumerate(names) for form in forms(code)}
+    mass, hidden = np.zeros(count), np.zeros(count)
+    hidden[list(order)] = [len(forms(code)) for code in names]
+    missing = np.ones(count, dtype=bool)
+    listed = [(token.translate(_SPACES), math.exp(min(logprob, 0.0))) for token, logprob in top]
     for token, probability in listed:
-        label = label_of.get(token.strip().upper())
-        if label is not None:
+        if (label := label_of.get(token)) is not None:
             mass[label] += probability
-            variants[label] += 1
-    covered = float(min(mass.sum(), 1.0))
+            missing[label] = False
+    for token in {token for token, _ in listed} & label_of.keys():
+        hidden[label_of[token]] -= 1
     tail = max(0.0, 1.0 - sum(probability for _, probability in listed))
-    least = min((probability for _, probability in listed), default=1.0)
-    missing = variants == 0
-    spread = min(tail, min(tail, least) * int(missing.sum()))
-    filled = mass + np.where(missing, spread / max(1, int(missing.sum())), 0.0)
+    spoken = None if sampled is None else sampled.translate(_SPACES)
+    least = min((probability for token, probability in listed if token != spoken), default=1.0)
+    unseen = int(missing.sum())
+    share = min(tail / max(1, unseen), least)
+    return _reading(mass, np.where(missing, share, 0.0), tail, count - unseen, np.minimum(tail, hidden * least))
+
+
+def read_all(probabilities: Sequence[float], order: Sequence[int], tail: float = 0.0) -> Reading:
+    """The distribution where the mass of every code is known; `tail` may be on forms of codes that were not listed."""
+    mass = np.zeros(len(order))
+    mass[list(order)] = probabilities
+    return _reading(mass, np.zeros(len(order)), tail, len(order), np.full(len(order), tail))
+
+
+def _reading(
+    mass: npt.NDArray[np.float64],
+    spread: npt.NDArray[np.float64],
+    tail: float,
+    seen: int,
+    slack: npt.NDArray[np.float64],
+) -> Reading:
+    filled = mass + spread
     total = float(filled.sum())
     return Reading(
-        probabilities=(filled / total if total > 0 else np.full(count, 1 / count)).astype(np.float32),
-        covered=covered,
+        probabilities=(filled / total if total > 0 else np.full(len(mass), 1 / len(mass))).astype(np.float32),
+        covered=float(min(mass.sum(), 1.0)),
         tail=tail,
-        seen=int((~missing).sum()),
+        seen=seen,
         lower=mass,
-        upper=mass + np.minimum(tail, np.maximum(0, VARIANTS - variants) * least),
+        upper=mass + slack,
     )

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from distill.calibration import fit_temperature, one_hot
-from distill.data.splits import Examples, Train, Validation, hold_out
+from distill.data.splits import Examples, Train, Validation, gold_classes, hold_out
 from distill.errors import DistillError
 from distill.sections import Optimisation
 from distill.students.base import Student, StudentModule, masked_mean, predict
@@ -121,12 +121,6 @@ def probabilities(logits: npt.NDArray[np.float32], temperature: float) -> npt.ND
     exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     result: npt.NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
     return result
-
-
-def gold_classes(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.intp]:
-    """The index of each row's gold label, [N]."""
-    position = {label: index for index, label in enumerate(labels)}
-    return np.array([position[label] for label in examples.gold if label is not None], dtype=np.intp)
 
 
 def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: Optimisation) -> History:

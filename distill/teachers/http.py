@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import email.utils
 import ipaddress
 import random
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,23 +13,37 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from distill.teachers.base import TeacherError
+from distill.teachers.pace import retry_after
 
-LONGEST_WAIT = 60.0
 RETRIED = frozenset({408, 409, 429})
+_OPEN_HEADERS = frozenset(
+    {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
+)
+_SHORTEST_SECRET = 8
 
 
 class ApiError(TeacherError):
     """A call that failed. `wait` is how many seconds the server asked to be left alone for, where it said so.
 
-    `charged` says that the server may have done the work, and charge for it, though nothing came of it here.
+    `charged` says that the server may have done the work, and charge for it, though nothing came of it here. `status`
+    is that of its response, if there was one, and `said` its own words.
     """
 
     def __init__(
-        self, message: str, *, retryable: bool = False, wait: float | None = None, charged: bool = False
+        self,
+        message: str,
+        *,
+        retryable: bool = False,
+        wait: float | None = None,
+        charged: bool = False,
+        status: int | None = None,
+        said: str = "",
     ) -> None:
         super().__init__(message, retryable=retryable)
         self.wait = wait
         self.charged = charged
+        self.status = status
+        self.said = said
 
 
 async def send(
@@ -46,8 +58,17 @@ async def send(
 
     Raises ApiError, whose message says what to do, when anything else happens.
     """
-    try:
+    with transport_errors(who):
         response = await client.post(path, json=body)
+    heard(response.headers)
+    return json_object(response, who)
+
+
+@contextmanager
+def transport_errors(who: str) -> Iterator[None]:
+    """Raises ApiError for what goes wrong before a whole response is there."""
+    try:
+        yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise ApiError(
             f"{who} cannot be reached ({error or type(error).__name__}); is base_url right, and the server up?",
@@ -59,9 +80,12 @@ async def send(
             retryable=True,
             charged=True,
         ) from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise ApiError(f"{who} broke off its answer ({error})", retryable=True, charged=True) from error
-    heard(response.headers)
+
+
+def json_object(response: httpx.Response, who: str) -> dict[str, Any]:
+    """The JSON object that a response of 200 holds. Raises ApiError for any other response."""
     if response.status_code != 200:
         raise failure(response, who)
     try:
@@ -87,34 +111,16 @@ def persistent(attempts: int) -> AsyncRetrying:
 def failure(response: httpx.Response, who: str) -> ApiError:
     """What a response other than 200 means."""
     status, said = response.status_code, _message(response)
-    if status in (401, 403):
-        return ApiError(f"{who} refuses the key ({status}: {said}); set the variable that `key_env` names")
+    if status == 401 or (status == 403 and "logprobs" not in said):
+        message = f"{who} refuses the key ({status}: {said}); set the variable that `key_env` names"
+        return ApiError(message, status=status, said=said)
     if "insufficient_quota" in response.text:
-        return ApiError(f"{who} has no money left ({said}); waiting does not help")
+        message = f"{who} has no money left ({said}); waiting does not help"
+        return ApiError(message, status=status, said=said)
     advice = response.headers.get("x-should-retry")
     retryable = status in RETRIED or status >= 500 if advice not in ("true", "false") else advice == "true"
-    return ApiError(f"{who} answered {status}: {said}", retryable=retryable, wait=retry_after(response.headers))
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date.
-
-    None where it does not say, or says what makes no sense or is longer than a minute.
-    """
-    seconds: float | None = None
-    try:
-        if "retry-after-ms" in headers:
-            seconds = float(headers["retry-after-ms"]) / 1000
-        elif "retry-after" in headers:
-            seconds = float(headers["retry-after"])
-    except ValueError:
-        try:
-            date = email.utils.parsedate_to_datetime(headers["retry-after"])
-        except (KeyError, ValueError):
-            return None
-        moment = date if date.tzinfo else date.replace(tzinfo=UTC)
-        seconds = (moment - datetime.fromtimestamp(time.time() if now is None else now, UTC)).total_seconds()
-    return seconds if seconds is not None and 0 <= seconds <= LONGEST_WAIT else None
+    wait = retry_after(response.headers)
+    return ApiError(f"{who} answered {status}: {said}", retryable=retryable, wait=wait, status=status, said=said)
 
 
 def is_local(base_url: str) -> bool:
@@ -140,8 +146,14 @@ def _pause(state: RetryCallState) -> float:
 
 
 def _message(response: httpx.Response) -> str:
+    """What the server says is wrong, without the keys that it may repeat."""
     try:
         error = response.json()["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:300]
+        said = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
-        return response.text[:300] or response.reason_phrase
+        said = response.text or response.reason_phrase
+    for name, value in response.request.headers.items():
+        if name not in _OPEN_HEADERS:
+            for secret in value.split():
+                said = said.replace(secret, "***") if len(secret) >= _SHORTEST_SECRET else said
+    return said[:300]

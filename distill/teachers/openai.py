@@ -1,6 +1,7 @@
-"""The teacher kind `openai`: any server with OpenAI's chat API that gives `top_logprobs`, asked for one-token codes.
+"""The teacher kind `openai`: any server with OpenAI's chat API that gives log probabilities, asked for one-token codes.
 
 OpenAI, Azure, vLLM, llama.cpp, SGLang, Ollama, gateways. The key comes from the environment, never from a task file.
+What their requests and responses look like is in `distill.teachers.chat`.
 """
 
 from __future__ import annotations
@@ -9,38 +10,69 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from distill.artifacts import fingerprint
+from distill.teachers import chat, groups
 from distill.teachers.account import Account, NoAccount
-from distill.teachers.api import Api, ApiConfig, Request
+from distill.teachers.api import Api, Request
 from distill.teachers.base import Answer, Method, TeacherError
-from distill.teachers.codes import Reading, codes, order_of, read
-from distill.teachers.pricing import Usage
+from distill.teachers.codes import Reading, codes
+from distill.teachers.dialogue import Dialogue, Exact, Probe
+from distill.teachers.http import is_local
+from distill.teachers.stated import StatedConfig, StatedMethod
+from distill.teachers.stated_chat import StatedChat
 
+if TYPE_CHECKING:
+    from distill.teachers.batch_api import BatchApi
+
+_HOST = "api.openai.com"
 _PROBES = 3
 
 
-class OpenAIConfig(ApiConfig):
-    """`permutations` is how many orders of the codes take turns.
+class OpenAIConfig(StatedConfig):
+    """`method` is how answers are had: from log probabilities, or from what the model says, as StatedConfig describes.
 
+    `permutations` is how many orders of the codes take turns.
     `min_covered` is the least mass that must lie on codes: below it the model wanted to say something else, and the
-    answer is no label.
+    answer is no label. `exact` asks a server for the codes by their token ids: where it can (`auto`), never, or always.
+    `groups` maps names to labels and makes two steps of the question: which group, then which of its labels, for the
+    heaviest groups until less than `epsilon` of the mass is in the others.
     """
 
     kind: Literal["openai"] = "openai"
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = f"https://{_HOST}/v1"
     key_env: str = "OPENAI_API_KEY"
+    method: Literal["logprobs"] | StatedMethod = "logprobs"
     top_logprobs: int = Field(default=20, ge=2)
-    min_covered: float = Field(default=0.5, ge=0, le=1)
-    permutations: int = Field(default=2, ge=1, le=16)
+    exact: Exact = "auto"
+    groups: Mapping[str, tuple[str, ...]] = {}
+    epsilon: float = Field(default=0.01, ge=0, lt=1)
+
+    def key(self) -> str:
+        """The key. OpenAI's own, in the variable by default, goes to nobody else unless `key_env` says so."""
+        told = self.key_file is not None or "key_env" in self.model_fields_set
+        return super().key() if told or urlsplit(self.base_url).hostname == _HOST else ""
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Raise TeacherError for terms, a prompt or groups that will not do for these labels."""
+        if self.groups:
+            if self.method != "logprobs":
+                raise TeacherError(f"groups need `method: logprobs`: leave them out, {self.method} need no codes")
+            groups.check(self.groups, labels)
+        if unknown := sorted({label for _, label in self.prompt.examples} - set(labels)):
+            raise TeacherError(f"teacher.prompt.examples name labels {unknown[:5]} that the task does not have")
+        super().check([*labels, *self.groups])
 
 
 class OpenAITeacher:
-    """Asks for one token a text, and reads the distribution over labels from the likeliest tokens."""
+    """Asks for one token a question, and reads the distribution over labels from its log probabilities."""
 
     config_type: ClassVar[type[BaseModel]] = OpenAIConfig
     batch_size = 1
@@ -55,15 +87,29 @@ class OpenAITeacher:
     ) -> None:
         self.name = f"openai:{config.model}"
         self.labels = tuple(labels)
-        self.concurrency = config.concurrency
+        self.concurrency = config.under_way
         self.version = fingerprint([config.answering(), self.labels])
         self._config = config
-        self._codes = codes(len(labels))
+        members, prompt = list(config.groups.values()), config.prompt
+        self._members = [np.array([self.labels.index(label) for label in one], dtype=np.intp) for one in members]
+        self._within = [groups.within(one, prompt) for one in members]
+        self._first = groups.between(config.groups, prompt) if members else groups.Choice(self.labels, prompt)
+        for choice in (self._first, *self._within) if config.method == "logprobs" else ():
+            codes(len(choice.options))
         key = config.key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.api = Api(config, account, who=self.name, headers=headers, usage=usage_of, transport=transport)
-        self._probing = asyncio.Lock()
-        self._probed = False
+        self.api = Api(config, account, who=self.name, headers=headers, usage=chat.usage_of, transport=transport)
+        self._dialogue = Dialogue(
+            self.api,
+            self.version,
+            model=config.model,
+            start=chat.Dialect(limit=chat.LIMITS[is_local(config.base_url)], top=config.top_logprobs),
+            exact=config.exact,
+            min_covered=config.min_covered,
+            permutations=config.permutations,
+            extra_body=config.extra_body,
+        )
+        self._stated = None if config.method == "logprobs" else StatedChat(self.api, config, config.method, labels)
 
     @classmethod
     def from_config(cls, config: OpenAIConfig, labels: Sequence[str], account: Account | None = None) -> Self:
@@ -75,100 +121,81 @@ class OpenAITeacher:
             raise TeacherError(str(error)) from error
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer each text with a call of its own. Raises TeacherError when the server cannot be used like this."""
-        await self._probe(texts)
+        """Answer each text with calls of its own. Raises TeacherError when the server cannot be used like this."""
+        if texts:
+            await self.prepare()
+        if self._stated is not None:
+            return list(await asyncio.gather(*(self._stated.ask(text, repeat) for text in texts)))
         return list(await asyncio.gather(*(self._ask(text, repeat) for text in texts)))
 
     async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, Request]]:
-        """The call that answers a text, unless it was paid for before."""
-        request, _ = self._request(text, repeat)
-        known = await self.api.account.recall(self.api.key(request))
-        return [] if known is not None else [(self.api, request)]
+        """The calls for a text that can be made now and were not paid for: the first, or those its answer leads to."""
+        if self._stated is not None:
+            return await self._stated.plan(text, repeat)
+        request, paid, reading = await self._dialogue.recall(self._first, text, repeat)
+        if paid is None:
+            return [(self.api, request)]
+        then = [await self._dialogue.recall(self._within[one], text, repeat) for one in self._to_expand(reading)]
+        return [(self.api, request) for request, paid, _ in then if paid is None]
+
+    async def prepare(self) -> None:
+        """Before the first answer counts, see that the server can be used like this. `ask` does so by itself.
+
+        It asks for texts of its own, the names of labels, which are kept and paid for like any other. Who sends many
+        planned calls at once does it before. Raises TeacherError, which says what to do.
+        """
+        if self._stated is not None:
+            return await self._stated.prepare()
+        probes: list[Probe] = [(self._first, label) for label in self.labels[:_PROBES]]
+        if self._within:
+            largest = max(self._within, key=lambda choice: len(choice.options))
+            probes.append((largest, largest.options[0]))
+        await self._dialogue.prepare(probes)
+
+    def batch_apis(self) -> Sequence[BatchApi]:
+        """The Batch API of the server, if it has one."""
+        from distill.teachers.batches_openai import OpenAIBatches
+
+        read = self._dialogue.usable if self._stated is None else self._stated.said
+        return [OpenAIBatches(self.api, self._config.batch, read)]
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self.api.aclose()
 
-    async def _probe(self, texts: Sequence[str]) -> None:
-        """Before the first answer counts, see that the model answers with codes at all.
-
-        It asks for texts of its own, the names of labels, which are kept and paid for like any other.
-        """
-        async with self._probing:
-            if self._probed or not texts:
-                return
-            readings = [(await self._read(label))[0] for label in self.labels[:_PROBES]]
-            covered = max((reading.covered for reading in readings if reading is not None), default=0.0)
-            if covered < self._config.min_covered:
-                raise TeacherError(
-                    f"{self.name} puts {covered:.2f} of its mass on codes, less than min_covered "
-                    f"{self._config.min_covered}: it wants to say something else. Give it `prompt.examples`, use an "
-                    "instruction-tuned model, or, for a model that reasons first, switch that off with `extra_body`"
-                )
-            self._probed = True
-
     async def _ask(self, text: str, repeat: int) -> Answer:
         start = time.perf_counter()
-        reading, tokens, cost = await self._read(text, repeat)
-        return replace(self._judge(reading), tokens=tokens, cost_usd=cost, seconds=time.perf_counter() - start)
+        reading, paid = await self._dialogue.read(self._first, text, repeat)
+        expanded = self._to_expand(reading)
+        inner = await asyncio.gather(*(self._dialogue.read(self._within[one], text, repeat) for one in expanded))
+        calls = [paid, *(call for _, call in inner)]
+        usages = [usage for call in calls if (usage := chat.usage_of(call.response)) is not None]
+        return replace(
+            self._judge(reading, dict(zip(expanded, (within for within, _ in inner), strict=True))),
+            tokens=sum(usage.total for usage in usages),
+            cost_usd=sum(call.cost_usd for call in calls),
+            seconds=time.perf_counter() - start,
+        )
 
-    def _judge(self, reading: Reading | None) -> Answer:
-        """A reading as an answer: a label's distribution, unless the model refused or meant something else."""
-        if reading is None:
-            return Answer(None, "logprobs", outcome="refused")
-        method: Method = "logprobs" if reading.seen == len(self.labels) else "logprobs_tail"
-        if reading.covered < self._config.min_covered:
-            return Answer(None, method, reading.covered, reading.tail, outcome="invalid")
-        return Answer(reading.probabilities, method, reading.covered, reading.tail)
+    def _to_expand(self, reading: Reading | None) -> list[int]:
+        """The groups to ask within; none where the first answer is none."""
+        if reading is None or reading.covered < self._config.min_covered or not self._within:
+            return []
+        sizes = [len(members) for members in self._members]
+        return groups.to_expand(reading.probabilities, sizes, self._config.epsilon)
 
-    async def _read(self, text: str, repeat: int = 0) -> tuple[Reading | None, int, float]:
-        """One call: what it says of the labels (None for a refusal), its tokens, and its cost in dollars."""
-        request, order = self._request(text, repeat)
-        top, paid = await self.api.call(request, self._top)
-        usage = usage_of(paid.response)
-        return None if top is None else read(top, order), usage.total if usage else 0, paid.cost_usd
+    def _judge(self, reading: Reading | None, inner: Mapping[int, Reading | None]) -> Answer:
+        """What was read as an answer: a distribution, unless the model refused or meant something else."""
+        if reading is None or None in inner.values():
+            return Answer(None, "two_step" if self._within else "logprobs", outcome="refused")
+        if not self._within:
+            method: Method = "logprobs" if reading.seen == len(self.labels) else "logprobs_tail"
+            return self._answer(reading.probabilities, method, reading.covered, reading.tail)
+        heard = {group: one for group, one in inner.items() if one is not None}
+        combined = groups.combine(reading, heard, self._members, len(self.labels))
+        return self._answer(combined.probabilities, "two_step", combined.covered, combined.bound)
 
-    def _request(self, text: str, repeat: int) -> tuple[Request, tuple[int, ...]]:
-        """The call for a text, and the label that each code stands for in it."""
-        order = order_of(text, len(self.labels), self._config.permutations, repeat)
-        body = {
-            "model": self._config.model,
-            "messages": self._config.prompt.messages(text, self.labels, order),
-            "max_completion_tokens": 1,
-            "temperature": 1,
-            "logprobs": True,
-            "top_logprobs": self._config.top_logprobs,
-            **self._config.extra_body,
-        }
-        return Request("/chat/completions", body, max_output=1, sample=repeat), order
-
-    def _top(self, response: Mapping[str, Any]) -> list[tuple[str, float]] | None:
-        """The likeliest first tokens with their log probabilities; None for a refusal.
-
-        Raises TeacherError where the response has none.
-        """
-        try:
-            choice = response["choices"][0]
-            if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
-                return None
-            first = choice["logprobs"]["content"][0]["top_logprobs"]
-            return [(str(entry["token"]), float(entry["logprob"])) for entry in first]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise TeacherError(
-                f"{self.name} gives no top_logprobs ({type(error).__name__}): this model or server does not have them "
-                "here. Use one that has, start the server with them (llama.cpp: --logits_all true), or, for a model "
-                "that reasons first, switch that off with `extra_body`"
-            ) from error
-
-
-def usage_of(response: Mapping[str, Any]) -> Usage | None:
-    """The tokens of a response, if it says; OpenAI's `prompt_tokens` has the cached ones in it."""
-    usage = response.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    try:
-        prompt, output = int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0)
-        cached = min(prompt, int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    return Usage(input=prompt - cached, cached=cached, output=output)
+    def _answer(self, probabilities: npt.NDArray[np.float32], method: Method, covered: float, tail: float) -> Answer:
+        if covered < self._config.min_covered:
+            return Answer(None, method, covered, tail, outcome="invalid")
+        return Answer(probabilities, method, covered, tail)

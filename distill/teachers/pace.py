@@ -1,52 +1,86 @@
 """How fast an API may be called: limits per minute, as configured and as the server's headers tell.
 
-Who calls waits here first. This file knows headers and clocks, and makes no calls.
+Who calls waits here first, in the order of coming. This file knows headers and clocks, and makes no calls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 
 MINUTE = 60.0
-LONGEST_PAUSE = 120.0
+LONGEST_WAIT = 60.0
+"""A server that asks for more than this is asked again sooner; it may have meant something else."""
 
+Clock = Callable[[], float]
+
+_SLACK = 0.1
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_FORMS = ("x-ratelimit-{what}-{kind}", "anthropic-ratelimit-{kind}-{what}")
 
 
-class Bucket:
-    """A token bucket that refills evenly: at most `per_minute` a minute, and no more than a second's worth at once."""
+class Spacing:
+    """Lets `per_minute` through a minute, evenly; None lets everything through.
 
-    def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    A tenth of a second that was slept too long is made up for, which is all that a minute may have too much.
+    """
+
+    def __init__(self, per_minute: float | None, clock: Clock) -> None:
         self._rate = None if per_minute is None else per_minute / MINUTE
-        self._free_at = 0.0
-        self._closed_until = 0.0
+        self._clock = clock
+        self._free_at = clock()
 
-    def delay(self, amount: float) -> float:
-        """Seconds until `amount` may be used."""
-        now = self._clock()
-        paced = 0.0 if self._rate is None else self._free_at - now
-        return max(0.0, paced, self._closed_until - now)
+    def delay(self) -> float:
+        """Seconds until something may go through."""
+        return 0.0 if self._rate is None else self._free_at - self._clock()
 
     def take(self, amount: float) -> None:
-        """Use `amount`; what comes next waits for it to refill."""
+        """Let `amount` through; what comes next waits for as long as that much takes at the rate."""
         if self._rate is not None:
-            now = self._clock()
-            self._free_at = max(self._free_at, now - 1.0) + amount / self._rate
+            self._free_at = max(self._free_at, self._clock() - _SLACK) + amount / self._rate
 
-    def close(self, seconds: float) -> None:
-        """Let nobody through for a while."""
-        self._closed_until = max(self._closed_until, self._clock() + min(seconds, LONGEST_PAUSE))
 
-    def heard(self, remaining: float, reset: float, amount: float) -> None:
-        """The server says what is left until its limit resets in `reset` seconds, when a call takes `amount`."""
-        if remaining < amount:
-            self.close(reset)
+class Allowance:
+    """What is left of a server's limit by its own account, less what was sent since it said so.
+
+    Nothing is known, and nothing held back, before it says. When the limit resets it is taken to be full again, as far
+    as it was ever said to be, until as much time has passed again or the server says otherwise.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left = float("inf")
+        self._full = 0.0
+        self._resets_at = float("inf")
+        self._period = 0.0
+
+    def delay(self, amount: float) -> float:
+        """Seconds until `amount` is allowed. An amount above the whole limit needs all of it."""
+        now = self._clock()
+        if now >= self._resets_at:
+            self._left, self._resets_at = self._full, now + self._period
+        return self._resets_at - now if self._left < min(amount, self._full) else 0.0
+
+    def take(self, amount: float) -> None:
+        """Count `amount` as used."""
+        self._left -= amount
+
+    def heard(self, left: float, full: float | None, reset: float) -> None:
+        """The server says what is left, what the limit is when full, and in how many seconds it is.
+
+        Answers come in any order, so that within one reset the least that was said holds.
+        """
+        now = self._clock()
+        self._full = max(self._full, left, full or 0.0, 1.0)
+        self._left = left if now >= self._resets_at else min(self._left, left)
+        self._period = min(reset, LONGEST_WAIT)
+        self._resets_at = now + self._period
 
 
 class Pace:
@@ -56,37 +90,61 @@ class Pace:
         self,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
     ) -> None:
-        self.requests = Bucket(requests_per_minute, clock)
-        self.tokens = Bucket(tokens_per_minute, clock)
+        self._requests = Spacing(requests_per_minute, clock)
+        self._tokens = Spacing(tokens_per_minute, clock)
+        self._allowances = {kind: Allowance(clock) for kind in ("requests", "tokens", "input-tokens")}
         self._clock = clock
-        self._typical = 1.0
+        self._held_until = clock()
+        self._turn = asyncio.Lock()
+        self._news = asyncio.Event()
 
     async def wait(self, tokens: float) -> None:
-        """Return when a call of about `tokens` may be made, and count it."""
-        while (seconds := max(self.requests.delay(1), self.tokens.delay(tokens))) > 0:
-            await asyncio.sleep(seconds)
-        self.requests.take(1)
-        self.tokens.take(tokens)
-        self._typical = tokens
+        """Return when a call of about `tokens` may be made, and count it. One at a time, so that none overtakes."""
+        async with self._turn:
+            while (seconds := self._delay(tokens)) > 0:
+                self._news.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), seconds)
+            self._requests.take(1.0)
+            self._tokens.take(tokens)
+            for kind, allowance in self._allowances.items():
+                allowance.take(1.0 if kind == "requests" else tokens)
 
     def hold(self, seconds: float) -> None:
-        """The server asked to be left alone for so long."""
-        self.requests.close(seconds)
+        """The server asked to be left alone for so long: by everybody."""
+        self._held_until = max(self._held_until, self._clock() + min(seconds, LONGEST_WAIT))
+        self._news.set()
 
     def heard(self, headers: Mapping[str, str]) -> None:
         """Follow what a response's headers say of the limits."""
-        for prefix, form in (("x-ratelimit-", "{}-{}"), ("anthropic-ratelimit-", "{1}-{0}")):
-            for kind, bucket, amount in (
-                ("requests", self.requests, 1.0),
-                ("tokens", self.tokens, self._typical),
-                ("input-tokens", self.tokens, self._typical),
-            ):
-                remaining = _number(headers.get(prefix + form.format("remaining", kind)))
-                reset = until(headers.get(prefix + form.format("reset", kind)))
-                if remaining is not None and reset is not None:
-                    bucket.heard(remaining, reset, amount)
+        now = server_time(headers)
+        for kind, allowance in self._allowances.items():
+            for form in _FORMS:
+                said = {
+                    what: headers.get(form.format(what=what, kind=kind)) for what in ("remaining", "limit", "reset")
+                }
+                if (left := _number(said["remaining"])) is not None:
+                    reset = until(said["reset"], now)
+                    allowance.heard(left, _number(said["limit"]), MINUTE if reset is None else reset)
+                    self._news.set()
+
+    def _delay(self, tokens: float) -> float:
+        told = [one.delay(1.0 if kind == "requests" else tokens) for kind, one in self._allowances.items()]
+        return max(self._held_until - self._clock(), self._requests.delay(), self._tokens.delay(), *told)
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date.
+
+    None where it does not say, or says what makes no sense or is longer than a minute.
+    """
+    milliseconds, value = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    seconds = _number(value) if milliseconds is None else milliseconds / 1000
+    if seconds is None and value is not None and (date := _date(value)) is not None:
+        seconds = date - (server_time(headers) if now is None else now)
+    return seconds if seconds is not None and 0 <= seconds <= LONGEST_WAIT else None
 
 
 def until(value: str | None, now: float | None = None) -> float | None:
@@ -105,11 +163,28 @@ def until(value: str | None, now: float | None = None) -> float | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return None
-    return max(0.0, moment.timestamp() - (time.time() if now is None else now))
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, aware.timestamp() - (time.time() if now is None else now))
+
+
+def server_time(headers: Mapping[str, str]) -> float:
+    """Seconds since 1970 by the server's clock, by which it means its dates; by ours where it does not tell."""
+    date = _date(headers.get("date", ""))
+    return time.time() if date is None else date
+
+
+def _date(value: str) -> float | None:
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _number(value: str | None) -> float | None:
+    """A finite number, or nothing."""
     try:
-        return None if value is None else float(value)
+        number = float(value or "")
     except ValueError:
         return None
+    return number if abs(number) < float("inf") else None

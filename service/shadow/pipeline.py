@@ -59,10 +59,7 @@ class ShadowPipeline:
         """
         if not self._settings.enabled:
             return
-        manifest = self._manifest
-        self._running = await Running.start(
-            self._settings, manifest.version, manifest.labels, self._ledger, self._metrics.time_teacher
-        )
+        self._running = await Running.start(self._settings, self._manifest, self._ledger, self._metrics.time_teacher)
         self._metrics.running = self._running
 
     async def stop(self) -> None:

@@ -33,9 +33,9 @@ TABLES = (
         outcome TEXT,                      -- NULL while it waits
         answered REAL,                     -- Unix seconds
         teacher TEXT,                      -- name@version
-        answer BLOB,                       -- the teacher's probabilities [K]; float32, little-endian
+        answer BLOB,                       -- the teacher's probabilities [K], as given; float32, little-endian
         method TEXT,
-        agree INTEGER,
+        agree INTEGER,                     -- like kl and js, with the answer as the bundle calibrates it
         kl REAL,
         js REAL,
         tokens INTEGER,

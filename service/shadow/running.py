@@ -11,6 +11,8 @@ import structlog
 from pydantic import ValidationError
 
 from distill.teachers import Teacher, TeacherError, create
+from distill.teachers.scaling import Scaling
+from export.bundle import Manifest
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.outbox import Outbox
@@ -43,27 +45,29 @@ class Running:
     async def start(
         cls,
         settings: ShadowSettings,
-        version: str,
-        labels: Sequence[str],
+        manifest: Manifest,
         ledger: Ledger,
         timed: Callable[[Outcome, float], None],
     ) -> Running:
         """Make the teacher, open the outbox, let the ledger know what is in it, and begin.
 
-        Raises ShadowError when the teacher or the outbox cannot be had; the message says what to do.
+        `manifest` is that of the student's bundle. Raises ShadowError when the teacher or the outbox cannot be had;
+        the message says what to do.
         """
+        labels = manifest.labels
+        scaling = _scaling(manifest)
         teacher = make_teacher(settings, labels)
         thread = OutboxThread()
         outbox = Outbox(
             settings.path,
-            bundle=version,
+            bundle=manifest.version,
             labels=labels,
             teacher=f"{teacher.name}@{teacher.version}",
             keep_text=settings.store_text,
             max_bytes=settings.max_bytes,
         )
         try:
-            worker = Worker(settings, outbox, thread, ledger, teacher, labels, timed)
+            worker = Worker(settings, outbox, thread, ledger, teacher, labels, timed, scaling)
             await thread.call(outbox.open)
             await _recall(outbox, thread, ledger)
         except BaseException as error:
@@ -112,6 +116,15 @@ def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
         return create(settings.teacher, labels)
     except (TeacherError, ValidationError, ImportError) as error:
         raise ShadowError(f"shadow.teacher: {error}") from error
+
+
+def _scaling(manifest: Manifest) -> Scaling | None:
+    """How the student's teacher was calibrated, if it was. Raises ShadowError for parameters that do not fit."""
+    values = manifest.teacher.get("calibration")
+    try:
+        return None if values is None else Scaling.from_dict(values, len(manifest.labels))
+    except TeacherError as error:
+        raise ShadowError(f"the bundle {manifest.name}: {error}") from error
 
 
 async def _recall(outbox: Outbox, thread: OutboxThread, ledger: Ledger) -> None:

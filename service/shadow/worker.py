@@ -19,6 +19,7 @@ import numpy.typing as npt
 import structlog
 
 from distill.teachers import Answer, Teacher, TeacherError, label_order
+from distill.teachers.scaling import Scaling
 from service.shadow.breaker import Breaker
 from service.shadow.budget import Budget
 from service.shadow.comparison import Comparison, compare
@@ -49,6 +50,9 @@ class Reply:
 class Worker:
     """Takes rows from the outbox, oldest first. `timed` is told how long the teacher took for which outcome.
 
+    A student is compared with what it learned from: with the teacher's answer as `scaling` calibrates it, where the
+    teacher was calibrated. The answer itself is stored as the teacher gave it.
+
     Raises TeacherError when the teacher does not know the labels.
     """
 
@@ -61,6 +65,7 @@ class Worker:
         teacher: Teacher,
         labels: Sequence[str],
         timed: Callable[[Outcome, float], None],
+        scaling: Scaling | None = None,
     ) -> None:
         self.breaker = Breaker()
         self.budget = Budget(settings.usd_per_hour)
@@ -68,6 +73,7 @@ class Worker:
         self._outbox, self._thread, self._ledger, self._teacher = outbox, thread, ledger, teacher
         self._order = label_order(teacher.labels, labels, f"the teacher {teacher.name}")
         self._timed = timed
+        self._scaling = scaling
         self._jitter = Random()
         self._claimed: deque[WaitingRow] = deque()
         self._held: dict[int, float] = {}
@@ -191,7 +197,8 @@ class Worker:
         if reply.probabilities is None:
             ending = Ending(reply.outcome, time.time(), tokens=reply.tokens, cost_usd=cost_usd, seconds=seconds)
             return ending, None
-        comparison = compare(np.frombuffer(row.probabilities, dtype="<f4"), reply.probabilities)
+        taught = reply.probabilities if self._scaling is None else self._scaling.apply(reply.probabilities)
+        comparison = compare(np.frombuffer(row.probabilities, dtype="<f4"), taught)
         ending = Ending(
             outcome=reply.outcome,
             answered=time.time(),

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pydantic import BaseModel
 
 from distill.data.splits import Examples
 from distill.errors import DistillError
-from distill.labelling import AnswerStore, Labelling, label, teacher_key, text_key
+from distill.labelling import AnswerStore, Labelling, answer, label, teacher_key, text_key
 from distill.teachers import Answer, TeacherError
 
 ROOT = Path(__file__).parents[2]
@@ -274,6 +275,115 @@ async def test_concurrent_questions_share_the_pool(path):
     result = await labelled(path, teacher, pool(16))
     assert sorted(teacher.asked) == sorted(pool(16).texts)
     np.testing.assert_array_equal(result.soft.probabilities, [distribution(text) for text in pool(16).texts])
+
+
+async def test_what_fails_first_is_what_is_told(path):
+    flying = asyncio.Barrier(3)
+
+    async def play(texts: Sequence[str]) -> list[Answer]:
+        number = len(teacher.batches)
+        await flying.wait()
+        for _ in range(10 * (4 - number)):
+            await asyncio.sleep(0)
+        raise TeacherError(f"failure {number}")
+
+    teacher = Played(play, concurrency=3)
+    with pytest.raises(TeacherError, match="failure 3"):
+        await labelled(path, teacher, pool(20))
+    assert len(teacher.batches) == 3
+
+
+async def test_a_pool_that_fails_is_told_and_what_was_asked_before_is_stored(path):
+    def texts() -> Iterator[str]:
+        yield from pool(64).texts
+        raise DistillError("the file ends in the middle")
+
+    teacher = Played(batch_size=2)
+    with AnswerStore(path) as store, pytest.raises(DistillError, match="ends in the middle"):
+        await answer(teacher, texts(), store)
+    assert stored(path, teacher) == keys(teacher.asked)
+
+
+# Being stopped
+
+
+@dataclass
+class Held:
+    """A teacher's play that goes on when it is released, and says when so many are in it."""
+
+    flying: asyncio.Barrier
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    given_up: int = 0
+
+    async def __call__(self, texts: Sequence[str]) -> list[Answer]:
+        await self.flying.wait()
+        try:
+            await self.released.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return right(texts)
+
+
+async def test_what_is_in_flight_when_labelling_is_cancelled_is_waited_for_and_stored(path):
+    play = Held(asyncio.Barrier(4))
+    teacher = Played(play, concurrency=3)
+    with AnswerStore(path) as store:
+        asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
+        await play.flying.wait()
+        asking.cancel()
+        await asyncio.sleep(0)
+        assert not asking.done()
+        play.released.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert len(teacher.batches) == 3
+    assert stored(path, teacher) == keys(teacher.asked)
+
+
+async def test_labelling_that_is_cancelled_twice_gives_up_what_is_in_flight(path):
+    play = Held(asyncio.Barrier(4))
+    teacher = Played(play, concurrency=3)
+    with AnswerStore(path) as store:
+        asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
+        await play.flying.wait()
+        asking.cancel()
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.sleep(0)
+    assert play.given_up == 3
+    assert stored(path, teacher) == set()
+
+
+async def test_texts_are_taken_as_they_are_asked_for(path):
+    taken = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal taken
+        for text in pool(5000).texts:
+            taken += 1
+            yield text
+
+    play = Held(asyncio.Barrier(3))
+    teacher = Played(play, concurrency=2, batch_size=2)
+    with AnswerStore(path) as store:
+        asking = asyncio.create_task(answer(teacher, texts(), store))
+        await play.flying.wait()
+        assert taken < 1000
+        asking.cancel()
+        play.released.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
+async def test_texts_that_need_not_be_asked_for_are_told_apart(path):
+    await labelled(path, Played(), pool(3))
+    steps: list[int] = []
+    known: list[int] = []
+    await labelled(path, Played(), pool(8), advance=steps.append, known=known.append)
+    assert (sum(steps), known) == (5, [3])
 
 
 # A disk that fails

@@ -34,7 +34,16 @@ def gap() -> dict[str, Any]:
             {
                 "task": "desk",
                 "created": "2026-01-02T03:04:05+00:00",
-                "teacher": {"name": "local:big", "version": "abc", "milliseconds": None, "usd_per_1000": 0.5},
+                "teacher": {
+                    "name": "local:big",
+                    "version": "abc",
+                    "milliseconds": None,
+                    "usd_per_1000": 0.5,
+                    "labelled": {"rows": 940, "refused": 2, "invalid": 1},
+                    "calibration": None,
+                    "self_agreement": None,
+                    "terms": [],
+                },
                 "students": students,
                 "chosen": "small",
                 "budget": {"latency_ms": 3.0},

@@ -384,7 +384,8 @@ def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch)
     soft = run.soft_labels()
     assert {kinds[text] % 4 for text in soft.texts} == {2, 3}
     record = json.loads((fresh.root / "labels" / "training.json").read_text())
-    assert record == {"asked": TRAIN + TEST, "refused": (TRAIN + TEST) / 4, "invalid": (TRAIN + TEST) / 4}
+    rest = (TRAIN + TEST) / 4
+    assert record == {"asked": TRAIN + TEST, "refused": rest, "invalid": rest, "spent_usd": 0.0}
     assert [teacher.closed for teacher in made] == [True]
     assert load_student(run.student("words").path).labels == soft.labels
 

@@ -81,9 +81,9 @@ def test_half_a_file_is_refused(tmp_path):
         SoftLabels.read(path)
 
 
-@pytest.mark.parametrize(("metadata", "found"), [(None, "None"), ({"reflux.schema": "2"}, "'2'")])
+@pytest.mark.parametrize(("metadata", "found"), [(None, "None"), ({"reflux.schema": "1"}, "'1'")])
 def test_another_schema_is_refused(tmp_path, metadata, found):
     table = pyarrow.table({"id": ["a"]}).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, tmp_path / "labels.parquet")
-    with pytest.raises(DataError, match=f"soft labels of schema {found}, expected '1'"):
+    with pytest.raises(DataError, match=f"soft labels of schema {found}, expected '2'"):
         SoftLabels.read(tmp_path / "labels.parquet")

@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_named_by_its_key(tmp_path, change, line):
 
 def test_an_unknown_teacher_kind_lists_the_kinds(tmp_path):
     assert refusal(written(tmp_path, teacher="{kind: oracle}")) == [
-        "teacher: kind: expected one of bundle, local, openai, recorded, got 'oracle'"
+        "teacher: kind: expected one of anthropic, bundle, causal, ensemble, local, openai, recorded, got 'oracle'"
     ]
 
 

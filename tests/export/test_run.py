@@ -257,6 +257,10 @@ def test_the_report_says_what_was_compared_with_what(exported, gap):
         "usd_per_1000": pytest.approx(soft.cost_usd[rows].mean() * 1000),
         "covered": 1.0,
         "tail": 0.0,
+        "labelled": {"rows": len(soft), "refused": 0, "invalid": 0},
+        "calibration": None,
+        "self_agreement": None,
+        "terms": [],
     }
     assert gap["teacher"]["usd_per_1000"] == pytest.approx(gap["teacher"]["milliseconds"] * 3.6 / 3600)
 
@@ -283,7 +287,7 @@ def test_rows_that_the_teacher_refused_are_left_out_of_everything(copy, monkeypa
         **{
             name: tuple(value[row] for row in kept) if isinstance(value, tuple) else value[kept]
             for name, value in values.items()
-            if name not in ("labels", "teacher", "teacher_version")
+            if name not in ("labels", "teacher", "teacher_version", "raw", "scaling", "terms")
         },
         labels=soft.labels,
         teacher=soft.teacher,

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from distill.calibration import one_hot
-from distill.data.splits import Examples
+from distill.data.splits import Examples, gold_classes
 from distill.errors import DistillError
 from distill.sections import FileSource, Optimisation
 from distill.teachers import TeacherError, create
-from distill.teachers.fit import fit, gold_classes, load_classifier, probabilities
+from distill.teachers.fit import fit, load_classifier, probabilities
 from distill.teachers.local import LocalConfig, LocalTeacher
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)

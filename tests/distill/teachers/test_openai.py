@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import socket
@@ -15,11 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from distill.teachers import TeacherError, create
-from distill.teachers.http import is_local, retry_after
-from distill.teachers.openai import OpenAITeacher
+from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 
 LABELS = ("billing", "refund", "shipping")
 
@@ -84,17 +81,10 @@ class Server:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        app = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
-        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        running = uvicorn.Server(config)
-        running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        task = asyncio.create_task(running.serve([listener]))
-        yield app
-        running.should_exit = True
-        await task
+async def server(serve: Callable[[Any], str]) -> Server:
+    app = Server("")
+    app.base_url = f"{serve(app)}/v1"
+    return app
 
 
 @asynccontextmanager
@@ -252,30 +242,14 @@ def test_a_prompt_that_names_other_labels_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
+    ("base_url", "settings", "sent"),
     [
-        ({"retry-after": "2"}, 2.0),
-        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
-        ({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, 30.0),
-        ({"retry-after": "3600"}, None),
-        ({"retry-after": "-1"}, None),
-        ({"retry-after": "soon"}, None),
-        ({}, None),
+        ("https://api.openai.com/v1", {}, "secret-1"),
+        ("https://openrouter.example/api/v1", {}, ""),
+        ("http://localhost:8000/v1", {}, ""),
+        ("https://openrouter.example/api/v1", {"key_env": "OPENAI_API_KEY"}, "secret-1"),
     ],
 )
-def test_how_long_a_server_asks_to_wait(headers, seconds) -> None:
-    assert retry_after(headers, now=60.0) == seconds
-
-
-@pytest.mark.parametrize(
-    ("url", "local"),
-    [
-        ("http://127.0.0.1:8000/v1", True),
-        ("http://vllm:8000/v1", True),
-        ("http://10.1.2.3/v1", True),
-        ("https://api.openai.com/v1", False),
-        ("https://8.8.8.8/v1", False),
-    ],
-)
-def test_ones_own_servers_are_told_from_services(url, local) -> None:
-    assert is_local(url) is local
+def test_openais_key_goes_to_nobody_else_unless_one_says_so(monkeypatch, base_url, settings, sent) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-1")
+    assert OpenAIConfig(base_url=base_url, model="m", **settings).key() == sent

@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_kinds_are_there():
-    assert {"bundle", "local", "recorded"} <= set(teachers.kinds())
+    assert {"bundle", "causal", "ensemble", "local", "recorded"} <= set(teachers.kinds())
 
 
 @pytest.mark.parametrize("kind", ["oracle", None, ["local"], {}])
 def test_an_unknown_kind_lists_the_known_ones(kind):
-    with pytest.raises(TeacherError, match="kind: expected one of bundle, local, openai, recorded, got "):
+    with pytest.raises(TeacherError, match=f"kind: expected one of {', '.join(teachers.kinds())}, got "):
         teachers.parse({"kind": kind})
     with pytest.raises(TeacherError, match="kind: expected one of"):
         teachers.create({"kind": kind}, ("a", "b"))
@@ -80,7 +80,7 @@ def test_a_kind_of_ones_own_is_an_entry_point_away(tmp_path, monkeypatch):
 def test_importing_teachers_loads_no_model_library():
     code = (
         "import sys, distill.teachers as teachers;"
-        "[teachers.teacher_class(kind) for kind in ('local', 'recorded')];"
+        "[teachers.teacher_class(kind) for kind in teachers.kinds()];"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()

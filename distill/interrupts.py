@@ -1,0 +1,35 @@
+"""Ctrl-C for work that pays as it goes: it is asked to end, and what is under way is not thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def interruptible(work: Coroutine[Any, Any, T], say: Callable[[], None]) -> T:
+    """What `work` gives. Each Ctrl-C cancels it, and the first is followed by `say`; then raises CancelledError.
+
+    The signal is heard by the event loop, so that it never strikes in the middle of a statement. Where a loop cannot
+    hear signals (Windows, a thread), Python's KeyboardInterrupt remains.
+    """
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+
+    def strike() -> None:
+        first = not task.cancelling()
+        task.cancel()
+        if first:
+            say()
+
+    with suppress(NotImplementedError, RuntimeError, ValueError):
+        loop.add_signal_handler(signal.SIGINT, strike)
+    try:
+        return await task
+    finally:
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.remove_signal_handler(signal.SIGINT)

@@ -1,0 +1,60 @@
+"""Labels asked for by name through OpenAI's chat API: what to send for a question, and how to read what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.teachers.api import Api, Request
+from distill.teachers.base import TeacherError
+from distill.teachers.chat import LIMITS
+from distill.teachers.http import ApiError, is_local
+from distill.teachers.stated import Question, StatedConfig, StatedLabels, StatedMethod
+from distill.teachers.votes import Said
+
+
+class StatedChat(StatedLabels):
+    """Labels that a model behind a chat API says. Temperature is 1, so that draws are of its own distribution."""
+
+    def __init__(self, api: Api, config: StatedConfig, method: StatedMethod, labels: Sequence[str]) -> None:
+        super().__init__(api, config, method, labels, request=self._chat_request, said=self._chat_said)
+        self._limit = LIMITS[is_local(config.base_url)]
+
+    async def prepare(self) -> None:
+        """See that the model names labels, and what the server calls the limit of an answer. Raises TeacherError."""
+        try:
+            await super().prepare()
+        except ApiError as error:
+            if error.status not in (400, 422) or self._limit not in error.said:
+                raise
+            self._limit = LIMITS[1 - LIMITS.index(self._limit)]
+            await super().prepare()
+
+    def _chat_request(self, question: Question) -> Request:
+        body = {
+            "model": self.config.model,
+            "messages": [
+                {"role": "system", "content": question.system},
+                {"role": "user", "content": question.user},
+            ],
+            self._limit: question.max_output,
+            "temperature": 1,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": question.schema},
+            },
+            **self.config.extra_body,
+        }
+        return Request("/chat/completions", body, max_output=question.max_output, sample=question.sample)
+
+    def _chat_said(self, response: Mapping[str, Any]) -> Said:
+        """What the model said. Raises TeacherError for a response that is no chat completion."""
+        try:
+            choice = response["choices"][0]
+            reason, message = choice.get("finish_reason"), choice["message"]
+            refused = reason == "content_filter" or bool(message.get("refusal"))
+            return Said(str(message.get("content") or ""), refused=refused, cut=reason == "length")
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise TeacherError(
+                f"{self.api.who} gives no chat completion ({type(error).__name__}); is base_url that of a chat API?"
+            ) from error

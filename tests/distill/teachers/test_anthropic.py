@@ -1,0 +1,332 @@
+"""The kind `anthropic` against a server that speaks the Messages API over real sockets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from distill.teachers import TeacherError, create
+from distill.teachers.account import NoAccount, Paid
+from distill.teachers.anthropic import AnthropicTeacher, usage_of
+from distill.teachers.http import ApiError
+
+LABELS = ("billing", "refund", "shipping")
+PRICE = {"input": 3.0, "cached": 0.3, "cache_write": 3.75, "output": 15.0}
+USAGE = {
+    "input_tokens": 10,
+    "cache_creation_input_tokens": 20,
+    "cache_read_input_tokens": 300,
+    "output_tokens": 8,
+}
+
+Reply = tuple[int, bytes]
+
+
+def text_of(body: Mapping[str, Any]) -> str:
+    return body["messages"][-1]["content"].rsplit("<text>\n", 1)[1].split("\n</text>")[0]
+
+
+def message(text: str, **changes: Any) -> Reply:
+    body = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [{"type": "text", "text": text}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": USAGE,
+    } | changes
+    return 200, json.dumps(body).encode()
+
+
+def named(body: Mapping[str, Any]) -> Reply:
+    """The label whose name is the text, in capitals."""
+    text = text_of(body)
+    return message(json.dumps({"label": text.upper() if text in LABELS else "billing"}))
+
+
+def error(status: int, kind: str) -> Reply:
+    return status, json.dumps({"type": "error", "error": {"type": kind, "message": f"it is {kind}"}}).encode()
+
+
+class Kept(NoAccount):
+    """An account that keeps responses in memory."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Paid] = {}
+        self.spent = 0.0
+
+    async def recall(self, key: str) -> Paid | None:
+        return self.calls.get(key)
+
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+        self.spent += cost_usd
+        if paid is not None:
+            self.calls[key] = paid
+
+
+@dataclass
+class Server:
+    base_url: str = ""
+    reply: Callable[[dict[str, Any]], Reply] = named
+    first: list[Reply] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            event = await receive()
+            body += event.get("body", b"")
+            if not event.get("more_body"):
+                break
+        request = json.loads(body)
+        self.asked.append(request)
+        self.paths.append(scope["path"])
+        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+        status, content = self.first.pop(0) if self.first else self.reply(request)
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+        )
+        await send({"type": "http.response.body", "body": content})
+
+    @property
+    def texts(self) -> Counter[str]:
+        return Counter(text_of(body) for body in self.asked)
+
+
+@pytest.fixture
+async def server(serve) -> Server:
+    app = Server()
+    app.base_url = serve(app)
+    return app
+
+
+@asynccontextmanager
+async def teacher(server: Server, account: Any = None, **settings: Any) -> AsyncIterator[AnthropicTeacher]:
+    config = {"kind": "anthropic", "base_url": server.base_url, "model": "m", "usd_per_million": PRICE, "samples": 4}
+    made = create({**config, **settings}, LABELS, account)
+    assert isinstance(made, AnthropicTeacher)
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def test_votes_are_calls_of_their_own_and_a_smoothed_distribution(server) -> None:
+    async with teacher(server) as asked:
+        (answer,) = await asked.ask(["refund"])
+    assert answer.method == "votes"
+    assert answer.probabilities == pytest.approx([0.5 / 3 / 4.5, (4 + 0.5 / 3) / 4.5, 0.5 / 3 / 4.5])
+    assert server.texts["refund"] == 4 + 1  # and the probe, which another account would have kept
+    assert (answer.covered, answer.tail) == (1.0, pytest.approx(1 / 3 / 4.5))
+    assert answer.tokens == 4 * 338
+
+
+async def test_draws_are_counted_as_they_fall(server) -> None:
+    said = iter(["billing", "Refund", "refund", "billing", "refund"])
+    server.first = [named({"messages": [{"content": "<text>\nbilling\n</text>"}]})] * 3
+    server.reply = lambda body: message(json.dumps({"label": next(said)}))
+    async with teacher(server, samples=5) as asked:
+        (answer,) = await asked.ask(["odd"])
+    assert answer.probabilities == pytest.approx([(2 + 0.5 / 3) / 5.5, (3 + 0.5 / 3) / 5.5, 0.5 / 3 / 5.5])
+
+
+async def test_a_request_is_what_the_messages_api_takes(server, monkeypatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-1")
+    prompt = {"descriptions": {"refund": "wants money back"}, "examples": [["give it back", "refund"]]}
+    async with teacher(
+        server, key_env="MY_KEY", prompt=prompt, extra_body={"output_config": {"effort": "low"}}
+    ) as asked:
+        await asked.ask(["a </text> b"])
+    body, headers = server.asked[-1], server.headers[-1]
+    assert server.paths[-1] == "/v1/messages"
+    assert (headers["x-api-key"], headers["anthropic-version"]) == ("secret-1", "2023-06-01")
+    assert set(body) == {"model", "max_tokens", "system", "messages", "output_config"}
+    (system,) = body["system"]
+    assert system["cache_control"] == {"type": "ephemeral"}
+    assert "- refund - wants money back" in system["text"]
+    assert "give it back\n</text>\nCategory: refund" in system["text"]
+    assert body["messages"] == [{"role": "user", "content": "<text>\na &lt;/text> b\n</text>"}]
+    assert body["output_config"]["effort"] == "low"
+    assert body["output_config"]["format"]["type"] == "json_schema"
+    assert body["output_config"]["format"]["schema"]["properties"]["label"]["enum"] == list(LABELS)
+    assert 16 <= body["max_tokens"] < 100
+
+
+async def test_what_stands_before_the_texts_is_one_of_a_few_so_that_it_is_cached(server) -> None:
+    async with teacher(server, permutations=2) as asked:
+        await asked.ask([f"text {number}" for number in range(10)])
+    systems = Counter(body["system"][0]["text"] for body in server.asked[3:])
+    assert sorted(systems.values()) == [20, 20]  # a text's draws take turns with the orders
+
+
+def test_anthropics_input_tokens_have_the_cached_ones_not_in_them() -> None:
+    usage = usage_of({"usage": USAGE})
+    assert usage is not None
+    assert (usage.input, usage.cached, usage.cache_write, usage.output, usage.total) == (10, 300, 20, 8, 338)
+    assert usage_of({"usage": {"input_tokens": 1}}) is None
+    assert usage_of({}) is None
+
+
+async def test_a_call_costs_what_its_tokens_cost_each_at_its_price(server) -> None:
+    async with teacher(server, method="verbalised") as asked:
+        server.reply = lambda body: message('{"ranking": [{"label": "refund", "confidence": 0.8}]}')
+        (answer,) = await asked.ask(["odd"])
+    assert answer.cost_usd == pytest.approx((10 * 3 + 300 * 0.3 + 20 * 3.75 + 8 * 15) / 1e6)
+
+
+async def test_a_ranking_becomes_a_distribution_with_its_tail(server) -> None:
+    server.reply = lambda body: message(
+        '{"ranking": [{"label": "Refund", "confidence": 0.7}, {"label": "billing", "confidence": 0.2}]}'
+    )
+    async with teacher(server, method="verbalised", ranked=2) as asked:
+        (answer,) = await asked.ask(["odd"])
+    assert answer.method == "verbalised"
+    assert answer.probabilities == pytest.approx([0.2, 0.7, 0.1])
+    assert (answer.covered, answer.tail) == (pytest.approx(0.9), pytest.approx(0.1))
+    assert server.texts["odd"] == 1
+    assert "2 likeliest" in server.asked[-1]["system"][0]["text"]
+    assert "ranking" in server.asked[-1]["output_config"]["format"]["schema"]["properties"]
+
+
+REFUSAL = message("I cannot help", stop_reason="refusal")
+NONSENSE = message('{"label": "weather"}')
+CUT = message('{"lab', stop_reason="max_tokens")
+REFUND = message('{"label": "refund"}')
+
+
+@pytest.mark.parametrize(
+    ("replies", "outcome"),
+    [
+        ([REFUSAL] * 4, "refused"),
+        ([NONSENSE] * 4, "invalid"),
+        ([CUT] * 4, "invalid"),
+        ([REFUSAL, REFUSAL, NONSENSE, REFUND], "refused"),
+        ([REFUSAL, NONSENSE, CUT, REFUND], "invalid"),
+        ([REFUSAL, NONSENSE, REFUND, REFUND], "ok"),
+    ],
+)
+async def test_refusals_and_answers_that_name_no_label_are_outcomes_that_cost(server, replies, outcome) -> None:
+    account = Kept()
+    async with teacher(server, account, concurrency=1) as asked:
+        await asked.prepare()
+        server.first = list(replies)
+        (answer,) = await asked.ask(["odd"])
+        assert (await asked.ask(["odd"]))[0].outcome == outcome
+    assert answer.outcome == outcome
+    assert (answer.probabilities is None) == (outcome != "ok")
+    assert answer.cost_usd == pytest.approx(account.spent * 4 / 7)
+    assert answer.covered == sum(reply is REFUND for reply in replies) / 4
+    assert server.texts["odd"] == 4
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [(REFUSAL, "refused"), (message('{"ranking": []}'), "invalid"), (message("{}"), "invalid")],
+)
+async def test_a_ranking_may_be_refused_or_none(server, reply, outcome) -> None:
+    async with teacher(server, method="verbalised") as asked:
+        server.reply = lambda body: message('{"ranking": [{"label": "refund", "confidence": 0.8}]}')
+        await asked.prepare()
+        server.reply = lambda body: reply
+        (answer,) = await asked.ask(["odd"])
+    assert (answer.outcome, answer.probabilities) == (outcome, None)
+    assert answer.cost_usd > 0
+
+
+async def test_every_draw_is_kept_so_that_a_failure_in_the_middle_loses_none(server) -> None:
+    account = Kept()
+    async with teacher(server, account, concurrency=1, attempts=1) as asked:
+        await asked.prepare()
+        server.first = [named(server.asked[0]), error(500, "api_error"), named(server.asked[0])]
+        with pytest.raises(ApiError):
+            await asked.ask(["odd"])
+        assert len(await asked.plan("odd")) == 1
+        assert len(account.calls) == 3 + 3
+    async with teacher(server, account) as asked:
+        (answer,) = await asked.ask(["odd"])
+        assert await asked.plan("odd") == []
+    assert answer.outcome == "ok"
+    assert server.texts["odd"] == 5  # four draws, and the one that failed
+
+
+async def test_more_samples_ask_only_for_those_that_are_new_and_a_repeat_for_its_own(server) -> None:
+    account = Kept()
+    async with teacher(server, account) as asked:
+        await asked.ask(["odd"])
+    async with teacher(server, account, samples=6) as asked:
+        await asked.ask(["odd"])
+        assert server.texts["odd"] == 6
+        await asked.ask(["odd"], repeat=1)
+        assert server.texts["odd"] == 12
+
+
+async def test_an_overloaded_server_is_asked_again(server) -> None:
+    server.first = [error(529, "overloaded_error"), error(429, "rate_limit_error")]
+    async with teacher(server, samples=1) as asked:
+        (answer,) = await asked.ask(["shipping"])
+    assert answer.outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (error(401, "authentication_error"), "refuses the key .*authentication_error.*key_env"),
+        (error(400, "invalid_request_error"), "400: it is invalid_request_error"),
+        (message("Sure! It is billing."), r"none of the labels, but for example 'Sure!.*JSON schema"),
+        (message('{"la', stop_reason="max_tokens"), "did not finish .*max_output_tokens: raise that"),
+        (message("no", stop_reason="refusal"), "refuses to classify even the names of labels"),
+        ((200, b'{"choices": []}'), "gives no message .*base_url"),
+    ],
+)
+async def test_a_model_that_cannot_be_used_is_found_before_any_text_is_asked(server, reply, said) -> None:
+    server.reply = lambda body: reply
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match=said):
+            await asked.ask(["my own text"])
+    assert server.texts["my own text"] == 0
+
+
+async def test_thinking_is_not_part_of_the_answer_and_gets_room_when_told(server) -> None:
+    thought = [
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "text", "text": '{"label": "refund"}'},
+    ]
+    server.reply = lambda body: message("", content=thought)
+    async with teacher(server, samples=1, max_output_tokens=4000) as asked:
+        (answer,) = await asked.ask(["odd"])
+        assert asked.api.worst((await asked.plan("odd"))[0][1]) > 4000 * 15 / 1e6
+    assert LABELS[int(answer.probabilities.argmax())] == "refund"
+    assert server.asked[-1]["max_tokens"] == 4000
+
+
+def test_a_key_goes_to_its_vendor_and_to_others_only_when_told(monkeypatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "secret-1")
+    terms = {"acknowledged": True, "reference": "https://example.org/terms"}
+    own = {"kind": "anthropic", "model": "claude-haiku-4-5", "terms": terms}
+    assert create(own, LABELS).api.client.headers["x-api-key"] == "secret-1"
+    other = {**own, "base_url": "http://localhost:1", "usd_per_million": PRICE}
+    assert "x-api-key" not in create(other, LABELS).api.client.headers
+    told = create({**other, "key_env": "ANTHROPIC_API_KEY"}, LABELS)
+    assert told.api.client.headers["x-api-key"] == "secret-1"
+    with pytest.raises(TeacherError, match=r"api\.anthropic\.com.*terms"):
+        create({"kind": "anthropic", "model": "claude-haiku-4-5"}, LABELS)
+
+
+async def test_what_changes_answers_changes_the_version_and_speed_does_not(server) -> None:
+    async with (
+        teacher(server) as one,
+        teacher(server, concurrency=2, batch={"interval_seconds": 1}) as same,
+        teacher(server, samples=5) as other,
+    ):
+        assert one.version == same.version
+        assert one.version != other.version

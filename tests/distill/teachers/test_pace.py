@@ -1,0 +1,256 @@
+"""Pace against a loop whose clock moves only when all sleep, so that no test takes time or depends on it."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from distill.teachers.pace import Pace, server_time, until
+
+
+class _Selector(selectors.DefaultSelector):
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everybody waits for something that never comes"
+            self.now += timeout
+        return ready
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._fake = _Selector()
+        super().__init__(self._fake)
+
+    def time(self) -> float:
+        return self._fake.now
+
+
+def run(test: Callable[[Callable[[], float]], Coroutine[Any, Any, None]]) -> None:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(test(runner.get_loop().time))
+
+
+def rate(remaining: float, reset: str, kind: str = "requests", **more: str) -> dict[str, str]:
+    headers = {f"x-ratelimit-remaining-{kind}": str(remaining), f"x-ratelimit-reset-{kind}": reset}
+    return headers | {f"x-ratelimit-{name}-{kind}": value for name, value in more.items()}
+
+
+async def times(pace: Pace, clock: Callable[[], float], count: int, tokens: float = 1.0) -> list[float]:
+    """When each of so many waiters gets through, rounded to a hundredth of a second."""
+
+    async def one() -> float:
+        await pace.wait(tokens)
+        return round(clock(), 2)
+
+    return list(await asyncio.gather(*(one() for _ in range(count))))
+
+
+def test_without_limits_nobody_waits() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        assert await times(Pace(clock=clock), clock, 100) == [0.0] * 100
+
+    run(test)
+
+
+def test_requests_a_minute_are_spaced_evenly_in_the_order_of_coming() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        assert await times(Pace(requests_per_minute=30, clock=clock), clock, 4) == pytest.approx([0, 2, 4, 6], abs=0.2)
+
+    run(test)
+
+
+def test_no_minute_has_more_than_its_limit_and_a_tenth_of_a_second_and_little_is_lost() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        through = await times(Pace(requests_per_minute=600, clock=clock), clock, 1500)
+        most = max(sum(start <= moment < start + 60 for moment in through) for start in through)
+        assert 598 <= most <= 602
+
+    run(test)
+
+
+def test_tokens_a_minute_count_what_each_call_takes() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(tokens_per_minute=600, clock=clock)
+        assert await times(pace, clock, 3, tokens=50) == pytest.approx([0, 5, 10], abs=0.2)
+
+    run(test)
+
+
+def test_time_not_used_is_not_saved_up() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(requests_per_minute=60, clock=clock)
+        await asyncio.sleep(30)
+        assert await times(pace, clock, 3) == pytest.approx([30, 31, 32], abs=0.2)
+
+    run(test)
+
+
+def test_everybody_is_held_and_the_longest_hold_counts() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.hold(5)
+        pace.hold(2)
+        assert await times(pace, clock, 3) == [5.0] * 3
+
+    run(test)
+
+
+def test_a_hold_reaches_those_who_wait_already() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.hold(1)
+        waiting = asyncio.create_task(times(pace, clock, 2))
+        await asyncio.sleep(0.5)
+        pace.hold(5)
+        assert await waiting == [5.5] * 2
+
+    run(test)
+
+
+def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_reset() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(2, "10s"))
+        assert await times(pace, clock, 4) == [0.0, 0.0, 10.0, 10.0]
+
+    run(test)
+
+
+def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(0, "10s", limit="3"))
+        waiting = asyncio.create_task(times(pace, clock, 5))
+        await asyncio.sleep(11)
+        pace.heard(rate(0, "60s", limit="3"))
+        assert await waiting == [10.0] * 3 + [71.0] * 2
+
+    run(test)
+
+
+def test_a_server_that_says_no_more_holds_up_no_longer_than_it_said() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(0, "2s"))
+        assert await times(pace, clock, 3) == [2.0, 4.0, 6.0]
+
+    run(test)
+
+
+def test_news_wakes_those_who_wait() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(0, "10s", limit="1"))
+        waiting = asyncio.create_task(times(pace, clock, 2))
+        await asyncio.sleep(12)  # one went at 10, and the other would wait until 20
+        pace.heard(rate(0, "3s"))
+        assert await waiting == [10.0, 15.0]
+
+    run(test)
+
+
+def test_an_answer_that_comes_late_does_not_give_back_what_was_used_since() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(5, "30s"))
+        assert await times(pace, clock, 4) == [0.0] * 4
+        pace.heard(rate(4, "30s"))  # the server said this before three of them
+        assert await times(pace, clock, 2) == [0.0, 30.0]
+
+    run(test)
+
+
+def test_a_call_larger_than_the_whole_limit_waits_for_all_of_it_and_no_longer() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(500, "10s", kind="tokens", limit="1000"))
+        assert await times(pace, clock, 1, tokens=5000) == [10.0]
+
+    run(test)
+
+
+def test_anthropics_headers_are_followed_by_the_servers_clock() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(
+            {
+                "date": "Tue, 24 Nov 2026 08:00:00 GMT",
+                "anthropic-ratelimit-input-tokens-remaining": "50",
+                "anthropic-ratelimit-input-tokens-limit": "1000",
+                "anthropic-ratelimit-input-tokens-reset": "2026-11-24T08:00:20Z",
+                "anthropic-ratelimit-requests-remaining": "99",
+                "anthropic-ratelimit-requests-reset": "2026-11-24T08:00:01Z",
+            }
+        )
+        assert await times(pace, clock, 2, tokens=40) == [0.0, 20.0]
+
+    run(test)
+
+
+def test_a_reset_far_away_is_not_waited_for_longer_than_a_minute() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(rate(0, "7h30m"))
+        pace.hold(3600)
+        assert await times(pace, clock, 1) == [60.0]
+
+    run(test)
+
+
+def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.hold(5)
+        gone, stays = asyncio.create_task(pace.wait(1)), asyncio.create_task(times(pace, clock, 1))
+        await asyncio.sleep(1)
+        gone.cancel()
+        assert await stays == [5.0]
+
+    run(test)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-ratelimit-remaining-requests": "many"}, rate(5, "soon"), rate(9, "")])
+def test_headers_that_say_nothing_hold_nobody(headers: dict[str, str]) -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard(headers)
+        assert await times(pace, clock, 3) == [0.0] * 3
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("12ms", 0.012),
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("1h2m3.5s", 3723.5),
+        ("20", 20.0),
+        ("-3", 0.0),
+        ("1970-01-01T00:01:30Z", 30.0),
+        ("1970-01-01T02:01:30+02:00", 30.0),
+        ("1970-01-01T00:01:30", 30.0),
+        ("1970-01-01T00:00:10Z", 0.0),
+        ("soon", None),
+        ("5 parsecs", None),
+        ("nan", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_when_a_limit_resets(value: str | None, seconds: float | None) -> None:
+    assert until(value, now=60.0) == seconds
+
+
+def test_the_servers_clock_is_its_date_header() -> None:
+    assert server_time({"date": "Thu, 01 Jan 1970 00:01:30 GMT"}) == 90.0
+    assert server_time({"date": "yesterday"}) == pytest.approx(datetime.now(UTC).timestamp(), abs=60)
