@@ -71,7 +71,9 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """The forecast for people."""
-        time = "not known: no call was made yet" if self.seconds is None else _shown(self.seconds, duration)
+        time = "not known: no call was timed yet"
+        if self.seconds is not None:
+            time = f"{_shown(self.seconds, duration)}, with {self.slots} calls at once"
         basis = (
             f"95 % intervals, learnt from {self.learnt_from:,} texts that were answered before"
             if self.learnt_from
@@ -82,8 +84,8 @@ class Forecast:
             f"{self.teacher}: {self.to_ask:,} of {self.texts:,} texts to ask; nothing was called for this forecast",
             f"calls        {_shown(self.calls, '{:,.0f}'.format)}",
             f"cost         {_shown(self.usd, dollars)}; at most {dollars(self.most_usd)}",
-            f"by batch API {_shown(self.batch_usd, dollars)}",
-            f"time         {time}, with {self.slots} calls at once",
+            f"by batch API {_shown(self.batch_usd, dollars)}, where there is one",
+            f"time         {time}",
             f"paid so far  {dollars(self.spent_usd)}",
             f"({basis})",
         ]

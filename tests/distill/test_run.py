@@ -591,3 +591,26 @@ def test_a_run_that_is_killed_at_any_point_finishes_and_asks_nothing_twice(fresh
     for name, file in (("deep", "head.safetensors"), ("words", "static.safetensors")):
         paths = [job.root / "students" / name / file for job in (fresh, template)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_two_processes_train_one_student_together(fresh, template):
+    run = fresh.open()
+    run.make_data()
+    run.make_labels()
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(Path(sys.executable).with_name("reflux")),
+    ]
+    launch = [sys.executable, *command, "train", str(fresh.file), "--output", str(fresh.root)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    out = subprocess.run(launch, cwd=fresh.folder, env=environment, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.count("deep: ") == 2
+    assert set(fresh.stages()) == set(template.stages())
+    records = [json.loads((job.root / "students/deep/training.json").read_text()) for job in (fresh, template)]
+    assert records[0]["losses"] != records[1]["losses"]  # each took every other batch, and not all of them
+    assert records[0]["validation_agreement"] > 0.8
