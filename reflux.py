@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -78,6 +78,10 @@ def label(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it will cost and take, and call nothing.")
     ] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Ask from this process, or from workers of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Workers of the Ray cluster.")] = 2,
 ) -> None:
     """Ask the teacher for soft labels; nothing that was answered is asked again."""
     run = _run(task, output)
@@ -86,7 +90,7 @@ def label(
         for line in run.forecast():
             console.print(line)
         return
-    soft = run.make_labels(max_usd, batch=batch)
+    soft = run.make_labels(max_usd, batch=batch, workers=workers if engine == "ray" else 0)
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
     console.print(run.labelling())
 

@@ -33,7 +33,7 @@ from distill.teachers.codes import forms, read
 
 ROOT = Path(__file__).parents[1]
 DESK = ("account_access", "billing", "refund", "shipping_delay", "technical_bug")
-EXAMPLES = 12
+EXAMPLES = 8
 BATCH = 8
 ROUNDING = 1e-6  # log probabilities are float32
 

@@ -19,7 +19,7 @@ from distill.data.sources import read
 from distill.data.splits import Examples, Train, Validation, gold_classes, normalise, require
 from distill.data.sufficiency import Finding
 from distill.errors import DataError, DistillError
-from distill.labelling import AnswerStore, Labelling, answer, label
+from distill.labelling import AnswerStore, Engine, Labelling, answer, label
 from distill.self_agreement import CONSTANT, self_agreement
 from distill.soft_labels import SoftLabels
 from distill.task import Calibration
@@ -110,6 +110,7 @@ async def label_and_appraise(
     *,
     advance: Steps = lambda count: None,
     known: Steps | None = None,
+    engine: Engine = answer,
 ) -> Appraised:
     """Label a pool, and ask what `extra` names beside it: gold rows first, so that what is wrong with them costs least.
 
@@ -118,13 +119,13 @@ async def label_and_appraise(
     record: dict[str, Any] = {}
     scaling = None
     if extra.section is not None and extra.gold is not None:
-        gold = await label(teacher, extra.gold, store, advance=advance, known=known)
+        gold = await label(teacher, extra.gold, store, advance=advance, known=known, engine=engine)
         scaling, record["calibration"] = _calibrate(teacher, extra.section, extra.gold, gold)
-    labelled = await label(teacher, pool, store, advance=advance, known=known)
+    labelled = await label(teacher, pool, store, advance=advance, known=known, engine=engine)
     if scaling is not None:
         labelled = replace(labelled, soft=labelled.soft.calibrated(scaling))
     if extra.twice:
-        record["self_agreement"] = await _ask_again(teacher, labelled.soft, extra, store, advance, known)
+        record["self_agreement"] = await _ask_again(teacher, labelled.soft, extra, store, advance, known, engine)
     return Appraised(labelled, record)
 
 
@@ -150,7 +151,13 @@ def _calibrate(
 
 
 async def _ask_again(
-    teacher: Teacher, soft: SoftLabels, extra: Extra, store: AnswerStore, advance: Steps, known: Steps | None
+    teacher: Teacher,
+    soft: SoftLabels,
+    extra: Extra,
+    store: AnswerStore,
+    advance: Steps,
+    known: Steps | None,
+    engine: Engine,
 ) -> dict[str, Any]:
     """Ask for another draw of rows that were answered, and compare the two, both calibrated as the labels are."""
     if set(soft.methods) <= _CONSTANT_METHODS:
@@ -159,7 +166,7 @@ async def _ask_again(
     position = {name: row for row, name in enumerate(soft.ids)}
     rows = [position[name] for name in extra.order if name in position][: extra.twice]
     texts = [soft.texts[row] for row in rows]
-    asked = await answer(teacher, texts, store, repeat=1, advance=advance, known=known)
+    asked = await engine(teacher, texts, store, repeat=1, advance=advance, known=known)
     answers = list(store.get(teacher, texts, repeat=1))
     both = [row for row, one in zip(rows, answers, strict=True) if one is not None and one.outcome == "ok"]
     if not both:

@@ -13,7 +13,8 @@ from distill.store import Statement, Store
 from distill.teachers.batches import Batch, Settled
 
 _ROWS = "SELECT id, place, version, calls, time, vendor_id FROM batches WHERE place = ? ORDER BY time"
-_LEFT = "SELECT coalesce(sum(usd), 0.0) FROM batch_calls WHERE batch = ?"
+_ALL = "SELECT coalesce(sum(usd), 0.0) FROM batch_calls"
+_LEFT = f"{_ALL} WHERE batch = ?"
 
 
 class Batchbook:
@@ -79,5 +80,5 @@ class Batchbook:
             ("DELETE FROM batch_calls WHERE batch = ?", (batch.id,)),
             ("DELETE FROM batches WHERE id = ?", (batch.id,)),
         )
-        self._cashbook.batched -= left
+        ((self._cashbook.batched,),) = self._store.read(_ALL)  # as it is, and not as it was rounded
         self._cashbook.spent += left if charged else 0.0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -84,6 +85,22 @@ class Labelling:
     invalid: int
 
 
+class Engine(Protocol):
+    """Has a teacher asked for every text that the store lacks, as `answer` does in this process."""
+
+    async def __call__(
+        self,
+        teacher: Teacher,
+        texts: Iterable[str],
+        store: AnswerStore,
+        *,
+        repeat: int = 0,
+        advance: Callable[[int], None] = lambda count: None,
+        known: Callable[[int], None] | None = None,
+    ) -> int:
+        """Give how many texts were asked for."""
+
+
 async def label(
     teacher: Teacher,
     examples: Examples,
@@ -91,9 +108,10 @@ async def label(
     *,
     advance: Callable[[int], None] = lambda count: None,
     known: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
 ) -> Labelling:
-    """Ask the teacher for every text that the store lacks, and give the soft labels of all."""
-    asked = await answer(teacher, examples.texts, store, advance=advance, known=known)
+    """Have the teacher asked for every text that the store lacks, and give the soft labels of all."""
+    asked = await (engine or answer)(teacher, examples.texts, store, advance=advance, known=known)
     return _collect(teacher, examples, store, asked)
 
 
@@ -125,10 +143,7 @@ async def answer(
             for batch in batches:
                 if stopped.is_set():
                     return
-                answers = await teacher.ask(batch, repeat)
-                if len(answers) != len(batch):
-                    raise DistillError(f"{teacher.name} gave {len(answers)} answers for {len(batch)} texts")
-                await store.add(teacher, batch, [_checked(one, teacher) for one in answers], repeat)
+                await keep(teacher, batch, await teacher.ask(batch, repeat), store, repeat)
                 flying.difference_update(batch)
                 asked += len(batch)
                 advance(len(batch))
@@ -146,6 +161,18 @@ async def answer(
     if failures:
         raise failures[0]
     return asked
+
+
+async def keep(
+    teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer], store: AnswerStore, repeat: int = 0
+) -> None:
+    """Store what a teacher answered to texts, in which what is no label is invalid.
+
+    Raises DistillError when the answers are not as many as the texts, or the disk does not take them.
+    """
+    if len(answers) != len(texts):
+        raise DistillError(f"{teacher.name} gave {len(answers)} answers for {len(texts)} texts")
+    await store.add(teacher, texts, [_checked(one, teacher) for one in answers], repeat)
 
 
 async def _until_done(workers: Sequence[asyncio.Task[None]]) -> None:

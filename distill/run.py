@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,10 +37,10 @@ from distill.data.duplicates import clean
 from distill.data.sources import read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
 from distill.data.sufficiency import Finding, examine, shared_with_test
-from distill.errors import DataError, StoppedError
+from distill.errors import DataError, DistillError, StoppedError
 from distill.forecast import Forecast
 from distill.interrupts import interruptible
-from distill.labelling import AnswerStore
+from distill.labelling import AnswerStore, Engine, answer
 from distill.planning import Ledger, foresee, priced
 from distill.progress import asking_bar, bar, console, status
 from distill.sections import FileSource, TicketSource
@@ -172,16 +173,16 @@ class Run:
             }
         )
 
-    def make_labels(self, max_usd: float | None = None, *, batch: bool = False) -> SoftLabels:
+    def make_labels(self, max_usd: float | None = None, *, batch: bool = False, workers: int = 0) -> SoftLabels:
         """The soft labels, asked for unless they are up to date. No text that was answered before is asked again.
 
-        With `batch`, calls are made through the vendor's batch API. What calls cost in this run, now and before, does
-        not exceed `max_usd`. Raises BudgetError when that is not enough, and StoppedError for Ctrl-C; what was answered
-        is kept.
+        With `batch`, calls are made through the vendor's batch API; with `workers`, by so many of a Ray cluster. What
+        calls cost in this run, now and before, does not exceed `max_usd`. Raises BudgetError when that is not enough,
+        and StoppedError for Ctrl-C; what was answered is kept.
         """
         splits = self.splits()
         self.make_teacher()
-        self.labels.ensure(lambda folder: self._write_labels(folder, splits, max_usd, batch))
+        self.labels.ensure(lambda folder: self._write_labels(folder, splits, max_usd, batch, workers))
         return self.soft_labels()
 
     def forecast(self) -> list[str]:
@@ -279,11 +280,12 @@ class Run:
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
-    def _write_labels(self, folder: Path, splits: Splits, max_usd: float | None, batch: bool) -> None:
+    def _write_labels(self, folder: Path, splits: Splits, max_usd: float | None, batch: bool, workers: int) -> None:
         with AnswerStore(self.root / ANSWERS) as store:
             book = Cashbook(store, max_usd)
             try:
-                appraised = asyncio.run(self._ask(store, book, splits, batch))
+                with self._engine(book, workers) as engine:
+                    appraised = asyncio.run(self._ask(engine, store, book, splits, batch))
             except (KeyboardInterrupt, asyncio.CancelledError):
                 raise StoppedError(
                     f"stopped: every answer so far is stored, and {dollars(book.spent)} are spent on calls in all; run "
@@ -303,11 +305,24 @@ class Run:
         order = rows_to_repeat(splits.validation, splits.train, self.task.data.seed)
         return Extra(section.calibration, gold, order, section.self_agreement)
 
-    async def _ask(self, store: AnswerStore, book: Cashbook, splits: Splits, batch: bool) -> Appraised:
+    @contextmanager
+    def _engine(self, book: Cashbook, workers: int) -> Iterator[Engine]:
+        """Who asks the teacher: this process, or workers of a Ray cluster."""
+        if not workers:
+            yield answer
+            return
+        try:
+            from distill.cluster.engine import RayEngine
+        except ImportError as error:
+            raise DistillError(f"--engine ray needs Ray ({error}): pip install 'reflux[ray]'") from error
+        with RayEngine(self.teacher_config(), book, workers) as engine:
+            yield engine
+
+    async def _ask(self, engine: Engine, store: AnswerStore, book: Cashbook, splits: Splits, batch: bool) -> Appraised:
         teacher = teachers.create(self.teacher_config(), splits.labels, book)
         try:
             return await interruptible(
-                self._appraise(teacher, store, book, splits, batch),
+                self._appraise(teacher, engine, store, book, splits, batch),
                 lambda: console.print("stopping after the calls in flight, as they are paid; Ctrl-C again drops them"),
             )
         finally:
@@ -315,7 +330,13 @@ class Run:
             await teacher.aclose()
 
     async def _appraise(
-        self, teacher: teachers.Teacher, store: AnswerStore, book: Cashbook, splits: Splits, batch: bool
+        self,
+        teacher: teachers.Teacher,
+        engine: Engine,
+        store: AnswerStore,
+        book: Cashbook,
+        splits: Splits,
+        batch: bool,
     ) -> Appraised:
         examples, extra = _everything(splits), self._extra(splits)
         spent = (lambda: dollars(book.spent)) if priced(teacher) else str
@@ -327,9 +348,9 @@ class Run:
             batches.refuse_open(teacher, Batchbook(store, book))
         with asking_bar(f"{teacher.name} labels the pool", len(examples) + extra.texts, spent) as shown:
             appraised = await label_and_appraise(
-                teacher, examples, extra, store, advance=shown.advance, known=shown.known
+                teacher, examples, extra, store, advance=shown.advance, known=shown.known, engine=engine
             )
-        cut = getattr(teacher, "truncated", 0)
+        cut = getattr(teacher, "truncated", 0) + getattr(engine, "truncated", 0)
         return replace(appraised, record={**appraised.record, "truncated": cut}) if cut else appraised
 
     async def _foresee(self, texts: tuple[str, ...], labels: tuple[str, ...]) -> Forecast:

@@ -182,12 +182,13 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _PATH_KEYS = ("path", "logits", "texts", "key_file")
+_OWN_NAMES = ("descriptions", "groups", "headers", "extra_body")  # whose keys are the user's, and mean no paths
 
 
 def _resolve(value: Any, base: Path, key: str = "") -> Any:
     """Make the paths of a task absolute: they are relative to the file they stand in."""
     if isinstance(value, dict):
-        return {name: _resolve(item, base, name) for name, item in value.items()}
+        return {name: item if name in _OWN_NAMES else _resolve(item, base, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_resolve(item, base, key) for item in value]
     if isinstance(value, str) and key in _PATH_KEYS:

@@ -68,8 +68,8 @@ class BatchApi(ABC):
 
     @property
     def place(self) -> str:
-        """Where its batches are: another server knows nothing of them."""
-        return str(self.api.client.base_url)
+        """Where its batches are: another server knows nothing of them, and another model has another price."""
+        return f"{self.api.who} {self.api.client.base_url}"
 
     @abstractmethod
     def line(self, custom_id: str, request: Request) -> bytes:
@@ -115,10 +115,18 @@ class BatchApi(ABC):
         return json_object(response, self.api.who)
 
     async def lines(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """The JSON objects of a file of lines, as they come in. Raises ApiError."""
-        who = self.api.who
+        """The JSON objects of a file of lines, as they come in. Raises ApiError.
+
+        The connection is its own: those for calls bring a whole body at once, and this one may be large.
+        """
+        who, usual = self.api.who, self.api.client
         with transport_errors(who):
-            async with self.api.client.stream("GET", path, timeout=self.patience) as response:
+            async with (
+                httpx.AsyncClient(
+                    base_url=usual.base_url, headers=usual.headers, params=usual.params, timeout=self.patience
+                ) as client,
+                client.stream("GET", path) as response,
+            ):
                 if response.status_code != 200:
                     await response.aread()
                     raise failure(response, who)

@@ -32,8 +32,8 @@ _KEPT_BY_VENDORS = 30 * 86400.0  # seconds
 class Batch:
     """A batch of so many `calls` in the ledger. Until it has a `vendor_id` nobody knows whether it was submitted.
 
-    `place` is the API it went to, `version` that of the teacher that asks, `time` when it was recorded, in seconds
-    since 1970.
+    `place` is the API and the model it went to, `version` that of the teacher that asks, `time` when it was recorded,
+    in seconds since 1970.
     """
 
     id: str
@@ -115,8 +115,8 @@ def refuse_open(teacher: Teacher, ledger: BatchLedger) -> None:
     for api in getattr(teacher, "batch_apis", list)():
         if batches := ledger.open(api.place):
             raise TeacherError(
-                f"{len(batches)} batches with {sum(batch.calls for batch in batches)} calls to {api.api.who} are open, "
-                "and are paid for: run the command with --batch, which fetches them and goes on"
+                f"{sum(batch.calls for batch in batches)} calls to {api.api.who} are in batches that are open, and "
+                "will have to be paid for: run `reflux label --batch`, which fetches them and goes on"
             )
 
 
@@ -202,7 +202,8 @@ class _Filling:
 
     async def finish(self) -> None:
         """Follow every open batch to its end, and settle its calls."""
-        batches = [(api, batch) for api in self._apis for batch in self._ledger.open(api.place)]
+        places = {api.place: api for api in self._apis}  # members of an ensemble may share one
+        batches = [(api, batch) for place, api in places.items() for batch in self._ledger.open(place)]
         under_way = [(api, found) for api, batch in batches if (found := await self._known(api, batch)) is not None]
         failures = 0
         while under_way:
@@ -222,7 +223,7 @@ class _Filling:
                     wait = max(wait, error.wait or 0.0)
             if under_way:
                 calls = sum(batch.calls for _, batch in under_way)
-                self._told(f"{len(under_way)} batches open, {answered} of {calls} calls answered")
+                self._told(f"open batches: {len(under_way)}; {answered:,} of {calls:,} calls answered")
                 await asyncio.sleep(max(wait, *(api.interval for api, _ in under_way)))
 
     def check(self) -> None:
@@ -388,11 +389,15 @@ class _Filling:
         """What a call cost, with its response where the teacher can read it, and else why not."""
         usage = api.api.usage(response)
         cost = reserved if usage is None else api.api.price.of(usage) * api.api.price.batch
-        try:
-            api.read(response)
-        except TeacherError as error:
-            return Settled(key, cost, None), f"paid for, but {error}"
-        return Settled(key, cost, Paid(response, cost, 0.0)), ""  # how long one call of a batch took is not known
+        problem = ""
+        for reader in (one.read for one in self._apis if one.place == api.place):
+            try:
+                reader(response)
+            except TeacherError as error:
+                problem = f"paid for, but {error}"
+            else:
+                return Settled(key, cost, Paid(response, cost, 0.0)), ""  # how long one call took is not known
+        return Settled(key, cost, None), problem
 
     async def _settle(self, batch: Batch, waiting: dict[str, Settled]) -> None:
         await self._ledger.settle(batch, tuple(waiting.values()))

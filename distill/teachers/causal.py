@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.artifacts import fingerprint
 from distill.errors import DistillError
 from distill.teachers.account import Account
+from distill.teachers.api import Terms
 from distill.teachers.base import Answer, TeacherError
 from distill.teachers.chat_template import ChatTemplate
 from distill.teachers.codes import Reading, order_of, read_all
@@ -37,6 +38,7 @@ class CausalConfig(BaseModel):
     `score` asks for one-token codes, or for the labels' `names`, token by token. `permutations` is how many orders of
     the labels take turns, `min_covered` the least mass that must lie on labels. `max_tokens` bounds a question, the
     whole prompt; the model's context always does. `device_map` places a model that is too large for one device.
+    `terms` say that its licence was read, for the model card.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +57,7 @@ class CausalConfig(BaseModel):
     device_map: str | dict[str, int | str] | None = None
     batch_size: int = Field(default=8, ge=1)
     usd_per_hour: float = Field(default=0.0, ge=0)
+    terms: Terms | None = None
 
     def weights(self) -> str:
         """What determines the model: the hash of its files, or its id on a hub. Raises DistillError without them."""
@@ -62,7 +65,7 @@ class CausalConfig(BaseModel):
 
     def answering(self) -> dict[str, Any]:
         """The settings that determine a model's answers; the others say where it lies, how fast, and at what price."""
-        aside = {"model", "gguf_file", "name", "prompt", "device_map", "batch_size", "usd_per_hour"}
+        aside = {"model", "gguf_file", "name", "prompt", "device_map", "batch_size", "usd_per_hour", "terms"}
         return {**self.model_dump(mode="json", exclude=aside), "prompt": self.prompt.answering()}
 
 
@@ -95,7 +98,8 @@ class CausalTeacher:
             self._names = [self._template.answer(label, ended=True) for label in labels]
         self._code_ids = [self._template.variants(code) for code in self.codes]
         self._limit = min(model.context, config.max_tokens or model.context) - max(map(len, self._names), default=0)
-        self._question("", tuple(range(len(labels))))
+        first = tuple(range(len(labels)))
+        self._prefix(first, self._question("", first))  # what will not do is known before anything is asked
 
     @classmethod
     def from_config(cls, config: CausalConfig, labels: Sequence[str], account: Account | None = None) -> Self:

@@ -154,11 +154,10 @@ class Dialogue:
         for index, (choice, text) in enumerate(probes):
             answers[len(choice.options)].append(heard.get(index) or await self.read(choice, text))
         for size, ones in answers.items():
-            read = [reading for reading, _ in ones if reading is not None]
-            covered, tail = max(((reading.covered, reading.tail) for reading in read), default=(0.0, 0.0))
+            best, paid = max(ones, key=lambda one: (one[0].covered, -one[0].tail) if one[0] else (-1.0, 0.0))
+            covered, tail = (best.covered, best.tail) if best else (0.0, 0.0)
             if covered < self._min_covered:
-                response = ones[0][1].response
-                raise TeacherError(chat.complaint(response, covered, tail, self._min_covered, size, self.api.who))
+                raise TeacherError(chat.complaint(paid.response, covered, tail, self._min_covered, size, self.api.who))
 
     async def _keep(self) -> None:
         """Keep what was agreed beside the responses that depend on it."""

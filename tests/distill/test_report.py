@@ -110,6 +110,69 @@ def test_the_text_names_teacher_choice_and_reasons(gap):
     assert "## large by label" in text
 
 
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "lower": value - 0.05, "upper": value + 0.05}
+
+
+def section(gap: dict[str, Any]) -> str:
+    return markdown(gap).split("## The teacher\n")[1].split("## ")[0]
+
+
+def test_the_rows_that_the_teacher_did_not_label_are_counted(gap):
+    text = section(gap).strip()
+    assert text.startswith("It labelled 940 texts, refused 2, and answered 1 with no label;")
+    assert "\n" not in text  # there is nothing else to say
+
+
+@pytest.mark.parametrize(
+    ("scaling", "how"),
+    [
+        ({"method": "temperature", "temperature": 1.84321}, "a temperature of 1.843 (asked for)"),
+        ({"method": "vector", "scale": [1, 1, 1], "bias": [0, 0, 0]}, "a scale and a bias per label (asked for)"),
+    ],
+)
+def test_calibration_is_shown_before_and_after(gap, scaling, how):
+    gap["teacher"]["calibration"] = {
+        "scaling": scaling,
+        "reason": "asked for",
+        "rows": 480,
+        **{
+            name: {"before": interval(before), "after": interval(after)}
+            for name, before, after in (
+                ("log_loss", 0.9, 0.6),
+                ("calibration_error", 0.14, 0.06),
+                ("accuracy", 0.8, 0.81),
+            )
+        },
+    }
+    text = section(gap)
+    assert f"calibrated by {how}, fitted on 480 gold rows" in text
+    assert "log-loss is 0.600 [0.550, 0.650] instead of 0.900" in text
+    assert "calibration error 0.060 [0.010, 0.110] instead of 0.140" in text
+    assert "accuracy 81.0 % [76.0, 86.0] instead of 80.0 %" in text
+
+
+def test_self_agreement_is_shown_with_the_ceiling_that_follows(gap):
+    gap["teacher"]["self_agreement"] = {
+        "rows": 200,
+        "agreement": interval(0.9),
+        "variation": interval(0.07),
+        "ceiling": interval(0.95),
+        "by_construction": False,
+    }
+    text = section(gap)
+    assert "The teacher agrees with itself on 90.0 % [85.0, 95.0] of 200 texts" in text
+    assert "total variation of 0.070" in text
+    assert "on more than 95.0 % [90.0, 100.0]" in text
+    gap["teacher"]["self_agreement"]["by_construction"] = True
+    assert "agrees with itself on every text, by construction" in section(gap)
+
+
+def test_terms_are_shown(gap):
+    gap["teacher"]["terms"] = [{"acknowledged": True, "reference": "https://example.org/terms"}]
+    assert "Its terms were acknowledged: https://example.org/terms" in section(gap)
+
+
 def test_the_labels_that_are_followed_least_come_first(gap):
     section = markdown(gap).split("## small by label")[1].split("## ")[0]
     shown = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][2:]

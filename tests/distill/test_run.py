@@ -493,6 +493,138 @@ def test_a_new_label_in_the_gold_of_the_teacher_is_a_label_of_the_task(local_tem
     assert "weather" in job.open().make_data().labels
 
 
+# A teacher that is appraised
+
+
+@pytest.fixture
+def appraised(fresh, rows, keyword_rows, write_csv, labels) -> Job:
+    """The job with 150 gold rows, which the recording knows too, and one student. The teacher is overconfident."""
+    gold = keyword_rows(150, 77)
+    write_csv(fresh.folder / "gold.csv", gold)
+    write_csv(fresh.folder / "recorded.csv", [*rows, *gold])
+    noise = np.random.default_rng(1).normal(size=(len(rows) + len(gold), len(labels)))
+    truth = np.eye(len(labels))[[labels.index(label) for _, label in [*rows, *gold]]]
+    np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=6 * truth + 5 * noise)
+    del fresh.task["students"]["deep"]
+    fresh.task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}, "self_agreement": 20}
+    return fresh
+
+
+def test_gold_rows_calibrate_the_labels_and_are_no_part_of_them(appraised):
+    run = appraised.run()
+    soft = run.soft_labels()
+    assert len(soft) == TRAIN + TEST == appraised.asked()
+    assert soft.scaling is not None
+    assert soft.scaling.scale[0] < 0.8
+    np.testing.assert_array_equal(soft.probabilities, soft.scaling.apply(soft.raw))
+    record = json.loads((appraised.root / "labels" / "training.json").read_text())
+    assert record["calibration"]["scaling"] == soft.scaling.as_dict()
+    assert (record["calibration"]["rows"], record["calibration"]["asked"]) == (150, 150)
+    assert record["calibration"]["saved"]["lower"] > 0
+    assert record["self_agreement"]["by_construction"]
+
+
+def test_what_students_learn_depends_on_calibration_and_not_on_self_agreement(appraised):
+    appraised.run()
+    before = appraised.stages()
+    appraised.task["labelling"]["self_agreement"] = 5
+    appraised.run()
+    assert appraised.made_anew(before) == {"labels"}
+    before = appraised.stages()
+    appraised.task["labelling"]["calibration"]["method"] = "temperature"
+    appraised.run()
+    assert appraised.made_anew(before) == {"labels", "students/words"}
+    before = appraised.stages()
+    del appraised.task["labelling"]
+    run = appraised.run()
+    assert appraised.made_anew(before) == {"data", "labels", "students/words"}
+    assert (run.soft_labels().raw, appraised.asked()) == (None, 0)
+
+
+def test_changed_gold_rows_calibrate_anew(appraised, keyword_rows, write_csv):
+    first = appraised.run().soft_labels()
+    write_csv(appraised.folder / "gold.csv", keyword_rows(150, 77)[:120])
+    second = appraised.run().soft_labels()
+    np.testing.assert_array_equal(first.raw, second.raw)
+    assert first.scaling != second.scaling
+    assert appraised.asked() == 0
+
+
+def test_gold_rows_that_also_judge_are_found(appraised, rows, keyword_rows, write_csv):
+    write_csv(appraised.folder / "gold.csv", [*keyword_rows(150, 77), *rows[TRAIN : TRAIN + 7]])
+    messages = [finding.message for finding in appraised.open().make_data().findings]
+    assert any(one.startswith("labelling.calibration.data: 7 of 157 texts also stand in test") for one in messages)
+
+
+def test_gold_rows_that_also_fitted_the_teacher_are_found(local_template, tmp_path):
+    task = json.loads(json.dumps(local_template.task))
+    task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}}
+    messages = [
+        finding.message for finding in Job(local_template.folder, task, tmp_path / "run").open().make_data().findings
+    ]
+    assert any("140 of 140 texts also stand in teacher.fit.data" in one for one in messages)
+
+
+def test_too_few_gold_rows_are_refused_before_anything_is_asked(appraised, monkeypatch, keyword_rows, write_csv):
+    monkeypatch.setattr(teachers, "create", lambda *_: pytest.fail("the teacher was called"))
+    write_csv(appraised.folder / "gold.csv", keyword_rows(40, 77))
+    with pytest.raises(DataError, match=r"labelling\.calibration\.data: 40 gold rows"):
+        appraised.run()
+    assert appraised.stages() == {}
+
+
+def test_labels_may_be_known_from_gold_rows_alone(appraised):
+    for name in ("train", "test"):
+        del appraised.task["data"][name]["label"]
+    assert appraised.open().make_data().labels == ("account", "billing", "shipping", "technical")
+
+
+class Wavering:
+    """A teacher that gives another label, drawn anew, at each repeat."""
+
+    name, version, batch_size, concurrency = "wavering", "1", 16, 1
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+        self.again: list[str] = []
+
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> list[Answer]:
+        self.again += texts if repeat else ()
+        drawn = np.random.default_rng(repeat).integers(0, len(self.labels), len(texts))
+        return [Answer(row, "votes") for row in (0.1 + 0.6 * np.eye(len(self.labels))[drawn]).astype(np.float32)]
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_a_teacher_behind_an_api_is_asked_twice_and_its_terms_are_kept(fresh, monkeypatch):
+    made: list[Wavering] = []
+
+    def create(config: Any, labels: Sequence[str], account: Any = None) -> Wavering:
+        made.append(Wavering(labels))
+        return made[-1]
+
+    monkeypatch.setattr(teachers, "create", create)
+    terms = {"acknowledged": True, "reference": "https://example.org/terms"}
+    fresh.task["teacher"] = {
+        "kind": "openai",
+        "model": "m",
+        "usd_per_million": {"input": 1, "output": 1},
+        "terms": terms,
+    }
+    fresh.task["labelling"] = {"self_agreement": 25}
+    run = fresh.open()
+    run.make_data()
+    soft = run.make_labels()
+    assert soft.terms == (terms,)
+    (teacher,) = made
+    assert len(teacher.again) == 25
+    assert set(teacher.again) <= set(run.splits().validation.texts)
+    record = json.loads((fresh.root / "labels" / "training.json").read_text())["self_agreement"]
+    assert (record["rows"], record["by_construction"]) == (25, False)
+    assert 0 < record["agreement"]["value"] < 0.7 < record["ceiling"]["upper"]
+
+
 # Kills
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from distill.errors import DataError
 from distill.soft_labels import SoftLabels
+from distill.teachers.scaling import Scaling
 
 SOFT = SoftLabels(
     ids=("a", "b", "ü"),
@@ -41,6 +42,38 @@ def assert_same(one: SoftLabels, other: SoftLabels) -> None:
 def test_a_round_trip_changes_nothing(tmp_path):
     SOFT.write(tmp_path / "labels.parquet")
     assert_same(SoftLabels.read(tmp_path / "labels.parquet"), SOFT)
+
+
+SCALINGS = (Scaling.of_temperature(2.5), Scaling((0.5, 1.0), (3.0, -1.0)))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_round_trip_keeps_what_the_teacher_said_beside_what_it_means(tmp_path, scaling):
+    terms = ({"acknowledged": True, "reference": "https://example.org/§5"},)
+    calibrated = replace(SOFT.calibrated(scaling), terms=terms)
+    calibrated.write(tmp_path / "labels.parquet")
+    assert_same(SoftLabels.read(tmp_path / "labels.parquet"), calibrated)
+    table = pyarrow.parquet.read_table(tmp_path / "labels.parquet")
+    np.testing.assert_array_equal(np.stack(table["raw"].to_pylist()), SOFT.probabilities)
+    assert b"example.org" in table.schema.metadata[b"reflux.terms"]
+
+
+def test_without_calibration_there_is_no_second_column(tmp_path):
+    SOFT.write(tmp_path / "labels.parquet")
+    assert "raw" not in pyarrow.parquet.read_table(tmp_path / "labels.parquet").column_names
+    assert SOFT.raw is SOFT.scaling is None
+
+
+def test_students_learn_from_what_is_calibrated():
+    calibrated = SOFT.calibrated(SCALINGS[1])
+    np.testing.assert_array_equal(calibrated.raw, SOFT.probabilities)
+    np.testing.assert_array_equal(calibrated.probabilities, SCALINGS[1].apply(SOFT.probabilities))
+    assert calibrated.hard.tolist() == [0, 0, 0] != SOFT.hard.tolist()
+
+
+def test_another_calibration_starts_from_what_the_teacher_said():
+    twice = SOFT.calibrated(SCALINGS[1]).calibrated(SCALINGS[0])
+    assert_same(twice, SOFT.calibrated(SCALINGS[0]))
 
 
 def test_a_slice_of_a_larger_array_is_written_right(tmp_path):

@@ -10,6 +10,7 @@ from distill.errors import TaskError
 from distill.sections import FileSource, TicketSource
 from distill.task import EncoderStudent, StaticStudent, Task, load_task
 from distill.teachers.local import LocalConfig
+from distill.teachers.openai import OpenAIConfig
 from distill.teachers.recorded import RecordedConfig
 
 LOCAL = "{kind: local, model: x}"
@@ -60,6 +61,15 @@ def test_validation_is_a_share_or_a_source(tmp_path):
     assert given == FileSource(path=tmp_path / "v.csv")
 
 
+def test_labelling_asks_for_nothing_more_unless_told_to(tmp_path):
+    assert load_task(written(tmp_path)).labelling.model_dump() == {"calibration": None, "self_agreement": 0}
+    more = "labelling: {calibration: {data: {path: gold.csv, label: intent}}, self_agreement: 200}"
+    labelling = load_task(written(tmp_path, more=more)).labelling
+    assert labelling.calibration is not None
+    assert labelling.calibration.data == FileSource(path=tmp_path / "gold.csv", label="intent")
+    assert (labelling.calibration.method, labelling.self_agreement) == ("auto", 200)
+
+
 def test_paths_are_relative_to_the_task_file(tmp_path, monkeypatch):
     folder = tmp_path / "tasks"
     folder.mkdir()
@@ -73,6 +83,18 @@ def test_paths_are_relative_to_the_task_file(tmp_path, monkeypatch):
     assert task.teacher.logits == tmp_path / "l.npz"
     assert task.teacher.recordings[0].rows.path == folder / "train.csv"
     assert task.students["encoder"].model == str(folder / "encoder")
+
+
+def test_what_the_user_names_is_no_path_and_a_file_with_a_key_is(tmp_path):
+    teacher = (
+        "{kind: openai, model: m, key_file: ../key, prompt: {descriptions: {path: a way}}, groups: {path: [a, b]}}"
+    )
+    (tmp_path / "tasks").mkdir()
+    config = load_task(written(tmp_path / "tasks", teacher=teacher)).teacher
+    assert isinstance(config, OpenAIConfig)
+    assert config.key_file == tmp_path / "key"
+    assert config.prompt.descriptions == {"path": "a way"}
+    assert config.groups == {"path": ("a", "b")}
 
 
 @pytest.mark.parametrize("model", ["package:some-encoder", "organisation/some-encoder"])
@@ -124,6 +146,17 @@ MISSING = "missing; this key is required"
         ({"more": "labels: billing"}, "labels: Input should be a valid tuple (got 'billing')"),
         ({"more": "  No!: {family: static, model: x}"}, "students.No!: String should match pattern"),
         ({"more": "budget: {latency_ms: -1}"}, "budget.latency_ms: Input should be greater than 0 (got -1)"),
+        (
+            {"more": "labelling: {self_agreement: -1}"},
+            "labelling.self_agreement: Input should be greater than or equal",
+        ),
+        ({"more": "labelling: {calibration: {method: auto}}"}, f"labelling.calibration.data: {MISSING}"),
+        (
+            {"more": "labelling: {calibration: {data: {tickets: 9}, method: isotonic}}"},
+            "labelling.calibration.method: ",
+        ),
+        ({"more": "labelling: {calibration: {data: {path: 1}}}"}, "labelling.calibration.data.path: "),
+        ({"more": "labelling: {seed: 1}"}, f"labelling.seed: {UNKNOWN}"),
         ({"more": "export: {variant: int4}"}, "export.variant: Input should be 'auto', 'fp32' or 'int8' (got 'int4')"),
     ],
 )

@@ -16,6 +16,7 @@ from distill.task import Export, Gates
 from export import build, variants
 from export.build import Baseline, build_bundle
 from export.bundle import CARD, TOKENIZER, Bundle
+from export.card import card
 from export.gates import GateError
 from export.onnx import export_onnx
 from export.reference import Reference
@@ -297,3 +298,35 @@ def test_the_card_tells_people_what_the_manifest_tells_programs(built):
         *(f"| {name} | " for name in manifest.gates),
     ):
         assert part in card, part
+
+
+@pytest.mark.parametrize(
+    ("teacher", "lines"),
+    [
+        ({"name": "local:big", "version": "v7"}, ["- Teacher: local:big, version v7"]),
+        (
+            {"name": "m", "version": "1", "calibration": {"method": "temperature", "temperature": 1.84321}},
+            ["- Teacher: m, version 1", "- Its answers were calibrated on gold labels, by a temperature of 1.8432"],
+        ),
+        (
+            {
+                "name": "m",
+                "version": "1",
+                "calibration": {"method": "vector", "scale": [1, 2], "bias": [0, 0]},
+                "terms": [{"acknowledged": True, "reference": "one"}, {"acknowledged": True, "reference": "two"}],
+            },
+            [
+                "- Teacher: m, version 1",
+                "- Its answers were calibrated on gold labels, by a scale and a bias per label",
+                "- Its terms were acknowledged: one",
+                "- Its terms were acknowledged: two",
+            ],
+        ),
+        ({}, ["- Teacher: unknown, version unknown"]),
+    ],
+)
+def test_the_card_says_whom_the_student_learned_from_and_on_what_terms(built, teacher, lines):
+    text = card(dataclasses.replace(built["auto"].manifest, teacher=teacher)).splitlines()
+    start = text.index(lines[0])
+    assert text[start : start + len(lines)] == lines
+    assert text[start + len(lines)].startswith("- Agreement with the teacher")

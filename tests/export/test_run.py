@@ -12,10 +12,13 @@ import pytest
 from distill import teachers
 from distill.errors import DistillError
 from distill.run import RECORD, Run
+from distill.self_agreement import CONSTANT
 from distill.soft_labels import SoftLabels
 from distill.task import Budget, Export
+from distill.teachers.scaling import Scaling
 from export import run as module
-from export.bundle import MODEL, Bundle, BundleError
+from export.bundle import CARD, MODEL, Bundle, BundleError
+from export.reference import Reference
 from export.run import GAP, TEACHER, ExportRun
 from export.runtime import Classifier
 from export.verify import verify
@@ -310,3 +313,82 @@ def test_without_gold_labels_the_report_speaks_of_agreement_alone(copy, monkeypa
     own = made.make_report()["students"]["small"]["gap"]
     assert own["student_accuracy"] is own["teacher_accuracy"] is own["retention"] is own["loss"] is None
     assert 0 < own["agreement"]["value"] <= 1
+
+
+# A teacher that was calibrated
+
+TERMS = {"acknowledged": True, "reference": "https://example.org/terms"}
+_CHANGE = {when: {"value": 0.5, "lower": 0.4, "upper": 0.6} for when in ("before", "after")}
+CALIBRATION = {
+    "scaling": {"method": "vector"},
+    "reason": "asked for",
+    "rows": 480,
+    **{measure: _CHANGE for measure in ("log_loss", "calibration_error", "accuracy")},
+}
+SCALING = Scaling((1.0, 1.0, 1.0, 1.0), (30.0, 0.0, 0.0, 0.0))  # nothing but the first label is ever first
+
+
+@pytest.fixture
+def calibrated(copy, monkeypatch):
+    """The run as it would be had its teacher been calibrated, asked twice, and had terms; only `small` is exported."""
+    made = copy()
+    for name in ("small", TEACHER):
+        shutil.rmtree(made.bundle_stage(name).path)
+    shutil.rmtree(made.report.path)
+    soft = dataclasses.replace(made.run.soft_labels().calibrated(SCALING), terms=(TERMS,))
+    record = made.run.labels.path / RECORD
+    found = {"refused": 3, "invalid": 2, "calibration": CALIBRATION, "self_agreement": CONSTANT.as_dict()}
+    content = json.dumps({**json.loads(record.read_text()), **found})
+    record.write_text(content)
+    stage = json.loads((made.run.labels.path / "stage.json").read_text())
+    stage["files"][RECORD] = len(content)
+    (made.run.labels.path / "stage.json").write_text(json.dumps(stage))
+    monkeypatch.setattr(Run, "soft_labels", lambda run: soft)
+    made.make_bundles()
+    return made
+
+
+def test_a_students_bundle_says_how_its_teacher_was_calibrated_and_on_what_terms(calibrated):
+    soft = calibrated.run.soft_labels()
+    bundle = verify(calibrated.bundle_stage("small").path)
+    assert bundle.manifest.teacher == {
+        "name": soft.teacher,
+        "version": soft.teacher_version,
+        "calibration": SCALING.as_dict(),
+        "terms": [TERMS],
+    }
+    assert Scaling.from_dict(bundle.manifest.teacher["calibration"], 4) == SCALING
+    assert "its terms were acknowledged: https://example.org/terms" in (bundle.path / CARD).read_text().lower()
+
+
+def test_a_student_is_compared_with_the_calibrated_teacher(calibrated):
+    validation, taught = on_split(calibrated, "validation")
+    assert set(taught.argmax(1)) == {0}
+    bundle = calibrated.bundles()["small"]
+    follows = (Classifier.load(bundle).probabilities(validation.texts).argmax(1) == 0).mean()
+    assert bundle.manifest.measured["validation_agreement"] == pytest.approx(follows)
+    assert Reference.open(bundle).gap == pytest.approx(1 - follows)
+
+
+def test_the_teachers_own_bundle_is_the_teacher_as_it_was(calibrated):
+    manifest = Bundle.open(calibrated.bundle_stage(TEACHER).path).manifest
+    assert manifest.measured["validation_agreement"] == 1.0
+    assert "calibration" not in manifest.teacher
+
+
+def test_what_was_found_out_about_the_teacher_is_reported(calibrated):
+    gap = calibrated.make_report()
+    assert gap["teacher"]["labelled"] == {"rows": len(calibrated.run.soft_labels()), "refused": 3, "invalid": 2}
+    assert gap["teacher"]["calibration"] == CALIBRATION
+    assert gap["teacher"]["self_agreement"] == CONSTANT.as_dict()
+    assert gap["teacher"]["terms"] == [TERMS]
+    text = (calibrated.report.path / "report.md").read_text()
+    for part in ("refused 3", "by construction", TERMS["reference"], "a scale and a bias per label"):
+        assert part in text
+
+
+def test_self_agreement_alone_changes_the_report_and_no_bundle(exported):
+    labelling = exported.task.labelling.model_copy(update={"self_agreement": 9})
+    other = ExportRun(Run(exported.task.model_copy(update={"labelling": labelling}), exported.run.root))
+    assert other.chosen.fingerprint == exported.chosen.fingerprint
+    assert other.report.fingerprint != exported.report.fingerprint

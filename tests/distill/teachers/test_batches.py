@@ -464,7 +464,7 @@ async def test_a_batch_fills_the_account_and_every_text_finds_its_calls_paid(ven
     assert life.spent == pytest.approx(25 * vendor.cost + probes * 2 * vendor.cost)
     assert life.reserved == pytest.approx(0, abs=1e-12)
     assert all(answer.cost_usd == pytest.approx(vendor.cost) for answer in life.answers)
-    assert any("1 batches open" in said for said in life.told)
+    assert any("open batches: 1; " in said for said in life.told)
     again = await live(vendor, path, texts)
     assert_right(again, texts)
     assert_once(vendor, 25)
@@ -754,7 +754,7 @@ async def test_ordinary_labelling_is_refused_while_batches_are_open(vendor, path
     with AnswerStore(path) as store:
         book = Cashbook(store)
         teacher = create(config(vendor), LABELS, book)
-        with pytest.raises(TeacherError, match=r"1 batches with 6 calls .* are open.*with --batch"):
+        with pytest.raises(TeacherError, match=r"6 calls to .* are in batches that are open.*label --batch"):
             batches.refuse_open(teacher, Batchbook(store, book))
         await teacher.aclose()
     await live(vendor, path, pool(6))
@@ -954,7 +954,7 @@ async def test_a_run_labels_its_pool_through_batches_and_forgets_none_of_it(anth
     anthropic.mishaps = [("look", "refuse 401")]
     with pytest.raises(ApiError, match="401"):
         await asyncio.to_thread(run.make_labels, batch=True)
-    with pytest.raises(TeacherError, match="with --batch"):
+    with pytest.raises(TeacherError, match="label --batch"):
         await asyncio.to_thread(run.make_labels)
     soft = await asyncio.to_thread(run.make_labels, batch=True)
     assert len(soft) == 120
@@ -967,3 +967,53 @@ def hash_of(number: int) -> str:
     """Words that no other number has, so that no two texts are near."""
     generator = random.Random(number)
     return " ".join("".join(generator.choices("abcdefghijklmnop", k=7)) for _ in range(6))
+
+
+async def test_members_of_an_ensemble_have_their_own_batches_prices_and_readers(openai, path) -> None:
+    """Two models, and one of them with two methods, whose answers the other method's reader does not take."""
+    plain = config(openai)
+    dear = {**plain, "model": "dear", "usd_per_million": {"input": 10.0, "output": 40.0}}
+    voting = {**plain, "method": "votes", "samples": 1, "permutations": 1}
+    original = openai.response
+
+    def said(body: dict[str, Any]) -> dict[str, Any]:
+        if "response_format" not in body:
+            return original(body)
+        content = json.dumps({"label": openai.text(body).split(" ")[0]})
+        usage = {"prompt_tokens": 100, "completion_tokens": 1}
+        return {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": usage}
+
+    openai.response = said  # type: ignore[method-assign]
+    members = [{"teacher": plain}, {"teacher": dear}, {"teacher": voting}]
+    questions = [(text, 0) for text in pool(5)]
+    answers: Sequence[Answer] = ()
+    for mishaps in ([("look", "refuse 401")], []):
+        openai.mishaps = list(mishaps)
+        with AnswerStore(path) as store:
+            book = Cashbook(store)
+            teacher = create({"kind": "ensemble", "members": members}, LABELS, book)
+            try:
+                await batches.fill(teacher, questions, Batchbook(store, book))
+                answers = await teacher.ask(pool(5))
+            except ApiError:
+                assert mishaps
+            finally:
+                await teacher.aclose()
+    assert_right(Life(answers), pool(5))
+    assert openai.asked_alone == set()
+    assert openai.charges == 15
+    assert Counter(body["model"] for made in openai.made for _, body in made.requests) == {"m": 10, "dear": 5}
+    assert answers[0].cost_usd == pytest.approx(12 * openai.cost)
+    assert account(path)[1] == 0
+
+
+async def test_a_batch_of_another_model_stays_reserved_until_that_model_is_asked_again(vendor, path) -> None:
+    vendor.mishaps = [("look", "refuse 401")]
+    with pytest.raises(ApiError):
+        await live(vendor, path, pool(6))
+    _, reserved = account(path)
+    await live(vendor, path, pool(2), model="other")
+    assert account(path)[1] == pytest.approx(reserved)
+    assert_right(await live(vendor, path, pool(6)), pool(6))
+    assert account(path)[1] == 0
+    assert [len(made.requests) for made in vendor.made] == [6, 2]

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
+from distill.run import Run
+from distill.task import load_task
 from distill.teachers import TeacherError, causal, create
 from distill.teachers.causal import CausalTeacher
 from distill.teachers.chat_template import ChatTemplate
@@ -222,7 +225,9 @@ def test_what_changes_answers_changes_the_version_and_speed_and_place_do_not(tin
     copy = tmp_path / "elsewhere"
     shutil.copytree(folder, copy)
     version = teacher(folder).version
-    assert teacher(copy, batch_size=1, usd_per_hour=2.0, device_map="cpu", name="x").version == version
+    terms = {"acknowledged": True, "reference": "LICENSE"}
+    aside = {"batch_size": 1, "usd_per_hour": 2.0, "device_map": "cpu", "name": "x", "terms": terms}
+    assert teacher(copy, **aside).version == version
     others = [
         teacher(tiny_causal("llama", seed=1)).version,
         teacher(folder, prompt={"instructions": "Sort it."}).version,
@@ -247,6 +252,14 @@ def test_a_model_that_cannot_be_loaded_is_refused(tmp_path):
         teacher(tmp_path)
     with pytest.raises(TeacherError, match="not installed"):
         create({"kind": "causal", "model": "package:no-such-package-at-all"}, LABELS)
+
+
+def test_a_model_without_a_key_value_cache_is_refused_before_anything_is_asked(tiny_causal, tmp_path):
+    AutoTokenizer.from_pretrained(tiny_causal("llama")).save_pretrained(tmp_path)
+    config = MambaConfig(vocab_size=460, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(TeacherError, match="keeps no key-value cache"):
+        teacher(tmp_path)
 
 
 # Templates and codes
@@ -354,3 +367,24 @@ def test_a_model_folder_of_a_package_is_found(tiny_causal, tmp_path, monkeypatch
 def test_a_configuration_is_json(tiny_causal):
     config = causal.CausalConfig(model="m", device_map={"": "cpu"}, prompt=EXAMPLES)
     assert causal.CausalConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+
+def test_a_run_records_how_many_texts_were_cut(tiny_causal, write_csv, tmp_path):
+    rows = [(f"{number} {'please ' * 200 if number % 8 == 0 else 'hello'}", LABELS[number % 3]) for number in range(24)]
+    write_csv(tmp_path / "train.csv", rows)
+    write_csv(tmp_path / "test.csv", [("something else entirely", LABELS[0]), ("and another thing", LABELS[1])])
+    given = {"kind": "causal", "model": str(tiny_causal("llama")), "min_covered": 0, "max_tokens": 300}
+    task = {
+        "name": "cut",
+        "labels": list(LABELS),
+        "data": {name: {"path": f"{name}.csv", "label": "label"} for name in ("train", "test")},
+        "teacher": given,
+        "students": {"small": {"family": "static", "model": "m"}},
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    run = Run(load_task(tmp_path / "task.yaml"), tmp_path / "run")
+    run.make_data()
+    cut = sum(len(text) > 1000 for text in (*run.splits().train.texts, *run.splits().validation.texts))
+    assert cut > 0
+    assert run.make_labels().methods[0] == "logprobs"
+    assert f"{cut} cut to what the model reads" in run.labelling()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.teachers.codes import codes, forms, order_of, read, read_all
+from distill.teachers.codes import codes, forms, order_of, pairs, read, read_all
 
 IDENTITY = (0, 1, 2)
 
@@ -148,3 +148,15 @@ def test_texts_take_turns_with_a_few_orders_and_keep_theirs() -> None:
     assert tuple(range(10)) in orders
     assert order_of("text", 10, 4) == order_of("text", 10, 4)
     assert {order_of(f"text {number}", 10, 1) for number in range(50)} == {tuple(range(10))}
+
+
+def test_pairs_are_no_words_that_a_model_might_begin_to_speak_with() -> None:
+    assert len(set(pairs())) == len(pairs()) > 550
+    assert not {"IN", "OF", "NO", "US", "IT"} & set(pairs())
+
+
+def test_other_codes_are_read_as_the_usual_ones_are() -> None:
+    listed = [(" AB", math.log(0.5)), ("ac", math.log(0.2)), ("A", math.log(0.1))]
+    reading = read(listed, (2, 0, 1), names=("AA", "AB", "AC"))
+    assert reading.lower == pytest.approx([0.5, 0.2, 0.0])
+    assert reading.covered == pytest.approx(0.7)

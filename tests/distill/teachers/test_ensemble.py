@@ -192,6 +192,12 @@ def test_what_changes_answers_changes_the_version_and_the_scale_of_weights_does_
     assert len({version(), version(weights=(1, 2)), version(quorum=0.5), version(member="2")}) == 4
 
 
+def test_texts_that_members_cut_are_counted() -> None:
+    cutting = Stub(says(1, 0))
+    cutting.truncated = 3  # type: ignore[attr-defined]
+    assert ensemble(cutting, Stub(says(1, 0))).truncated == 3
+
+
 # From a configuration
 
 

@@ -66,3 +66,17 @@ def test_examples_may_be_given_for_other_options_than_labels() -> None:
 def test_unknown_labels_are_found() -> None:
     prompt = Prompt(descriptions={"x": "?"}, examples=(("t", "y"), ("t", "refund")))
     assert prompt.unknown(LABELS) == ["x", "y"]
+
+
+def test_labels_may_be_answered_by_name() -> None:
+    prompt = Prompt(descriptions={"refund": "wants money back"}, examples=(("give it back", "refund"),))
+    system, _, answered, _ = prompt.messages("hi", LABELS, (1, 0), names=("refund", "billing"))
+    assert "\nrefund - wants money back\nbilling\n" in system["content"]
+    assert system["content"].endswith("Answer with the name of the category alone.")
+    assert answered["content"] == "refund"
+
+
+def test_labels_may_have_codes_of_ones_own() -> None:
+    system, *_ = Prompt().messages("hi", LABELS, (1, 0), names=("AB", "AC"))
+    assert "AB: refund\nAC: billing" in system["content"]
+    assert system["content"].endswith("Answer with the code of the category alone.")

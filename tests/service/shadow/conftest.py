@@ -97,10 +97,18 @@ async def hang(texts: Sequence[str]) -> list[Answer]:
 class Shadow:
     """A pipeline with what a test needs to look at it from outside."""
 
-    def __init__(self, settings: ShadowSettings, teacher: PlayedTeacher, version: str, random: Random | None) -> None:
+    def __init__(
+        self,
+        settings: ShadowSettings,
+        teacher: PlayedTeacher,
+        version: str,
+        random: Random | None,
+        calibration: dict[str, Any] | None = None,
+    ) -> None:
         self.settings, self.teacher, self.version = settings, teacher, version
         self.registry = CollectorRegistry()
-        manifest = Manifest("tiny", "tiny", LABELS, 32, "fp32", 1.0, {}, version)
+        learned_from = {"name": teacher.name, **({"calibration": calibration} if calibration else {})}
+        manifest = Manifest("tiny", "tiny", LABELS, 32, "fp32", 1.0, {}, version, teacher=learned_from)
         self.pipeline = ShadowPipeline(settings, Bundle(Path(), manifest), REFERENCE, self.registry, random=random)
         self.count = 0
 
@@ -172,7 +180,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 async def make_shadow(directory: Path) -> AsyncIterator[MakeShadow]:
-    """`make_shadow(teacher or reply, version=, random=, **settings)`: a pipeline that samples everything."""
+    """`make_shadow(teacher or reply, version=, random=, calibration=, **settings)` samples everything."""
     made: list[Shadow] = []
 
     def make(
@@ -180,6 +188,7 @@ async def make_shadow(directory: Path) -> AsyncIterator[MakeShadow]:
         *,
         version: str = VERSION,
         random: Random | None = None,
+        calibration: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Shadow:
         defaults = {
@@ -192,7 +201,7 @@ async def make_shadow(directory: Path) -> AsyncIterator[MakeShadow]:
             "stop_seconds": 5.0,
         }
         teacher = played if isinstance(played, PlayedTeacher) else PlayedTeacher(played)
-        made.append(Shadow(ShadowSettings(**(defaults | settings)), teacher, version, random))
+        made.append(Shadow(ShadowSettings(**(defaults | settings)), teacher, version, random, calibration))
         return made[-1]
 
     yield make

@@ -1,0 +1,173 @@
+"""The kind `openai` with `method: votes` or `verbalised`, against a server with a chat API that shows no logprobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from distill.teachers import TeacherError, create
+
+LABELS = ("billing", "refund", "shipping")
+PRICE = {"input": 1, "output": 4}
+
+Reply = tuple[int, dict[str, Any]]
+
+
+def said(content: str | None, **choice: Any) -> Reply:
+    message = {"role": "assistant", "content": content}
+    usage = {"prompt_tokens": 100, "completion_tokens": 8, "prompt_tokens_details": {"cached_tokens": 60}}
+    return 200, {"choices": [{"message": message, "finish_reason": "stop"} | choice], "usage": usage}
+
+
+def refused(name: str) -> Reply:
+    return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported with this model."}}
+
+
+REFUND = said('{"label": "Refund"}')
+
+
+@dataclass
+class Server:
+    base_url: str = ""
+    reply: Callable[[dict[str, Any]], Reply] = lambda body: REFUND
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            event = await receive()
+            body += event.get("body", b"")
+            if not event.get("more_body"):
+                break
+        self.asked.append(json.loads(body))
+        status, content = self.reply(self.asked[-1])
+        await send(
+            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+        )
+        await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+
+@pytest.fixture
+async def server(serve) -> Server:
+    app = Server()
+    app.base_url = serve(app) + "/v1"
+    return app
+
+
+@asynccontextmanager
+async def teacher(server: Server, **settings: Any) -> AsyncIterator[Any]:
+    given = {"kind": "openai", "base_url": server.base_url, "model": "m", "usd_per_million": PRICE}
+    made = create({**given, "method": "votes", "samples": 3, **settings}, LABELS)
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def test_votes_are_asked_for_by_schema_at_temperature_one_and_without_logprobs(server) -> None:
+    async with teacher(server, extra_body={"seed": 1}) as asked:
+        (answer,) = await asked.ask(["odd"])
+    assert answer.method == "votes"
+    assert answer.probabilities == pytest.approx([0.5 / 3 / 3.5, (3 + 0.5 / 3) / 3.5, 0.5 / 3 / 3.5])
+    assert answer.cost_usd == pytest.approx(3 * (100 + 8 * 4) / 1e6)
+    body = server.asked[-1]
+    assert set(body) == {"model", "messages", "max_tokens", "temperature", "response_format", "seed"}
+    assert body["temperature"] == 1
+    assert body["response_format"]["json_schema"]["strict"] is True
+    assert body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == list(LABELS)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+
+
+async def test_a_ranking_is_read_as_one(server) -> None:
+    server.reply = lambda body: said('{"ranking": [{"label": "refund", "confidence": 0.8}]}')
+    async with teacher(server, method="verbalised") as asked:
+        (answer,) = await asked.ask(["odd"])
+    assert (answer.method, answer.covered) == ("verbalised", pytest.approx(0.8))
+    assert answer.probabilities == pytest.approx([0.1, 0.8, 0.1])
+
+
+async def test_the_limit_of_an_answer_has_the_name_that_the_server_takes(server) -> None:
+    server.reply = lambda body: refused("max_tokens") if "max_tokens" in body else REFUND
+    async with teacher(server) as asked:
+        (answer,) = await asked.ask(["odd"])
+        assert [request.body["max_completion_tokens"] for _, request in await asked.plan("odd")]
+    assert answer.outcome == "ok"
+    assert sum("max_tokens" in body for body in server.asked) == 1
+
+
+async def test_another_refusal_of_a_request_is_told(server) -> None:
+    server.reply = lambda body: refused("response_format")
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match="response_format"):
+            await asked.ask(["odd"])
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        (said(None, message={"content": None, "refusal": "I cannot"}), "refused"),
+        (said("", finish_reason="content_filter"), "refused"),
+        (said(None, finish_reason="length"), "invalid"),
+        (said("I would say it is a refund"), "invalid"),
+    ],
+)
+async def test_refusals_and_answers_without_a_label_are_outcomes_that_cost(server, reply, outcome) -> None:
+    async with teacher(server) as asked:
+        await asked.prepare()
+        server.reply = lambda body: reply
+        (answer,) = await asked.ask(["odd"])
+    assert (answer.outcome, answer.probabilities) == (outcome, None)
+    assert answer.cost_usd > 0
+
+
+async def test_a_model_that_reasons_first_is_told_to_need_room_and_has_it_when_given(server) -> None:
+    server.reply = lambda body: said(None, finish_reason="length") if body["max_tokens"] < 1000 else REFUND
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match="max_output_tokens: raise that"):
+            await asked.ask(["odd"])
+    async with teacher(server, max_output_tokens=2000) as asked:
+        (answer,) = await asked.ask(["odd"])
+        ((api, request), *_) = await asked.plan("odd")
+        assert api.worst(request) > 2000 * 4 / 1e6
+    assert answer.outcome == "ok"
+
+
+async def test_what_is_no_chat_completion_is_told(server) -> None:
+    server.reply = lambda body: (200, {"content": []})
+    async with teacher(server) as asked:
+        with pytest.raises(TeacherError, match="no chat completion"):
+            await asked.ask(["odd"])
+
+
+async def test_examples_that_are_nearest_stand_before_the_text_and_the_others_in_the_system_message(
+    server, tmp_path, write_csv
+) -> None:
+    path = write_csv(tmp_path / "near.csv", [("give me my money back", "refund"), ("where is my parcel", "shipping")])
+    prompt = {
+        "examples": [["what is this charge", "billing"]],
+        "nearest": {"data": {"path": str(path), "label": "label"}, "k": 1},
+    }
+    async with teacher(server, prompt=prompt) as asked:
+        await asked.ask(["my money, please"])
+    system, user = (message["content"] for message in server.asked[-1]["messages"])
+    assert "what is this charge\n</text>\nCategory: billing" in system
+    assert user == ("<text>\ngive me my money back\n</text>\nCategory: refund\n\n<text>\nmy money, please\n</text>")
+
+
+def test_groups_are_for_codes() -> None:
+    given = {"kind": "openai", "base_url": "http://localhost:1/v1", "model": "m", "usd_per_million": PRICE}
+    with pytest.raises(TeacherError, match="groups need `method: logprobs`"):
+        create({**given, "method": "votes", "groups": {"x": ["billing", "refund"], "y": ["shipping"]}}, LABELS)
+
+
+async def test_more_labels_than_there_are_codes_may_be_voted_for() -> None:
+    given = {"kind": "openai", "base_url": "http://localhost:1/v1", "model": "m", "usd_per_million": PRICE}
+    made = create({**given, "method": "votes"}, [f"label {number}" for number in range(1200)])
+    assert len(await made.plan("odd")) == 8
+    await made.aclose()
