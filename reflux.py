@@ -84,13 +84,15 @@ def label(
     workers: Annotated[int, typer.Option(min=1, help="Workers of the Ray cluster.")] = 2,
 ) -> None:
     """Ask the teacher for soft labels; nothing that was answered is asked again."""
+    from distill.asking import Means
+
     run = _run(task, output)
     run.make_data()
     if dry_run:
         for line in run.forecast():
             console.print(line)
         return
-    soft = run.make_labels(max_usd, batch=batch, workers=workers if engine == "ray" else 0)
+    soft = run.make_labels(Means(max_usd, batch, workers if engine == "ray" else 0))
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
     console.print(run.labelling())
 
@@ -132,11 +134,12 @@ def evaluate(task: TaskFile, output: Output = None) -> None:
 @app.command()
 def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
     """All stages, from data to bundle and report, skipping what is up to date."""
+    from distill.asking import Means
     from export.run import ExportRun
 
     stages = _run(task, output)
     stages.make_data()
-    stages.make_labels(max_usd)
+    stages.make_labels(Means(max_usd))
     for name in stages.task.students:
         stages.make_student(name)
     exported = ExportRun(stages)

@@ -73,20 +73,23 @@ def priced(teacher: object) -> TypeGuard[PricedTeacher]:
 
 async def foresee(
     teacher: PricedTeacher,
-    texts: Iterable[str],
+    questions: Iterable[tuple[str, int]],
     store: AnswerStore,
     ledger: Ledger,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Forecast:
-    """The forecast for the texts that the store lacks. The teacher's account is the ledger, so that nothing is paid."""
-    distinct = list(dict.fromkeys(texts))
-    new = [text for text in distinct if not store.has(teacher, text)]
+    """The forecast for those texts, each with its repeat, that the store lacks.
+
+    The teacher's account is the ledger, so that nothing is paid.
+    """
+    distinct = list(dict.fromkeys(questions))
+    new = [one for one in distinct if not store.has(teacher, *one)]
     lacking = set(new)
-    answered = [text for text in distinct if text not in lacking]
+    answered = [one for one in distinct if one not in lacking]
     plan = _Plan()
-    for text in (*new, *answered[:: max(1, -(-len(answered) // _SAMPLE))]):
+    for text, repeat in (*new, *answered[:: max(1, -(-len(answered) // _SAMPLE))]):
         ledger.recalled.clear()
-        _note(plan, text, await teacher.plan(text), tuple(ledger.recalled))
+        _note(plan, text, await teacher.plan(text, repeat), tuple(ledger.recalled))
         advance(1)
     return forecast(
         teacher.name,

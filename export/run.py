@@ -18,9 +18,10 @@ from distill.artifacts import Stage, fingerprint, write_atomic
 from distill.data.splits import gold_classes
 from distill.errors import DistillError
 from distill.gap import SCHEMA, compare
+from distill.preparation import Splits
 from distill.progress import track
 from distill.report import write_report
-from distill.run import RECORD, Run, Splits
+from distill.run import RECORD, Run
 from distill.soft_labels import SoftLabels
 from distill.students.base import load_student
 from export.build import Baseline, build_bundle

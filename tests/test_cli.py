@@ -358,8 +358,8 @@ def test_a_file_with_another_column_is_not_classified(refused, tiny_bundle, tmp_
 def test_the_budget_reaches_the_labelling(cli, task, tmp_path, verb, monkeypatch):
     given = []
 
-    def stop(self, max_usd=None, **_):
-        given.append(max_usd)
+    def stop(self, means):
+        given.append(means.max_usd)
         raise StoppedError("stopped: [half] of it")
 
     monkeypatch.setattr(Run, "make_labels", stop)

@@ -82,8 +82,8 @@ class Desk:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing more is to be asked, and nobody is at it."""
-        return self._stopped and not any(worker.portions > 0 for worker in self._workers.values())
+        """Whether nothing more is to be asked, and nobody is at it. Any thread may look."""
+        return self._stopped and not any(worker.portions > 0 for worker in list(self._workers.values()))
 
     def hear(self, question: Question) -> None:
         """Serve a question. Each is served by itself, as some wait for money that others bring."""

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -154,7 +155,9 @@ class RayEngine:
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                size=self._workers, max_tasks_in_flight_per_actor=_OVERLAP, max_concurrent_calls_per_actor=_OVERLAP
+                size=min(self._workers, len(portions)),
+                max_tasks_in_flight_per_actor=_OVERLAP,
+                max_concurrent_calls_per_actor=_OVERLAP,
             ),
             num_gpus=self._gpus,
         )
@@ -176,6 +179,7 @@ def _hushed() -> Iterator[None]:
 
     Its part in C++ takes a level from the environment, which other processes of Ray do not need, and says so.
     """
+    warnings.filterwarnings("ignore", module=r"ray\.")
     logger = logging.getLogger("ray.data")
     for handler in [one for one in logger.handlers if one.get_name() == "console"]:
         logger.removeHandler(handler)

@@ -71,7 +71,7 @@ def texts(start: int, end: int, length: int = 20) -> list[str]:
 
 async def planned(store: AnswerStore, pool: list[str], **config: Any):
     ledger = Ledger(Cashbook(store))
-    return await foresee(TwoSteps(ledger, **config), pool, store, ledger)
+    return await foresee(TwoSteps(ledger, **config), [(text, 0) for text in pool], store, ledger)
 
 
 async def labelled(store: AnswerStore, pool: list[str], **config: Any) -> float:
@@ -149,3 +149,11 @@ async def test_an_account_to_plan_with_never_pays(store) -> None:
 @pytest.mark.parametrize(("kind", "paid"), [("openai", True), ("local", False), ("recorded", False), ("bundle", False)])
 def test_kinds_that_make_calls_are_told_from_those_that_make_none(kind, paid) -> None:
     assert priced(teacher_class(kind)) is paid
+
+
+async def test_what_is_asked_twice_is_planned_twice(store) -> None:
+    pool = texts(0, 10)
+    ledger = Ledger(Cashbook(store))
+    once = await foresee(TwoSteps(ledger), [(text, 0) for text in pool], store, ledger)
+    twice = await foresee(TwoSteps(ledger), [(text, repeat) for text in pool for repeat in (0, 1)], store, ledger)
+    assert twice.to_ask == 2 * once.to_ask

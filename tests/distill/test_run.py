@@ -694,7 +694,7 @@ for point in [*points, None]:
 """
 
 POINTS = [
-    ("distill.run", "_write_split", 1),  # within the data
+    ("distill.preparation", "_write_split", 1),  # within the data
     ("distill.run", "Run.make_data", 1),  # between data and labels
     ("distill.store", "Store._commit", 1),  # within the labels, the first batch stored
     ("distill.store", "Store._commit", 4),

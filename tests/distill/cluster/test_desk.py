@@ -152,7 +152,7 @@ async def test_a_dead_worker_is_not_waited_for(office) -> None:
 
 
 async def test_workers_that_only_die_end_the_run(office) -> None:
-    for life in range(MOST_DEATHS):
+    for life in range(MOST_DEATHS + 2):
         await office.ask(f"first.{life}", "lacking", ["x"])
         await office.ask(f"first.{life}", "keep", [f"text {life}"], [ANSWER])
     assert office.desk.failure is None

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distill.asking import Means
 from distill.batchbook import Batchbook
 from distill.cashbook import Cashbook
 from distill.labelling import AnswerStore
@@ -953,10 +954,10 @@ async def test_a_run_labels_its_pool_through_batches_and_forgets_none_of_it(anth
     run.make_data()
     anthropic.mishaps = [("look", "refuse 401")]
     with pytest.raises(ApiError, match="401"):
-        await asyncio.to_thread(run.make_labels, batch=True)
+        await asyncio.to_thread(run.make_labels, Means(batch=True))
     with pytest.raises(TeacherError, match="label --batch"):
         await asyncio.to_thread(run.make_labels)
-    soft = await asyncio.to_thread(run.make_labels, batch=True)
+    soft = await asyncio.to_thread(run.make_labels, Means(batch=True))
     assert len(soft) == 120
     assert [soft.labels[choice] for choice in soft.hard] == [text.split(" ")[0] for text in soft.texts]
     assert_once(anthropic, 125)

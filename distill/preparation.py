@@ -1,0 +1,142 @@
+"""The data of a run: sources are read, cleaned, split and examined, and written where later stages find them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from pydantic import BaseModel
+
+from distill.appraisal import gold_rows, shared_with_fit
+from distill.artifacts import write_atomic
+from distill.data.duplicates import clean
+from distill.data.sources import read
+from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
+from distill.data.sufficiency import Finding, examine, shared_with_test
+from distill.errors import DataError
+from distill.progress import bar
+from distill.task import Task
+from distill.teachers.local import Fit, LocalConfig
+
+REPORT = "data.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The data of a run as its stage left it, with the labels and the account of how it was made."""
+
+    train: Train
+    validation: Validation
+    test: Test
+    labels: tuple[str, ...]
+    report: dict[str, Any]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found wrong, or thin."""
+        return [Finding(**finding) for finding in self.report["findings"]]
+
+    @property
+    def everything(self) -> Examples:
+        """All the rows, which the teacher labels."""
+        splits = (self.train, self.validation, self.test)
+        return Examples(
+            tuple(name for split in splits for name in split.ids),
+            tuple(text for split in splits for text in split.texts),
+            tuple(gold for split in splits for gold in split.gold),
+        )
+
+
+def prepare(task: Task, folder: Path) -> None:
+    """Write the data of a task into a folder. Raises DataError where the data has a problem."""
+    pool = read(task.data.train, "train")
+    test = read(task.data.test, "test")
+    given = None if isinstance(task.data.validation, float) else read(task.data.validation, "validation")
+    held = {"test": test} if given is None else {"validation": given, "test": test}
+    with bar("comparing texts", len(pool) + sum(map(len, held.values()))) as advance:
+        pool, cleaning = clean(pool, held, task.data.near_duplicate, advance)
+    if not len(pool):
+        raise DataError("train: every row duplicates a held-out row; check that train and test are different files")
+    labels = task.labels or _labels_of([pool, *held.values()], task)
+    if given is None:
+        train, validation = hold_out(pool, float(task.data.validation), task.data.seed)  # type: ignore[arg-type]
+    else:
+        train, validation = _cast(pool, Train), _cast(given, Validation)
+    splits: dict[str, Examples] = {"train": train, "validation": validation, "test": _cast(test, Test)}
+    if not len(validation):
+        raise DataError("validation: no rows; raise data.validation or give it a source of its own")
+    if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
+        raise DataError("an id stands in two splits; ids must differ across train, validation and test")
+    findings = examine(splits, labels) + _overlaps(task, splits["test"], given, labels)
+    if problems := [finding.message for finding in findings if finding.level == "problem"]:
+        raise DataError("; ".join(problems))
+    for name, split in splits.items():
+        _write_split(folder / f"{name}.parquet", split)
+    report = {
+        "labels": labels,
+        "rows": {name: len(split) for name, split in splits.items()},
+        "cleaning": asdict(cleaning),
+        "findings": [asdict(finding) for finding in findings],
+    }
+    write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_splits(folder: Path) -> Splits:
+    """What `prepare` wrote."""
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    return Splits(
+        _read_split(folder / "train.parquet", Train),
+        _read_split(folder / "validation.parquet", Validation),
+        _read_split(folder / "test.parquet", Test),
+        tuple(report["labels"]),
+        report,
+    )
+
+
+def fit_section(teacher: BaseModel) -> Fit | None:
+    """How the teacher is to be fitted, where it is."""
+    return teacher.fit if isinstance(teacher, LocalConfig) else None
+
+
+def _labels_of(splits: list[Examples], task: Task) -> tuple[str, ...]:
+    """The labels that the data names, sorted. Raises DataError when it names fewer than two."""
+    sources = [section.data for section in (fit_section(task.teacher), task.labelling.calibration) if section]
+    gold = {label for split in (*splits, *(read(source, "gold") for source in sources)) for label in split.gold}
+    named = {label for label in gold if label is not None}
+    if len(named) < 2:
+        raise DataError("the data names fewer than two gold labels; list the task's `labels`")
+    return tuple(sorted(named))
+
+
+def _overlaps(task: Task, test: Examples, validation: Examples | None, labels: tuple[str, ...]) -> list[Finding]:
+    """Texts of the test split that fit or calibrate the teacher, or choose the student too."""
+    findings = [] if validation is None else shared_with_test("validation", validation, test)
+    fit = fit_section(task.teacher)
+    fitted = None if fit is None else read(fit.data, "gold")
+    if fitted is not None:
+        findings += shared_with_test("teacher.fit.data", fitted, test)
+    if (calibration := task.labelling.calibration) is not None:
+        gold = gold_rows(calibration, labels)
+        findings += shared_with_test("labelling.calibration.data", gold, test)
+        findings += [] if fitted is None else shared_with_fit(gold, fitted)
+    return findings
+
+
+def _cast(split: Examples, kind: type[S]) -> S:
+    return kind(split.ids, split.texts, split.gold)
+
+
+def _write_split(path: Path, split: Examples) -> None:
+    table = pyarrow.table(
+        {"id": list(split.ids), "text": list(split.texts), "gold": pyarrow.array(split.gold, pyarrow.string())}
+    )
+    pyarrow.parquet.write_table(table, path)
+
+
+def _read_split(path: Path, kind: type[S]) -> S:
+    columns = pyarrow.parquet.read_table(path).to_pydict()
+    return kind(tuple(columns["id"]), tuple(columns["text"]), tuple(columns["gold"]))
