@@ -160,7 +160,7 @@ class Run:
         return on_every_process(stage, lambda folder: self._train(folder, name))
 
     def _fit_teacher(self, folder: Path) -> None:
-        from distill.teachers.fit import fit
+        from distill.students.fit import fit
 
         config = self.task.teacher
         if not isinstance(config, LocalConfig) or config.fit is None:

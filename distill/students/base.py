@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer.json"
 FAMILIES = {
     "encoder": "distill.students.encoder:Encoder",
     "static": "distill.students.static:Static",
-    "sequence-classifier": "distill.teachers.fit:SequenceClassifier",
+    "sequence-classifier": "distill.students.fit:SequenceClassifier",
 }
 
 

@@ -1,6 +1,6 @@
 """The teacher kind `local`: a transformers sequence classifier on this machine, asked through torch.
 
-With a `fit` section the model is a pretrained encoder that is fine-tuned on gold labels first (`fit.py`).
+With a `fit` section the model is a pretrained encoder that is fine-tuned on gold labels first (`distill.students.fit`).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LocalTeacher:
         """Load the classifier. Raises TeacherError when it cannot be had or must be fitted first."""
         from distill.artifacts import file_digest, fingerprint
         from distill.students.base import CARD, load_student
-        from distill.teachers.fit import load_classifier
+        from distill.students.fit import load_classifier
         from distill.weights import display_name, weights_version
 
         if config.fit is not None:
@@ -92,7 +92,7 @@ class LocalTeacher:
 
     def _answer(self, texts: Sequence[str]) -> list[Answer]:
         from distill.students.base import predict
-        from distill.teachers.fit import probabilities
+        from distill.students.fit import probabilities
 
         start = time.perf_counter()
         rows = self.model.encode(texts)

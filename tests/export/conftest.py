@@ -19,9 +19,9 @@ from distill.data.splits import Validation
 from distill.run import Run
 from distill.students.base import Student
 from distill.students.encoder import build as build_encoder
+from distill.students.fit import load_classifier
 from distill.students.static import build as build_static
 from distill.task import EncoderStudent, StaticStudent, load_task
-from distill.teachers.fit import load_classifier
 from export.build import Baseline
 from export.onnx import export_onnx
 from export.run import ExportRun

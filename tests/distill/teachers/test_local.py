@@ -15,8 +15,8 @@ from distill.calibration import one_hot
 from distill.data.splits import Examples, gold_classes
 from distill.errors import DistillError
 from distill.sections import FileSource, Optimisation
+from distill.students.fit import fit, load_classifier, probabilities
 from distill.teachers import TeacherError, create
-from distill.teachers.fit import fit, load_classifier, probabilities
 from distill.teachers.local import LocalConfig, LocalTeacher
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)
