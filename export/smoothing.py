@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from export.runtime import INPUTS, create_session
+from export.activations import Floats, activations
 
 MIGRATION = 0.75
 """How much of the range moves into the weights (α of the paper, 0 none, 1 all)."""
 
 _PRODUCTS = ("MatMul", "Attention")
 _LEAST = 1e-5
-
-Floats = npt.NDArray[np.float32]
 
 
 def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: Collection[str] = ()) -> Path:
@@ -72,22 +69,9 @@ def factors(largest: Floats, weights: Sequence[Floats]) -> Floats:
 
 def _largest(model: Any, scratch: Path, names: list[str], rows: Sequence[Sequence[int]]) -> dict[str, Floats]:
     """The largest magnitude of each channel of the named activations over all rows; a graph is written to `scratch`."""
-    import onnx
-    from onnx import helper
-
-    if not names:
-        return {}
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    onnx.save(probed, str(scratch))
-    session = create_session(scratch)
-    takes = {value.name for value in session.get_inputs()}
     largest: dict[str, Floats] = {}
-    for row in rows:
-        ids = np.array([row], dtype=np.int64)
-        feed = {name: value for name, value in zip(INPUTS, (ids, np.ones_like(ids)), strict=True) if name in takes}
-        for name, values in zip(names, session.run(names, feed), strict=True):
+    for seen in activations(model, names, rows, scratch) if names else ():
+        for name, values in seen.items():
             here = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
             largest[name] = np.maximum(largest.get(name, here), here)
     return largest

@@ -14,6 +14,7 @@ import numpy as np
 
 from export.bundle import cpu_features
 from export.quiet import quiet
+from export.ranges import fix_ranges
 from export.runtime import Classifier, GraphTokenizer, create_session
 from export.smoothing import smooth
 
@@ -60,7 +61,7 @@ def fuse(source: Path, target: Path, config: Any) -> Path:
 
 
 def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
-    """Smooth, then quantise weights to int8, activations at run time. The head stays fp32, for it decides.
+    """Smooth, then quantise to int8: activations by their ranges on `rows`. The head stays fp32, for it decides.
 
     Without VNNI, products of uint8 and int8 saturate in 16 bits, so weights get 7 bits there.
     """
@@ -83,7 +84,7 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     smoothed.unlink()
-    return target
+    return fix_ranges(target, target, rows)
 
 
 def _heads(model: Any) -> list[str]:

@@ -27,6 +27,7 @@ import pytest
 import uvicorn
 import yaml
 
+from distill.asking import Means
 from distill.errors import DistillError
 from distill.labelling import text_key
 from distill.run import LABELS, Run
@@ -456,4 +457,4 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
     run = Run(load_task(made.file), made.root)
     run.make_data()
     with pytest.raises(DistillError, match=r"--engine ray needs Ray .*pip install 'reflux\[ray\]'"):
-        run.make_labels(workers=2)
+        run.make_labels(Means(workers=2))
