@@ -22,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]
@@ -162,6 +164,22 @@ def serve(
 
     given = {"bundle": bundle, "host": host, "port": port}
     serve_bundle(load_settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@keys.command("new")
+def make_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the log and the metrics have it.")],
+    rate: Annotated[float | None, typer.Option(help="The most texts a second; no limit.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may administer the service too.")] = False,
+) -> None:
+    """Make an API key, and the line for the file of REFLUX_API_KEYS, which does not hold the key."""
+    from service.keyfile import key_line, new_key
+
+    key = new_key()
+    options = ["admin"] * admin + ([] if rate is None else [f"rate={rate:g}/s"])
+    line = key_line(name, key, ",".join(options))
+    console.print(f"key, shown this once: {key}")
+    console.print(f"line for the file: {line}")
 
 
 @app.command()

@@ -87,7 +87,7 @@ class Gates(Section):
     """What an exported student must hold before it may be served.
 
     `parity` is the largest difference of a logit between the fp32 graph and the trained student; `agreement` the share
-    of validation rows on which the int8 graph must choose as the fp32 graph does.
+    of validation rows on which a graph of less than 32 bits must choose as the fp32 graph does.
     """
 
     parity: float = Field(default=1e-3, gt=0)
@@ -95,9 +95,12 @@ class Gates(Section):
 
 
 class Export(Section):
-    """`variant` `auto` takes the fastest graph that passes the gates; `int8` fails where that one does not pass."""
+    """`variant` `auto` takes the fastest graph that passes the gates; `int8` and `fp16` fail where they do not pass.
 
-    variant: Literal["auto", "fp32", "int8"] = "auto"
+    `fp32` takes the faster of the graphs of 32 bits, `plain` the one without fused operators, which TensorRT needs.
+    """
+
+    variant: Literal["auto", "fp32", "plain", "int8", "fp16"] = "auto"
     gates: Gates = Gates()
 
 

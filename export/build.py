@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,8 +22,12 @@ from distill.task import Export
 from export import gates
 from export.bundle import (
     CARD,
+    FP16,
+    FUSED,
     GOLDEN,
+    INT8,
     MODEL,
+    PLAIN,
     REFERENCE,
     TOKENIZER,
     Bundle,
@@ -34,8 +40,8 @@ from export.bundle import (
 from export.card import card
 from export.fit import fit_reference
 from export.onnx import export_onnx
-from export.runtime import Classifier, Prediction
-from export.variants import FUSED, INT8, PLAIN, load_variants, make_variants, measure, measurement_rounds
+from export.runtime import Classifier, InferenceError, Prediction, has_gpu
+from export.variants import REDUCED, load_variants, make_variants, measure, measurement_rounds
 
 Floats = npt.NDArray[np.float32]
 
@@ -73,12 +79,16 @@ def build_bundle(
     settings: Export,
     teacher: dict[str, Any],
     role: str = "student",
+    threshold: float = 0.5,
 ) -> Bundle:
     """Write the bundle of a trained student at `path`.
 
-    Raises GateError when the fp32 graph does not compute what the student does, or when int8 was asked for and does
-    not pass.
+    A multi-label student gives each label from the probability `threshold`; the reference and the agreement with the
+    teacher are about its most probable label. Raises GateError when the fp32 graph does not compute what the student
+    does, or when int8 or fp16 was asked for and does not pass; ValueError for a threshold that is no probability.
     """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold: expected a probability between 0 and 1, got {threshold}")
     validation = require(baseline.validation, Validation)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -87,11 +97,11 @@ def build_bundle(
         student.tokenizer.save(str(folder / STUDENT_TOKENIZER))
         export_onnx(student, folder / MODEL)
         typical = student.encode(_spread(validation.texts, _TYPICAL_TEXTS))
-        graphs = make_variants(folder / MODEL, folder, getattr(student.network.module, "config", None), typical)
-        if settings.variant == "fp32":
-            graphs.pop(INT8)
+        config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
+        graphs = make_variants(folder / MODEL, folder, config, typical, _reduced(settings.variant))
         classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
-        selection = _select(student, classifiers, validation, settings, name)
+        cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
+        selection = _select(student, classifiers, validation, settings, name, cut)
         probabilities = np.stack([answer.probabilities for answer in selection.answers])
         disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
         manifest = Manifest(
@@ -116,6 +126,8 @@ def build_bundle(
             cpu=cpu_features(),
             libraries=_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            multi_label=student.multi_label,
+            threshold=threshold,
         )
         contents: dict[str, bytes | Path] = {
             MODEL: graphs[selection.variant],
@@ -127,45 +139,85 @@ def build_bundle(
         return write_bundle(path, contents, manifest)
 
 
+def _reduced(variant: str) -> tuple[str, ...]:
+    """The graphs of less than 32 bits to try: with `auto` all that this machine has a use for."""
+    if variant == "auto":
+        return REDUCED if has_gpu() else (INT8,)
+    return (variant,) if variant in REDUCED else ()
+
+
 def _select(
-    student: Student, classifiers: dict[str, Classifier], validation: Validation, settings: Export, name: str
+    student: Student,
+    classifiers: dict[str, Classifier],
+    validation: Validation,
+    settings: Export,
+    name: str,
+    cut: float | None,
 ) -> _Selection:
-    """Apply the gates and choose the fastest graph that passes."""
-    texts = validation.texts
+    """Apply the gates and choose the fastest graph that passes. `cut` is the logit from which a label is given."""
+    trained, answers, milliseconds = _run(student, classifiers, validation.texts, name)
+    logits = {variant: np.stack([answer.logits for answer in rows]) for variant, rows in answers.items()}
+    passed = _parity(trained, logits, settings, name)
+    fastest = min((variant for variant in logits if variant not in REDUCED), key=lambda variant: milliseconds[variant])
+    reduced = [variant for variant in REDUCED if variant in classifiers]
+    if not reduced:
+        return _Selection(fastest, answers[fastest], passed, milliseconds, f"{settings.variant} was asked for")
+    judged = {variant: variant != FP16 or classifiers[variant].on_gpu for variant in reduced}
+    tried: dict[str, list[gates.Gate]] = {}
+    for variant in reduced:
+        tried[variant] = [gates.agreement(variant, logits[fastest], logits.get(variant), settings.gates.agreement, cut)]
+        if judged[variant] and variant in milliseconds:
+            tried[variant].append(gates.faster(variant, milliseconds[variant], milliseconds[fastest]))
+        if settings.variant == variant:
+            remedy = "Set export.variant to auto to serve what passes, or loosen export.gates."
+            gates.enforce(tried[variant], f"{name}, {variant} graph", remedy)
+    evidence = [*passed, *(check for checks in tried.values() for check in checks)]
+    good = [variant for variant in reduced if all(check.passed for check in tried[variant])]
+    if not good:
+        reason = "; ".join(f"{variant} was not taken ({_why(tried[variant])})" for variant in reduced)
+        return _Selection(fastest, answers[fastest], evidence, milliseconds, reason)
+    best = min(good, key=lambda variant: milliseconds[variant])
+    unjudged = "" if judged[best] else "; how fast it is was not judged, for this machine has no GPU"
+    return _Selection(best, answers[best], evidence, milliseconds, f"{best} passed its gates{unjudged}")
+
+
+def _run(
+    student: Student, classifiers: dict[str, Classifier], texts: Sequence[str], name: str
+) -> tuple[Floats, dict[str, list[Prediction]], dict[str, float]]:
+    """The student's logits on the texts, each graph's answers, and its milliseconds per text.
+
+    A graph of less than 32 bits that fails on a text, as where a value is too large for it, has neither.
+    """
     timed = _spread(texts, _MEASURED_TEXTS)
     steps = len(texts) * (len(classifiers) + 1) + len(timed) * measurement_rounds()
+    answers: dict[str, list[Prediction]] = {}
     with bar(f"exporting {name}", steps) as advance:
         trained = student.logits(texts, advance=advance)
-        answers: dict[str, list[Prediction]] = {variant: [] for variant in classifiers}
         for variant, classifier in classifiers.items():
-            for text in texts:
-                answers[variant].append(classifier.classify(text))
-                advance(1)
-        milliseconds = measure(classifiers, timed, advance)
-    logits = {variant: np.stack([answer.logits for answer in rows]) for variant, rows in answers.items()}
+            try:
+                answers[variant] = [classifier.classify(text) for text in texts]
+            except InferenceError:
+                if variant not in REDUCED:
+                    raise
+            advance(len(texts))
+        milliseconds = measure({variant: classifiers[variant] for variant in answers}, timed, advance)
+    return trained, answers, milliseconds
+
+
+def _parity(trained: Floats, logits: dict[str, Floats], settings: Export, name: str) -> list[gates.Gate]:
+    """The gates of the last of the fp32 graphs, all of which must compute what was trained."""
     passed: list[gates.Gate] = []
     for variant in (PLAIN, FUSED):
         if variant in logits:
-            checks = gates.parity(trained, logits[variant], settings.gates.parity)
-            gates.enforce(checks, f"{name}, {variant} graph", "Report this: the exporter changed the model.")
-            passed = checks
-    fastest = min((variant for variant in logits if variant != INT8), key=lambda variant: milliseconds[variant])
-    if INT8 not in logits:
-        return _Selection(fastest, answers[fastest], passed, milliseconds, "fp32 was asked for")
-    checks = [
-        gates.agreement(logits[fastest], logits[INT8], settings.gates.agreement),
-        gates.faster(milliseconds[INT8], milliseconds[fastest]),
-    ]
-    if settings.variant == "int8":
-        gates.enforce(
-            checks, f"{name}, int8 graph", "Set export.variant to auto to serve fp32, or loosen export.gates."
-        )
-    if all(check.passed for check in checks):
-        return _Selection(INT8, answers[INT8], [*passed, *checks], milliseconds, "int8 passed its gates")
-    why = "; ".join(
-        f"{check.name}: {check.measured:.4g}, required {check.required:.4g}" for check in checks if not check.passed
-    )
-    return _Selection(fastest, answers[fastest], [*passed, *checks], milliseconds, f"int8 was not taken ({why})")
+            passed = gates.parity(trained, logits[variant], settings.gates.parity)
+            gates.enforce(passed, f"{name}, {variant} graph", "Report this: the exporter changed the model.")
+    return passed
+
+
+def _why(checks: list[gates.Gate]) -> str:
+    """What did not pass."""
+    failed = [check for check in checks if not check.passed]
+    return "; ".join(f"{check.name}: {check.measured:.4g}, required {check.required:.4g}" for check in failed)
 
 
 def _golden(validation: Validation, answers: list[Prediction], labels: tuple[str, ...]) -> list[Golden]:

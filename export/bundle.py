@@ -26,6 +26,9 @@ REFERENCE = "reference.npz"
 GOLDEN = "golden.jsonl"
 CARD = "CARD.md"
 
+PLAIN, FUSED, INT8, FP16 = "plain", "fused", "int8", "fp16"
+"""The variants of a graph."""
+
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "family": str,
@@ -36,6 +39,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "files": dict,
     "version": str,
 }
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {"multi_label": bool, "threshold": (int, float)}
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # linux/fcntl.h
 
@@ -50,6 +54,7 @@ class Manifest:
 
     `teacher` has the `name` and `version` of whom the student learned from, the `terms` that were acknowledged, where
     there are any, and the `calibration` of its answers, where it was calibrated: shadowing applies that to the teacher.
+    The probabilities of a `multi_label` bundle are each on its own, and a text has every label from `threshold`.
     """
 
     name: str
@@ -67,6 +72,8 @@ class Manifest:
     cpu: dict[str, Any] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    multi_label: bool = False
+    threshold: float = 0.5
     schema: int = SCHEMA
 
     def content_version(self) -> str:
@@ -76,6 +83,8 @@ class Manifest:
             "labels": list(self.labels),
             "max_tokens": self.max_tokens,
         }
+        if self.multi_label:
+            content |= {"multi_label": True, "threshold": self.threshold}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
@@ -95,14 +104,15 @@ class Manifest:
         known = {item.name for item in fields(cls)}
         if wrong := sorted((set(data) - known) | (set(_REQUIRED) - set(data))):
             raise BundleError(f"{where}: unknown or missing keys {wrong}; export the bundle again")
-        if wrong := [key for key, kind in _REQUIRED.items() if not isinstance(data[key], kind)]:
+        kinds = {**_REQUIRED, **{key: kind for key, kind in _OPTIONAL.items() if key in data}}
+        if wrong := [key for key, kind in kinds.items() if not isinstance(data[key], kind)]:
             raise BundleError(f"{where}: {wrong} hold something else than expected; export the bundle again")
         return cls(**{**data, "labels": tuple(data["labels"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A text with the answer the graph gave when it was exported; `probabilities` has K values that sum to 1."""
+    """A text with the answer the graph gave when it was exported: its most probable label, and K `probabilities`."""
 
     text: str
     label: str

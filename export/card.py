@@ -25,6 +25,7 @@ def card(manifest: Manifest) -> str:
             *_teacher(manifest.teacher),
             f"- Agreement with the teacher on {manifest.measured['validation_rows']} validation rows, which also chose "
             f"the epoch: {manifest.measured['validation_agreement']:.4f}",
+            *_threshold(manifest),
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
             f"- Exported {manifest.created} on {manifest.cpu['machine']} ({', '.join(manifest.cpu['features'])})",
             "",
@@ -40,6 +41,16 @@ def card(manifest: Manifest) -> str:
             "",
         ]
     )
+
+
+def _threshold(manifest: Manifest) -> list[str]:
+    """From what probability a label is given, where there may be several, and what agreement means then."""
+    if not manifest.multi_label:
+        return []
+    return [
+        f"- Multi-label: a text has every label whose probability is at least {manifest.threshold:g}; "
+        "agreement is about its most probable one"
+    ]
 
 
 def _teacher(teacher: Mapping[str, Any]) -> list[str]:

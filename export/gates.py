@@ -44,15 +44,24 @@ def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:
     ]
 
 
-def agreement(reference: Floats, graph: Floats, least: float) -> Gate:
-    """The share of rows on which a quantised graph chooses as the fp32 one does, from logits [N, K]."""
-    share = float((reference.argmax(1) == graph.argmax(1)).mean())
-    return Gate("int8: agreement with fp32", share, least, share >= least)
+def agreement(variant: str, reference: Floats, graph: Floats | None, least: float, cut: float | None = None) -> Gate:
+    """The share of rows on which a graph of less than 32 bits chooses as the fp32 one does, from logits [N, K].
+
+    None is a graph that failed. `cut` is the logit from which a label is given, where a row may have several: all of
+    them must be the same.
+    """
+    if graph is None:
+        share = 0.0
+    elif cut is None:
+        share = float((reference.argmax(1) == graph.argmax(1)).mean())
+    else:
+        share = float(((reference >= cut) == (graph >= cut)).all(axis=1).mean())
+    return Gate(f"{variant}: agreement with fp32", share, least, share >= least)
 
 
-def faster(milliseconds: float, than: float) -> Gate:
-    """A quantised graph must take less time than the fastest fp32 one, or there is no reason for it."""
-    return Gate("int8: milliseconds per text, below fp32", milliseconds, than, milliseconds < than)
+def faster(variant: str, milliseconds: float, than: float) -> Gate:
+    """A graph of less than 32 bits must take less time than the fastest fp32 one, or there is no reason for it."""
+    return Gate(f"{variant}: milliseconds per text, below fp32", milliseconds, than, milliseconds < than)
 
 
 def enforce(gates: list[Gate], what: str, remedy: str) -> None:

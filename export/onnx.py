@@ -1,8 +1,9 @@
 """A trained classifier becomes an fp32 ONNX graph, the same for every family.
 
 `input_ids` and `attention_mask` (int64 [batch, tokens]) go in; `logits` [batch, K], `probabilities` (calibrated, the
-softmax is in the graph) and `embedding` [batch, d] come out. Optimum exports the families it knows, `torch.onnx` the
-others; both trace, since a dynamo export needs what optimum-onnx 0.1.0 does not support.
+softmax is in the graph, or the sigmoid of a multi-label student) and `embedding` [batch, d] come out. Optimum exports
+the families it knows, `torch.onnx` the others; both trace, since a dynamo export needs what optimum-onnx 0.1.0 does not
+support.
 """
 
 from __future__ import annotations
@@ -30,27 +31,26 @@ class Exporter(Protocol):
 
 
 class Graph(nn.Module):
-    """What is exported: a classifier with its temperature and softmax."""
+    """What is exported: a classifier with its temperature and its softmax, or sigmoids where it is multi-label."""
 
-    def __init__(self, module: nn.Module, temperature: float) -> None:
+    def __init__(self, module: nn.Module, temperature: float, *, multi_label: bool = False) -> None:
         super().__init__()
         self.module = module
+        self.multi_label = multi_label
         self.config = getattr(module, "config", None)
         self.register_buffer("temperature", torch.tensor(temperature))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """The three outputs of every bundle."""
         logits, embedding = self.module(input_ids, attention_mask)
-        return {
-            "logits": logits,
-            "probabilities": torch.softmax(logits / self.temperature, dim=-1),
-            "embedding": embedding,
-        }
+        scaled = logits / self.temperature
+        probabilities = torch.sigmoid(scaled) if self.multi_label else torch.softmax(scaled, dim=-1)
+        return {"logits": logits, "probabilities": probabilities, "embedding": embedding}
 
 
 def export_onnx(student: Student, path: Path) -> None:
     """Write a student's fp32 graph at `path`, with the exporter for its family."""
-    graph = Graph(student.network.module, student.temperature).eval()
+    graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
     exporter_for(graph).export(graph, path)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import zipfile
+from bisect import bisect_right
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +22,7 @@ from export.bundle import REFERENCE, Bundle, BundleError
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reference:
     """Arrays over B confidence bands and J calibration knots, from the validation split.
 
@@ -51,11 +53,27 @@ class Reference:
 
     def expected_disagreement(self, top_probability: float) -> float:
         """P(student ≠ teacher) for an answer with this top probability, in [1e-4, 0.5]."""
-        return float(np.interp(top_probability, self.confidence, self.disagreement))
+        knots, values = self._curve
+        place = bisect_right(knots, top_probability)
+        if place in (0, len(knots)):
+            return values[min(place, len(knots) - 1)]
+        low, high = knots[place - 1], knots[place]
+        share = (top_probability - low) / (high - low)
+        return values[place - 1] + share * (values[place] - values[place - 1])
 
     def band(self, expected: float) -> int:
         """The band, in [0, B), of an expected disagreement."""
-        return int(np.searchsorted(self.edges, expected, side="right"))
+        return bisect_right(self._edges, expected)
+
+    # Lists, for one number at a time: on small arrays numpy spends ten times as long.
+    @cached_property
+    def _curve(self) -> tuple[list[float], list[float]]:
+        return self.confidence.tolist(), self.disagreement.tolist()
+
+    @cached_property
+    def _edges(self) -> list[float]:
+        edges: list[float] = self.edges.tolist()
+        return edges
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self:

@@ -1,13 +1,14 @@
 """A bundle's graph on ONNX Runtime: tokenise, run, read. The one place that makes inference sessions.
 
-Every text runs alone: dynamic quantisation scales activations over the whole batch, so a neighbour could change a
-text's answer. The same code scores gates and gap reports and serves traffic, so what is measured is what is served.
+The same code scores gates and gap reports and serves traffic, so what is measured is what is served. Whether texts may
+share a run is for the caller to know: in a graph that scales activations over its batch a neighbour changes the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,17 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
+from export.binding import BoundRun, Feeds
 from export.bundle import MODEL, TOKENIZER, Bundle, BundleError
+from export.providers import AUTO, CPU, TENSORRT, Device, providers
 
 Floats = npt.NDArray[np.float32]
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "probabilities", "embedding")
+
+Execute = Callable[[Feeds], Sequence[Floats]]
+"""Runs a graph: its inputs [rows, tokens] to its `OUTPUTS`, each [rows, …]."""
 
 onnxruntime.disable_telemetry_events()
 
@@ -39,6 +45,14 @@ class Prediction:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text as the graph reads it: its token ids, and whether it had more."""
+
+    ids: list[int]
+    truncated: bool
+
+
 class InferenceError(Exception):
     """The graph gave no usable answer (it failed, or returned values that are not numbers)."""
 
@@ -53,67 +67,149 @@ class GraphTokenizer:
             raise BundleError(f"{path}: not a tokenizer ({error}); export the bundle again") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
+        self.max_tokens = max_tokens
 
-    def encode(self, text: str) -> tuple[list[int], bool]:
-        """The token ids that the graph will read, and whether the text had more."""
+    def encode(self, text: str) -> Encoded:
+        """Tokenise a text as far as the graph reads it."""
         encoding = self._tokenizer.encode(text)
-        return encoding.ids, bool(encoding.overflowing)
+        return Encoded(encoding.ids, bool(encoding.overflowing))
 
 
 class Classifier:
-    """A graph with its tokenizer, ready to answer. Threads may share it."""
+    """A graph with its tokenizer, ready to answer. Threads may share it.
 
-    def __init__(self, session: onnxruntime.InferenceSession, tokenizer: GraphTokenizer, classes: int) -> None:
+    `execute` runs the graph; by default as the device of the session needs it.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        tokenizer: GraphTokenizer,
+        classes: int,
+        *,
+        execute: Execute | None = None,
+    ) -> None:
         inputs = [value.name for value in session.get_inputs()]
         outputs = [value.name for value in session.get_outputs()]
         if not set(inputs) <= set(INPUTS) or "input_ids" not in inputs or not set(OUTPUTS) <= set(outputs):
             raise BundleError(f"the graph takes {inputs} and returns {outputs}, expected {INPUTS} and {OUTPUTS}")
-        self._session = session
+        self.provider: str = session.get_providers()[0]
+        self._execute = execute or _execution(session, tokenizer.max_tokens)
         self._tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
         self._classes = classes
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int = 1) -> Classifier:
-        """The classifier of a bundle. Raises BundleError when its graph or tokenizer cannot be loaded."""
-        tokenizer = GraphTokenizer(bundle.path / TOKENIZER, bundle.manifest.max_tokens)
-        session = create_session(bundle.path / MODEL, threads=threads)
-        return cls(session, tokenizer, len(bundle.manifest.labels))
+    def load(cls, bundle: Bundle, *, threads: int = 1, device: Device = AUTO) -> Classifier:
+        """The classifier of a bundle.
+
+        Raises BundleError when its graph or tokenizer cannot be loaded, or the device cannot be had.
+        """
+        manifest = bundle.manifest
+        tokenizer = GraphTokenizer(bundle.path / TOKENIZER, manifest.max_tokens)
+        session = create_session(
+            bundle.path / MODEL, threads=threads, device=device.for_bundle(manifest), max_tokens=manifest.max_tokens
+        )
+        return cls(session, tokenizer, len(manifest.labels))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the graph runs elsewhere than on the CPU."""
+        return self.provider != CPU
+
+    def encode(self, text: str) -> Encoded:
+        """Tokenise a text, for `run`."""
+        return self._tokenizer.encode(text)
+
+    def run(self, rows: Sequence[Encoded]) -> list[Prediction]:
+        """Answer texts in one run, the shorter ones padded.
+
+        Raises InferenceError when the graph fails or returns values that are not numbers, be it for one row alone.
+        """
+        feeds = self._feeds([row.ids for row in rows])
+        try:
+            logits, probabilities, embeddings = self._execute(feeds)
+        except Exception as error:  # ONNX Runtime raises many classes with no common base
+            raise InferenceError(f"the graph failed on {feeds['input_ids'].shape} tokens: {error}") from error
+        if probabilities.shape != (len(rows), self._classes) or not np.isfinite(probabilities).all():
+            raise InferenceError(f"the graph returned {probabilities.shape} values that are not probabilities")
+        return [
+            Prediction(probabilities[index], logits[index], embeddings[index], len(row.ids), row.truncated)
+            for index, row in enumerate(rows)
+        ]
 
     def classify(self, text: str) -> Prediction:
-        """Answer one text. Raises InferenceError when the graph fails or returns values that are not numbers."""
-        ids, truncated = self._tokenizer.encode(text)
-        input_ids = np.array([ids], dtype=np.int64)
-        feeds = {"input_ids": input_ids}
-        if self._takes_mask:
-            feeds["attention_mask"] = np.ones_like(input_ids)
-        try:
-            logits, probabilities, embedding = self._session.run(OUTPUTS, feeds)
-        except Exception as error:  # ONNX Runtime raises many classes with no common base
-            raise InferenceError(f"the graph failed on {len(ids)} tokens: {error}") from error
-        if probabilities.shape != (1, self._classes) or not np.isfinite(probabilities).all():
-            raise InferenceError(f"the graph returned {probabilities.shape} values that are not probabilities")
-        return Prediction(probabilities[0], logits[0], embedding[0], len(ids), truncated)
+        """Answer one text. Raises InferenceError as `run` does."""
+        return self.run([self.encode(text)])[0]
 
     def probabilities(self, texts: Sequence[str], *, track: Callable[[Iterable[str]], Iterable[str]] = iter) -> Floats:
         """Probabilities [N, K] of many texts, one run each. `track` may wrap the iteration in a progress bar."""
         rows = [self.classify(text).probabilities for text in track(texts)]
         return np.stack(rows) if rows else np.empty((0, self._classes), dtype=np.float32)
 
+    def _feeds(self, rows: list[list[int]]) -> dict[str, npt.NDArray[np.int64]]:
+        """The graph's inputs, [rows, longest]; a padded place has the id 0 and is masked."""
+        if len(rows) == 1:
+            input_ids = np.array(rows, dtype=np.int64)
+            mask = np.ones_like(input_ids)
+        else:
+            input_ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+            mask = np.zeros_like(input_ids)
+            for index, ids in enumerate(rows):
+                input_ids[index, : len(ids)] = ids
+                mask[index, : len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": mask} if self._takes_mask else {"input_ids": input_ids}
 
-def create_session(path: Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session on the best provider this build has. Raises BundleError when the graph cannot be loaded.
+
+def create_session(
+    path: Path, *, threads: int = 1, device: Device = AUTO, max_tokens: int = 512
+) -> onnxruntime.InferenceSession:
+    """A session on a device. Raises BundleError when the graph cannot be loaded, or not there.
 
     `threads` is the intra-op pool. Idle threads do not spin: that would burn the core that the server needs.
+    `max_tokens` is the most that the graph reads of a text.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    wanted = providers(device, onnxruntime.get_available_providers(), max_tokens=max_tokens)
+    first = wanted[0][0]
+    remedy = "export the bundle again"
+    if first != CPU:
+        remedy = "see that a GPU, its driver, CUDA and cuDNN fit this build of ONNX Runtime, or ask for the device cpu"
+        onnxruntime.preload_dlls()  # CUDA's libraries, where they were installed as Python packages
+    if first == TENSORRT and device.cache is not None:
+        _make(device.cache)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many classes with no common base
-        raise BundleError(f"{path}: ONNX Runtime cannot load this graph ({error}); export the bundle again") from error
+        raise BundleError(f"{path}: ONNX Runtime cannot load this graph ({error}); {remedy}") from error
+    # What cannot be started is left out, with a line in a log at most.
+    if session.get_providers()[0] != first:
+        raise BundleError(f"{path}: ONNX Runtime could not start its {first}; {remedy}")
+    return session
+
+
+def has_gpu() -> bool:
+    """Whether graphs run on a GPU here, unless they are told otherwise."""
+    return AUTO.among(onnxruntime.get_available_providers()).kind != "cpu"
+
+
+def _make(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(
+            f"{cache}: cannot be made ({error}); give TensorRT's cache a directory to write to"
+        ) from error
+
+
+def _execution(session: onnxruntime.InferenceSession, max_tokens: int) -> Execute:
+    """How to run a session: bound to its GPU's memory, or on the CPU as directly as can be."""
+    provider = session.get_providers()[0]
+    if provider == CPU:
+        return partial(session.run, OUTPUTS)
+    index = int(session.get_provider_options()[provider]["device_id"])
+    return BoundRun(session, OUTPUTS, max_tokens=max_tokens, device="cuda", index=index)

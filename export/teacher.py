@@ -34,6 +34,8 @@ class BundleTeacher:
     concurrency = 1
 
     def __init__(self, bundle: Bundle, labels: Sequence[str], *, threads: int = 1, usd_per_hour: float = 0.0) -> None:
+        if bundle.manifest.multi_label:
+            raise TeacherError(f"the bundle {bundle.path} is multi-label; a teacher gives each text one label")
         self.name = f"bundle:{bundle.manifest.name}"
         self.version = bundle.manifest.version
         self.labels = tuple(labels)
@@ -43,7 +45,7 @@ class BundleTeacher:
 
     @classmethod
     def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Open the bundle. Raises TeacherError when it is none, was changed, or has other labels."""
+        """Open the bundle. Raises TeacherError when it is none, was changed, is multi-label or has other labels."""
         try:
             return cls(Bundle.open(config.path), labels, threads=config.threads, usd_per_hour=config.usd_per_hour)
         except BundleError as error:

@@ -1,4 +1,4 @@
-"""Variants of one graph: plain fp32, fused fp32, int8; and how fast each runs on this machine.
+"""Variants of one graph: plain fp32, fused fp32, int8, fp16; and how fast each runs on this machine.
 
 It makes and measures; whether a variant is good enough is decided in `gates`.
 """
@@ -6,19 +6,21 @@ It makes and measures; whether a variant is good enough is decided in `gates`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.bundle import cpu_features
+from export.bundle import FP16, FUSED, INT8, PLAIN, cpu_features
+from export.half import halve
 from export.quiet import quiet
 from export.ranges import fix_ranges
 from export.runtime import Classifier, GraphTokenizer, create_session
 from export.smoothing import smooth
 
-PLAIN, FUSED, INT8 = "plain", "fused", "int8"
+REDUCED = (INT8, FP16)
+"""Those that compute with less than 32 bits, and so not quite the same."""
 
 _FUSIONS = {
     "bert": "bert",
@@ -31,16 +33,26 @@ _FUSIONS = {
 _ROUNDS = 5
 
 
-def make_variants(plain: Path, folder: Path, config: Any | None, rows: Sequence[Sequence[int]]) -> dict[str, Path]:
-    """Write the variants of an fp32 graph into a folder and give their paths, `plain` first.
+def make_variants(
+    plain: Path,
+    folder: Path,
+    config: Any | None,
+    rows: Sequence[Sequence[int]],
+    reduced: Collection[str] = (INT8,),
+) -> dict[str, Path]:
+    """Write the variants of an fp32 graph into a folder and give their paths, `plain` first, those of `REDUCED` last.
 
     `config` is the encoder's, or None for a graph without attention, which has nothing to fuse. `rows` are token ids
-    of typical texts, from which int8 learns the range of the activations.
+    of typical texts, from which int8 learns the range of the activations. `reduced` says which of `REDUCED` to make.
     """
     paths = {PLAIN: plain}
     if config is not None and config.model_type in _FUSIONS:
         paths[FUSED] = fuse(plain, folder / "fused.onnx", config)
-    paths[INT8] = quantise(paths.get(FUSED, plain), folder / "int8.onnx", rows)
+    source = paths.get(FUSED, plain)
+    if INT8 in reduced:
+        paths[INT8] = quantise(source, folder / "int8.onnx", rows)
+    if FP16 in reduced:
+        paths[FP16] = halve(source, folder / "fp16.onnx", heads(source))
     return paths
 
 
@@ -87,6 +99,13 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
     return fix_ranges(target, target, rows)
 
 
+def heads(path: Path) -> list[str]:
+    """The names of the nodes of a graph that compute the logits."""
+    import onnx
+
+    return _heads(onnx.load(str(path)))
+
+
 def _heads(model: Any) -> list[str]:
     """The names of the nodes that compute the logits: the matrix product nearest to that output."""
     producer = {name: node for node in model.graph.node for name in node.output}
@@ -110,7 +129,9 @@ def _weights(model: Any) -> list[str]:
 def load_variants(paths: dict[str, Path], tokenizer: Path, max_tokens: int, classes: int) -> dict[str, Classifier]:
     """A classifier, on one thread, for each variant."""
     shared = GraphTokenizer(tokenizer, max_tokens)
-    return {name: Classifier(create_session(path), shared, classes) for name, path in paths.items()}
+    return {
+        name: Classifier(create_session(path, max_tokens=max_tokens), shared, classes) for name, path in paths.items()
+    }
 
 
 def measure(

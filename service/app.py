@@ -2,109 +2,128 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-import structlog
 from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from service import console
-from service.api import classify, health, model
-from service.engine.cpus import available_cpus
-from service.engine.load import Loaded, load
-from service.engine.pool import Pool
-from service.errors import ServiceError, StartupError, handle_error
+from service.api import admin, classify, health, model
+from service.api.hot import hot_routes
+from service.api.protocols.routers import create_routers
+from service.auth import Keys, describe
+from service.errors import ServiceError, handle_error
 from service.middleware import RequestMiddleware
 from service.settings import Settings
-from service.shadow.errors import ShadowError
-from service.shadow.pipeline import ShadowPipeline
-from service.state import Engine, State
+from service.state import State
 
-logger = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
+_ASKED = ("Authorization", "X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms", "X-Reflux-Variant", "traceparent")
+"""Headers that a web page of an allowed origin may send, beside those that any may."""
+
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own sees paths, queries and what a validation refused; ours is `tracing` and `metrics`."""
+
+
+class App(FastAPI):
+    """FastAPI behind the one middleware, which is the outermost so that hot routes go past everything else."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        scope["app"] = self
+        await self.state.edge(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe the routes, and which need a key."""
+        document = super().openapi()
+        keys: Keys | None = self.state.reflux.keys
+        if keys is not None:
+            describe(document, keys)
+        return document
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the app, whose lifespan loads the bundle and starts shadowing.
 
-    The lifespan raises StartupError when the bundle or the shadow's settings do not fit.
+    Raises StartupError when the keys or the tracing do not fit, the lifespan when the bundle or the shadow's settings
+    do not.
     """
     state = State(settings)
-    app = FastAPI(
+    routers = _routers(settings)
+    protocols = create_routers(settings) if settings.protocols else []
+    app = _assemble(
+        state,
+        [*routers, *protocols],
+        state.keys,
         title="Reflux",
         summary="A distilled classifier, and how far it is from its teacher.",
         version=_version(),
         lifespan=_lifespan,
+    )
+    for router in routers:
+        state.metrics.declare_routes(router.routes)
+    for router in protocols:
+        state.metrics.declare_routes(router.routes, durations=False)
+    if settings.cors_origins:
+        app.state.edge = CORSMiddleware(
+            app.state.edge,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=_ASKED,
+            expose_headers=("X-Request-ID", "Retry-After"),
+        )
+    return app
+
+
+def create_monitoring_app(state: State) -> FastAPI:
+    """Make the app of `metrics_port`: the probes and the metrics of a state that another app shares."""
+    return _assemble(state, [health.router, health.metrics_router], None, openapi_url=None)
+
+
+def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **options: Any) -> App:
+    app = App(
         redirect_slashes=False,  # a redirect would be an answer outside the one shape
         redoc_url=None,
+        telemetry=_NO_TELEMETRY,
+        **options,
     )
     app.state.reflux = state
-    for router in _routers(settings):
+    for router in routers:
         app.include_router(router)
-        state.metrics.declare_routes(router.routes)
-    for kind in (ServiceError, HTTPException):
+    for kind in (ServiceError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle_error)
-    app.add_middleware(
-        RequestMiddleware,
-        metrics=state.metrics,
-        max_body_bytes=settings.max_body_bytes,
-        access_log=settings.access_log,
-    )
+    hot = hot_routes(route for router in routers for route in router.routes)
+    app.state.edge = RequestMiddleware(super(App, app).__call__, state, hot, keys)
     return app
 
 
 def _routers(settings: Settings) -> list[APIRouter]:
     routers = [classify.create_router(settings), model.router, health.router]
+    if settings.metrics_port is None:
+        routers.append(health.metrics_router)
+    if settings.admin:
+        routers.append(admin.router)
     return [*routers, console.router] if settings.console else routers
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: State = app.state.reflux
-    settings = state.settings
-    started = time.perf_counter()
-    loaded = await asyncio.to_thread(load, settings.bundle, threads=settings.threads)
-    async with AsyncExitStack() as stack:
-        shadow = await _start_shadow(loaded, state, stack)
-        pool = await _start_pool(loaded, state, stack)
-        state.metrics.declare_model(loaded.bundle.manifest)
-        state.engine = Engine(loaded.bundle.manifest, pool, shadow)
-        logger.info(
-            "ready",
-            model=loaded.bundle.manifest.name,
-            version=loaded.bundle.manifest.version,
-            seconds=round(time.perf_counter() - started, 3),
-        )
-        yield
-
-
-async def _start_pool(loaded: Loaded, state: State, stack: AsyncExitStack) -> Pool:
-    settings = state.settings
-    workers = settings.workers or available_cpus()
-    pool = Pool(
-        loaded.classifier,
-        state.metrics,
-        workers=workers,
-        queue_limit=settings.queue_limit,
-        stall_seconds=settings.stall_seconds,
-    )
-    pool.start()
-    stack.push_async_callback(pool.close)
-    logger.info("inference", workers=workers, threads=settings.threads, queue_limit=settings.queue_limit)
-    return pool
-
-
-async def _start_shadow(loaded: Loaded, state: State, stack: AsyncExitStack) -> ShadowPipeline:
-    shadow = ShadowPipeline(state.settings.shadow, loaded.bundle, loaded.reference, state.metrics.registry)
     try:
-        await shadow.start()
-    except ShadowError as error:
-        raise StartupError(f"shadow: {error}") from error
-    stack.push_async_callback(shadow.stop)
-    return shadow
+        await state.models.reload()
+        yield
+    finally:
+        await state.models.stop()
+        if state.tracer is not None:
+            await state.tracer.close()
 
 
 def _version() -> str:

@@ -6,10 +6,11 @@ that is `StartupError`, which no client ever sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import structlog
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -43,6 +44,23 @@ class MalformedBodyError(ServiceError):
     code = "malformed"
 
 
+class UnauthorisedError(ServiceError):
+    """No API key, or one that is not known."""
+
+    status_code = 401
+    code = "unauthorised"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class ForbiddenError(ServiceError):
+    """The API key is known, and not for this."""
+
+    status_code = 403
+    code = "forbidden"
+
+
 class NotFoundError(ServiceError):
     """There is nothing at this path."""
 
@@ -55,6 +73,13 @@ class MethodNotAllowedError(ServiceError):
 
     status_code = 405
     code = "method_not_allowed"
+
+
+class BundleRefusedError(ServiceError):
+    """A bundle that should be served does not pass its checks."""
+
+    status_code = 409
+    code = "bundle_refused"
 
 
 class TooLargeError(ServiceError):
@@ -80,7 +105,11 @@ class InvalidRequestError(ServiceError):
     @classmethod
     def from_validation(cls, error: ValidationError) -> InvalidRequestError:
         """Name the fields and what each should be, without repeating what was sent in them."""
-        found = error.errors(include_input=False, include_context=False, include_url=False)
+        return cls.from_errors(error.errors(include_input=False, include_context=False, include_url=False))
+
+    @classmethod
+    def from_errors(cls, found: Sequence[Any]) -> InvalidRequestError:
+        """The same for pydantic's list of errors."""
         shown = "; ".join(f"{_field(item['loc'])}: {item['msg']}" for item in found[:_SHOWN_ERRORS])
         more = f"; and {len(found) - _SHOWN_ERRORS} more" if len(found) > _SHOWN_ERRORS else ""
         return cls(shown + more)
@@ -96,10 +125,25 @@ class OverloadedError(ServiceError):
         super().__init__(message, headers={"retry-after": str(retry_after)})
 
 
+class RateLimitedError(ServiceError):
+    """The API key has asked for more than its rate; `retry_after` is the number of seconds until it may ask again."""
+
+    status_code = 429
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, headers={"retry-after": str(retry_after)})
+
+
 class InferenceFailedError(ServiceError):
     """The graph gave no usable answer for a text."""
 
     code = "inference_failed"
+
+    @classmethod
+    def of(cls, index: int, count: int) -> InferenceFailedError:
+        """Name the text, counted from 0, of a request's `count` texts."""
+        return cls(f"text {index + 1} of {count} could not be classified")
 
 
 class NotReadyError(ServiceError):
@@ -107,6 +151,13 @@ class NotReadyError(ServiceError):
 
     status_code = 503
     code = "not_ready"
+
+
+class DeadlineError(ServiceError):
+    """The time that the client gave was over before there was an answer."""
+
+    status_code = 504
+    code = "deadline"
 
 
 class ErrorDetail(BaseModel):
@@ -127,6 +178,11 @@ class ErrorBody(BaseModel):
 
     error: ErrorDetail
 
+    @classmethod
+    def of(cls, error: ServiceError, request_id: str) -> Self:
+        """Tell a client of the native API."""
+        return cls(error=ErrorDetail(code=error.code, message=str(error), request_id=request_id))
+
 
 def _field(location: tuple[int | str, ...]) -> str:
     """`("texts", 2)` as `texts[2]`; names come from the client, so they are cut."""
@@ -136,12 +192,11 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 def error_response(request: Request, error: Exception) -> Response:
     """Make the answer to a request that failed. Faults of the service are logged here, once, with their traceback."""
-    request_id = request.state.request_id
+    exchange = request.state.exchange
     known = error if isinstance(error, ServiceError) else _translate(error, request)
     if known.status_code == ServiceError.status_code:
-        logger.error("request failed", code=known.code, request_id=request_id, exc_info=error)
-    detail = ErrorDetail(code=known.code, message=str(known), request_id=request_id)
-    content = ErrorBody(error=detail).model_dump_json()
+        logger.error("request failed", code=known.code, request_id=exchange.request_id, exc_info=error)
+    content = exchange.error_body(known, exchange.request_id).model_dump_json()
     return Response(content, known.status_code, known.headers, media_type="application/json")
 
 
@@ -157,4 +212,6 @@ def _translate(error: Exception, request: Request) -> ServiceError:
         if error.status_code == MethodNotAllowedError.status_code:
             allowed = (error.headers or {}).get("Allow", "")
             return MethodNotAllowedError(f"use {allowed} here, not {request.method}", headers=error.headers)
+    if isinstance(error, RequestValidationError):
+        return InvalidRequestError.from_errors(error.errors())
     return ServiceError("an error of the service; its log has the details under this request_id")

@@ -1,20 +1,29 @@
-"""What happens around every request: its id, the limit on its body, its metrics, its log line, its last-resort error.
+"""What happens around every request: its id, its key, the limit on its body, its metrics, its log line, its spans.
+
+And the error of last resort.
 
 One pure ASGI middleware: each layer costs every request, and Starlette's BaseHTTPMiddleware costs a task.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from uuid import uuid4
+from collections.abc import Mapping
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import TooLargeError, error_response
-from service.metrics import PROBES, Metrics
+from service.api.hot import HotRoute
+from service.auth import Keys
+from service.errors import error_response
+from service.exchange import Exchange, too_large
+from service.metrics import PROBES
+from service.state import State
+from service.tracing import Trace
 
 logger = structlog.get_logger(__name__)
 
@@ -25,25 +34,42 @@ _DISCONNECTED = 499
 
 
 class RequestMiddleware:
-    """Wraps the app; see the module."""
+    """Wraps the app, and calls the endpoints of hot routes itself; see the module. Without `keys` all may ask."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, access_log: bool) -> None:
-        self.app = app
-        self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
-        self._access_log = access_log
+    def __init__(
+        self, app: ASGIApp, state: State, hot: Mapping[tuple[str, str], HotRoute], keys: Keys | None = None
+    ) -> None:
+        self._app = app
+        self._state = state
+        self._hot = hot
+        self._keys = keys
+        self._tracer = state.tracer
+        self._metrics = state.metrics
+        self._access_log = state.settings.access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.monotonic()
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        exchange = Exchange(self._state, request_id, headers, receive, began)
+        if self._tracer is not None:
+            exchange.trace = Trace()
+        scope.setdefault("state", {})["exchange"] = exchange
         answer = _Answer(send, request_id.encode())
+        route = self._hot.get((scope["method"], scope["path"]))
+        if route is not None:
+            scope["route"] = route
         try:
-            await self.app(scope, _limited(scope, receive, self._max_body_bytes), answer.send)
+            if self._keys is not None:
+                self._keys.admit(exchange, scope["method"], scope["path"])
+            if route is not None:
+                await _serve_hot(route, scope, receive, answer.send)
+            else:
+                await self._app(scope, _limited(exchange), answer.send)
         except ClientDisconnect:
             answer.code = _DISCONNECTED
         except Exception as error:  # what no handler expected is still answered in the one shape
@@ -51,13 +77,19 @@ class RequestMiddleware:
                 raise
             await error_response(Request(scope), error)(scope, receive, answer.send)
         finally:
-            self._record(scope, answer.code or _DISCONNECTED, time.perf_counter() - started, request_id)
+            self._record(scope, exchange, answer.code or _DISCONNECTED)
 
-    def _record(self, scope: Scope, code: int, seconds: float, request_id: str) -> None:
+    def _record(self, scope: Scope, exchange: Exchange, code: int) -> None:
         route = getattr(scope.get("route"), "path", None)
         if route in PROBES:
             return
+        seconds = time.monotonic() - exchange.began
         self._metrics.request(route, scope["method"], code, seconds)
+        key = exchange.caller.name if exchange.caller is not None else None
+        if exchange.admission is not None:
+            self._metrics.key_request(key or "", exchange.admission)
+        if self._tracer is not None:
+            self._tracer.record(exchange, scope["method"], route, code)
         if self._access_log:
             logger.info(
                 "request",
@@ -65,7 +97,8 @@ class RequestMiddleware:
                 route=route,
                 code=code,
                 ms=round(seconds * 1000, 2),
-                request_id=request_id,
+                request_id=exchange.request_id,
+                key=key,
             )
 
 
@@ -84,23 +117,30 @@ class _Answer:
         await self._send(message)
 
 
-def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """`receive`, which raises TooLargeError once the body exceeds `limit` bytes, or says that it will."""
+async def _serve_hot(route: HotRoute, scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    response: Response = await route.endpoint(request)
+    await response(scope, receive, send)
+
+
+def _limited(exchange: Exchange) -> Receive:
+    """`receive` for routes that read their body some other way: it raises TooLargeError once there is too much."""
+    limit = exchange.state.settings.max_body_bytes
+    declared = int(exchange.headers.get(b"content-length", 0))
     received = 0
-    declared = int(next((value for name, value in scope["headers"] if name == b"content-length"), 0))
 
     async def limited() -> Message:
         nonlocal received
-        message = await receive() if declared <= limit else {}
+        message = await exchange.receive() if declared <= limit else {}
         received += len(message.get("body", b""))
         if max(received, declared) > limit:
-            raise TooLargeError(f"the body has more than {limit} bytes; send fewer or shorter texts per request")
+            raise too_large(limit)
         return message
 
     return limited
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
     """Return the client's id when it is short and safe to log, else a new one."""
-    given = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
-    return given.decode() if _SAFE_ID.fullmatch(given) else uuid4().hex
+    given = headers.get(REQUEST_ID, b"")
+    return given.decode() if _SAFE_ID.fullmatch(given) else os.urandom(16).hex()

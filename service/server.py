@@ -1,5 +1,7 @@
 """Listening, and leaving without losing a request: `serve` runs the app on uvicorn with an orderly end.
 
+On SIGHUP the bundles are loaded again.
+
 On SIGTERM or SIGINT `/readyz` fails at once while everything is still served, so that load balancers look away
 (`drain_seconds`). Then the listener closes, every answer says `Connection: close`, idle connections get a short grace
 (`idle_grace_seconds`), and what is in flight is finished (`shutdown_seconds`). A second signal cuts this short.
@@ -9,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import FrameType
 
 import structlog
@@ -21,7 +25,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
-from service.app import create_app
+from service.app import create_app, create_monitoring_app
 from service.errors import StartupError
 from service.logging import configure_logging
 from service.settings import Settings, variable
@@ -30,17 +34,24 @@ from service.state import State
 logger = structlog.get_logger(__name__)
 
 _TICK = 0.02
+_LAST_SECONDS = 1
+"""What a scrape under way may still take at the very end."""
 
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises StartupError when the address, the bundle or the shadow do not fit."""
     configure_logging(settings.log_level)
-    with bind(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Server(create_app(settings), settings).serve([listener]))
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(bind(settings.host, settings.port))
+        monitoring = None
+        if settings.metrics_port is not None:
+            monitoring = sockets.enter_context(bind(settings.host, settings.metrics_port, "metrics_port"))
+        runner = sockets.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(Server(create_app(settings), settings, monitoring).serve([listener]))
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket, not yet listening. Raises StartupError when the address cannot be had."""
+def bind(host: str, port: int, setting: str = "port") -> socket.socket:
+    """Bind a TCP socket, not yet listening. Raises StartupError when the address cannot be had, naming the setting."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -50,7 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise StartupError(
-            f"cannot listen on {host}:{port} ({error}); change {variable('host')} or {variable('port')}"
+            f"cannot listen on {host}:{port} ({error}); change {variable('host')} or {variable(setting)}"
         ) from error
     return listener
 
@@ -58,30 +69,21 @@ def bind(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn's server with the end that the module describes.
 
-    It runs the app's lifespan itself, so that an error there reaches the caller.
+    It runs the app's lifespan itself, so that an error there reaches the caller. On the socket `monitoring` it serves
+    the probes and the metrics for as long as there is something to see: until every request has ended.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=HttpToolsProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=settings.keep_alive_seconds,
-            )
-        )
+    def __init__(self, app: FastAPI, settings: Settings, monitoring: socket.socket | None = None) -> None:
+        super().__init__(_config(app, settings))
         self._app = app
         self._settings = settings
         self._state: State = app.state.reflux
+        self._monitoring = monitoring
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, serve on bound sockets until told to stop, and leave in order."""
         with self.capture_signals():
-            async with self._app.router.lifespan_context(self._app):
+            async with self._app.router.lifespan_context(self._app), self._monitored():
                 await self._serve(sockets)
 
     @contextlib.contextmanager
@@ -93,11 +95,30 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in HANDLED_SIGNALS:
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             yield
         finally:
-            for number in HANDLED_SIGNALS:
+            for number in (*HANDLED_SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    @contextlib.asynccontextmanager
+    async def _monitored(self) -> AsyncIterator[None]:
+        """Serve the other port meanwhile."""
+        if self._monitoring is None:
+            yield
+            return
+        config = _config(create_monitoring_app(self._state), self._settings)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        host, port = self._monitoring.getsockname()[:2]
+        await server.startup([self._monitoring])
+        logger.info("monitoring", host=host, metrics_port=port)
+        try:
+            yield
+        finally:
+            await server.shutdown([self._monitoring])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal, cut what is open at the second."""
@@ -109,8 +130,22 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(seconds, setattr, self, "should_exit", True)
         logger.info("draining", seconds=seconds)
 
+    def _reload(self) -> None:
+        """Begin to load the bundles again; those that are served go on until others can take over."""
+        self._reloading = asyncio.create_task(self._reload_bundles(), name="reload")
+
+    async def _reload_bundles(self) -> None:
+        try:
+            logger.info("reloaded", **await self._state.models.reload())
+        except StartupError as error:
+            logger.error("not reloaded; what was served before is served still", error=str(error))
+        except Exception:  # nobody waits for this task
+            logger.exception("not reloaded; what was served before is served still")
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
+        gc.collect()
+        gc.freeze()  # what is loaded stays: to search it for garbage again and again would make requests wait
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
@@ -157,6 +192,20 @@ class Server(uvicorn.Server):
                 for connection in list(self.server_state.connections):
                     connection.shutdown()  # closes an idle one, leaves a busy one to end with its answer
             await asyncio.sleep(_TICK)
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
 
 
 def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:

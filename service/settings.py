@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from export.providers import Kind
 from service.errors import StartupError
 from service.shadow.settings import ShadowSettings
 
@@ -31,6 +32,12 @@ class Settings(BaseSettings):
     bundle: Path
     """Directory of the bundle to serve."""
 
+    candidate: Path | None = None
+    """Directory of a second bundle, with the same labels, to serve beside the first."""
+
+    candidate_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the requests that the candidate answers; a request may ask for either by `X-Reflux-Variant`."""
+
     host: str = "0.0.0.0"
     """Address to listen on."""
 
@@ -46,17 +53,38 @@ class Settings(BaseSettings):
     console: bool = True
     """Serve the web page at `/`."""
 
-    workers: int | None = Field(default=None, ge=1, le=256)
-    """Inference threads, each running one text at a time; by default one per CPU that this process may use."""
+    protocols: bool = True
+    """Serve the protocols of other servers too: Hugging Face, TEI, KServe, Open Inference, infinity, vLLM, clouds."""
 
-    threads: int = Field(default=1, ge=1, le=256)
-    """Threads within one run of the graph. More than 1 is for large students on idle CPUs; lower `workers` then."""
+    workers: int | None = Field(default=None, ge=0, le=256)
+    """Inference threads; 0 runs the graph on the event loop. Measured at start by default, as are the next two."""
+
+    threads: int | None = Field(default=None, ge=1, le=256)
+    """Threads within one run of the graph."""
+
+    batch_tokens: int | None = Field(default=None, ge=0)
+    """Most tokens, padding included, that one run takes of what is waiting; 0 runs every text alone."""
+
+    device: Kind = "auto"
+    """Where the graph runs: `cpu`, `cuda`, `tensorrt`; `auto` is CUDA with reflux[gpu], the CPU with reflux[cpu]."""
+
+    device_id: int = Field(default=0, ge=0)
+    """Which of the GPUs that this process sees."""
+
+    tensorrt_cache: Path | None = None
+    """Directory in which TensorRT keeps its engines; without one it builds them anew, for minutes, at each start."""
+
+    tensorrt_fp16: bool = False
+    """Let TensorRT compute in 16 bits; the bundle's golden texts are the test of it."""
 
     queue_limit: int = Field(default=256, ge=1)
     """Texts that may wait for an inference thread; beyond that a request gets 429. Must admit `max_texts`."""
 
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    """Longest that a request may take: one that cannot be answered in time gets 429 at once. Clients may ask less."""
+
     stall_seconds: float = Field(default=60.0, gt=0)
-    """One text that takes longer makes `/livez` fail, so that the process is replaced."""
+    """One run that takes longer makes `/livez` fail, so that the process is replaced."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1)
     """Largest request body; a larger one gets 413."""
@@ -66,6 +94,24 @@ class Settings(BaseSettings):
 
     max_characters: int = Field(default=100_000, ge=1)
     """Longest text. The graph reads no further than the bundle's `max_tokens`; the answer says `truncated` then."""
+
+    api_keys: Path | None = None
+    """File of the API keys, see `service.keyfile`; whoever asks without one gets 401. Without the file all may ask."""
+
+    metrics_open: bool = True
+    """Serve `/metrics` on `port` to all, also where there are API keys."""
+
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Another port, for `/metrics` and the probes, open to all; `port` then has no `/metrics`. 0 takes a free one."""
+
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^\s/*]+)$")], ...] = ()
+    """Origins whose web pages may ask, such as `["https://desk.example"]`, or `["*"]`; none by default."""
+
+    tracing: bool = False
+    """Send OpenTelemetry spans where the `OTEL_...` variables say; needs the extra `otel`."""
+
+    admin: bool = False
+    """Serve `POST /admin/reload`. SIGHUP reloads either way."""
 
     keep_alive_seconds: int = Field(default=75, ge=1)
     """How long an idle connection stays open; longer than the idle timeout of the proxy in front."""
@@ -89,6 +135,14 @@ class Settings(BaseSettings):
                 "queue_limit",
                 f"{variable('queue_limit')} is {self.queue_limit}, less than the {self.max_texts} of "
                 f"{variable('max_texts')}: the largest request could never be admitted",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.metrics_port and self.metrics_port == self.port:
+            raise PydanticCustomError(
+                "metrics_port", f"{variable('metrics_port')} and {variable('port')} are both {self.port}; change one"
             )
         return self
 
@@ -118,7 +172,9 @@ def load_settings(**given: Any) -> Settings:
         raise StartupError("; ".join(lines)) from error
     except SettingsError as error:  # it carries the name of the field in its message alone
         name = variable(*re.findall(r'field "(\w+)"', str(error)))
-        raise StartupError(f"{name}: not JSON; give an object, or one variable per key: {name}{NESTED}...") from error
+        raise StartupError(
+            f"{name}: not JSON; give a list or an object, an object also as {name}{NESTED}..."
+        ) from error
 
 
 def _name(location: tuple[int | str, ...]) -> str:

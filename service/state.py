@@ -1,4 +1,4 @@
-"""What the routes of one app share: its settings, its metrics and, once it has started, its engine."""
+"""What the routes of one app share: its settings, its metrics, its models, its keys and its tracer."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from export.bundle import Manifest
-from service.engine.pool import Pool
-from service.errors import NotReadyError
+from service.auth import Keys
 from service.metrics import Metrics
+from service.models import Models
 from service.settings import Settings
-from service.shadow.pipeline import ShadowPipeline
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """The bundle that is served, the threads that run it, and what is done with its answers afterwards."""
-
-    manifest: Manifest
-    pool: Pool
-    shadow: ShadowPipeline
+from service.tracing import Tracer
 
 
 @dataclass(slots=True)
@@ -29,24 +19,23 @@ class State:
 
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
-    engine: Engine | None = None
+    models: Models = field(init=False)
+    keys: Keys | None = field(init=False)
+    tracer: Tracer | None = field(init=False)
     draining: bool = False
 
-    @property
-    def alive(self) -> bool:
-        """Whether going on is worthwhile: nothing has started yet, or the inference threads run."""
-        return self.engine is None or self.engine.pool.alive
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.models = Models(settings)
+        self.keys = (
+            Keys(settings.api_keys, self.metrics, metrics_open=settings.metrics_open) if settings.api_keys else None
+        )
+        self.tracer = Tracer() if settings.tracing else None
 
     @property
     def ready(self) -> bool:
         """Whether to send requests here."""
-        return self.engine is not None and self.engine.pool.alive and not self.draining
-
-    def require_engine(self) -> Engine:
-        """Return the engine. Raises NotReadyError before it is loaded."""
-        if self.engine is None:
-            raise NotReadyError("the bundle is not loaded yet; try again in a moment")
-        return self.engine
+        return self.models.loaded and self.models.alive and not self.draining
 
 
 def state_of(request: Request) -> State:

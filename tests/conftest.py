@@ -42,6 +42,7 @@ SPECIAL = ("[UNK]", "[CLS]")
 WIDTH = 8
 STRENGTH = 12.0
 TEMPERATURE = 2.0
+BIAS = 2.5
 MAX_TOKENS = 32
 
 MakeBundle = Callable[..., Bundle]
@@ -58,8 +59,11 @@ def _tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _graph(embeddings: np.ndarray, classes: int) -> onnx.ModelProto:
-    """Gather, mean over the mask, a matrix that reads the first K dimensions, softmax at TEMPERATURE."""
+def _graph(embeddings: np.ndarray, classes: int, multi_label: bool) -> onnx.ModelProto:
+    """Gather, mean over the mask, a matrix that reads the first K dimensions, softmax or sigmoid at TEMPERATURE.
+
+    Before the sigmoid BIAS is taken off: a text with one word for each of up to three labels has them all.
+    """
     weights = np.eye(embeddings.shape[1], classes, dtype=np.float32)
     constants = {
         "embeddings": embeddings,
@@ -67,6 +71,7 @@ def _graph(embeddings: np.ndarray, classes: int) -> onnx.ModelProto:
         "temperature": np.array(TEMPERATURE, dtype=np.float32),
         "axis_tokens": np.array([1], dtype=np.int64),
         "axis_last": np.array([2], dtype=np.int64),
+        **({"bias": np.array(BIAS, dtype=np.float32)} if multi_label else {}),
     }
     nodes = [
         helper.make_node("Gather", ["embeddings", "input_ids"], ["vectors"]),
@@ -76,9 +81,12 @@ def _graph(embeddings: np.ndarray, classes: int) -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["masked", "axis_tokens"], ["total"], keepdims=0),
         helper.make_node("ReduceSum", ["mask3", "axis_tokens"], ["count"], keepdims=0),
         helper.make_node("Div", ["total", "count"], ["embedding"]),
-        helper.make_node("MatMul", ["embedding", "weights"], ["logits"]),
+        helper.make_node("MatMul", ["embedding", "weights"], ["product" if multi_label else "logits"]),
+        *([helper.make_node("Sub", ["product", "bias"], ["logits"])] if multi_label else []),
         helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
-        helper.make_node("Softmax", ["scaled"], ["probabilities"], axis=-1),
+        helper.make_node("Sigmoid", ["scaled"], ["probabilities"])
+        if multi_label
+        else helper.make_node("Softmax", ["scaled"], ["probabilities"], axis=-1),
     ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
@@ -108,10 +116,13 @@ def build_bundle(
     role: str = "student",
     labels: Sequence[str] = tuple(WORDS),
     flip: Mapping[str, str] | None = None,
+    multi_label: bool = False,
+    threshold: float = 0.5,
 ) -> Bundle:
     """Write a tiny bundle at `path`. `labels` are keys of WORDS, in any order.
 
-    `flip` maps words to the label that this bundle, unlike others, takes them for: `{"refund": "shipping"}`.
+    `flip` maps words to the label that this bundle, unlike others, takes them for: `{"refund": "shipping"}`. A
+    `multi_label` one gives a text every label from `threshold`.
     """
     meaning = {word: label for label in labels for word in WORDS[label]} | dict(flip or {})
     vocabulary = [*SPECIAL, *NEUTRAL, *(word for words in WORDS.values() for word in words), POISON]
@@ -122,7 +133,7 @@ def build_bundle(
             embeddings[index, labels.index(meaning[word])] = STRENGTH
     embeddings[vocabulary.index(POISON)] = np.nan
     contents: dict[str, bytes | Path] = {
-        MODEL: _graph(embeddings, len(labels)).SerializeToString(),
+        MODEL: _graph(embeddings, len(labels), multi_label).SerializeToString(),
         TOKENIZER: _tokenizer(vocabulary).to_str().encode(),
         REFERENCE: b"",
         GOLDEN: b"",
@@ -137,6 +148,8 @@ def build_bundle(
         temperature=TEMPERATURE,
         files={},
         role=role,
+        multi_label=multi_label,
+        threshold=threshold,
     )
     classifier = Classifier.load(write_bundle(path, contents, manifest))
     top = classifier.probabilities(_mixed_texts(labels, 400)).max(axis=1).astype(np.float64)
@@ -157,7 +170,7 @@ def words() -> Mapping[str, tuple[str, ...]]:
 
 @pytest.fixture(scope="session")
 def make_bundle() -> MakeBundle:
-    """`make_bundle(path, *, name=, role=, labels=, flip=)` writes a tiny bundle; see `build_bundle`."""
+    """`make_bundle(path, *, name=, role=, labels=, flip=, multi_label=, threshold=)` writes one; see `build_bundle`."""
     return build_bundle
 
 

@@ -27,9 +27,10 @@ from export import build
 from export.bundle import GOLDEN, MODEL, Bundle, golden_jsonl, write_bundle
 from export.runtime import Classifier
 from service import server
+from service.keyfile import Terms, digest_of, read_keys
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "classify", "demo")
+VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "keys", "classify", "demo")
 
 
 @dataclass
@@ -142,6 +143,15 @@ def test_help_names_every_verb(cli, arguments):
     done = cli(*arguments)
     for verb in VERBS:
         assert verb in done.out + done.err
+
+
+def test_a_new_key_fits_the_line_that_is_printed_beside_it(cli, tmp_path):
+    done = cli("keys", "new", "tickets", "--rate", "12.5", "--admin")
+    key, line = (row.rpartition(": ")[2] for row in done.out.splitlines())
+    (tmp_path / "keys").write_text(line)
+    (read,) = read_keys(tmp_path / "keys")
+    assert (read.name, read.digest, read.terms) == ("tickets", digest_of(key.encode()), Terms(admin=True, rate=12.5))
+    assert key not in line
 
 
 def test_what_is_no_verb_is_a_wrong_use(cli):

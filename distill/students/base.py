@@ -62,13 +62,17 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Student:
-    """A classifier that can be trained and exported. `temperature` divides its logits before the softmax."""
+    """A classifier that can be trained and exported. `temperature` divides its logits before the softmax.
+
+    A `multi_label` one gives a text any number of labels, each by a sigmoid; it can be exported, but not distilled.
+    """
 
     network: Network
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     max_tokens: int
     temperature: float = 1.0
+    multi_label: bool = False
 
     def with_temperature(self, temperature: float) -> Student:
         """The same student, calibrated."""
@@ -94,6 +98,7 @@ class Student:
             "labels": self.labels,
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
+            "multi_label": self.multi_label,
         }
         write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
@@ -107,7 +112,14 @@ def load_student(folder: Path) -> Student:
     except Exception as error:  # of many kinds: safetensors, tokenizers and torch have their own
         raise DistillError(f"{folder}: not a trained student ({error}); run `reflux train` again") from error
     network.module.eval()
-    return Student(network, tokenizer, tuple(card["labels"]), card["max_tokens"], card["temperature"])
+    return Student(
+        network,
+        tokenizer,
+        tuple(card["labels"]),
+        card["max_tokens"],
+        card["temperature"],
+        card.get("multi_label", False),
+    )
 
 
 def network_class(family: str) -> type[Network]:

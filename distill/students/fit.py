@@ -150,4 +150,10 @@ def _load(name: str) -> Any:
 
 def _student(classifier: Any, name: str, labels: Sequence[str], max_tokens: int) -> Student:
     limit = min(max_tokens, getattr(classifier.config, "max_position_embeddings", max_tokens))
-    return Student(SequenceClassifier(ClassifierModule(classifier)), fast_tokenizer(name), tuple(labels), limit)
+    return Student(
+        SequenceClassifier(ClassifierModule(classifier)),
+        fast_tokenizer(name),
+        tuple(labels),
+        limit,
+        multi_label=classifier.config.problem_type == "multi_label_classification",
+    )

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import time
+import json
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
-from export.bundle import Manifest
 from export.runtime import Prediction
-from service.api.body import read_json
-from service.errors import ErrorBody, InvalidRequestError
+from service import dataplane
+from service.api.body import has_key, parse, read_body
+from service.api.hot import HotRoute
+from service.api.protocols import infinity
+from service.api.protocols.errors import CODES, OpenAIErrorBody
+from service.api.schema import Text, failures, request_body
+from service.dataplane import Answer
+from service.errors import ErrorBody, InferenceFailedError, InvalidRequestError
+from service.exchange import exchange_of
 from service.settings import Settings
-from service.state import state_of
-
-Text = Annotated[str, Field(pattern=r"\S", description="Not blank.")]
 
 _DIGITS = 6
 _EXACTLY_ONE: list[JsonValue] = [
     {"properties": {"text": {"type": "string"}}, "required": ["text"]},
     {"properties": {"texts": {"type": "array"}}, "required": ["texts"]},
 ]
-_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 413, 415, 422, 429, 500, 503)}
-_RETRY_AFTER = {"description": "Seconds in which the queue should be empty.", "schema": {"type": "integer"}}
-_ERRORS[429]["headers"] = {"Retry-After": _RETRY_AFTER}
 
 
 class ClassifyRequest(BaseModel):
@@ -45,6 +47,12 @@ class ClassifyRequest(BaseModel):
 
     top_k: int = Field(default=1, ge=1)
     """How many labels to list in `top`; more than there are means all."""
+
+    logits: bool = False
+    """Answer with the `logits` too, one per label in the order of the bundle's labels, uncalibrated."""
+
+    embedding: bool = False
+    """Answer with the `embedding` too: what the student made of the text before it chose."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -78,6 +86,9 @@ class Result(BaseModel):
     top: list[Score]
     """The `top_k` most probable labels, best first."""
 
+    labels: list[str] | None = None
+    """From a multi-label bundle alone: every label from its threshold on, best first; there may be none."""
+
     tokens: int = Field(ge=0)
     """How many tokens the student read."""
 
@@ -104,15 +115,21 @@ class ClassifyResponse(BaseModel):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the route, documented with the limits that are in force."""
-    router = APIRouter(tags=["classify"])
-    body = {"required": True, "content": {"application/json": {"schema": _request_schema(settings)}}}
+    router = APIRouter(tags=["classify"], route_class=HotRoute)
+    requests: list[type[BaseModel]] = [ClassifyRequest]
+    response: Any = ClassifyResponse
+    errors = failures(ErrorBody, *CODES)
+    if settings.protocols:
+        requests.append(infinity.InfinityRequest)
+        response = ClassifyResponse | infinity.InfinityResponse
+        errors = failures(ErrorBody | OpenAIErrorBody, *CODES) | failures(OpenAIErrorBody, 404)
     router.add_api_route(
         "/classify",
         classify,
         methods=["POST"],
-        response_model=ClassifyResponse,
-        responses=_ERRORS,
-        openapi_extra={"requestBody": body},
+        response_model=response,
+        responses=errors,
+        openapi_extra={"requestBody": request_body(settings, *requests)},
     )
     return router
 
@@ -122,58 +139,63 @@ async def classify(request: Request) -> Response:
 
     Each text is answered as if it had come alone. A request is answered whole or not at all.
     """
-    state = state_of(request)
-    engine = state.require_engine()
-    asked = await read_json(request, ClassifyRequest)
-    texts = asked.all()
-    _check_limits(asked, state.settings)
-    predictions = await engine.pool.classify(texts)
-    started = time.perf_counter()
-    request_id: str = request.state.request_id
-    answer = ClassifyResponse(
-        request_id=request_id,
-        model=engine.manifest.name,
-        version=engine.manifest.version,
-        results=[_result(prediction, engine.manifest, asked.top_k) for prediction in predictions],
-    )
-    response = Response(answer.model_dump_json(), media_type="application/json")
-    for text, prediction in zip(texts, predictions, strict=True):
-        state.metrics.prediction(int(prediction.probabilities.argmax()), prediction)
-        engine.shadow.observe(request_id, text, prediction)
-    state.metrics.post_seconds.observe(time.perf_counter() - started)
-    return response
+    exchange = exchange_of(request)
+    body = await read_body(exchange)
+    try:
+        asked = parse(body, ClassifyRequest)
+    except InvalidRequestError:
+        if exchange.state.settings.protocols and has_key(body, "input"):
+            return await infinity.classify(exchange, body)
+        raise
+    answer = await dataplane.classify(exchange, asked.all(), name="text" if asked.texts is None else "texts")
+    return Response(_to_json(exchange.request_id, answer, asked), media_type="application/json")
 
 
-def _check_limits(asked: ClassifyRequest, settings: Settings) -> None:
-    texts = asked.all()
-    if len(texts) > settings.max_texts:
-        raise InvalidRequestError(f"texts: at most {settings.max_texts} per request, got {len(texts)}")
-    for index, text in enumerate(texts):
-        if len(text) > settings.max_characters:
-            name = "text" if asked.texts is None else f"texts[{index}]"
-            raise InvalidRequestError(f"{name}: at most {settings.max_characters} characters, got {len(text)}")
-
-
-def _result(prediction: Prediction, manifest: Manifest, top_k: int) -> Result:
-    # Stable, so that of equal scores the first label wins, as it does for argmax.
-    order = np.argsort(-prediction.probabilities, kind="stable")[:top_k]
-    top = [
-        Score(label=manifest.labels[index], score=round(float(prediction.probabilities[index]), _DIGITS))
-        for index in order
-    ]
-    return Result(
-        label=top[0].label,
-        score=top[0].score,
-        top=top,
-        tokens=prediction.tokens,
-        truncated=prediction.truncated,
+def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
+    """Write a `ClassifyResponse` by hand: to build its models would take longer than a small student's run."""
+    manifest = answer.manifest
+    labels = _quoted(manifest.labels)
+    threshold = manifest.threshold if manifest.multi_label else None
+    results = ",".join(_result(prediction, labels, asked, threshold) for prediction in answer.predictions)
+    return (
+        f'{{"request_id":{json.dumps(request_id)},"model":{json.dumps(manifest.name)},'
+        f'"version":"{manifest.version}","results":[{results}]}}'
     )
 
 
-def _request_schema(settings: Settings) -> dict[str, Any]:
-    """Return the JSON schema of a request, with the limits of this service."""
-    schema = ClassifyRequest.model_json_schema()
-    text, texts = (schema["properties"][name]["anyOf"][0] for name in ("text", "texts"))
-    text["maxLength"] = texts["items"]["maxLength"] = settings.max_characters
-    texts["maxItems"] = settings.max_texts
-    return schema
+def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
+    probabilities = prediction.probabilities
+    if asked.top_k == 1:
+        order = [int(probabilities.argmax())]
+    else:  # stable, so that of equal scores the first label wins, as it does for argmax
+        order = np.argsort(-probabilities, kind="stable")[: asked.top_k].tolist()
+    scored = [f'"label":{labels[index]},"score":{_rounded(probabilities[index])}' for index in order]
+    top = ",".join(f"{{{one}}}" for one in scored)
+    several = "" if threshold is None else f',"labels":[{_from(threshold, probabilities, labels)}]'
+    truncated = "true" if prediction.truncated else "false"
+    vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
+        f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
+    )
+    return f'{{{scored[0]},"top":[{top}]{several},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
+
+
+def _from(threshold: float, probabilities: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:
+    """The labels from a threshold on, best first."""
+    order = np.argsort(-probabilities, kind="stable").tolist()
+    return ",".join(labels[index] for index in order if probabilities[index] >= threshold)
+
+
+@lru_cache(maxsize=8)
+def _quoted(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels as JSON strings."""
+    return tuple(json.dumps(label, ensure_ascii=False) for label in labels)
+
+
+def _rounded(score: Any) -> float:
+    return round(float(score), _DIGITS)
+
+
+def _vector(values: npt.NDArray[np.float32]) -> str:
+    if not np.isfinite(values).all():
+        raise InferenceFailedError("the graph returned values that are not numbers")
+    return json.dumps([round(value, _DIGITS) for value in values.tolist()])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from service.errors import ErrorBody, NotReadyError
+from service.metrics import render
 from service.state import state_of
 
 router = APIRouter(tags=["health"])
+metrics_router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
@@ -25,7 +27,7 @@ OK = Health()
 @router.get("/livez", responses={503: {"model": ErrorBody}})
 async def livez(request: Request) -> Health:
     """Tell whether this process is worth keeping: its inference threads run and none is stuck."""
-    if not state_of(request).alive:
+    if not state_of(request).models.alive:
         raise NotReadyError("the inference threads ended or are stuck; replace this process")
     return OK
 
@@ -42,15 +44,17 @@ async def readyz(request: Request) -> Health:
 @router.get("/startupz", responses={503: {"model": ErrorBody}})
 async def startupz(request: Request) -> Health:
     """Tell whether the bundle is loaded, warm and tested."""
-    state_of(request).require_engine()
+    state_of(request).models.choose()
     return OK
 
 
-@router.get(
+@metrics_router.get(
     "/metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
     """Return the metrics in the Prometheus text format."""
-    return Response(generate_latest(state_of(request).metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+    state = state_of(request)
+    models = {model.manifest.version: model.registries for model in state.models}
+    return Response(render(state.metrics.registry, models), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -9,18 +9,21 @@ from fastapi.responses import Response
 
 from export.bundle import Manifest
 from service.errors import ErrorBody
+from service.models import Variant
 from service.state import state_of
+
+_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (422, 503)}
 
 router = APIRouter(tags=["model"])
 
 
-@router.get("/model", response_model=Manifest, responses={503: {"model": ErrorBody}})
-async def model(request: Request) -> Response:
+@router.get("/model", response_model=Manifest, responses=_ERRORS)
+async def model(request: Request, variant: Variant = Variant.STABLE) -> Response:
     """Return the manifest of the bundle: its labels, version, teacher, gates and measurements."""
-    return Response(state_of(request).require_engine().manifest.to_json(), media_type="application/json")
+    return Response(state_of(request).models.choose(variant).manifest.to_json(), media_type="application/json")
 
 
-@router.get("/gap", responses={503: {"model": ErrorBody}})
-async def gap(request: Request) -> dict[str, Any]:
+@router.get("/gap", responses=_ERRORS)
+async def gap(request: Request, variant: Variant = Variant.STABLE) -> dict[str, Any]:
     """Return the live distillation gap since this process started, with its interval."""
-    return state_of(request).require_engine().shadow.gap()
+    return state_of(request).models.choose(variant).shadow.gap()

@@ -5,37 +5,79 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.bundle import Bundle, BundleError
+import numpy as np
+
+from export.bundle import FP16, Bundle, BundleError
+from export.providers import AUTO, Device
 from export.reference import Reference
 from export.runtime import Classifier, InferenceError
 from export.verify import check_golden
+from service.engine.cpus import available_cpus
+from service.engine.plan import Asked, Plan, choose
 from service.errors import StartupError
+
+MEASURED = Asked()
+"""Nothing is fixed: all is measured."""
+
+BATCH_TOLERANCE = 1e-3
+"""How far a probability may move when its text shares a run: rounding moves it by far less, shared scales by more."""
+
+HALF_TOLERANCE = 1e-2
+"""The same where products have 11 bits, which round to 5e-4 each; nothing there has a scale to share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A bundle with its classifier, warm and tested."""
+    """A bundle with its classifier, warm and tested, and how to run it here."""
 
     bundle: Bundle
     reference: Reference
     classifier: Classifier
+    plan: Plan
 
 
-def load(path: Path, *, threads: int = 1) -> Loaded:
-    """Open a bundle, check it, warm it up and test it. Blocks for as long as that takes.
+def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
+    """Open a bundle, check it, warm it up, test it and measure it. Blocks for as long as that takes.
 
-    Raises StartupError when the bundle was changed, cannot be loaded, or does not give its golden answers here.
+    Raises StartupError when the bundle was changed, before or meanwhile, cannot be loaded, or does not give its golden
+    answers here, and when the device cannot be had.
     """
     try:
         bundle = Bundle.open(path)
-        loaded = Loaded(bundle, Reference.open(bundle), Classifier.load(bundle, threads=threads))
-        _warm_up(loaded.classifier, bundle.manifest.max_tokens)
-        check_golden(bundle, loaded.classifier)
+        reference = Reference.open(bundle)
+        classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device)
+        _warm_up(classifier, bundle.manifest.max_tokens)
+        check_golden(bundle, classifier)
+        texts = [row.text for row in bundle.golden()]
+
+        def on(threads: int) -> Classifier:
+            if threads == (asked.threads or 1):
+                return classifier
+            return Classifier.load(bundle, threads=threads, device=device)
+
+        half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
+        batches = neighbours_change(classifier, texts) <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
+        plan, classifier = choose(on, texts, asked, cpus=available_cpus(), batches=batches, gpu=classifier.on_gpu)
+        # What was read after the hashes were checked may be of another bundle, that took this one's place.
+        if Bundle.open(path).manifest != bundle.manifest:
+            raise BundleError(f"{path}: changed while it was read; load it again")
     except BundleError as error:
         raise StartupError(str(error)) from error
+    except OSError as error:
+        raise StartupError(f"{path}: cannot be read ({error}); load it again once it is whole") from error
     except InferenceError as error:
         raise StartupError(f"{path}: {error}; export the bundle again") from error
-    return loaded
+    return Loaded(bundle, reference, classifier, plan)
+
+
+def neighbours_change(classifier: Classifier, texts: list[str]) -> float:
+    """The largest change of a probability, in [0, 1], when these texts share one run."""
+    rows = [classifier.encode(text) for text in texts]
+    together = classifier.run(rows)
+    alone = [classifier.run([row])[0] for row in rows]
+    return max(
+        float(np.abs(one.probabilities - other.probabilities).max()) for one, other in zip(together, alone, strict=True)
+    )
 
 
 def _warm_up(classifier: Classifier, max_tokens: int) -> None:

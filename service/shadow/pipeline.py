@@ -49,16 +49,24 @@ class ShadowPipeline:
             registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version
         )
         self._running: Running | None = None
+        self.started = False
         self._process = os.urandom(8).hex()
         self._sampled = 0
 
     async def start(self) -> None:
         """Make the teacher, open the outbox, pick up what waits there, and begin. Nothing to do when not enabled.
 
-        Raises ShadowError when the teacher or the outbox cannot be had; the message says what to do.
+        Raises ShadowError when the teacher or the outbox cannot be had, or the bundle is multi-label; the message says
+        what to do.
         """
+        self.started = True
         if not self._settings.enabled:
             return
+        if self._manifest.multi_label:
+            raise ShadowError(
+                f"the bundle {self._manifest.name} is multi-label, and the gap is that of one label per text; "
+                "set shadow.enabled to false"
+            )
         self._running = await Running.start(self._settings, self._manifest, self._ledger, self._metrics.time_teacher)
         self._metrics.running = self._running
 
@@ -67,6 +75,7 @@ class ShadowPipeline:
         running, self._running = self._running, None
         if running is not None:
             await running.stop(self._settings.stop_seconds)
+            self._metrics.running = None  # and with it the teacher, who may be large
 
     def observe(self, request_id: str, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if the coin says so, queue it for the teacher. Never raises, never waits."""

@@ -157,7 +157,10 @@ MISSING = "missing; this key is required"
         ),
         ({"more": "labelling: {calibration: {data: {path: 1}}}"}, "labelling.calibration.data.path: "),
         ({"more": "labelling: {seed: 1}"}, f"labelling.seed: {UNKNOWN}"),
-        ({"more": "export: {variant: int4}"}, "export.variant: Input should be 'auto', 'fp32' or 'int8' (got 'int4')"),
+        (
+            {"more": "export: {variant: int4}"},
+            "export.variant: Input should be 'auto', 'fp32', 'plain', 'int8' or 'fp16' (got 'int4')",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_by_its_key(tmp_path, change, line):

@@ -13,21 +13,21 @@ from tokenizers import Tokenizer
 
 from distill.data.splits import Test
 from distill.task import Export, Gates
-from export import build, variants
+from export import build, gates, variants
 from export.build import Baseline, build_bundle
-from export.bundle import CARD, TOKENIZER, Bundle
+from export.bundle import CARD, MODEL, TOKENIZER, Bundle
 from export.card import card
 from export.gates import GateError
 from export.onnx import export_onnx
 from export.reference import Reference
 from export.runtime import Classifier
-from export.variants import FUSED, INT8, PLAIN
+from export.variants import FP16, FUSED, INT8, PLAIN
 from export.verify import verify
 
 LOOSE = Gates(agreement=0.5)
 
 
-def build_one(student, path, baseline, variant="auto", gates=LOOSE):
+def build_one(student, path, baseline, variant="auto", gates=LOOSE, **settings):
     return build_bundle(
         student,
         path,
@@ -35,6 +35,7 @@ def build_one(student, path, baseline, variant="auto", gates=LOOSE):
         baseline=baseline,
         settings=Export(variant=variant, gates=gates),
         teacher={"name": "local:big", "version": "v7"},
+        **settings,
     )
 
 
@@ -46,7 +47,7 @@ def claim(monkeypatch, **milliseconds):
 @pytest.fixture
 def speeds(monkeypatch):
     """`speeds(plain=3.0, ...)`: the milliseconds that each variant is measured to take; int8 is the fastest without."""
-    claim(monkeypatch, plain=3.0, fused=2.0, int8=1.0)
+    claim(monkeypatch, plain=3.0, fused=2.0, int8=1.0, fp16=1.5)
     return lambda **milliseconds: claim(monkeypatch, **milliseconds)
 
 
@@ -71,6 +72,30 @@ def built(students, baseline, tmp_path_factory):
         return {
             variant: build_one(students["encoder"], folder / variant, baseline, variant) for variant in ("fp32", "auto")
         }
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """This machine as one with a GPU: everything runs where it did, and says that it does not."""
+    monkeypatch.setattr(build, "has_gpu", lambda: True)
+    monkeypatch.setattr(Classifier, "on_gpu", True)
+
+
+@pytest.fixture
+def overflow(monkeypatch):
+    """A converter whose graph answers values that are not numbers."""
+    halve = variants.halve
+
+    def halve_badly(source, target, heads):
+        halve(source, target, heads)
+        model = onnx.load(target)
+        for value in model.graph.initializer:
+            if value.name == "temperature":
+                value.CopyFrom(numpy_helper.from_array(np.array(np.nan, dtype=np.float32), value.name))
+        onnx.save(model, target)
+        return target
+
+    monkeypatch.setattr(variants, "halve", halve_badly)
 
 
 @pytest.fixture
@@ -121,6 +146,87 @@ def test_the_fastest_fp32_graph_is_taken_where_fp32_was_asked_for(make, speeds, 
     assert bundle.manifest.variant == taken
     assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: plain, FUSED: fused}
     assert "fp32 was asked for" in (bundle.path / CARD).read_text()
+
+
+def test_the_plain_graph_is_taken_where_it_was_asked_for(make, speeds):
+    speeds(plain=9.0, fused=1.0)
+    bundle = make("plain")
+    assert bundle.manifest.variant == PLAIN
+    assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: 9.0}
+    assert bundle.manifest.measured["reason"] == "plain was asked for"
+    assert not {node.domain for node in onnx.load(bundle.path / MODEL).graph.node} - {""}
+
+
+def test_without_a_gpu_fp16_is_taken_where_it_was_asked_for_and_the_card_says_what_was_not_judged(
+    make, speeds, validation, students
+):
+    speeds(plain=3.0, fused=2.0, fp16=50.0)
+    bundle = make("fp16", gates=Gates(agreement=0.97))
+    assert bundle.manifest.variant == FP16
+    assert bundle.manifest.gates["fp16: agreement with fp32"]["passed"]
+    assert "fp16: milliseconds per text, below fp32" not in bundle.manifest.gates
+    why = "fp16 passed its gates; how fast it is was not judged, for this machine has no GPU"
+    assert bundle.manifest.measured["reason"] == why
+    assert why in (bundle.path / CARD).read_text()
+    np.testing.assert_allclose(answers(bundle, validation), expected(students["encoder"], validation.texts), atol=0.02)
+    assert verify(bundle.path) == bundle
+
+
+def test_on_a_gpu_fp16_must_be_faster(make, speeds, on_gpu):
+    speeds(plain=3.0, fused=2.0, fp16=2.5)
+    with pytest.raises(GateError, match=r"small, fp16 graph does not pass: fp16: milliseconds.*2\.5, required 2"):
+        make("fp16", gates=Gates(agreement=0.97))
+
+
+def test_on_a_gpu_the_fastest_of_what_passes_is_taken(make, speeds, on_gpu):
+    speeds(plain=3.0, fused=2.0, int8=1.5, fp16=1.0)
+    bundle = make("auto")
+    assert bundle.manifest.variant == FP16
+    assert bundle.manifest.measured["reason"] == "fp16 passed its gates"
+    assert set(bundle.manifest.measured["milliseconds_by_variant"]) == {PLAIN, FUSED, INT8, FP16}
+    assert len(bundle.manifest.gates) == 6
+
+
+def test_an_fp16_graph_whose_values_are_too_large_does_not_stop_an_export(make, speeds, on_gpu, overflow):
+    speeds(plain=3.0, fused=2.0, int8=2.5, fp16=1.0)
+    bundle = make("auto")
+    assert bundle.manifest.variant == FUSED
+    assert "fp16 was not taken (fp16: agreement with fp32: 0, required 0.5)" in bundle.manifest.measured["reason"]
+
+
+def test_an_fp16_graph_whose_values_are_too_large_is_an_error_where_it_was_asked_for(make, overflow):
+    with pytest.raises(GateError, match=r"fp16: agreement with fp32: 0, required 0\.5"):
+        make("fp16")
+
+
+def test_without_a_gpu_auto_does_not_try_fp16(built):
+    assert FP16 not in built["auto"].manifest.measured["milliseconds_by_variant"]
+
+
+def test_a_multi_label_student_becomes_a_multi_label_bundle(make, students, validation):
+    student = dataclasses.replace(students["static"], multi_label=True)
+    bundle = make("fp32", student=student, threshold=0.3)
+    assert (bundle.manifest.multi_label, bundle.manifest.threshold) == (True, 0.3)
+    logits = student.logits(validation.texts).astype(np.float64) / student.temperature
+    np.testing.assert_allclose(answers(bundle, validation), 1 / (1 + np.exp(-logits)), atol=1e-3)
+    assert "- Multi-label: a text has every label whose probability is at least 0.3" in (bundle.path / CARD).read_text()
+    assert verify(bundle.path) == bundle
+
+
+def test_the_labels_of_a_multi_label_student_are_what_int8_must_agree_on(make, students, monkeypatch):
+    student = dataclasses.replace(students["static"], multi_label=True, temperature=2.0)
+    seen = []
+    agreement = gates.agreement
+    monkeypatch.setattr(gates, "agreement", lambda *given: seen.append(given[-1]) or agreement(*given))
+    make("auto", student=student, threshold=0.75)
+    make("auto", family="static", path="single")
+    assert seen == [pytest.approx(2 * np.log(3)), None]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, 2.0])
+def test_a_threshold_is_a_probability(make, threshold):
+    with pytest.raises(ValueError, match="threshold: expected a probability"):
+        make("fp32", threshold=threshold)
 
 
 def test_a_graph_without_attention_has_two_variants(make):

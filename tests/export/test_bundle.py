@@ -98,6 +98,36 @@ def test_another_setting_that_changes_answers_is_another_version(bundle, tmp_pat
     assert other.manifest.version != bundle.manifest.version
 
 
+def test_several_labels_and_their_threshold_are_part_of_the_version(bundle, tmp_path):
+    facts = [
+        dataclasses.replace(MANIFEST_FACTS, multi_label=True, threshold=threshold, name=f"at-{threshold}")
+        for threshold in (0.5, 0.6)
+    ]
+    others = [write_bundle(tmp_path / one.name, contents(), one) for one in facts]
+    assert len({one.manifest.version for one in [bundle, *others]}) == 3
+    assert [Bundle.open(one.path).manifest.threshold for one in others] == [0.5, 0.6]
+
+
+def test_without_several_labels_the_threshold_is_no_part_of_the_version(bundle, tmp_path):
+    other = write_bundle(tmp_path / "other", contents(), dataclasses.replace(MANIFEST_FACTS, threshold=0.9))
+    assert other.manifest.version == bundle.manifest.version
+
+
+def test_a_bundle_of_before_there_were_several_labels_is_still_opened(bundle):
+    path = bundle.path / MANIFEST
+    old = json.loads(path.read_text())
+    del old["multi_label"], old["threshold"]
+    path.write_text(json.dumps(old))
+    assert Bundle.open(bundle.path) == bundle
+    assert not bundle.manifest.multi_label
+
+
+@pytest.mark.parametrize("values", [{"multi_label": "no"}, {"multi_label": 1}, {"threshold": "0.5"}])
+def test_several_labels_are_said_by_the_right_kind_of_value(edit, values):
+    with pytest.raises(BundleError, match=rf"{next(iter(values))}.* hold something else than expected"):
+        Bundle.open(edit(**values))
+
+
 def test_the_version_depends_on_neither_card_nor_time_nor_place(bundle, tmp_path):
     facts = dataclasses.replace(MANIFEST_FACTS, created="2099-01-01", name="else", measured={"milliseconds": 3.0})
     other = write_bundle(tmp_path / "other", {**contents(), CARD: b"another card"}, facts)

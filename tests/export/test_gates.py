@@ -51,17 +51,34 @@ def test_values_that_are_not_numbers_never_pass():
 def test_agreement_holds_down_to_its_limit(least, passes):
     other = LOGITS.copy()
     other[0] = [0.0, 4.0, -4.0]
-    gate = agreement(LOGITS, other, least)
-    assert (gate.measured, gate.required, gate.passed) == (0.75, least, passes)
+    gate = agreement("int8", LOGITS, other, least)
+    assert (gate.name, gate.measured) == ("int8: agreement with fp32", 0.75)
+    assert (gate.required, gate.passed) == (least, passes)
 
 
 def test_agreement_looks_at_choices_alone():
-    assert agreement(LOGITS, LOGITS * 0.1 + 7, 1.0).passed
+    assert agreement("int8", LOGITS, LOGITS * 0.1 + 7, 1.0).passed
+
+
+def test_where_a_row_may_have_several_labels_all_of_them_must_agree():
+    reference = np.array([[2.0, 1.5, -1.0], [3.0, -2.0, -1.0], [-1.0, -1.0, -2.0], [0.0, 5.0, 5.0]])
+    other = reference.copy()
+    other[0] = [2.0, 0.9, -1.0]  # the most probable label stays, the second one goes
+    assert agreement("fp16", reference, other, 0.9).measured == 1.0
+    gate = agreement("fp16", reference, other, 0.9, cut=1.0)
+    assert (gate.measured, gate.passed) == (0.75, False)
+    assert agreement("fp16", reference, reference, 1.0, cut=1.0).passed
+
+
+@pytest.mark.parametrize("cut", [None, 0.0])
+def test_a_graph_that_failed_agrees_with_nothing(cut):
+    gate = agreement("fp16", LOGITS, None, 0.5, cut)
+    assert (gate.name, gate.measured, gate.passed) == ("fp16: agreement with fp32", 0.0, False)
 
 
 @pytest.mark.parametrize(("milliseconds", "passes"), [(0.99, True), (1.0, False), (1.01, False)])
 def test_no_slower_graph_is_faster(milliseconds, passes):
-    gate = faster(milliseconds, 1.0)
+    gate = faster("int8", milliseconds, 1.0)
     assert (gate.measured, gate.required, gate.passed) == (milliseconds, 1.0, passes)
 
 

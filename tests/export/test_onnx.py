@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import warnings
@@ -75,6 +76,15 @@ def test_probabilities_are_the_calibrated_softmax(student, sessions):
     outputs = ask(sessions[student.network.family], *random_batch([5, 9]))
     scaled = np.exp(outputs["logits"].astype(np.float64) / student.temperature)
     np.testing.assert_allclose(outputs["probabilities"], scaled / scaled.sum(axis=1, keepdims=True), **CLOSE)
+
+
+def test_a_multi_label_student_gives_each_label_a_sigmoid_of_its_own(student, sessions, tmp_path):
+    export_onnx(dataclasses.replace(student, multi_label=True), tmp_path / "model.onnx")
+    outputs = ask(create_session(tmp_path / "model.onnx"), *random_batch([5, 9]))
+    single = ask(sessions[student.network.family], *random_batch([5, 9]))
+    np.testing.assert_allclose(outputs["logits"], single["logits"], **CLOSE)
+    scaled = outputs["logits"].astype(np.float64) / student.temperature
+    np.testing.assert_allclose(outputs["probabilities"], 1 / (1 + np.exp(-scaled)), **CLOSE)
 
 
 def test_what_the_mask_hides_changes_nothing(student, sessions):

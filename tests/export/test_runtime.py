@@ -125,8 +125,8 @@ def test_truncation_in_the_tokenizer_file_does_not_matter(tiny_bundle, tmp_path)
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=64)
     tokenizer.save(str(tmp_path / TOKENIZER))
-    ids, truncated = GraphTokenizer(tmp_path / TOKENIZER, 8).encode("invoice " * 6)
-    assert (len(ids), truncated) == (7, False)
+    encoded = GraphTokenizer(tmp_path / TOKENIZER, 8).encode("invoice " * 6)
+    assert (len(encoded.ids), encoded.truncated) == (7, False)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t\0", "🙂", "\u2028", "a" * 100_000])
@@ -157,7 +157,7 @@ def test_a_run_that_fails_is_an_error_of_ours(reseal, tiny_bundle):
     few = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(rows)[:3], "embeddings")
     rows.CopyFrom(few)
     classifier = Classifier.load(reseal({MODEL: model.SerializeToString()}))
-    with pytest.raises(InferenceError, match="the graph failed on 2 tokens"):
+    with pytest.raises(InferenceError, match=r"the graph failed on \(1, 2\) tokens"):
         classifier.classify("invoice")
 
 

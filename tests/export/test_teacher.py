@@ -51,6 +51,12 @@ async def test_labels_in_another_order_get_their_own_probabilities(create, words
     assert labels[answers[0].probabilities.argmax()] == "billing"
 
 
+def test_a_multi_label_bundle_is_no_teacher(make_bundle, tmp_path, words):
+    bundle = make_bundle(tmp_path / "bundle", multi_label=True)
+    with pytest.raises(TeacherError, match=rf"{bundle.path} is multi-label"):
+        teachers.create({"kind": "bundle", "path": str(bundle.path)}, tuple(words))
+
+
 def test_it_is_the_kind_bundle_and_known_by_name_and_version(create, tiny_teacher):
     teacher = create()
     assert isinstance(teacher, BundleTeacher)

@@ -13,11 +13,14 @@ from onnx import TensorProto, numpy_helper
 
 from distill.students.base import TOKENIZER
 from export import variants
+from export.half import halve
 from export.variants import (
+    FP16,
     FUSED,
     INT8,
     PLAIN,
     fuse,
+    heads,
     load_variants,
     make_variants,
     measure,
@@ -188,6 +191,82 @@ def test_the_source_is_left_as_it_was(graphs, students, rows, tmp_path):
     quantise(graphs["encoder"], tmp_path / "int8.onnx", rows("encoder"))
     assert graphs["encoder"].read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx"]
+
+
+@pytest.fixture(scope="session")
+def halves(paths, tmp_path_factory):
+    """The fp16 graph of each variant of fp32, by family and variant."""
+    folder = tmp_path_factory.mktemp("halves")
+    return {
+        (family, name): halve(made[name], folder / f"{family}-{name}.onnx", heads(made[name]))
+        for family, made in paths.items()
+        for name in (PLAIN, FUSED)
+        if name in made
+    }
+
+
+def types(path):
+    """The types of all that flows through a graph, by the output's name."""
+    model = onnx.load(path)
+    values = [*model.graph.value_info, *model.graph.output]
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def test_reduced_graphs_are_made_where_they_are_asked_for(graphs, rows, tmp_path):
+    for reduced in ((), (FP16,), (INT8, FP16)):
+        made = make_variants(graphs["static"], tmp_path, None, rows("static"), reduced)
+        assert list(made) == [PLAIN, *reduced]
+
+
+def test_an_fp16_graph_computes_nearly_what_its_source_does(student, paths, answers, halves):
+    family = student.network.family
+    for source in (PLAIN, FUSED):
+        if source in paths[family]:
+            logits = answers({source: paths[family][source], FP16: halves[family, source]})
+            assert (logits[FP16] != logits[source]).any()
+            np.testing.assert_allclose(logits[FP16], logits[source], rtol=0.05, atol=0.2)
+            assert np.corrcoef(logits[FP16].ravel(), logits[source].ravel())[0, 1] > 0.999
+
+
+def test_an_fp16_graph_takes_and_gives_what_its_source_does(halves):
+    for path in halves.values():
+        graph = onnx.load(path).graph
+        assert {value.name: value.type.tensor_type.elem_type for value in graph.input} == dict.fromkeys(
+            ("input_ids", "attention_mask"), TensorProto.INT64
+        )
+        assert {value.name: value.type.tensor_type.elem_type for value in graph.output} == dict.fromkeys(
+            ("logits", "probabilities", "embedding"), TensorProto.FLOAT
+        )
+
+
+def test_an_fp16_graph_halves_the_weights_but_not_the_head(paths, halves):
+    for (family, source), path in halves.items():
+        constants = {value.name: value.data_type for value in onnx.load(path).graph.initializer}
+        assert constants[HEADS[family]] == TensorProto.FLOAT
+        assert constants["temperature"] == TensorProto.FLOAT
+        tables = [kind for name, kind in constants.items() if name.endswith(("word_embeddings.weight", "words.weight"))]
+        assert tables == [TensorProto.FLOAT16]
+        assert path.stat().st_size < paths[family][source].stat().st_size
+
+
+def test_nothing_between_the_sums_and_the_answer_passes_through_16_bits(halves):
+    for path in halves.values():
+        graph = onnx.load(path).graph
+        producer = {name: node for node in graph.node for name in node.output}
+        node = producer["probabilities"]
+        seen = []
+        while node.op_type not in ("Gemm", "MatMul"):
+            seen.append(node.op_type)
+            node = producer[node.input[0]]
+        assert seen == ["Softmax", "Div"]
+        halved = {
+            name
+            for name, one in producer.items()
+            if one.op_type == "Cast" and one.attribute[0].i == TensorProto.FLOAT16
+        }
+        for one in graph.node:
+            if one.op_type in ("ReduceSum", "Exp", "Clip"):
+                assert not halved & set(one.input), one.name
 
 
 class Timed:

@@ -43,6 +43,12 @@ def test_a_good_bundle_passes(tiny_bundle):
     assert verify(str(tiny_bundle.path)) == tiny_bundle
 
 
+def test_a_multi_label_bundle_passes(make_bundle, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", multi_label=True)
+    assert verify(bundle.path).manifest.multi_label
+    assert any(sum(row.probabilities) > 1.1 for row in bundle.golden())
+
+
 def test_a_changed_file_is_named(tiny_bundle, tmp_path):
     copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
     (copy / MODEL).write_bytes(b"")

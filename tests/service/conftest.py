@@ -24,6 +24,9 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 
+PLAN = {"workers": 1, "batch_tokens": 512}
+"""How a service runs its graph unless a test says otherwise; to measure takes a second, and may end in any plan."""
+
 MakeSettings = Callable[..., Settings]
 Running = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -36,10 +39,11 @@ def plain_logging() -> None:
 
 @pytest.fixture
 def make_settings(tiny_bundle: Bundle, tmp_path: Path) -> MakeSettings:
-    """`make_settings(**settings)`: a service of `tiny_bundle` whose shadow keeps to a directory of its own."""
+    """`make_settings(**settings)`: a service of `tiny_bundle` by PLAN, its shadow in a directory of its own."""
+    defaults = {"bundle": tiny_bundle.path, "shadow": {"path": tmp_path / "shadow.sqlite"}, **PLAN}
 
     def make(**settings: Any) -> Settings:
-        return Settings(**{"bundle": tiny_bundle.path, "shadow": {"path": tmp_path / "shadow.sqlite"}, **settings})
+        return Settings(**{**defaults, **settings})
 
     return make
 
@@ -61,7 +65,7 @@ def running(make_settings: MakeSettings) -> Running:
 
 @pytest.fixture
 async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an app with default settings."""
+    """A client of an app with the settings of `make_settings`."""
     async with running() as client:
         yield client
 
@@ -114,6 +118,7 @@ def start_process(tiny_bundle: Bundle, tmp_path: Path) -> StartProcess:
             "REFLUX_HOST": "127.0.0.1",
             "REFLUX_PORT": "0",
             "REFLUX_SHADOW__PATH": str(tmp_path / "shadow.sqlite"),
+            **{f"REFLUX_{name.upper()}": str(value) for name, value in PLAN.items()},
             **variables,
         }
         process = Process(

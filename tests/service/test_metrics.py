@@ -26,29 +26,38 @@ def exchange(name, code, route="/classify", method="POST", **labels):
     return key(f"http_{name}", route=route, method=method, code=str(code), **labels)
 
 
-async def test_everything_is_there_at_zero_before_the_first_request(client, tiny_bundle):
+@pytest.fixture
+def served(tiny_bundle):
+    """`served(name, **labels)`: a series of the model that is served."""
+
+    def series(name, /, **labels):
+        return key(name, model_version=tiny_bundle.manifest.version, **labels)
+
+    return series
+
+
+async def test_everything_is_there_at_zero_before_the_first_request(client, served):
     found = await scrape(client)
-    version = tiny_bundle.manifest.version
     expected = [
-        *(exchange("requests_total", code) for code in (200, 400, 413, 415, 422, 429, 500, 503)),
+        *(exchange("requests_total", code) for code in (200, 400, 413, 415, 422, 429, 500, 503, 504)),
         *(exchange("request_duration_seconds_count", code) for code in (200, 429, 500)),
         exchange("requests_total", 200, route="/model", method="GET"),
         exchange("requests_total", 404, route="other", method="GET"),
-        *(key("inference_stage_seconds_count", stage=stage) for stage in ("queue", "run", "post")),
-        *(key("predictions_total", model_version=version, label=label) for label in LABELS),
-        *map(key, ("inference_inflight", "queue_depth", "input_tokens_count", "truncated_total")),
+        *(served("inference_stage_seconds_count", stage=stage) for stage in ("queue", "run", "post")),
+        *(served("predictions_total", label=label) for label in LABELS),
+        *(served("answers_total", outcome=outcome) for outcome in ("ok", "overloaded", "deadline", "failed", "left")),
+        *map(served, ("inference_inflight", "queue_depth", "input_tokens_count", "truncated_total")),
+        *map(served, ("batch_texts_count", "batch_tokens_count", "answer_seconds_count")),
     ]
     assert {name: found.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
 
 
-async def test_the_model_is_named(client, tiny_bundle):
+async def test_the_model_is_named(client, served):
     found = await scrape(client)
-    version = tiny_bundle.manifest.version
-    assert found[key("model_info", model_version=version, name="tiny", family="tiny", variant="fp32")] == 1
+    assert found[served("model_info", name="tiny", family="tiny", variant="fp32", role="stable")] == 1
 
 
-async def test_requests_and_texts_are_counted_once(client, tiny_bundle):
-    version = tiny_bundle.manifest.version
+async def test_requests_and_texts_are_counted_once(client, served):
     before = await scrape(client)
     assert (await client.post("/classify", json={"texts": ["invoice", "courier", "courier"]})).status_code == 200
     assert (await client.post("/classify", json={"text": "invoice " * 100})).status_code == 200
@@ -70,15 +79,22 @@ async def test_requests_and_texts_are_counted_once(client, tiny_bundle):
         exchange("requests_total", 500): 1,
         exchange("requests_total", 404, route="other", method="GET"): 1,
         exchange("requests_total", 200, route="/model", method="GET"): 1,
-        key("predictions_total", model_version=version, label="billing"): 2,
-        key("predictions_total", model_version=version, label="shipping"): 2,
-        key("input_tokens_count"): 4,
-        key("truncated_total"): 1,
-        key("inference_stage_seconds_count", stage="queue"): 5,
-        key("inference_stage_seconds_count", stage="run"): 5,
-        key("inference_stage_seconds_count", stage="post"): 2,
+        served("predictions_total", label="billing"): 2,
+        served("predictions_total", label="shipping"): 2,
+        served("answers_total", outcome="ok"): 2,
+        served("answers_total", outcome="failed"): 1,
+        served("answer_seconds_count"): 2,
+        served("input_tokens_count"): 4,
+        served("truncated_total"): 1,
+        served("inference_stage_seconds_count", stage="queue"): 5,
+        served("inference_stage_seconds_count", stage="run"): 3,  # a request's texts of one length share a run
+        served("inference_stage_seconds_count", stage="post"): 2,
+        served("batch_texts_count"): 3,
+        served("batch_tokens_count"): 3,
     }
     assert {name: grown.get(name) for name in expected} == expected
+    assert after[served("batch_texts_sum")] - before[served("batch_texts_sum")] == 5
+    assert after[served("batch_tokens_sum")] - before[served("batch_tokens_sum")] == 3 * 2 + 32 + 2
     durations = [value for name, value in grown.items() if name[0] == "reflux_http_request_duration_seconds_count"]
     assert sorted(durations) == [1, 1, 1, 1, 2]
 

@@ -30,7 +30,7 @@ async def test_each_request_gets_an_id_of_its_own(client):
     ("method", "path", "status", "code"),
     [
         ("GET", "/nope", 404, "not_found"),
-        ("POST", "/", 405, "method_not_allowed"),
+        ("POST", "/model", 405, "method_not_allowed"),
         ("GET", "/classify", 405, "method_not_allowed"),
         ("POST", "/classify/", 404, "not_found"),
         ("BREW", "/classify", 405, "method_not_allowed"),

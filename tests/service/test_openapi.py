@@ -21,7 +21,10 @@ def fits(value, schema, document):
             fits(value[name], part, document) for name, part in properties.items() if name in value
         ),
         "required": lambda names: set(names) <= set(value),
-        "additionalProperties": lambda allowed: allowed is not False or set(value) <= set(schema.get("properties", ())),
+        "additionalProperties": lambda allowed: all(
+            allowed if isinstance(allowed, bool) else fits(value[name], allowed, document)
+            for name in set(value) - set(schema.get("properties", ()))
+        ),
         "items": lambda part: all(fits(item, part, document) for item in value),
         "minItems": lambda least: len(value) >= least,
         "maxItems": lambda most: len(value) <= most,
@@ -29,6 +32,8 @@ def fits(value, schema, document):
         "pattern": lambda pattern: re.search(pattern, value) is not None,
         "minimum": lambda least: value >= least,
         "maximum": lambda most: value <= most,
+        "enum": lambda values: value in values,
+        "const": lambda only: value == only,
     }
     silent = {"title", "description", "default"}
     # The type first: the other keywords take it for granted.
@@ -87,6 +92,98 @@ async def test_the_request_schema_admits_what_the_service_answers_and_refuses_wh
     assert fits(response.json(), answer_schema(document, "post", "/classify", status), document)
 
 
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+PROTOCOLS = {
+    "/predict": ("/predict", [{"inputs": "a"}, {"inputs": ["a"]}, {"inputs": [["a"], ["b"]], "raw_scores": True}]),
+    "/": ("/", [{"inputs": "a"}, {"inputs": ["a", "b"], "parameters": {"top_k": 1, "function_to_apply": "none"}}]),
+    "/invocations": ("/invocations", [{"inputs": "a", "truncate": None}, {"inputs": "a", "parameters": {}}]),
+    "/vertex": ("/vertex", [{"instances": ["a", {"inputs": "b", "raw_scores": True}], "parameters": {}}]),
+    "/v1/models/{name}:predict": ("/v1/models/tiny:predict", [{"instances": ["a"]}, {"inputs": ["a", "b"]}]),
+    "/v2/models/{name}/infer": (
+        "/v2/models/tiny/infer",
+        [
+            {"inputs": [TENSOR]},
+            {"inputs": [{**TENSOR, "shape": [2, 1], "data": [["a"], ["b"]]}], "more": 1},
+            {"inputs": [TENSOR], "outputs": [{"name": "logits", "parameters": {"classification": 2}}], "id": "x"},
+        ],
+    ),
+    "/classify": ("/classify", [{"input": ["a"], "model": "tiny"}, {"input": ["a"], "raw_scores": True}]),
+    "/v1/classify": ("/v1/classify", [{"input": "a"}, {"input": ["a", "b"], "use_activation": False}]),
+}
+MISFITS = {
+    "/predict": [{}, {"inputs": ["a", "b"]}, {"inputs": [["a", "b"]]}, {"inputs": "a", "parameters": {}}, "a"],
+    "/": [{"inputs": ["a", "b"]}, {"inputs": "a", "parameters": {"top_k": 0}}, {"inputs": [" "], "parameters": {}}],
+    "/invocations": [
+        {"inputs": []},
+        {"inputs": "a", "parameters": None},
+        {"inputs": "a", "truncation_direction": "left"},
+    ],
+    "/vertex": [{"instances": []}, {"instances": [["a"]]}, {"instances": ["a"] * 65}, {"instances": ["a" * 100_001]}],
+    "/v1/models/{name}:predict": [
+        {},
+        {"instances": ["a"], "inputs": ["b"]},
+        {"instances": "a"},
+        {"inputs": ["a"] * 65},
+    ],
+    "/v2/models/{name}/infer": [
+        {"inputs": []},
+        {"inputs": [{**TENSOR, "datatype": "FP32"}]},
+        {"inputs": [{**TENSOR, "data": [["a", "b"]]}]},
+        {"inputs": [{**TENSOR, "shape": [0]}]},
+        {"inputs": [TENSOR], "outputs": [{"name": "more"}]},
+        {"inputs": [TENSOR], "parameters": {"timeout": "1"}},
+    ],
+    "/classify": [{"input": "a"}, {"input": ["a"], "text": "a"}, {"input": ["a"] * 65}, {"input": ["a"], "top_k": 1}],
+    "/v1/classify": [{"input": []}, {"input": ["a", 1]}, {"input": "a" * 100_001}, {"input": "a", "more": 1}],
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "body", "status"),
+    [(template, body, 200) for template, (_, bodies) in PROTOCOLS.items() for body in bodies]
+    + [(template, body, 422) for template, bodies in MISFITS.items() for body in bodies],
+)
+async def test_what_is_described_of_a_protocol_is_what_it_does(client, document, template, body, status):
+    described = document["paths"][template]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert fits(body, described, document) == (status == 200)
+    response = await client.post(PROTOCOLS[template][0], json=body)
+    assert response.status_code == status, response.text
+    assert fits(response.json(), answer_schema(document, "post", template, status), document)
+
+
+async def test_every_route_of_a_protocol_that_takes_texts_is_described_with_its_limits(document):
+    taking = {path for path, operations in document["paths"].items() if "requestBody" in operations.get("post", {})}
+    versioned = "/v2/models/{name}/versions/{version}/infer"
+    assert taking - {versioned} == set(PROTOCOLS)
+    for path in taking:
+        operation = json.dumps(document["paths"][path]["post"])
+        assert '"maxLength": 100000' in operation
+        assert '"maxItems": 64' in operation
+        assert "$defs" not in operation
+        assert "Retry-After" in operation
+
+
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("/info", "/info"),
+        ("/health", "/health"),
+        ("/ping", "/ping"),
+        ("/v1/models", "/v1/models"),
+        ("/v1/models/{name}", "/v1/models/tiny"),
+        ("/v2", "/v2"),
+        ("/v2/health/live", "/v2/health/live"),
+        ("/v2/health/ready", "/v2/health/ready"),
+        ("/v2/models/{name}", "/v2/models/tiny"),
+        ("/v2/models/{name}/ready", "/v2/models/tiny/ready"),
+    ],
+)
+async def test_what_a_protocol_says_of_the_service_fits_its_schema(client, document, template, path):
+    response = await client.get(path)
+    assert response.status_code == 200
+    assert fits(response.json(), answer_schema(document, "get", template, 200), document)
+
+
 @pytest.mark.parametrize("path", ["/model", "/gap", "/livez", "/readyz", "/startupz"])
 async def test_every_other_answer_fits_its_schema(client, document, path):
     response = await client.get(path)
@@ -96,16 +193,16 @@ async def test_every_other_answer_fits_its_schema(client, document, path):
 
 async def test_every_status_of_classify_is_described(client, document):
     responses = document["paths"]["/classify"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "413", "415", "422", "429", "500", "503"}
+    assert set(responses) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
     assert "Retry-After" in responses["429"]["headers"]
     body = (await client.post("/classify", content=b"{", headers={"content-type": "application/json"})).json()
-    for status in sorted(set(responses) - {"200"}):
+    for status in sorted(set(responses) - {"200", "404"}):  # 404 is infinity's, for another model
         assert fits(body, answer_schema(document, "post", "/classify", status), document)
         assert not fits({"detail": "x"}, answer_schema(document, "post", "/classify", status), document)
 
 
 async def test_the_limits_in_the_schema_are_those_in_force(running):
-    async with running(max_texts=3, max_characters=7) as client:
+    async with running(max_texts=3, max_characters=7, protocols=False) as client:
         document = (await client.get("/openapi.json")).json()
         schema = document["paths"]["/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert '"maxItems": 3' in json.dumps(schema)

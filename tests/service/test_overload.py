@@ -14,15 +14,15 @@ from export.runtime import Classifier
 def gate(monkeypatch):
     """`gate()` makes every inference wait until `gate.set()`; it returns the event that one has begun."""
     opened, begun = threading.Event(), threading.Event()
-    classify = Classifier.classify
+    run = Classifier.run
 
-    def wait(self, text):
+    def wait(self, rows):
         begun.set()
         assert opened.wait(30)
-        return classify(self, text)
+        return run(self, rows)
 
     def close():
-        monkeypatch.setattr(Classifier, "classify", wait)
+        monkeypatch.setattr(Classifier, "run", wait)
         return begun
 
     close.set = opened.set
@@ -32,11 +32,11 @@ def gate(monkeypatch):
 
 async def depth(client):
     lines = (await client.get("/metrics")).text.splitlines()
-    return float(next(line for line in lines if line.startswith("reflux_queue_depth ")).split()[1])
+    return float(next(line for line in lines if line.startswith("reflux_queue_depth{")).split()[1])
 
 
 async def test_a_full_queue_refuses_whole_requests_with_retry_after(running, gate):
-    async with running(workers=1, queue_limit=4, max_texts=4) as client:
+    async with running(queue_limit=4, max_texts=4) as client:
 
         def ask(*texts):
             return asyncio.create_task(client.post("/classify", json={"texts": texts}))

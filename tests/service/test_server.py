@@ -10,11 +10,13 @@ import signal
 import socket
 from collections.abc import Mapping
 
+import httpx
 import pytest
 
-from export.bundle import MODEL
+from export.bundle import MODEL, write_bundle
 from service.app import create_app
 from service.errors import StartupError
+from service.keyfile import key_line
 from service.server import Server, bind
 
 CLIENTS = 200
@@ -236,6 +238,111 @@ async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are
         answer = waiting.recv(65536)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer
+
+
+def _metrics_port(process):
+    return next(event["metrics_port"] for event in map(json.loads, process.lines) if event["event"] == "monitoring")
+
+
+async def test_metrics_can_have_a_port_of_their_own_open_to_all(start_process, connect, tmp_path):
+    (tmp_path / "keys").write_text(key_line("tickets", "right"))
+    closed = {"REFLUX_API_KEYS": str(tmp_path / "keys"), "REFLUX_METRICS_OPEN": "false"}
+    async with start_process(REFLUX_METRICS_PORT="0", **closed) as process:
+        async with httpx.AsyncClient() as client:
+            own, main = (f"http://127.0.0.1:{port}" for port in (_metrics_port(process), process.port))
+            page = await client.get(f"{own}/metrics")
+            assert (page.status_code, "reflux_http_requests_total" in page.text) == (200, True)
+            for path in ("/livez", "/readyz", "/startupz"):
+                assert [(await client.get(f"{port}{path}")).status_code for port in (own, main)] == [200, 200]
+            assert (await client.get(f"{main}/metrics", headers={"x-api-key": "right"})).status_code == 404
+            for path in ("/classify", "/model", "/docs", "/openapi.json", "/"):
+                missing = await client.get(f"{own}{path}", headers={"x-request-id": "mine"})
+                assert (missing.status_code, missing.headers["x-request-id"]) == (404, "mine")
+        process.terminate()
+
+
+async def test_the_metrics_port_answers_until_the_last_request_has_ended(start_process, connect):
+    quick = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0"}
+    async with start_process(REFLUX_METRICS_PORT="0", **quick) as process:
+        slow, watching = await connect(process.port), await connect(_metrics_port(process))
+        body = json.dumps({"text": "courier"}).encode()
+        slow.send(body[:5], length=len(body))
+        await slow.writer.drain()
+        assert (await watching.ask(None, method="GET", path="/readyz"))[0] == 200
+        process.terminate()
+        await _refused(connect, process.port)
+        assert (await watching.ask(None, method="GET", path="/readyz"))[0] == 503
+        assert (await (await connect(_metrics_port(process))).ask(None, method="GET", path="/livez"))[0] == 200
+        slow.writer.write(body[5:])
+        assert (await slow.receive())[0] == 200
+        assert await process.ended() == 0
+        await _refused(connect, _metrics_port(process))
+
+
+def test_a_metrics_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StartupError, match="REFLUX_METRICS_PORT"):
+            bind("127.0.0.1", taken.getsockname()[1], "metrics_port")
+
+
+async def test_sighup_under_load_swaps_the_bundle_and_loses_no_request(start_process, connect, make_bundle, tmp_path):
+    bundles = [make_bundle(tmp_path / label, flip={"refund": label}) for label in ("shipping", "account", "technical")]
+    labels = {bundle.manifest.version: bundle.path.name for bundle in bundles}
+
+    def publish(bundle):
+        contents = {name: bundle.path / name for name in bundle.manifest.files}
+        return write_bundle(tmp_path / "served", contents, bundle.manifest)
+
+    path = publish(bundles[0]).path
+    async with start_process(REFLUX_BUNDLE=str(path), REFLUX_WORKERS="1", REFLUX_BATCH_TOKENS="512") as process:
+        answered = dict.fromkeys(labels, 0)
+        done = asyncio.Event()
+
+        async def user():
+            connection = await connect(process.port)
+            while not done.is_set():
+                status, _, body = await connection.ask({"texts": ["refund", "invoice"]})
+                assert status == 200, body
+                found = [result["label"] for result in body["results"]]
+                assert found == [labels[body["version"]], "billing"]
+                answered[body["version"]] += 1
+            connection.close()
+
+        async def reload():
+            for number in range(1, 7):
+                version = publish(bundles[number % len(bundles)]).manifest.version
+                wanted = answered[version] + 20
+                process.process.send_signal(signal.SIGHUP)
+                async with asyncio.timeout(30):
+                    while answered[version] < wanted:
+                        await asyncio.sleep(0.01)
+
+        users = [asyncio.create_task(user()) for _ in range(20)]
+        try:
+            await reload()
+        finally:
+            done.set()
+            await asyncio.gather(*users)
+        assert min(answered.values()) > 0
+
+
+async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
+    start_process, connect, make_bundle, tmp_path
+):
+    path = make_bundle(tmp_path / "served").path
+    async with start_process(REFLUX_BUNDLE=str(path)) as process:
+        connection = await connect(process.port)
+        _, _, before = await connection.ask({"text": "invoice"})
+        (path / MODEL).write_bytes(b"")
+        process.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(30):
+            while "not reloaded" not in process.log:
+                await asyncio.sleep(0.01)
+        assert str(path / MODEL) in process.log
+        status, _, after = await connection.ask({"text": "invoice"})
+        assert (status, after["version"], after["results"]) == (200, before["version"], before["results"])
 
 
 def test_a_port_that_is_taken_is_named():

@@ -46,7 +46,10 @@ def test_a_nested_mapping_may_be_given_key_by_key(environment):
     [
         ("REFLUX_PORT", "tcp://10.0.0.1:8080"),
         ("REFLUX_PORT", "70000"),
-        ("REFLUX_WORKERS", "0"),
+        ("REFLUX_WORKERS", "-1"),
+        ("REFLUX_THREADS", "0"),
+        ("REFLUX_BATCH_TOKENS", "many"),
+        ("REFLUX_TIMEOUT_SECONDS", "0"),
         ("REFLUX_LOG_LEVEL", "loud"),
         ("REFLUX_DRAIN_SECONDS", "-1"),
         ("REFLUX_SHADOW__RATE", "2"),
@@ -83,6 +86,17 @@ def test_every_wrong_setting_is_named_at_once(environment):
 def test_a_queue_that_could_never_admit_the_largest_request_is_refused(environment):
     with pytest.raises(StartupError, match=r"REFLUX_QUEUE_LIMIT is 63, less than the 64 of REFLUX_MAX_TEXTS"):
         environment(REFLUX_QUEUE_LIMIT="63")
+
+
+def test_two_ports_that_are_one_are_refused(environment):
+    with pytest.raises(StartupError, match=r"REFLUX_METRICS_PORT and REFLUX_PORT are both 9000"):
+        environment(REFLUX_PORT="9000", REFLUX_METRICS_PORT="9000")
+
+
+def test_origins_are_a_list(environment):
+    assert environment(REFLUX_CORS_ORIGINS='["https://a.example", "http://b:8080"]').cors_origins[1] == "http://b:8080"
+    with pytest.raises(StartupError, match="REFLUX_CORS_ORIGINS: not JSON"):
+        environment(REFLUX_CORS_ORIGINS="https://a.example")
 
 
 def test_a_wrong_value_is_not_repeated(environment):

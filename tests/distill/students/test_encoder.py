@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from distill.errors import DistillError
-from distill.students.base import load_student, network_class, pad
+from distill.students.base import CARD, load_student, network_class, pad
 from distill.students.encoder import build, fast_tokenizer, pretrained, take_layers
 from distill.task import EncoderStudent
 
@@ -143,7 +144,21 @@ def test_a_student_comes_back_from_disk_as_it_was(trained_encoder, tmp_path):
     )
     assert loaded.network.family == "encoder"
     assert not loaded.network.module.training
+    assert not loaded.multi_label
     np.testing.assert_array_equal(loaded.logits(TEXTS), student.logits(TEXTS))
+
+
+def test_a_student_comes_back_with_as_many_labels_for_a_text_as_it_gave(trained_encoder, tmp_path):
+    dataclasses.replace(trained_encoder.student, multi_label=True).save(tmp_path / "student")
+    assert load_student(tmp_path / "student").multi_label
+
+
+def test_a_student_of_before_there_were_several_labels_comes_back_with_one(trained_encoder, tmp_path):
+    trained_encoder.student.save(tmp_path / "student")
+    card = json.loads((tmp_path / "student" / CARD).read_text())
+    del card["multi_label"]
+    (tmp_path / "student" / CARD).write_text(json.dumps(card))
+    assert not load_student(tmp_path / "student").multi_label
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,15 @@ def test_what_changes_the_answers_of_a_foreign_classifier_changes_its_version(fo
     assert LocalTeacher.from_config(LocalConfig(model=str(copy), max_tokens=max_tokens), labels).version != before
 
 
+def test_a_classifier_says_itself_whether_a_text_may_have_several_labels(foreign, tmp_path):
+    assert not load_classifier(str(foreign), 32).multi_label
+    shutil.copytree(foreign, tmp_path / "several")
+    card = json.loads((foreign / "config.json").read_text())
+    card["problem_type"] = "multi_label_classification"
+    (tmp_path / "several" / "config.json").write_text(json.dumps(card))
+    assert load_classifier(str(tmp_path / "several"), 32).multi_label
+
+
 def test_texts_are_cut_at_the_positions_of_the_model(foreign):
     student = load_classifier(str(foreign), 500)
     assert student.max_tokens == 64

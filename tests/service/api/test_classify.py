@@ -212,11 +212,11 @@ async def test_a_text_that_the_graph_fails_on_is_an_error_and_never_an_answer(cl
 
 
 async def test_a_classifier_that_raises_anything_fails_one_request(client, monkeypatch):
-    def fail(self, text):
+    def fail(self, rows):
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "classify", fail)
+        patch.setattr(Classifier, "run", fail)
         message = error(await classify(client, text="invoice"), 500, "inference_failed")
         assert "bug" not in message
     assert (await result(client, text="invoice"))["label"] == "billing"

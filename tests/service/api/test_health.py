@@ -32,10 +32,10 @@ async def test_before_the_start_a_service_is_alive_but_neither_ready_nor_started
 
 
 async def test_a_dead_inference_thread_ends_life_and_readiness_and_leaves_nobody_waiting(client, monkeypatch):
-    def die(self, text):
+    def die(self, rows):
         raise SystemExit
 
-    monkeypatch.setattr(Classifier, "classify", die)
+    monkeypatch.setattr(Classifier, "run", die)
     response = await client.post("/classify", json={"text": "invoice"})
     assert response.json()["error"]["code"] == "inference_failed"
     assert await statuses(client) == [503, 503, 200]
@@ -44,18 +44,18 @@ async def test_a_dead_inference_thread_ends_life_and_readiness_and_leaves_nobody
 
 async def test_a_text_that_takes_too_long_ends_life(running, monkeypatch):
     release, started = threading.Event(), threading.Event()
-    classify = Classifier.classify
+    run = Classifier.run
 
-    def hang(self, text):
+    def hang(self, rows):
         started.set()
-        release.wait()
-        return classify(self, text)
+        assert release.wait(30)
+        return run(self, rows)
 
     async with running(stall_seconds=1e-9) as client:
         assert (await client.get("/livez")).status_code == 200
-        monkeypatch.setattr(Classifier, "classify", hang)
+        monkeypatch.setattr(Classifier, "run", hang)
         asking = asyncio.create_task(client.post("/classify", json={"text": "invoice"}))
-        await asyncio.to_thread(started.wait)
+        assert await asyncio.to_thread(started.wait, 30)
         assert (await client.get("/livez")).status_code == 503
         release.set()
         assert (await asking).status_code == 200

@@ -20,5 +20,5 @@ async def test_the_page_asks_only_paths_that_exist(client):
 
 
 async def test_the_page_can_be_switched_off(running):
-    async with running(console=False) as client:
+    async with running(console=False, protocols=False) as client:
         assert (await client.get("/")).status_code == 404

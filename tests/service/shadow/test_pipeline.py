@@ -234,3 +234,20 @@ async def test_an_outbox_in_use_is_refused(make_shadow):
     with pytest.raises(ShadowError, match="another process uses this outbox"):
         await other.start()
     assert other.teacher.closed
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_multi_label_bundle_is_served_but_not_shadowed(make_bundle, tiny_teacher: Bundle, tmp_path, enabled):
+    bundle = make_bundle(tmp_path / "bundle", multi_label=True)
+    teacher = {"kind": "bundle", "path": tiny_teacher.path}
+    settings = ShadowSettings(enabled=enabled, teacher=teacher, rate=1.0, path=tmp_path / "shadow.sqlite")
+    pipeline = ShadowPipeline(settings, bundle, Reference.open(bundle), CollectorRegistry())
+    if enabled:
+        with pytest.raises(ShadowError, match=r"the bundle tiny is multi-label.*set shadow\.enabled to false"):
+            await pipeline.start()
+        assert not (tmp_path / "shadow.sqlite").exists()
+    else:
+        await pipeline.start()
+        pipeline.observe("r", "invoice", Classifier.load(bundle).classify("invoice"))
+        assert pipeline.gap()["counts"]["requests"] == 1
+    await pipeline.stop()

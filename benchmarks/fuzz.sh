@@ -1,0 +1,43 @@
+#!/bin/sh
+# Schemathesis makes requests from the OpenAPI document of a real server, those that fit it and those that do not: no
+# answer may be a 5xx, have a status or a content type that is not documented, or not fit its schema. The document is
+# all of the service: both variants, `/admin/reload`, the protocols.
+#
+#     pip install schemathesis==4.32.5   # into an environment of its own
+#     SCHEMATHESIS=/.../bin/schemathesis benchmarks/fuzz.sh BUNDLE CANDIDATE [CASES]
+#
+# CASES is per operation, 240 by default, which makes about 5,000 in all. The two bundles have the same labels and name.
+set -eu
+bundle=${1:?a bundle} candidate=${2:?another bundle, of the same name and labels} cases=${3:-240}
+python=${PYTHON:-.venv/bin/python}
+folder=$(mktemp -d)
+
+env OMP_NUM_THREADS=1 REFLUX_BUNDLE="$bundle" REFLUX_CANDIDATE="$candidate" REFLUX_CANDIDATE_SHARE=0.5 \
+  REFLUX_ADMIN=true REFLUX_WORKERS=1 REFLUX_BATCH_TOKENS=512 REFLUX_HOST=127.0.0.1 REFLUX_PORT=0 \
+  REFLUX_DRAIN_SECONDS=0 REFLUX_SHADOW__PATH="$folder/shadow.sqlite" "$python" -m service 2>"$folder/log" &
+server=$!
+trap 'kill $server 2>/dev/null || true; wait $server || true; rm -rf "$folder"' EXIT
+
+port=
+while [ -z "$port" ]; do
+  kill -0 $server 2>/dev/null || { cat "$folder/log" >&2; exit 1; }
+  sleep 0.2
+  port=$(sed -n 's/.*"port": \([0-9]*\).*/\1/p' "$folder/log")
+done
+
+# Made-up names would find no model, and nothing behind it would be tried.
+"$python" - "$bundle/manifest.json" >"$folder/schemathesis.toml" <<'PYTHON'
+import json
+import sys
+
+manifest = json.load(open(sys.argv[1]))
+for name in ("name", "version"):
+    print(f'parameters."path.{name}" = {json.dumps(manifest[name])}')
+PYTHON
+
+(cd "$folder" && "${SCHEMATHESIS:-schemathesis}" run "http://127.0.0.1:$port/openapi.json" \
+  --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance \
+  --max-examples "$cases" --continue-on-failure --suppress-health-check all)
+
+# A 5xx that a proxy would hide is in the log.
+! grep -F '"request failed"' "$folder/log"

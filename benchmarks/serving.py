@@ -1,0 +1,170 @@
+"""Our server beside its peers: the same student, one core, the load from another core.
+
+One server after another, each in an environment of its own that is made where it is missing: closed loop with 1, 16 and
+64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity. The limit is the loop that
+tokenises and runs with no server. Writes results.json, table.md and figure.png, prints ours as ratios, and fails where
+a bound does not hold. Compare within one run alone, on a machine that does nothing else.
+
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,loop,hand
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload
+
+`--static` puts a static student beside an endpoint that returns a constant, `--shadow` our server with all traffic
+shadowed beside the same without, `--overload` sends five times the capacity with a deadline. The first run needs a
+package index and some 5 GB for the environments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+
+from serving_tools.contenders import CONTENDERS, OURS
+from serving_tools.loop import Loop
+from serving_tools.measure import Conditions, Measured, labels_of, measure, measure_loop
+from serving_tools.overload import overload
+from serving_tools.paired import shadow, static
+from serving_tools.process import ServerError
+from serving_tools.report import Bound, Part, bounds, figure, table, write
+
+from export.bundle import Bundle
+
+LOOP = "loop"
+_HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Measure, write, print, and fail where a bound does not hold."""
+    given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left
+    os.sched_setaffinity(0, {given.load_core})
+    given.output.mkdir(parents=True, exist_ok=True)
+    conditions = conditions_of(given, given.bundle)
+    parts: dict[str, Callable[[], Part]] = {}
+    if given.only:
+        parts["results"] = lambda: compare(given.only, conditions, given.output)
+    if given.static:
+        parts["static"] = lambda: static(conditions_of(given, given.static), given.rounds)
+    if given.shadow:
+        parts["shadow"] = lambda: shadow(conditions, given.rounds)
+    if given.overload:
+        parts["overload"] = lambda: overload(conditions, given.deadline_ms)
+    kept: list[Bound] = []
+    for name, run in parts.items():
+        try:
+            part = run()
+        except ServerError as error:
+            sys.exit(f"{name}: {error}")
+        write(given.output / f"{name}.json", part)
+        kept += part.bounds
+    print("\n".join(bound.line() for bound in kept))
+    if not all(bound.holds for bound in kept):
+        raise SystemExit(1)
+
+
+def compare(only: list[str], conditions: Conditions, output: Path) -> Part:
+    """Ours, the loop and the peers, with a table and a figure."""
+    rows: list[Measured] = []
+    loops: list[Loop] = []
+
+    def loop() -> None:
+        if LOOP in only:
+            loops.append(measure_loop(conditions))
+            print(f"{LOOP:15} {loops[-1].throughput:,.0f} texts/s, {loops[-1].milliseconds:.3f} ms", flush=True)
+
+    loop()
+    for contender in CONTENDERS:
+        if contender.key in only:
+            rows.append(measure(contender, conditions))
+            print(f"{contender.key:15} {told(rows[-1])}", flush=True)
+            if contender.key == OURS:
+                loop()
+    limit = mean_of(loops)
+    page = table(rows, limit, conditions)
+    (output / "table.md").write_text(page)
+    figure(output / "figure.png", rows, limit)
+    print(page)
+    ours = next((row for row in rows if row.key == OURS), None)
+    peers = [row for row in rows if row.key != OURS and row.closed]
+    kept = bounds(ours, limit, peers) if ours is not None else []
+    return Part({"conditions": conditions.told(), "loop": limit, "loops": loops, "servers": rows}, kept)
+
+
+def mean_of(loops: list[Loop]) -> Loop | None:
+    """The loops before and after ours as one."""
+    if not loops:
+        return None
+    most = max(one.most for one in loops)
+    return Loop(mean(one.throughput for one in loops), mean(one.milliseconds for one in loops), most)
+
+
+def told(row: Measured) -> str:
+    """A server's line of progress."""
+    closed = ", ".join(f"{load.throughput:,.0f} at {clients}" for clients, load in row.closed.items())
+    return "; ".join(part for part in (closed and f"{closed} clients", row.reason) if part)
+
+
+def conditions_of(given: argparse.Namespace, path: Path) -> Conditions:
+    """What is the same for every server."""
+    bundle = Bundle.open(path)
+    texts = texts_of(given.texts) if given.texts else [row.text for row in bundle.golden()]
+    return Conditions(
+        bundle=path.resolve(),
+        student=given.student.resolve() if given.student else None,
+        texts=texts,
+        labels=labels_of(path, texts, given.server_core),
+        classes=bundle.manifest.labels,
+        environments=given.environments,
+        logs=given.output,
+        server_core=given.server_core,
+        load_core=given.load_core,
+        seconds=given.seconds,
+        warm_up=given.warm_up,
+        seed=given.seed,
+    )
+
+
+def texts_of(path: Path) -> list[str]:
+    """The texts of a file: one a line, or rows of JSON with a `text`."""
+    lines = [line for line in path.read_text().split("\n") if line.strip()]
+    return [str(json.loads(line)["text"]) for line in lines] if path.suffix == ".jsonl" else lines
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    names = [LOOP, *(contender.key for contender in CONTENDERS)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle of an encoder student")
+    parser.add_argument("--student", type=Path, help="the student's folder, for the pipeline on PyTorch")
+    parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
+    parser.add_argument("--only", help=f"of {','.join(names)} (default all, none beside --shadow and --overload)")
+    parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also a static student's, beside a constant")
+    parser.add_argument("--shadow", action="store_true", help="what it costs to shadow all traffic")
+    parser.add_argument("--overload", action="store_true", help="what is answered at five times the capacity")
+    parser.add_argument("--rounds", type=int, default=5, help="of --static and --shadow, in pairs (default 5)")
+    parser.add_argument("--deadline-ms", type=float, default=100.0, help="of --overload (default 100)")
+    parser.add_argument("--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' own")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/serving"))
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of one measurement (default 6)")
+    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds before it that do not count (default 2)")
+    parser.add_argument("--server-core", type=int, default=0)
+    parser.add_argument("--load-core", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
+    given = parser.parse_args()
+    if given.only is None:
+        given.only = [] if given.shadow or given.overload else names
+    else:
+        given.only = [name for name in given.only.split(",") if name]
+    if unknown := sorted(set(given.only) - set(names)):
+        parser.error(f"--only: {', '.join(unknown)} unknown; known are {', '.join(names)}")
+    return given
+
+
+if __name__ == "__main__":
+    main()

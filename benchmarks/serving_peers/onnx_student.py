@@ -1,0 +1,44 @@
+"""The student as a peer's own code runs it: tokenise, pad where there are several texts, run, take the best label.
+
+It imports nothing of Reflux: it runs in the peers' environments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+
+class Student:
+    """A bundle's graph and tokenizer on one thread."""
+
+    def __init__(self, bundle: Path) -> None:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        self.labels: list[str] = manifest["labels"]
+        self._tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(manifest["max_tokens"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(bundle / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = {value.name for value in self._session.get_inputs()}
+
+    def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """The best label of each text, and how likely it is."""
+        rows = [self._tokenizer.encode(text).ids for text in texts]
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
+            mask[index, : len(row)] = 1
+        feeds = {"input_ids": ids, "attention_mask": mask}
+        (found,) = self._session.run(["probabilities"], {name: feeds[name] for name in self._inputs})
+        best = found.argmax(axis=1)
+        return [(self.labels[label], float(row[label])) for label, row in zip(best, found, strict=True)]

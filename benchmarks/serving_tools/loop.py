@@ -1,0 +1,57 @@
+"""The limit: texts tokenised and run one at a time in this process, with no server. A plan on stdin, results on stdout.
+
+It runs the same code on the same texts in the same order as the service does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from export.bundle import Bundle
+from export.runtime import Classifier
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Texts a second, the median text in milliseconds, and the one that took longest."""
+
+    throughput: float
+    milliseconds: float
+    most: float
+
+
+def run(classifier: Classifier, texts: list[str], seconds: float) -> Loop:
+    """Classify in turn for so long."""
+    took = []
+    begin = now = time.perf_counter()
+    for text in itertools.cycle(texts):
+        classifier.classify(text)
+        before, now = now, time.perf_counter()
+        took.append(now - before)
+        if now - begin >= seconds:
+            break
+    return Loop(len(took) / (now - begin), 1000 * median(took), 1000 * max(took))
+
+
+def main() -> None:
+    """Read the bundle, the texts, the core and the seconds; print the measured loop, or the texts' labels."""
+    plan = json.load(sys.stdin)
+    os.sched_setaffinity(0, {plan["core"]})
+    bundle = Bundle.open(plan["bundle"])
+    classifier = Classifier.load(bundle)
+    if plan.get("labels"):
+        chosen = (classifier.classify(text).probabilities.argmax() for text in plan["texts"])
+        print(json.dumps([bundle.manifest.labels[index] for index in chosen]))
+        return
+    run(classifier, plan["texts"], plan["warm_up"])
+    print(json.dumps(asdict(run(classifier, plan["texts"], plan["seconds"]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""`POST /admin/reload`: serve the bundles as they lie on disk now. SIGHUP does the same."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import BundleRefusedError, ErrorBody, StartupError
+from service.state import state_of
+
+router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+class Reloaded(BaseModel):
+    """What is served now."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    versions: dict[str, str]
+    """The version of each variant, `stable` and perhaps `candidate`."""
+
+
+@router.post("/reload", responses={409: {"model": ErrorBody}})
+async def reload(request: Request) -> Reloaded:
+    """Load the bundles again and swap those that changed, with no request lost; answers when that is done.
+
+    A bundle that does not pass its checks is refused, and what was served is served still.
+    """
+    try:
+        return Reloaded(versions=await state_of(request).models.reload())
+    except StartupError as error:
+        raise BundleRefusedError(f"{error}; what was served before is served still") from error

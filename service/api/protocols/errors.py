@@ -1,0 +1,72 @@
+"""How each protocol's clients are told that there is no answer. Status, headers and message are the service's own."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import ServiceError
+
+CODES = (400, 413, 415, 422, 429, 500, 503, 504)
+"""The statuses that a request with texts may get; where it names a model, 404 too."""
+
+_TEI_TYPES = {
+    "overloaded": "Overloaded",
+    "rate_limited": "Overloaded",
+    "deadline": "Overloaded",
+    "inference_failed": "Backend",
+    "internal": "Backend",
+    "not_ready": "Unhealthy",
+}
+
+
+class TEIErrorBody(BaseModel):
+    """Text Embeddings Inference's; Hugging Face's client reads `error` too."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    error: str
+    error_type: str
+    """`Validation`, `Overloaded`, `Backend` or `Unhealthy`."""
+
+    @classmethod
+    def of(cls, error: ServiceError, request_id: str) -> Self:
+        """Tell a client of TEI."""
+        return cls(error=str(error), error_type=_TEI_TYPES.get(error.code, "Validation"))
+
+
+class KServeErrorBody(BaseModel):
+    """KServe's, Triton's and MLServer's."""
+
+    error: str
+
+    @classmethod
+    def of(cls, error: ServiceError, request_id: str) -> Self:
+        """Tell a client of KServe V1 or of the Open Inference Protocol."""
+        return cls(error=str(error))
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    message: str
+    type: str
+    """A stable word for programs, such as `overloaded`."""
+
+    param: None = None
+    code: int
+    """The status."""
+
+
+class OpenAIErrorBody(BaseModel):
+    """OpenAI's, which infinity and vLLM send."""
+
+    error: OpenAIErrorDetail
+
+    @classmethod
+    def of(cls, error: ServiceError, request_id: str) -> Self:
+        """Tell a client of infinity or vLLM."""
+        return cls(error=OpenAIErrorDetail(message=str(error), type=error.code, code=error.status_code))

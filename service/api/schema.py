@@ -1,0 +1,48 @@
+"""What the schemas of requests have in common: a text, the limits in force, and the statuses of answers without one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from service.settings import Settings
+
+NOT_BLANK = r"\S"
+
+Text = Annotated[str, Field(pattern=NOT_BLANK, description="Not blank.")]
+
+_RETRY_AFTER = {"description": "Seconds in which the queue should be empty.", "schema": {"type": "integer"}}
+
+
+def request_body(settings: Settings, *models: type[BaseModel]) -> dict[str, Any]:
+    """Describe the body of an operation that reads one of several models, with the limits of this service.
+
+    FastAPI does not know of it, so it stands on its own: definitions are put where they are referred to.
+    """
+    schemas = [_whole(schema := model.model_json_schema(), schema.get("$defs", {}), settings) for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def failures(shape: Any, *codes: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers that are errors: a body of type `shape` for each status."""
+    described: dict[int | str, dict[str, Any]] = {code: {"model": shape} for code in codes}
+    if 429 in described:
+        described[429]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return described
+
+
+def _whole(node: Any, definitions: dict[str, Any], settings: Settings) -> Any:
+    if isinstance(node, list):
+        return [_whole(item, definitions, settings) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = {**definitions[node["$ref"].rpartition("/")[2]], **{key: node[key] for key in node if key != "$ref"}}
+    done = {key: _whole(value, definitions, settings) for key, value in node.items() if key != "$defs"}
+    if done.get("pattern") == NOT_BLANK:
+        done.setdefault("maxLength", settings.max_characters)
+    if done.get("minItems") == 1:  # in a request, only lists of texts must have an item
+        done.setdefault("maxItems", settings.max_texts)
+    return done

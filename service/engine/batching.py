@@ -1,0 +1,69 @@
+"""Which of the waiting texts share the next run. Pure decisions: no thread, no clock, no graph.
+
+A run costs its padded tokens, rows x longest, and something beside; so a text may join when the padding that it brings
+costs no more than a run of its own would. The oldest is always among them: whatever else arrives, no text waits for
+more runs than there were texts before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text in word pieces; good enough to predict a wait by, before a text is tokenised."""
+
+WINDOW = 64
+"""So many of the oldest are considered for a run."""
+
+_SPECIAL_TOKENS = 2
+
+
+class Sized(Protocol):
+    """Something with a length in tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """At least 1."""
+
+
+Item = TypeVar("Item", bound=Sized)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most padded `tokens` and the most `rows` of a run. One text that is longer runs alone."""
+
+    tokens: int
+    rows: int = 64
+
+
+ALONE = Limits(tokens=1, rows=1)
+"""Every text has a run of its own."""
+
+
+def estimate_tokens(text: str, most: int) -> int:
+    """The tokens that a graph which reads `most` will see of a text, guessed from its characters."""
+    return min(len(text) // CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS, most)
+
+
+def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[Item], list[Item]]:
+    """Part `waiting`, oldest first and not empty, into the next batch and what goes on waiting, in its order.
+
+    Those nearest to the oldest in length join first. `slack` is what a run costs beside its tokens, in tokens: so much
+    padding may each of them bring.
+    """
+    oldest = waiting[0]
+    chosen, longest = {0}, oldest.tokens
+    for place in sorted(range(1, len(waiting)), key=lambda place: abs(waiting[place].tokens - oldest.tokens)):
+        length = waiting[place].tokens
+        longest_then = max(longest, length)
+        rows = len(chosen) + 1
+        padding = rows * longest_then - len(chosen) * longest - length
+        if rows > limits.rows or rows * longest_then > limits.tokens or padding > slack:
+            break
+        chosen.add(place)
+        longest = longest_then
+    batch = [waiting[place] for place in sorted(chosen)]
+    return batch, [item for place, item in enumerate(waiting) if place not in chosen]

@@ -1,0 +1,184 @@
+"""How to run a graph on this machine: measured when it is loaded, within about a second, unless a setting says it.
+
+Workers x threads within a run x texts in a run: what gives the most texts per second is taken. A graph whose run costs
+less than handing it to a thread and back runs on the event loop, and so does a small graph where there is one CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import structlog
+
+from export.providers import MOST_ROWS
+from service.engine.batching import ALONE, Limits
+from service.engine.cost import Cost
+from service.engine.runner import Runs
+
+Graph = TypeVar("Graph", bound=Runs)
+
+logger = structlog.get_logger(__name__)
+
+BUDGETS = (32, 64, 128, 256, 512, 1024)
+"""Padded tokens of a run."""
+
+GPU_BUDGETS = (4096, 16384, 65536)
+"""The same on a GPU, which one worker keeps busy."""
+
+_GAIN = 1.01  # a longer run makes everyone wait longer: it must be worth it
+_SECONDS = 0.8
+_ROUNDS = 2
+_TRIAL_SECONDS = 0.03
+_HOPS = 50
+_LOOP_SECONDS = 0.012  # so long at most may a run on the event loop keep everything else waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`workers` threads, or for 0 the event loop, each running up to `limits` at a time, each run on `threads`.
+
+    `cost` is what runs were measured to cost.
+    """
+
+    workers: int
+    threads: int
+    limits: Limits
+    cost: Cost = field(default_factory=Cost, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What settings fix of the plan; None is for the measurement to find."""
+
+    workers: int | None = None
+    threads: int | None = None
+    batch_tokens: int | None = None
+
+
+def choose(
+    make: Callable[[int], Graph], texts: Sequence[str], asked: Asked, *, cpus: int, batches: bool, gpu: bool = False
+) -> tuple[Plan, Graph]:
+    """Measure and choose. `make(threads)` gives the graph on so many threads; `texts` are typical ones.
+
+    `batches` says whether texts may share a run at all, `gpu` that runs are not the CPUs' work. Gives the plan with the
+    graph that was made for it.
+    """
+    if asked.workers is None and gpu:
+        asked = replace(asked, workers=1)
+    elif asked.workers is None and _on_loop(make(asked.threads or 1), texts, cpus):
+        asked = replace(asked, workers=0)
+    shapes = _shapes(asked, cpus)
+    limits = _limits(asked, batches, gpu)
+    if len(shapes) == len(limits) == 1:
+        ((workers, threads),) = shapes
+        return Plan(workers, threads, limits[0]), make(threads)
+    graphs = {threads: make(threads) for _, threads in shapes}
+    plans: dict[Plan, float] = {}
+    for workers, threads in shapes:
+        cost = Cost()
+        plans |= {Plan(workers, threads, limit, cost): 0.0 for limit in limits}
+    ends = time.monotonic() + _SECONDS
+    for plan in [*plans] * _ROUNDS:
+        if time.monotonic() > ends and any(plans.values()):
+            break
+        rate = _texts_per_second(graphs[plan.threads], texts, plan)
+        plans[plan] = max(plans[plan], rate)  # the machine's other work can only make it slower
+    for plan, rate in plans.items():
+        logger.info(
+            "measured",
+            workers=plan.workers,
+            threads=plan.threads,
+            tokens=plan.limits.tokens,
+            texts_per_second=round(rate),
+        )
+    for plan in [*plans]:
+        if not plan.workers and plan.limits != ALONE and plan.cost.seconds(plan.limits.tokens, 1) > _LOOP_SECONDS:
+            del plans[plan]
+    enough = max(plans.values()) / _GAIN
+    plan = next(plan for plan, rate in plans.items() if rate >= enough)
+    return plan, graphs[plan.threads]
+
+
+def _shapes(asked: Asked, cpus: int) -> list[tuple[int, int]]:
+    """The pairs of workers and threads to try, those that settings fix being fixed."""
+    if asked.workers is not None:
+        return [(asked.workers, asked.threads or 1)]
+    if asked.threads is not None:
+        return [(max(1, cpus // asked.threads), asked.threads)]
+    halves = [(cpus // 2, 2)] if cpus >= 4 else []
+    return list(dict.fromkeys([(cpus, 1), *halves, (1, cpus)]))
+
+
+def _limits(asked: Asked, batches: bool, gpu: bool) -> list[Limits]:
+    if not batches or asked.batch_tokens == 0:
+        return [ALONE]
+    budgets = [asked.batch_tokens] if asked.batch_tokens else GPU_BUDGETS if gpu else BUDGETS
+    limits = [Limits(tokens, MOST_ROWS) if gpu else Limits(tokens) for tokens in budgets]
+    return limits if asked.batch_tokens else [ALONE, *limits]
+
+
+def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
+    """The rate of all workers together, on full batches of the text of median length; `plan.cost` learns of them."""
+    rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
+    row = rows[len(rows) // 2]
+    batch = [row] * max(1, min(plan.limits.rows, plan.limits.tokens // len(row.ids)))
+    workers = max(plan.workers, 1)
+
+    def work(_: int) -> list[float]:
+        spent: list[float] = []
+        while not spent or time.monotonic() < ends:
+            started = time.monotonic()
+            graph.run(batch)
+            spent.append(time.monotonic() - started)
+        return spent
+
+    with ThreadPoolExecutor(workers) as pool:
+        begun = time.monotonic()
+        ends = begun + _TRIAL_SECONDS
+        runs = [seconds for spent in pool.map(work, range(workers)) for seconds in spent]
+        rate = len(runs) * len(batch) / (time.monotonic() - begun)
+    for seconds in runs:
+        plan.cost.learn(len(batch) * len(row.ids), seconds)
+    return rate
+
+
+def _on_loop(graph: Runs, texts: Sequence[str], cpus: int) -> bool:
+    """Whether the event loop should run the graph: when that costs less than a thread, or there is one CPU for both.
+
+    In neither case for so long that others wait for it.
+    """
+    run, hop = _run_seconds(graph, texts), _hop_seconds()
+    logger.info("measured", cpus=cpus, run_us=round(run * 1e6), thread_hop_us=round(hop * 1e6))
+    return run < _LOOP_SECONDS and (cpus == 1 or run < hop)
+
+
+def _run_seconds(graph: Runs, texts: Sequence[str]) -> float:
+    """The median time to tokenise and run one text."""
+    spent = []
+    for text in texts:
+        begun = time.perf_counter()
+        graph.run([graph.encode(text)])
+        spent.append(time.perf_counter() - begun)
+    return sorted(spent)[len(spent) // 2]
+
+
+def _hop_seconds() -> float:
+    """The median time to hand something from an event loop to a thread and get it back."""
+
+    async def hops() -> list[float]:
+        spent = []
+        with ThreadPoolExecutor(1) as pool:
+            for _ in range(_HOPS):
+                begun = time.perf_counter()
+                await asyncio.get_running_loop().run_in_executor(pool, int)
+                spent.append(time.perf_counter() - begun)
+        return spent
+
+    with ThreadPoolExecutor(1) as aside:  # this thread may have a running loop
+        spent = aside.submit(asyncio.run, hops()).result()
+    return sorted(spent)[_HOPS // 2]

@@ -1,0 +1,56 @@
+"""SageMaker's `/invocations` and `/ping`, and Vertex AI's `/vertex`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+async def test_invocations_answers_as_the_root_does(client, texts):
+    for body in ({"inputs": texts[0]}, {"inputs": [[text] for text in texts]}, {"inputs": texts, "parameters": {}}):
+        expected = (await client.post("/", json=body)).json()
+        assert (await client.post("/invocations", json=body)).json() == expected
+
+
+async def test_ping_tells_that_the_service_is_ready(client):
+    assert (await client.get("/ping")).json() == {"status": "ok"}
+
+
+async def test_vertex_answers_each_instance_as_the_native_route_does(client, native, texts):
+    results = await native(client, texts)
+    response = await client.post("/vertex", json={"instances": texts, "parameters": None})
+    assert response.json() == {"predictions": [result["top"] for result in results]}
+
+
+async def test_an_instance_may_say_how_it_is_to_be_answered(client, native, texts):
+    first, second = await native(client, texts[:2])
+    instances = [{"inputs": texts[0], "raw_scores": True}, texts[1]]
+    predictions = (await client.post("/vertex", json={"instances": instances, "parameters": {}})).json()["predictions"]
+    assert [item["score"] for item in predictions[0]] == sorted(first["logits"], reverse=True)
+    assert predictions[1] == second["top"]
+
+
+async def test_only_the_instance_that_says_so_must_be_read_whole(client):
+    long = "invoice " * 40
+    whole = {"inputs": long, "truncate": False}
+    assert (await client.post("/vertex", json={"instances": [long]})).status_code == 200
+    response = await client.post("/vertex", json={"instances": [long, whole]})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("instances[1]: more than the 32 tokens")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"instances": []}, "instances: List should have at least 1 item"),
+        ({"instances": ["a", " "]}, "instances[1].inputs: String should match pattern"),
+        ({"instances": [1]}, "instances[0]: Input should be"),
+        ({"instances": ["a"], "parameters": {"top_k": 1}}, "parameters.top_k: Extra inputs"),
+        ({"inputs": "a"}, "instances: Field required"),
+        ({"instances": ["a"] * 65}, "instances: at most 64 per request"),
+    ],
+)
+async def test_what_does_not_fit_is_refused_with_its_place(client, body, told):
+    response = await client.post("/vertex", json=body)
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "Validation"
+    assert response.json()["error"].startswith(told)

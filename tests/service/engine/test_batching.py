@@ -1,0 +1,129 @@
+"""Which texts share a run: nothing is lost, the limits hold, like goes with like, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.batching import ALONE, WINDOW, Limits, choose, estimate_tokens
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text that came as number `place`."""
+
+    place: int
+    tokens: int
+
+
+def items(lengths):
+    return [Item(place, tokens) for place, tokens in enumerate(lengths)]
+
+
+def padded(batch):
+    return len(batch) * max(item.tokens for item in batch)
+
+
+waiting_texts = st.lists(st.integers(1, 64), min_size=1, max_size=80).map(items)
+limits_of_a_run = st.builds(Limits, tokens=st.integers(1, 600), rows=st.integers(1, 20))
+slacks = st.one_of(st.floats(0, 100), st.just(1e9))
+
+
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_nothing_is_lost_or_doubled_and_both_parts_keep_their_order(waiting, limits, slack):
+    batch, left = choose(waiting, limits, slack)
+    assert sorted(batch + left, key=lambda item: item.place) == waiting
+    for part in (batch, left):
+        assert [item.place for item in part] == sorted(item.place for item in part)
+
+
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_the_oldest_is_always_taken(waiting, limits, slack):
+    batch, _ = choose(waiting, limits, slack)
+    assert batch[0] == waiting[0]
+
+
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_the_limits_hold_but_for_one_text_that_is_longer(waiting, limits, slack):
+    batch, _ = choose(waiting, limits, slack)
+    assert len(batch) <= limits.rows
+    assert len(batch) == 1 or padded(batch) <= limits.tokens
+
+
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_no_text_brings_more_padding_than_a_run_of_its_own_would_cost(waiting, limits, slack):
+    batch, _ = choose(waiting, limits, slack)
+    assert padded(batch) - sum(item.tokens for item in batch) <= slack * (len(batch) - 1)
+
+
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_those_nearest_to_the_oldest_in_length_are_preferred(waiting, limits, slack):
+    def distance(item):
+        return abs(item.tokens - waiting[0].tokens)
+
+    batch, left = choose(waiting, limits, slack)
+    assert max(map(distance, batch)) <= min(map(distance, left), default=math.inf)
+
+
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_a_batch_is_as_large_as_it_may_be(waiting, limits, slack):
+    batch, left = choose(waiting, limits, slack)
+    if not left:
+        return
+    another = [*batch, min(left, key=lambda item: (abs(item.tokens - waiting[0].tokens), item.place))]
+    padding = padded(another) - padded(batch) - another[-1].tokens
+    assert len(another) > limits.rows or padded(another) > limits.tokens or padding > slack
+
+
+@given(waiting_texts, slacks)
+def test_alone_means_alone(waiting, slack):
+    assert choose(waiting, ALONE, slack) == (waiting[:1], waiting[1:])
+
+
+@pytest.mark.parametrize(
+    ("slack", "expected"),
+    [(0, [8, 8]), (1, [8, 8, 7]), (11, [8, 8, 7]), (12, [8, 8, 12, 7]), (112, [8, 40, 8, 12, 7])],
+)
+def test_the_more_a_run_costs_beside_its_tokens_the_less_lengths_matter(slack, expected):
+    waiting = items([8, 40, 8, 12, 7])
+    batch, _ = choose(waiting, Limits(1000), slack)
+    assert [item.tokens for item in batch] == expected
+
+
+@given(
+    arrivals=st.lists(st.lists(st.integers(1, 64), max_size=30), min_size=1, max_size=15),
+    limits=limits_of_a_run,
+    slack=slacks,
+)
+def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(arrivals, limits, slack):
+    waiting, bounds, waited = deque(), {}, {}
+    coming, place = deque(arrivals), 0
+    while coming or waiting:
+        for tokens in coming.popleft() if coming else ():
+            bounds[place], waited[place] = len(waiting), 0
+            waiting.append(Item(place, tokens))
+            place += 1
+        if not waiting:
+            continue
+        window = [waiting.popleft() for _ in range(min(WINDOW, len(waiting)))]
+        _, left = choose(window, limits, slack)
+        waiting.extendleft(reversed(left))
+        for item in waiting:
+            waited[item.place] += 1
+    assert all(waited[place] <= bounds[place] for place in bounds)
+
+
+@given(st.integers(0, 400), st.integers(1, 64))
+def test_an_estimate_is_within_what_the_graph_reads(characters, most):
+    assert 1 <= estimate_tokens("x" * characters, most) <= most
+
+
+def test_an_estimate_grows_with_the_text():
+    estimates = [estimate_tokens("word " * count, 512) for count in range(50)]
+    assert estimates == sorted(estimates)
+    assert estimates[-1] == pytest.approx(50, rel=0.5)

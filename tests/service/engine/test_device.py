@@ -1,0 +1,146 @@
+"""Where the graph runs is what the settings say, and a GPU is given larger batches by one worker."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnxruntime
+import pytest
+from structlog.testing import capture_logs
+
+from export.binding import BoundRun
+from export.bundle import CARD, FP16, GOLDEN, MODEL, REFERENCE, TOKENIZER, write_bundle
+from export.providers import CPU, CUDA, MOST_ROWS, Device
+from export.runtime import OUTPUTS, Classifier, Encoded
+from service.engine import load as loading
+from service.engine.batching import ALONE, Limits
+from service.engine.load import MEASURED, load
+from service.engine.plan import GPU_BUDGETS, Asked, choose
+from service.errors import StartupError
+from service.models import _device
+
+TEXTS = ["one two three"] * 5
+
+
+class Graph:
+    """A graph on a GPU: a run costs the same, however many rows it has. It keeps the shapes that it ran."""
+
+    def __init__(self):
+        self.rows = []
+
+    def encode(self, text):
+        return Encoded([1] * 64, False)
+
+    def run(self, rows):
+        self.rows.append(len(rows))
+        return []
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Let every classifier run bound and padded as on a GPU, on the CPU, and say that it does."""
+    init = Classifier.__init__
+
+    def bound(self, session, tokenizer, classes):
+        execute = BoundRun(session, OUTPUTS, max_tokens=tokenizer.max_tokens, device="cpu")
+        init(self, session, tokenizer, classes, execute=execute)
+        self.provider = CUDA
+
+    monkeypatch.setattr(Classifier, "__init__", bound)
+
+
+def planned(asked=MEASURED, *, batches=True, gpu=True, cpus=8):
+    graph = Graph()
+    return choose(lambda threads: graph, TEXTS, asked, cpus=cpus, batches=batches, gpu=gpu)[0], graph
+
+
+def test_a_gpu_has_one_worker_and_large_batches():
+    plan, graph = planned()
+    assert (plan.workers, plan.threads) == (1, 1)
+    assert plan.limits.rows == MOST_ROWS
+    assert plan.limits.tokens in GPU_BUDGETS
+    assert set(graph.rows) == {1, 64, MOST_ROWS}  # 4096 tokens, and the most rows, of texts of 64
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "limits"),
+    [
+        (Asked(workers=2, batch_tokens=999), 2, Limits(999, MOST_ROWS)),
+        (Asked(batch_tokens=0), 1, ALONE),
+        (Asked(workers=0, batch_tokens=0), 0, ALONE),
+    ],
+)
+def test_what_settings_fix_holds_on_a_gpu_too(asked, workers, limits):
+    plan, _ = planned(asked)
+    assert (plan.workers, plan.limits) == (workers, limits)
+
+
+def test_texts_that_must_not_share_a_run_do_not_on_a_gpu(on_gpu):
+    assert planned(batches=False)[0].limits == ALONE
+
+
+def test_a_bundle_on_a_gpu_is_tested_and_planned_as_such(tiny_bundle, on_gpu):
+    loaded = load(tiny_bundle.path)
+    assert loaded.plan.workers == 1
+    assert loaded.plan.limits == ALONE or loaded.plan.limits.rows == MOST_ROWS
+
+
+def test_a_bundle_on_the_cpu_is_planned_as_before(tiny_bundle, monkeypatch):
+    given = []
+    monkeypatch.setattr(loading, "choose", lambda *args, gpu, **_: given.append(gpu) or (None, None))
+    load(tiny_bundle.path)
+    assert given == [False]
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "batches"),
+    [("fp32", 5e-4, True), ("fp32", 5e-3, False), (FP16, 5e-3, True), (FP16, 5e-2, False)],
+)
+def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
+    tiny_bundle, tmp_path, monkeypatch, variant, change, batches
+):
+    contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
+    manifest = dataclasses.replace(tiny_bundle.manifest, variant=variant)
+    bundle = write_bundle(tmp_path / "bundle", contents, manifest)
+    given = []
+    monkeypatch.setattr(loading, "neighbours_change", lambda *_: change)
+    monkeypatch.setattr(loading, "choose", lambda *args, batches, **_: given.append(batches) or (None, None))
+    load(bundle.path)
+    assert given == [batches]
+
+
+def test_a_device_that_cannot_be_had_stops_the_start(tiny_bundle, monkeypatch):
+    with pytest.raises(StartupError, match="device cuda: this build of ONNX Runtime has no"):
+        load(tiny_bundle.path, device=Device("cuda"))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.warns(UserWarning, match="CUDA"), pytest.raises(StartupError, match="see that a GPU"):
+        load(tiny_bundle.path)
+
+
+def test_the_settings_say_which_device(make_settings, tmp_path):
+    assert _device(make_settings()) == Device("auto", 0, None, False)
+    settings = make_settings(device="tensorrt", device_id=1, tensorrt_cache=tmp_path, tensorrt_fp16=True)
+    assert _device(settings) == Device("tensorrt", 1, tmp_path, True)
+
+
+async def test_the_device_of_the_settings_is_used_and_the_log_says_what_serves(running):
+    with capture_logs() as log:
+        async with running(device="cpu"):
+            pass
+    assert [line["provider"] for line in log if line["event"] == "inference"] == [CPU]
+    with pytest.raises(StartupError, match="device cuda"):
+        async with running(device="cuda"):
+            pass
+
+
+def test_answers_on_a_gpu_are_those_of_the_cpu(tiny_bundle, on_gpu, request):
+    texts = ["invoice", "my parcel is late", "login password email"]
+    found = load(tiny_bundle.path).classifier
+    assert found.on_gpu
+    rows = found.run([found.encode(text) for text in texts])
+    request.getfixturevalue("monkeypatch").undo()
+    plain = Classifier.load(tiny_bundle)
+    np.testing.assert_allclose(
+        [row.probabilities for row in rows], [plain.classify(text).probabilities for text in texts], atol=1e-6
+    )
