@@ -220,8 +220,9 @@ def _version(loaded: Loaded) -> str:
 
 
 def _check_labels(bundles: Mapping[Variant, Loaded]) -> None:
-    """Raise StartupError unless all have the same labels, in whichever order."""
-    if len({frozenset(one.bundle.manifest.labels) for one in bundles.values()}) > 1:
+    """Raise StartupError unless all have the same labels, in whichever order, and all one of them or all several."""
+    manifests = [one.bundle.manifest for one in bundles.values()]
+    if len({(frozenset(manifest.labels), manifest.multi_label) for manifest in manifests}) > 1:
         raise StartupError(f"the {' and the '.join(bundles)} bundle have different labels; serve them apart")
 
 

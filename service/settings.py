@@ -20,6 +20,8 @@ from service.shadow.settings import ShadowSettings
 
 PREFIX = "REFLUX_"
 NESTED = "__"
+CLIENT = frozenset({"api_key"})
+"""Variables that are for `service.client`, and may stand in the same environment."""
 
 
 class Settings(BaseSettings):
@@ -159,7 +161,7 @@ def load_settings(**given: Any) -> Settings:
     """
     known = set(Settings.model_fields)
     names = (name for name in sorted(os.environ) if name.upper().startswith(PREFIX))
-    unknown = [name for name in names if name[len(PREFIX) :].lower().split(NESTED)[0] not in known]
+    unknown = [name for name in names if name[len(PREFIX) :].lower().split(NESTED)[0] not in known | CLIENT]
     if unknown:
         raise StartupError(
             f"{', '.join(unknown)}: no such setting; known are {', '.join(variable(name) for name in sorted(known))} "

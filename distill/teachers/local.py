@@ -81,6 +81,8 @@ class LocalTeacher:
                 version = fingerprint([weights_version(config.model), config.max_tokens])
         except DistillError as error:
             raise TeacherError(str(error)) from error
+        if model.multi_label:
+            raise TeacherError(f"{config.model} gives a text several labels; a teacher must give it a distribution")
         return cls(model, labels, name=config.name or display_name(config.model), version=version, config=config)
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +59,12 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
 
         half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
         batches = neighbours_change(classifier, texts) <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
-        plan, classifier = choose(on, texts, asked, cpus=available_cpus(), batches=batches, gpu=classifier.on_gpu)
+        gpu = classifier.on_gpu
+        plan, classifier = choose(on, texts, asked, cpus=available_cpus(), batches=batches, gpu=gpu)
+        if not gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
+            classifier = Classifier.load(bundle, threads=plan.threads, device=device)
+            _warm_up(classifier, bundle.manifest.max_tokens)
+            _give_back_memory()
         # What was read after the hashes were checked may be of another bundle, that took this one's place.
         if Bundle.open(path).manifest != bundle.manifest:
             raise BundleError(f"{path}: changed while it was read; load it again")
@@ -78,6 +85,12 @@ def neighbours_change(classifier: Classifier, texts: list[str]) -> float:
     return max(
         float(np.abs(one.probabilities - other.probabilities).max()) for one, other in zip(together, alone, strict=True)
     )
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system, where the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _warm_up(classifier: Classifier, max_tokens: int) -> None:

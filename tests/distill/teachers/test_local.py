@@ -223,13 +223,15 @@ def test_what_changes_the_answers_of_a_foreign_classifier_changes_its_version(fo
     assert LocalTeacher.from_config(LocalConfig(model=str(copy), max_tokens=max_tokens), labels).version != before
 
 
-def test_a_classifier_says_itself_whether_a_text_may_have_several_labels(foreign, tmp_path):
+def test_a_classifier_of_several_labels_a_text_is_known_and_refused_as_a_teacher(foreign, tmp_path, labels):
     assert not load_classifier(str(foreign), 32).multi_label
     shutil.copytree(foreign, tmp_path / "several")
     card = json.loads((foreign / "config.json").read_text())
     card["problem_type"] = "multi_label_classification"
     (tmp_path / "several" / "config.json").write_text(json.dumps(card))
     assert load_classifier(str(tmp_path / "several"), 32).multi_label
+    with pytest.raises(TeacherError, match="gives a text several labels; a teacher must give it a distribution"):
+        LocalTeacher.from_config(LocalConfig(model=str(tmp_path / "several")), labels)
 
 
 def test_texts_are_cut_at_the_positions_of_the_model(foreign):

@@ -16,7 +16,7 @@ from export.runtime import OUTPUTS, Classifier, Encoded
 from service.engine import load as loading
 from service.engine.batching import ALONE, Limits
 from service.engine.load import MEASURED, load
-from service.engine.plan import GPU_BUDGETS, Asked, choose
+from service.engine.plan import GPU_BUDGETS, Asked, Plan, choose
 from service.errors import StartupError
 from service.models import _device
 
@@ -88,7 +88,7 @@ def test_a_bundle_on_a_gpu_is_tested_and_planned_as_such(tiny_bundle, on_gpu):
 
 def test_a_bundle_on_the_cpu_is_planned_as_before(tiny_bundle, monkeypatch):
     given = []
-    monkeypatch.setattr(loading, "choose", lambda *args, gpu, **_: given.append(gpu) or (None, None))
+    monkeypatch.setattr(loading, "choose", lambda *args, gpu, **_: given.append(gpu) or (Plan(1, 1, ALONE), None))
     load(tiny_bundle.path)
     assert given == [False]
 
@@ -105,7 +105,7 @@ def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
     bundle = write_bundle(tmp_path / "bundle", contents, manifest)
     given = []
     monkeypatch.setattr(loading, "neighbours_change", lambda *_: change)
-    monkeypatch.setattr(loading, "choose", lambda *args, batches, **_: given.append(batches) or (None, None))
+    monkeypatch.setattr(loading, "choose", lambda *args, batches, **_: given.append(batches) or (Plan(1, 1, ALONE), None))
     load(bundle.path)
     assert given == [batches]
 
