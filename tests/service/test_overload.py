@@ -1,38 +1,92 @@
-"""A full queue refuses whole requests, says when to come again, and goes on serving."""
+"""More than can be answered: whole requests are refused at once and told when to come again; the others are served."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
+import signal
 import threading
+from contextlib import asynccontextmanager
 
 import pytest
 
 from export.runtime import Classifier
+from service.app import create_app
+from service.server import Server, bind
+
+PATIENCE = 30
+
+
+class Gate:
+    """Makes every run of a graph wait, once it is closed, until it is opened."""
+
+    def __init__(self, monkeypatch):
+        self.opened, self.reached = threading.Event(), threading.Event()
+        self.opened.set()
+        run = Classifier.run
+
+        def wait(classifier, rows):
+            self.reached.set()
+            assert self.opened.wait(PATIENCE)
+            return run(classifier, rows)
+
+        monkeypatch.setattr(Classifier, "run", wait)
+
+    def close(self):
+        self.opened.clear()
+        self.reached.clear()
+
+    async def held(self):
+        """Wait until a run is at the gate."""
+        assert await asyncio.to_thread(self.reached.wait, PATIENCE)
 
 
 @pytest.fixture
 def gate(monkeypatch):
-    """`gate()` makes every inference wait until `gate.set()`; it returns the event that one has begun."""
-    opened, begun = threading.Event(), threading.Event()
-    run = Classifier.run
-
-    def wait(self, rows):
-        begun.set()
-        assert opened.wait(30)
-        return run(self, rows)
-
-    def close():
-        monkeypatch.setattr(Classifier, "run", wait)
-        return begun
-
-    close.set = opened.set
-    yield close
-    opened.set()
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.opened.set()
 
 
-async def depth(client):
-    lines = (await client.get("/metrics")).text.splitlines()
-    return float(next(line for line in lines if line.startswith("reflux_queue_depth{")).split()[1])
+@pytest.fixture
+def listening(make_settings):
+    """`async with listening(**settings) as port`: a server on a real socket, in this process."""
+
+    @asynccontextmanager
+    async def listen(**settings):
+        quick = {"host": "127.0.0.1", "port": 0, "drain_seconds": 0, "idle_grace_seconds": 0}
+        settings = make_settings(**quick, **settings)
+        server, listener = Server(create_app(settings), settings), bind("127.0.0.1", 0)
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not server.started:
+                    await asyncio.sleep(0.001)
+            yield listener.getsockname()[1]
+        finally:
+            server.handle_exit(signal.SIGTERM, None)
+            await serving
+            gc.unfreeze()
+
+    return listen
+
+
+def series(page, name):
+    """The value of the one series that begins like this."""
+    (line,) = (line for line in page.splitlines() if line.startswith(f"reflux_{name}"))
+    return float(line.split()[-1])
+
+
+async def metric(client, name):
+    return series((await client.get("/metrics")).text, name)
+
+
+async def until(condition):
+    """Wait for what the service is about to do."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0.001)
 
 
 async def test_a_full_queue_refuses_whole_requests_with_retry_after(running, gate):
@@ -41,23 +95,85 @@ async def test_a_full_queue_refuses_whole_requests_with_retry_after(running, gat
         def ask(*texts):
             return asyncio.create_task(client.post("/classify", json={"texts": texts}))
 
-        begun = gate()
+        async def depth_is(count):
+            return await metric(client, "queue_depth{") == count
+
+        gate.close()
         accepted = [ask("invoice")]
-        assert await asyncio.to_thread(begun.wait, 30)
+        await gate.held()
         accepted.append(ask("courier", "login", "crash"))
-        async with asyncio.timeout(30):
-            while await depth(client) < 3:
-                await asyncio.sleep(0)
+        await until(lambda: depth_is(3))
         refused = await ask("invoice", "courier")
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "overloaded"
-        assert await depth(client) == 3, "nothing of a refused request waits"
+        assert await depth_is(3), "nothing of a refused request waits"
         assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 200]
-        gate.set()
+        gate.opened.set()
         answers = [(await request).json()["results"] for request in accepted]
         assert [[item["label"] for item in results] for results in answers] == [
             ["billing"],
             ["shipping", "account", "technical"],
         ]
         assert (await ask("invoice", "courier")).status_code == 200
+
+
+async def test_what_cannot_be_answered_in_time_is_refused_before_any_work(running, monkeypatch):
+    async with running() as client:
+        encoded = []
+        monkeypatch.setattr(Classifier, "encode", lambda self, text: encoded.append(text))
+        refused = await client.post("/classify", json={"text": "a"}, headers={"x-request-timeout-ms": "0.000001"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert encoded == []
+
+
+async def test_a_deadline_that_passes_while_waiting_is_a_504(running, gate):
+    async with running() as client:
+
+        async def one_waits():
+            return await metric(client, "queue_depth{") == 1
+
+        gate.close()
+        held = asyncio.create_task(client.post("/classify", json={"text": "invoice"}))
+        await gate.held()
+        headers = {"x-request-timeout-ms": "200"}
+        late = asyncio.create_task(client.post("/classify", json={"text": "courier"}, headers=headers))
+        await until(one_waits)
+        await asyncio.sleep(0.21)
+        gate.opened.set()
+        response = await late
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline")
+        assert (await held).status_code == 200, "what had begun in time is answered"
+
+
+async def test_a_client_that_hangs_up_frees_its_places(listening, connect, gate):
+    async with listening(queue_limit=4, max_texts=4) as port:
+        probe = await connect(port)
+        four = {"texts": ["courier", "login", "crash", "invoice"]}
+
+        async def depth_is(count):
+            probe.send(b"", method="GET", path="/metrics")
+            head = (await probe.reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+            page = (await probe.reader.readexactly(length)).decode()
+            return series(page, "queue_depth{") == count
+
+        gate.close()
+        held, waiting, refused, admitted = [await connect(port) for _ in range(4)]
+        held.send(json.dumps({"text": "invoice"}).encode())
+        await gate.held()
+        waiting.send(json.dumps(four).encode())
+        await until(lambda: depth_is(4))
+        assert (await refused.ask({"text": "invoice"}))[0] == 429
+        waiting.close()
+        await until(lambda: depth_is(0))
+        admitted.send(json.dumps(four).encode())
+        await until(lambda: depth_is(4))
+        gate.opened.set()
+        assert (await held.receive())[0] == 200
+        status, _, body = await admitted.receive()
+        assert status == 200
+        assert [result["label"] for result in body["results"]] == ["shipping", "account", "technical", "billing"]
+        for connection in (probe, held, refused, admitted):
+            connection.close()

@@ -105,7 +105,9 @@ def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
     bundle = write_bundle(tmp_path / "bundle", contents, manifest)
     given = []
     monkeypatch.setattr(loading, "neighbours_change", lambda *_: change)
-    monkeypatch.setattr(loading, "choose", lambda *args, batches, **_: given.append(batches) or (Plan(1, 1, ALONE), None))
+    monkeypatch.setattr(
+        loading, "choose", lambda *args, batches, **_: given.append(batches) or (Plan(1, 1, ALONE), None)
+    )
     load(bundle.path)
     assert given == [batches]
 

@@ -1,0 +1,155 @@
+"""What every protocol shares: the limits on texts, whom the texts go to, and that each outcome is counted once."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.requests import ClientDisconnect
+
+from export.runtime import Prediction
+from service import dataplane
+from service.errors import DeadlineError, InferenceFailedError, InvalidRequestError, NotReadyError, OverloadedError
+from service.exchange import Exchange
+from service.metrics import OUTCOMES, ModelMetrics
+
+BEGAN = 1000.0
+
+
+class Model:
+    """A model whose runner gives `outcome` and keeps what it was asked; it counts who uses it."""
+
+    def __init__(self, manifest):
+        self.manifest = manifest
+        self.registry = CollectorRegistry()
+        self.metrics = ModelMetrics(self.registry, manifest, "stable")
+        self.runner = SimpleNamespace(classify=self._classify)
+        self.shadow = SimpleNamespace(observe=lambda *seen: self.observed.append(seen))
+        self.observed, self.asked, self.users = [], [], 0
+        self.outcome = None
+
+    def enter(self):
+        self.users += 1
+
+    def leave(self):
+        self.users -= 1
+
+    async def _classify(self, texts, **options):
+        self.asked.append((texts, options))
+        assert self.users == 1
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    def counts(self, name):
+        return {
+            sample.labels.get("outcome", sample.labels.get("label")): sample.value
+            for family in self.registry.collect()
+            for sample in family.samples
+            if sample.name == f"reflux_{name}" and sample.value
+        }
+
+
+@pytest.fixture
+def model(tiny_bundle):
+    return Model(tiny_bundle.manifest)
+
+
+@pytest.fixture
+def exchange(make_settings, model):
+    """`exchange(headers, **settings)`: a request to a service of `model`; it keeps the variants that were chosen."""
+
+    def make(headers=(), **settings):
+        chosen = []
+        models = SimpleNamespace(choose=lambda wanted: chosen.append(wanted) or model, chosen=chosen)
+        state = SimpleNamespace(settings=make_settings(**settings), models=models)
+        return Exchange(state, "mine", dict(headers), None, BEGAN)
+
+    return make
+
+
+def prediction(label, *, tokens=3, truncated=False):
+    values = np.eye(4, dtype=np.float32)[label]
+    return Prediction(values, values, values, tokens, truncated)
+
+
+async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(exchange, model):
+    model.outcome = [prediction(1), prediction(3, tokens=32, truncated=True), prediction(1)]
+    answer = await dataplane.classify(exchange(), ["a", "b", "c"])
+    assert (answer.manifest, answer.predictions) == (model.manifest, model.outcome)
+    assert model.observed == [("mine", text, row) for text, row in zip("abc", model.outcome, strict=True)]
+    assert model.counts("predictions_total") == {"shipping": 2, "technical": 1}
+    assert model.counts("truncated_total") == {None: 1}
+    assert model.counts("input_tokens_sum") == {None: 38}
+    assert model.counts("answers_total") == {"ok": 1}
+    assert model.counts("answer_seconds_count") == {None: 1}
+    assert model.users == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counted"),
+    [
+        (OverloadedError("full", retry_after=1), "overloaded"),
+        (DeadlineError("late"), "deadline"),
+        (InferenceFailedError("no"), "failed"),
+        (NotReadyError("no"), "failed"),
+        (ClientDisconnect(), "left"),
+        (asyncio.CancelledError(), "left"),
+    ],
+)
+async def test_what_becomes_of_a_request_is_counted_once_and_nobody_else_hears_of_it(exchange, model, outcome, counted):
+    model.outcome = outcome
+    with pytest.raises(type(outcome)):
+        await dataplane.classify(exchange(), ["a"])
+    assert counted in OUTCOMES
+    assert model.counts("answers_total") == {counted: 1}
+    assert model.counts("predictions_total") == model.counts("answer_seconds_count") == {}
+    assert (model.observed, model.users) == ([], 0)
+
+
+async def test_the_runner_is_told_the_deadline_and_how_to_see_the_client_leave(exchange, model):
+    model.outcome = [prediction(0)]
+    asked = exchange([(b"x-request-timeout-ms", b"2000")])
+    await dataplane.classify(asked, ["a"])
+    await dataplane.classify(asked, ["a"], timeout_seconds=0.5)
+    assert [options["deadline"] for _, options in model.asked] == [BEGAN + 2, BEGAN + 0.5]
+    assert all(options["leaving"] == asked.leaving for _, options in model.asked)
+
+
+async def test_the_variant_of_the_protocol_comes_before_that_of_the_header(exchange, model):
+    model.outcome = [prediction(0)]
+    asked = exchange([(b"x-reflux-variant", b"candidate")])
+    await dataplane.classify(asked, ["a"])
+    await dataplane.classify(asked, ["a"], variant="stable")
+    assert asked.state.models.chosen == ["candidate", "stable"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "name", "message"),
+    [
+        (["a"] * 4, "texts", "texts: at most 3 per request, got 4"),
+        (["a", "12345678"], "texts", "texts[1]: at most 7 characters, got 8"),
+        (["a", "12345678"], "instances", "instances[1]: at most 7 characters, got 8"),
+        (["12345678"], "text", "text: at most 7 characters, got 8"),
+    ],
+)
+async def test_a_limit_that_is_exceeded_is_named_and_nothing_is_run(exchange, model, texts, name, message):
+    with pytest.raises(InvalidRequestError) as refused:
+        await dataplane.classify(exchange(max_texts=3, max_characters=7), texts, name=name)
+    assert str(refused.value) == message
+    assert model.asked == []
+
+
+async def test_what_is_just_within_the_limits_is_run(exchange, model):
+    model.outcome = [prediction(0)] * 3
+    await dataplane.classify(exchange(max_texts=3, max_characters=7), ["1234567"] * 3)
+    assert len(model.asked) == 1
+
+
+async def test_a_deadline_that_does_not_fit_is_refused_before_anything_is_run(exchange, model):
+    with pytest.raises(InvalidRequestError):
+        await dataplane.classify(exchange([(b"x-request-timeout-ms", b"soon")]), ["a"])
+    assert model.asked == []
