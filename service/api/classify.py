@@ -95,6 +95,12 @@ class Result(BaseModel):
     truncated: bool
     """Whether the text had more."""
 
+    logits: list[float] | None = None
+    """Where they were asked for: one per label, in the order of the bundle's labels, uncalibrated."""
+
+    embedding: list[float] | None = None
+    """Where it was asked for: what the student made of the text before it chose."""
+
 
 class ClassifyResponse(BaseModel):
     """One result per text, in order."""

@@ -16,6 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import merge
@@ -71,6 +72,7 @@ class _Run:
     texts: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    graph_seconds: float = 0.0
     occupied: float = 0.0
 
 
@@ -116,7 +118,9 @@ class Scheduler:
         self._turning = False
         self._looking: asyncio.TimerHandle | None = None
         self._open: set[_Request] = set()
-        self._cost = cost or Cost()
+        # Apart: what is done between two runs is done for each text, however many of them share a run.
+        self._graph_cost = cost or Cost()
+        self._cost = copy(self._graph_cost)
         # Not by way of `self`: a cycle would keep the classifier until the collector looks, which may be never.
         requests, waiting = self._open, self._waiting
         metrics.inflight.set_function(lambda: sum(len(request.texts) for request in requests))
@@ -281,10 +285,12 @@ class Scheduler:
         self._busy_since[number] = run.began
         ready = [item for item in window if self._prepare(item, run)]
         if ready:
-            batch, others = choose(ready, self._limits, self._cost.slack)
+            batch, others = choose(ready, self._limits, self._graph_cost.slack)
             if others:
                 self._push_back(others)
+            started = time.monotonic()
             answers = self._bisect([item.encoded for item in batch if item.encoded is not None])
+            run.graph_seconds = time.monotonic() - started
             run.outcomes += zip(batch, answers, strict=True)
             run.texts = len(batch)
             run.tokens = len(batch) * max(item.tokens for item in batch)
@@ -326,6 +332,7 @@ class Scheduler:
         """Hand the outcomes of a run to the requests; on the event loop."""
         if run.texts:
             self._cost.learn(run.tokens, run.occupied)
+            self._graph_cost.learn(run.tokens, run.graph_seconds)
             self._metrics.run(run.texts, run.tokens, run.seconds)
         for item, outcome in run.outcomes:
             request = item.request

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import structlog
 
 from export.bundle import Bundle
@@ -48,25 +49,35 @@ def make_settings(tiny_bundle: Bundle, tmp_path: Path) -> MakeSettings:
     return make
 
 
+@asynccontextmanager
+async def run_app(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://reflux", timeout=PATIENCE) as client:
+            yield client
+
+
 @pytest.fixture
 def running(make_settings: MakeSettings) -> Running:
     """`async with running(**settings) as client`: an app that has started, asked without a socket."""
-
-    @asynccontextmanager
-    async def run(**settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-        app = create_app(make_settings(**settings))
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://reflux", timeout=PATIENCE) as client:
-                yield client
-
-    return run
+    return lambda **settings: run_app(make_settings(**settings))
 
 
 @pytest.fixture
 async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app with the settings of `make_settings`."""
     async with running() as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_client(
+    tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The same for all tests of a module, which run on one loop: `pytestmark = pytest.mark.asyncio(loop_scope=...)`."""
+    shadow = {"path": tmp_path_factory.mktemp("shadow") / "shadow.sqlite"}
+    async with run_app(Settings(**{"bundle": tiny_bundle.path, "shadow": shadow, **PLAN})) as client:
         yield client
 
 

@@ -6,6 +6,9 @@ import json
 import re
 
 import pytest
+import pytest_asyncio
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
 
@@ -46,8 +49,13 @@ def is_a(value, kind):
 
 
 @pytest.fixture
-async def document(client):
-    return (await client.get("/openapi.json")).json()
+def client(shared_client):
+    return shared_client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document(shared_client):
+    return (await shared_client.get("/openapi.json")).json()
 
 
 def answer_schema(document, method, path, status):

@@ -9,6 +9,7 @@ import signal
 import threading
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from export.runtime import Classifier
@@ -149,15 +150,14 @@ async def test_a_deadline_that_passes_while_waiting_is_a_504(running, gate):
 
 async def test_a_client_that_hangs_up_frees_its_places(listening, connect, gate):
     async with listening(queue_limit=4, max_texts=4) as port:
-        probe = await connect(port)
         four = {"texts": ["courier", "login", "crash", "invoice"]}
 
+        async def page():
+            async with httpx.AsyncClient() as probe:
+                return (await probe.get(f"http://127.0.0.1:{port}/metrics")).text
+
         async def depth_is(count):
-            probe.send(b"", method="GET", path="/metrics")
-            head = (await probe.reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-            page = (await probe.reader.readexactly(length)).decode()
-            return series(page, "queue_depth{") == count
+            return series(await page(), "queue_depth{") == count
 
         gate.close()
         held, waiting, refused, admitted = [await connect(port) for _ in range(4)]
@@ -175,5 +175,8 @@ async def test_a_client_that_hangs_up_frees_its_places(listening, connect, gate)
         status, _, body = await admitted.receive()
         assert status == 200
         assert [result["label"] for result in body["results"]] == ["shipping", "account", "technical", "billing"]
-        for connection in (probe, held, refused, admitted):
+        counted = await page()
+        assert 'outcome="left"} 1.0' in counted
+        assert series(counted, 'http_requests_total{code="499"') == 1
+        for connection in (held, refused, admitted):
             connection.close()

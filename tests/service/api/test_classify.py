@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 
 import pytest
 
+from export.bundle import GOLDEN, golden_jsonl, write_bundle
 from export.runtime import Classifier
+from service.api.classify import ClassifyResponse
 
 LABELS = ["billing", "shipping", "account", "technical"]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def client(shared_client):
+    """One app for all: no answer leaves a trace in the next."""
+    return shared_client
 
 
 async def classify(client, **body):
@@ -72,6 +84,37 @@ async def test_top_k_lists_that_many_labels_or_all_there_are(client, top_k, list
     assert scores == sorted(scores, reverse=True)
     if listed == len(LABELS):
         assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("asked", [{}, {"logits": True}, {"embedding": True}, {"logits": True, "embedding": True}])
+async def test_logits_and_embedding_are_given_to_whoever_asks(client, tiny_bundle, asked):
+    prediction = Classifier.load(tiny_bundle).classify("my invoice")
+    answer = await result(client, text="my invoice", **asked)
+    assert {name for name in ("logits", "embedding") if name in answer} == set(asked)
+    for name in asked:
+        assert answer[name] == pytest.approx(getattr(prediction, name).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+async def test_the_answer_written_by_hand_is_what_its_model_would_write(running, make_bundle, tmp_path, multi_label):
+    odd = ('say "hi"', "back\\slash\n\ttab", "naïve 日本 🎉 \u2028\x00", "</script>")
+    tiny = make_bundle(tmp_path / "tiny", multi_label=multi_label)
+    named = dict(zip(tiny.manifest.labels, odd, strict=True))
+    contents = {name: tiny.path / name for name in tiny.manifest.files}
+    contents[GOLDEN] = golden_jsonl([dataclasses.replace(row, label=named[row.label]) for row in tiny.golden()])
+    bundle = write_bundle(tmp_path / "odd", contents, dataclasses.replace(tiny.manifest, name='a "name"', labels=odd))
+    async with running(bundle=bundle.path) as client:
+        for top_k, logits, embedding in itertools.product((1, 2, 9), (False, True), (False, True)):
+            asked = {"texts": ["invoice", "my parcel is late", "please"], "top_k": top_k}
+            response = await classify(client, **asked, logits=logits, embedding=embedding)
+            read = ClassifyResponse.model_validate_json(response.content, strict=True, extra="forbid")
+            assert response.json() == read.model_dump(exclude_none=True)
+            assert (read.model, read.version) == ('a "name"', bundle.manifest.version)
+            for item in read.results:
+                assert (item.label, item.score) == (item.top[0].label, item.top[0].score)
+                assert len({one.label for one in item.top}) == len(item.top) == min(top_k, 4)
+                assert (item.logits is not None, item.embedding is not None) == (logits, embedding)
+            assert [item.label for item in read.results[:2]] == [odd[0], odd[1]]
 
 
 async def test_of_equal_scores_the_first_label_wins(client):

@@ -308,8 +308,10 @@ async def test_a_thread_puts_nothing_back_before_what_is_older(start):
     bench.graph.gate.set()
     await bench.begun()
     await bench.begun()
+    assert bench.gauge("queue_depth") == 2 * WINDOW - 2
     both_run.set()
     await asyncio.gather(*requests)
+    assert bench.gauge("queue_depth") == 0
     ran = [text for (text,) in bench.graph.runs]
     assert ran[2:4] == ["old 0", "new 0"]
     assert ran.index("old 1") < ran.index("new 1")
@@ -445,22 +447,27 @@ async def test_a_client_that_leaves_while_its_texts_are_tokenised_frees_their_pl
 
     class Slow(Graph):
         def encode(self, text):
-            if text == "a":
+            if text == "c":
                 tokenising.set()
                 assert gone.wait(PATIENCE)
             return super().encode(text)
 
     bench = start(Slow(), limits=ALONE)
-    requests = bench.ask("a"), bench.ask("b", "c", leaving=left.wait)
+    held = await bench.hold()
+    staying, leaving = bench.ask("a"), bench.ask("b", "c", leaving=left.wait)
+    await asyncio.sleep(0)
+    bench.graph.gate.set()
     assert await asyncio.to_thread(tokenising.wait, PATIENCE)
+    await held
+    bench.graph.gate.clear()
     left.set()
     with pytest.raises(ClientDisconnect):
-        await asyncio.wait_for(requests[1], PATIENCE)
+        await asyncio.wait_for(leaving, PATIENCE)
     gone.set()
     await bench.begun()
     assert bench.gauge("queue_depth") == 0
     bench.graph.gate.set()
-    assert said(await requests[0]) == ["a"]
+    assert said(await staying) == ["a"]
 
 
 async def test_a_client_that_leaves_during_its_run_disturbs_no_other(start):
