@@ -18,6 +18,8 @@ from service import models as module
 from service.app import create_app
 from service.errors import StartupError
 from service.models import Variant
+from service.shadow.errors import ShadowError
+from service.shadow.running import Running
 
 ON_LOOP = {"workers": 0, "batch_tokens": 512}
 ON_THREAD = {"workers": 1, "batch_tokens": 512}
@@ -115,7 +117,7 @@ async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the
 ):
     path = publish(bundles[0], tmp_path / "served")
     threads = len(inference_threads())
-    async with running(bundle=path, admin=True, **engine) as client:
+    async with running(bundle=path, admin=True, shutdown_seconds=600, **engine) as client:
         answered: Counter[str] = Counter()
         done = asyncio.Event()
 
@@ -217,6 +219,33 @@ async def test_two_reloads_at_once_do_not_collide(running, bundles, tiny_teacher
         responses = await asyncio.gather(*(client.post("/admin/reload") for _ in range(3)))
         assert [response.json() for response in responses] == [{"versions": {"stable": version(bundles[1])}}] * 3
         await settled(lambda: len(inference_threads()) == threads + 1)
+
+
+async def test_a_reload_waits_for_the_one_before_so_that_what_was_loaded_last_is_served(
+    running, bundles, tmp_path, monkeypatch
+):
+    path = publish(bundles[0], tmp_path / "served")
+    async with running(bundle=path, admin=True, **ON_LOOP) as client:
+        loading, other = threading.Event(), threading.Event()
+        load = module.load
+
+        def load_and_linger(*arguments):
+            loaded = load(*arguments)
+            if loading.is_set():
+                other.set()
+            loading.set()
+            if not other.is_set():
+                assert not other.wait(0.3), "another reload overtakes this one"
+            return loaded
+
+        monkeypatch.setattr(module, "load", load_and_linger)
+        publish(bundles[1], path)
+        first = asyncio.create_task(client.post("/admin/reload"))
+        await settled(loading.is_set)
+        publish(bundles[2], path)
+        second = asyncio.create_task(client.post("/admin/reload"))
+        assert (await first).json() == {"versions": {"stable": version(bundles[1])}}
+        assert (await second).json() == {"versions": {"stable": version(bundles[2])}}
 
 
 async def test_a_bundle_that_is_exchanged_while_it_is_loaded_is_not_served_under_the_other_ones_version(
@@ -550,12 +579,22 @@ async def test_a_shadow_that_cannot_start_for_the_new_bundle_leaves_the_old_one_
 
 
 async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it_was_too(
-    running, make_bundle, bundles, pair, tiny_teacher, tmp_path
+    running, make_bundle, bundles, pair, tiny_teacher, tmp_path, monkeypatch
 ):
     async with running(shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
         publish(bundles[2], pair["bundle"])
-        make_bundle(pair["candidate"], multi_label=True)
-        assert (await client.post("/admin/reload")).status_code == 409
+        refused = version(make_bundle(pair["candidate"], flip={"fee": "account"}))
+        start = Running.start
+
+        async def start_but_for_one(settings, manifest, *others):
+            if manifest.version == refused:
+                raise ShadowError("not this one")
+            return await start(settings, manifest, *others)
+
+        monkeypatch.setattr(Running, "start", start_but_for_one)
+        response = await client.post("/admin/reload")
+        assert response.status_code == 409
+        assert "not this one" in response.json()["error"]["message"]
         assert models_of(client).versions == {"stable": version(bundles[0]), "candidate": version(bundles[1])}
         for variant in Variant:
             await ask(client, "refund", headers={"x-reflux-variant": variant})

@@ -341,6 +341,7 @@ async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
             while "not reloaded" not in process.log:
                 await asyncio.sleep(0.01)
         assert str(path / MODEL) in process.log
+        assert "Traceback" not in process.log
         status, _, after = await connection.ask({"text": "invoice"})
         assert (status, after["version"], after["results"]) == (200, before["version"], before["results"])
 

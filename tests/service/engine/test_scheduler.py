@@ -382,12 +382,37 @@ async def test_the_wait_is_shared_by_all_threads(start, clock):
     await bench.scheduler.classify(["a", "b", "c", "d"], deadline=clock.now + 4)
 
 
-async def test_a_run_teaches_what_runs_cost(start):
-    bench = start(cost=Cost())
-    bench.graph.gate.set()
-    await bench.scheduler.classify(["some text"])
-    assert bench.cost.runs == 1
-    assert bench.cost.seconds(9, 1) > 0
+async def test_the_wait_is_for_what_was_put_back_too_and_not_for_what_was_withdrawn(start, clock):
+    bench = start(workers=0, limits=ALONE, cost=Known(token=1.0))
+    request = bench.ask(*["12345678"] * 4)
+    while not bench.graph.runs:
+        await asyncio.sleep(0)
+    # Three texts of eight tokens, and two that are guessed of its own.
+    with pytest.raises(OverloadedError):
+        await bench.scheduler.classify(["a"], deadline=clock.now + 25.9)
+    admitted = bench.ask("a", deadline=clock.now + 26)
+    await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.wait([request])
+    assert said(await admitted) == ["a"]
+    assert said(await bench.scheduler.classify(["b"], deadline=clock.now + 2)) == ["b"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_runs_teach_how_long_the_next_will_take(start, clock, workers):
+    class Slow(Graph):
+        def run(self, rows):
+            clock.now += 2
+            return super().run(rows)
+
+    graph = Slow()
+    graph.gate.set()
+    bench = start(graph, workers=workers, cost=Cost())
+    await bench.scheduler.classify(["a text"], deadline=clock.now + 1)
+    with pytest.raises(OverloadedError):
+        await bench.scheduler.classify(["a text"], deadline=clock.now + 1)
+    await bench.scheduler.classify(["a text"], deadline=clock.now + 3)
+    assert bench.cost.seconds(6, 1) == pytest.approx(2)
 
 
 async def test_a_deadline_that_passes_while_waiting_is_an_error_and_no_run(start, clock):
