@@ -70,7 +70,7 @@ async def classify(
 
 
 def check_limits(texts: Sequence[str], settings: Settings, name: str) -> None:
-    """Refuse blank texts and more or longer ones than the settings allow."""
+    """Refuse more texts, or longer ones, than the settings allow."""
     if len(texts) > settings.max_texts:
         raise InvalidRequestError(f"{name}: at most {settings.max_texts} per request, got {len(texts)}")
     for index, text in enumerate(texts):

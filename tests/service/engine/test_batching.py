@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.batching import ALONE, WINDOW, Limits, choose, estimate_tokens
@@ -34,6 +34,7 @@ limits_of_a_run = st.builds(Limits, tokens=st.integers(1, 600), rows=st.integers
 slacks = st.one_of(st.floats(0, 100), st.just(1e9))
 
 
+@settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_nothing_is_lost_or_doubled_and_both_parts_keep_their_order(waiting, limits, slack):
     batch, left = choose(waiting, limits, slack)
@@ -42,12 +43,14 @@ def test_nothing_is_lost_or_doubled_and_both_parts_keep_their_order(waiting, lim
         assert [item.place for item in part] == sorted(item.place for item in part)
 
 
+@settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_the_oldest_is_always_taken(waiting, limits, slack):
     batch, _ = choose(waiting, limits, slack)
     assert batch[0] == waiting[0]
 
 
+@settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_the_limits_hold_but_for_one_text_that_is_longer(waiting, limits, slack):
     batch, _ = choose(waiting, limits, slack)
@@ -55,12 +58,14 @@ def test_the_limits_hold_but_for_one_text_that_is_longer(waiting, limits, slack)
     assert len(batch) == 1 or padded(batch) <= limits.tokens
 
 
+@settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_no_text_brings_more_padding_than_a_run_of_its_own_would_cost(waiting, limits, slack):
     batch, _ = choose(waiting, limits, slack)
     assert padded(batch) - sum(item.tokens for item in batch) <= slack * (len(batch) - 1)
 
 
+@settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_those_nearest_to_the_oldest_in_length_are_preferred(waiting, limits, slack):
     def distance(item):
@@ -70,6 +75,7 @@ def test_those_nearest_to_the_oldest_in_length_are_preferred(waiting, limits, sl
     assert max(map(distance, batch)) <= min(map(distance, left), default=math.inf)
 
 
+@settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_a_batch_is_as_large_as_it_may_be(waiting, limits, slack):
     batch, left = choose(waiting, limits, slack)
@@ -80,6 +86,7 @@ def test_a_batch_is_as_large_as_it_may_be(waiting, limits, slack):
     assert len(another) > limits.rows or padded(another) > limits.tokens or padding > slack
 
 
+@settings(deadline=None)
 @given(waiting_texts, slacks)
 def test_alone_means_alone(waiting, slack):
     assert choose(waiting, ALONE, slack) == (waiting[:1], waiting[1:])
@@ -95,6 +102,7 @@ def test_the_more_a_run_costs_beside_its_tokens_the_less_lengths_matter(slack, e
     assert [item.tokens for item in batch] == expected
 
 
+@settings(deadline=None)
 @given(
     arrivals=st.lists(st.lists(st.integers(1, 64), max_size=30), min_size=1, max_size=15),
     limits=limits_of_a_run,
@@ -118,6 +126,7 @@ def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(arrivals, l
     assert all(waited[place] <= bounds[place] for place in bounds)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(1, 64))
 def test_an_estimate_is_within_what_the_graph_reads(characters, most):
     assert 1 <= estimate_tokens("x" * characters, most) <= most

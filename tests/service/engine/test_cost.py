@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.engine.cost import Cost, whole_seconds
@@ -74,6 +74,7 @@ def test_runs_that_are_all_alike_leave_the_fit_sound(tokens):
     assert cost.seconds(2 * tokens, 1) < 0.2
 
 
+@settings(deadline=None)
 @given(
     runs=st.lists(
         st.tuples(st.integers(0, 65536), st.floats(0, 100)),
@@ -82,6 +83,8 @@ def test_runs_that_are_all_alike_leave_the_fit_sound(tokens):
     tokens=st.integers(0, 10**7),
     count=st.integers(0, 10**4),
 )
+@example(runs=[(10, 1.0), (100, 0.1)] * 10, tokens=10_000, count=1)
+@example(runs=[(10, 0.0), (100, 1.0)] * 10, tokens=0, count=1000)
 def test_no_prediction_is_negative_or_no_number(runs, tokens, count):
     cost = learned(*runs)
     assert 0.0 <= cost.seconds(tokens, count) < math.inf
