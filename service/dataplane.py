@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.requests import ClientDisconnect
+
 from export.bundle import Manifest
 from export.runtime import Prediction
-from service.errors import DeadlineError, InvalidRequestError, OverloadedError, ServiceError
+from service.errors import DeadlineError, InvalidRequestError, OverloadedError
 from service.exchange import Exchange
 from service.settings import Settings
 
-_OUTCOMES: dict[type[ServiceError], str] = {OverloadedError: "overloaded", DeadlineError: "deadline"}
+_OUTCOMES: dict[type[Exception], str] = {OverloadedError: "overloaded", DeadlineError: "deadline"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ async def classify(
     try:
         predictions = await model.runner.classify(texts, deadline=deadline, leaving=exchange.leaving, staged=staged)
         outcome = "ok"
-    except ServiceError as error:
+    except ClientDisconnect:
+        raise
+    except Exception as error:
         outcome = _OUTCOMES.get(type(error), "failed")
         raise
     finally:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -84,7 +85,7 @@ def status_of(data: bytes) -> int | None:
     return int(data[9:12]) if whole else None
 
 
-class Run:
+class Run(ABC):
     """One run of a plan. The subclasses say when a request is sent."""
 
     def __init__(self, plan: Plan) -> None:
@@ -110,9 +111,9 @@ class Run:
         self.stalled = max(self.stalled, self.beat - last - BEAT_SECONDS)
         self.loop.call_later(BEAT_SECONDS, self.watch)
 
+    @abstractmethod
     def free(self, client: Client) -> None:
         """A connection has nothing to do."""
-        raise NotImplementedError
 
     def note(self, client: Client, status: int) -> None:
         """Keep what became of a request."""

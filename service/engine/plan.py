@@ -126,7 +126,7 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
     """The rate of all workers together, on full batches of the text of median length; `plan.cost` learns of them."""
     rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
     row = rows[len(rows) // 2]
-    batch = [row] * max(1, min(plan.limits.rows, plan.limits.tokens // len(row.ids)))
+    batch = [row] * max(1, min(plan.limits.rows, plan.limits.tokens // max(1, len(row.ids))))
     workers = max(plan.workers, 1)
 
     def work(_: int) -> list[float]:

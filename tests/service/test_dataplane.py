@@ -96,6 +96,7 @@ async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(exc
         (DeadlineError("late"), "deadline"),
         (InferenceFailedError("no"), "failed"),
         (NotReadyError("no"), "failed"),
+        (ValueError("a defect"), "failed"),
         (ClientDisconnect(), "left"),
         (asyncio.CancelledError(), "left"),
     ],
