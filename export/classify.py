@@ -28,7 +28,7 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> int:
     writer.writerow(COLUMNS)
     for name, text in zip(rows.ids, track(rows.texts, "classifying", len(rows)), strict=True):
         answer = classifier.classify(text)
-        best = int(answer.probabilities.argmax())
+        best = answer.best
         score = f"{answer.probabilities[best]:.6f}"
         writer.writerow([name, text, bundle.manifest.labels[best], score, str(answer.truncated).lower()])
     write_atomic(target, buffer.getvalue())

@@ -25,6 +25,9 @@ Floats = npt.NDArray[np.float32]
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "probabilities", "embedding")
 
+PACKED = "reflux.packed"
+"""The metadata that a graph has which computes nothing for padding."""
+
 Execute = Callable[[Feeds], Sequence[Floats]]
 """Runs a graph: its inputs [rows, tokens] to its `OUTPUTS`, each [rows, …]."""
 
@@ -35,7 +38,8 @@ onnxruntime.disable_telemetry_events()
 class Prediction:
     """One text's answer: `logits` and `probabilities` [K], `embedding` [d], all float32.
 
-    `tokens` counts those the graph read, `truncated` says that the text had more.
+    `tokens` counts those the graph read, `truncated` says that the text had more. `best` is the index of the most
+    probable label, of equal ones the first, and `score` its probability.
     """
 
     probabilities: Floats
@@ -43,6 +47,8 @@ class Prediction:
     embedding: Floats
     tokens: int
     truncated: bool
+    best: int
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ class GraphTokenizer:
 class Classifier:
     """A graph with its tokenizer, ready to answer. Threads may share it.
 
-    `execute` runs the graph; by default as the device of the session needs it.
+    `execute` runs the graph; by default as the device of the session needs it. `packed` says that padding costs
+    nothing.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class Classifier:
         self._execute = execute or _execution(session, tokenizer.max_tokens)
         self._tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
+        self.packed = PACKED in session.get_modelmeta().custom_metadata_map
         self._classes = classes
 
     @classmethod
@@ -133,9 +141,10 @@ class Classifier:
             raise InferenceError(f"the graph failed on {feeds['input_ids'].shape} tokens: {error}") from error
         if probabilities.shape != (len(rows), self._classes) or not np.isfinite(probabilities).all():
             raise InferenceError(f"the graph returned {probabilities.shape} values that are not probabilities")
+        best, scores = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
         return [
-            Prediction(probabilities[index], logits[index], embeddings[index], len(row.ids), row.truncated)
-            for index, row in enumerate(rows)
+            Prediction(probabilities[at], logits[at], embeddings[at], len(row.ids), row.truncated, best[at], scores[at])
+            for at, row in enumerate(rows)
         ]
 
     def classify(self, text: str) -> Prediction:

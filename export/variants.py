@@ -1,4 +1,4 @@
-"""Variants of one graph: plain fp32, fused fp32, int8, fp16; and how fast each runs on this machine.
+"""Variants of one graph: plain fp32, fused and packed fp32, int8, fp16; and how fast each runs on this machine.
 
 It makes and measures; whether a variant is good enough is decided in `gates`.
 """
@@ -14,6 +14,8 @@ import numpy as np
 
 from export.bundle import FP16, FUSED, INT8, PLAIN, cpu_features
 from export.half import halve
+from export.packing import pack
+from export.products import join_scales
 from export.quiet import quiet
 from export.ranges import fix_ranges
 from export.runtime import Classifier, GraphTokenizer, create_session
@@ -45,14 +47,14 @@ def make_variants(
     `config` is the encoder's, or None for a graph without attention, which has nothing to fuse. `rows` are token ids
     of typical texts, from which int8 learns the range of the activations. `reduced` says which of `REDUCED` to make.
     """
-    paths = {PLAIN: plain}
+    paths, fused = {PLAIN: plain}, plain
     if config is not None and config.model_type in _FUSIONS:
-        paths[FUSED] = fuse(plain, folder / "fused.onnx", config)
-    source = paths.get(FUSED, plain)
+        fused = fuse(plain, folder / "fused.onnx", config)
+        paths[FUSED] = pack(fused, folder / "packed.onnx")
     if INT8 in reduced:
-        paths[INT8] = quantise(source, folder / "int8.onnx", rows)
-    if FP16 in reduced:
-        paths[FP16] = halve(source, folder / "fp16.onnx", heads(source))
+        paths[INT8] = quantise(paths.get(FUSED, plain), folder / "int8.onnx", rows)
+    if FP16 in reduced:  # on a GPU padding costs less than to look for it
+        paths[FP16] = halve(fused, folder / "fp16.onnx", heads(fused))
     return paths
 
 
@@ -96,7 +98,8 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     smoothed.unlink()
-    return fix_ranges(target, target, rows)
+    fix_ranges(target, target, rows)
+    return join_scales(target, target)
 
 
 def heads(path: Path) -> list[str]:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from asyncio import CancelledError
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from export.bundle import Manifest
 from export.runtime import Prediction
+from service.engine.runner import Staged, Withdraw
 from service.errors import DeadlineError, InvalidRequestError, OverloadedError
 from service.exchange import Exchange
 from service.settings import Settings
 
-_OUTCOMES: dict[type[Exception], str] = {OverloadedError: "overloaded", DeadlineError: "deadline"}
+if TYPE_CHECKING:
+    from service.models import Model
+
+_OUTCOMES: dict[type[BaseException], str] = {
+    OverloadedError: "overloaded",
+    DeadlineError: "deadline",
+    ClientDisconnect: "left",
+    CancelledError: "left",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,10 @@ class Answer:
 
     manifest: Manifest
     predictions: list[Prediction]
+
+
+Done = Callable[[Answer | Exception], None]
+"""Gets the answer, or why there is none. It does not raise."""
 
 
 async def classify(
@@ -39,38 +54,92 @@ async def classify(
     it has a place for, beside the headers. Raises InvalidRequestError when the texts exceed
     a limit, RateLimitedError when the caller's key has spent its rate, and what `Runner.classify` raises.
     """
-    state = exchange.state
-    check_limits(texts, state.settings, name)
-    deadline = exchange.deadline(timeout_seconds)
-    model = state.models.choose(variant or exchange.variant)
-    exchange.spend(len(texts))
-    trace = exchange.trace
-    staged = None
-    if trace is not None:
-        trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage
-    outcome = "left"
-    model.enter()
+    task = _Task.begin(exchange, texts, name, timeout_seconds, variant)
     try:
-        predictions = await model.runner.classify(texts, deadline=deadline, leaving=exchange.leaving, staged=staged)
-        outcome = "ok"
-    except ClientDisconnect:
+        predictions = await task.model.runner.classify(
+            texts, deadline=task.deadline, leaving=exchange.leaving, staged=task.staged
+        )
+    except BaseException as error:
+        task.failed(error)
         raise
+    return task.answered(predictions)
+
+
+def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:
+    """Do the same and tell `done`, which is called later, once; what it gives withdraws the request.
+
+    Raises what `classify` does before it waits.
+    """
+    task = _Task.begin(exchange, texts, name, None, None)
+
+    def settled(outcome: list[Prediction] | Exception) -> None:
+        if isinstance(outcome, Exception):
+            task.failed(outcome)
+            done(outcome)
+        else:
+            done(task.answered(outcome))
+
+    try:
+        withdraw = task.model.runner.submit(texts, settled, deadline=task.deadline, staged=task.staged)
     except Exception as error:
-        outcome = _OUTCOMES.get(type(error), "failed")
+        task.failed(error)
         raise
-    finally:
+
+    def leave() -> None:
+        if task.open:
+            withdraw()
+            task.failed(ClientDisconnect())
+
+    return leave
+
+
+@dataclass(slots=True)
+class _Task:
+    """The texts of a request on their way through a model."""
+
+    exchange: Exchange
+    texts: Sequence[str]
+    model: Model
+    deadline: float | None
+    staged: Staged | None
+    open: bool = True
+
+    @classmethod
+    def begin(
+        cls, exchange: Exchange, texts: Sequence[str], name: str, timeout_seconds: float | None, variant: str | None
+    ) -> _Task:
+        """Check the limits, choose the model and spend the caller's rate."""
+        state = exchange.state
+        check_limits(texts, state.settings, name)
+        deadline = exchange.deadline(timeout_seconds)
+        model = state.models.choose(variant or exchange.variant)
+        exchange.spend(len(texts))
+        staged, trace = None, exchange.trace
+        if trace is not None:
+            trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage
+        model.enter()
+        return cls(exchange, texts, model, deadline, staged)
+
+    def failed(self, error: BaseException) -> None:
+        """Count a request without an answer."""
+        self.open = False
+        self.model.leave()
+        self.model.metrics.answer(_OUTCOMES.get(type(error), "failed"))
+
+    def answered(self, predictions: list[Prediction]) -> Answer:
+        """Count the answers, and show them to the shadow."""
+        model, exchange = self.model, self.exchange
+        self.open = False
         model.leave()
-        model.metrics.answer(outcome)
-    ended = time.monotonic()
-    model.metrics.answer_seconds.observe(ended - exchange.began)
-    for text, prediction in zip(texts, predictions, strict=True):
-        model.metrics.prediction(int(prediction.probabilities.argmax()), prediction)
-        model.shadow.observe(exchange.request_id, text, prediction)
-    counted = time.monotonic()
-    model.metrics.post_seconds.observe(counted - ended)
-    if staged is not None:
-        staged("post", ended, counted)
-    return Answer(model.manifest, predictions)
+        model.metrics.answer("ok")
+        ended = time.monotonic()
+        model.metrics.answer_seconds.observe(ended - exchange.began)
+        for text, prediction in zip(self.texts, predictions, strict=True):
+            model.metrics.prediction(prediction)
+            model.shadow.observe(exchange.request_id, text, prediction)
+        if self.staged is not None:
+            self.staged("post", ended, time.monotonic())
+        return Answer(model.manifest, predictions)
 
 
 def check_limits(texts: Sequence[str], settings: Settings, name: str) -> None:

@@ -7,7 +7,7 @@ that is `StartupError`, which no client ever sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import structlog
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +15,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from service.exchange import Exchange
 
 logger = structlog.get_logger(__name__)
 
@@ -191,13 +194,20 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 
 def error_response(request: Request, error: Exception) -> Response:
-    """Make the answer to a request that failed. Faults of the service are logged here, once, with their traceback."""
-    exchange = request.state.exchange
-    known = error if isinstance(error, ServiceError) else _translate(error, request)
+    """Make the answer to a request that failed."""
+    known, content = failure(request.state.exchange, error, request.method)
+    return Response(content, known.status_code, known.headers, media_type="application/json")
+
+
+def failure(exchange: Exchange, error: Exception, method: str) -> tuple[ServiceError, str]:
+    """What a client is told of an error, and the body that tells it.
+
+    Faults of the service are logged here, once, with their traceback.
+    """
+    known = error if isinstance(error, ServiceError) else _translate(error, method)
     if known.status_code == ServiceError.status_code:
         logger.error("request failed", code=known.code, request_id=exchange.request_id, exc_info=error)
-    content = exchange.error_body(known, exchange.request_id).model_dump_json()
-    return Response(content, known.status_code, known.headers, media_type="application/json")
+    return known, exchange.error_body(known, exchange.request_id).model_dump_json()
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
@@ -205,13 +215,13 @@ async def handle_error(request: Request, error: Exception) -> Response:
     return error_response(request, error)
 
 
-def _translate(error: Exception, request: Request) -> ServiceError:
+def _translate(error: Exception, method: str) -> ServiceError:
     if isinstance(error, HTTPException):
         if error.status_code == NotFoundError.status_code:
             return NotFoundError("there is nothing at this path; see /docs")
         if error.status_code == MethodNotAllowedError.status_code:
             allowed = (error.headers or {}).get("Allow", "")
-            return MethodNotAllowedError(f"use {allowed} here, not {request.method}", headers=error.headers)
+            return MethodNotAllowedError(f"use {allowed} here, not {method}", headers=error.headers)
     if isinstance(error, RequestValidationError):
         return InvalidRequestError.from_errors(error.errors())
     return ServiceError("an error of the service; its log has the details under this request_id")

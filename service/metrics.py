@@ -21,7 +21,7 @@ from export.runtime import Prediction
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
-STAGES = ("queue", "run", "post")
+STAGES = ("queue", "run")
 OUTCOMES = ("ok", "overloaded", "deadline", "failed", "left")
 ALLOWED, LIMITED, FORBIDDEN, UNAUTHORISED = "allowed", "limited", "forbidden", "unauthorised"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -106,12 +106,12 @@ class ModelMetrics:
     def __init__(self, registry: CollectorRegistry, manifest: Manifest, variant: str) -> None:
         stages = Histogram(
             "reflux_inference_stage_seconds",
-            "Per text: waiting for a thread; per run: tokenising and the graph; per request: counting the answers.",
+            "Per text: waiting for a run; per run: tokenising and the graph.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.queue_seconds, self.run_seconds, self.post_seconds = (stages.labels(stage) for stage in STAGES)
+        self.queue_seconds, self.run_seconds = (stages.labels(stage) for stage in STAGES)
         self._batch_texts = Histogram(
             "reflux_batch_texts", "Texts in one run of the graph.", buckets=ROWS, registry=registry
         )
@@ -147,9 +147,9 @@ class ModelMetrics:
         self._batch_texts.observe(texts)
         self._batch_tokens.observe(tokens)
 
-    def prediction(self, label: int, prediction: Prediction) -> None:
-        """Count one answered text, by the index of its label."""
-        self._labels[label].inc()
+    def prediction(self, prediction: Prediction) -> None:
+        """Count one answered text."""
+        self._labels[prediction.best].inc()
         self._tokens.observe(prediction.tokens)
         if prediction.truncated:
             self._truncated.inc()

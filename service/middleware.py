@@ -29,12 +29,15 @@ logger = structlog.get_logger(__name__)
 
 REQUEST_ID = b"x-request-id"
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_DISCONNECTED = 499
+DISCONNECTED = 499
 """Counted, never sent: the client left before there was an answer."""
 
 
 class RequestMiddleware:
-    """Wraps the app, and calls the endpoints of hot routes itself; see the module. Without `keys` all may ask."""
+    """Wraps the app, and calls the endpoints of hot routes itself; see the module. Without `keys` all may ask.
+
+    `direct` has the routes that need no ASGI, by their paths; who serves one calls `exchange`, `admit` and `record`.
+    """
 
     def __init__(
         self, app: ASGIApp, state: State, hot: Mapping[tuple[str, str], HotRoute], keys: Keys | None = None
@@ -46,54 +49,63 @@ class RequestMiddleware:
         self._tracer = state.tracer
         self._metrics = state.metrics
         self._access_log = state.settings.access_log
+        self.max_body_bytes = state.settings.max_body_bytes
+        self.direct = {path.encode(): route for (_, path), route in hot.items() if route.direct is not None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
-        headers = dict(scope["headers"])
-        request_id = _request_id(headers)
-        exchange = Exchange(self._state, request_id, headers, receive, began)
-        if self._tracer is not None:
-            exchange.trace = Trace()
+        exchange = self.exchange(dict(scope["headers"]), receive)
         scope.setdefault("state", {})["exchange"] = exchange
-        answer = _Answer(send, request_id.encode())
+        answer = _Answer(send, exchange.request_id.encode())
         route = self._hot.get((scope["method"], scope["path"]))
         if route is not None:
             scope["route"] = route
         try:
-            if self._keys is not None:
-                self._keys.admit(exchange, scope["method"], scope["path"])
+            self.admit(exchange, scope["method"], scope["path"])
             if route is not None:
                 await _serve_hot(route, scope, receive, answer.send)
             else:
                 await self._app(scope, _limited(exchange), answer.send)
         except ClientDisconnect:
-            answer.code = _DISCONNECTED
+            answer.code = DISCONNECTED
         except Exception as error:  # what no handler expected is still answered in the one shape
             if answer.code is not None:
                 raise
             await error_response(Request(scope), error)(scope, receive, answer.send)
         finally:
-            self._record(scope, exchange, answer.code or _DISCONNECTED)
+            path = getattr(scope.get("route"), "path", None)
+            self.record(exchange, scope["method"], path, answer.code or DISCONNECTED)
 
-    def _record(self, scope: Scope, exchange: Exchange, code: int) -> None:
-        route = getattr(scope.get("route"), "path", None)
+    def exchange(self, headers: dict[bytes, bytes], receive: Receive) -> Exchange:
+        """A request that begins now, with its id and, where there is tracing, its trace."""
+        exchange = Exchange(self._state, _request_id(headers), headers, receive, time.monotonic())
+        if self._tracer is not None:
+            exchange.trace = Trace()
+        return exchange
+
+    def admit(self, exchange: Exchange, method: str, path: str) -> None:
+        """Let a request in; raises what `Keys.admit` does."""
+        if self._keys is not None:
+            self._keys.admit(exchange, method, path)
+
+    def record(self, exchange: Exchange, method: str, route: str | None, code: int) -> None:
+        """Count, trace and log a request that has ended. `route` is the template that matched, None when none did."""
         if route in PROBES:
             return
         seconds = time.monotonic() - exchange.began
-        self._metrics.request(route, scope["method"], code, seconds)
+        self._metrics.request(route, method, code, seconds)
         key = exchange.caller.name if exchange.caller is not None else None
         if exchange.admission is not None:
             self._metrics.key_request(key or "", exchange.admission)
         if self._tracer is not None:
-            self._tracer.record(exchange, scope["method"], route, code)
+            self._tracer.record(exchange, method, route, code)
         if self._access_log:
             logger.info(
                 "request",
-                method=scope["method"],
+                method=method,
                 route=route,
                 code=code,
                 ms=round(seconds * 1000, 2),

@@ -22,12 +22,12 @@ import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
 from service.app import create_app, create_monitoring_app
 from service.errors import StartupError
 from service.logging import configure_logging
+from service.protocol import Protocol
 from service.settings import Settings, variable
 from service.state import State
 
@@ -176,13 +176,13 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        return HttpToolsProtocol(self.config, self.server_state, self.lifespan.state)
+        return Protocol(self.config, self.server_state, self.lifespan.state)
 
     def _announce_close(self) -> None:
         """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         for connection in self.server_state.connections:
-            if isinstance(connection, HttpToolsProtocol) and connection.cycle is not None:
+            if isinstance(connection, Protocol) and connection.cycle is not None:
                 connection.cycle.keep_alive = False
 
     async def _connections_end(self) -> None:
@@ -197,7 +197,8 @@ class Server(uvicorn.Server):
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=HttpToolsProtocol,
+        http=Protocol,
+        proxy_headers=False,  # nothing here depends on who the client is
         ws="none",
         lifespan="off",
         log_config=None,

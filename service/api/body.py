@@ -12,7 +12,7 @@ from service.exchange import Exchange
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_JSON = b"application/json"
+JSON = b"application/json"
 
 
 async def read_json(exchange: Exchange, model: type[Model]) -> Model:
@@ -26,7 +26,7 @@ async def read_json(exchange: Exchange, model: type[Model]) -> Model:
 async def read_body(exchange: Exchange) -> bytes:
     """Read the body, which must be declared to be JSON. Raises UnsupportedMediaTypeError, TooLargeError."""
     declared = exchange.headers.get(b"content-type", b"")
-    if declared != _JSON and not _is_json(declared.decode("latin-1")):
+    if declared != JSON and not _is_json(declared.decode("latin-1")):
         shown = declared[:64].decode("latin-1")
         raise UnsupportedMediaTypeError(f"send JSON with `Content-Type: application/json`, not {shown!r}")
     return await exchange.body()

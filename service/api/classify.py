@@ -10,19 +10,20 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from export.runtime import Prediction
 from service import dataplane
-from service.api.body import has_key, parse, read_body
-from service.api.hot import HotRoute
+from service.api.body import JSON, has_key, parse, read_body
+from service.api.hot import HotRoute, Respond
 from service.api.protocols import infinity
 from service.api.protocols.errors import CODES, OpenAIErrorBody
 from service.api.schema import Text, failures, request_body
 from service.dataplane import Answer
+from service.engine.runner import Withdraw
 from service.errors import ErrorBody, InferenceFailedError, InvalidRequestError
-from service.exchange import exchange_of
+from service.exchange import Exchange, exchange_of
 from service.settings import Settings
 
 _DIGITS = 6
@@ -137,6 +138,9 @@ def create_router(settings: Settings) -> APIRouter:
         responses=errors,
         openapi_extra={"requestBody": request_body(settings, *requests)},
     )
+    (route,) = router.routes
+    assert isinstance(route, HotRoute)
+    route.direct = classify_directly
     return router
 
 
@@ -157,6 +161,29 @@ async def classify(request: Request) -> Response:
     return Response(_to_json(exchange.request_id, answer, asked), media_type="application/json")
 
 
+def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> Withdraw | None:
+    """Do the same for a body that is well-formed and declared to be JSON; see `hot.Direct`."""
+    if exchange.headers.get(b"content-type") != JSON:
+        return None
+    try:
+        asked = ClassifyRequest.model_validate_json(body)
+    except ValidationError:
+        return None
+
+    def done(outcome: Answer | Exception) -> None:
+        respond(outcome if isinstance(outcome, Exception) else _written(exchange.request_id, outcome, asked))
+
+    return dataplane.submit(exchange, asked.all(), done, name="text" if asked.texts is None else "texts")
+
+
+def _written(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes | Exception:
+    """An answer's JSON, or why there is none."""
+    try:
+        return _to_json(request_id, answer, asked).encode()
+    except Exception as error:
+        return error
+
+
 def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
     """Write a `ClassifyResponse` by hand: to build its models would take longer than a small student's run."""
     manifest = answer.manifest
@@ -172,7 +199,7 @@ def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
 def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
     probabilities = prediction.probabilities
     if asked.top_k == 1:
-        order = [int(probabilities.argmax())]
+        order = [prediction.best]
     else:  # stable, so that of equal scores the first label wins, as it does for argmax
         order = np.argsort(-probabilities, kind="stable")[: asked.top_k].tolist()
     scored = [f'"label":{labels[index]},"score":{_rounded(probabilities[index])}' for index in order]

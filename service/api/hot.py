@@ -1,7 +1,7 @@
 """Routes that are served past FastAPI's machinery, which costs more than the run of a small student.
 
 FastAPI knows such a route and documents it; the middleware calls its endpoint, which takes the request and gives the
-response, and nothing else.
+response, and nothing else. One that is `direct` does not even need ASGI; see `protocol`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from service.engine.runner import Withdraw
+from service.exchange import Exchange
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+Respond = Callable[[bytes | Exception], None]
+"""Writes an answer: its JSON, or an error."""
+
+Direct = Callable[[Exchange, bytes, Respond], Withdraw | None]
+"""Answers a body, later and once, unless it is withdrawn; raises for what it refuses.
+
+Gives None for what it does not understand: that is for the endpoint, which says why.
+"""
 
 
 class HotRoute(APIRoute):
     """A route without parameters in its path, whose endpoint takes a `Request` alone."""
+
+    direct: Direct | None = None
 
 
 def hot_routes(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], HotRoute]:

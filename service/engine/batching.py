@@ -1,13 +1,13 @@
 """Which of the waiting texts share the next run. Pure decisions: no thread, no clock, no graph.
 
 A run costs its padded tokens, rows x longest, and something beside; so a text may join when the padding that it brings
-costs no more than a run of its own would. The oldest is always among them: whatever else arrives, no text waits for
-more runs than there were texts before it.
+costs no more than a run of its own would. A packed graph pays for no padding: there the oldest go together. The oldest
+is always among them: whatever else arrives, no text waits for more runs than there were texts before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -15,7 +15,7 @@ CHARACTERS_PER_TOKEN = 4
 """Of English text in word pieces; good enough to predict a wait by, before a text is tokenised."""
 
 WINDOW = 64
-"""So many of the oldest are considered for a run."""
+"""So many of the oldest are considered for a run where lengths matter."""
 
 _SPECIAL_TOKENS = 2
 
@@ -33,10 +33,20 @@ Item = TypeVar("Item", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most padded `tokens` and the most `rows` of a run. One text that is longer runs alone."""
+    """The most `tokens` and the most `rows` of a run: padded tokens, unless the graph is `packed`.
+
+    One text that is longer runs alone.
+    """
 
     tokens: int
     rows: int = 64
+    packed: bool = False
+
+    def paid(self, batch: Sequence[Sized]) -> int:
+        """The tokens that a run of a batch pays for."""
+        if self.packed:
+            return sum(item.tokens for item in batch)
+        return len(batch) * max(item.tokens for item in batch)
 
 
 ALONE = Limits(tokens=1, rows=1)
@@ -48,12 +58,26 @@ def estimate_tokens(text: str, most: int) -> int:
     return min(len(text) // CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS, most)
 
 
+def window(waiting: Iterable[Sized], limits: Limits) -> int:
+    """How many of the oldest to consider for a run, by the tokens that they are thought to have; at least 1."""
+    if not limits.packed:
+        return WINDOW
+    count = tokens = 0
+    for count, item in enumerate(waiting):
+        tokens += item.tokens
+        if tokens > limits.tokens or count == limits.rows:
+            return max(1, count)
+    return count + 1
+
+
 def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[Item], list[Item]]:
     """Part `waiting`, oldest first and not empty, into the next batch and what goes on waiting, in its order.
 
     Those nearest to the oldest in length join first. `slack` is what a run costs beside its tokens, in tokens: so much
     padding may each of them bring.
     """
+    if limits.packed:
+        return _oldest(waiting, limits)
     oldest = waiting[0]
     chosen, longest = {0}, oldest.tokens
     for place in sorted(range(1, len(waiting)), key=lambda place: abs(waiting[place].tokens - oldest.tokens)):
@@ -67,3 +91,15 @@ def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[
         longest = longest_then
     batch = [waiting[place] for place in sorted(chosen)]
     return batch, [item for place, item in enumerate(waiting) if place not in chosen]
+
+
+def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[Item]]:
+    """As many of the oldest as fit, in their order."""
+    tokens = waiting[0].tokens
+    count = 1
+    for item in waiting[1 : limits.rows]:
+        tokens += item.tokens
+        if tokens > limits.tokens:
+            break
+        count += 1
+    return list(waiting[:count]), list(waiting[count:])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TypeVar
 
 import structlog
@@ -68,12 +69,14 @@ def choose(
     `batches` says whether texts may share a run at all, `gpu` that runs are not the CPUs' work. Gives the plan with the
     graph that was made for it.
     """
+    make = cache(make)
+    first = make(asked.threads or 1)
     if asked.workers is None and gpu:
         asked = replace(asked, workers=1)
-    elif asked.workers is None and _on_loop(make(asked.threads or 1), texts, cpus):
+    elif asked.workers is None and _on_loop(first, texts, cpus):
         asked = replace(asked, workers=0)
     shapes = _shapes(asked, cpus)
-    limits = _limits(asked, batches, gpu)
+    limits = _limits(asked, batches, gpu, first.packed)
     if len(shapes) == len(limits) == 1:
         ((workers, threads),) = shapes
         return Plan(workers, threads, limits[0]), make(threads)
@@ -114,11 +117,11 @@ def _shapes(asked: Asked, cpus: int) -> list[tuple[int, int]]:
     return list(dict.fromkeys([(cpus, 1), *halves, (1, cpus)]))
 
 
-def _limits(asked: Asked, batches: bool, gpu: bool) -> list[Limits]:
+def _limits(asked: Asked, batches: bool, gpu: bool, packed: bool) -> list[Limits]:
     if not batches or asked.batch_tokens == 0:
         return [ALONE]
     budgets = [asked.batch_tokens] if asked.batch_tokens else GPU_BUDGETS if gpu else BUDGETS
-    limits = [Limits(tokens, MOST_ROWS) if gpu else Limits(tokens) for tokens in budgets]
+    limits = [Limits(tokens, MOST_ROWS) if gpu else Limits(tokens, packed=packed) for tokens in budgets]
     return limits if asked.batch_tokens else [ALONE, *limits]
 
 

@@ -14,8 +14,18 @@ Staged = Callable[[str, float, float], None]
 """Is told of each stage, `queue` or `run`, with its begin and end as times of `time.monotonic()`."""
 
 
+Done = Callable[[list[Prediction] | Exception], None]
+"""Gets the answers to all texts of a request, in order, or why there are none. It does not raise."""
+
+Withdraw = Callable[[], None]
+"""Tells that nobody waits for a request any more; after it was answered, that changes nothing."""
+
+
 class Runs(Protocol):
     """A graph with its tokenizer; threads may share it. `export.runtime.Classifier` is one."""
+
+    packed: bool
+    """Whether padding costs nothing."""
 
     def encode(self, text: str) -> Encoded:
         """Tokenise a text."""
@@ -34,6 +44,23 @@ class Runner(Protocol):
     def start(self) -> None:
         """Begin; requests come from the running event loop."""
 
+    def submit(
+        self,
+        texts: Sequence[str],
+        done: Done,
+        *,
+        deadline: float | None = None,
+        leaving: Leaving | None = None,
+        staged: Staged | None = None,
+    ) -> Withdraw:
+        """Take in texts, which are answered all, in order, or not at all. `done` is called later, once.
+
+        `deadline` is a time of `time.monotonic()`; when `leaving` returns, the answer is not wanted any more. Raises
+        OverloadedError when it cannot be had in time, NotReadyError when the runner has ended. `done` may get
+        DeadlineError when there was no answer in time, InferenceFailedError when a text cannot be answered,
+        ClientDisconnect when the client left, NotReadyError.
+        """
+
     async def classify(
         self,
         texts: Sequence[str],
@@ -42,12 +69,7 @@ class Runner(Protocol):
         leaving: Leaving | None = None,
         staged: Staged | None = None,
     ) -> list[Prediction]:
-        """Answer all texts, in order, or none of them.
-
-        `deadline` is a time of `time.monotonic()`; when `leaving` returns, the answer is not wanted any more. Raises
-        OverloadedError when it cannot be had in time, DeadlineError when it was not, InferenceFailedError when a text
-        cannot be answered, NotReadyError when the runner has ended, ClientDisconnect when the client left.
-        """
+        """Answer texts as `submit` does, raising what it raises or gives to `done`."""
 
     async def close(self) -> None:
         """End; requests still open fail."""

@@ -25,9 +25,9 @@ from threading import Condition, Thread
 from starlette.requests import ClientDisconnect
 
 from export.runtime import Encoded, Prediction
-from service.engine.batching import WINDOW, Limits, choose, estimate_tokens
+from service.engine.batching import Limits, choose, estimate_tokens, window
 from service.engine.cost import Cost, whole_seconds
-from service.engine.runner import Leaving, Runs, Staged
+from service.engine.runner import Done, Leaving, Runs, Staged, Withdraw
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.metrics import ModelMetrics
 
@@ -43,14 +43,14 @@ class _Request:
     """The texts of one request and what is known of their answers."""
 
     texts: Sequence[str]
-    answer: asyncio.Future[list[Prediction]]
+    done: Done
     deadline: float
     submitted: float
     leaving: Leaving | None
     staged: Staged | None
     predictions: dict[int, Prediction] = field(default_factory=dict)
-    watched: bool = False
-    left: bool = False
+    settled: bool = False
+    watch: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -78,10 +78,6 @@ class _Run:
 
 def _age(item: _Item) -> float:
     return item.request.submitted
-
-
-def _cancel(task: asyncio.Task[None], _: object) -> None:
-    task.cancel()
 
 
 class Scheduler:
@@ -139,6 +135,23 @@ class Scheduler:
         stalled = time.monotonic() - oldest > self._stall_seconds
         return not self._stopped and not stalled and all(thread.is_alive() for thread in self._threads)
 
+    def submit(
+        self,
+        texts: Sequence[str],
+        done: Done,
+        *,
+        deadline: float | None = None,
+        leaving: Leaving | None = None,
+        staged: Staged | None = None,
+    ) -> Withdraw:
+        """Take in texts; see `Runner`."""
+        now = time.monotonic()
+        request = _Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
+        items = [_Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
+        self._admit(request, sum(item.tokens for item in items), now)
+        self._put(items)
+        return partial(self._close, request)
+
     async def classify(
         self,
         texts: Sequence[str],
@@ -148,22 +161,21 @@ class Scheduler:
         staged: Staged | None = None,
     ) -> list[Prediction]:
         """Answer all texts or none; see `Runner`."""
-        now = time.monotonic()
-        ends = math.inf if deadline is None else deadline
-        request = _Request(texts, self._loop.create_future(), ends, now, leaving, staged)
-        items = [_Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
-        self._admit(request, sum(item.tokens for item in items), now)
-        self._put(items)
+        answer: asyncio.Future[list[Prediction]] = self._loop.create_future()
+
+        def done(outcome: list[Prediction] | Exception) -> None:
+            if answer.done():  # cancelled, and nobody was told yet
+                return
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        withdraw = self.submit(texts, done, deadline=deadline, leaving=leaving, staged=staged)
         try:
-            return await request.answer
-        except asyncio.CancelledError:
-            if request.left:
-                raise ClientDisconnect from None
-            raise
+            return await answer
         finally:
-            self._open.discard(request)
-            if len(request.predictions) < len(texts):
-                self._withdraw(request)
+            withdraw()
 
     async def close(self) -> None:
         """End the threads after the run that each is on; requests still open fail."""
@@ -209,14 +221,28 @@ class Scheduler:
             self._waiting.extend(items)
             self._waiting_tokens += sum(item.tokens for item in items)
             self._queue.notify(len(items))
-        if self._looking is None:
+        if self._looking is None and items[0].request.leaving is not None:
             self._looking = self._loop.call_later(_WATCH_SECONDS, self._look)
         if not self._threads and not self._turning:
             self._turning = True
             self._loop.call_soon(self._turn)
 
-    def _withdraw(self, request: _Request) -> None:
-        """Free the places of a request that nobody waits for any more."""
+    def _finish(self, request: _Request, outcome: list[Prediction] | Exception) -> None:
+        """Give a request its outcome, unless it has one."""
+        if not request.settled:
+            self._close(request)
+            request.done(outcome)
+
+    def _close(self, request: _Request) -> None:
+        """Forget a request; what waits of it gives its places to others."""
+        if request.settled:
+            return
+        request.settled = True
+        self._open.discard(request)
+        if request.watch is not None:
+            request.watch.cancel()
+        if len(request.predictions) == len(request.texts):
+            return
         with self._queue:
             kept = [item for item in self._waiting if item.request is not request]
             self._waiting_tokens -= sum(item.tokens for item in self._waiting if item.request is request)
@@ -227,16 +253,13 @@ class Scheduler:
         """Begin to watch the clients of requests that wait for long."""
         since = time.monotonic() - _WATCH_SECONDS
         for request in self._open:
-            if request.leaving is not None and not request.watched and request.submitted <= since:
-                request.watched = True
-                watch = self._loop.create_task(self._watch(request, request.leaving))
-                request.answer.add_done_callback(partial(_cancel, watch))
+            if request.leaving is not None and request.watch is None and request.submitted <= since:
+                request.watch = self._loop.create_task(self._watch(request, request.leaving))
         self._looking = self._loop.call_later(_WATCH_SECONDS, self._look) if self._open else None
 
     async def _watch(self, request: _Request, leaving: Leaving) -> None:
         await leaving()
-        request.left = True
-        request.answer.cancel()
+        self._finish(request, ClientDisconnect())
 
     def _turn(self) -> None:
         """Run one batch on the event loop; what has arrived meanwhile is read before the next."""
@@ -248,8 +271,8 @@ class Scheduler:
 
     def _work(self, number: int) -> None:
         try:
-            while window := self._wait():
-                self._loop.call_soon_threadsafe(self._settle, self._run(window, number))
+            while items := self._wait():
+                self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
         except BaseException as error:  # a thread that ends unasked must not leave clients waiting
             failure = InferenceFailedError("an inference thread ended; the service needs a restart")
             failure.__cause__ = error
@@ -264,14 +287,15 @@ class Scheduler:
 
     def _pop(self) -> list[_Item]:
         """Take the oldest texts off the queue, whose condition is held where there are threads."""
-        window = [self._waiting.popleft() for _ in range(min(WINDOW, len(self._waiting)))]
-        self._waiting_tokens -= sum(item.tokens for item in window)
-        return window
+        count = min(window(self._waiting, self._limits), len(self._waiting))
+        items = [self._waiting.popleft() for _ in range(count)]
+        self._waiting_tokens -= sum(item.tokens for item in items)
+        return items
 
     def _push_back(self, items: list[_Item]) -> None:
         """Put texts back at their place: another thread may have put back older ones, and clients may have left."""
         with self._queue:
-            items = [item for item in items if not item.request.answer.done()]
+            items = [item for item in items if not item.request.settled]
             self._waiting_tokens += sum(item.tokens for item in items)
             self._queue.notify(len(items))
             if items and self._waiting and _age(self._waiting[0]) < _age(items[-1]):
@@ -279,11 +303,11 @@ class Scheduler:
                 self._waiting.clear()
             self._waiting.extendleft(reversed(items))
 
-    def _run(self, window: list[_Item], number: int) -> _Run:
+    def _run(self, items: list[_Item], number: int) -> _Run:
         """Tokenise what was not, run the next batch of it, and put the others back."""
         run = _Run(began=time.monotonic())
         self._busy_since[number] = run.began
-        ready = [item for item in window if self._prepare(item, run)]
+        ready = [item for item in items if self._prepare(item, run)]
         if ready:
             batch, others = choose(ready, self._limits, self._graph_cost.slack)
             if others:
@@ -293,18 +317,18 @@ class Scheduler:
             run.graph_seconds = time.monotonic() - started
             run.outcomes += zip(batch, answers, strict=True)
             run.texts = len(batch)
-            run.tokens = len(batch) * max(item.tokens for item in batch)
+            run.tokens = self._limits.paid(batch)
         ended = time.monotonic()
         run.seconds = ended - run.began
         # With work waiting, what passes between two runs is part of what a run costs.
-        run.occupied = ended - max(self._free_since[number], window[0].request.submitted)
+        run.occupied = ended - max(self._free_since[number], items[0].request.submitted)
         self._free_since[number] = ended
         self._busy_since[number] = None
         return run
 
     def _prepare(self, item: _Item, run: _Run) -> bool:
         """Tokenise an item. One that is late, or cannot be tokenised, has its outcome then."""
-        if item.request.answer.done():
+        if item.request.settled:
             return False
         if run.began > item.request.deadline:
             run.outcomes.append((item, DeadlineError("the deadline passed while the text was waiting")))
@@ -340,23 +364,20 @@ class Scheduler:
             if request.staged is not None:
                 request.staged("queue", request.submitted, run.began)
                 request.staged("run", run.began, run.began + run.seconds)
-            if request.answer.done():
-                continue
             if isinstance(outcome, Prediction):
                 request.predictions[item.index] = outcome
                 if len(request.predictions) == len(request.texts):
-                    request.answer.set_result([request.predictions[index] for index in range(len(request.texts))])
+                    self._finish(request, [request.predictions[index] for index in range(len(request.texts))])
             elif isinstance(outcome, DeadlineError):
-                request.answer.set_exception(outcome)
+                self._finish(request, outcome)
             else:
                 failure = InferenceFailedError.of(item.index, len(request.texts))
                 failure.__cause__ = outcome
-                request.answer.set_exception(failure)
+                self._finish(request, failure)
 
     def _stop(self, failure: Exception) -> None:
         with self._queue:
             self._stopped = True
             self._queue.notify_all()
-        for request in self._open:
-            if not request.answer.done():
-                request.answer.set_exception(failure)
+        for request in list(self._open):
+            self._finish(request, failure)

@@ -80,7 +80,7 @@ class ShadowPipeline:
     def observe(self, request_id: str, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if the coin says so, queue it for the teacher. Never raises, never waits."""
         try:
-            band, expected = self._sampler.place(prediction.probabilities)
+            band, expected = self._sampler.place(prediction.score)
             self._ledger.request(band, expected)
             if self._running is not None and self._sampler.toss(band):
                 self._queue(self._running, request_id, text, prediction, band)

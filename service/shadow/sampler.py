@@ -10,9 +10,6 @@ import math
 import os
 from random import Random
 
-import numpy as np
-import numpy.typing as npt
-
 from export.reference import Reference
 from service.monitor.bands import propensities
 
@@ -28,12 +25,14 @@ class Sampler:
         self._reference = reference
         self._draw = (random or Random(os.urandom(32))).random
 
-    def place(self, probabilities: npt.NDArray[np.float32]) -> tuple[int, float]:
-        """Return the band of an answer, and its expected disagreement in [1e-4, 0.5]. `ValueError` on NaN."""
-        top = float(probabilities.max())
-        if not math.isfinite(top):
-            raise ValueError("an answer's probabilities must be numbers")
-        expected = self._reference.expected_disagreement(top)
+    def place(self, score: float) -> tuple[int, float]:
+        """Return the band of an answer with this score, and its expected disagreement in [1e-4, 0.5].
+
+        Raises ValueError on NaN.
+        """
+        if not math.isfinite(score):
+            raise ValueError("an answer's score must be a number")
+        expected = self._reference.expected_disagreement(score)
         return self._reference.band(expected), expected
 
     def toss(self, band: int) -> bool:

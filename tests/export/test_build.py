@@ -136,7 +136,7 @@ def test_the_int8_graph_is_taken_when_it_passes(built):
     assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: 3.0, FUSED: 2.0, INT8: 1.0}
     assert all(gate["passed"] for gate in bundle.manifest.gates.values())
     assert len(bundle.manifest.gates) == 4
-    assert "MatMulInteger" in {node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node}
+    assert "MatMulIntegerToFloat" in {node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node}
 
 
 @pytest.mark.parametrize(("plain", "fused", "taken"), [(3.0, 2.0, FUSED), (2.0, 3.0, PLAIN)])

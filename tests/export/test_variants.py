@@ -1,4 +1,4 @@
-"""Variants compute what their graph does: fused exactly, int8 nearly, and with the head as it was."""
+"""Variants compute what their graph does: fused and packed exactly, int8 nearly, and with the head as it was."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from onnx import TensorProto, numpy_helper
 from distill.students.base import TOKENIZER
 from export import variants
 from export.half import halve
+from export.packing import pack
+from export.runtime import PACKED
 from export.variants import (
     FP16,
     FUSED,
@@ -51,6 +53,16 @@ def paths(students, graphs, rows, tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="session")
+def fused(students, graphs, tmp_path_factory):
+    """The fused graph, not packed, of each family with attention."""
+    folder = tmp_path_factory.mktemp("fused")
+    return {
+        family: fuse(graphs[family], folder / f"{family}.onnx", students[family].network.module.config)
+        for family in ("encoder", "sequence-classifier")
+    }
+
+
 @pytest.fixture
 def answers(student, validation, tmp_path):
     """`answers({name: path})`: what each graph answers to the validation texts, as logits."""
@@ -68,6 +80,10 @@ def answers(student, validation, tmp_path):
 
 def kinds(path):
     return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def is_packed(path):
+    return PACKED in {entry.key for entry in onnx.load(path).metadata_props}
 
 
 def products(path):
@@ -98,14 +114,47 @@ def test_an_architecture_that_we_cannot_fuse_is_left_plain(graphs, rows, tmp_pat
 
 
 @pytest.mark.parametrize(("family", "layers"), [("encoder", 2), ("sequence-classifier", 3)])
-def test_fusion_leaves_one_node_for_each_attention_and_norm(paths, family, layers):
-    plain, fused = ([node.op_type for node in onnx.load(paths[family][name]).graph.node] for name in (PLAIN, FUSED))
-    assert not {"Attention", "SkipLayerNormalization"} & set(plain)
-    assert fused.count("Attention") == layers
-    assert fused.count("SkipLayerNormalization") == 2 * layers
-    assert fused.count("BiasGelu") == layers
-    assert "LayerNormalization" not in fused
-    assert len(fused) < len(plain) / 3
+def test_fusion_leaves_one_node_for_each_attention_and_norm(graphs, fused, family, layers):
+    before, after = ([node.op_type for node in onnx.load(made[family]).graph.node] for made in (graphs, fused))
+    assert not {"Attention", "SkipLayerNormalization"} & set(before)
+    assert after.count("Attention") == layers
+    assert after.count("SkipLayerNormalization") == 2 * layers
+    assert after.count("BiasGelu") == layers
+    assert "LayerNormalization" not in after
+    assert len(after) < len(before) / 3
+
+
+@pytest.mark.parametrize("family", ["encoder", "sequence-classifier"])
+def test_the_fused_variant_is_packed_and_int8_is_made_of_it(paths, family):
+    for name in (FUSED, INT8):
+        made = kinds(paths[family][name])
+        assert "MultiHeadAttention" in made
+        assert not {"Attention", "SkipLayerNormalization"} & made
+        assert is_packed(paths[family][name])
+    assert not is_packed(paths[family][PLAIN])
+
+
+def test_a_graph_without_attention_is_not_said_to_be_packed(paths):
+    assert not any(is_packed(path) for path in paths["static"].values())
+
+
+def test_fp16_is_made_of_the_fused_graph_without_packing(graphs, students, rows, tmp_path):
+    config = students["encoder"].network.module.config
+    path = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), (FP16,))[FP16]
+    assert {"Attention", "SkipLayerNormalization"} <= kinds(path)
+    assert not is_packed(path)
+
+
+@pytest.mark.parametrize("name", [FUSED, INT8])
+def test_a_texts_answer_does_not_depend_on_its_neighbours(students, paths, validation, tmp_path, name):
+    student = students["encoder"]
+    student.tokenizer.save(str(tmp_path / TOKENIZER))
+    paths = {name: paths["encoder"][name]}
+    classifier = load_variants(paths, tmp_path / TOKENIZER, student.max_tokens, len(student.labels))[name]
+    texts = ["", " ".join(validation.texts[:3]), *validation.texts[:10]]
+    together = classifier.run([classifier.encode(text) for text in texts])
+    for text, answer in zip(texts, together, strict=True):
+        np.testing.assert_allclose(answer.logits, classifier.classify(text).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_every_variant_keeps_the_names_of_inputs_and_outputs(paths):
@@ -137,8 +186,9 @@ def test_int8_quantises_everything_but_the_head(paths, graphs):
     for family, made in paths.items():
         floats, nodes = products(made[INT8])
         assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
-        assert not {"Attention", "EmbedLayerNormalization"} & set(nodes)
-        assert "MatMulInteger" in nodes
+        assert not {"Attention", "QAttention", "EmbedLayerNormalization"} & set(nodes)
+        assert "MatMulIntegerToFloat" in nodes
+        assert "MatMulInteger" not in nodes
         constants = {value.name: value for value in onnx.load(graphs[family]).graph.initializer}
         kept = {value.name: value for value in onnx.load(made[INT8]).graph.initializer}
         np.testing.assert_array_equal(
@@ -157,7 +207,7 @@ def test_the_weights_of_tokens_are_not_quantised(paths):
 def test_int8_quantises_a_plain_graph_too(graphs, rows, tmp_path, family):
     floats, nodes = products(quantise(graphs[family], tmp_path / "int8.onnx", rows(family)))
     assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
-    assert "MatMulInteger" in nodes
+    assert "MatMulIntegerToFloat" in nodes
 
 
 @pytest.mark.parametrize(
@@ -187,21 +237,27 @@ def test_making_variants_leaves_logging_as_it_was(students, graphs, rows, tmp_pa
 
 def test_the_source_is_left_as_it_was(graphs, students, rows, tmp_path):
     before = graphs["encoder"].read_bytes()
-    fuse(graphs["encoder"], tmp_path / "fused.onnx", students["encoder"].network.module.config)
+    fused = fuse(graphs["encoder"], tmp_path / "fused.onnx", students["encoder"].network.module.config)
+    pack(fused, tmp_path / "packed.onnx")
     quantise(graphs["encoder"], tmp_path / "int8.onnx", rows("encoder"))
     assert graphs["encoder"].read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx", "packed.onnx"]
 
 
 @pytest.fixture(scope="session")
-def halves(paths, tmp_path_factory):
-    """The fp16 graph of each variant of fp32, by family and variant."""
+def sources(graphs, fused):
+    """What fp16 is made of, by family and variant."""
+    plain = {(family, PLAIN): path for family, path in graphs.items()}
+    return plain | {(family, FUSED): path for family, path in fused.items()}
+
+
+@pytest.fixture(scope="session")
+def halves(sources, tmp_path_factory):
+    """The fp16 graph of each of them."""
     folder = tmp_path_factory.mktemp("halves")
     return {
-        (family, name): halve(made[name], folder / f"{family}-{name}.onnx", heads(made[name]))
-        for family, made in paths.items()
-        for name in (PLAIN, FUSED)
-        if name in made
+        (family, name): halve(path, folder / f"{family}-{name}.onnx", heads(path))
+        for (family, name), path in sources.items()
     }
 
 
@@ -218,11 +274,11 @@ def test_reduced_graphs_are_made_where_they_are_asked_for(graphs, rows, tmp_path
         assert list(made) == [PLAIN, *reduced]
 
 
-def test_an_fp16_graph_computes_nearly_what_its_source_does(student, paths, answers, halves):
+def test_an_fp16_graph_computes_nearly_what_its_source_does(student, sources, answers, halves):
     family = student.network.family
     for source in (PLAIN, FUSED):
-        if source in paths[family]:
-            logits = answers({source: paths[family][source], FP16: halves[family, source]})
+        if (family, source) in sources:
+            logits = answers({source: sources[family, source], FP16: halves[family, source]})
             assert (logits[FP16] != logits[source]).any()
             np.testing.assert_allclose(logits[FP16], logits[source], rtol=0.05, atol=0.2)
             assert np.corrcoef(logits[FP16].ravel(), logits[source].ravel())[0, 1] > 0.999
@@ -239,14 +295,14 @@ def test_an_fp16_graph_takes_and_gives_what_its_source_does(halves):
         )
 
 
-def test_an_fp16_graph_halves_the_weights_but_not_the_head(paths, halves):
+def test_an_fp16_graph_halves_the_weights_but_not_the_head(sources, halves):
     for (family, source), path in halves.items():
         constants = {value.name: value.data_type for value in onnx.load(path).graph.initializer}
         assert constants[HEADS[family]] == TensorProto.FLOAT
         assert constants["temperature"] == TensorProto.FLOAT
         tables = [kind for name, kind in constants.items() if name.endswith(("word_embeddings.weight", "words.weight"))]
         assert tables == [TensorProto.FLOAT16]
-        assert path.stat().st_size < paths[family][source].stat().st_size
+        assert path.stat().st_size < sources[family, source].stat().st_size
 
 
 def test_nothing_between_the_sums_and_the_answer_passes_through_16_bits(halves):

@@ -73,7 +73,7 @@ def exchange(make_settings, model):
 
 def prediction(label, *, tokens=3, truncated=False):
     values = np.eye(4, dtype=np.float32)[label]
-    return Prediction(values, values, values, tokens, truncated)
+    return Prediction(values, values, values, tokens, truncated, label, 1.0)
 
 
 async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(exchange, model):

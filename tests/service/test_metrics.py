@@ -43,7 +43,7 @@ async def test_everything_is_there_at_zero_before_the_first_request(client, serv
         *(exchange("request_duration_seconds_count", code) for code in (200, 429, 500)),
         exchange("requests_total", 200, route="/model", method="GET"),
         exchange("requests_total", 404, route="other", method="GET"),
-        *(served("inference_stage_seconds_count", stage=stage) for stage in ("queue", "run", "post")),
+        *(served("inference_stage_seconds_count", stage=stage) for stage in ("queue", "run")),
         *(served("predictions_total", label=label) for label in LABELS),
         *(served("answers_total", outcome=outcome) for outcome in ("ok", "overloaded", "deadline", "failed", "left")),
         *map(served, ("inference_inflight", "queue_depth", "input_tokens_count", "truncated_total")),
@@ -88,7 +88,6 @@ async def test_requests_and_texts_are_counted_once(client, served):
         served("truncated_total"): 1,
         served("inference_stage_seconds_count", stage="queue"): 5,
         served("inference_stage_seconds_count", stage="run"): 3,  # a request's texts of one length share a run
-        served("inference_stage_seconds_count", stage="post"): 2,
         served("batch_texts_count"): 3,
         served("batch_tokens_count"): 3,
     }

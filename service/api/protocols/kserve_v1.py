@@ -123,5 +123,5 @@ def _exchange(request: Request) -> Exchange:
 
 def _prediction(labels: tuple[str, ...], prediction: Prediction) -> V1Prediction:
     scores = rounded(prediction.probabilities)
-    best = int(prediction.probabilities.argmax())
+    best = prediction.best
     return {"label": labels[best], "score": scores[best], "probabilities": dict(zip(labels, scores, strict=True))}

@@ -259,7 +259,7 @@ def _output(asked: InferOutput, answer: Answer) -> tuple[Tensor, list[str] | Flo
             raise InvalidRequestError(
                 f"outputs: `{asked.name}` has no classes; ask `classification` of `probabilities`"
             )
-        best = [labels[int(row.probabilities.argmax())] for row in rows]
+        best = [labels[row.best] for row in rows]
         if asked.name == "label":
             return {"name": "label", "shape": [len(rows)], "datatype": "BYTES"}, best
         texts = [json.dumps(ranked(labels, row.probabilities, 1)[0], ensure_ascii=False) for row in rows]

@@ -34,6 +34,8 @@ MUCH = 1e9
 class Graph:
     """Answers a text with its own letters, once the gate is open, and keeps what it was asked."""
 
+    packed = False
+
     def __init__(self):
         self.gate = threading.Event()
         self.begun = threading.Semaphore(0)
@@ -56,7 +58,7 @@ class Graph:
         if any("poison" in text for text in texts):
             raise ValueError("poison")
         one = np.ones(1, dtype=np.float32)
-        return [Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False) for row in rows]
+        return [Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False, 0, 1.0) for row in rows]
 
 
 def said(predictions):

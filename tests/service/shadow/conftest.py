@@ -46,7 +46,9 @@ def prediction(label: str = "billing", top: float = 0.97) -> Prediction:
     """An answer that puts `top` on `label`."""
     probabilities = np.full(len(LABELS), (1 - top) / (len(LABELS) - 1), dtype=np.float32)
     probabilities[LABELS.index(label)] = top
-    return Prediction(probabilities, np.log(probabilities), np.zeros(2, dtype=np.float32), 3, False)
+    best = int(probabilities.argmax())
+    score = float(probabilities[best])
+    return Prediction(probabilities, np.log(probabilities), np.zeros(2, dtype=np.float32), 3, False, best, score)
 
 
 def answer(label: str = "billing", **values: Any) -> Answer:

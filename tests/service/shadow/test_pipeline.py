@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from distill.teachers import TeacherError
 from export.bundle import Bundle
 from export.reference import Reference
-from export.runtime import Classifier, Prediction
+from export.runtime import Classifier
 from service.shadow import running
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import OUTCOMES
@@ -198,8 +199,7 @@ async def test_equal_request_ids_are_different_texts(make_shadow):
 
 async def test_what_could_not_be_counted_is_counted(make_shadow):
     shadow = await make_shadow().start()
-    answered = prediction()
-    broken = Prediction(answered.probabilities * math.nan, answered.logits, answered.embedding, 3, False)
+    broken = replace(prediction(), score=math.nan)
     shadow.pipeline.observe("request", "text", broken)
     assert shadow.metric("shadow_defects_total") == 1
     assert shadow.metric("requests_total") == 0

@@ -10,7 +10,7 @@ import pytest
 from distill.teachers import Answer
 from service.shadow.sampler import Sampler
 
-from .conftest import REFERENCE, PlayedTeacher, answer, prediction
+from .conftest import REFERENCE, PlayedTeacher, answer
 
 REQUESTS = 4000
 RUNS = 6
@@ -73,5 +73,5 @@ async def test_the_evidence_grows_only_when_the_student_got_worse(make_shadow, d
 def test_traffic_is_sampled_at_the_rate():
     top, _ = traffic(3, 1.0)
     sampler = Sampler(REFERENCE, 0.08, Random(1))
-    share = np.mean([sampler.propensity[sampler.place(prediction(top=float(value)).probabilities)[0]] for value in top])
+    share = np.mean([sampler.propensity[sampler.place(float(value))[0]] for value in top])
     assert 0.04 < share < 0.16

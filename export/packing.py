@@ -1,0 +1,238 @@
+"""Packing: a graph that computes nothing for padding.
+
+The texts of a run are padded to the longest, and a graph pays for every padded place. A packed one keeps the real
+tokens of all texts together, [tokens, width], and pads them only where texts must be told apart: in attention, and in
+what it does not know (Zeng et al. 2022, Boosting distributed training performance of the unpadded BERT model, section
+3). Inputs, outputs and answers stay the same, so that texts of any lengths may share a run.
+
+For the CPU: layer norm is spelt there as operators that ONNX Runtime runs vectorised, which its own is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.runtime import PACKED
+
+_EMBEDDING = "EmbedLayerNormalization"
+_ATTENTION = "Attention"
+_NORM = "SkipLayerNormalization"
+_MASK = "attention_mask"
+_EACH = ("Add", "Mul", "BiasGelu", "Gelu", "FastGelu", "Relu", "Tanh")
+"""Operators that compute each place for itself, given constants of at most one dimension."""
+
+_EPSILON = 1e-12  # of a norm that gives none
+_DOMAIN = "com.microsoft"
+
+
+def pack(source: Path, target: Path) -> Path:
+    """Write a packed graph, marked as `PACKED`, of one whose attention, norms and embedding are fused.
+
+    A graph without such an embedding and attention is written as it is.
+    """
+    import onnx
+
+    model = onnx.load(str(source))
+    packed = _Packing(model).result()
+    onnx.save(packed if packed is not None else model, str(target))
+    return target
+
+
+@dataclass(slots=True)
+class _Packing:
+    """A graph on its way: the nodes so far, and which values have a packed twin."""
+
+    model: Any
+    nodes: list[Any] = field(default_factory=list)
+    twins: dict[str, str] = field(default_factory=dict)
+    """The packed twin of each value that has one, [tokens, width]."""
+
+    padded: set[str] = field(default_factory=set)
+    """Those of them that also exist as they were, [rows, longest, width]."""
+
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def result(self) -> Any | None:
+        """The packed model; None where some attention would still read padding."""
+        import onnx
+
+        graph = self.model.graph
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        kinds = [node.op_type for node in graph.node]
+        if kinds.count(_EMBEDDING) != 1 or _ATTENTION not in kinds:
+            return None
+        if _MASK not in {value.name for value in graph.input}:
+            return None
+        for node in graph.node:
+            if node.op_type == _EMBEDDING:
+                self._begin(node)
+            elif node.op_type == _ATTENTION and self._fits(node):
+                self._attention(node)
+            elif node.op_type == _NORM and self._sums(node):
+                self._norm(node)
+            elif self._each(node):
+                self._twin(node)
+            else:
+                self._as_it_is(node)
+        if any(node.op_type == _ATTENTION for node in self.nodes):
+            return None
+        for value in graph.output:
+            self._pad(value.name)
+        packed = onnx.ModelProto()
+        packed.CopyFrom(self.model)
+        del packed.graph.node[:]
+        packed.graph.node.extend(self.nodes)
+        packed.graph.initializer.extend(
+            tensor for name, tensor in self.constants.items() if name.startswith(_OWN) and name in self._read()
+        )
+        packed.metadata_props.add(key=PACKED, value="1")
+        return packed
+
+    def _begin(self, node: Any) -> None:
+        """The embedding, and from the mask: the place of each token, and the token of each place."""
+        self.nodes.append(node)
+        name = node.output[0]
+        width = self.constants[node.input[2]].dims[-1]
+        self._add("Reshape", [_MASK, self._constant([-1])], "mask")
+        self._add("NonZero", [_own("mask")], "nonzero")
+        self._add("Reshape", [_own("nonzero"), self._constant([-1])], "places")
+        # A padded place gets the token before it, which nobody reads.
+        self._add("CumSum", [_own("mask"), self._constant(0)], "counted")
+        self._add("Sub", [_own("counted"), self._constant(1)], "before")
+        self._add("Shape", [_MASK], "shape")
+        self._add("Reshape", [_own("before"), _own("shape")], "tokens")
+        self._add("Cast", [_MASK], "keys", to=6)  # int32
+        self._keep(name, width, self._named(name))
+        self.padded.add(name)
+
+    def _keep(self, name: str, width: int, twin: str) -> None:
+        """The rows of a padded value that are tokens, as the twin."""
+        self._add("Reshape", [name, self._constant([-1, width])], f"{name}/rows")
+        self._node("Gather", [_own(f"{name}/rows"), _own("places")], [twin], axis=0)
+
+    def _pad(self, name: str) -> None:
+        """Give a value back as it was, for who needs that."""
+        if name in self.twins and name not in self.padded:
+            self._node("Gather", [self.twins[name], _own("tokens")], [name], axis=0)
+            self.padded.add(name)
+
+    def _fits(self, node: Any) -> bool:
+        """Whether an attention is of a packed value with itself, masked, and has no bias of scores, past or window."""
+        given = [bool(name) for name in node.input]
+        known = {"num_heads", "mask_filter_value", "scale", "unidirectional"}
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        causal = "unidirectional" in attributes and attributes["unidirectional"].i
+        return (
+            node.input[0] in self.twins
+            and node.input[1] in self.constants
+            and given[:4] == [True] * 4
+            and not any(given[4:])
+            and attributes.keys() <= known
+            and not causal
+        )
+
+    def _attention(self, node: Any) -> None:
+        """The projections for each token, then attention between the padded texts."""
+        name, twin = node.output[0], self._named(node.output[0])
+        kept = {attribute.name: attribute for attribute in node.attribute if attribute.name != "unidirectional"}
+        width = self.constants[node.input[1]].dims[1] // 3
+        self._add("MatMul", [self.twins[node.input[0]], node.input[1]], f"{name}/product")
+        self._add("Add", [_own(f"{name}/product"), node.input[2]], f"{name}/projected")
+        parts = [_own(f"{name}/{part}") for part in ("query", "key", "value")]
+        self._node("Split", [_own(f"{name}/projected")], parts, axis=-1, num_outputs=3)
+        for part in parts:
+            self._node("Gather", [part, _own("tokens")], [f"{part}/padded"], axis=0)
+        attended = _own(f"{name}/attended")
+        inputs = [*(f"{part}/padded" for part in parts), "", _own("keys")]
+        attention = self._node("MultiHeadAttention", inputs, [attended], domain=_DOMAIN)
+        attention.attribute.extend(kept.values())
+        self._keep(attended, width, twin)
+
+    def _sums(self, node: Any) -> bool:
+        """Whether a norm is of the sum of two packed values, has both its weights, and gives nothing else."""
+        return set(node.input[:2]) <= self.twins.keys() and all([*node.input, ""][2:4]) and len(node.output) == 1
+
+    def _norm(self, node: Any) -> None:
+        """Sum, and layer norm as an instance norm of one channel [tokens, 1, width], then the weights."""
+        name, twin = node.output[0], self._named(node.output[0])
+        inputs = [self.twins.get(each, each) for each in node.input]
+        epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), _EPSILON)
+        total = inputs[0]
+        # The bias first: it belongs to the product, and joins it where that has an operator for both.
+        for index, each in enumerate([*inputs[4:5], inputs[1]]):
+            self._add("Add", [total, each], f"{name}/sum{index}")
+            total = _own(f"{name}/sum{index}")
+        self._add("Unsqueeze", [total, self._constant([1])], f"{name}/channel")
+        ones = [self._constant([1.0]), self._constant([0.0])]
+        self._add("InstanceNormalization", [_own(f"{name}/channel"), *ones], f"{name}/normal", epsilon=epsilon)
+        self._add("Squeeze", [_own(f"{name}/normal"), self._constant([1])], f"{name}/squeezed")
+        self._add("Mul", [_own(f"{name}/squeezed"), inputs[2]], f"{name}/scaled")
+        self._node("Add", [_own(f"{name}/scaled"), inputs[3]], [twin])
+
+    def _each(self, node: Any) -> bool:
+        """Whether a node computes each place of packed values for itself."""
+        inputs = [name for name in node.input if name]
+        read = [name for name in inputs if name in self.twins]
+        others = [name for name in inputs if name not in self.twins]
+        if not read or any(name not in self.constants for name in others):
+            return False
+        dimensions = [len(self.constants[name].dims) for name in others]
+        if node.op_type == "MatMul":
+            return inputs[0] in self.twins and dimensions == [2]
+        return node.op_type in _EACH and all(count <= 1 for count in dimensions)
+
+    def _twin(self, node: Any) -> None:
+        """The same node, of packed values."""
+        import onnx
+
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            copy.input[index] = self.twins.get(name, name)
+        copy.output[0] = self._named(node.output[0])
+        self.nodes.append(copy)
+
+    def _as_it_is(self, node: Any) -> None:
+        for name in node.input:
+            self._pad(name)
+        self.nodes.append(node)
+
+    def _named(self, name: str) -> str:
+        self.twins[name] = _own(name)
+        return self.twins[name]
+
+    def _add(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> None:
+        self._node(kind, inputs, [_own(name)], **attributes)
+
+    def _node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
+        from onnx import helper
+
+        node = helper.make_node(kind, inputs, outputs, name=f"{kind}:{outputs[0]}", **attributes)
+        self.nodes.append(node)
+        return node
+
+    def _constant(self, values: Any) -> str:
+        """The name of a constant of int64 or float32."""
+        from onnx import numpy_helper
+
+        array = np.array(values)
+        array = array.astype(np.float32) if array.dtype.kind == "f" else array
+        name = _own(f"constant {values}")
+        self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def _read(self) -> set[str]:
+        return {name for node in self.nodes for name in node.input}
+
+
+_OWN = "packed "
+
+
+def _own(name: str) -> str:
+    """A name that no exporter gives."""
+    return f"{_OWN}{name}"

@@ -1,0 +1,185 @@
+"""HTTP/1.1 as uvicorn speaks it, with a short way for the routes that have one.
+
+There a whole request becomes bytes to write, with no ASGI scope, task or message in between. That way is for plain
+requests alone; whatever is special about another, such as a body in chunks or one that the route does not understand,
+is a matter of the usual way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.hot import HotRoute
+from service.engine.runner import Withdraw
+from service.errors import failure
+from service.exchange import Exchange
+from service.middleware import DISCONNECTED, REQUEST_ID, RequestMiddleware
+
+logger = structlog.get_logger(__name__)
+
+_OK = 200
+_POST = "POST"
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    cycle: Any
+    """The request that came last: uvicorn's, or one of ours."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        edge = self.config.app.state.edge  # type: ignore[union-attr]
+        self._edge: RequestMiddleware | None = edge if isinstance(edge, RequestMiddleware) else None
+        self._direct: _Cycle | None = None
+        """The request that takes the short way, from its headers to its answer."""
+
+    def on_headers_complete(self) -> None:
+        """Choose the way of a request."""
+        headers = dict(self.headers)
+        route = self._short_way(headers)
+        if route is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = self._direct = _Cycle(route, headers)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        if self._direct is not None and self.cycle is self._direct:
+            self._direct.parts.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Begin to answer."""
+        if self._direct is None or self.cycle is not self._direct:
+            super().on_message_complete()
+            return
+        body = b"".join(self._direct.parts)
+        if not self._answer(self._direct, body):
+            self._direct = self.cycle = None
+            super().on_headers_complete()
+            super().on_body(body)
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Free what the client waited for."""
+        cycle, self._direct = self._direct, None
+        super().connection_lost(exc)
+        if cycle is not None and cycle.withdraw is not None:
+            cycle.withdraw()
+            cycle.withdraw = None
+            self._record(cycle, DISCONNECTED)
+
+    def _short_way(self, headers: dict[bytes, bytes]) -> HotRoute | None:
+        """The route that answers a request directly; None for all that is not plain."""
+        if self._edge is None or (route := self._edge.direct.get(self.url)) is None:
+            return None
+        plain = (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and b"transfer-encoding" not in headers
+            and int(headers.get(b"content-length", self._edge.max_body_bytes + 1)) <= self._edge.max_body_bytes
+        )
+        return route if plain else None
+
+    def _answer(self, cycle: _Cycle, body: bytes) -> bool:
+        """Answer a request now or later; false when it is for the usual way."""
+        edge, route = self._edge, cycle.route
+        assert edge is not None
+        assert route.direct is not None
+        exchange = cycle.exchange = edge.exchange(cycle.headers, _disconnected)
+
+        def respond(outcome: bytes | Exception) -> None:
+            self._respond(cycle, exchange, outcome)
+
+        try:
+            edge.admit(exchange, _POST, route.path)
+            cycle.withdraw = route.direct(exchange, body, respond)
+        except Exception as error:  # what no handler expected is still answered in the one shape
+            respond(error)
+            return True
+        return cycle.withdraw is not None or cycle.response_complete
+
+    def _respond(self, cycle: _Cycle, exchange: Exchange, outcome: bytes | Exception) -> None:
+        """Write an answer, and turn to the next request."""
+        code, more = _OK, b""
+        if isinstance(outcome, Exception):
+            known, content = failure(exchange, outcome, _POST)
+            code, outcome = known.status_code, content.encode()
+            more = b"".join(f"{name}: {value}\r\n".encode() for name, value in known.headers.items())
+        self._direct = cycle.withdraw = None  # else each would keep the other until the collector looks
+        defaults = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        closing = b"" if cycle.keep_alive or b"connection: close" in defaults else b"connection: close\r\n"
+        self.transport.write(
+            b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b%b%b\r\n%b"
+            % (
+                STATUS_LINE[code],
+                len(outcome),
+                REQUEST_ID,
+                exchange.request_id.encode(),
+                more,
+                defaults,
+                closing,
+                outcome,
+            )
+        )
+        cycle.response_complete = True
+        self._record(cycle, code)
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _record(self, cycle: _Cycle, code: int) -> None:
+        if self._edge is not None and cycle.exchange is not None:
+            self._edge.record(cycle.exchange, _POST, cycle.route.path, code)
+
+
+class _Cycle:
+    """A request on the short way, with what uvicorn asks of any."""
+
+    __slots__ = (
+        "disconnected",
+        "exchange",
+        "headers",
+        "keep_alive",
+        "message_event",
+        "parts",
+        "response_complete",
+        "route",
+        "withdraw",
+    )
+
+    def __init__(self, route: HotRoute, headers: dict[bytes, bytes]) -> None:
+        self.route = route
+        self.headers = headers
+        self.parts: list[bytes] = []
+        self.exchange: Exchange | None = None
+        self.withdraw: Withdraw | None = None
+        self.keep_alive = True
+        self.response_complete = self.disconnected = False
+        self.message_event = _NOBODY
+
+
+class _Nobody:
+    """An event that nobody waits for."""
+
+    def set(self) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
+async def _disconnected() -> Message:
+    """Nothing more comes: the whole request was there."""
+    return {"type": "http.disconnect"}
