@@ -2,11 +2,12 @@
 
 One server after another, each in an environment of its own that is made where it is missing: closed loop with 1, 16 and
 64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity. The limit is the loop that
-tokenises and runs with no server. Writes results.json, table.md and figure.png, prints ours as ratios, and fails where
-a bound does not hold. Compare within one run alone, on a machine that does nothing else.
+tokenises and runs with no server: it is measured before and after every load, and servers are compared by their ratios
+to it. Writes results.json, table.md and figure.png, prints ours as ratios, and fails where a bound does not hold.
+Compare within one run alone, on a machine that does nothing else.
 
     python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
-    python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,loop,hand
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload
 
 `--static` puts a static student beside an endpoint that returns a constant, `--shadow` our server with all traffic
@@ -23,11 +24,9 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
 
 from serving_tools.contenders import CONTENDERS, OURS
-from serving_tools.loop import Loop
-from serving_tools.measure import Conditions, Measured, labels_of, measure, measure_loop
+from serving_tools.measure import Conditions, Limit, Measured, labels_of, mean_of, measure
 from serving_tools.overload import overload
 from serving_tools.paired import shadow, static
 from serving_tools.process import ServerError
@@ -35,7 +34,6 @@ from serving_tools.report import Bound, Part, bounds, figure, table, write
 
 from export.bundle import Bundle
 
-LOOP = "loop"
 _HERE = Path(__file__).parent
 
 
@@ -71,42 +69,30 @@ def main() -> None:
 def compare(only: list[str], conditions: Conditions, output: Path) -> Part:
     """Ours, the loop and the peers, with a table and a figure."""
     rows: list[Measured] = []
-    loops: list[Loop] = []
-
-    def loop() -> None:
-        if LOOP in only:
-            loops.append(measure_loop(conditions))
-            print(f"{LOOP:15} {loops[-1].throughput:,.0f} texts/s, {loops[-1].milliseconds:.3f} ms", flush=True)
-
-    loop()
+    limit = Limit(conditions)
     for contender in CONTENDERS:
         if contender.key in only:
-            rows.append(measure(contender, conditions))
+            rows.append(measure(contender, conditions, limit))
             print(f"{contender.key:15} {told(rows[-1])}", flush=True)
-            if contender.key == OURS:
-                loop()
-    limit = mean_of(loops)
-    page = table(rows, limit, conditions)
+    limit.close()
+    loop = mean_of(limit.loops)
+    page = table(rows, loop, conditions)
     (output / "table.md").write_text(page)
-    figure(output / "figure.png", rows, limit)
+    figure(output / "figure.png", rows, loop)
     print(page)
     ours = next((row for row in rows if row.key == OURS), None)
     peers = [row for row in rows if row.key != OURS and row.closed]
-    kept = bounds(ours, limit, peers) if ours is not None else []
-    return Part({"conditions": conditions.told(), "loop": limit, "loops": loops, "servers": rows}, kept)
-
-
-def mean_of(loops: list[Loop]) -> Loop | None:
-    """The loops before and after ours as one."""
-    if not loops:
-        return None
-    most = max(one.most for one in loops)
-    return Loop(mean(one.throughput for one in loops), mean(one.milliseconds for one in loops), most)
+    kept = bounds(ours, peers) if ours is not None else []
+    return Part({"conditions": conditions.told(), "loop": loop, "loops": limit.loops, "servers": rows}, kept)
 
 
 def told(row: Measured) -> str:
     """A server's line of progress."""
-    closed = ", ".join(f"{load.throughput:,.0f} at {clients}" for clients, load in row.closed.items())
+    closed = ", ".join(
+        f"{load.throughput:,.0f} of the loop's {row.closed_loops[clients].throughput:,.0f} at {clients}"
+        for clients, load in row.closed.items()
+        if clients in row.closed_loops
+    )
     return "; ".join(part for part in (closed and f"{closed} clients", row.reason) if part)
 
 
@@ -138,7 +124,7 @@ def texts_of(path: Path) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    names = [LOOP, *(contender.key for contender in CONTENDERS)]
+    names = [contender.key for contender in CONTENDERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="bundle of an encoder student")
     parser.add_argument("--student", type=Path, help="the student's folder, for the pipeline on PyTorch")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -139,13 +140,17 @@ class Classifier:
             logits, probabilities, embeddings = self._execute(feeds)
         except Exception as error:  # ONNX Runtime raises many classes with no common base
             raise InferenceError(f"the graph failed on {feeds['input_ids'].shape} tokens: {error}") from error
-        if probabilities.shape != (len(rows), self._classes) or not np.isfinite(probabilities).all():
-            raise InferenceError(f"the graph returned {probabilities.shape} values that are not probabilities")
-        best, scores = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
-        return [
-            Prediction(probabilities[at], logits[at], embeddings[at], len(row.ids), row.truncated, best[at], scores[at])
-            for at, row in enumerate(rows)
-        ]
+        if probabilities.shape != (len(rows), self._classes):
+            raise _not_probabilities(probabilities)
+        predictions = []
+        for at, (row, best) in enumerate(zip(rows, probabilities.argmax(axis=1).tolist(), strict=True)):
+            score = float(probabilities[at, best])
+            if not isfinite(score):  # what is not a number is the largest of its row, as numpy sees it
+                raise _not_probabilities(probabilities)
+            predictions.append(
+                Prediction(probabilities[at], logits[at], embeddings[at], len(row.ids), row.truncated, best, score)
+            )
+        return predictions
 
     def classify(self, text: str) -> Prediction:
         """Answer one text. Raises InferenceError as `run` does."""
@@ -168,6 +173,10 @@ class Classifier:
                 input_ids[index, : len(ids)] = ids
                 mask[index, : len(ids)] = 1
         return {"input_ids": input_ids, "attention_mask": mask} if self._takes_mask else {"input_ids": input_ids}
+
+
+def _not_probabilities(values: Floats) -> InferenceError:
+    return InferenceError(f"the graph returned {values.shape} values that are not probabilities")
 
 
 def create_session(

@@ -62,7 +62,23 @@ async def classify(
     except BaseException as error:
         task.failed(error)
         raise
-    return task.answered(predictions)
+    task.answered(predictions)
+    return Answer(task.model.manifest, predictions)
+
+
+def check(exchange: Exchange) -> None:
+    """Refuse a request before its body is read, when no answer can be had in time.
+
+    Raises OverloadedError and counts it, and InvalidRequestError, NotReadyError.
+    """
+    model = exchange.state.models.choose(exchange.variant)
+    if model.runner.idle:
+        return
+    try:
+        model.runner.check(exchange.deadline())
+    except OverloadedError:
+        model.metrics.answer("overloaded")
+        raise
 
 
 def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:
@@ -76,8 +92,9 @@ def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = 
         if isinstance(outcome, Exception):
             task.failed(outcome)
             done(outcome)
-        else:
-            done(task.answered(outcome))
+        else:  # the client first
+            done(Answer(task.model.manifest, outcome))
+            task.answered(outcome)
 
     try:
         withdraw = task.model.runner.submit(texts, settled, deadline=task.deadline, staged=task.staged)
@@ -126,20 +143,16 @@ class _Task:
         self.model.leave()
         self.model.metrics.answer(_OUTCOMES.get(type(error), "failed"))
 
-    def answered(self, predictions: list[Prediction]) -> Answer:
+    def answered(self, predictions: list[Prediction]) -> None:
         """Count the answers, and show them to the shadow."""
         model, exchange = self.model, self.exchange
         self.open = False
         model.leave()
         model.metrics.answer("ok")
-        ended = time.monotonic()
-        model.metrics.answer_seconds.observe(ended - exchange.began)
+        model.metrics.answer_seconds.observe(time.monotonic() - exchange.began)
         for text, prediction in zip(self.texts, predictions, strict=True):
             model.metrics.prediction(prediction)
             model.shadow.observe(exchange.request_id, text, prediction)
-        if self.staged is not None:
-            self.staged("post", ended, time.monotonic())
-        return Answer(model.manifest, predictions)
 
 
 def check_limits(texts: Sequence[str], settings: Settings, name: str) -> None:

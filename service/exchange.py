@@ -59,8 +59,10 @@ class Exchange:
 
         A time of `time.monotonic()`. Raises InvalidRequestError when the header is not a number of milliseconds.
         """
-        limits = [self.state.settings.timeout_seconds, timeout_seconds, self._asked()]
-        seconds = min((limit for limit in limits if limit is not None), default=None)
+        seconds = self._asked()
+        for limit in (timeout_seconds, self.state.settings.timeout_seconds):
+            if limit is not None and (seconds is None or limit < seconds):
+                seconds = limit
         return None if seconds is None else self.began + seconds
 
     def spend(self, texts: int) -> None:

@@ -6,6 +6,7 @@ Every label set exists at zero before the first request. Shadowing has a registr
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
@@ -34,6 +35,15 @@ PROBES = frozenset(
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which no rule reads
 
 
+class Quick(Histogram):
+    """A histogram that finds its bucket by halves: half the time of a search from the first, several per request."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count an amount; there are no exemplars."""
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+
+
 class Metrics:
     """What is counted of HTTP, whichever model answers, with its labelled children bound once."""
 
@@ -46,7 +56,7 @@ class Metrics:
             ["route", "method", "code"],
             registry=self.registry,
         )
-        self._durations = Histogram(
+        self._durations = Quick(
             "reflux_http_request_duration_seconds",
             "From the end of a request's head to the end of its answer.",
             ["route", "method", "code"],
@@ -104,7 +114,7 @@ class ModelMetrics:
     """What is counted of one model. Its version is a label of every series; `render` adds it."""
 
     def __init__(self, registry: CollectorRegistry, manifest: Manifest, variant: str) -> None:
-        stages = Histogram(
+        stages = Quick(
             "reflux_inference_stage_seconds",
             "Per text: waiting for a run; per run: tokenising and the graph.",
             ["stage"],
@@ -112,22 +122,22 @@ class ModelMetrics:
             registry=registry,
         )
         self.queue_seconds, self.run_seconds = (stages.labels(stage) for stage in STAGES)
-        self._batch_texts = Histogram(
+        self._batch_texts = Quick(
             "reflux_batch_texts", "Texts in one run of the graph.", buckets=ROWS, registry=registry
         )
-        self._batch_tokens = Histogram(
+        self._batch_tokens = Quick(
             "reflux_batch_tokens", "Tokens in one run, padding included.", buckets=TOKENS, registry=registry
         )
         self.inflight = Gauge("reflux_inference_inflight", "Texts admitted and not yet answered.", registry=registry)
         self.queue_depth = Gauge("reflux_queue_depth", "Texts waiting for a thread.", registry=registry)
         answers = Counter("reflux_answers_total", "Requests by what became of them.", ["outcome"], registry=registry)
         self._answers = {outcome: answers.labels(outcome) for outcome in OUTCOMES}
-        self.answer_seconds = Histogram(
+        self.answer_seconds = Quick(
             "reflux_answer_seconds", "From admission to the answer, per request.", buckets=SECONDS, registry=registry
         )
         predictions = Counter("reflux_predictions_total", "Texts answered.", ["label"], registry=registry)
         self._labels = [predictions.labels(label) for label in manifest.labels]
-        self._tokens = Histogram(
+        self._tokens = Quick(
             "reflux_input_tokens", "Tokens that the graph read of a text.", buckets=TOKENS, registry=registry
         )
         self._truncated = Counter("reflux_truncated_total", "Texts longer than the graph reads.", registry=registry)

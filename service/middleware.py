@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from itertools import count
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +29,8 @@ from service.tracing import Trace
 logger = structlog.get_logger(__name__)
 
 REQUEST_ID = b"x-request-id"
+_PROCESS = os.urandom(8).hex()
+_numbers = count()
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 DISCONNECTED = 499
 """Counted, never sent: the client left before there was an answer."""
@@ -155,4 +158,4 @@ def _limited(exchange: Exchange) -> Receive:
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
     """Return the client's id when it is short and safe to log, else a new one."""
     given = headers.get(REQUEST_ID, b"")
-    return given.decode() if _SAFE_ID.fullmatch(given) else os.urandom(16).hex()
+    return given.decode() if _SAFE_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):016x}"

@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 
 _OK = 200
 _POST = "POST"
+_CLOSE = (b"connection", b"close")
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,14 +39,22 @@ class Protocol(HttpToolsProtocol):
         self._direct: _Cycle | None = None
         """The request that takes the short way, from its headers to its answer."""
 
+    def on_message_begin(self) -> None:
+        """Begin to read a request. Its scope is made when it is needed."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
     def on_headers_complete(self) -> None:
         """Choose the way of a request."""
         headers = dict(self.headers)
         route = self._short_way(headers)
         if route is None:
-            super().on_headers_complete()
+            self._usual_way()
         else:
-            self.cycle = self._direct = _Cycle(route, headers)
+            assert self._edge is not None
+            exchange = self._edge.exchange(headers, _disconnected)
+            self.cycle = self._direct = _Cycle(route, exchange, self.server_state.default_headers)
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
@@ -60,9 +69,10 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body = b"".join(self._direct.parts)
+        self._direct.parts.clear()  # an idle connection keeps its last request
         if not self._answer(self._direct, body):
             self._direct = self.cycle = None
-            super().on_headers_complete()
+            self._usual_way()
             super().on_body(body)
             super().on_message_complete()
 
@@ -70,17 +80,32 @@ class Protocol(HttpToolsProtocol):
         """Free what the client waited for."""
         cycle, self._direct = self._direct, None
         super().connection_lost(exc)
-        if cycle is not None and cycle.withdraw is not None:
+        if cycle is None:
+            return
+        if cycle.withdraw is not None:
             cycle.withdraw()
             cycle.withdraw = None
-            self._record(cycle, DISCONNECTED)
+        self._record(cycle, DISCONNECTED)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has begun and has no answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _usual_way(self) -> None:
+        """Let uvicorn go on from the headers."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += headers
+        super().on_headers_complete()
 
     def _short_way(self, headers: dict[bytes, bytes]) -> HotRoute | None:
         """The route that answers a request directly; None for all that is not plain."""
         if self._edge is None or (route := self._edge.direct.get(self.url)) is None:
             return None
         plain = (
-            (self.cycle is None or self.cycle.response_complete)
+            not self.busy
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
@@ -94,13 +119,12 @@ class Protocol(HttpToolsProtocol):
 
     def _answer(self, cycle: _Cycle, body: bytes) -> bool:
         """Answer a request now or later; false when it is for the usual way."""
-        edge, route = self._edge, cycle.route
+        edge, exchange, route = self._edge, cycle.exchange, cycle.route
         assert edge is not None
         assert route.direct is not None
-        exchange = cycle.exchange = edge.exchange(cycle.headers, _disconnected)
 
         def respond(outcome: bytes | Exception) -> None:
-            self._respond(cycle, exchange, outcome)
+            self._respond(cycle, outcome)
 
         try:
             edge.admit(exchange, _POST, route.path)
@@ -110,16 +134,17 @@ class Protocol(HttpToolsProtocol):
             return True
         return cycle.withdraw is not None or cycle.response_complete
 
-    def _respond(self, cycle: _Cycle, exchange: Exchange, outcome: bytes | Exception) -> None:
+    def _respond(self, cycle: _Cycle, outcome: bytes | Exception) -> None:
         """Write an answer, and turn to the next request."""
+        exchange = cycle.exchange
         code, more = _OK, b""
         if isinstance(outcome, Exception):
             known, content = failure(exchange, outcome, _POST)
             code, outcome = known.status_code, content.encode()
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in known.headers.items())
         self._direct = cycle.withdraw = None  # else each would keep the other until the collector looks
-        defaults = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
-        closing = b"" if cycle.keep_alive or b"connection: close" in defaults else b"connection: close\r\n"
+        defaults = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
+        closing = b"" if cycle.keep_alive or _CLOSE in cycle.default_headers else b"connection: close\r\n"
         self.transport.write(
             b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b%b%b\r\n%b"
             % (
@@ -140,7 +165,7 @@ class Protocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _record(self, cycle: _Cycle, code: int) -> None:
-        if self._edge is not None and cycle.exchange is not None:
+        if self._edge is not None:
             self._edge.record(cycle.exchange, _POST, cycle.route.path, code)
 
 
@@ -148,9 +173,9 @@ class _Cycle:
     """A request on the short way, with what uvicorn asks of any."""
 
     __slots__ = (
+        "default_headers",
         "disconnected",
         "exchange",
-        "headers",
         "keep_alive",
         "message_event",
         "parts",
@@ -159,13 +184,13 @@ class _Cycle:
         "withdraw",
     )
 
-    def __init__(self, route: HotRoute, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, route: HotRoute, exchange: Exchange, default_headers: list[tuple[bytes, bytes]]) -> None:
         self.route = route
-        self.headers = headers
+        self.exchange = exchange
+        self.default_headers = default_headers
         self.parts: list[bytes] = []
-        self.exchange: Exchange | None = None
         self.withdraw: Withdraw | None = None
-        self.keep_alive = True
+        self.keep_alive = _CLOSE not in default_headers
         self.response_complete = self.disconnected = False
         self.message_event = _NOBODY
 

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
@@ -34,6 +35,8 @@ from service.state import State
 logger = structlog.get_logger(__name__)
 
 _TICK = 0.02
+_CLOSED = -1
+_ACCEPT_AGAIN_SECONDS = 1.0
 _LAST_SECONDS = 1
 """What a scrape under way may still take at the very end."""
 
@@ -79,6 +82,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._state: State = app.state.reflux
         self._monitoring = monitoring
+        self._connecting: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, serve on bound sockets until told to stop, and leave in order."""
@@ -146,34 +150,57 @@ class Server(uvicorn.Server):
         """Begin to listen."""
         gc.collect()
         gc.freeze()  # what is loaded stays: to search it for garbage again and again would make requests wait
-        await super().startup(sockets)
+        await super().startup([])
         for listener in sockets or []:
+            listener.setblocking(False)
+            listener.listen(self.config.backlog)
+            self._accept_from(listener)
             host, port = listener.getsockname()[:2]
             logger.info("listening", host=host, port=port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer what was sent, close the connections."""
-        await self._stop_listening(sockets or [])
         self._announce_close()
+        await self._stop_listening(sockets or [])
         try:
             async with asyncio.timeout(self._settings.shutdown_seconds):
                 await self._connections_end()
         except TimeoutError:
-            logger.error("requests cut", requests=len(self.server_state.tasks), after=self._settings.shutdown_seconds)
+            cut = sum(
+                isinstance(connection, Protocol) and connection.busy for connection in self.server_state.connections
+            )
+            logger.error("requests cut", requests=cut, after=self._settings.shutdown_seconds)
         for connection in list(self.server_state.connections):
             connection.transport.close()
         logger.info("stopped")
 
-    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        # Closing a listener resets the connections that the kernel has accepted and we have not: take them first.
-        waiting = [connection for listener in sockets for connection in _accept_all(listener)]
-        for server in self.servers:
-            server.close()
-        for listener in sockets:
-            listener.close()
+    def _accept_from(self, listener: socket.socket) -> None:
+        """Take every connection that waits, whenever one does.
+
+        uvloop takes one for each turn of the event loop, and a turn may have a run of the graph in it.
+        """
+        if listener.fileno() != _CLOSED:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        for connection in waiting:
-            await loop.connect_accepted_socket(self._protocol, connection)
+        try:
+            for connection in _accepted(listener):
+                task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
+        except OSError as error:  # no descriptor is left: the connection goes on waiting, and would be told at once
+            logger.error("cannot accept", error=str(error), again_after=_ACCEPT_AGAIN_SECONDS)
+            loop.remove_reader(listener)
+            loop.call_later(_ACCEPT_AGAIN_SECONDS, self._accept_from, listener)
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in sockets:
+            self._accept(listener)  # closing it resets the connections that the kernel has accepted and we have not
+            loop.remove_reader(listener)
+            listener.close()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _protocol(self) -> asyncio.Protocol:
         return Protocol(self.config, self.server_state, self.lifespan.state)
@@ -209,11 +236,14 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that wait. Raises OSError when one cannot be taken."""
     while True:
         try:
             connection, _ = listener.accept()
-        except OSError:  # none is left, or there is no descriptor for it
+        except ConnectionAbortedError:  # it has gone meanwhile
+            continue
+        except BlockingIOError:
             return
         connection.setblocking(False)
         yield connection

@@ -1,6 +1,7 @@
-"""The limit: texts tokenised and run one at a time in this process, with no server. A plan on stdin, results on stdout.
+"""The limit: texts tokenised and run one at a time in this process, with no server.
 
-It runs the same code on the same texts in the same order as the service does.
+It runs the same code on the same texts in the same order as the service does. The first line of stdin is the plan, each
+further one a number of seconds to measure for; each is answered with a line on stdout.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from statistics import median
 
 from export.bundle import Bundle
 from export.runtime import Classifier
+
+_WARM_UP = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,8 @@ def run(classifier: Classifier, texts: list[str], seconds: float) -> Loop:
 
 
 def main() -> None:
-    """Read the bundle, the texts, the core and the seconds; print the measured loop, or the texts' labels."""
-    plan = json.load(sys.stdin)
+    """Print the texts' labels, if that is asked for, else what was measured, as often as asked."""
+    plan = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, {plan["core"]})
     bundle = Bundle.open(plan["bundle"])
     classifier = Classifier.load(bundle)
@@ -49,8 +52,9 @@ def main() -> None:
         chosen = (classifier.classify(text).probabilities.argmax() for text in plan["texts"])
         print(json.dumps([bundle.manifest.labels[index] for index in chosen]))
         return
-    run(classifier, plan["texts"], plan["warm_up"])
-    print(json.dumps(asdict(run(classifier, plan["texts"], plan["seconds"]))))
+    for line in sys.stdin:
+        run(classifier, plan["texts"], _WARM_UP)
+        print(json.dumps(asdict(run(classifier, plan["texts"], float(line)))), flush=True)
 
 
 if __name__ == "__main__":

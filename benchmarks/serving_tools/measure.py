@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,7 @@ from serving_tools.process import Memory, Server, ServerError, ask, free_port, p
 CLIENTS = (1, 16, 64)
 SHARES = (0.5, 0.7, 0.9)
 CHECKED = 32
+LOOP_SECONDS = 1.5
 STARTS = 2
 TRIES = 4
 STALLED_MS = 250.0  # far more than a server that shares a machine costs the generator: the machine was paused
@@ -81,6 +83,10 @@ class Measured:
     agreement: float = float("nan")
     closed: dict[int, Load] = field(default_factory=dict)
     opened: dict[float, Load] = field(default_factory=dict)
+    closed_loops: dict[int, Loop] = field(default_factory=dict)
+    """The loop just before and after each closed load: the machine's speed changes from minute to minute."""
+
+    opened_loops: dict[float, Loop] = field(default_factory=dict)
     reason: str = ""
 
     @property
@@ -182,8 +188,8 @@ def running(
             yield Running(server, contender, conditions, bodies, settings, ready)
 
 
-def measure(contender: Contender, conditions: Conditions) -> Measured:
-    """Measure one server. What fails is told in `reason`."""
+def measure(contender: Contender, conditions: Conditions, limit: Limit) -> Measured:
+    """Measure one server, and the limit between its loads. What fails is told in `reason`."""
     measured = Measured(contender.key, contender.title, contender.note)
     try:
         starts = []
@@ -193,11 +199,14 @@ def measure(contender: Contender, conditions: Conditions) -> Measured:
         with running(contender, conditions) as one:
             measured.ready_seconds = min(*starts, one.ready_seconds)
             measured.agreement = one.agreement()
+            before = limit.measure()
             for count in CLIENTS:
                 measured.closed[count] = one.load(clients=count)
+                before, measured.closed_loops[count] = limit.between(before)
             measured.memory = one.memory()
             for share in SHARES:
                 measured.opened[share] = one.load(rate=share * measured.capacity)
+                before, measured.opened_loops[share] = limit.between(before)
     except InstallError as error:
         measured.reason = f"cannot be installed: {error}"
     except ServerError as error:
@@ -207,16 +216,44 @@ def measure(contender: Contender, conditions: Conditions) -> Measured:
     return measured
 
 
-def measure_loop(conditions: Conditions) -> Loop:
-    """Measure the loop with no server, on the server's core."""
-    plan = _loop_plan(conditions.bundle, conditions.texts, conditions.server_core)
-    plan |= {"seconds": conditions.seconds, "warm_up": conditions.warm_up}
-    for _ in range(TRIES):
-        loop = Loop(**json.loads(_finish(_begin("loop", plan))))
-        if loop.most <= STALLED_MS:
-            break
-        _again(loop.most)
-    return loop
+class Limit:
+    """The loop with no server, on the server's core: a process that waits while a server is measured."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        self._process = _spawn("loop")
+        self._tell(json.dumps(_loop_plan(conditions.bundle, conditions.texts, conditions.server_core)))
+        self.loops: list[Loop] = []
+
+    def measure(self) -> Loop:
+        """Measure it now."""
+        for _ in range(TRIES):
+            self._tell(str(LOOP_SECONDS))
+            assert self._process.stdout is not None
+            loop = Loop(**json.loads(self._process.stdout.readline()))
+            if loop.most <= STALLED_MS:
+                break
+            _again(loop.most)
+        self.loops.append(loop)
+        return loop
+
+    def between(self, before: Loop) -> tuple[Loop, Loop]:
+        """Measure it now; that, and the mean of it and of what was measured before."""
+        after = self.measure()
+        return after, mean_of([before, after])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+
+
+def mean_of(loops: Sequence[Loop]) -> Loop:
+    """Several measurements of the loop as one."""
+    most = max(one.most for one in loops)
+    return Loop(mean(one.throughput for one in loops), mean(one.milliseconds for one in loops), most)
 
 
 def _again(stalled_ms: float) -> None:
@@ -233,8 +270,8 @@ def _loop_plan(bundle: Path, texts: Sequence[str], core: int) -> dict[str, Any]:
     return {"bundle": str(bundle.resolve()), "texts": list(texts), "core": core}
 
 
-def _begin(module: str, plan: Mapping[str, Any]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+def _spawn(module: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", f"serving_tools.{module}"],
         env=plain_environment(),
         cwd=_BENCHMARKS,
@@ -242,6 +279,10 @@ def _begin(module: str, plan: Mapping[str, Any]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def _begin(module: str, plan: Mapping[str, Any]) -> subprocess.Popen[str]:
+    process = _spawn(module)
     assert process.stdin is not None
     process.stdin.write(json.dumps(plan))
     process.stdin.close()

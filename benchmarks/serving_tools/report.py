@@ -47,33 +47,36 @@ class Part:
     bounds: Sequence[Bound]
 
 
-def bounds(ours: Measured, loop: Loop | None, peers: Sequence[Measured]) -> list[Bound]:
-    """The comparisons of our server with the loop and with the peers, as far as they were measured."""
+def bounds(ours: Measured, peers: Sequence[Measured]) -> list[Bound]:
+    """The comparisons of our server with the loop and with the peers, as far as they were measured.
+
+    The server by hand is nobody's product: it is compared in memory alone.
+    """
     found = []
+    by_hand = [peer for peer in peers if peer.key == HAND]
+    peers = [peer for peer in peers if peer.key != HAND]
     for clients in CLIENTS[1:]:
-        throughput = _throughput(ours, clients)
-        best = max((_throughput(peer, clients) for peer in peers if clients in peer.closed), default=math.nan)
+        share = _share(ours, clients)
+        best = max((_share(peer, clients) for peer in peers if clients in peer.closed_loops), default=math.nan)
         name = f"throughput at {clients} clients"
-        if loop is not None:
-            found.append(Bound(f"{name} / the loop's", ratio(throughput, loop.throughput), least=1.0))
+        found.append(Bound(f"{name} / the loop's", share, least=1.0))
         if peers:
-            found.append(Bound(f"{name} / the best peer's", ratio(throughput, best), least=1.5))
+            found.append(Bound(f"{name} / the best peer's", ratio(share, best), least=1.5))
     if 64 in ours.closed:
         latency = ours.closed[64].latency
         found.append(Bound("p99 / p50 at 64 clients", ratio(latency.p99, latency.p50), most=1.4))
-    if 1 in ours.closed and loop is not None:
-        added = ours.closed[1].latency.p50 - loop.milliseconds
+    if 1 in ours.closed_loops:
+        added = ours.closed[1].latency.p50 - ours.closed_loops[1].milliseconds
         found.append(Bound("p50 at 1 client less the loop's text, ms", added, most=0.2))
-    if 0.7 in ours.opened and peers:
-        best = min((peer.opened[0.7].latency.p99 for peer in peers if 0.7 in peer.opened), default=math.nan)
+    if 0.7 in ours.opened_loops and peers:
+        best = min((_p99(peer, 0.7) for peer in peers if 0.7 in peer.opened_loops), default=math.nan)
         name = "p99 at 70 % load / the best peer's"
-        found.append(Bound(name, ratio(ours.opened[0.7].latency.p99, best), most=0.6))
-    for peer in peers:
-        if peer.key == HAND:
-            more = ours.memory.megabytes - peer.memory.megabytes
-            found.append(Bound("memory less that of the server by hand, MB", more, most=40.0))
+        found.append(Bound(name, ratio(_p99(ours, 0.7), best), most=0.6))
+    for peer in by_hand:
+        more = ours.memory.megabytes - peer.memory.megabytes
+        found.append(Bound("memory less that of the server by hand, MB", more, most=40.0))
     found.append(Bound("seconds until ready", ours.ready_seconds, most=2.0))
-    found.append(Bound("requests without an answer 200", _failures(ours), most=0))
+    found.append(Bound("requests without an answer 200, up to 70 % load", _failures(ours, most=0.7), most=0))
     return found
 
 
@@ -82,12 +85,25 @@ def ratio(value: float, to: float) -> float:
     return value / to if to else math.nan
 
 
+def _share(measured: Measured, clients: int) -> float:
+    """A closed load's throughput in terms of the loop's."""
+    if clients not in measured.closed_loops:
+        return math.nan
+    return ratio(measured.closed[clients].throughput, measured.closed_loops[clients].throughput)
+
+
+def _p99(measured: Measured, share: float) -> float:
+    """An open load's p99 in terms of the loop's text."""
+    return ratio(measured.opened[share].latency.p99, measured.opened_loops[share].milliseconds)
+
+
 def _throughput(measured: Measured, clients: int) -> float:
     return measured.closed[clients].throughput if clients in measured.closed else math.nan
 
 
-def _failures(measured: Measured) -> int:
-    return sum(load.failed for load in (*measured.closed.values(), *measured.opened.values()))
+def _failures(measured: Measured, most: float = 1.0) -> int:
+    opened = [load for share, load in measured.opened.items() if share <= most]
+    return sum(load.failed for load in (*measured.closed.values(), *opened))
 
 
 def table(rows: Sequence[Measured], loop: Loop | None, conditions: Conditions) -> str:
@@ -103,7 +119,8 @@ def table(rows: Sequence[Measured], loop: Loop | None, conditions: Conditions) -
     explained = (
         f"The same student, {len(conditions.classes)} labels, {len(conditions.texts):,} texts in turn; a core for the "
         f"server, another for the load; {conditions.seconds:g} s after {conditions.warm_up:g} s of warm-up. "
-        "req/s is in a closed loop of 1, 16 and 64 clients. ms is p50 / p99 / p99.9: in those closed loops, then with "
+        "req/s is in a closed loop of 1, 16 and 64 clients, in parentheses in terms of the loop's just before and "
+        "after. ms is p50 / p99 / p99.9: in those closed loops, then with "
         "Poisson arrivals at 50, 70 and 90 % of the server's own highest throughput, from the intended time of "
         "sending. MB (10⁶ bytes) is the resident set under load, of several processes the proportional one. ready is "
         "from the start of the process to the first answer, the shorter of two. not 200 counts requests, "
@@ -117,7 +134,10 @@ def _cells(row: Measured) -> list[str]:
     opened = [row.opened.get(share) for share in SHARES]
     note = "; ".join(part for part in (row.note, row.reason) if part)
     return [
-        *(_NOTHING if load is None else f"{load.throughput:,.0f}" for load in closed),
+        *(
+            _NOTHING if load is None else f"{load.throughput:,.0f} ({_number(_share(row, count), '.2f')})"
+            for count, load in zip(CLIENTS, closed, strict=True)
+        ),
         *(_NOTHING if load is None else _quantiles(load.latency) for load in (*closed, *opened)),
         _number(row.memory.megabytes, ".0f")
         + (f" ({row.memory.processes} processes)" if row.memory.processes > 1 else ""),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from export.bundle import Manifest
 from export.runtime import Prediction
 from service import dataplane
 from service.api.body import JSON, has_key, parse, read_body
@@ -27,6 +27,7 @@ from service.exchange import Exchange, exchange_of
 from service.settings import Settings
 
 _DIGITS = 6
+_MOST_KNOWN = 16
 _EXACTLY_ONE: list[JsonValue] = [
     {"properties": {"text": {"type": "string"}}, "required": ["text"]},
     {"properties": {"texts": {"type": "array"}}, "required": ["texts"]},
@@ -165,6 +166,7 @@ def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> With
     """Do the same for a body that is well-formed and declared to be JSON; see `hot.Direct`."""
     if exchange.headers.get(b"content-type") != JSON:
         return None
+    dataplane.check(exchange)
     try:
         asked = ClassifyRequest.model_validate_json(body)
     except ValidationError:
@@ -186,14 +188,9 @@ def _written(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes |
 
 def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
     """Write a `ClassifyResponse` by hand: to build its models would take longer than a small student's run."""
-    manifest = answer.manifest
-    labels = _quoted(manifest.labels)
-    threshold = manifest.threshold if manifest.multi_label else None
-    results = ",".join(_result(prediction, labels, asked, threshold) for prediction in answer.predictions)
-    return (
-        f'{{"request_id":{json.dumps(request_id)},"model":{json.dumps(manifest.name)},'
-        f'"version":"{manifest.version}","results":[{results}]}}'
-    )
+    fixed = _fixed(answer.manifest)
+    results = ",".join([_result(prediction, fixed.labels, asked, fixed.threshold) for prediction in answer.predictions])
+    return f'{{"request_id":{json.dumps(request_id)},{fixed.model},"results":[{results}]}}'
 
 
 def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
@@ -218,10 +215,29 @@ def _from(threshold: float, probabilities: npt.NDArray[np.float32], labels: tupl
     return ",".join(labels[index] for index in order if probabilities[index] >= threshold)
 
 
-@lru_cache(maxsize=8)
-def _quoted(labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Labels as JSON strings."""
-    return tuple(json.dumps(label, ensure_ascii=False) for label in labels)
+class _Fixed(NamedTuple):
+    """What the answers of a bundle share, written once."""
+
+    model: str
+    labels: tuple[str, ...]
+    threshold: float | None
+    """From where on a multi-label bundle gives a label."""
+
+
+_known: dict[str, _Fixed] = {}
+
+
+def _fixed(manifest: Manifest) -> _Fixed:
+    """The fixed parts for a bundle, kept by its version: to look them up by all labels would read all labels."""
+    if manifest.version not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[manifest.version] = _Fixed(
+            f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
+            tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
+            manifest.threshold if manifest.multi_label else None,
+        )
+    return _known[manifest.version]
 
 
 def _rounded(score: Any) -> float:

@@ -15,6 +15,9 @@ _NEWEST = 0.02
 _LIKE = 0.05
 """Runs whose tokens vary by no more than this share say nothing of the slope: half of their cost is taken for it."""
 
+_MOST_STRAY = 1.0
+"""A run that was held up for long counts as one that took twice as long: it says little of the next."""
+
 _LEAST = 1e-9
 
 
@@ -25,10 +28,15 @@ class Cost:
         self._tokens = self._seconds = 0.0  # means
         self._variance = self._covariance = 0.0  # of tokens; of tokens with seconds
         self._a = self._b = 0.0
+        self._strays = 0.0  # mean squared difference from what was foretold, in terms of it
         self.runs = 0
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Take in one run of so many padded tokens."""
+        foretold = self.seconds(tokens, 1)
+        if foretold > 0:
+            stray = min((seconds - foretold) / foretold, _MOST_STRAY)
+            self._strays += _NEWEST * (stray * stray - self._strays)
         self.runs += 1
         weight = max(_NEWEST, 1 / self.runs)
         more_tokens, more_seconds = tokens - self._tokens, seconds - self._seconds
@@ -45,6 +53,11 @@ class Cost:
     def slack(self) -> float:
         """What a run costs beside its tokens, in tokens: b / a, at least 0."""
         return max(0.0, self._b) / max(self._a, _LEAST)
+
+    @property
+    def spread(self) -> float:
+        """How far runs stray from what was foretold: the root mean square, as a share of it."""
+        return math.sqrt(self._strays)
 
     def seconds(self, tokens: int, runs: int) -> float:
         """What so many tokens in so many runs will take, one run after another; at least 0."""

@@ -31,12 +31,13 @@ BUDGETS = (32, 64, 128, 256, 512, 1024)
 GPU_BUDGETS = (4096, 16384, 65536)
 """The same on a GPU, which one worker keeps busy."""
 
-_GAIN = 1.01  # a longer run makes everyone wait longer: it must be worth it
+_GAIN = 1.02  # a longer run makes everyone wait longer: it must be worth it
 _SECONDS = 0.8
 _ROUNDS = 2
 _TRIAL_SECONDS = 0.03
 _HOPS = 50
-_LOOP_SECONDS = 0.012  # so long at most may a run on the event loop keep everything else waiting
+_LOOP_SECONDS = 0.02  # so long at most may a run on the event loop keep everything else waiting
+_TURN_SECONDS = 0.0004  # what the event loop needs between two runs, its caches being full of the model, beside texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,11 @@ def choose(
     for plan in [*plans] * _ROUNDS:
         if time.monotonic() > ends and any(plans.values()):
             break
+        if _too_long(plan):
+            continue
         rate = _texts_per_second(graphs[plan.threads], texts, plan)
         plans[plan] = max(plans[plan], rate)  # the machine's other work can only make it slower
+    plans = {plan: rate for plan, rate in plans.items() if rate and not _too_long(plan)}
     for plan, rate in plans.items():
         logger.info(
             "measured",
@@ -99,12 +103,14 @@ def choose(
             tokens=plan.limits.tokens,
             texts_per_second=round(rate),
         )
-    for plan in [*plans]:
-        if not plan.workers and plan.limits != ALONE and plan.cost.seconds(plan.limits.tokens, 1) > _LOOP_SECONDS:
-            del plans[plan]
     enough = max(plans.values()) / _GAIN
     plan = next(plan for plan, rate in plans.items() if rate >= enough)
     return plan, graphs[plan.threads]
+
+
+def _too_long(plan: Plan) -> bool:
+    """Whether a run would keep the event loop for too long, as far as runs were measured; a text alone never does."""
+    return not plan.workers and plan.limits != ALONE and plan.cost.seconds(plan.limits.tokens, 1) > _LOOP_SECONDS
 
 
 def _shapes(asked: Asked, cpus: int) -> list[tuple[int, int]]:
@@ -144,7 +150,8 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
         begun = time.monotonic()
         ends = begun + _TRIAL_SECONDS
         runs = [seconds for spent in pool.map(work, range(workers)) for seconds in spent]
-        rate = len(runs) * len(batch) / (time.monotonic() - begun)
+        between = 0.0 if plan.workers else _TURN_SECONDS * len(runs)
+        rate = len(runs) * len(batch) / (time.monotonic() - begun + between)
     for seconds in runs:
         plan.cost.learn(len(batch) * len(row.ids), seconds)
     return rate

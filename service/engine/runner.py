@@ -41,8 +41,18 @@ class Runner(Protocol):
     def alive(self) -> bool:
         """Whether it can go on answering."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+
     def start(self) -> None:
         """Begin; requests come from the running event loop."""
+
+    def check(self, deadline: float | None = None) -> None:
+        """Refuse a request of which nothing is known yet, before any work is done for it.
+
+        Raises OverloadedError when not even the shortest text could be answered in time, and NotReadyError.
+        """
 
     def submit(
         self,

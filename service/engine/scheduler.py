@@ -16,11 +16,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import merge
 from threading import Condition, Thread
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 
@@ -68,6 +70,9 @@ class _Run:
     """What one run has settled: each item with its outcome, and how long it took."""
 
     began: float
+    due: float = 0.0
+    """When it should be over."""
+
     outcomes: list[tuple[_Item, Outcome]] = field(default_factory=list)
     texts: int = 0
     tokens: int = 0
@@ -109,9 +114,13 @@ class Scheduler:
             Thread(target=self._work, args=(number,), name=f"inference-{number}", daemon=True)
             for number in range(workers)
         ]
+        self._guard: AbstractContextManager[Any] = self._queue if workers else nullcontext()
         self._busy_since: list[float | None] = [None] * max(workers, 1)
         self._free_since = [0.0] * max(workers, 1)
         self._turning = False
+        self._turned: float | None = None
+        """When the last run on the event loop began, as long as there is a next."""
+
         self._looking: asyncio.TimerHandle | None = None
         self._open: set[_Request] = set()
         # Apart: what is done between two runs is done for each text, however many of them share a run.
@@ -135,6 +144,11 @@ class Scheduler:
         stalled = time.monotonic() - oldest > self._stall_seconds
         return not self._stopped and not stalled and all(thread.is_alive() for thread in self._threads)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no text waits for a run."""
+        return not self._waiting
+
     def submit(
         self,
         texts: Sequence[str],
@@ -148,7 +162,7 @@ class Scheduler:
         now = time.monotonic()
         request = _Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
         items = [_Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
-        self._admit(request, sum(item.tokens for item in items), now)
+        self._admit(len(items), sum(item.tokens for item in items), request.deadline, now)
         self._put(items)
         return partial(self._close, request)
 
@@ -184,12 +198,19 @@ class Scheduler:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
 
-    def _admit(self, request: _Request, tokens: int, now: float) -> None:
-        """Refuse a request before any work is done for it, unless it will be answered in time."""
+    def check(self, deadline: float | None = None) -> None:
+        """Refuse what nothing is known of yet; see `Runner`."""
+        self._admit(1, 1, math.inf if deadline is None else deadline, time.monotonic())
+
+    def _admit(self, count: int, tokens: int, deadline: float, now: float) -> None:
+        """Refuse texts before any work is done for them, unless they will be answered in time."""
         if self._stopped:
             raise NotReadyError("the inference threads are gone; ask another replica")
-        count, waiting = len(request.texts), len(self._waiting)
+        waiting = len(self._waiting)
         seconds = self._predict(waiting + count, self._waiting_tokens + tokens)
+        seconds *= 1 + self._cost.spread  # a machine that is slow now stays so for the runs before this one
+        if self._turned is not None:  # it may have come as the last run on the event loop began
+            seconds += now - self._turned
         if waiting + count > self._queue_limit:
             again = whole_seconds(seconds)
             raise OverloadedError(
@@ -197,11 +218,11 @@ class Scheduler:
                 f"try again in {again} s",
                 retry_after=again,
             )
-        if now + seconds > request.deadline:
-            again = whole_seconds(now + seconds - request.deadline)
+        if now + seconds > deadline:
+            again = whole_seconds(now + seconds - deadline)
             raise OverloadedError(
                 f"an answer would take about {seconds * 1000:.0f} ms, more than the "
-                f"{max(0.0, request.deadline - now) * 1000:.0f} ms that are left; try again in {again} s",
+                f"{max(0.0, deadline - now) * 1000:.0f} ms that are left; try again in {again} s",
                 retry_after=again,
             )
 
@@ -217,10 +238,11 @@ class Scheduler:
 
     def _put(self, items: list[_Item]) -> None:
         self._open.add(items[0].request)
-        with self._queue:
+        with self._guard:
             self._waiting.extend(items)
             self._waiting_tokens += sum(item.tokens for item in items)
-            self._queue.notify(len(items))
+            if self._threads:
+                self._queue.notify(len(items))
         if self._looking is None and items[0].request.leaving is not None:
             self._looking = self._loop.call_later(_WATCH_SECONDS, self._look)
         if not self._threads and not self._turning:
@@ -243,7 +265,7 @@ class Scheduler:
             request.watch.cancel()
         if len(request.predictions) == len(request.texts):
             return
-        with self._queue:
+        with self._guard:
             kept = [item for item in self._waiting if item.request is not request]
             self._waiting_tokens -= sum(item.tokens for item in self._waiting if item.request is request)
             self._waiting.clear()
@@ -264,10 +286,13 @@ class Scheduler:
     def _turn(self) -> None:
         """Run one batch on the event loop; what has arrived meanwhile is read before the next."""
         if self._waiting and not self._stopped:
+            self._turned = time.monotonic()
             self._settle(self._run(self._pop(), 0))
         self._turning = bool(self._waiting) and not self._stopped
         if self._turning:
             self._loop.call_soon(self._turn)
+        else:
+            self._turned = None
 
     def _work(self, number: int) -> None:
         try:
@@ -294,10 +319,11 @@ class Scheduler:
 
     def _push_back(self, items: list[_Item]) -> None:
         """Put texts back at their place: another thread may have put back older ones, and clients may have left."""
-        with self._queue:
+        with self._guard:
             items = [item for item in items if not item.request.settled]
             self._waiting_tokens += sum(item.tokens for item in items)
-            self._queue.notify(len(items))
+            if self._threads:
+                self._queue.notify(len(items))
             if items and self._waiting and _age(self._waiting[0]) < _age(items[-1]):
                 items = [*merge(items, self._waiting, key=_age)]
                 self._waiting.clear()
@@ -306,6 +332,8 @@ class Scheduler:
     def _run(self, items: list[_Item], number: int) -> _Run:
         """Tokenise what was not, run the next batch of it, and put the others back."""
         run = _Run(began=time.monotonic())
+        tokens = min(sum(item.tokens for item in items), self._limits.tokens)
+        run.due = run.began + self._graph_cost.seconds(tokens, 1)
         self._busy_since[number] = run.began
         ready = [item for item in items if self._prepare(item, run)]
         if ready:
@@ -330,8 +358,8 @@ class Scheduler:
         """Tokenise an item. One that is late, or cannot be tokenised, has its outcome then."""
         if item.request.settled:
             return False
-        if run.began > item.request.deadline:
-            run.outcomes.append((item, DeadlineError("the deadline passed while the text was waiting")))
+        if run.due > item.request.deadline:
+            run.outcomes.append((item, DeadlineError("the deadline would pass before the answer is there")))
             return False
         if item.encoded is None:
             try:
@@ -353,14 +381,9 @@ class Scheduler:
         return [*self._bisect(rows[:half]), *self._bisect(rows[half:])]
 
     def _settle(self, run: _Run) -> None:
-        """Hand the outcomes of a run to the requests; on the event loop."""
-        if run.texts:
-            self._cost.learn(run.tokens, run.occupied)
-            self._graph_cost.learn(run.tokens, run.graph_seconds)
-            self._metrics.run(run.texts, run.tokens, run.seconds)
+        """Hand the outcomes of a run to the requests, and count then, when nobody waits; on the event loop."""
         for item, outcome in run.outcomes:
             request = item.request
-            self._metrics.queue_seconds.observe(run.began - request.submitted)
             if request.staged is not None:
                 request.staged("queue", request.submitted, run.began)
                 request.staged("run", run.began, run.began + run.seconds)
@@ -374,6 +397,15 @@ class Scheduler:
                 failure = InferenceFailedError.of(item.index, len(request.texts))
                 failure.__cause__ = outcome
                 self._finish(request, failure)
+        self._count(run)
+
+    def _count(self, run: _Run) -> None:
+        if run.texts:
+            self._cost.learn(run.tokens, run.occupied)
+            self._graph_cost.learn(run.tokens, run.graph_seconds)
+            self._metrics.run(run.texts, run.tokens, run.seconds)
+        for item, _ in run.outcomes:
+            self._metrics.queue_seconds.observe(run.began - item.request.submitted)
 
     def _stop(self, failure: Exception) -> None:
         with self._queue:

@@ -1,13 +1,15 @@
-"""Running the service for tests: in this process without a socket, or as a process of its own on a real one."""
+"""Running the service for tests: in this process without a socket, or on a real one, or as a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +19,13 @@ import httpx
 import pytest
 import pytest_asyncio
 import structlog
+from fastapi import FastAPI
 
 from export.bundle import Bundle
+from export.runtime import Classifier, Encoded, Prediction
 from service.app import create_app
+from service.keyfile import key_line
+from service.server import Server, bind
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +85,96 @@ async def shared_client(
     shadow = {"path": tmp_path_factory.mktemp("shadow") / "shadow.sqlite"}
     async with run_app(Settings(**{"bundle": tiny_bundle.path, "shadow": shadow, **PLAN})) as client:
         yield client
+
+
+@pytest.fixture
+def write_keys(tmp_path: Path) -> Callable[..., Path]:
+    """`write_keys("name:options", key=...)`: the file, replaced as a mounted secret is."""
+
+    def write(**keys: str) -> Path:
+        """`name="key"` or `name="key:options"`, with `__` and more after a name that has several."""
+        lines = [key_line(name.split("__")[0], *value.split(":")) for name, value in keys.items()]
+        (tmp_path / "keys.new").write_text("\n".join(lines))
+        os.replace(tmp_path / "keys.new", tmp_path / "keys")
+        return tmp_path / "keys"
+
+    return write
+
+
+class Gate:
+    """Makes every run of a graph wait, once it is closed, until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened, self.reached = threading.Event(), threading.Event()
+        self.opened.set()
+        run = Classifier.run
+
+        def wait(classifier: Classifier, rows: Sequence[Encoded]) -> list[Prediction]:
+            self.reached.set()
+            assert self.opened.wait(PATIENCE)
+            return run(classifier, rows)
+
+        monkeypatch.setattr(Classifier, "run", wait)
+
+    def close(self) -> None:
+        self.opened.clear()
+        self.reached.clear()
+
+    async def held(self) -> None:
+        """Wait until a run is at the gate."""
+        assert await asyncio.to_thread(self.reached.wait, PATIENCE)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Runs of graphs in this process wait at it from `gate.close()` until `gate.opened.set()`."""
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.opened.set()
+
+
+@dataclass
+class Serving:
+    """A server in this process, on a real socket."""
+
+    server: Server
+    app: FastAPI
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Do what SIGTERM does."""
+        self.server.handle_exit(signal.SIGTERM, None)
+
+
+Listening = Callable[..., AbstractAsyncContextManager[Serving]]
+
+
+@asynccontextmanager
+async def run_server(settings: Settings) -> AsyncIterator[Serving]:
+    app = create_app(settings)
+    server, listener = Server(app, settings), bind("127.0.0.1", 0)
+    serving = Serving(server, app, listener.getsockname()[1])
+    running = asyncio.create_task(server.serve([listener]))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not server.started:
+                await asyncio.sleep(0.001)
+        yield serving
+    finally:
+        serving.stop()
+        await running
+        gc.unfreeze()
+
+
+@pytest.fixture
+def listening(make_settings: MakeSettings) -> Listening:
+    """`async with listening(**settings) as serving`: see `Serving`; it ends with no grace unless settings say so."""
+    quick = {"host": "127.0.0.1", "port": 0, "drain_seconds": 0, "idle_grace_seconds": 0}
+    return lambda **settings: run_server(make_settings(**{**quick, **settings}))
 
 
 @dataclass
@@ -187,5 +283,5 @@ class Connection:
 
 @pytest.fixture
 def connect() -> Callable[[int], Any]:
-    """`await connect(port)`: a bare connection to a server process."""
+    """`await connect(port)`: a bare connection to a server."""
     return Connection.open

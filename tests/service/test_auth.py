@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import asynccontextmanager
 
 import httpx
@@ -14,26 +13,12 @@ from structlog.testing import capture_logs
 from service.app import create_app
 from service.auth import Caller, Keys
 from service.errors import RateLimitedError, StartupError
-from service.keyfile import Terms, key_line
+from service.keyfile import Terms
 from service.metrics import Metrics
 
 TEXT = {"text": "invoice"}
 PROBES = ("/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live", "/v2/health/ready")
 NO_SECRETS = ("/", "/docs", "/openapi.json")
-
-
-@pytest.fixture
-def write_keys(tmp_path):
-    """`write_keys("name:options", key=...)`: the file, replaced as a mounted secret is."""
-
-    def write(**keys):
-        """`name="key"` or `name="key:options"`, with `__` and more after a name that has several."""
-        lines = [key_line(name.split("__")[0], *value.split(":")) for name, value in keys.items()]
-        (tmp_path / "keys.new").write_text("\n".join(lines))
-        os.replace(tmp_path / "keys.new", tmp_path / "keys")
-        return tmp_path / "keys"
-
-    return write
 
 
 @pytest.fixture

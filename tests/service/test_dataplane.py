@@ -18,6 +18,16 @@ from service.metrics import OUTCOMES, ModelMetrics
 
 BEGAN = 1000.0
 
+ENDS = [
+    (OverloadedError("full", retry_after=1), "overloaded"),
+    (DeadlineError("late"), "deadline"),
+    (InferenceFailedError("no"), "failed"),
+    (NotReadyError("no"), "failed"),
+    (ValueError("a defect"), "failed"),
+    (ClientDisconnect(), "left"),
+    (asyncio.CancelledError(), "left"),
+]
+
 
 class Model:
     """A model whose runner gives `outcome` and keeps what it was asked; it counts who uses it."""
@@ -26,10 +36,11 @@ class Model:
         self.manifest = manifest
         self.registry = CollectorRegistry()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
-        self.runner = SimpleNamespace(classify=self._classify)
+        self.runner = SimpleNamespace(classify=self._classify, submit=self._submit)
         self.shadow = SimpleNamespace(observe=lambda *seen: self.observed.append(seen))
         self.observed, self.asked, self.users = [], [], 0
-        self.outcome = None
+        self.outcome = self.tell = None
+        self.withdrawn = 0
 
     def enter(self):
         self.users += 1
@@ -43,6 +54,18 @@ class Model:
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
+
+    def _submit(self, texts, done, **options):
+        """`tell(outcome)` is how the request ends."""
+        self.asked.append((texts, options))
+        assert self.users == 1
+        if self.outcome is not None:
+            raise self.outcome
+        self.tell = done
+        return self._withdraw
+
+    def _withdraw(self):
+        self.withdrawn += 1
 
     def counts(self, name):
         return {
@@ -89,18 +112,7 @@ async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(exc
     assert model.users == 0
 
 
-@pytest.mark.parametrize(
-    ("outcome", "counted"),
-    [
-        (OverloadedError("full", retry_after=1), "overloaded"),
-        (DeadlineError("late"), "deadline"),
-        (InferenceFailedError("no"), "failed"),
-        (NotReadyError("no"), "failed"),
-        (ValueError("a defect"), "failed"),
-        (ClientDisconnect(), "left"),
-        (asyncio.CancelledError(), "left"),
-    ],
-)
+@pytest.mark.parametrize(("outcome", "counted"), ENDS)
 async def test_what_becomes_of_a_request_is_counted_once_and_nobody_else_hears_of_it(exchange, model, outcome, counted):
     model.outcome = outcome
     with pytest.raises(type(outcome)):
@@ -154,3 +166,82 @@ async def test_a_deadline_that_does_not_fit_is_refused_before_anything_is_run(ex
     with pytest.raises(InvalidRequestError):
         await dataplane.classify(exchange([(b"x-request-timeout-ms", b"soon")]), ["a"])
     assert model.asked == []
+
+
+def submitted(exchange, texts, **options):
+    """Submit texts: the answers or errors that were told, and what withdraws the request."""
+    told = []
+    return told, dataplane.submit(exchange, texts, told.append, **options)
+
+
+def test_who_submits_is_answered_before_anything_is_counted(exchange, model):
+    seen = []
+
+    def done(answer):
+        seen.append((answer, model.counts("answers_total"), model.users, list(model.observed)))
+
+    dataplane.submit(exchange(), ["a", "b"], done)
+    assert (seen, model.users) == ([], 1)
+    predictions = [prediction(1), prediction(3, tokens=32, truncated=True)]
+    model.tell(predictions)
+    ((answer, *before),) = seen
+    assert (answer.manifest, answer.predictions) == (model.manifest, predictions)
+    assert before == [{}, 1, []]
+    assert model.observed == [("mine", "a", predictions[0]), ("mine", "b", predictions[1])]
+    assert model.counts("predictions_total") == {"shipping": 1, "technical": 1}
+    assert model.counts("truncated_total") == {None: 1}
+    assert model.counts("answers_total") == {"ok": 1}
+    assert model.counts("answer_seconds_count") == {None: 1}
+    assert model.users == 0
+
+
+@pytest.mark.parametrize(("outcome", "counted"), [end for end in ENDS if isinstance(end[0], Exception)])
+def test_who_submits_is_told_of_an_error_that_is_counted_once(exchange, model, outcome, counted):
+    told, withdraw = submitted(exchange(), ["a"])
+    model.tell(outcome)
+    withdraw()
+    assert (told, model.withdrawn) == ([outcome], 0)
+    assert model.counts("answers_total") == {counted: 1}
+    assert model.counts("predictions_total") == model.counts("answer_seconds_count") == {}
+    assert (model.observed, model.users) == ([], 0)
+
+
+@pytest.mark.parametrize(("outcome", "counted"), [end for end in ENDS if isinstance(end[0], Exception)])
+def test_what_is_refused_is_raised_counted_once_and_leaves_the_model(exchange, model, outcome, counted):
+    model.outcome = outcome
+    told = []
+    with pytest.raises(type(outcome)):
+        dataplane.submit(exchange(), ["a"], told.append)
+    assert model.counts("answers_total") == {counted: 1}
+    assert (told, model.observed, model.users) == ([], [], 0)
+
+
+def test_who_withdraws_is_counted_once_as_one_who_left(exchange, model):
+    told, withdraw = submitted(exchange(), ["a"])
+    withdraw()
+    withdraw()
+    assert model.withdrawn == 1
+    assert model.counts("answers_total") == {"left": 1}
+    assert (told, model.observed, model.users) == ([], [], 0)
+
+
+def test_to_withdraw_what_was_answered_changes_nothing(exchange, model):
+    told, withdraw = submitted(exchange(), ["a"])
+    model.tell([prediction(0)])
+    withdraw()
+    assert (len(told), model.withdrawn, model.users) == (1, 0, 0)
+    assert model.counts("answers_total") == {"ok": 1}
+
+
+def test_the_runner_is_told_the_deadline_of_what_is_submitted(exchange, model):
+    asked = exchange([(b"x-request-timeout-ms", b"2000"), (b"x-reflux-variant", b"candidate")])
+    submitted(asked, ["a"])
+    ((texts, options),) = model.asked
+    assert (texts, options["deadline"], options.get("leaving")) == (["a"], BEGAN + 2, None)
+    assert asked.state.models.chosen == ["candidate"]
+
+
+def test_a_limit_that_is_exceeded_is_named_to_who_submits(exchange, model):
+    with pytest.raises(InvalidRequestError, match=r"^text: at most 7 characters, got 8$"):
+        submitted(exchange(max_characters=7), ["12345678"], name="text")
+    assert (model.asked, model.users, model.counts("answers_total")) == ([], 0, {})

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import ROWS, SECONDS, TOKENS, Quick
 
 LABELS = ("billing", "shipping", "account", "technical")
 
@@ -119,3 +124,20 @@ async def test_two_apps_count_apart(running, client):
 @pytest.mark.parametrize("name", ["reflux_http_requests_created", "reflux_truncated_created"])
 async def test_no_series_tells_when_another_was_created(client, name):
     assert name not in {found[0] for found in await scrape(client)}
+
+
+@pytest.mark.parametrize("bounds", [SECONDS, ROWS, TOKENS])
+@pytest.mark.parametrize("labels", [(), ("stage",)])
+def test_the_quick_histogram_makes_the_same_page_as_any(bounds, labels):
+    beside = [math.nextafter(bound, towards) for bound in bounds for towards in (-math.inf, bound, math.inf)]
+    pages = []
+    for kind in (Histogram, Quick):
+        registry = CollectorRegistry()
+        histogram = kind("some", "Of something.", labels, buckets=bounds, registry=registry)
+        child = histogram.labels("queue") if labels else histogram
+        pages.append([generate_latest(registry)])
+        for amount in [-1.0, 0, *beside, 1e9, math.inf]:
+            child.observe(amount)
+            pages[-1].append(generate_latest(registry))
+    assert pages[0] == pages[1]
+    assert len(set(pages[1])) == len(pages[1]), "each amount is seen"

@@ -3,74 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import signal
-import threading
-from contextlib import asynccontextmanager
 
 import httpx
-import pytest
 
 from export.runtime import Classifier
-from service.app import create_app
-from service.server import Server, bind
 
 PATIENCE = 30
-
-
-class Gate:
-    """Makes every run of a graph wait, once it is closed, until it is opened."""
-
-    def __init__(self, monkeypatch):
-        self.opened, self.reached = threading.Event(), threading.Event()
-        self.opened.set()
-        run = Classifier.run
-
-        def wait(classifier, rows):
-            self.reached.set()
-            assert self.opened.wait(PATIENCE)
-            return run(classifier, rows)
-
-        monkeypatch.setattr(Classifier, "run", wait)
-
-    def close(self):
-        self.opened.clear()
-        self.reached.clear()
-
-    async def held(self):
-        """Wait until a run is at the gate."""
-        assert await asyncio.to_thread(self.reached.wait, PATIENCE)
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    gate = Gate(monkeypatch)
-    yield gate
-    gate.opened.set()
-
-
-@pytest.fixture
-def listening(make_settings):
-    """`async with listening(**settings) as port`: a server on a real socket, in this process."""
-
-    @asynccontextmanager
-    async def listen(**settings):
-        quick = {"host": "127.0.0.1", "port": 0, "drain_seconds": 0, "idle_grace_seconds": 0}
-        settings = make_settings(**quick, **settings)
-        server, listener = Server(create_app(settings), settings), bind("127.0.0.1", 0)
-        serving = asyncio.create_task(server.serve([listener]))
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while not server.started:
-                    await asyncio.sleep(0.001)
-            yield listener.getsockname()[1]
-        finally:
-            server.handle_exit(signal.SIGTERM, None)
-            await serving
-            gc.unfreeze()
-
-    return listen
 
 
 def series(page, name):
@@ -149,18 +88,18 @@ async def test_a_deadline_that_passes_while_waiting_is_a_504(running, gate):
 
 
 async def test_a_client_that_hangs_up_frees_its_places(listening, connect, gate):
-    async with listening(queue_limit=4, max_texts=4) as port:
+    async with listening(queue_limit=4, max_texts=4) as serving:
         four = {"texts": ["courier", "login", "crash", "invoice"]}
 
         async def page():
             async with httpx.AsyncClient() as probe:
-                return (await probe.get(f"http://127.0.0.1:{port}/metrics")).text
+                return (await probe.get(f"http://127.0.0.1:{serving.port}/metrics")).text
 
         async def depth_is(count):
             return series(await page(), "queue_depth{") == count
 
         gate.close()
-        held, waiting, refused, admitted = [await connect(port) for _ in range(4)]
+        held, waiting, refused, admitted = [await connect(serving.port) for _ in range(4)]
         held.send(json.dumps({"text": "invoice"}).encode())
         await gate.held()
         waiting.send(json.dumps(four).encode())

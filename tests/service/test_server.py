@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import random
+import resource
 import shutil
 import signal
 import socket
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+import service.server
 from export.bundle import MODEL, write_bundle
 from service.app import create_app
 from service.errors import StartupError
@@ -128,7 +134,9 @@ async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(sta
 async def test_after_the_listener_closed_an_idle_connection_and_a_half_sent_request_are_still_answered(
     start_process, connect
 ):
-    async with start_process(REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="30") as process:
+    # What is left open by mistake would be closed at the end of these limits, and the test with it.
+    forever = {"REFLUX_IDLE_GRACE_SECONDS": "600", "REFLUX_SHUTDOWN_SECONDS": "600"}
+    async with start_process(REFLUX_DRAIN_SECONDS="0", **forever) as process:
         idle, slow = await connect(process.port), await connect(process.port)
         assert (await idle.ask({"text": "invoice"}))[0] == 200
         body = json.dumps({"text": "courier"}).encode()
@@ -141,7 +149,8 @@ async def test_after_the_listener_closed_an_idle_connection_and_a_half_sent_requ
         for connection, answer in ((slow, None), (idle, {"text": "invoice"})):
             status, headers, _ = await (connection.receive() if answer is None else connection.ask(answer))
             assert (status, headers["connection"]) == (200, "close")
-            assert await connection.reader.read() == b""
+            async with asyncio.timeout(30):
+                assert await connection.reader.read() == b""
         assert await process.ended() == 0
 
 
@@ -238,6 +247,111 @@ async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are
         answer = waiting.recv(65536)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer
+
+
+def _ask_for_life(address, count):
+    """So many connections with a request, made while the event loop, and so its accepting, stands still."""
+    clients = [socket.create_connection(address) for _ in range(count)]
+    for client in clients:
+        client.sendall(b"GET /livez HTTP/1.1\r\nhost: reflux\r\nconnection: close\r\n\r\n")
+        client.setblocking(False)
+    return clients
+
+
+async def _answers(clients):
+    """The status of each answer; the connections are closed then."""
+
+    async def answer(client):
+        async with asyncio.timeout(30):
+            reader, writer = await asyncio.open_connection(sock=client)
+            status = int((await reader.read()).split()[1])
+        writer.close()
+        return status
+
+    return await asyncio.gather(*map(answer, clients))
+
+
+@pytest.fixture
+def accepting(monkeypatch):
+    """`accepting.taken`: how many connections were taken at each call; `accepting.full`: no descriptor is left."""
+    accepted = service.server._accepted
+    accepting = SimpleNamespace(taken=[], full=False)
+
+    def count(listener):
+        accepting.taken.append(0)
+        if accepting.full:
+            raise OSError(errno.EMFILE, "too many open files")
+        for connection in accepted(listener):
+            accepting.taken[-1] += 1
+            yield connection
+
+    monkeypatch.setattr(service.server, "_accepted", count)
+    return accepting
+
+
+async def test_all_connections_that_came_during_a_turn_of_the_event_loop_are_taken_in_the_next(listening, accepting):
+    async with listening() as serving:
+        clients = _ask_for_life(("127.0.0.1", serving.port), 40)
+        assert await _answers(clients) == [200] * 40
+        assert [count for count in accepting.taken if count] == [40]
+
+
+async def test_without_descriptors_accepting_pauses_and_no_connection_is_lost(listening, accepting, monkeypatch):
+    loop = asyncio.get_running_loop()
+    later, call_later = [], loop.call_later
+
+    def keep(delay, callback, *args):
+        if callback.__name__ != "_accept_from":
+            return call_later(delay, callback, *args)
+        later.append((delay, callback, args))
+        return None
+
+    monkeypatch.setattr(loop, "call_later", keep)
+    async with listening() as serving:
+        accepting.full = True
+        clients = _ask_for_life(("127.0.0.1", serving.port), 5)
+        with capture_logs() as logs:
+            async with asyncio.timeout(30):
+                while not later:
+                    await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert accepting.taken == [0], "it does not try again and again"
+        ((delay, callback, args),) = later
+        assert delay == 1.0
+        assert [event["event"] for event in logs] == ["cannot accept"]
+        callback(*args)
+        async with asyncio.timeout(30):
+            while len(later) < 2:
+                await asyncio.sleep(0)
+        accepting.full = False
+        callback(*args)
+        assert await _answers(clients) == [200] * 5
+        assert sum(accepting.taken) == 5
+    callback(*args)  # the listener is closed by now: that is no harm
+
+
+async def test_a_process_that_ran_out_of_descriptors_goes_on_when_it_has_some_again(start_process, connect):
+    async with start_process() as process:
+        held = [await connect(process.port) for _ in range(4)]
+        for connection in held:
+            assert (await connection.ask({"text": "invoice"}))[0] == 200
+        pid = process.process.pid
+        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), most))
+        waiting = [await connect(process.port) for _ in range(4)]
+        for connection in waiting:
+            connection.send(b'{"text": "courier"}')
+        async with asyncio.timeout(30):
+            while "cannot accept" not in process.log:
+                await asyncio.sleep(0.01)
+        assert (await held[0].ask({"text": "invoice"}))[0] == 200, "who is connected is served"
+        for connection in held:
+            connection.close()
+        for connection in waiting:
+            status, _, body = await connection.receive()
+            assert (status, body["results"][0]["label"]) == (200, "shipping")
+        assert process.log.count("cannot accept") < 10
 
 
 def _metrics_port(process):

@@ -80,14 +80,55 @@ async def test_a_request_is_a_span_under_the_clients_and_its_stages_are_spans_un
         "reflux.texts": 1,
     }
     stages = [span for span in spans if span is not server]
-    assert [span.name for span in stages] == ["queue", "run", "post"]
+    assert [span.name for span in stages] == ["queue", "run"]
     for span in stages:
         assert span.parent.span_id == server.context.span_id
         assert span.context.trace_id == server.context.trace_id
         assert server.start_time <= span.start_time <= span.end_time <= server.end_time
-    queue, run, post = stages
+    queue, run = stages
     assert queue.end_time <= run.start_time + 1_000  # nanoseconds, of rounding
-    assert run.end_time <= post.start_time + 1_000
+
+
+@pytest.mark.parametrize("target", ["/classify", "/classify?a"], ids=["past ASGI", "by ASGI"])
+async def test_a_request_leaves_the_same_spans_whichever_way_it_goes(listening, collected, tiny_bundle, target):
+    async with listening(tracing=True) as serving, httpx.AsyncClient(base_url=serving.url) as client:
+        for text, status in (("invoice", 200), ("poison", 500)):
+            headers = {"traceparent": SAMPLED, "x-request-id": "mine"}
+            assert (await client.post(target, json={"text": text}, headers=headers)).status_code == status
+    servers = named(collected.get_finished_spans(), "POST /classify")
+    assert [format(span.parent.span_id, "016x") for span in servers] == [SPAN, SPAN]
+    assert [dict(span.attributes) for span in servers] == [
+        {
+            "http.request.method": "POST",
+            "http.route": "/classify",
+            "http.response.status_code": status,
+            "reflux.request_id": "mine",
+            "reflux.model.version": tiny_bundle.manifest.version,
+            "reflux.texts": 1,
+            **({"error.type": "500"} if status == 500 else {}),
+        }
+        for status in (200, 500)
+    ]
+    for server in servers:
+        inside = [span for span in collected.get_finished_spans() if span.parent.span_id == server.context.span_id]
+        assert [span.name for span in inside] == ["queue", "run"]
+        for span in inside:
+            assert server.start_time <= span.start_time <= span.end_time <= server.end_time
+
+
+async def test_a_client_that_leaves_leaves_a_span(listening, connect, collected, gate):
+    async with listening(tracing=True) as serving:
+        gate.close()
+        leaving = await connect(serving.port)
+        leaving.send(b'{"text": "invoice"}')
+        await gate.held()
+        leaving.close()
+        async with asyncio.timeout(30):
+            while any(model._users for model in serving.app.state.reflux.models):
+                await asyncio.sleep(0.001)
+        gate.opened.set()
+    (server,) = collected.get_finished_spans()
+    assert server.attributes["http.response.status_code"] == 499
 
 
 async def test_there_are_as_many_run_spans_as_runs(running, collected):
@@ -97,7 +138,6 @@ async def test_there_are_as_many_run_spans_as_runs(running, collected):
     runs = float(next(line for line in page.splitlines() if "count{" in line and 'stage="run"' in line).split()[-1])
     spans = collected.get_finished_spans()
     assert len(named(spans, "run")) == len(named(spans, "queue")) == runs
-    assert len(named(spans, "post")) == 1
 
 
 def test_texts_that_went_through_a_stage_together_share_it():
@@ -244,7 +284,7 @@ async def test_a_process_sends_its_spans_where_the_environment_says(start_proces
         assert path == "/v1/traces"
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             names += [span.name for scope in resource.scope_spans for span in scope.spans]
-    assert sorted(names) == ["POST /classify", "post", "queue", "run"]
+    assert sorted(names) == ["POST /classify", "queue", "run"]
 
 
 async def test_fastapi_makes_no_spans_of_its_own(spans_of, collected):

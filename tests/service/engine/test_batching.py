@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batching import ALONE, WINDOW, Limits, choose, estimate_tokens
+from service.engine.batching import ALONE, WINDOW, Limits, choose, estimate_tokens, window
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def padded(batch):
 
 waiting_texts = st.lists(st.integers(1, 64), min_size=1, max_size=80).map(items)
 limits_of_a_run = st.builds(Limits, tokens=st.integers(1, 600), rows=st.integers(1, 20))
+packed_limits = st.builds(Limits, tokens=st.integers(1, 600), rows=st.integers(1, 20), packed=st.just(True))
 slacks = st.one_of(st.floats(0, 100), st.just(1e9))
 
 
@@ -105,7 +106,7 @@ def test_the_more_a_run_costs_beside_its_tokens_the_less_lengths_matter(slack, e
 @settings(deadline=None)
 @given(
     arrivals=st.lists(st.lists(st.integers(1, 64), max_size=30), min_size=1, max_size=15),
-    limits=limits_of_a_run,
+    limits=limits_of_a_run | packed_limits,
     slack=slacks,
 )
 def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(arrivals, limits, slack):
@@ -118,12 +119,63 @@ def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(arrivals, l
             place += 1
         if not waiting:
             continue
-        window = [waiting.popleft() for _ in range(min(WINDOW, len(waiting)))]
-        _, left = choose(window, limits, slack)
+        considered = [waiting.popleft() for _ in range(min(window(waiting, limits), len(waiting)))]
+        _, left = choose(considered, limits, slack)
         waiting.extendleft(reversed(left))
         for item in waiting:
             waited[item.place] += 1
     assert all(waited[place] <= bounds[place] for place in bounds)
+
+
+@settings(deadline=None)
+@given(waiting_texts, packed_limits, slacks)
+def test_packed_the_oldest_go_together_whatever_their_lengths_as_many_as_fit(waiting, limits, slack):
+    batch, left = choose(waiting, limits, slack)
+    assert batch + left == waiting
+    assert batch
+    assert len(batch) <= limits.rows
+    assert len(batch) == 1 or limits.paid(batch) <= limits.tokens
+    if left:
+        assert len(batch) == limits.rows or limits.paid([*batch, left[0]]) > limits.tokens
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limits", "count"),
+    [
+        ([3, 40, 5, 2], Limits(50, packed=True), 4),
+        ([3, 40, 5, 2], Limits(49, packed=True), 3),
+        ([3, 40, 5, 2], Limits(48, packed=True), 3),
+        ([3, 40, 5, 2], Limits(47, packed=True), 2),
+        ([3, 40, 5, 2], Limits(42, packed=True), 1),
+        ([3, 40, 5, 2], Limits(100, rows=3, packed=True), 3),
+        ([40, 1, 1], Limits(39, packed=True), 1),
+        ([40], Limits(1, packed=True), 1),
+        ([1, 1], Limits(1, rows=1, packed=True), 1),
+    ],
+)
+def test_packed_a_text_that_does_not_fit_keeps_those_after_it_waiting(lengths, limits, count):
+    waiting = items(lengths)
+    assert choose(waiting, limits, 0.0) == (waiting[:count], waiting[count:])
+
+
+@settings(deadline=None)
+@given(waiting_texts, limits_of_a_run)
+def test_a_run_pays_for_padding_unless_it_is_packed(batch, limits):
+    lengths = [item.tokens for item in batch]
+    assert limits.paid(batch) == len(lengths) * max(lengths)
+    assert replace(limits, packed=True).paid(batch) == sum(lengths)
+
+
+@settings(deadline=None)
+@given(waiting_texts, packed_limits, slacks)
+def test_packed_as_many_are_considered_as_fit(waiting, limits, slack):
+    assert window(iter(waiting), limits) == len(choose(waiting, limits, slack)[0])
+
+
+@settings(deadline=None)
+@given(waiting_texts, limits_of_a_run)
+def test_where_lengths_matter_many_are_considered(waiting, limits):
+    assert window(waiting, limits) == WINDOW
 
 
 @settings(deadline=None)

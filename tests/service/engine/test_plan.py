@@ -79,7 +79,8 @@ def rates(monkeypatch):
     [
         (linear(1e-4, 0.0), ALONE),  # nothing is gained by waiting for each other
         (linear(1e-5, 1e-2), Limits(max(BUDGETS))),  # the more the better
-        (linear(1e-4, 5e-6), ALONE),  # a gain of less than 1%
+        (linear(1e-4, 3e-5), ALONE),  # a gain of less than 2%
+        (linear(1e-4, 4e-5), Limits(32)),  # of more
         (lambda tokens: 1e-3 + 1e-5 * tokens + (1.0 if tokens > 256 else 0.0), Limits(256)),
     ],
 )
@@ -122,11 +123,26 @@ def test_a_single_cpu_has_no_threads_unless_everything_else_would_wait_too_long(
 
 
 def test_a_run_on_the_event_loop_is_short_though_a_longer_one_would_pay(clock):
-    graph = Graph(clock, lambda tokens: 1e-3 + 5e-5 * tokens)
+    graph = Graph(clock, linear(5e-5, 3e-3))
     assert planned(graph, Asked(workers=1)).limits == Limits(max(BUDGETS))
     limits = planned(graph, Asked(workers=0)).limits
-    assert limits == Limits(128)
-    assert graph.cost(limits.tokens) < 0.012 < graph.cost(2 * limits.tokens)
+    assert limits == Limits(256)
+    assert graph.cost(limits.tokens) < 0.02 < graph.cost(2 * limits.tokens)
+
+
+def test_on_the_event_loop_each_run_costs_a_turn_more(clock):
+    graph = Graph(clock, linear(1e-4, 0.0))
+    assert planned(graph, Asked(workers=1)).limits == ALONE
+    assert planned(graph, Asked(workers=0)).limits == Limits(128)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_graph_that_is_packed_gets_limits_that_say_so(clock, packed):
+    graph = Graph(clock, linear(1e-5, 1e-2))
+    graph.packed = packed
+    for asked in (Asked(workers=1), Asked(workers=1, batch_tokens=512)):
+        assert planned(graph, asked).limits.packed is packed
+    assert planned(graph, Asked(workers=1), batches=False).limits == ALONE
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,19 @@ def said(predictions):
     return ["".join(chr(int(letter)) for letter in prediction.embedding) for prediction in predictions]
 
 
+def outcomes_of(bench, *texts, **options):
+    """Submit texts: what `done` was told, each time that it was, and what withdraws them."""
+    told = []
+    return told, bench.scheduler.submit(texts, told.append, **options)
+
+
+async def until(condition):
+    """Wait for what the scheduler is about to do."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0)
+
+
 class Known(Cost):
     """What runs cost is told, and learned by none of them."""
 
@@ -707,3 +720,162 @@ async def test_clients_that_come_and_go_leave_nothing_behind(start, impatient, w
             await asyncio.sleep(0)
     assert bench.gauge("inference_inflight") == 0
     assert said(await bench.scheduler.classify(["at last"])) == ["at last"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_whoever_submits_is_told_once_and_later(start, workers):
+    bench = start(workers=workers)
+    bench.graph.gate.set()
+    several = [outcomes_of(bench, "a", "bb"), outcomes_of(bench, "c")]
+    assert [told for told, _ in several] == [[], []], "nothing is told before `submit` returns"
+    await until(lambda: all(told for told, _ in several))
+    for _, withdraw in several:
+        withdraw()
+    assert said(await bench.ask("d")) == ["d"]
+    assert [[said(outcome) for outcome in told] for told, _ in several] == [[["a", "bb"]], [["c"]]]
+    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_what_is_withdrawn_while_it_waits_is_not_run_and_nobody_is_told(start, workers):
+    bench = start(workers=workers, queue_limit=3)
+    held = await bench.hold() if workers else None
+    told, withdraw = outcomes_of(bench, "a", "b")
+    kept, _ = outcomes_of(bench, "c")
+    assert bench.gauge("queue_depth") == 3
+    withdraw()
+    withdraw()
+    assert bench.gauge("queue_depth") == 1
+    assert bench.gauge("inference_inflight") == 1 + workers
+    other, _ = outcomes_of(bench, "d", "e")
+    bench.graph.gate.set()
+    await until(lambda: kept and other)
+    if held:
+        await held
+    assert told == []
+    assert sorted(itertools.chain(*bench.graph.runs)) == ["c", "d", "e", *(["held"] if workers else [])]
+    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+
+
+async def test_what_is_withdrawn_during_its_run_is_not_told_and_disturbs_no_other(start):
+    withdrawn = threading.Event()
+
+    class Waiting(Graph):
+        def run(self, rows):
+            answers = super().run(rows)
+            assert said(answers) == ["held"] or withdrawn.wait(PATIENCE)
+            return answers
+
+    bench = start(Waiting())
+    held = await bench.hold()
+    told, withdraw = outcomes_of(bench, "a")
+    other, _ = outcomes_of(bench, "b")
+    bench.graph.gate.set()
+    await held
+    await bench.begun()
+    withdraw()
+    withdrawn.set()
+    await until(lambda: other)
+    assert said(other[0]) == ["b"]
+    assert (told, bench.gauge("inference_inflight")) == ([], 0)
+    assert bench.graph.runs == [["held"], ["a", "b"]]
+
+
+async def test_what_is_withdrawn_after_some_of_its_texts_were_answered_leaves_none_waiting(start):
+    bench = start(workers=0, limits=ALONE)
+    told, withdraw = outcomes_of(bench, "a", "b", "c")
+    await until(lambda: bench.graph.runs)
+    withdraw()
+    assert bench.gauge("queue_depth") == 0
+    assert said(await bench.ask("d")) == ["d"]
+    assert (told, bench.graph.runs) == ([], [["a"], ["d"]])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_whoever_submits_is_told_of_errors_too(start, clock, workers):
+    bench = start(workers=workers, limits=ALONE)
+    held = await bench.hold() if workers else None
+    poisoned, _ = outcomes_of(bench, "a", "poison", "poison too")
+    late, _ = outcomes_of(bench, "late", "later", deadline=clock.now + 1)
+    clock.now += 2
+    bench.graph.gate.set()
+    await until(lambda: poisoned and late)
+    assert said(await bench.ask("b")) == ["b"]
+    assert [type(outcome) for outcome in poisoned + late] == [InferenceFailedError, DeadlineError]
+    assert str(poisoned[0]).startswith("text 2 of 3")
+    if held:
+        await held
+
+
+async def test_who_waits_when_it_closes_is_told_once(start):
+    bench = start(limits=ALONE)
+    running, withdraw = outcomes_of(bench, "a")
+    waiting, _ = outcomes_of(bench, "b")
+    await bench.begun()
+    closing = asyncio.create_task(bench.scheduler.close())
+    await until(lambda: running and waiting)
+    bench.graph.gate.set()
+    await closing
+    withdraw()
+    assert [type(outcome) for outcome in running + waiting] == [NotReadyError, NotReadyError]
+
+
+async def test_what_is_refused_is_raised_and_not_told(start, clock):
+    bench = start(queue_limit=2, cost=Known(run=1.0))
+    told = []
+    for texts, options in [(("a", "b", "c"), {}), (("a",), {"deadline": clock.now + 0.5})]:
+        with pytest.raises(OverloadedError):
+            bench.scheduler.submit(texts, told.append, **options)
+    await bench.scheduler.close()
+    with pytest.raises(NotReadyError):
+        bench.scheduler.submit(["a"], told.append)
+    assert (told, bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_answers_are_given_before_they_are_counted(start, workers):
+    bench = start(workers=workers)
+    bench.graph.gate.set()
+    counted = []
+    for text in ("a", "b"):
+        bench.scheduler.submit([text], lambda _: counted.append(bench.gauge("batch_texts_count")))
+        await until(lambda text=text: len(counted) == 1 + (text == "b"))
+        await asyncio.sleep(0)
+    assert counted == [0, 1]
+    assert bench.gauge("batch_texts_count") == 2
+
+
+PACKED = Limits(20, packed=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_packed_texts_of_any_lengths_share_runs_in_the_order_in_which_they_came(start, workers):
+    bench = start(workers=workers, limits=PACKED, cost=Known(slack=0.0))
+    held = await bench.hold() if workers else None
+    texts = ["a" * 12, "b", "c" * 6, "d" * 2, "e" * 30, "f", "g" * 19, "h"]
+    requests = [bench.ask(text) for text in texts]
+    await asyncio.sleep(0)
+    bench.graph.gate.set()
+    assert [said(await request) for request in requests] == [[text] for text in texts]
+    runs = bench.graph.runs[1:] if held else bench.graph.runs
+    assert list(itertools.chain(*runs)) == texts
+    assert all(len(run) == 1 or sum(map(len, run)) <= 20 for run in runs)
+    assert max(map(len, runs)) > 1
+    tokens = sum(map(len, texts)) + (len("held") if held else 0)
+    assert bench.gauge("batch_tokens_sum") == tokens, "there is no padding to count"
+    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+
+
+async def test_packed_what_is_longer_than_it_was_thought_to_be_waits_for_the_next_run(start):
+    bench = start(workers=0, limits=PACKED)
+    # Each is thought to have four tokens, and has eight.
+    requests = [bench.ask(letter * 8) for letter in "abcde"]
+    await asyncio.gather(*requests)
+    assert [len(run) for run in bench.graph.runs] == [2, 2, 1]
+    assert list(itertools.chain(*bench.graph.runs)) == [letter * 8 for letter in "abcde"]
+
+
+async def test_a_run_that_pads_counts_its_padding(start):
+    bench = start(workers=0, limits=Limits(100))
+    await bench.ask("a" * 3, "b" * 9)
+    assert bench.gauge("batch_tokens_sum") == 18
