@@ -67,7 +67,7 @@ async def classify(
 
 
 def check(exchange: Exchange) -> None:
-    """Refuse a request before its body is read, when no answer can be had in time.
+    """Refuse a request before its body is parsed, when no answer can be had in time.
 
     Raises OverloadedError and counts it, and InvalidRequestError, NotReadyError.
     """

@@ -298,6 +298,7 @@ class Scheduler:
         try:
             while items := self._wait():
                 self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
+                del items  # while it waits for the next, it keeps no text of the last
         except BaseException as error:  # a thread that ends unasked must not leave clients waiting
             failure = InferenceFailedError("an inference thread ended; the service needs a restart")
             failure.__cause__ = error

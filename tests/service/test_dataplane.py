@@ -245,3 +245,20 @@ def test_a_limit_that_is_exceeded_is_named_to_who_submits(exchange, model):
     with pytest.raises(InvalidRequestError, match=r"^text: at most 7 characters, got 8$"):
         submitted(exchange(max_characters=7), ["12345678"], name="text")
     assert (model.asked, model.users, model.counts("answers_total")) == ([], 0, {})
+
+
+def test_a_request_is_refused_before_its_body_is_parsed_only_where_others_wait(exchange, model):
+    asked = exchange([(b"x-request-timeout-ms", b"2000")])
+
+    def refuse(deadline):
+        assert deadline == BEGAN + 2
+        raise OverloadedError("full", retry_after=1)
+
+    model.runner.check, model.runner.idle = refuse, True
+    dataplane.check(asked)
+    model.runner.idle = False
+    with pytest.raises(OverloadedError):
+        dataplane.check(asked)
+    model.runner.check = lambda deadline: None
+    dataplane.check(asked)
+    assert model.counts("answers_total") == {"overloaded": 1}

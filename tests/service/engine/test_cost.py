@@ -94,3 +94,13 @@ def test_no_prediction_is_negative_or_no_number(runs, tokens, count):
 @pytest.mark.parametrize(("seconds", "whole"), [(0.0, 1), (0.2, 1), (1.0, 1), (1.01, 2), (59.5, 60)])
 def test_a_retry_after_is_whole_and_not_too_soon(seconds, whole):
     assert whole_seconds(seconds) == whole
+
+
+def test_how_far_runs_stray_is_learned_as_a_share_and_one_long_pause_does_not_count_for_all():
+    generator = random.Random(3)
+    steady = learned(*(run(generator, noise=0.0) for _ in range(500)))
+    assert steady.spread < 0.05
+    straying = learned(*(run(generator, noise=0.5) for _ in range(500)))
+    assert straying.spread == pytest.approx(0.5 / math.sqrt(3), rel=0.3)  # of a uniform distribution
+    steady.learn(100, 60.0)
+    assert steady.spread < 0.2

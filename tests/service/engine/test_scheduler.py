@@ -446,6 +446,35 @@ async def test_a_deadline_that_passes_while_waiting_is_an_error_and_no_run(start
     assert bench.graph.encoded == ["held", "patient", "in time"]
 
 
+async def test_a_text_whose_run_would_end_after_its_deadline_is_not_run(start, clock):
+    bench = start(limits=ALONE, cost=Known(run=1.0))
+    held = await bench.hold()
+    late, in_time = bench.ask("late", deadline=clock.now + 5), bench.ask("in time", deadline=clock.now + 6)
+    await asyncio.sleep(0)
+    clock.now += 4.5
+    bench.graph.gate.set()
+    with pytest.raises(DeadlineError):
+        await late
+    assert [said(await request) for request in (held, in_time)] == [["held"], ["in time"]]
+
+
+async def test_a_request_can_be_refused_before_anything_is_known_of_it(start, clock):
+    bench = start(cost=Known(token=1.0))
+    held = await bench.hold()
+    bench.scheduler.check(clock.now + 2)
+    assert bench.scheduler.idle
+    waiting = bench.ask("12345678")
+    await asyncio.sleep(0)
+    assert not bench.scheduler.idle
+    with pytest.raises(OverloadedError, match="try again in"):
+        bench.scheduler.check(clock.now + 2)
+    bench.scheduler.check(clock.now + 60)
+    bench.scheduler.check()
+    bench.graph.gate.set()
+    await asyncio.gather(held, waiting)
+    assert len(bench.graph.runs) == 2
+
+
 async def test_on_the_event_loop_too_a_deadline_may_pass_while_waiting(start, clock):
     class Slow(Graph):
         def run(self, rows):
