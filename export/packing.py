@@ -87,9 +87,7 @@ class _Packing:
         packed.CopyFrom(self.model)
         del packed.graph.node[:]
         packed.graph.node.extend(self.nodes)
-        packed.graph.initializer.extend(
-            tensor for name, tensor in self.constants.items() if name.startswith(_OWN) and name in self._read()
-        )
+        packed.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name.startswith(_OWN))
         packed.metadata_props.add(key=PACKED, value="1")
         return packed
 
@@ -225,9 +223,6 @@ class _Packing:
         name = _own(f"constant {values}")
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
-
-    def _read(self) -> set[str]:
-        return {name for node in self.nodes for name in node.input}
 
 
 _OWN = "packed "
