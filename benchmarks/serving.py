@@ -1,18 +1,20 @@
 """Our server beside its peers: the same student, one core, the load from another core.
 
 One server after another, each in an environment of its own that is made where it is missing: closed loop with 1, 16 and
-64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity. The limit is the loop that
-tokenises and runs with no server: it is measured before and after every load, and servers are compared by their ratios
-to it. Writes results.json, table.md and figure.png, prints ours as ratios, and fails where a bound does not hold.
+64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity, in several rounds. The
+limit is the loop that tokenises and runs with no server: it is measured before and after every load, and what is
+compared is the median over the rounds of each round's ratio to it, for the machine's speed changes from one load to the
+next. Writes results.json, table.md and figure.png, prints ours as ratios, and fails where a bound does not hold.
 Compare within one run alone, on a machine that does nothing else.
 
     python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
-    python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand --same-graph
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload
 
-`--static` puts a static student beside an endpoint that returns a constant, `--shadow` our server with all traffic
-shadowed beside the same without, `--overload` sends five times the capacity with a deadline. The first run needs a
-package index and some 5 GB for the environments.
+The servers of others run the student as their users export it, with ONNX Runtime's own tools, which is made from
+`--student`; with `--same-graph` they run the graph of our bundle. `--static` puts a static student beside an endpoint
+that returns a constant, `--shadow` our server with all traffic shadowed beside the same without, `--overload` sends
+five times the capacity with a deadline. The first run needs a package index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -22,15 +24,20 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from serving_tools.bounds import Bound, Part, bounds
+from serving_tools.conditions import Conditions
 from serving_tools.contenders import CONTENDERS, OURS
-from serving_tools.measure import Conditions, Limit, Measured, labels_of, mean_of, measure
+from serving_tools.jobs import begin, finish
+from serving_tools.limit import Limit, labels_of
+from serving_tools.measure import Measured, measure, over
 from serving_tools.overload import overload
 from serving_tools.paired import shadow, static
 from serving_tools.process import ServerError
-from serving_tools.report import Bound, Part, bounds, figure, table, write
+from serving_tools.report import figure, table, write
 
 from export.bundle import Bundle
 
@@ -46,11 +53,11 @@ def main() -> None:
     conditions = conditions_of(given, given.bundle)
     parts: dict[str, Callable[[], Part]] = {}
     if given.only:
-        parts["results"] = lambda: compare(given.only, conditions, given.output)
+        parts["results"] = lambda: compare(given.only, portable(conditions, given), given.output)
     if given.static:
-        parts["static"] = lambda: static(conditions_of(given, given.static), given.rounds)
+        parts["static"] = lambda: static(conditions_of(given, given.static))
     if given.shadow:
-        parts["shadow"] = lambda: shadow(conditions, given.rounds)
+        parts["shadow"] = lambda: shadow(conditions)
     if given.overload:
         parts["overload"] = lambda: overload(conditions, given.deadline_ms)
     kept: list[Bound] = []
@@ -75,13 +82,13 @@ def compare(only: list[str], conditions: Conditions, output: Path) -> Part:
             rows.append(measure(contender, conditions, limit))
             print(f"{contender.key:15} {told(rows[-1])}", flush=True)
     limit.close()
-    loop = mean_of(limit.loops)
+    loop = limit.typical()
     page = table(rows, loop, conditions)
     (output / "table.md").write_text(page)
-    figure(output / "figure.png", rows, loop)
+    figure(output / "figure.png", rows)
     print(page)
     ours = next((row for row in rows if row.key == OURS), None)
-    peers = [row for row in rows if row.key != OURS and row.closed]
+    peers = [row for row in rows if row.key != OURS]
     kept = bounds(ours, peers) if ours is not None else []
     return Part({"conditions": conditions.told(), "loop": loop, "loops": limit.loops, "servers": rows}, kept)
 
@@ -89,11 +96,19 @@ def compare(only: list[str], conditions: Conditions, output: Path) -> Part:
 def told(row: Measured) -> str:
     """A server's line of progress."""
     closed = ", ".join(
-        f"{load.throughput:,.0f} of the loop's {row.closed_loops[clients].throughput:,.0f} at {clients}"
-        for clients, load in row.closed.items()
-        if clients in row.closed_loops
+        f"{over(rounds, lambda one: one.share):.2f} at {clients}" for clients, rounds in row.closed.items() if rounds
     )
-    return "; ".join(part for part in (closed and f"{closed} clients", row.reason) if part)
+    return "; ".join(part for part in (closed and f"of the loop's throughput {closed} clients", row.reason) if part)
+
+
+def portable(conditions: Conditions, given: argparse.Namespace) -> Conditions:
+    """With the graph that the servers of others run, which is made where it is to be theirs."""
+    if given.same_graph or not peers_of(given.only):
+        return conditions
+    target = conditions.logs / "portable"
+    plan = {"bundle": str(conditions.bundle), "student": str(conditions.student), "target": str(target)}
+    finish(begin("portable", plan))
+    return replace(conditions, portable=target)
 
 
 def conditions_of(given: argparse.Namespace, path: Path) -> Conditions:
@@ -102,14 +117,16 @@ def conditions_of(given: argparse.Namespace, path: Path) -> Conditions:
     texts = texts_of(given.texts) if given.texts else [row.text for row in bundle.golden()]
     return Conditions(
         bundle=path.resolve(),
+        portable=path.resolve(),
         student=given.student.resolve() if given.student else None,
         texts=texts,
         labels=labels_of(path, texts, given.server_core),
         classes=bundle.manifest.labels,
         environments=given.environments,
-        logs=given.output,
+        logs=given.output.resolve(),
         server_core=given.server_core,
         load_core=given.load_core,
+        rounds=given.rounds,
         seconds=given.seconds,
         warm_up=given.warm_up,
         seed=given.seed,
@@ -122,23 +139,29 @@ def texts_of(path: Path) -> list[str]:
     return [str(json.loads(line)["text"]) for line in lines] if path.suffix == ".jsonl" else lines
 
 
+def peers_of(names: Sequence[str]) -> list[str]:
+    """The names of the servers that are not of this repository."""
+    return [one.key for one in CONTENDERS if one.key in names and one.environment is not None]
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     names = [contender.key for contender in CONTENDERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="bundle of an encoder student")
-    parser.add_argument("--student", type=Path, help="the student's folder, for the pipeline on PyTorch")
+    parser.add_argument("--student", type=Path, help="the student's folder, from which others' graph is made")
+    parser.add_argument("--same-graph", action="store_true", help="the servers of others run our bundle's graph")
     parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
     parser.add_argument("--only", help=f"of {','.join(names)} (default all, none beside --shadow and --overload)")
     parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also a static student's, beside a constant")
     parser.add_argument("--shadow", action="store_true", help="what it costs to shadow all traffic")
     parser.add_argument("--overload", action="store_true", help="what is answered at five times the capacity")
-    parser.add_argument("--rounds", type=int, default=5, help="of --static and --shadow, in pairs (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of all loads; medians count (default 5)")
     parser.add_argument("--deadline-ms", type=float, default=100.0, help="of --overload (default 100)")
     parser.add_argument("--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' own")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/serving"))
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of one measurement (default 6)")
-    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds before it that do not count (default 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one load (default 2)")
+    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before it that do not count (default 1)")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
@@ -149,6 +172,10 @@ def arguments() -> argparse.Namespace:
         given.only = [name for name in given.only.split(",") if name]
     if unknown := sorted(set(given.only) - set(names)):
         parser.error(f"--only: {', '.join(unknown)} unknown; known are {', '.join(names)}")
+    if given.rounds < 1:
+        parser.error("--rounds: expected 1 or more")
+    if peers_of(given.only) and not given.same_graph and given.student is None:
+        parser.error("--student is missing: the graph of the servers of others is made from it; or give --same-graph")
     return given
 
 

@@ -74,11 +74,10 @@ def check(exchange: Exchange) -> None:
     model = exchange.state.models.choose(exchange.variant)
     if model.runner.idle:
         return
-    try:
-        model.runner.check(exchange.deadline())
-    except OverloadedError:
+    refusal = model.runner.refusal(exchange.deadline())
+    if refusal is not None:
         model.metrics.answer("overloaded")
-        raise
+        raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
 
 
 def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:

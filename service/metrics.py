@@ -38,10 +38,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 class Quick(Histogram):
     """A histogram that finds its bucket by halves: half the time of a search from the first, several per request."""
 
-    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Count an amount; there are no exemplars."""
-        self._sum.inc(amount)
-        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None, times: int = 1) -> None:
+        """Count an amount, once or several times; there are no exemplars."""
+        self._sum.inc(amount * times)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(times)
 
 
 class Metrics:
@@ -70,7 +70,7 @@ class Metrics:
             registry=self.registry,
         )
         self._admissions: dict[tuple[str, str], Counter] = {}
-        self._exchanges: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._exchanges: dict[tuple[str, str, int], tuple[Counter, Quick]] = {}
         self._exchange(OTHER, "GET", 404)
 
     def declare_routes(self, routes: Iterable[BaseRoute], *, durations: bool = True) -> None:
@@ -96,13 +96,13 @@ class Metrics:
         """Count one request of a key, by the name of its owner; empty when unauthorised."""
         self._admissions[name, outcome].inc()
 
-    def request(self, route: str | None, method: str, code: int, seconds: float) -> None:
-        """Count one request. `route` is the template that matched, None when none did."""
+    def request(self, route: str | None, method: str, code: int, seconds: float, times: int = 1) -> None:
+        """Count a request, or several alike. `route` is the template that matched, None when none did."""
         counter, histogram = self._exchange(route or OTHER, method if method in METHODS else OTHER, code)
-        counter.inc()
-        histogram.observe(seconds)
+        counter.inc(times)
+        histogram.observe(seconds, times=times)
 
-    def _exchange(self, route: str, method: str, code: int) -> tuple[Counter, Histogram]:
+    def _exchange(self, route: str, method: str, code: int) -> tuple[Counter, Quick]:
         key = (route, method, code)
         if key not in self._exchanges:
             labels = (route, method, str(code))
@@ -164,9 +164,9 @@ class ModelMetrics:
         if prediction.truncated:
             self._truncated.inc()
 
-    def answer(self, outcome: str) -> None:
-        """Count one request; `outcome` is one of OUTCOMES."""
-        self._answers[outcome].inc()
+    def answer(self, outcome: str, times: int = 1) -> None:
+        """Count a request, or several alike; `outcome` is one of OUTCOMES."""
+        self._answers[outcome].inc(times)
 
 
 class _Page:

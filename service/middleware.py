@@ -46,12 +46,15 @@ class RequestMiddleware:
         self, app: ASGIApp, state: State, hot: Mapping[tuple[str, str], HotRoute], keys: Keys | None = None
     ) -> None:
         self._app = app
-        self._state = state
+        self.state = state
         self._hot = hot
         self._keys = keys
         self._tracer = state.tracer
         self._metrics = state.metrics
         self._access_log = state.settings.access_log
+        self.plain = keys is None and state.tracer is None and not state.settings.access_log
+        """Whether a request that is refused leaves nothing but counts."""
+
         self.max_body_bytes = state.settings.max_body_bytes
         self.direct = {path.encode(): route for (_, path), route in hot.items() if route.direct is not None}
 
@@ -84,7 +87,7 @@ class RequestMiddleware:
 
     def exchange(self, headers: dict[bytes, bytes], receive: Receive) -> Exchange:
         """A request that begins now, with its id and, where there is tracing, its trace."""
-        exchange = Exchange(self._state, _request_id(headers), headers, receive, time.monotonic())
+        exchange = Exchange(self.state, request_id_of(headers.get(REQUEST_ID, b"")), headers, receive, time.monotonic())
         if self._tracer is not None:
             exchange.trace = Trace()
         return exchange
@@ -155,7 +158,6 @@ def _limited(exchange: Exchange) -> Receive:
     return limited
 
 
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """Return the client's id when it is short and safe to log, else a new one."""
-    given = headers.get(REQUEST_ID, b"")
+def request_id_of(given: bytes) -> str:
+    """The client's id when it is short and safe to log, else a new one."""
     return given.decode() if _SAFE_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):016x}"

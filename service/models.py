@@ -115,6 +115,11 @@ class Models:
         return Variant.STABLE in self._serving
 
     @property
+    def only(self) -> Model | None:
+        """The one that answers every request; None where there is none, or a candidate beside it."""
+        return self._serving.get(Variant.STABLE) if len(self._serving) == 1 else None
+
+    @property
     def alive(self) -> bool:
         """Whether every model's runner can go on; with none loaded yet nothing is wrong."""
         return all(model.runner.alive for model in self)

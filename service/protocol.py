@@ -2,7 +2,7 @@
 
 There a whole request becomes bytes to write, with no ASGI scope, task or message in between. That way is for plain
 requests alone; whatever is special about another, such as a body in chunks or one that the route does not understand,
-is a matter of the usual way.
+is a matter of the usual way. A request that comes when there are too many may be refused before it is even parsed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from service.engine.runner import Withdraw
 from service.errors import failure
 from service.exchange import Exchange
 from service.middleware import DISCONNECTED, REQUEST_ID, RequestMiddleware
+from service.refusals import Refusals
 
 logger = structlog.get_logger(__name__)
 
@@ -32,15 +33,27 @@ class Protocol(HttpToolsProtocol):
     cycle: Any
     """The request that came last: uvicorn's, or one of ours."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, refusals: Refusals | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         edge = self.config.app.state.edge  # type: ignore[union-attr]
         self._edge: RequestMiddleware | None = edge if isinstance(edge, RequestMiddleware) else None
+        self._refusals = refusals
         self._direct: _Cycle | None = None
         """The request that takes the short way, from its headers to its answer."""
 
+        self._reading = False
+        """Whether a part of a request has come, and not the whole."""
+
+        self._idle_since = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a request at once, or read on."""
+        if self._reading or self.busy or not self._refuse(data):
+            super().data_received(data)
+
     def on_message_begin(self) -> None:
         """Begin to read a request. Its scope is made when it is needed."""
+        self._reading = True
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -65,6 +78,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Begin to answer."""
+        self._reading = False
         if self._direct is None or self.cycle is not self._direct:
             super().on_message_complete()
             return
@@ -80,6 +94,8 @@ class Protocol(HttpToolsProtocol):
         """Free what the client waited for."""
         cycle, self._direct = self._direct, None
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         if cycle is None:
             return
         if cycle.withdraw is not None:
@@ -91,6 +107,42 @@ class Protocol(HttpToolsProtocol):
     def busy(self) -> bool:
         """Whether a request has begun and has no answer yet."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """Turn to the next request, or wait for it."""
+        self._idle_since = self.loop.time()
+        if self.pipeline or self.timeout_keep_alive_task is None:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for long."""
+        self.timeout_keep_alive_task = None
+        if self.busy or self._reading:  # the answer will start this anew
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leave the timer, which looks how long the connection was idle: a new one for each request costs more."""
+
+    def _refuse(self, data: bytes) -> bool:
+        """Refuse a whole request that cannot be answered in time, if that is what the bytes are."""
+        headers = self.server_state.default_headers
+        if self._refusals is None or self.flow.write_paused or _CLOSE in headers:
+            return False
+        answer = self._refusals.answer(data, headers)
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        self.on_response_complete()
+        return True
 
     def _usual_way(self) -> None:
         """Let uvicorn go on from the headers."""

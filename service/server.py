@@ -28,7 +28,9 @@ from uvicorn.server import HANDLED_SIGNALS
 from service.app import create_app, create_monitoring_app
 from service.errors import StartupError
 from service.logging import configure_logging
+from service.middleware import RequestMiddleware
 from service.protocol import Protocol
+from service.refusals import Refusals
 from service.settings import Settings, variable
 from service.state import State
 
@@ -82,6 +84,9 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._state: State = app.state.reflux
         self._monitoring = monitoring
+        edge = app.state.edge
+        plain = isinstance(edge, RequestMiddleware) and edge.plain
+        self._refusals = Refusals(edge) if plain else None
         self._connecting: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -203,7 +208,7 @@ class Server(uvicorn.Server):
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _protocol(self) -> asyncio.Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state)
+        return Protocol(self.config, self.server_state, self.lifespan.state, refusals=self._refusals)
 
     def _announce_close(self) -> None:
         """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""

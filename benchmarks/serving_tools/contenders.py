@@ -19,7 +19,7 @@ _SCRIPTS = Path(__file__).parent.parent / "serving_peers"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server runs: its interpreter, the bundle, the student's folder, a folder of its own, a port."""
+    """Where a server runs: its interpreter, the bundle it serves, the student's folder, a folder of its own, a port."""
 
     python: Path
     bundle: Path
@@ -37,7 +37,8 @@ class Contender:
     """One server. `command` starts it in `work`, which `prepare` has filled; `settings` are environment variables.
 
     `body` makes a request of a text, `label` reads an answer's label, if it has one. `environment` names that of
-    `environments`; None is the one this benchmark runs in. `needs_student` is of who takes the trained student.
+    `environments`; None is the one this benchmark runs in, of who is of this repository and serves our graph.
+    `needs_student` is of who takes the trained student.
     """
 
     key: str

@@ -59,7 +59,7 @@ class Cost:
         """How far runs stray from what was foretold: the root mean square, as a share of it."""
         return math.sqrt(self._strays)
 
-    def seconds(self, tokens: int, runs: int) -> float:
+    def seconds(self, tokens: float, runs: float) -> float:
         """What so many tokens in so many runs will take, one run after another; at least 0."""
         return max(0.0, self._a * tokens + self._b * runs)
 

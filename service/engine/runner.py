@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from export.runtime import Encoded, Prediction
 
@@ -19,6 +19,13 @@ Done = Callable[[list[Prediction] | Exception], None]
 
 Withdraw = Callable[[], None]
 """Tells that nobody waits for a request any more; after it was answered, that changes nothing."""
+
+
+class Refusal(NamedTuple):
+    """Why there is no answer for want of time or place, and the whole seconds after which to ask again."""
+
+    message: str
+    retry_after: int
 
 
 class Runs(Protocol):
@@ -45,13 +52,16 @@ class Runner(Protocol):
     def idle(self) -> bool:
         """Whether nothing waits."""
 
+    crowded: bool
+    """Whether it refused a request a moment ago."""
+
     def start(self) -> None:
         """Begin; requests come from the running event loop."""
 
-    def check(self, deadline: float | None = None) -> None:
-        """Refuse a request of which nothing is known yet, before any work is done for it.
+    def refusal(self, deadline: float | None = None) -> Refusal | None:
+        """Why a request of which nothing is known yet gets no answer, before any work is done for it.
 
-        Raises OverloadedError when not even the shortest text could be answered in time, and NotReadyError.
+        None where a text of the usual length would be answered in time.
         """
 
     def submit(

@@ -6,30 +6,31 @@ event loop's alone.
 
 Without threads the event loop reads every request that has arrived, runs one batch, answers it, and reads again. That
 serves a graph that is cheaper than a thread, and a single core: there a thread would be interrupted by each request
-that comes, and each would find the caches full of the model.
+that comes, and each would find the caches full of the model. Only while there are more requests than can be answered
+does a thread run the graph there too, and gives way: for a refusal is of use at once, and would wait for a run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass, field
 from functools import partial
 from heapq import merge
-from threading import Condition, Thread
-from typing import Any
+from threading import Condition, Thread, get_native_id
 
 from starlette.requests import ClientDisconnect
 
 from export.runtime import Encoded, Prediction
 from service.engine.batching import Limits, choose, estimate_tokens, window
 from service.engine.cost import Cost, whole_seconds
-from service.engine.runner import Done, Leaving, Runs, Staged, Withdraw
+from service.engine.runner import Done, Leaving, Refusal, Runs, Staged, Withdraw
+from service.engine.work import Item, Outcome, Request, Run, age
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.metrics import ModelMetrics
 
@@ -37,52 +38,14 @@ _JOIN_SECONDS = 5.0
 _WATCH_SECONDS = 0.05
 """Watching for a client that leaves costs a task, so only a request that waits as long as this is watched."""
 
-Outcome = Prediction | Exception
+_CALM_SECONDS = 1.0
+"""So long after the last refusal are there no more requests than can be answered."""
 
+_RELIEF_SECONDS = 0.002
+"""A longer run on the event loop is too long for a refusal to wait for."""
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    """The texts of one request and what is known of their answers."""
-
-    texts: Sequence[str]
-    done: Done
-    deadline: float
-    submitted: float
-    leaving: Leaving | None
-    staged: Staged | None
-    predictions: dict[int, Prediction] = field(default_factory=dict)
-    settled: bool = False
-    watch: asyncio.Task[None] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """One text of a request. `tokens` are estimated until it is `encoded`."""
-
-    request: _Request
-    index: int
-    tokens: int
-    encoded: Encoded | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """What one run has settled: each item with its outcome, and how long it took."""
-
-    began: float
-    due: float = 0.0
-    """When it should be over."""
-
-    outcomes: list[tuple[_Item, Outcome]] = field(default_factory=list)
-    texts: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    graph_seconds: float = 0.0
-    occupied: float = 0.0
-
-
-def _age(item: _Item) -> float:
-    return item.request.submitted
+_NICE = 10
+"""What a thread adds to its niceness that shares a core with the event loop."""
 
 
 class Scheduler:
@@ -107,14 +70,18 @@ class Scheduler:
         self._queue_limit = queue_limit
         self._stall_seconds = stall_seconds
         self._queue = Condition()
-        self._waiting: deque[_Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._waiting_tokens = 0
         self._stopped = False
-        self._threads = [
-            Thread(target=self._work, args=(number,), name=f"inference-{number}", daemon=True)
-            for number in range(workers)
-        ]
-        self._guard: AbstractContextManager[Any] = self._queue if workers else nullcontext()
+        self._threads = [self._thread(number) for number in range(workers)]
+        self._turns = not workers
+        """Whether the event loop runs the graph itself as a rule."""
+
+        self._own_runs = self._turns
+        """Whether it does now."""
+
+        self.crowded = False
+        self._refused = -math.inf
         self._busy_since: list[float | None] = [None] * max(workers, 1)
         self._free_since = [0.0] * max(workers, 1)
         self._turning = False
@@ -122,7 +89,7 @@ class Scheduler:
         """When the last run on the event loop began, as long as there is a next."""
 
         self._looking: asyncio.TimerHandle | None = None
-        self._open: set[_Request] = set()
+        self._open: set[Request] = set()
         # Apart: what is done between two runs is done for each text, however many of them share a run.
         self._graph_cost = cost or Cost()
         self._cost = copy(self._graph_cost)
@@ -160,8 +127,8 @@ class Scheduler:
     ) -> Withdraw:
         """Take in texts; see `Runner`."""
         now = time.monotonic()
-        request = _Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
-        items = [_Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
+        request = Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
+        items = [Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
         self._admit(len(items), sum(item.tokens for item in items), request.deadline, now)
         self._put(items)
         return partial(self._close, request)
@@ -198,14 +165,24 @@ class Scheduler:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
 
-    def check(self, deadline: float | None = None) -> None:
-        """Refuse what nothing is known of yet; see `Runner`."""
-        self._admit(1, 1, math.inf if deadline is None else deadline, time.monotonic())
+    def refusal(self, deadline: float | None = None) -> Refusal | None:
+        """Why a request of which nothing is known yet gets no answer; see `Runner`."""
+        waiting = len(self._waiting)
+        if not waiting or self._stopped:
+            return None
+        usual = self._waiting_tokens // waiting
+        return self._refusal(1, usual, math.inf if deadline is None else deadline, time.monotonic())
 
     def _admit(self, count: int, tokens: int, deadline: float, now: float) -> None:
         """Refuse texts before any work is done for them, unless they will be answered in time."""
         if self._stopped:
             raise NotReadyError("the inference threads are gone; ask another replica")
+        refusal = self._refusal(count, tokens, deadline, now)
+        if refusal is not None:
+            raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
+
+    def _refusal(self, count: int, tokens: int, deadline: float, now: float) -> Refusal | None:
+        """Why there is no place for so many texts, or no time."""
         waiting = len(self._waiting)
         seconds = self._predict(waiting + count, self._waiting_tokens + tokens)
         seconds *= 1 + self._cost.spread  # a machine that is slow now stays so for the runs before this one
@@ -213,49 +190,69 @@ class Scheduler:
             seconds += now - self._turned
         if waiting + count > self._queue_limit:
             again = whole_seconds(seconds)
-            raise OverloadedError(
-                f"{waiting} texts are waiting and {count} more exceed the limit of {self._queue_limit}; "
-                f"try again in {again} s",
-                retry_after=again,
-            )
-        if now + seconds > deadline:
+            message = f"{waiting} texts are waiting and {count} more exceed the limit of {self._queue_limit}"
+        elif now + seconds > deadline:
             again = whole_seconds(now + seconds - deadline)
-            raise OverloadedError(
-                f"an answer would take about {seconds * 1000:.0f} ms, more than the "
-                f"{max(0.0, deadline - now) * 1000:.0f} ms that are left; try again in {again} s",
-                retry_after=again,
-            )
+            left = max(0.0, deadline - now) * 1000
+            message = f"an answer would take about {seconds * 1000:.0f} ms, more than the {left:.0f} ms that are left"
+        else:
+            return None
+        self._refused = now
+        if not self.crowded:
+            self._crowd()
+        return Refusal(f"{message}; try again in {again} s", again)
+
+    def _crowd(self) -> None:
+        """Expect more refusals; where they would wait for a run on the event loop, let a thread run the graph."""
+        self.crowded = True
+        self._loop.call_later(_CALM_SECONDS, self._calm)
+        if self._own_runs and self._graph_cost.seconds(self._limits.tokens, 1) > _RELIEF_SECONDS:
+            with self._queue:
+                self._own_runs = False
+                self._queue.notify_all()
+            if not self._threads:
+                self._threads.append(self._thread(0, _NICE))
+                self._threads[0].start()
+
+    def _calm(self) -> None:
+        """Go on as usual once nothing has been refused for a while."""
+        left = self._refused + _CALM_SECONDS - time.monotonic()
+        if left > 0:
+            self._loop.call_later(left, self._calm)
+            return
+        self.crowded = False
+        if self._turns:
+            with self._queue:
+                self._own_runs = True
+            self._next_turn()
 
     def _predict(self, texts: int, tokens: int) -> float:
         """Seconds until so many texts, of so many tokens, have been answered, beside what is being run."""
-        runs = max(math.ceil(texts / self._limits.rows), math.ceil(tokens / max(self._limits.tokens, 1)))
-        runs = min(runs, texts)
-        seconds = self._cost.seconds(tokens, runs) / len(self._busy_since)
+        limits, shared = self._limits, len(self._busy_since)
+        runs = min(texts, max(-(-texts // limits.rows), -(-tokens // limits.tokens)))
         if None in self._busy_since:
-            return seconds
+            return self._cost.seconds(tokens / shared, runs / shared)
         # What runs now is over, on average, after half a run.
-        return seconds + self._cost.seconds(min(self._limits.tokens, tokens), 1) / 2
+        return self._cost.seconds(tokens / shared + min(limits.tokens, tokens) / 2, runs / shared + 0.5)
 
-    def _put(self, items: list[_Item]) -> None:
+    def _put(self, items: list[Item]) -> None:
         self._open.add(items[0].request)
-        with self._guard:
+        with self._queue:
             self._waiting.extend(items)
             self._waiting_tokens += sum(item.tokens for item in items)
-            if self._threads:
+            if not self._own_runs:
                 self._queue.notify(len(items))
         if self._looking is None and items[0].request.leaving is not None:
             self._looking = self._loop.call_later(_WATCH_SECONDS, self._look)
-        if not self._threads and not self._turning:
-            self._turning = True
-            self._loop.call_soon(self._turn)
+        self._next_turn()
 
-    def _finish(self, request: _Request, outcome: list[Prediction] | Exception) -> None:
+    def _finish(self, request: Request, outcome: list[Prediction] | Exception) -> None:
         """Give a request its outcome, unless it has one."""
         if not request.settled:
             self._close(request)
             request.done(outcome)
 
-    def _close(self, request: _Request) -> None:
+    def _close(self, request: Request) -> None:
         """Forget a request; what waits of it gives its places to others."""
         if request.settled:
             return
@@ -263,9 +260,10 @@ class Scheduler:
         self._open.discard(request)
         if request.watch is not None:
             request.watch.cancel()
+            request.watch = None  # a cancelled task keeps its frame, and that this request and the scheduler
         if len(request.predictions) == len(request.texts):
             return
-        with self._guard:
+        with self._queue:
             kept = [item for item in self._waiting if item.request is not request]
             self._waiting_tokens -= sum(item.tokens for item in self._waiting if item.request is request)
             self._waiting.clear()
@@ -279,22 +277,34 @@ class Scheduler:
                 request.watch = self._loop.create_task(self._watch(request, request.leaving))
         self._looking = self._loop.call_later(_WATCH_SECONDS, self._look) if self._open else None
 
-    async def _watch(self, request: _Request, leaving: Leaving) -> None:
+    async def _watch(self, request: Request, leaving: Leaving) -> None:
         await leaving()
         self._finish(request, ClientDisconnect())
 
+    def _next_turn(self) -> None:
+        """See to it that the event loop runs what waits, where that is its task."""
+        if self._own_runs and self._waiting and not self._turning and not self._stopped:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+
     def _turn(self) -> None:
         """Run one batch on the event loop; what has arrived meanwhile is read before the next."""
-        if self._waiting and not self._stopped:
+        self._turning = False
+        if self._own_runs and self._waiting and not self._stopped:
             self._turned = time.monotonic()
-            self._settle(self._run(self._pop(), 0))
-        self._turning = bool(self._waiting) and not self._stopped
-        if self._turning:
-            self._loop.call_soon(self._turn)
-        else:
+            with self._queue:
+                items = self._pop()
+            self._settle(self._run(items, 0))
+        self._next_turn()
+        if not self._turning:
             self._turned = None
 
-    def _work(self, number: int) -> None:
+    def _thread(self, number: int, nice: int = 0) -> Thread:
+        return Thread(target=self._work, args=(number, nice), name=f"inference-{number}", daemon=True)
+
+    def _work(self, number: int, nice: int) -> None:
+        if nice and sys.platform == "linux":  # where niceness is a thread's own
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), nice)
         try:
             while items := self._wait():
                 self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
@@ -304,35 +314,35 @@ class Scheduler:
             failure.__cause__ = error
             self._loop.call_soon_threadsafe(self._stop, failure)
 
-    def _wait(self) -> list[_Item]:
+    def _wait(self) -> list[Item]:
         """Wait for work and take the oldest of it; nothing when there will be no more."""
         with self._queue:
-            while not self._waiting and not self._stopped:
+            while (self._own_runs or not self._waiting) and not self._stopped:
                 self._queue.wait()
             return [] if self._stopped else self._pop()
 
-    def _pop(self) -> list[_Item]:
-        """Take the oldest texts off the queue, whose condition is held where there are threads."""
+    def _pop(self) -> list[Item]:
+        """Take the oldest texts off the queue, whose condition is held."""
         count = min(window(self._waiting, self._limits), len(self._waiting))
         items = [self._waiting.popleft() for _ in range(count)]
         self._waiting_tokens -= sum(item.tokens for item in items)
         return items
 
-    def _push_back(self, items: list[_Item]) -> None:
+    def _push_back(self, items: list[Item]) -> None:
         """Put texts back at their place: another thread may have put back older ones, and clients may have left."""
-        with self._guard:
+        with self._queue:
             items = [item for item in items if not item.request.settled]
             self._waiting_tokens += sum(item.tokens for item in items)
-            if self._threads:
+            if not self._own_runs:
                 self._queue.notify(len(items))
-            if items and self._waiting and _age(self._waiting[0]) < _age(items[-1]):
-                items = [*merge(items, self._waiting, key=_age)]
+            if items and self._waiting and age(self._waiting[0]) < age(items[-1]):
+                items = [*merge(items, self._waiting, key=age)]
                 self._waiting.clear()
             self._waiting.extendleft(reversed(items))
 
-    def _run(self, items: list[_Item], number: int) -> _Run:
+    def _run(self, items: list[Item], number: int) -> Run:
         """Tokenise what was not, run the next batch of it, and put the others back."""
-        run = _Run(began=time.monotonic())
+        run = Run(began=time.monotonic())
         tokens = min(sum(item.tokens for item in items), self._limits.tokens)
         run.due = run.began + self._graph_cost.seconds(tokens, 1)
         self._busy_since[number] = run.began
@@ -355,7 +365,7 @@ class Scheduler:
         self._busy_since[number] = None
         return run
 
-    def _prepare(self, item: _Item, run: _Run) -> bool:
+    def _prepare(self, item: Item, run: Run) -> bool:
         """Tokenise an item. One that is late, or cannot be tokenised, has its outcome then."""
         if item.request.settled:
             return False
@@ -381,7 +391,7 @@ class Scheduler:
         half = len(rows) // 2
         return [*self._bisect(rows[:half]), *self._bisect(rows[half:])]
 
-    def _settle(self, run: _Run) -> None:
+    def _settle(self, run: Run) -> None:
         """Hand the outcomes of a run to the requests, and count then, when nobody waits; on the event loop."""
         for item, outcome in run.outcomes:
             request = item.request
@@ -400,7 +410,7 @@ class Scheduler:
                 self._finish(request, failure)
         self._count(run)
 
-    def _count(self, run: _Run) -> None:
+    def _count(self, run: Run) -> None:
         if run.texts:
             self._cost.learn(run.tokens, run.occupied)
             self._graph_cost.learn(run.tokens, run.graph_seconds)

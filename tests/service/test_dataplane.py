@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from export.runtime import Prediction
 from service import dataplane
+from service.engine.runner import Refusal
 from service.errors import DeadlineError, InferenceFailedError, InvalidRequestError, NotReadyError, OverloadedError
 from service.exchange import Exchange
 from service.metrics import OUTCOMES, ModelMetrics
@@ -252,13 +253,13 @@ def test_a_request_is_refused_before_its_body_is_parsed_only_where_others_wait(e
 
     def refuse(deadline):
         assert deadline == BEGAN + 2
-        raise OverloadedError("full", retry_after=1)
+        return Refusal("full", 1)
 
-    model.runner.check, model.runner.idle = refuse, True
+    model.runner.refusal, model.runner.idle = refuse, True
     dataplane.check(asked)
     model.runner.idle = False
-    with pytest.raises(OverloadedError):
+    with pytest.raises(OverloadedError, match=r"^full$"):
         dataplane.check(asked)
-    model.runner.check = lambda deadline: None
+    model.runner.refusal = lambda deadline: None
     dataplane.check(asked)
     assert model.counts("answers_total") == {"overloaded": 1}

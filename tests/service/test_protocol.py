@@ -694,6 +694,8 @@ async def test_a_request_that_takes_longer_than_an_idle_connection_may_is_not_cu
         connection.writer.write(request(INVOICE))
         await gate.held()
         (served,) = serving.server.server_state.connections
+        served.timeout_keep_alive_task.cancel()
+        served.timeout_keep_alive_handler()
         assert served.timeout_keep_alive_task is None
         gate.opened.set()
         assert (await answer(connection))[0] == 200

@@ -461,15 +461,15 @@ async def test_a_text_whose_run_would_end_after_its_deadline_is_not_run(start, c
 async def test_a_request_can_be_refused_before_anything_is_known_of_it(start, clock):
     bench = start(cost=Known(token=1.0))
     held = await bench.hold()
-    bench.scheduler.check(clock.now + 2)
+    assert bench.scheduler.refusal(clock.now + 2) is None
     assert bench.scheduler.idle
     waiting = bench.ask("12345678")
     await asyncio.sleep(0)
     assert not bench.scheduler.idle
-    with pytest.raises(OverloadedError, match="try again in"):
-        bench.scheduler.check(clock.now + 2)
-    bench.scheduler.check(clock.now + 60)
-    bench.scheduler.check()
+    message, retry_after = bench.scheduler.refusal(clock.now + 2)
+    assert message.endswith(f"try again in {retry_after} s")
+    assert bench.scheduler.refusal(clock.now + 60) is None
+    assert bench.scheduler.refusal() is None
     bench.graph.gate.set()
     await asyncio.gather(held, waiting)
     assert len(bench.graph.runs) == 2

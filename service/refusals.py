@@ -1,0 +1,102 @@
+"""Refusals of requests that are not even parsed: under overload there are several for every answer.
+
+What a refusal costs is taken from the answers, so it is made from the bytes of a request as they came, where they are a
+plain POST to a hot route, and counted later, together with others. Any doubt about the bytes, and all that is not a
+refusal for want of time or place, is left to HTTP's parser and the route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import defaultdict
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.errors import ErrorBody, OverloadedError
+from service.metrics import ModelMetrics
+from service.middleware import REQUEST_ID, RequestMiddleware, request_id_of
+
+Headers = list[tuple[bytes, bytes]]
+
+_COUNT_SECONDS = 0.1
+_POST = "POST"
+_REQUEST = re.compile(
+    rb"""POST\ (?P<path>/[a-z0-9/]*)\ HTTP/1\.1\r\n
+    (?:content-length:\ (?P<length>[0-9]{1,9})\r\n (?!(?:[^\r\n]+\r\n)*content-length)
+    |x-request-timeout-ms:\ (?P<timeout>[1-9][0-9]{0,8})\r\n
+    |x-request-id:\ (?P<id>[^\r\n]*)\r\n
+    |(?P<json>content-type:\ application/json\r\n)
+    |connection:\ keep-alive\r\n
+    |(?:[abdf-svwyz]|(?!content-|connection|expect|te:|transfer-|upgrade|x-re)[cetux])[a-z0-9-]*:[\t\x20-\x7e]*\r\n
+    )*\r\n""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""The head of a request that is plain in all that concerns a refusal."""
+
+_ANSWER = (
+    STATUS_LINE[OverloadedError.status_code]
+    + b"content-length: %d\r\ncontent-type: application/json\r\n"
+    + REQUEST_ID
+    + b": %b\r\nretry-after: %d\r\n%b\r\n%b"
+)
+_BODY = ErrorBody.of(OverloadedError("%b", retry_after=1), "%b").model_dump_json().encode()
+
+
+class Refusals:
+    """Refuses for an app whose middleware is `edge`, in the shape, with the id, and counted as the route does."""
+
+    def __init__(self, edge: RequestMiddleware) -> None:
+        self._edge = edge
+        self._models = edge.state.models
+        self._timeout = edge.state.settings.timeout_seconds
+        self._refused: dict[tuple[str, ModelMetrics], int] = defaultdict(int)
+        self._counting = False
+        self._headers: Headers = []
+        self._written = b""
+
+    def answer(self, data: bytes, headers: Headers) -> bytes | None:
+        """The answer 429, with more `headers`, to a request that is whole and cannot be answered in time, else None.
+
+        Two bundles side by side have queues of their own: with a candidate it is always None.
+        """
+        model = self._models.only
+        if model is None or not model.runner.crowded:
+            return None
+        found = _REQUEST.match(data)
+        if found is None:
+            return None
+        path, length, timeout, request_id, json = found.group("path", "length", "timeout", "id", "json")
+        route = self._edge.direct.get(path)
+        if route is None or json is None or length is None or found.end() + int(length) != len(data):
+            return None
+        refusal = model.runner.refusal(self._deadline(timeout))
+        if refusal is None:
+            return None
+        self._count(route.path, model.metrics)
+        if headers is not self._headers:  # the server makes new ones once a second
+            self._headers, self._written = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
+        named = request_id_of(request_id or b"").encode()
+        body = _BODY % (refusal.message.encode(), named)
+        return _ANSWER % (len(body), named, refusal.retry_after, self._written, body)
+
+    def _deadline(self, milliseconds: bytes | None) -> float | None:
+        seconds = self._timeout
+        if milliseconds is not None and (seconds is None or int(milliseconds) < seconds * 1000):
+            seconds = int(milliseconds) / 1000
+        return None if seconds is None else time.monotonic() + seconds
+
+    def _count(self, path: str, metrics: ModelMetrics) -> None:
+        self._refused[path, metrics] += 1
+        if not self._counting:
+            self._counting = True
+            asyncio.get_running_loop().call_later(_COUNT_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        """Count what has been refused; none took a millisecond."""
+        self._counting = False
+        for (path, metrics), count in self._refused.items():
+            metrics.answer("overloaded", count)
+            self._edge.state.metrics.request(path, _POST, OverloadedError.status_code, 0.0, count)
+        self._refused.clear()
