@@ -74,7 +74,7 @@ def check(exchange: Exchange) -> None:
     model = exchange.state.models.choose(exchange.variant)
     if model.runner.idle:
         return
-    refusal = model.runner.refusal(exchange.deadline())
+    refusal = model.runner.refusal(exchange.seconds())
     if refusal is not None:
         model.metrics.answer("overloaded")
         raise OverloadedError(refusal.message, retry_after=refusal.retry_after)

@@ -160,4 +160,4 @@ def _limited(exchange: Exchange) -> Receive:
 
 def request_id_of(given: bytes) -> str:
     """The client's id when it is short and safe to log, else a new one."""
-    return given.decode() if _SAFE_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):016x}"
+    return given.decode() if given and _SAFE_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):016x}"

@@ -18,13 +18,12 @@ from service.engine.runner import Withdraw
 from service.errors import failure
 from service.exchange import Exchange
 from service.middleware import DISCONNECTED, REQUEST_ID, RequestMiddleware
-from service.refusals import Refusals
+from service.refusals import CLOSE, Refusals
 
 logger = structlog.get_logger(__name__)
 
 _OK = 200
 _POST = "POST"
-_CLOSE = (b"connection", b"close")
 
 
 class Protocol(HttpToolsProtocol):
@@ -48,8 +47,13 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Refuse a request at once, or read on."""
-        if self._reading or self.busy or not self._refuse(data):
-            super().data_received(data)
+        if self._refusals is not None and not self._reading and not self.busy and not self.flow.write_paused:
+            answer = self._refusals.answer(data, self.server_state.default_headers)
+            if answer is not None:
+                self.transport.write(answer)
+                self.on_response_complete()
+                return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Begin to read a request. Its scope is made when it is needed."""
@@ -132,18 +136,6 @@ class Protocol(HttpToolsProtocol):
     def _unset_keepalive_if_required(self) -> None:
         """Leave the timer, which looks how long the connection was idle: a new one for each request costs more."""
 
-    def _refuse(self, data: bytes) -> bool:
-        """Refuse a whole request that cannot be answered in time, if that is what the bytes are."""
-        headers = self.server_state.default_headers
-        if self._refusals is None or self.flow.write_paused or _CLOSE in headers:
-            return False
-        answer = self._refusals.answer(data, headers)
-        if answer is None:
-            return False
-        self.transport.write(answer)
-        self.on_response_complete()
-        return True
-
     def _usual_way(self) -> None:
         """Let uvicorn go on from the headers."""
         url, headers, expect = self.url, self.headers, self.expect_100_continue
@@ -196,7 +188,7 @@ class Protocol(HttpToolsProtocol):
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in known.headers.items())
         self._direct = cycle.withdraw = None  # else each would keep the other until the collector looks
         defaults = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
-        closing = b"" if cycle.keep_alive or _CLOSE in cycle.default_headers else b"connection: close\r\n"
+        closing = b"" if cycle.keep_alive or CLOSE in cycle.default_headers else b"connection: close\r\n"
         self.transport.write(
             b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b%b%b\r\n%b"
             % (
@@ -242,7 +234,7 @@ class _Cycle:
         self.default_headers = default_headers
         self.parts: list[bytes] = []
         self.withdraw: Withdraw | None = None
-        self.keep_alive = _CLOSE not in default_headers
+        self.keep_alive = CLOSE not in default_headers
         self.response_complete = self.disconnected = False
         self.message_event = _NOBODY
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import defaultdict
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service.engine.runner import Refusal
 from service.errors import ErrorBody, OverloadedError
 from service.metrics import ModelMetrics
 from service.middleware import REQUEST_ID, RequestMiddleware, request_id_of
 
 Headers = list[tuple[bytes, bytes]]
+CLOSE = (b"connection", b"close")
 
 _COUNT_SECONDS = 0.1
 _POST = "POST"
@@ -35,13 +36,15 @@ _REQUEST = re.compile(
 )
 """The head of a request that is plain in all that concerns a refusal."""
 
+_BODY = ErrorBody.of(OverloadedError("%b", retry_after=1), "%%b").model_dump_json().encode()
+_FRAME = len(_BODY) - len(b"%b%%b")
 _ANSWER = (
     STATUS_LINE[OverloadedError.status_code]
-    + b"content-length: %d\r\ncontent-type: application/json\r\n"
+    + b"content-length: %%d\r\ncontent-type: application/json\r\n"
     + REQUEST_ID
-    + b": %b\r\nretry-after: %d\r\n%b\r\n%b"
+    + b": %%b\r\nretry-after: %d\r\n%b\r\n"
+    + _BODY
 )
-_BODY = ErrorBody.of(OverloadedError("%b", retry_after=1), "%b").model_dump_json().encode()
 
 
 class Refusals:
@@ -54,15 +57,16 @@ class Refusals:
         self._refused: dict[tuple[str, ModelMetrics], int] = defaultdict(int)
         self._counting = False
         self._headers: Headers = []
-        self._written = b""
+        self._refusal: Refusal | None = None
+        self._answer = b""
 
     def answer(self, data: bytes, headers: Headers) -> bytes | None:
         """The answer 429, with more `headers`, to a request that is whole and cannot be answered in time, else None.
 
-        Two bundles side by side have queues of their own: with a candidate it is always None.
+        It is always None with a candidate, for two bundles have queues of their own, and while connections are closed.
         """
         model = self._models.only
-        if model is None or not model.runner.crowded:
+        if model is None or not model.runner.crowded or CLOSE in headers:
             return None
         found = _REQUEST.match(data)
         if found is None:
@@ -71,21 +75,24 @@ class Refusals:
         route = self._edge.direct.get(path)
         if route is None or json is None or length is None or found.end() + int(length) != len(data):
             return None
-        refusal = model.runner.refusal(self._deadline(timeout))
+        seconds = self._timeout
+        if timeout is not None:
+            asked = int(timeout) / 1000
+            seconds = asked if seconds is None else min(asked, seconds)
+        refusal = model.runner.refusal(seconds)
         if refusal is None:
             return None
         self._count(route.path, model.metrics)
-        if headers is not self._headers:  # the server makes new ones once a second
-            self._headers, self._written = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
         named = request_id_of(request_id or b"").encode()
-        body = _BODY % (refusal.message.encode(), named)
-        return _ANSWER % (len(body), named, refusal.retry_after, self._written, body)
+        return self._written(refusal, headers) % (len(refusal.message) + _FRAME + len(named), named, named)
 
-    def _deadline(self, milliseconds: bytes | None) -> float | None:
-        seconds = self._timeout
-        if milliseconds is not None and (seconds is None or int(milliseconds) < seconds * 1000):
-            seconds = int(milliseconds) / 1000
-        return None if seconds is None else time.monotonic() + seconds
+    def _written(self, refusal: Refusal, headers: Headers) -> bytes:
+        """An answer but for its length and twice its id; several in a row have the same."""
+        if refusal is not self._refusal or headers is not self._headers:
+            more = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._refusal, self._headers = refusal, headers
+            self._answer = _ANSWER % (refusal.retry_after, more.replace(b"%", b"%%"), refusal.message.encode())
+        return self._answer
 
     def _count(self, path: str, metrics: ModelMetrics) -> None:
         self._refused[path, metrics] += 1

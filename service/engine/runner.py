@@ -55,13 +55,16 @@ class Runner(Protocol):
     crowded: bool
     """Whether it refused a request a moment ago."""
 
+    relieved: bool
+    """Whether a thread runs the graph in the event loop's place, on the same core."""
+
     def start(self) -> None:
         """Begin; requests come from the running event loop."""
 
-    def refusal(self, deadline: float | None = None) -> Refusal | None:
+    def refusal(self, seconds: float | None = None) -> Refusal | None:
         """Why a request of which nothing is known yet gets no answer, before any work is done for it.
 
-        None where a text of the usual length would be answered in time.
+        None where a text of the usual length would be answered within so many seconds.
         """
 
     def submit(

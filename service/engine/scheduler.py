@@ -44,6 +44,7 @@ _CALM_SECONDS = 1.0
 _RELIEF_SECONDS = 0.002
 """A longer run on the event loop is too long for a refusal to wait for."""
 
+_MOST_REFUSALS = 64
 _NICE = 10
 """What a thread adds to its niceness that shares a core with the event loop."""
 
@@ -77,11 +78,11 @@ class Scheduler:
         self._turns = not workers
         """Whether the event loop runs the graph itself as a rule."""
 
-        self._own_runs = self._turns
-        """Whether it does now."""
-
-        self.crowded = False
+        self.crowded = self.relieved = False
         self._refused = -math.inf
+        self._refusals: dict[float | None, Refusal | None] = {}
+        """What `refusal` says, until the queue is another."""
+
         self._busy_since: list[float | None] = [None] * max(workers, 1)
         self._free_since = [0.0] * max(workers, 1)
         self._turning = False
@@ -165,13 +166,18 @@ class Scheduler:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
 
-    def refusal(self, deadline: float | None = None) -> Refusal | None:
+    def refusal(self, seconds: float | None = None) -> Refusal | None:
         """Why a request of which nothing is known yet gets no answer; see `Runner`."""
         waiting = len(self._waiting)
         if not waiting or self._stopped:
             return None
-        usual = self._waiting_tokens // waiting
-        return self._refusal(1, usual, math.inf if deadline is None else deadline, time.monotonic())
+        if self._turned is not None or seconds not in self._refusals:
+            if len(self._refusals) >= _MOST_REFUSALS:
+                self._refusals.clear()
+            usual = self._waiting_tokens // waiting
+            now = time.monotonic()
+            self._refusals[seconds] = self._refusal(1, usual, math.inf if seconds is None else now + seconds, now)
+        return self._refusals[seconds]
 
     def _admit(self, count: int, tokens: int, deadline: float, now: float) -> None:
         """Refuse texts before any work is done for them, unless they will be answered in time."""
@@ -206,9 +212,9 @@ class Scheduler:
         """Expect more refusals; where they would wait for a run on the event loop, let a thread run the graph."""
         self.crowded = True
         self._loop.call_later(_CALM_SECONDS, self._calm)
-        if self._own_runs and self._graph_cost.seconds(self._limits.tokens, 1) > _RELIEF_SECONDS:
+        if self._turns and self._graph_cost.seconds(self._limits.tokens, 1) > _RELIEF_SECONDS:
             with self._queue:
-                self._own_runs = False
+                self.relieved = True
                 self._queue.notify_all()
             if not self._threads:
                 self._threads.append(self._thread(0, _NICE))
@@ -220,11 +226,9 @@ class Scheduler:
         if left > 0:
             self._loop.call_later(left, self._calm)
             return
-        self.crowded = False
-        if self._turns:
-            with self._queue:
-                self._own_runs = True
-            self._next_turn()
+        with self._queue:
+            self.crowded = self.relieved = False
+        self._next_turn()
 
     def _predict(self, texts: int, tokens: int) -> float:
         """Seconds until so many texts, of so many tokens, have been answered, beside what is being run."""
@@ -232,15 +236,16 @@ class Scheduler:
         runs = min(texts, max(-(-texts // limits.rows), -(-tokens // limits.tokens)))
         if None in self._busy_since:
             return self._cost.seconds(tokens / shared, runs / shared)
-        # What runs now is over, on average, after half a run.
-        return self._cost.seconds(tokens / shared + min(limits.tokens, tokens) / 2, runs / shared + 0.5)
+        # What runs now may just have begun.
+        return self._cost.seconds(tokens / shared + min(limits.tokens, tokens), runs / shared + 1)
 
     def _put(self, items: list[Item]) -> None:
         self._open.add(items[0].request)
         with self._queue:
             self._waiting.extend(items)
             self._waiting_tokens += sum(item.tokens for item in items)
-            if not self._own_runs:
+            self._refusals.clear()
+            if not self._by_turns:
                 self._queue.notify(len(items))
         if self._looking is None and items[0].request.leaving is not None:
             self._looking = self._loop.call_later(_WATCH_SECONDS, self._look)
@@ -268,6 +273,7 @@ class Scheduler:
             self._waiting_tokens -= sum(item.tokens for item in self._waiting if item.request is request)
             self._waiting.clear()
             self._waiting.extend(kept)
+            self._refusals.clear()
 
     def _look(self) -> None:
         """Begin to watch the clients of requests that wait for long."""
@@ -281,16 +287,21 @@ class Scheduler:
         await leaving()
         self._finish(request, ClientDisconnect())
 
+    @property
+    def _by_turns(self) -> bool:
+        """Whether the event loop runs the graph now."""
+        return self._turns and not self.relieved
+
     def _next_turn(self) -> None:
         """See to it that the event loop runs what waits, where that is its task."""
-        if self._own_runs and self._waiting and not self._turning and not self._stopped:
+        if self._by_turns and self._waiting and not self._turning and not self._stopped:
             self._turning = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Run one batch on the event loop; what has arrived meanwhile is read before the next."""
         self._turning = False
-        if self._own_runs and self._waiting and not self._stopped:
+        if self._by_turns and self._waiting and not self._stopped:
             self._turned = time.monotonic()
             with self._queue:
                 items = self._pop()
@@ -317,7 +328,7 @@ class Scheduler:
     def _wait(self) -> list[Item]:
         """Wait for work and take the oldest of it; nothing when there will be no more."""
         with self._queue:
-            while (self._own_runs or not self._waiting) and not self._stopped:
+            while (self._by_turns or not self._waiting) and not self._stopped:
                 self._queue.wait()
             return [] if self._stopped else self._pop()
 
@@ -326,6 +337,7 @@ class Scheduler:
         count = min(window(self._waiting, self._limits), len(self._waiting))
         items = [self._waiting.popleft() for _ in range(count)]
         self._waiting_tokens -= sum(item.tokens for item in items)
+        self._refusals.clear()
         return items
 
     def _push_back(self, items: list[Item]) -> None:
@@ -333,7 +345,8 @@ class Scheduler:
         with self._queue:
             items = [item for item in items if not item.request.settled]
             self._waiting_tokens += sum(item.tokens for item in items)
-            if not self._own_runs:
+            self._refusals.clear()
+            if not self._by_turns:
                 self._queue.notify(len(items))
             if items and self._waiting and age(self._waiting[0]) < age(items[-1]):
                 items = [*merge(items, self._waiting, key=age)]

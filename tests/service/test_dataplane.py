@@ -251,8 +251,8 @@ def test_a_limit_that_is_exceeded_is_named_to_who_submits(exchange, model):
 def test_a_request_is_refused_before_its_body_is_parsed_only_where_others_wait(exchange, model):
     asked = exchange([(b"x-request-timeout-ms", b"2000")])
 
-    def refuse(deadline):
-        assert deadline == BEGAN + 2
+    def refuse(seconds):
+        assert seconds == 2
         return Refusal("full", 1)
 
     model.runner.refusal, model.runner.idle = refuse, True
@@ -260,6 +260,6 @@ def test_a_request_is_refused_before_its_body_is_parsed_only_where_others_wait(e
     model.runner.idle = False
     with pytest.raises(OverloadedError, match=r"^full$"):
         dataplane.check(asked)
-    model.runner.refusal = lambda deadline: None
+    model.runner.refusal = lambda seconds: None
     dataplane.check(asked)
     assert model.counts("answers_total") == {"overloaded": 1}
