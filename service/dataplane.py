@@ -66,20 +66,6 @@ async def classify(
     return Answer(task.model.manifest, predictions)
 
 
-def check(exchange: Exchange) -> None:
-    """Refuse a request before its body is parsed, when no answer can be had in time.
-
-    Raises OverloadedError and counts it, and InvalidRequestError, NotReadyError.
-    """
-    model = exchange.state.models.choose(exchange.variant)
-    if model.runner.idle:
-        return
-    refusal = model.runner.refusal(exchange.seconds())
-    if refusal is not None:
-        model.metrics.answer("overloaded")
-        raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
-
-
 def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:
     """Do the same and tell `done`, which is called later, once; what it gives withdraws the request.
 
@@ -151,7 +137,7 @@ class _Task:
         model.metrics.answer_seconds.observe(time.monotonic() - exchange.began)
         for text, prediction in zip(self.texts, predictions, strict=True):
             model.metrics.prediction(prediction)
-            model.shadow.observe(exchange.request_id, text, prediction)
+            model.shadow.observe(text, prediction)
 
 
 def check_limits(texts: Sequence[str], settings: Settings, name: str) -> None:

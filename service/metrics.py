@@ -44,13 +44,21 @@ class Quick(Histogram):
         self._buckets[bisect_left(self._upper_bounds, amount)].inc(times)
 
 
+class QuickCounter(Counter):
+    """A counter that always has its labels, and no exemplars."""
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        """Count so many."""
+        self._value.inc(amount)
+
+
 class Metrics:
     """What is counted of HTTP, whichever model answers, with its labelled children bound once."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests = Counter(
+        self._requests = QuickCounter(
             "reflux_http_requests_total",
             "Requests answered.",
             ["route", "method", "code"],
@@ -130,12 +138,14 @@ class ModelMetrics:
         )
         self.inflight = Gauge("reflux_inference_inflight", "Texts admitted and not yet answered.", registry=registry)
         self.queue_depth = Gauge("reflux_queue_depth", "Texts waiting for a thread.", registry=registry)
-        answers = Counter("reflux_answers_total", "Requests by what became of them.", ["outcome"], registry=registry)
+        answers = QuickCounter(
+            "reflux_answers_total", "Requests by what became of them.", ["outcome"], registry=registry
+        )
         self._answers = {outcome: answers.labels(outcome) for outcome in OUTCOMES}
         self.answer_seconds = Quick(
             "reflux_answer_seconds", "From admission to the answer, per request.", buckets=SECONDS, registry=registry
         )
-        predictions = Counter("reflux_predictions_total", "Texts answered.", ["label"], registry=registry)
+        predictions = QuickCounter("reflux_predictions_total", "Texts answered.", ["label"], registry=registry)
         self._labels = [predictions.labels(label) for label in manifest.labels]
         self._tokens = Quick(
             "reflux_input_tokens", "Tokens that the graph read of a text.", buckets=TOKENS, registry=registry

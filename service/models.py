@@ -49,9 +49,8 @@ class Model:
         self._registry = CollectorRegistry()
         self.metrics = ModelMetrics(self._registry, self.manifest, variant)
         self.runner: Runner = _runner(loaded, settings, self.metrics)
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._users = 0
+        self._last_left: asyncio.Future[None] | None = None
         self._new_shadow()
 
     @property
@@ -62,13 +61,12 @@ class Model:
     def enter(self) -> None:
         """Count a request that this model answers: it is not released before `leave`."""
         self._users += 1
-        self._idle.clear()
 
     def leave(self) -> None:
         """Count a request that was answered."""
         self._users -= 1
-        if not self._users:
-            self._idle.set()
+        if not self._users and self._last_left is not None and not self._last_left.done():
+            self._last_left.set_result(None)
 
     async def start_shadow(self) -> None:
         """Begin to shadow, also anew after `shadow.stop`. Raises ShadowError."""
@@ -81,11 +79,17 @@ class Model:
         await self.shadow.stop()
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                await self._unused()
         except TimeoutError:
             if seconds:
                 logger.error("requests cut", version=self.manifest.version, requests=self._users)
         await self.runner.close()
+
+    async def _unused(self) -> None:
+        """Wait until no request is answered by this model."""
+        while self._users:
+            self._last_left = asyncio.get_running_loop().create_future()
+            await self._last_left
 
     def _new_shadow(self) -> None:
         settings = self._settings.shadow
@@ -134,10 +138,13 @@ class Models:
 
         Raises NotReadyError before there is one, InvalidRequestError for a variant that there is not.
         """
-        if not self.loaded:
+        only = self.only
+        if only is not None and wanted is None:
+            return only
+        if not self._serving:
             raise NotReadyError("the bundle is not loaded yet; try again in a moment")
         if wanted is None:
-            candidate = len(self._serving) > 1 and random.random() < self._settings.candidate_share
+            candidate = random.random() < self._settings.candidate_share
             return self._serving[Variant.CANDIDATE if candidate else Variant.STABLE]
         if wanted not in self._serving:
             raise InvalidRequestError(f"there is no variant {wanted[:64]!r}; there is {', '.join(self._serving)}")

@@ -17,8 +17,9 @@ from service.api.hot import HotRoute
 from service.engine.runner import Withdraw
 from service.errors import failure
 from service.exchange import Exchange
+from service.headers import CLOSE, Headers, written
 from service.middleware import DISCONNECTED, REQUEST_ID, RequestMiddleware
-from service.refusals import CLOSE, Refusals
+from service.refusals import Refusals
 
 logger = structlog.get_logger(__name__)
 
@@ -187,7 +188,7 @@ class Protocol(HttpToolsProtocol):
             code, outcome = known.status_code, content.encode()
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in known.headers.items())
         self._direct = cycle.withdraw = None  # else each would keep the other until the collector looks
-        defaults = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
+        defaults = written(cycle.default_headers)
         closing = b"" if cycle.keep_alive or CLOSE in cycle.default_headers else b"connection: close\r\n"
         self.transport.write(
             b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b%b%b\r\n%b"
@@ -228,7 +229,7 @@ class _Cycle:
         "withdraw",
     )
 
-    def __init__(self, route: HotRoute, exchange: Exchange, default_headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, route: HotRoute, exchange: Exchange, default_headers: Headers) -> None:
         self.route = route
         self.exchange = exchange
         self.default_headers = default_headers

@@ -15,24 +15,22 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.engine.runner import Refusal
 from service.errors import ErrorBody, OverloadedError
+from service.headers import CLOSE, Headers, written
 from service.metrics import ModelMetrics
 from service.middleware import REQUEST_ID, RequestMiddleware, request_id_of
-
-Headers = list[tuple[bytes, bytes]]
-CLOSE = (b"connection", b"close")
 
 _COUNT_SECONDS = 0.1
 _POST = "POST"
 _REQUEST = re.compile(
     rb"""POST\ (?P<path>/[a-z0-9/]*)\ HTTP/1\.1\r\n
-    (?:content-length:\ (?P<length>[0-9]{1,9})\r\n (?!(?:[^\r\n]+\r\n)*content-length)
+    (?i:content-length:\ (?P<length>[0-9]{1,9})\r\n (?!(?:[^\r\n]+\r\n)*content-length)
     |x-request-timeout-ms:\ (?P<timeout>[1-9][0-9]{0,8})\r\n
-    |x-request-id:\ (?P<id>[^\r\n]*)\r\n
+    |x-request-id:\ (?P<id>[\t\x20-\x7e]*)\r\n
     |(?P<json>content-type:\ application/json\r\n)
     |connection:\ keep-alive\r\n
-    |(?:[abdf-svwyz]|(?!content-|connection|expect|te:|transfer-|upgrade|x-re)[cetux])[a-z0-9-]*:[\t\x20-\x7e]*\r\n
+    |(?:[abdf-svwyz]|(?!content-|connection|expect|te:|transfer-|upgrade|x-reflux-|x-request-)[cetux])[a-z0-9-]*:[\t\x20-\x7e]*\r\n
     )*\r\n""",
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE,
 )
 """The head of a request that is plain in all that concerns a refusal."""
 
@@ -59,6 +57,7 @@ class Refusals:
         self._headers: Headers = []
         self._refusal: Refusal | None = None
         self._answer = b""
+        self._length = 0
 
     def answer(self, data: bytes, headers: Headers) -> bytes | None:
         """The answer 429, with more `headers`, to a request that is whole and cannot be answered in time, else None.
@@ -75,6 +74,8 @@ class Refusals:
         route = self._edge.direct.get(path)
         if route is None or json is None or length is None or found.end() + int(length) != len(data):
             return None
+        if int(length) > self._edge.max_body_bytes:
+            return None
         seconds = self._timeout
         if timeout is not None:
             asked = int(timeout) / 1000
@@ -84,14 +85,15 @@ class Refusals:
             return None
         self._count(route.path, model.metrics)
         named = request_id_of(request_id or b"").encode()
-        return self._written(refusal, headers) % (len(refusal.message) + _FRAME + len(named), named, named)
+        return self._written(refusal, headers) % (self._length + len(named), named, named)
 
     def _written(self, refusal: Refusal, headers: Headers) -> bytes:
         """An answer but for its length and twice its id; several in a row have the same."""
         if refusal is not self._refusal or headers is not self._headers:
-            more = b"".join(b"%b: %b\r\n" % header for header in headers)
-            self._refusal, self._headers = refusal, headers
-            self._answer = _ANSWER % (refusal.retry_after, more.replace(b"%", b"%%"), refusal.message.encode())
+            more = written(headers).replace(b"%", b"%%")
+            message = refusal.message.encode()
+            self._refusal, self._headers, self._length = refusal, headers, _FRAME + len(message)
+            self._answer = _ANSWER % (refusal.retry_after, more, message.replace(b"%", b"%%"))
         return self._answer
 
     def _count(self, path: str, metrics: ModelMetrics) -> None:

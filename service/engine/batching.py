@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 CHARACTERS_PER_TOKEN = 4
@@ -30,6 +31,8 @@ class Sized(Protocol):
 
 Item = TypeVar("Item", bound=Sized)
 
+_tokens = attrgetter("tokens")
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -44,13 +47,16 @@ class Limits:
 
     def paid(self, batch: Sequence[Sized]) -> int:
         """The tokens that a run of a batch pays for."""
-        if self.packed:
-            return sum(item.tokens for item in batch)
-        return len(batch) * max(item.tokens for item in batch)
+        return tokens_of(batch) if self.packed else len(batch) * max(map(_tokens, batch))
 
 
 ALONE = Limits(tokens=1, rows=1)
 """Every text has a run of its own."""
+
+
+def tokens_of(items: Iterable[Sized]) -> int:
+    """The tokens of all together."""
+    return sum(map(_tokens, items))
 
 
 def estimate_tokens(text: str, most: int) -> int:
@@ -76,6 +82,8 @@ def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[
     Those nearest to the oldest in length join first. `slack` is what a run costs beside its tokens, in tokens: so much
     padding may each of them bring.
     """
+    if len(waiting) == 1:
+        return [waiting[0]], []
     if limits.packed:
         return _oldest(waiting, limits)
     oldest = waiting[0]

@@ -48,10 +48,6 @@ class Runner(Protocol):
     def alive(self) -> bool:
         """Whether it can go on answering."""
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits."""
-
     crowded: bool
     """Whether it refused a request a moment ago."""
 

@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from heapq import merge
-from threading import Condition, Thread, get_native_id
+from threading import Condition, Lock, Thread
 
 from starlette.requests import ClientDisconnect
 
 from export.runtime import Encoded, Prediction
-from service.engine.batching import Limits, choose, estimate_tokens, window
+from service.engine.batching import Limits, choose, estimate_tokens, tokens_of, window
 from service.engine.cost import Cost, whole_seconds
 from service.engine.runner import Done, Leaving, Refusal, Runs, Staged, Withdraw
 from service.engine.work import Item, Outcome, Request, Run, age
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.metrics import ModelMetrics
+from service.niceness import give_way
 
 _JOIN_SECONDS = 5.0
 _WATCH_SECONDS = 0.05
@@ -45,8 +44,6 @@ _RELIEF_SECONDS = 0.002
 """A longer run on the event loop is too long for a refusal to wait for."""
 
 _MOST_REFUSALS = 64
-_NICE = 10
-"""What a thread adds to its niceness that shares a core with the event loop."""
 
 
 class Scheduler:
@@ -70,7 +67,8 @@ class Scheduler:
         self._max_tokens = max_tokens
         self._queue_limit = queue_limit
         self._stall_seconds = stall_seconds
-        self._queue = Condition()
+        self._lock = Lock()
+        self._queue = Condition(self._lock)
         self._waiting: deque[Item] = deque()
         self._waiting_tokens = 0
         self._stopped = False
@@ -79,8 +77,11 @@ class Scheduler:
         """Whether the event loop runs the graph itself as a rule."""
 
         self.crowded = self.relieved = False
+        self._by_turns = self._turns
+        """Whether it does now."""
+
         self._refused = -math.inf
-        self._refusals: dict[float | None, Refusal | None] = {}
+        self._refusals: dict[float | None, Refusal] = {}
         """What `refusal` says, until the queue is another."""
 
         self._busy_since: list[float | None] = [None] * max(workers, 1)
@@ -112,11 +113,6 @@ class Scheduler:
         stalled = time.monotonic() - oldest > self._stall_seconds
         return not self._stopped and not stalled and all(thread.is_alive() for thread in self._threads)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no text waits for a run."""
-        return not self._waiting
-
     def submit(
         self,
         texts: Sequence[str],
@@ -129,9 +125,12 @@ class Scheduler:
         """Take in texts; see `Runner`."""
         now = time.monotonic()
         request = Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
-        items = [Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
-        self._admit(len(items), sum(item.tokens for item in items), request.deadline, now)
-        self._put(items)
+        items, tokens = [], 0
+        for index, text in enumerate(texts):
+            items.append(Item(request, index, estimate_tokens(text, self._max_tokens)))
+            tokens += items[-1].tokens
+        self._admit(len(items), tokens, request.deadline, now)
+        self._put(items, tokens)
         return partial(self._close, request)
 
     async def classify(
@@ -171,13 +170,16 @@ class Scheduler:
         waiting = len(self._waiting)
         if not waiting or self._stopped:
             return None
-        if self._turned is not None or seconds not in self._refusals:
-            if len(self._refusals) >= _MOST_REFUSALS:
-                self._refusals.clear()
+        refusal = self._refusals.get(seconds) if self._turned is None else None
+        if refusal is None:
             usual = self._waiting_tokens // waiting
             now = time.monotonic()
-            self._refusals[seconds] = self._refusal(1, usual, math.inf if seconds is None else now + seconds, now)
-        return self._refusals[seconds]
+            refusal = self._refusal(1, usual, math.inf if seconds is None else now + seconds, now)
+            if refusal is not None and len(self._refusals) < _MOST_REFUSALS:
+                self._refusals[seconds] = refusal
+        else:
+            self._refused = time.monotonic()
+        return refusal
 
     def _admit(self, count: int, tokens: int, deadline: float, now: float) -> None:
         """Refuse texts before any work is done for them, unless they will be answered in time."""
@@ -190,6 +192,8 @@ class Scheduler:
     def _refusal(self, count: int, tokens: int, deadline: float, now: float) -> Refusal | None:
         """Why there is no place for so many texts, or no time."""
         waiting = len(self._waiting)
+        if deadline == math.inf and waiting + count <= self._queue_limit:
+            return None
         seconds = self._predict(waiting + count, self._waiting_tokens + tokens)
         seconds *= 1 + self._cost.spread  # a machine that is slow now stays so for the runs before this one
         if self._turned is not None:  # it may have come as the last run on the event loop began
@@ -213,11 +217,11 @@ class Scheduler:
         self.crowded = True
         self._loop.call_later(_CALM_SECONDS, self._calm)
         if self._turns and self._graph_cost.seconds(self._limits.tokens, 1) > _RELIEF_SECONDS:
-            with self._queue:
-                self.relieved = True
+            with self._lock:
+                self.relieved, self._by_turns = True, False
                 self._queue.notify_all()
             if not self._threads:
-                self._threads.append(self._thread(0, _NICE))
+                self._threads.append(self._thread(0, relief=True))
                 self._threads[0].start()
 
     def _calm(self) -> None:
@@ -226,8 +230,9 @@ class Scheduler:
         if left > 0:
             self._loop.call_later(left, self._calm)
             return
-        with self._queue:
+        with self._lock:
             self.crowded = self.relieved = False
+            self._by_turns = self._turns
         self._next_turn()
 
     def _predict(self, texts: int, tokens: int) -> float:
@@ -239,11 +244,11 @@ class Scheduler:
         # What runs now may just have begun.
         return self._cost.seconds(tokens / shared + min(limits.tokens, tokens), runs / shared + 1)
 
-    def _put(self, items: list[Item]) -> None:
+    def _put(self, items: list[Item], tokens: int) -> None:
         self._open.add(items[0].request)
-        with self._queue:
+        with self._lock:
             self._waiting.extend(items)
-            self._waiting_tokens += sum(item.tokens for item in items)
+            self._waiting_tokens += tokens
             self._refusals.clear()
             if not self._by_turns:
                 self._queue.notify(len(items))
@@ -268,9 +273,9 @@ class Scheduler:
             request.watch = None  # a cancelled task keeps its frame, and that this request and the scheduler
         if len(request.predictions) == len(request.texts):
             return
-        with self._queue:
+        with self._lock:
             kept = [item for item in self._waiting if item.request is not request]
-            self._waiting_tokens -= sum(item.tokens for item in self._waiting if item.request is request)
+            self._waiting_tokens -= tokens_of(self._waiting) - tokens_of(kept)
             self._waiting.clear()
             self._waiting.extend(kept)
             self._refusals.clear()
@@ -287,11 +292,6 @@ class Scheduler:
         await leaving()
         self._finish(request, ClientDisconnect())
 
-    @property
-    def _by_turns(self) -> bool:
-        """Whether the event loop runs the graph now."""
-        return self._turns and not self.relieved
-
     def _next_turn(self) -> None:
         """See to it that the event loop runs what waits, where that is its task."""
         if self._by_turns and self._waiting and not self._turning and not self._stopped:
@@ -303,19 +303,18 @@ class Scheduler:
         self._turning = False
         if self._by_turns and self._waiting and not self._stopped:
             self._turned = time.monotonic()
-            with self._queue:
+            with self._lock:
                 items = self._pop()
             self._settle(self._run(items, 0))
-        self._next_turn()
         if not self._turning:
             self._turned = None
 
-    def _thread(self, number: int, nice: int = 0) -> Thread:
-        return Thread(target=self._work, args=(number, nice), name=f"inference-{number}", daemon=True)
+    def _thread(self, number: int, relief: bool = False) -> Thread:
+        return Thread(target=self._work, args=(number, relief), name=f"inference-{number}", daemon=True)
 
-    def _work(self, number: int, nice: int) -> None:
-        if nice and sys.platform == "linux":  # where niceness is a thread's own
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), nice)
+    def _work(self, number: int, relief: bool) -> None:
+        if relief:
+            give_way()
         try:
             while items := self._wait():
                 self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
@@ -327,24 +326,25 @@ class Scheduler:
 
     def _wait(self) -> list[Item]:
         """Wait for work and take the oldest of it; nothing when there will be no more."""
-        with self._queue:
+        with self._lock:
             while (self._by_turns or not self._waiting) and not self._stopped:
                 self._queue.wait()
             return [] if self._stopped else self._pop()
 
     def _pop(self) -> list[Item]:
         """Take the oldest texts off the queue, whose condition is held."""
-        count = min(window(self._waiting, self._limits), len(self._waiting))
+        waiting = len(self._waiting)
+        count = min(window(self._waiting, self._limits), waiting) if waiting > 1 else waiting
         items = [self._waiting.popleft() for _ in range(count)]
-        self._waiting_tokens -= sum(item.tokens for item in items)
+        self._waiting_tokens -= tokens_of(items)
         self._refusals.clear()
         return items
 
     def _push_back(self, items: list[Item]) -> None:
         """Put texts back at their place: another thread may have put back older ones, and clients may have left."""
-        with self._queue:
+        with self._lock:
             items = [item for item in items if not item.request.settled]
-            self._waiting_tokens += sum(item.tokens for item in items)
+            self._waiting_tokens += tokens_of(items)
             self._refusals.clear()
             if not self._by_turns:
                 self._queue.notify(len(items))
@@ -356,7 +356,7 @@ class Scheduler:
     def _run(self, items: list[Item], number: int) -> Run:
         """Tokenise what was not, run the next batch of it, and put the others back."""
         run = Run(began=time.monotonic())
-        tokens = min(sum(item.tokens for item in items), self._limits.tokens)
+        tokens = min(tokens_of(items), self._limits.tokens)
         run.due = run.began + self._graph_cost.seconds(tokens, 1)
         self._busy_since[number] = run.began
         ready = [item for item in items if self._prepare(item, run)]
@@ -421,6 +421,7 @@ class Scheduler:
                 failure = InferenceFailedError.of(item.index, len(request.texts))
                 failure.__cause__ = outcome
                 self._finish(request, failure)
+        self._next_turn()
         self._count(run)
 
     def _count(self, run: Run) -> None:
@@ -432,7 +433,7 @@ class Scheduler:
             self._metrics.queue_seconds.observe(run.began - item.request.submitted)
 
     def _stop(self, failure: Exception) -> None:
-        with self._queue:
+        with self._lock:
             self._stopped = True
             self._queue.notify_all()
         for request in list(self._open):

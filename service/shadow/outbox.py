@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
 from pathlib import Path
 
 from service.shadow.errors import OutboxError
@@ -89,7 +88,7 @@ class Outbox:
             connection.executemany(
                 "INSERT INTO rows (bundle, id, time, text, probabilities, band, propensity, split)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                [(self._bundle, *astuple(row)) for row in rows],
+                [(self._bundle, *row) for row in rows],
             )
             connection.executemany("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?, ?, ?)", tallies)
 
@@ -116,7 +115,7 @@ class Outbox:
                 "UPDATE rows SET outcome = ?, answered = ?, answer = ?, method = ?, agree = ?, kl = ?, js = ?,"
                 " tokens = ?, cost_usd = ?, seconds = ?, teacher = ?, text = CASE WHEN ? THEN text END"
                 " WHERE seq = ? AND bundle = ? AND outcome IS NULL",
-                (*astuple(ending), self._teacher, self._keep_text, seq, self._bundle),
+                (*ending, self._teacher, self._keep_text, seq, self._bundle),
             )
             return changed.rowcount == 1
 

@@ -77,13 +77,13 @@ class ShadowPipeline:
             await running.stop(self._settings.stop_seconds)
             self._metrics.running = None  # and with it the teacher, who may be large
 
-    def observe(self, request_id: str, text: str, prediction: Prediction) -> None:
+    def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if the coin says so, queue it for the teacher. Never raises, never waits."""
         try:
             band, expected = self._sampler.place(prediction.score)
             self._ledger.request(band, expected)
             if self._running is not None and self._sampler.toss(band):
-                self._queue(self._running, request_id, text, prediction, band)
+                self._queue(self._running, text, prediction, band)
         except Exception:
             self._ledger.defects += 1
             if self._ledger.defects == 1:  # the counter tells of the others
@@ -95,11 +95,11 @@ class ShadowPipeline:
             self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.running
         )
 
-    def _queue(self, running: Running, request_id: str, text: str, prediction: Prediction, band: int) -> None:
-        # Request ids come from clients and may repeat, so they alone do not make a key.
+    def _queue(self, running: Running, text: str, prediction: Prediction, band: int) -> None:
+        # Not the request's id: that comes from the client, and may repeat.
         self._sampled += 1
         record = Record(
-            key=f"{self._manifest.version}/{self._process}/{request_id}/{self._sampled}",
+            id=f"{self._process}-{self._sampled:012x}",
             time=time.time(),
             text=text,
             probabilities=prediction.probabilities.astype("<f4").tobytes(),

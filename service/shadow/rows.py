@@ -6,7 +6,7 @@ weights, and `split`, of which `eval` is never to be trained on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from service.shadow.ledger import Outcome
 
@@ -57,8 +57,7 @@ TABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
+class NewRow(NamedTuple):
     """A sampled text as it is stored; the text is redacted, `probabilities` are the bytes of float32 [K]."""
 
     id: str
@@ -70,8 +69,7 @@ class NewRow:
     split: str
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingRow:
+class WaitingRow(NamedTuple):
     """A stored text that has no outcome yet."""
 
     seq: int
@@ -82,8 +80,7 @@ class WaitingRow:
     propensity: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """The outcome of a row at `answered` (Unix seconds), with the answer and its comparison where there is one."""
 
     outcome: Outcome

@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from service.niceness import give_way
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class OutboxThread:
-    """Runs calls one after the other, in the order they came."""
+    """Runs calls one after the other, in the order they came, while answers want no core."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow-outbox")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow-outbox", initializer=give_way)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in the thread and return its result; once begun it ends, even if this is cancelled."""

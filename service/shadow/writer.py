@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -25,18 +24,16 @@ from service.shadow.rows import NewRow
 from service.shadow.settings import ShadowSettings
 from service.shadow.thread import OutboxThread
 
-BATCH_ROWS = 200
+BATCH_ROWS = 128
 EVAL_ONE_IN = 10
-NAMESPACE = uuid.UUID("5f0c7a1e-6c5b-4f43-9d3c-2b0a6f6e8d11")
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A sampled text in memory, not yet redacted. `key` is unique to this request and text."""
+class Record(NamedTuple):
+    """A sampled text in memory, not yet redacted. No other has its `id`, and those of a process are in order."""
 
-    key: str
+    id: str
     time: float
     text: str
     probabilities: bytes
@@ -162,7 +159,7 @@ class Writer:
         """Make the row of a record. Its split depends on the redacted text alone, so that equal texts share it."""
         digest = hashlib.blake2b(text.encode(), key=self._split_key, digest_size=8).digest()
         return NewRow(
-            id=str(uuid.uuid5(NAMESPACE, record.key)),
+            id=record.id,
             time=record.time,
             text=text,
             probabilities=record.probabilities,

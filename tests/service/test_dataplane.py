@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 
 from export.runtime import Prediction
 from service import dataplane
-from service.engine.runner import Refusal
 from service.errors import DeadlineError, InferenceFailedError, InvalidRequestError, NotReadyError, OverloadedError
 from service.exchange import Exchange
 from service.metrics import OUTCOMES, ModelMetrics
@@ -104,7 +103,7 @@ async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(exc
     model.outcome = [prediction(1), prediction(3, tokens=32, truncated=True), prediction(1)]
     answer = await dataplane.classify(exchange(), ["a", "b", "c"])
     assert (answer.manifest, answer.predictions) == (model.manifest, model.outcome)
-    assert model.observed == [("mine", text, row) for text, row in zip("abc", model.outcome, strict=True)]
+    assert model.observed == [(text, row) for text, row in zip("abc", model.outcome, strict=True)]
     assert model.counts("predictions_total") == {"shipping": 2, "technical": 1}
     assert model.counts("truncated_total") == {None: 1}
     assert model.counts("input_tokens_sum") == {None: 38}
@@ -188,7 +187,7 @@ def test_who_submits_is_answered_before_anything_is_counted(exchange, model):
     ((answer, *before),) = seen
     assert (answer.manifest, answer.predictions) == (model.manifest, predictions)
     assert before == [{}, 1, []]
-    assert model.observed == [("mine", "a", predictions[0]), ("mine", "b", predictions[1])]
+    assert model.observed == [("a", predictions[0]), ("b", predictions[1])]
     assert model.counts("predictions_total") == {"shipping": 1, "technical": 1}
     assert model.counts("truncated_total") == {None: 1}
     assert model.counts("answers_total") == {"ok": 1}
@@ -246,20 +245,3 @@ def test_a_limit_that_is_exceeded_is_named_to_who_submits(exchange, model):
     with pytest.raises(InvalidRequestError, match=r"^text: at most 7 characters, got 8$"):
         submitted(exchange(max_characters=7), ["12345678"], name="text")
     assert (model.asked, model.users, model.counts("answers_total")) == ([], 0, {})
-
-
-def test_a_request_is_refused_before_its_body_is_parsed_only_where_others_wait(exchange, model):
-    asked = exchange([(b"x-request-timeout-ms", b"2000")])
-
-    def refuse(seconds):
-        assert seconds == 2
-        return Refusal("full", 1)
-
-    model.runner.refusal, model.runner.idle = refuse, True
-    dataplane.check(asked)
-    model.runner.idle = False
-    with pytest.raises(OverloadedError, match=r"^full$"):
-        dataplane.check(asked)
-    model.runner.refusal = lambda seconds: None
-    dataplane.check(asked)
-    assert model.counts("answers_total") == {"overloaded": 1}

@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import ROWS, SECONDS, TOKENS, Quick
+from export.bundle import Manifest
+from service.metrics import OUTCOMES, ROWS, SECONDS, TOKENS, Metrics, ModelMetrics, Quick
 
 LABELS = ("billing", "shipping", "account", "technical")
 
@@ -141,3 +142,34 @@ def test_the_quick_histogram_makes_the_same_page_as_any(bounds, labels):
             pages[-1].append(generate_latest(registry))
     assert pages[0] == pages[1]
     assert len(set(pages[1])) == len(pages[1]), "each amount is seen"
+
+
+def counted(count):
+    """The page of metrics of HTTP and of a model after `count(http, model)`, but for what is true of the process."""
+    registry, http = CollectorRegistry(), Metrics()
+    manifest = Manifest(
+        name="tiny", family="tiny", labels=("a", "b"), max_tokens=32, variant="fp32", temperature=1.0, files={}
+    )
+    model = ModelMetrics(registry, manifest, "stable")
+    count(http, model)
+    page = (generate_latest(http.registry) + generate_latest(registry)).decode()
+    return [line for line in page.splitlines() if line.startswith("reflux_")]
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda http, _, **times: http.request("/classify", "POST", 429, 0.125, **times),
+        lambda http, _, **times: http.request(None, "BREW", 404, 0.0, **times),
+        *(lambda _, model, outcome=outcome, **times: model.answer(outcome, **times) for outcome in OUTCOMES),
+        lambda _, model, **times: model.answer_seconds.observe(0.25, **times),
+    ],
+)
+def test_several_alike_count_as_much_together_as_one_by_one(count):
+    def one_by_one(*metrics):
+        for _ in range(3):
+            count(*metrics)
+
+    together = counted(lambda *metrics: count(*metrics, times=3))
+    assert together == counted(one_by_one)
+    assert together != counted(count)

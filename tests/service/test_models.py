@@ -17,7 +17,7 @@ from export.runtime import Classifier
 from service import models as module
 from service.app import create_app
 from service.errors import StartupError
-from service.models import Variant
+from service.models import Models, Variant
 from service.shadow.errors import ShadowError
 from service.shadow.running import Running
 
@@ -443,6 +443,19 @@ async def test_stable_and_candidate_may_change_places(running, bundles, right, p
         for _ in range(4):
             got, label = await ask(client, "refund")
             assert label == right[got, "refund"]
+
+
+async def test_the_stable_model_is_the_only_one_until_there_is_a_candidate_beside_it(make_settings, bundles, pair):
+    alone = Models(make_settings())
+    assert alone.only is None, "before there is any"
+    await alone.reload()
+    (stable,) = alone
+    assert alone.only is stable
+    await alone.stop()
+    both = Models(make_settings(**pair))
+    await both.reload()
+    assert (len([*both]), both.only) == (2, None)
+    await both.stop()
 
 
 WITHOUT_MODEL = ("process_", "python_", "reflux_http_", "reflux_key_")

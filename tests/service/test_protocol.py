@@ -6,8 +6,10 @@ import asyncio
 import gc
 import itertools
 import json
+import weakref
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -489,6 +491,143 @@ async def test_a_full_queue_refuses_with_retry_after_and_is_counted(listening, c
         assert asgi == []
 
 
+@pytest.fixture
+def exchanges(monkeypatch):
+    """The requests that are parsed, by their ids."""
+    ids = []
+    begin = RequestMiddleware.exchange
+
+    def spy(middleware, headers, receive):
+        exchange = begin(middleware, headers, receive)
+        ids.append(exchange.request_id)
+        return exchange
+
+    monkeypatch.setattr(RequestMiddleware, "exchange", spy)
+    return ids
+
+
+@pytest.fixture
+def crowding(listening, connect, gate, monkeypatch, exchanges):
+    """`async with crowding(**settings) as crowded`: a server whose queue is full until the gate is opened.
+
+    A request waits on `waiting`, `connection` was refused once, the usual way, which gave `usual`.
+    """
+    monkeypatch.setattr("service.engine.scheduler._CALM_SECONDS", 600.0)
+
+    @asynccontextmanager
+    async def crowding(**settings):
+        async with listening(**SETTINGS, **settings) as serving:
+            gate.close()
+            running, waiting, connection = [await connect(serving.port) for _ in range(3)]
+            running.writer.write(request(INVOICE))
+            await gate.held()
+            waiting.writer.write(request(json.dumps({"texts": ["courier"] * 8}).encode()))
+            await until(lambda: depth(serving) == 8)
+            usual = await ask(connection, x_request_id="mine")
+            assert (usual[0], exchanges.pop()) == (429, "mine")
+            exchanges.clear()
+            try:
+                yield SimpleNamespace(serving=serving, connection=connection, waiting=waiting, usual=usual)
+            finally:
+                gate.opened.set()
+            assert [(await answer(one))[0] for one in (running, waiting)] == [200, 200]
+
+    return crowding
+
+
+async def test_refusals_that_are_made_from_bytes_are_those_of_the_usual_way(crowding, connect, gate, exchanges, left):
+    async with crowding() as crowded:
+        serving, connection = crowded.serving, crowded.connection
+        for one in (connection, await connect(serving.port)):
+            for _ in range(2):
+                assert await ask(one, x_request_id="mine") == crowded.usual
+        _, headers, body = await ask(connection)
+        assert headers["x-request-id"] == body["error"]["request_id"] != "mine"
+        assert exchanges == []
+        gate.opened.set()
+        await until(lambda: depth(serving) == 0)
+        assert (await ask(connection))[0] == 200
+        await until(lambda: answers(serving) == {"overloaded": 6, "ok": 3})
+        assert requests(serving, code=429, route="/classify", method="POST") == 6
+        assert left == []
+
+
+@pytest.mark.parametrize("at", [1, 30, -1])
+async def test_a_request_in_two_pieces_is_refused_the_usual_way(crowding, exchanges, at):
+    async with crowding() as crowded:
+        data = request(INVOICE, x_request_id="mine")
+        await send_in_two(crowded, data[:at], data[at:])
+        assert await answer(crowded.connection) == crowded.usual
+        assert exchanges == ["mine"]
+        assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        assert exchanges == ["mine"]
+
+
+async def test_a_body_that_is_a_request_is_none(crowding, exchanges):
+    async with crowding() as crowded:
+        inner = request(INVOICE, x_request_id="inner")
+        await send_in_two(crowded, request(b"", length=len(inner), x_request_id="mine"), inner)
+        status, headers, _ = await answer(crowded.connection)
+        assert (status, headers["x-request-id"]) == (400, "mine")
+        assert {*exchanges} == {"mine"}
+        _, headers, _ = await ask(crowded.connection, x_request_id="next")
+        assert headers["x-request-id"] == "next"
+        assert "next" not in exchanges
+
+
+async def test_a_header_that_is_a_request_is_none(crowding, exchanges):
+    async with crowding() as crowded:
+        inner = request(INVOICE, x_request_id="mine")
+        await send_in_two(crowded, b"POST /classify HTTP/1.1\r\nx-first: ", inner)
+        assert await answer(crowded.connection) == crowded.usual
+        assert exchanges == ["mine"]
+
+
+async def send_in_two(crowded, first, second):
+    """Send the second part once the first is known to the server."""
+    crowded.connection.writer.write(first)
+    await until(lambda: any(one._reading for one in crowded.serving.server.server_state.connections))
+    crowded.connection.writer.write(second)
+
+
+async def test_what_is_pipelined_is_refused_in_order_the_usual_way(crowding, exchanges):
+    async with crowding() as crowded:
+        crowded.connection.writer.write(request(INVOICE, x_request_id="mine") * 2)
+        assert [await answer(crowded.connection) for _ in range(2)] == [crowded.usual] * 2
+        assert exchanges == ["mine"] * 2
+
+
+async def test_behind_a_request_that_waits_nothing_is_refused_before_it_is_answered(crowding, exchanges):
+    async with crowding() as crowded:
+        crowded.waiting.writer.write(request(INVOICE, x_request_id="behind"))
+        await until(lambda: any(one.pipeline for one in crowded.serving.server.server_state.connections))
+        assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        assert exchanges == []
+    assert (await answer(crowded.waiting))[1]["x-request-id"] == "behind"
+
+
+async def test_a_log_of_requests_has_those_that_are_refused_too(crowding, exchanges):
+    async with crowding(access_log=True) as crowded:
+        with capture_logs() as logs:
+            for _ in range(2):
+                assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        assert [(event["request_id"], event["code"]) for event in logs] == [("mine", 429)] * 2
+        assert exchanges == ["mine"] * 2
+
+
+async def test_a_refusal_while_the_server_stops_tells_to_close(crowding, exchanges):
+    async with crowding(idle_grace_seconds=600) as crowded:
+        assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        crowded.serving.stop()
+        await until(lambda: (b"connection", b"close") in crowded.serving.server.server_state.default_headers)
+        crowded.connection.writer.write(request(INVOICE, x_request_id="mine"))
+        status, headers, body = await answer_while_closing(crowded.connection)
+        assert (status, headers["connection"], body) == (429, "close", crowded.usual[2])
+        async with asyncio.timeout(PATIENCE):
+            assert await crowded.connection.reader.read() == b""
+        assert exchanges == ["mine"]
+
+
 async def test_a_deadline_that_passes_while_waiting_is_a_504(listening, connect, gate, asgi):
     async with listening(**SETTINGS) as serving:
         gate.close()
@@ -700,6 +839,115 @@ async def test_a_request_that_takes_longer_than_an_idle_connection_may_is_not_cu
         gate.opened.set()
         assert (await answer(connection))[0] == 200
         assert served.timeout_keep_alive_task is not None
+
+
+class Clock:
+    """The event loop of a connection, with a time of its own that passes when it is told to."""
+
+    def __init__(self, served):
+        self.now, self.timers, self._loop = 0.0, [], served.loop
+        served.loop = self
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+
+    def time(self):
+        return self.now
+
+    def call_later(self, seconds, call):
+        timer = SimpleNamespace(at=self.now + seconds, call=call)
+        timer.cancel = lambda: self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def passes(self, seconds):
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer.at <= end]:
+            timer = min(due, key=lambda timer: timer.at)
+            self.timers.remove(timer)
+            self.now = timer.at
+            timer.call()
+        self.now = end
+
+
+@pytest_asyncio.fixture
+async def timed(listening, connect):
+    """A connection that may be idle for ten seconds, what serves it, and its time."""
+    async with listening(keep_alive_seconds=10) as serving:
+        connection = await connect(serving.port)
+        await until(lambda: serving.server.server_state.connections)
+        (served,) = serving.server.server_state.connections
+        yield connection, served, Clock(served)
+        connection.close()
+
+
+async def is_closed(connection):
+    async with asyncio.timeout(PATIENCE):
+        return await connection.reader.read() == b""
+
+
+@pytest.mark.parametrize("special", [{}, CHUNKED], ids=["short", "usual"])
+async def test_an_idle_connection_is_closed_so_long_after_its_last_answer(timed, special):
+    connection, served, clock = timed
+    options = {name.replace("-", "_"): value for name, value in special.items()}
+    for _ in range(3):
+        assert (await ask(connection, **options))[0] == 200
+        await until(lambda: not served.busy)
+        assert len(clock.timers) == 1
+        clock.passes(6)
+    clock.passes(3.9)
+    assert not served.transport.is_closing()
+    clock.passes(0.2)
+    assert await is_closed(connection)
+
+
+async def test_a_refusal_from_bytes_is_an_answer_that_keeps_a_connection(crowding, connect, exchanges):
+    async with crowding(keep_alive_seconds=10) as crowded:
+        before = set(crowded.serving.server.server_state.connections)
+        connection = await connect(crowded.serving.port)
+        await until(lambda: len(crowded.serving.server.server_state.connections) > len(before))
+        (served,) = set(crowded.serving.server.server_state.connections) - before
+        clock = Clock(served)
+        for _ in range(3):
+            assert await ask(connection, x_request_id="mine") == crowded.usual
+            assert len(clock.timers) == 1
+            clock.passes(6)
+        assert not served.transport.is_closing()
+        clock.passes(4.1)
+        assert await is_closed(connection)
+        assert exchanges == []
+
+
+async def test_a_connection_on_which_a_request_is_read_or_answered_is_not_idle(timed, gate):
+    connection, served, clock = timed
+    assert (await ask(connection))[0] == 200
+    clock.passes(6)
+    data = request(INVOICE)
+    gate.close()
+    for part in (data[:9], data[9:-1], data[-1:]):
+        connection.writer.write(part)
+        await until(lambda part=part: served._reading if part is not data[-1:] else True)
+        clock.passes(60)
+        assert not served.transport.is_closing()
+    await gate.held()
+    clock.passes(60)
+    gate.opened.set()
+    assert (await answer(connection))[0] == 200
+    clock.passes(9.9)
+    assert not served.transport.is_closing()
+    clock.passes(0.2)
+    assert await is_closed(connection)
+
+
+async def test_nothing_keeps_a_connection_that_was_lost(listening, connect):
+    async with listening(keep_alive_seconds=600) as serving:
+        with uncollected():
+            for options in ({}, {"x_request_timeout_ms": "0.000001"}):
+                connection = await connect(serving.port)
+                await ask(connection, **options)
+                (served,) = map(weakref.ref, serving.server.server_state.connections)
+                connection.close()
+                await until(lambda served=served: served() is None)
 
 
 async def test_web_pages_of_other_origins_are_served_the_usual_way(listening, connect, asgi):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 import sys
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -462,10 +464,8 @@ async def test_a_request_can_be_refused_before_anything_is_known_of_it(start, cl
     bench = start(cost=Known(token=1.0))
     held = await bench.hold()
     assert bench.scheduler.refusal(2) is None
-    assert bench.scheduler.idle
     waiting = bench.ask("12345678")
     await asyncio.sleep(0)
-    assert not bench.scheduler.idle
     message, retry_after = bench.scheduler.refusal(2)
     assert message.endswith(f"try again in {retry_after} s")
     assert bench.scheduler.refusal(60) is None
@@ -473,6 +473,30 @@ async def test_a_request_can_be_refused_before_anything_is_known_of_it(start, cl
     bench.graph.gate.set()
     await asyncio.gather(held, waiting)
     assert len(bench.graph.runs) == 2
+
+
+async def test_a_refusal_is_the_same_until_the_queue_is_another(start):
+    step = threading.Semaphore(0)
+    graph = Graph()
+    graph.gate = SimpleNamespace(wait=lambda seconds: step.acquire(timeout=seconds), set=lambda: step.release(9))
+    bench = start(graph, limits=ALONE, cost=Known(run=1.0))
+    requests = [await bench.hold(), bench.ask("a"), bench.ask("b")]
+    await asyncio.sleep(0)
+    told = [bench.scheduler.refusal(1.5)]
+    assert bench.scheduler.refusal(1.5) is told[0]
+    assert bench.scheduler.refusal(60) is None
+    _, withdraw = outcomes_of(bench, "c")
+    told.append(bench.scheduler.refusal(1.5))
+    withdraw()
+    told.append(bench.scheduler.refusal(1.5))
+    step.release()
+    await bench.begun()
+    told.append(bench.scheduler.refusal(1.5))
+    # Runs of a second each: what waits, its own, and the one that is under way.
+    assert [message.split()[5] for message, _ in told] == ["4000", "5000", "4000", "3000"]
+    graph.gate.set()
+    await asyncio.gather(*requests)
+    assert bench.scheduler.refusal(1.5) is None
 
 
 async def test_on_the_event_loop_too_a_deadline_may_pass_while_waiting(start, clock):
@@ -570,6 +594,43 @@ async def test_nobody_looks_after_a_client_that_was_answered(start):
     await asyncio.gather(held, request)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("how", ["answered", "withdrawn"])
+async def test_a_request_that_was_watched_and_its_scheduler_do_not_wait_for_the_collector(monkeypatch, clock, how):
+    monkeypatch.setattr("service.engine.scheduler._WATCH_SECONDS", 0.0)
+    watched = asyncio.Event()
+
+    async def leaving():
+        watched.set()
+        await asyncio.Event().wait()
+
+    class Texts(list):
+        """Can be referred to weakly."""
+
+    async def serve():
+        bench = Bench()
+        bench.scheduler.start()
+        held = await bench.hold()
+        texts = Texts(["b"])
+        told = []
+        withdraw = bench.scheduler.submit(texts, told.append, leaving=leaving)
+        await asyncio.wait_for(watched.wait(), PATIENCE)
+        if how == "withdrawn":
+            withdraw()
+        bench.graph.gate.set()
+        await held
+        await until(lambda: told or how == "withdrawn")
+        await bench.scheduler.close()
+        return weakref.ref(texts), weakref.ref(bench.scheduler)
+
+    gc.collect()
+    gc.disable()
+    try:
+        kept = await serve()
+        await until(lambda: [one() for one in kept] == [None, None])
+    finally:
+        gc.enable()
 
 
 async def test_a_cancelled_request_frees_its_places_and_breaks_no_other(start):

@@ -117,7 +117,7 @@ class Shadow:
     def observe(self, count: int = 1, *, text: str | None = None, label: str = "billing", top: float = 0.97) -> None:
         for _ in range(count):
             self.count += 1
-            self.pipeline.observe("request", text or f"text {self.count}", prediction(label, top))
+            self.pipeline.observe(text or f"text {self.count}", prediction(label, top))
 
     async def start(self) -> Shadow:
         with pytest.MonkeyPatch.context() as patch:

@@ -37,7 +37,7 @@ async def shadow(make_shadow) -> Shadow:
 
 async def test_full_disk(make_shadow):
     shadow = await make_shadow(max_bytes=2**20).start()
-    shadow.observe(40, text="x" * 50_000)
+    shadow.observe(40, text="x" * 150_000)
     await until(lambda: shadow.outcomes().get("store_error", 0) == 40)
     assert shadow.unaccounted() == 0
     shadow.pipeline._running.outbox.max_bytes = 2**30

@@ -58,7 +58,7 @@ async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_
     pipeline = ShadowPipeline(settings, tiny_bundle, Reference.open(tiny_bundle), CollectorRegistry())
     await pipeline.start()
     for text in texts:
-        pipeline.observe("r", text, student.classify(text))
+        pipeline.observe(text, student.classify(text))
     await until(lambda: pipeline.gap()["counts"]["compared"] == len(texts))
     found = pipeline.gap()
     await pipeline.stop()
@@ -189,10 +189,10 @@ async def test_rows_have_what_the_contract_says(make_shadow):
     assert shadow.metric("shadow_weight_total", band="b4") == pytest.approx(1 / propensity)
 
 
-async def test_equal_request_ids_are_different_texts(make_shadow):
+async def test_equal_texts_are_asked_for_one_by_one(make_shadow):
     shadow = await make_shadow().start()
     for _ in range(3):
-        shadow.pipeline.observe("the same", "the same", prediction())
+        shadow.pipeline.observe("the same", prediction())
     await shadow.settled()
     assert shadow.outcomes() == {"completed": 3}
 
@@ -200,7 +200,7 @@ async def test_equal_request_ids_are_different_texts(make_shadow):
 async def test_what_could_not_be_counted_is_counted(make_shadow):
     shadow = await make_shadow().start()
     broken = replace(prediction(), score=math.nan)
-    shadow.pipeline.observe("request", "text", broken)
+    shadow.pipeline.observe("text", broken)
     assert shadow.metric("shadow_defects_total") == 1
     assert shadow.metric("requests_total") == 0
 
@@ -248,6 +248,6 @@ async def test_a_multi_label_bundle_is_served_but_not_shadowed(make_bundle, tiny
         assert not (tmp_path / "shadow.sqlite").exists()
     else:
         await pipeline.start()
-        pipeline.observe("r", "invoice", Classifier.load(bundle).classify("invoice"))
+        pipeline.observe("invoice", Classifier.load(bundle).classify("invoice"))
         assert pipeline.gap()["counts"]["requests"] == 1
     await pipeline.stop()
