@@ -82,9 +82,7 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    features = cpu_features()["features"]
     model = onnx.load(str(source))
-    saturates = not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
     exclude = [*_heads(model), *_weights(model)]
     smoothed = smooth(source, target.with_name(f"smooth-{target.name}"), rows, exclude)
     with quiet():
@@ -92,7 +90,7 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
             str(smoothed),
             str(target),
             per_channel=True,
-            reduce_range=saturates,
+            reduce_range=saturates(),
             weight_type=QuantType.QInt8,
             nodes_to_exclude=exclude,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
@@ -100,6 +98,12 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
     smoothed.unlink()
     fix_ranges(target, target, rows)
     return join_scales(target, target)
+
+
+def saturates() -> bool:
+    """Whether sums of products of uint8 and int8 overflow 16 bits on this machine."""
+    features = cpu_features()["features"]
+    return not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
 
 
 def heads(path: Path) -> list[str]:

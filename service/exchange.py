@@ -59,16 +59,11 @@ class Exchange:
 
         A time of `time.monotonic()`. Raises InvalidRequestError when the header is not a number of milliseconds.
         """
-        seconds = self.seconds(timeout_seconds)
-        return None if seconds is None else self.began + seconds
-
-    def seconds(self, timeout_seconds: float | None = None) -> float | None:
-        """How long after its beginning that is."""
         seconds = self._asked()
         for limit in (timeout_seconds, self.state.settings.timeout_seconds):
             if limit is not None and (seconds is None or limit < seconds):
                 seconds = limit
-        return seconds
+        return None if seconds is None else self.began + seconds
 
     def spend(self, texts: int) -> None:
         """Count texts towards the rate of the caller's key. Raises RateLimitedError while none is left."""

@@ -28,7 +28,10 @@ _REQUEST = re.compile(
     |x-request-id:\ (?P<id>[\t\x20-\x7e]*)\r\n
     |(?P<json>content-type:\ application/json\r\n)
     |connection:\ keep-alive\r\n
-    |(?:[abdf-svwyz]|(?!content-|connection|expect|te:|transfer-|upgrade|x-reflux-|x-request-)[cetux])[a-z0-9-]*:[\t\x20-\x7e]*\r\n
+    |(?:
+        [abdf-svwyz]
+        |(?!content-|connection|expect|te:|transfer-|upgrade|x-reflux-|x-request-)[cetux]
+    )[a-z0-9-]*:[\t\x20-\x7e]*\r\n
     )*\r\n""",
     re.VERBOSE,
 )

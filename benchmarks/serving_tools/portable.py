@@ -14,10 +14,10 @@ from pathlib import Path
 
 from distill.errors import DistillError
 from distill.students.base import load_student
-from export.bundle import GOLDEN, INT8, MODEL, REFERENCE, TOKENIZER, Bundle, cpu_features, write_bundle
+from export.bundle import GOLDEN, INT8, MODEL, REFERENCE, TOKENIZER, Bundle, write_bundle
 from export.onnx import export_onnx
 from export.quiet import quiet
-from export.variants import fuse
+from export.variants import fuse, saturates
 
 
 def portable(bundle: Bundle, student: Path, target: Path) -> None:
@@ -43,14 +43,12 @@ def quantise(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    features = cpu_features()["features"]
-    saturates = not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
     with quiet():
         quantize_dynamic(
             str(source),
             str(target),
             per_channel=True,
-            reduce_range=saturates,
+            reduce_range=saturates(),
             weight_type=QuantType.QInt8,
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # the fused operators have no known type
         )

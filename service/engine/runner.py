@@ -51,9 +51,6 @@ class Runner(Protocol):
     crowded: bool
     """Whether it refused a request a moment ago."""
 
-    relieved: bool
-    """Whether a thread runs the graph in the event loop's place, on the same core."""
-
     def start(self) -> None:
         """Begin; requests come from the running event loop."""
 

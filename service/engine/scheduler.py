@@ -76,9 +76,10 @@ class Scheduler:
         self._turns = not workers
         """Whether the event loop runs the graph itself as a rule."""
 
-        self.crowded = self.relieved = False
         self._by_turns = self._turns
         """Whether it does now."""
+
+        self.crowded = False
 
         self._refused = -math.inf
         self._refusals: dict[float | None, Refusal] = {}
@@ -218,7 +219,7 @@ class Scheduler:
         self._loop.call_later(_CALM_SECONDS, self._calm)
         if self._turns and self._graph_cost.seconds(self._limits.tokens, 1) > _RELIEF_SECONDS:
             with self._lock:
-                self.relieved, self._by_turns = True, False
+                self._by_turns = False
                 self._queue.notify_all()
             if not self._threads:
                 self._threads.append(self._thread(0, relief=True))
@@ -230,8 +231,8 @@ class Scheduler:
         if left > 0:
             self._loop.call_later(left, self._calm)
             return
+        self.crowded = False
         with self._lock:
-            self.crowded = self.relieved = False
             self._by_turns = self._turns
         self._next_turn()
 

@@ -176,7 +176,7 @@ async def test_after_a_refusal_a_thread_makes_the_runs_that_are_long(start, run,
     bench.submit("a", "b", "c")
     await bench.answered()
     assert bench.graph.ran_by == [runner] * 2
-    assert (bench.scheduler.crowded, bench.scheduler.relieved) == (True, runner == THREAD)
+    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (True, runner != THREAD)
     assert len(threads()) == (runner == THREAD)
     assert bench.scheduler.alive
 
@@ -196,7 +196,7 @@ async def test_once_nothing_was_refused_for_a_while_the_event_loop_makes_the_run
     bench.refuse()
     clock.now += 2 * CALM
     await until(lambda: not bench.scheduler.crowded)
-    assert not bench.scheduler.relieved
+    assert bench.scheduler._by_turns
     bench.submit("a")
     await bench.answered()
     assert bench.graph.ran_by == [LOOP]
@@ -213,12 +213,12 @@ async def test_each_refusal_puts_the_calm_off(start, clock, monkeypatch):
     ((_, calm),) = calls
     clock.now += 0.75 * CALM
     calm()
-    assert (bench.scheduler.crowded, bench.scheduler.relieved) == (True, True)
+    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (True, False)
     _, (seconds, calm) = calls
     assert seconds == pytest.approx(0.25 * CALM)
     clock.now += 0.3 * CALM
     calm()
-    assert (bench.scheduler.crowded, bench.scheduler.relieved) == (False, False)
+    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (False, True)
     assert len(calls) == 2
     monkeypatch.undo()
 
