@@ -5,7 +5,8 @@ tokens of all texts together, [tokens, width], and pads them only where texts mu
 what it does not know (Zeng et al. 2022, Boosting distributed training performance of the unpadded BERT model, section
 3). Inputs, outputs and answers stay the same, so that texts of any lengths may share a run.
 
-For the CPU: layer norm is spelt there as operators that ONNX Runtime runs vectorised, which its own is not.
+For the CPU: embedding and layer norm are spelt there as operators that ONNX Runtime runs vectorised, which its fused
+ones are not.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from export.runtime import PACKED
 _EMBEDDING = "EmbedLayerNormalization"
 _ATTENTION = "Attention"
 _NORM = "SkipLayerNormalization"
+_GELU = "BiasGelu"
 _MASK = "attention_mask"
-_EACH = ("Add", "Mul", "BiasGelu", "Gelu", "FastGelu", "Relu", "Tanh")
+_EACH = ("Add", "Mul", _GELU, "Gelu", "FastGelu", "Relu", "Tanh")
 """Operators that compute each place for itself, given constants of at most one dimension."""
+
+_PASSING = ("Cast", "Expand", "Slice")
+"""Operators that give nothing but what their first input has."""
 
 _EPSILON = 1e-12  # of a norm that gives none
 _DOMAIN = "com.microsoft"
@@ -56,6 +61,8 @@ class _Packing:
     """Those of them that also exist as they were, [rows, longest, width]."""
 
     constants: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+    """The node of the source that makes each value."""
 
     def result(self) -> Any | None:
         """The packed model; None where some attention would still read padding."""
@@ -63,6 +70,7 @@ class _Packing:
 
         graph = self.model.graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.made = {name: node for node in graph.node for name in node.output}
         kinds = [node.op_type for node in graph.node]
         if kinds.count(_EMBEDDING) != 1 or _ATTENTION not in kinds:
             return None
@@ -85,15 +93,26 @@ class _Packing:
             self._pad(value.name)
         packed = onnx.ModelProto()
         packed.CopyFrom(self.model)
-        del packed.graph.node[:]
-        packed.graph.node.extend(self.nodes)
-        packed.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name.startswith(_OWN))
+        nodes = self._read()
+        inputs = {name for node in nodes for name in node.input}
+        del packed.graph.node[:], packed.graph.initializer[:]
+        packed.graph.node.extend(nodes)
+        packed.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in inputs)
         packed.metadata_props.add(key=PACKED, value="1")
         return packed
 
+    def _read(self) -> list[Any]:
+        """The nodes of which something is read, in their order."""
+        read = {value.name for value in self.model.graph.output}
+        kept = []
+        for node in reversed(self.nodes):
+            if read.intersection(node.output):
+                kept.append(node)
+                read.update(node.input)
+        return kept[::-1]
+
     def _begin(self, node: Any) -> None:
         """The embedding, and from the mask: the place of each token, and the token of each place."""
-        self.nodes.append(node)
         name = node.output[0]
         width = self.constants[node.input[2]].dims[-1]
         self._add("Reshape", [_MASK, self._constant([-1])], "mask")
@@ -105,8 +124,51 @@ class _Packing:
         self._add("Shape", [_MASK], "shape")
         self._add("Reshape", [_own("before"), _own("shape")], "tokens")
         self._add("Cast", [_MASK], "keys", to=6)  # int32
-        self._keep(name, width, self._named(name))
-        self.padded.add(name)
+        if self._counts_places(node):
+            self._embedding(node, self._named(name))
+        else:
+            self.nodes.append(node)
+            self._keep(name, width, self._named(name))
+            self.padded.add(name)
+
+    def _counts_places(self, node: Any) -> bool:
+        """Whether an embedding counts places itself and knows one segment alone, and nobody else needs its mask."""
+        given = [*node.input, *[""] * 9]
+        masks = set(node.output[1:]) - {""}
+        others = [reader for reader in self.model.graph.node if reader.op_type != _ATTENTION]
+        return (
+            all(name in self.constants for name in given[2:4])
+            and not given[8]
+            and (not given[4] or (given[4] in self.constants and self._is_zero(given[1])))
+            and all(given[5:7])
+            and not any(masks.intersection(reader.input) for reader in others)
+        )
+
+    def _is_zero(self, name: str) -> bool:
+        """Whether a value is 0 everywhere, or not given, which means the same."""
+        from onnx import numpy_helper
+
+        while name in self.made and self.made[name].op_type in _PASSING:
+            name = self.made[name].input[0]
+        return not name or (name in self.constants and not numpy_helper.to_array(self.constants[name]).any())
+
+    def _embedding(self, node: Any, twin: str) -> None:
+        """Look up words and places for the tokens alone, sum, and norm."""
+        from onnx import numpy_helper
+
+        name, places = node.output[0], numpy_helper.to_array(self.constants[node.input[3]])
+        if node.input[4]:  # every token is of the first segment
+            places = places + numpy_helper.to_array(self.constants[node.input[4]])[0]
+        table = _own(f"{name}/places")
+        self.constants[table] = numpy_helper.from_array(places, table)
+        self._add("Reshape", [node.input[0], self._constant([-1])], "ids")
+        self._add("Gather", [_own("ids"), _own("places")], "words", axis=0)
+        self._add("Gather", [_own("shape"), self._constant(1)], "longest", axis=0)
+        self._add("Mod", [_own("places"), _own("longest")], "columns")
+        self._add("Gather", [node.input[2], _own("words")], f"{name}/words", axis=0)
+        self._add("Gather", [table, _own("columns")], f"{name}/columns", axis=0)
+        self._add("Add", [_own(f"{name}/words"), _own(f"{name}/columns")], f"{name}/sum")
+        self._normal(name, _own(f"{name}/sum"), node.input[5:7], _epsilon(node), twin)
 
     def _keep(self, name: str, width: int, twin: str) -> None:
         """The rows of a padded value that are tokens, as the twin."""
@@ -142,12 +204,10 @@ class _Packing:
         self._add("MatMul", [self.twins[node.input[0]], node.input[1]], f"{name}/product")
         self._add("Add", [_own(f"{name}/product"), node.input[2]], f"{name}/projected")
         parts = [_own(f"{name}/{part}") for part in ("query", "key", "value")]
-        self._node("Split", [_own(f"{name}/projected")], parts, axis=-1, num_outputs=3)
-        for part in parts:
-            self._node("Gather", [part, _own("tokens")], [f"{part}/padded"], axis=0)
+        self._add("Gather", [_own(f"{name}/projected"), _own("tokens")], f"{name}/padded", axis=0)
+        self._node("Split", [_own(f"{name}/padded")], parts, axis=-1, num_outputs=3)
         attended = _own(f"{name}/attended")
-        inputs = [*(f"{part}/padded" for part in parts), "", _own("keys")]
-        attention = self._node("MultiHeadAttention", inputs, [attended], domain=_DOMAIN)
+        attention = self._node("MultiHeadAttention", [*parts, "", _own("keys")], [attended], domain=_DOMAIN)
         attention.attribute.extend(kept.values())
         self._keep(attended, width, twin)
 
@@ -156,21 +216,24 @@ class _Packing:
         return set(node.input[:2]) <= self.twins.keys() and all([*node.input, ""][2:4]) and len(node.output) == 1
 
     def _norm(self, node: Any) -> None:
-        """Sum, and layer norm as an instance norm of one channel [tokens, 1, width], then the weights."""
+        """Sum, then layer norm."""
         name, twin = node.output[0], self._named(node.output[0])
         inputs = [self.twins.get(each, each) for each in node.input]
-        epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), _EPSILON)
         total = inputs[0]
         # The bias first: it belongs to the product, and joins it where that has an operator for both.
         for index, each in enumerate([*inputs[4:5], inputs[1]]):
             self._add("Add", [total, each], f"{name}/sum{index}")
             total = _own(f"{name}/sum{index}")
+        self._normal(name, total, inputs[2:4], _epsilon(node), twin)
+
+    def _normal(self, name: str, total: str, weights: Sequence[str], epsilon: float, twin: str) -> None:
+        """Layer norm as an instance norm of one channel [tokens, 1, width], then the weights: a factor and a bias."""
         self._add("Unsqueeze", [total, self._constant([1])], f"{name}/channel")
         ones = [self._constant([1.0]), self._constant([0.0])]
         self._add("InstanceNormalization", [_own(f"{name}/channel"), *ones], f"{name}/normal", epsilon=epsilon)
         self._add("Squeeze", [_own(f"{name}/normal"), self._constant([1])], f"{name}/squeezed")
-        self._add("Mul", [_own(f"{name}/squeezed"), inputs[2]], f"{name}/scaled")
-        self._node("Add", [_own(f"{name}/scaled"), inputs[3]], [twin])
+        self._add("Mul", [_own(f"{name}/squeezed"), weights[0]], f"{name}/scaled")
+        self._node("Add", [_own(f"{name}/scaled"), weights[1]], [twin])
 
     def _each(self, node: Any) -> bool:
         """Whether a node computes each place of packed values for itself."""
@@ -188,6 +251,11 @@ class _Packing:
         """The same node, of packed values."""
         import onnx
 
+        if node.op_type == _GELU:  # the bias belongs to the product before it
+            name, inputs = node.output[0], [self.twins.get(each, each) for each in node.input]
+            self._add("Add", inputs, f"{name}/biased")
+            self._node("Gelu", [_own(f"{name}/biased")], [self._named(name)], domain=_DOMAIN)
+            return
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -223,6 +291,11 @@ class _Packing:
         name = _own(f"constant {values}")
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
+
+
+def _epsilon(node: Any) -> float:
+    """What a norm adds to the variance."""
+    return float(next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), _EPSILON))
 
 
 _OWN = "packed "

@@ -124,7 +124,7 @@ class ModelMetrics:
     def __init__(self, registry: CollectorRegistry, manifest: Manifest, variant: str) -> None:
         stages = Quick(
             "reflux_inference_stage_seconds",
-            "Per text: waiting for a run; per run: tokenising and the graph.",
+            "Per text: waiting to be taken; per texts taken at once: tokenising and the graph.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
@@ -134,7 +134,10 @@ class ModelMetrics:
             "reflux_batch_texts", "Texts in one run of the graph.", buckets=ROWS, registry=registry
         )
         self._batch_tokens = Quick(
-            "reflux_batch_tokens", "Tokens in one run, padding included.", buckets=TOKENS, registry=registry
+            "reflux_batch_tokens",
+            "Tokens in one run of it, padding included.",
+            buckets=TOKENS,
+            registry=registry,
         )
         self.inflight = Gauge("reflux_inference_inflight", "Texts admitted and not yet answered.", registry=registry)
         self.queue_depth = Gauge("reflux_queue_depth", "Texts waiting for a thread.", registry=registry)
@@ -161,9 +164,8 @@ class ModelMetrics:
             }
         )
 
-    def run(self, texts: int, tokens: int, seconds: float) -> None:
-        """Count one run of the graph over so many texts and padded tokens."""
-        self.run_seconds.observe(seconds)
+    def batch(self, texts: int, tokens: int) -> None:
+        """Count one run of the graph over so many texts and the tokens that it paid for."""
         self._batch_texts.observe(texts)
         self._batch_tokens.observe(tokens)
 

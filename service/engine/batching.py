@@ -1,12 +1,14 @@
 """Which of the waiting texts share the next run. Pure decisions: no thread, no clock, no graph.
 
 A run costs its padded tokens, rows x longest, and something beside; so a text may join when the padding that it brings
-costs no more than a run of its own would. A packed graph pays for no padding: there the oldest go together. The oldest
-is always among them: whatever else arrives, no text waits for more runs than there were texts before it.
+costs no more than a run of its own would. A packed graph pays little for padding: there the oldest go together, in as
+many runs, by length, as cost the least. The oldest is always among them: whatever else arrives, no text waits for more
+runs than there were texts before it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -19,6 +21,9 @@ WINDOW = 64
 """So many of the oldest are considered for a run where lengths matter."""
 
 _SPECIAL_TOKENS = 2
+
+_PLACES_PER_TOKEN = 8
+"""So many padded places cost a packed graph as much as a token: they exist in attention alone."""
 
 
 class Sized(Protocol):
@@ -36,7 +41,7 @@ _tokens = attrgetter("tokens")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most `tokens` and the most `rows` of a run: padded tokens, unless the graph is `packed`.
+    """The most `tokens` and the most `rows` that are run together: padded tokens, unless the graph is `packed`.
 
     One text that is longer runs alone.
     """
@@ -47,7 +52,11 @@ class Limits:
 
     def paid(self, batch: Sequence[Sized]) -> int:
         """The tokens that a run of a batch pays for."""
-        return tokens_of(batch) if self.packed else len(batch) * max(map(_tokens, batch))
+        return self.price(tokens_of(batch), len(batch) * max(map(_tokens, batch)))
+
+    def price(self, tokens: int, places: int) -> int:
+        """The tokens that a run of so many pays for, padded to so many places."""
+        return tokens + (places - tokens) // _PLACES_PER_TOKEN if self.packed else places
 
 
 ALONE = Limits(tokens=1, rows=1)
@@ -111,3 +120,28 @@ def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[I
             break
         count += 1
     return list(waiting[:count]), list(waiting[count:])
+
+
+def by_length(batch: Sequence[Item], limits: Limits, slack: float) -> list[list[Item]]:
+    """Part a batch, not empty, into the runs that cost the least together, each of texts that are next in length.
+
+    `slack` is as in `choose`. The best parts of the shortest texts are the best of fewer of them, and one run more.
+    """
+    if limits.price(0, len(batch) * max(map(_tokens, batch)) - tokens_of(batch)) <= slack:
+        return [list(batch)]  # all padding together costs no more than one more run
+    ordered = sorted(batch, key=_tokens)
+    least, begins = [0.0], [0]
+    for end, longest in enumerate(map(_tokens, ordered), start=1):
+        tokens, best, begin = 0, math.inf, end
+        for first in range(end - 1, -1, -1):
+            tokens += ordered[first].tokens
+            cost = least[first] + slack + limits.price(tokens, (end - first) * longest)
+            if cost <= best:
+                best, begin = cost, first
+        least.append(best)
+        begins.append(begin)
+    runs, end = [], len(ordered)
+    while end:
+        runs.append(ordered[begins[end] : end])
+        end = begins[end]
+    return runs

@@ -25,10 +25,10 @@ from threading import Condition, Lock, Thread
 from starlette.requests import ClientDisconnect
 
 from export.runtime import Encoded, Prediction
-from service.engine.batching import Limits, choose, estimate_tokens, tokens_of, window
+from service.engine.batching import Limits, by_length, choose, estimate_tokens, tokens_of, window
 from service.engine.cost import Cost, whole_seconds
 from service.engine.runner import Done, Leaving, Refusal, Runs, Staged, Withdraw
-from service.engine.work import Item, Outcome, Request, Run, age
+from service.engine.work import Batch, Item, Outcome, Request, Run, age
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.metrics import ModelMetrics
 from service.niceness import give_way
@@ -355,7 +355,7 @@ class Scheduler:
             self._waiting.extendleft(reversed(items))
 
     def _run(self, items: list[Item], number: int) -> Run:
-        """Tokenise what was not, run the next batch of it, and put the others back."""
+        """Tokenise what was not, run what goes together of it, and put the others back."""
         run = Run(began=time.monotonic())
         tokens = min(tokens_of(items), self._limits.tokens)
         run.due = run.began + self._graph_cost.seconds(tokens, 1)
@@ -365,12 +365,11 @@ class Scheduler:
             batch, others = choose(ready, self._limits, self._graph_cost.slack)
             if others:
                 self._push_back(others)
-            started = time.monotonic()
-            answers = self._bisect([item.encoded for item in batch if item.encoded is not None])
-            run.graph_seconds = time.monotonic() - started
-            run.outcomes += zip(batch, answers, strict=True)
-            run.texts = len(batch)
-            run.tokens = self._limits.paid(batch)
+            for part in by_length(batch, self._limits, self._graph_cost.slack) if self._limits.packed else [batch]:
+                started = time.monotonic()
+                answers = self._bisect([item.encoded for item in part if item.encoded is not None])
+                run.outcomes += zip(part, answers, strict=True)
+                run.batches.append(Batch(len(part), self._limits.paid(part), time.monotonic() - started))
         ended = time.monotonic()
         run.seconds = ended - run.began
         # With work waiting, what passes between two runs is part of what a run costs.
@@ -426,10 +425,12 @@ class Scheduler:
         self._count(run)
 
     def _count(self, run: Run) -> None:
-        if run.texts:
-            self._cost.learn(run.tokens, run.occupied)
-            self._graph_cost.learn(run.tokens, run.graph_seconds)
-            self._metrics.run(run.texts, run.tokens, run.seconds)
+        if run.batches:
+            self._cost.learn(sum(batch.tokens for batch in run.batches), run.occupied)
+            self._metrics.run_seconds.observe(run.seconds)
+        for batch in run.batches:
+            self._graph_cost.learn(batch.tokens, batch.seconds)
+            self._metrics.batch(batch.texts, batch.tokens)
         for item, _ in run.outcomes:
             self._metrics.queue_seconds.observe(run.began - item.request.submitted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from export.runtime import Encoded, Prediction
 from service.engine.runner import Done, Leaving, Staged
@@ -37,19 +38,25 @@ class Item:
     encoded: Encoded | None = None
 
 
+class Batch(NamedTuple):
+    """What the graph ran at once: so many texts, the tokens it paid for, and how long it took."""
+
+    texts: int
+    tokens: int
+    seconds: float
+
+
 @dataclass(slots=True, eq=False)
 class Run:
-    """What one run has settled: each item with its outcome, and how long it took."""
+    """What was taken at once has come to: each item with its outcome, the graph's batches, and how long all took."""
 
     began: float
     due: float = 0.0
     """When it should be over."""
 
     outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
-    texts: int = 0
-    tokens: int = 0
+    batches: list[Batch] = field(default_factory=list)
     seconds: float = 0.0
-    graph_seconds: float = 0.0
     occupied: float = 0.0
 
 

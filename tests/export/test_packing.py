@@ -168,22 +168,22 @@ def test_all_but_attention_is_computed_for_tokens_alone(packed, tmp_path):
     names = [
         node.output[0]
         for node in model.graph.node
-        if node.op_type in ("MatMul", "BiasGelu", "InstanceNormalization") or node.name.endswith("/sum0")
+        if node.op_type in ("MatMul", "Gelu", "InstanceNormalization") or node.name.endswith(("/sum", "/sum0"))
     ]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     onnx.save(model, tmp_path / "probed.onnx")
     lengths = (2, LONGEST, 7)
     shown = create_session(tmp_path / "probed.onnx").run(names, batch(lengths))
     layers = kinds(packed).count("MultiHeadAttention")
-    assert len(shown) == layers * (4 + 1 + 2 + 2)
+    assert len(shown) == 2 + layers * (4 + 1 + 2 + 2)  # the embedding is a sum with a norm
     assert {values.shape[0] for values in shown} == {sum(lengths)}
 
 
 def test_every_attention_and_norm_is_packed(fused, packed):
     before, after = kinds(fused), kinds(packed)
     assert after.count("MultiHeadAttention") == before.count("Attention") > 0
-    assert after.count("InstanceNormalization") == before.count("SkipLayerNormalization") > 0
-    assert not {"Attention", "SkipLayerNormalization"} & set(after)
+    assert after.count("InstanceNormalization") == before.count("SkipLayerNormalization") + 1 > 1
+    assert not {"Attention", "SkipLayerNormalization", "EmbedLayerNormalization"} & set(after)
 
 
 def test_inputs_and_outputs_stay(fused, packed):
@@ -365,8 +365,53 @@ def test_a_constant_that_could_tell_places_apart_meets_the_padded_value(edited, 
 def test_two_packed_values_meet_packed(edited):
     source, target = edited(lambda graph: insert(graph, last(graph, "BiasGelu"), "Tanh", count=2))
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
-    # One to pack the embedding, three into each attention and one out of it, and one for the pooling at the end.
-    assert kinds(target).count("Gather") == kinds(source).count("Gather") + 1 + 2 * (3 + 1) + 1
+    # Words, places, the longest text and the table of places; one into each attention and one out; and one to pool.
+    assert kinds(target).count("Gather") == 4 + 2 * (1 + 1) + 1
+
+
+def segments_of(graph):
+    """The constant from which the segment of each token comes."""
+    node, made = last(graph, "EmbedLayerNormalization"), {name: node for node in graph.node for name in node.output}
+    name = node.input[1]
+    while name in made:
+        name = made[name].input[0]
+    return next(tensor for tensor in graph.initializer if tensor.name == name)
+
+
+def second_segment(graph):
+    tensor = segments_of(graph)
+    tensor.CopyFrom(numpy_helper.from_array(np.ones_like(numpy_helper.to_array(tensor)), tensor.name))
+
+
+def mask_is_read(graph):
+    mask = last(graph, "EmbedLayerNormalization").output[1]
+    graph.node.append(helper.make_node("Identity", [mask], ["read"]))
+    graph.output.append(helper.make_empty_tensor_value_info("read"))
+
+
+def no_segments(graph):
+    node = last(graph, "EmbedLayerNormalization")
+    node.input[1] = node.input[4] = ""
+
+
+@pytest.mark.parametrize("change", [second_segment, mask_is_read])
+def test_an_embedding_of_more_than_words_and_places_meets_the_padded_texts(edited, change):
+    source, target = edited(change)
+    assert is_marked(target)
+    assert "EmbedLayerNormalization" in kinds(target)
+    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+
+
+def test_an_embedding_without_segments_is_packed(edited):
+    source, target = edited(no_segments)
+    assert "EmbedLayerNormalization" not in kinds(target)
+    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+
+
+def test_what_only_the_padded_embedding_read_is_gone(packed, fused):
+    before, after = ({tensor.name for tensor in onnx.load(path).graph.initializer} for path in (fused, packed))
+    assert not any("position" in name for name in after)
+    assert any("position" in name for name in before)
 
 
 @pytest.mark.parametrize("kind", ["EmbedLayerNormalization", "Attention", "MatMul", "BiasGelu"])

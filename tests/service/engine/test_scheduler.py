@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -938,9 +939,20 @@ async def test_answers_are_given_before_they_are_counted(start, workers):
 PACKED = Limits(20, packed=True)
 
 
+@dataclass(frozen=True)
+class Length:
+    """A text as limits know it."""
+
+    tokens: int
+
+
+def tokens_of(run):
+    return [Length(len(text)) for text in run]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_packed_texts_of_any_lengths_share_runs_in_the_order_in_which_they_came(start, workers):
-    bench = start(workers=workers, limits=PACKED, cost=Known(slack=0.0))
+    bench = start(workers=workers, limits=PACKED, cost=Known(slack=1e9))
     held = await bench.hold() if workers else None
     texts = ["a" * 12, "b", "c" * 6, "d" * 2, "e" * 30, "f", "g" * 19, "h"]
     requests = [bench.ask(text) for text in texts]
@@ -951,9 +963,18 @@ async def test_packed_texts_of_any_lengths_share_runs_in_the_order_in_which_they
     assert list(itertools.chain(*runs)) == texts
     assert all(len(run) == 1 or sum(map(len, run)) <= 20 for run in runs)
     assert max(map(len, runs)) > 1
-    tokens = sum(map(len, texts)) + (len("held") if held else 0)
-    assert bench.gauge("batch_tokens_sum") == tokens, "there is no padding to count"
+    assert bench.gauge("batch_tokens_sum") == sum(PACKED.paid(tokens_of(run)) for run in bench.graph.runs)
     assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+
+
+async def test_packed_texts_that_were_taken_together_run_by_length_where_that_costs_less(start):
+    bench = start(workers=0, limits=Limits(100, packed=True), cost=Known(slack=2.0))
+    texts = ["a" * 2, "b" * 30, "c" * 2, "d" * 2]
+    requests = [bench.ask(text) for text in texts]
+    assert [said(await request) for request in requests] == [[text] for text in texts]
+    assert sorted(map(sorted, bench.graph.runs)) == [["a" * 2, "c" * 2, "d" * 2], ["b" * 30]]
+    assert bench.gauge("batch_texts_count") == 2
+    assert bench.gauge("batch_texts_sum") == len(texts)
 
 
 async def test_packed_what_is_longer_than_it_was_thought_to_be_waits_for_the_next_run(start):
