@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from asyncio import CancelledError
+from asyncio import CancelledError, get_running_loop
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -77,9 +77,10 @@ def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = 
         if isinstance(outcome, Exception):
             task.failed(outcome)
             done(outcome)
-        else:  # the client first
+        else:
+            task.open = False
+            get_running_loop().call_soon(task.answered, outcome)  # the client first: what `done` writes is sent before
             done(Answer(task.model.manifest, outcome))
-            task.answered(outcome)
 
     try:
         withdraw = task.model.runner.submit(texts, settled, deadline=task.deadline, staged=task.staged)

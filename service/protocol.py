@@ -204,7 +204,7 @@ class Protocol(HttpToolsProtocol):
             )
         )
         cycle.response_complete = True
-        self._record(cycle, code)
+        self.loop.call_soon(self._record, cycle, code)  # uvloop sends an answer first
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -405,7 +405,8 @@ class Scheduler:
         return [*self._bisect(rows[:half]), *self._bisect(rows[half:])]
 
     def _settle(self, run: Run) -> None:
-        """Hand the outcomes of a run to the requests, and count then, when nobody waits; on the event loop."""
+        """Hand the outcomes of a run to the requests, and count once they were sent; on the event loop."""
+        self._loop.call_soon(self._count, run)
         for item, outcome in run.outcomes:
             request = item.request
             if request.staged is not None:
@@ -422,7 +423,6 @@ class Scheduler:
                 failure.__cause__ = outcome
                 self._finish(request, failure)
         self._next_turn()
-        self._count(run)
 
     def _count(self, run: Run) -> None:
         if run.batches:

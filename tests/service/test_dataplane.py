@@ -174,7 +174,7 @@ def submitted(exchange, texts, **options):
     return told, dataplane.submit(exchange, texts, told.append, **options)
 
 
-def test_who_submits_is_answered_before_anything_is_counted(exchange, model):
+async def test_who_submits_is_answered_before_anything_is_counted(exchange, model):
     seen = []
 
     def done(answer):
@@ -187,6 +187,8 @@ def test_who_submits_is_answered_before_anything_is_counted(exchange, model):
     ((answer, *before),) = seen
     assert (answer.manifest, answer.predictions) == (model.manifest, predictions)
     assert before == [{}, 1, []]
+    assert (model.counts("answers_total"), model.users, model.observed) == ({}, 1, []), "what was written is sent first"
+    await asyncio.sleep(0)
     assert model.observed == [("a", predictions[0]), ("b", predictions[1])]
     assert model.counts("predictions_total") == {"shipping": 1, "technical": 1}
     assert model.counts("truncated_total") == {None: 1}
@@ -225,9 +227,11 @@ def test_who_withdraws_is_counted_once_as_one_who_left(exchange, model):
     assert (told, model.observed, model.users) == ([], [], 0)
 
 
-def test_to_withdraw_what_was_answered_changes_nothing(exchange, model):
+async def test_to_withdraw_what_was_answered_changes_nothing(exchange, model):
     told, withdraw = submitted(exchange(), ["a"])
     model.tell([prediction(0)])
+    withdraw()
+    await asyncio.sleep(0)
     withdraw()
     assert (len(told), model.withdrawn, model.users) == (1, 0, 0)
     assert model.counts("answers_total") == {"ok": 1}
