@@ -14,6 +14,7 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import FrameType
@@ -39,6 +40,9 @@ logger = structlog.get_logger(__name__)
 _TICK = 0.02
 _CLOSED = -1
 _ACCEPT_AGAIN_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005
+"""So long at most does the event loop wait for a thread that computes in Python."""
+
 _LAST_SECONDS = 1
 """What a scrape under way may still take at the very end."""
 
@@ -46,6 +50,7 @@ _LAST_SECONDS = 1
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises StartupError when the address, the bundle or the shadow do not fit."""
     configure_logging(settings.log_level)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(bind(settings.host, settings.port))
         monitoring = None

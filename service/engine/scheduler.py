@@ -43,6 +43,12 @@ _CALM_SECONDS = 1.0
 _RELIEF_SECONDS = 0.002
 """A longer run on the event loop is too long for a refusal to wait for."""
 
+_GATHER_SECONDS = 0.001
+"""So long does the event loop leave the core to that thread, before it refuses what has come meanwhile.
+
+Each time it wakes it finds the caches full of the model; for several requests in a row that is paid once.
+"""
+
 _MOST_REFUSALS = 64
 
 
@@ -196,7 +202,8 @@ class Scheduler:
         if deadline == math.inf and waiting + count <= self._queue_limit:
             return None
         seconds = self._predict(waiting + count, self._waiting_tokens + tokens)
-        seconds *= 1 + self._cost.spread  # a machine that is slow now stays so for the runs before this one
+        # A machine that is slow now stays so for the runs before this one: what is accepted is to be in time.
+        seconds *= 1 + 2 * self._cost.spread
         if self._turned is not None:  # it may have come as the last run on the event loop began
             seconds += now - self._turned
         if waiting + count > self._queue_limit:
@@ -224,6 +231,13 @@ class Scheduler:
             if not self._threads:
                 self._threads.append(self._thread(0, relief=True))
                 self._threads[0].start()
+            self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Pause in every turn of the event loop, as long as a thread that gives way runs the graph."""
+        if not self._by_turns and not self._stopped:
+            time.sleep(_GATHER_SECONDS)
+            self._loop.call_soon(self._gather)
 
     def _calm(self) -> None:
         """Go on as usual once nothing has been refused for a while."""

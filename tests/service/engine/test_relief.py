@@ -16,7 +16,7 @@ from export.bundle import Manifest
 from export.runtime import Encoded, Prediction
 from service.engine.batching import Limits
 from service.engine.cost import Cost
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import _GATHER_SECONDS, Scheduler
 from service.errors import NotReadyError, OverloadedError
 from service.metrics import ModelMetrics
 
@@ -143,9 +143,13 @@ async def start(clock):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that schedulers see, `clock.now`: calm begins CALM after a refusal by this, and not sooner."""
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("service.engine.scheduler.time", SimpleNamespace(monotonic=lambda: clock.now))
+    """The time that schedulers see, `clock.now`: calm begins CALM after a refusal by this, and not sooner.
+
+    `clock.pauses` has what they pause, which takes no time.
+    """
+    clock = SimpleNamespace(now=1000.0, pauses=[])
+    time = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.pauses.append)
+    monkeypatch.setattr("service.engine.scheduler.time", time)
     monkeypatch.setattr("service.engine.scheduler._CALM_SECONDS", CALM)
     return clock
 
@@ -201,6 +205,31 @@ async def test_once_nothing_was_refused_for_a_while_the_event_loop_makes_the_run
     await bench.answered()
     assert bench.graph.ran_by == [LOOP]
     assert bench.scheduler.alive
+
+
+async def test_only_while_a_thread_makes_the_runs_does_the_event_loop_let_requests_gather(start, clock):
+    bench = start()
+    bench.submit("a")
+    await bench.answered()
+    assert clock.pauses == []
+    bench.refuse()
+    await until(lambda: len(clock.pauses) > 2)
+    assert set(clock.pauses) == {_GATHER_SECONDS}
+    clock.now += 2 * CALM
+    await until(lambda: bench.scheduler._by_turns)
+    await asyncio.sleep(0)
+    count = len(clock.pauses)
+    bench.submit("b")
+    await bench.answered()
+    assert len(clock.pauses) == count
+
+
+async def test_where_runs_are_short_requests_do_not_gather(start, clock):
+    bench = start(run=SHORT)
+    bench.refuse()
+    await asyncio.sleep(0.01)
+    assert bench.scheduler.crowded
+    assert clock.pauses == []
 
 
 async def test_each_refusal_puts_the_calm_off(start, clock, monkeypatch):
