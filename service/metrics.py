@@ -135,7 +135,7 @@ class ModelMetrics:
         )
         self._batch_tokens = Quick(
             "reflux_batch_tokens",
-            "Tokens in one run of it, padding included.",
+            "Tokens that a run pays for, padding included.",
             buckets=TOKENS,
             registry=registry,
         )

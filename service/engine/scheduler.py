@@ -93,7 +93,7 @@ class Scheduler:
 
         self._busy_since: list[float | None] = [None] * max(workers, 1)
         self._free_since = [0.0] * max(workers, 1)
-        self._turning = False
+        self._turning = self._gathering = False
         self._turned: float | None = None
         """When the last run on the event loop began, as long as there is a next."""
 
@@ -231,11 +231,14 @@ class Scheduler:
             if not self._threads:
                 self._threads.append(self._thread(0, relief=True))
                 self._threads[0].start()
-            self._loop.call_soon(self._gather)
+            if not self._gathering:
+                self._gathering = True
+                self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Pause in every turn of the event loop, as long as a thread that gives way runs the graph."""
-        if not self._by_turns and not self._stopped:
+        self._gathering = not self._by_turns and not self._stopped
+        if self._gathering:
             time.sleep(_GATHER_SECONDS)
             self._loop.call_soon(self._gather)
 

@@ -224,6 +224,20 @@ async def test_only_while_a_thread_makes_the_runs_does_the_event_loop_let_reques
     assert len(clock.pauses) == count
 
 
+async def test_there_is_one_pause_a_turn_though_calm_and_refusals_follow_at_once(start, clock):
+    bench = start()
+    for _ in range(3):
+        bench.refuse()
+        clock.now += 2 * CALM
+        bench.scheduler._calm()
+    bench.refuse()
+    await asyncio.sleep(0)
+    for _ in range(5):
+        before = len(clock.pauses)
+        await asyncio.sleep(0)
+        assert len(clock.pauses) == before + 1
+
+
 async def test_where_runs_are_short_requests_do_not_gather(start, clock):
     bench = start(run=SHORT)
     bench.refuse()
