@@ -433,6 +433,24 @@ async def test_runs_teach_how_long_the_next_will_take(start, clock, workers):
     assert bench.cost.seconds(6, 1) == pytest.approx(2)
 
 
+async def test_a_wait_is_foretold_with_twice_the_spread_of_runs(start, clock):
+    class Straying(Cost):
+        @property
+        def spread(self):
+            return 0.25
+
+        def seconds(self, tokens, runs):
+            return 2.0
+
+    bench = start(cost=Straying())
+    with pytest.raises(OverloadedError, match="about 3000 ms"):
+        await bench.scheduler.classify(["a text"], deadline=clock.now + 2.9)
+    bench.ask("a text", deadline=clock.now + 3.1)
+    await asyncio.sleep(0)
+    assert bench.gauge("inference_inflight") == 1
+    bench.graph.gate.set()
+
+
 async def test_a_deadline_that_passes_while_waiting_is_an_error_and_no_run(start, clock):
     bench = start()
     held = await bench.hold()
