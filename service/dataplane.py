@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from asyncio import CancelledError, get_running_loop
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
@@ -78,8 +79,7 @@ def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = 
             task.failed(outcome)
             done(outcome)
         else:
-            task.open = False
-            get_running_loop().call_soon(task.answered, outcome)  # the client first: what `done` writes is sent before
+            task.answered(outcome)
             done(Answer(task.model.manifest, outcome))
 
     try:
@@ -130,12 +130,17 @@ class _Task:
         self.model.metrics.answer(_OUTCOMES.get(type(error), "failed"))
 
     def answered(self, predictions: list[Prediction]) -> None:
-        """Count the answers, and show them to the shadow."""
-        model, exchange = self.model, self.exchange
+        """End with answers, to be counted later."""
         self.open = False
-        model.leave()
+        self.model.leave()
+        seconds = time.monotonic() - self.exchange.began
+        self.model.metrics.later(partial(self._count, predictions, seconds))
+
+    def _count(self, predictions: list[Prediction], seconds: float) -> None:
+        """Count the answers, and show them to the shadow."""
+        model = self.model
         model.metrics.answer("ok")
-        model.metrics.answer_seconds.observe(time.monotonic() - exchange.began)
+        model.metrics.answer_seconds.observe(seconds)
         for text, prediction in zip(self.texts, predictions, strict=True):
             model.metrics.prediction(prediction)
             model.shadow.observe(text, prediction)

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 
 from export.bundle import Manifest
 from export.runtime import Prediction
+from service.later import Later
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -57,6 +58,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.later = Later()
+        self.registry.register(self.later)
         ProcessCollector(registry=self.registry)
         self._requests = QuickCounter(
             "reflux_http_requests_total",
@@ -122,6 +125,8 @@ class ModelMetrics:
     """What is counted of one model. Its version is a label of every series; `render` adds it."""
 
     def __init__(self, registry: CollectorRegistry, manifest: Manifest, variant: str) -> None:
+        self.later = Later()
+        registry.register(self.later)
         stages = Quick(
             "reflux_inference_stage_seconds",
             "Per text: waiting to be taken; per texts taken at once: tokenising and the graph.",

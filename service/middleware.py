@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from itertools import count
 
 import structlog
@@ -102,7 +103,9 @@ class RequestMiddleware:
         if route in PROBES:
             return
         seconds = time.monotonic() - exchange.began
-        self._metrics.request(route, method, code, seconds)
+        self._metrics.later(partial(self._metrics.request, route, method, code, seconds))
+        if self.plain:
+            return
         key = exchange.caller.name if exchange.caller is not None else None
         if exchange.admission is not None:
             self._metrics.key_request(key or "", exchange.admission)

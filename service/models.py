@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -68,6 +69,11 @@ class Model:
         if not self._users and self._last_left is not None and not self._last_left.done():
             self._last_left.set_result(None)
 
+    def gap(self) -> dict[str, Any]:
+        """The body of `GET /gap`, of all that has been answered."""
+        self.metrics.later.flush()
+        return self.shadow.gap()
+
     async def start_shadow(self) -> None:
         """Begin to shadow, also anew after `shadow.stop`. Raises ShadowError."""
         if self.shadow.started:
@@ -76,6 +82,7 @@ class Model:
 
     async def release(self, seconds: float = 0.0) -> None:
         """Stop shadowing, give requests in flight so many seconds to end, end the runner."""
+        self.metrics.later.flush()
         await self.shadow.stop()
         try:
             async with asyncio.timeout(seconds):

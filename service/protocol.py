@@ -204,7 +204,7 @@ class Protocol(HttpToolsProtocol):
             )
         )
         cycle.response_complete = True
-        self.loop.call_soon(self._record, cycle, code)  # uvloop sends an answer first
+        self._record(cycle, code)
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -26,4 +26,4 @@ async def model(request: Request, variant: Variant = Variant.STABLE) -> Response
 @router.get("/gap", responses=_ERRORS)
 async def gap(request: Request, variant: Variant = Variant.STABLE) -> dict[str, Any]:
     """Return the live distillation gap since this process started, with its interval."""
-    return state_of(request).models.choose(variant).shadow.gap()
+    return state_of(request).models.choose(variant).gap()

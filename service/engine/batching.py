@@ -73,14 +73,19 @@ def estimate_tokens(text: str, most: int) -> int:
     return min(len(text) // CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS, most)
 
 
-def window(waiting: Iterable[Sized], limits: Limits) -> int:
-    """How many of the oldest to consider for a run, by the tokens that they are thought to have; at least 1."""
+def window(waiting: Iterable[Sized], limits: Limits, slack: float, least: int) -> int:
+    """How many of the oldest to consider for a run, by the tokens that they are thought to have; at least 1.
+
+    For a packed graph so many, if they fit, that there are at least `least` and that the run costs no more beside
+    their tokens, `slack` as in `choose`, than for them.
+    """
     if not limits.packed:
         return WINDOW
     count = tokens = 0
     for count, item in enumerate(waiting):
+        enough = count >= least and tokens >= slack
         tokens += item.tokens
-        if tokens > limits.tokens or count == limits.rows:
+        if enough or tokens > limits.tokens or count == limits.rows:
             return max(1, count)
     return count + 1
 

@@ -43,10 +43,16 @@ _CALM_SECONDS = 1.0
 _RELIEF_SECONDS = 0.002
 """A longer run on the event loop is too long for a refusal to wait for."""
 
-_GATHER_SECONDS = 0.001
+_GATHER_SECONDS = 0.002
 """So long does the event loop leave the core to that thread, before it refuses what has come meanwhile.
 
 Each time it wakes it finds the caches full of the model; for several requests in a row that is paid once.
+"""
+
+_SPREADS = 4
+"""So many times the spread of runs is a wait foretold to be longer than it should be.
+
+A queue that is shorter than it could be loses no answer, one that is too long loses all of them.
 """
 
 _MOST_REFUSALS = 64
@@ -203,7 +209,7 @@ class Scheduler:
             return None
         seconds = self._predict(waiting + count, self._waiting_tokens + tokens)
         # A machine that is slow now stays so for the runs before this one: what is accepted is to be in time.
-        seconds *= 1 + 2 * self._cost.spread
+        seconds *= 1 + _SPREADS * self._cost.spread
         if self._turned is not None:  # it may have come as the last run on the event loop began
             seconds += now - self._turned
         if waiting + count > self._queue_limit:
@@ -352,11 +358,22 @@ class Scheduler:
     def _pop(self) -> list[Item]:
         """Take the oldest texts off the queue, whose condition is held."""
         waiting = len(self._waiting)
-        count = min(window(self._waiting, self._limits), waiting) if waiting > 1 else waiting
+        count = min(window(self._waiting, self._limits, self._graph_cost.slack, self._half()), waiting)
         items = [self._waiting.popleft() for _ in range(count)]
         self._waiting_tokens -= tokens_of(items)
         self._refusals.clear()
         return items
+
+    def _half(self) -> int:
+        """Half of what waits, to the end of a request.
+
+        Those that share a run are answered together: were it all, the oldest would wait for the newest.
+        """
+        waiting = self._waiting
+        half = (len(waiting) + 1) // 2
+        while half < len(waiting) and waiting[half].request is waiting[half - 1].request:
+            half += 1
+        return half
 
     def _push_back(self, items: list[Item]) -> None:
         """Put texts back at their place: another thread may have put back older ones, and clients may have left."""
@@ -422,8 +439,9 @@ class Scheduler:
         return [*self._bisect(rows[:half]), *self._bisect(rows[half:])]
 
     def _settle(self, run: Run) -> None:
-        """Hand the outcomes of a run to the requests, and count once they were sent; on the event loop."""
-        self._loop.call_soon(self._count, run)
+        """Hand the outcomes of a run to the requests, and have them counted later; on the event loop."""
+        self._loop.call_soon(self._learn, run)  # uvloop sends the answers first
+        self._metrics.later(partial(self._count, run))
         for item, outcome in run.outcomes:
             request = item.request
             if request.staged is not None:
@@ -441,12 +459,18 @@ class Scheduler:
                 self._finish(request, failure)
         self._next_turn()
 
-    def _count(self, run: Run) -> None:
+    def _learn(self, run: Run) -> None:
         if run.batches:
             self._cost.learn(sum(batch.tokens for batch in run.batches), run.occupied)
-            self._metrics.run_seconds.observe(run.seconds)
         for batch in run.batches:
             self._graph_cost.learn(batch.tokens, batch.seconds)
+        if not self._waiting:
+            self._metrics.later.flush()
+
+    def _count(self, run: Run) -> None:
+        if run.batches:
+            self._metrics.run_seconds.observe(run.seconds)
+        for batch in run.batches:
             self._metrics.batch(batch.texts, batch.tokens)
         for item, _ in run.outcomes:
             self._metrics.queue_seconds.observe(run.began - item.request.submitted)

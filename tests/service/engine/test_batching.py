@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batching import ALONE, WINDOW, Limits, by_length, choose, estimate_tokens, window
+from service.engine.batching import ALONE, WINDOW, Limits, by_length, choose, estimate_tokens, tokens_of, window
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(arrivals, l
             place += 1
         if not waiting:
             continue
-        considered = [waiting.popleft() for _ in range(min(window(waiting, limits), len(waiting)))]
+        considered = [
+            waiting.popleft() for _ in range(min(window(waiting, limits, slack, len(waiting) // 2), len(waiting)))
+        ]
         _, left = choose(considered, limits, slack)
         waiting.extendleft(reversed(left))
         for item in waiting:
@@ -199,15 +201,17 @@ def test_a_long_text_among_short_ones_has_a_run_of_its_own_where_that_is_cheaper
 
 
 @settings(deadline=None)
-@given(waiting_texts, packed_limits, slacks)
-def test_packed_as_many_are_considered_as_fit(waiting, limits, slack):
-    assert window(iter(waiting), limits) == len(choose(waiting, limits, slack)[0])
+@given(waiting_texts, packed_limits, slacks, st.integers(0, 40))
+def test_packed_as_many_are_considered_as_are_worth_a_run_if_they_fit(waiting, limits, slack, least):
+    fit = len(choose(waiting, limits, slack)[0])
+    worth = (count for count in range(fit) if count >= least and tokens_of(waiting[:count]) >= slack)
+    assert window(iter(waiting), limits, slack, least) == max(1, next(worth, fit))
 
 
 @settings(deadline=None)
-@given(waiting_texts, limits_of_a_run)
-def test_where_lengths_matter_many_are_considered(waiting, limits):
-    assert window(waiting, limits) == WINDOW
+@given(waiting_texts, limits_of_a_run, slacks)
+def test_where_lengths_matter_many_are_considered(waiting, limits, slack):
+    assert window(waiting, limits, slack, 1) == WINDOW
 
 
 @settings(deadline=None)

@@ -107,9 +107,10 @@ class Bench:
         self.registry = CollectorRegistry()
         self.graph = graph or Graph()
         self.cost = cost or Known()
+        self.metrics = ModelMetrics(self.registry, manifest, "stable")
         self.scheduler = Scheduler(
             self.graph,
-            ModelMetrics(self.registry, manifest, "stable"),
+            self.metrics,
             workers=workers,
             limits=limits,
             max_tokens=MANIFEST.max_tokens,
@@ -433,7 +434,7 @@ async def test_runs_teach_how_long_the_next_will_take(start, clock, workers):
     assert bench.cost.seconds(6, 1) == pytest.approx(2)
 
 
-async def test_a_wait_is_foretold_with_twice_the_spread_of_runs(start, clock):
+async def test_a_wait_is_foretold_with_four_times_the_spread_of_runs(start, clock):
     class Straying(Cost):
         @property
         def spread(self):
@@ -443,9 +444,9 @@ async def test_a_wait_is_foretold_with_twice_the_spread_of_runs(start, clock):
             return 2.0
 
     bench = start(cost=Straying())
-    with pytest.raises(OverloadedError, match="about 3000 ms"):
-        await bench.scheduler.classify(["a text"], deadline=clock.now + 2.9)
-    bench.ask("a text", deadline=clock.now + 3.1)
+    with pytest.raises(OverloadedError, match="about 4000 ms"):
+        await bench.scheduler.classify(["a text"], deadline=clock.now + 3.9)
+    bench.ask("a text", deadline=clock.now + 4.1)
     await asyncio.sleep(0)
     assert bench.gauge("inference_inflight") == 1
     bench.graph.gate.set()
@@ -942,16 +943,23 @@ async def test_what_is_refused_is_raised_and_not_told(start, clock):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-async def test_answers_are_given_before_they_are_counted(start, workers):
+async def test_answers_are_counted_once_nothing_waits(start, workers):
     bench = start(workers=workers)
     bench.graph.gate.set()
-    counted = []
-    for text in ("a", "b"):
-        bench.scheduler.submit([text], lambda _: counted.append(bench.gauge("batch_texts_count")))
-        await until(lambda text=text: len(counted) == 1 + (text == "b"))
-        await asyncio.sleep(0)
-    assert counted == [0, 1]
-    assert bench.gauge("batch_texts_count") == 2
+    counted, answered = [], []
+    count = bench.scheduler._count
+    bench.scheduler._count = lambda run: (counted.append(len(answered)), count(run))
+
+    def again(_):
+        answered.append(len(counted))
+        if len(answered) < 3:
+            bench.scheduler.submit(["a"], again)
+
+    bench.scheduler.submit(["a"], again)
+    await until(lambda: len(counted) == 3)
+    assert bench.gauge("batch_texts_count") == 3
+    if not workers:
+        assert (answered, counted) == ([0, 0, 0], [3, 3, 3])
 
 
 PACKED = Limits(20, packed=True)
@@ -988,8 +996,7 @@ async def test_packed_texts_of_any_lengths_share_runs_in_the_order_in_which_they
 async def test_packed_texts_that_were_taken_together_run_by_length_where_that_costs_less(start):
     bench = start(workers=0, limits=Limits(100, packed=True), cost=Known(slack=2.0))
     texts = ["a" * 2, "b" * 30, "c" * 2, "d" * 2]
-    requests = [bench.ask(text) for text in texts]
-    assert [said(await request) for request in requests] == [[text] for text in texts]
+    assert said(await bench.ask(*texts)) == texts
     assert sorted(map(sorted, bench.graph.runs)) == [["a" * 2, "c" * 2, "d" * 2], ["b" * 30]]
     assert bench.gauge("batch_texts_count") == 2
     assert bench.gauge("batch_texts_sum") == len(texts)
@@ -1002,6 +1009,19 @@ async def test_packed_what_is_longer_than_it_was_thought_to_be_waits_for_the_nex
     await asyncio.gather(*requests)
     assert [len(run) for run in bench.graph.runs] == [2, 2, 1]
     assert list(itertools.chain(*bench.graph.runs)) == [letter * 8 for letter in "abcde"]
+
+
+async def test_packed_half_of_the_requests_that_wait_share_a_run(start):
+    bench = start(workers=0, limits=Limits(1000, packed=True), cost=Known(slack=0.0))
+    requests = [bench.ask("ab"), bench.ask("cd"), bench.ask("ef"), bench.ask("gh", "ij", "kl"), bench.ask("mn")]
+    await asyncio.gather(*requests)
+    assert bench.graph.runs == [["ab", "cd", "ef", "gh", "ij", "kl"], ["mn"]]
+
+
+async def test_packed_all_share_a_run_that_costs_more_than_they_do(start):
+    bench = start(workers=0, limits=Limits(1000, packed=True), cost=Known(slack=100.0))
+    await asyncio.gather(*[bench.ask(letter) for letter in "abcde"])
+    assert bench.graph.runs == [["a", "b", "c", "d", "e"]]
 
 
 async def test_a_run_that_pads_counts_its_padding(start):
