@@ -15,20 +15,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
-from heapq import merge
 from threading import Condition, Lock, Thread
 
 from starlette.requests import ClientDisconnect
 
 from export.runtime import Encoded, Prediction
-from service.engine.batching import Limits, by_length, choose, estimate_tokens, tokens_of, window
-from service.engine.cost import Cost, whole_seconds
+from service.engine.admission import Admission
+from service.engine.batching import Limits, by_length, choose, estimate_tokens, tokens_of
+from service.engine.cost import Cost
 from service.engine.runner import Done, Leaving, Refusal, Runs, Staged, Withdraw
-from service.engine.work import Batch, Item, Outcome, Request, Run, age
+from service.engine.waiting import Waiting
+from service.engine.work import Batch, Item, Outcome, Request, Run
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.metrics import ModelMetrics
 from service.niceness import give_way
@@ -48,14 +48,6 @@ _GATHER_SECONDS = 0.002
 
 Each time it wakes it finds the caches full of the model; for several requests in a row that is paid once.
 """
-
-_SPREADS = 4
-"""So many times the spread of runs is a wait foretold to be longer than it should be.
-
-A queue that is shorter than it could be loses no answer, one that is too long loses all of them.
-"""
-
-_MOST_REFUSALS = 64
 
 
 class Scheduler:
@@ -77,12 +69,10 @@ class Scheduler:
         self._metrics = metrics
         self._limits = limits
         self._max_tokens = max_tokens
-        self._queue_limit = queue_limit
         self._stall_seconds = stall_seconds
         self._lock = Lock()
         self._queue = Condition(self._lock)
-        self._waiting: deque[Item] = deque()
-        self._waiting_tokens = 0
+        self._waiting = Waiting()
         self._stopped = False
         self._threads = [self._thread(number) for number in range(workers)]
         self._turns = not workers
@@ -94,20 +84,15 @@ class Scheduler:
         self.crowded = False
 
         self._refused = -math.inf
-        self._refusals: dict[float | None, Refusal] = {}
-        """What `refusal` says, until the queue is another."""
-
         self._busy_since: list[float | None] = [None] * max(workers, 1)
         self._free_since = [0.0] * max(workers, 1)
         self._turning = self._gathering = False
-        self._turned: float | None = None
-        """When the last run on the event loop began, as long as there is a next."""
-
         self._looking: asyncio.TimerHandle | None = None
         self._open: set[Request] = set()
         # Apart: what is done between two runs is done for each text, however many of them share a run.
         self._graph_cost = cost or Cost()
         self._cost = copy(self._graph_cost)
+        self._admission = Admission(self._waiting, self._cost, limits, queue_limit, self._busy_since)
         # Not by way of `self`: a cycle would keep the classifier until the collector looks, which may be never.
         requests, waiting = self._open, self._waiting
         metrics.inflight.set_function(lambda: sum(len(request.texts) for request in requests))
@@ -138,12 +123,9 @@ class Scheduler:
         """Take in texts; see `Runner`."""
         now = time.monotonic()
         request = Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
-        items, tokens = [], 0
-        for index, text in enumerate(texts):
-            items.append(Item(request, index, estimate_tokens(text, self._max_tokens)))
-            tokens += items[-1].tokens
-        self._admit(len(items), tokens, request.deadline, now)
-        self._put(items, tokens)
+        items = [Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
+        self._admit(items, request.deadline, now)
+        self._put(items)
         return partial(self._close, request)
 
     async def classify(
@@ -180,51 +162,24 @@ class Scheduler:
 
     def refusal(self, seconds: float | None = None) -> Refusal | None:
         """Why a request of which nothing is known yet gets no answer; see `Runner`."""
-        waiting = len(self._waiting)
-        if not waiting or self._stopped:
-            return None
-        refusal = self._refusals.get(seconds) if self._turned is None else None
-        if refusal is None:
-            usual = self._waiting_tokens // waiting
-            now = time.monotonic()
-            refusal = self._refusal(1, usual, math.inf if seconds is None else now + seconds, now)
-            if refusal is not None and len(self._refusals) < _MOST_REFUSALS:
-                self._refusals[seconds] = refusal
-        else:
-            self._refused = time.monotonic()
+        refusal = None if self._stopped else self._admission.usual(seconds)
+        if refusal is not None:
+            self._note_refusal(time.monotonic())
         return refusal
 
-    def _admit(self, count: int, tokens: int, deadline: float, now: float) -> None:
+    def _admit(self, items: Sequence[Item], deadline: float, now: float) -> None:
         """Refuse texts before any work is done for them, unless they will be answered in time."""
         if self._stopped:
             raise NotReadyError("the inference threads are gone; ask another replica")
-        refusal = self._refusal(count, tokens, deadline, now)
+        refusal = self._admission.refusal(len(items), tokens_of(items), deadline, now)
         if refusal is not None:
+            self._note_refusal(now)
             raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
 
-    def _refusal(self, count: int, tokens: int, deadline: float, now: float) -> Refusal | None:
-        """Why there is no place for so many texts, or no time."""
-        waiting = len(self._waiting)
-        if deadline == math.inf and waiting + count <= self._queue_limit:
-            return None
-        seconds = self._predict(waiting + count, self._waiting_tokens + tokens)
-        # A machine that is slow now stays so for the runs before this one: what is accepted is to be in time.
-        seconds *= 1 + _SPREADS * self._cost.spread
-        if self._turned is not None:  # it may have come as the last run on the event loop began
-            seconds += now - self._turned
-        if waiting + count > self._queue_limit:
-            again = whole_seconds(seconds)
-            message = f"{waiting} texts are waiting and {count} more exceed the limit of {self._queue_limit}"
-        elif now + seconds > deadline:
-            again = whole_seconds(now + seconds - deadline)
-            left = max(0.0, deadline - now) * 1000
-            message = f"an answer would take about {seconds * 1000:.0f} ms, more than the {left:.0f} ms that are left"
-        else:
-            return None
+    def _note_refusal(self, now: float) -> None:
         self._refused = now
         if not self.crowded:
             self._crowd()
-        return Refusal(f"{message}; try again in {again} s", again)
 
     def _crowd(self) -> None:
         """Expect more refusals; where they would wait for a run on the event loop, let a thread run the graph."""
@@ -259,21 +214,10 @@ class Scheduler:
             self._by_turns = self._turns
         self._next_turn()
 
-    def _predict(self, texts: int, tokens: int) -> float:
-        """Seconds until so many texts, of so many tokens, have been answered, beside what is being run."""
-        limits, shared = self._limits, len(self._busy_since)
-        runs = min(texts, max(-(-texts // limits.rows), -(-tokens // limits.tokens)))
-        if None in self._busy_since:
-            return self._cost.seconds(tokens / shared, runs / shared)
-        # What runs now may just have begun.
-        return self._cost.seconds(tokens / shared + min(limits.tokens, tokens), runs / shared + 1)
-
-    def _put(self, items: list[Item], tokens: int) -> None:
+    def _put(self, items: list[Item]) -> None:
         self._open.add(items[0].request)
         with self._lock:
-            self._waiting.extend(items)
-            self._waiting_tokens += tokens
-            self._refusals.clear()
+            self._waiting.add(items)
             if not self._by_turns:
                 self._queue.notify(len(items))
         if self._looking is None and items[0].request.leaving is not None:
@@ -298,11 +242,7 @@ class Scheduler:
         if len(request.predictions) == len(request.texts):
             return
         with self._lock:
-            kept = [item for item in self._waiting if item.request is not request]
-            self._waiting_tokens -= tokens_of(self._waiting) - tokens_of(kept)
-            self._waiting.clear()
-            self._waiting.extend(kept)
-            self._refusals.clear()
+            self._waiting.withdraw(request)
 
     def _look(self) -> None:
         """Begin to watch the clients of requests that wait for long."""
@@ -326,12 +266,12 @@ class Scheduler:
         """Run one batch on the event loop; what has arrived meanwhile is read before the next."""
         self._turning = False
         if self._by_turns and self._waiting and not self._stopped:
-            self._turned = time.monotonic()
+            self._admission.turned = time.monotonic()
             with self._lock:
-                items = self._pop()
+                items = self._take()
             self._settle(self._run(items, 0))
         if not self._turning:
-            self._turned = None
+            self._admission.turned = None
 
     def _thread(self, number: int, relief: bool = False) -> Thread:
         return Thread(target=self._work, args=(number, relief), name=f"inference-{number}", daemon=True)
@@ -353,40 +293,19 @@ class Scheduler:
         with self._lock:
             while (self._by_turns or not self._waiting) and not self._stopped:
                 self._queue.wait()
-            return [] if self._stopped else self._pop()
+            return [] if self._stopped else self._take()
 
-    def _pop(self) -> list[Item]:
+    def _take(self) -> list[Item]:
         """Take the oldest texts off the queue, whose condition is held."""
-        waiting = len(self._waiting)
-        count = min(window(self._waiting, self._limits, self._graph_cost.slack, self._half()), waiting)
-        items = [self._waiting.popleft() for _ in range(count)]
-        self._waiting_tokens -= tokens_of(items)
-        self._refusals.clear()
-        return items
-
-    def _half(self) -> int:
-        """Half of what waits, to the end of a request.
-
-        Those that share a run are answered together: were it all, the oldest would wait for the newest.
-        """
-        waiting = self._waiting
-        half = (len(waiting) + 1) // 2
-        while half < len(waiting) and waiting[half].request is waiting[half - 1].request:
-            half += 1
-        return half
+        return self._waiting.take(self._limits, self._graph_cost.slack)
 
     def _push_back(self, items: list[Item]) -> None:
-        """Put texts back at their place: another thread may have put back older ones, and clients may have left."""
+        """Put texts back that wait for another run, but for those whose client has left meanwhile."""
         with self._lock:
             items = [item for item in items if not item.request.settled]
-            self._waiting_tokens += tokens_of(items)
-            self._refusals.clear()
+            self._waiting.put_back(items)
             if not self._by_turns:
                 self._queue.notify(len(items))
-            if items and self._waiting and age(self._waiting[0]) < age(items[-1]):
-                items = [*merge(items, self._waiting, key=age)]
-                self._waiting.clear()
-            self._waiting.extendleft(reversed(items))
 
     def _run(self, items: list[Item], number: int) -> Run:
         """Tokenise what was not, run what goes together of it, and put the others back."""

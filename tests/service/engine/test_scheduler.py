@@ -369,7 +369,7 @@ async def test_a_full_queue_says_when_it_will_be_empty(start):
 
 async def test_what_could_not_be_answered_in_time_is_refused_before_any_work(start, clock):
     bench = start(cost=Known(run=8.0, token=1.0))
-    with pytest.raises(OverloadedError, match="about 10000 ms, more than the 4000 ms that are left") as refused:
+    with pytest.raises(OverloadedError, match="may take 10000 ms, more than the 4000 ms that are left") as refused:
         await bench.scheduler.classify(["a"], deadline=clock.now + 4)
     assert refused.value.headers["retry-after"] == "6"
     assert (bench.graph.encoded, bench.graph.runs) == ([], [])
@@ -444,7 +444,7 @@ async def test_a_wait_is_foretold_with_four_times_the_spread_of_runs(start, cloc
             return 2.0
 
     bench = start(cost=Straying())
-    with pytest.raises(OverloadedError, match="about 4000 ms"):
+    with pytest.raises(OverloadedError, match="may take 4000 ms"):
         await bench.scheduler.classify(["a text"], deadline=clock.now + 3.9)
     bench.ask("a text", deadline=clock.now + 4.1)
     await asyncio.sleep(0)
@@ -513,7 +513,7 @@ async def test_a_refusal_is_the_same_until_the_queue_is_another(start):
     await bench.begun()
     told.append(bench.scheduler.refusal(1.5))
     # Runs of a second each: what waits, its own, and the one that is under way.
-    assert [message.split()[5] for message, _ in told] == ["4000", "5000", "4000", "3000"]
+    assert [message.split()[4] for message, _ in told] == ["4000", "5000", "4000", "3000"]
     graph.gate.set()
     await asyncio.gather(*requests)
     assert bench.scheduler.refusal(1.5) is None
