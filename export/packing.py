@@ -201,15 +201,27 @@ class _Packing:
         name, twin = node.output[0], self._named(node.output[0])
         kept = {attribute.name: attribute for attribute in node.attribute if attribute.name != "unidirectional"}
         width = self.constants[node.input[1]].dims[1] // 3
-        self._add("MatMul", [self.twins[node.input[0]], node.input[1]], f"{name}/product")
-        self._add("Add", [_own(f"{name}/product"), node.input[2]], f"{name}/projected")
-        parts = [_own(f"{name}/{part}") for part in ("query", "key", "value")]
-        self._add("Gather", [_own(f"{name}/projected"), _own("tokens")], f"{name}/padded", axis=0)
-        self._node("Split", [_own(f"{name}/padded")], parts, axis=-1, num_outputs=3)
+        parts = []
+        for index, part in enumerate(("query", "key", "value")):
+            # A product each: to split that of all would copy every padded place once more.
+            weight, bias = (self._columns(constant, index, width, part) for constant in node.input[1:3])
+            self._add("MatMul", [self.twins[node.input[0]], weight], f"{name}/{part}/product")
+            self._add("Add", [_own(f"{name}/{part}/product"), bias], f"{name}/{part}/projected")
+            self._add("Gather", [_own(f"{name}/{part}/projected"), _own("tokens")], f"{name}/{part}", axis=0)
+            parts.append(_own(f"{name}/{part}"))
         attended = _own(f"{name}/attended")
         attention = self._node("MultiHeadAttention", [*parts, "", _own("keys")], [attended], domain=_DOMAIN)
         attention.attribute.extend(kept.values())
         self._keep(attended, width, twin)
+
+    def _columns(self, constant: str, index: int, width: int, part: str) -> str:
+        """The name of some of a constant's columns, `width` of them, after `index` times as many."""
+        from onnx import numpy_helper
+
+        name = _own(f"{constant}/{part}")
+        values = numpy_helper.to_array(self.constants[constant])[..., index * width : (index + 1) * width]
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        return name
 
     def _sums(self, node: Any) -> bool:
         """Whether a norm is of the sum of two packed values, has both its weights, and gives nothing else."""

@@ -175,7 +175,7 @@ def test_all_but_attention_is_computed_for_tokens_alone(packed, tmp_path):
     lengths = (2, LONGEST, 7)
     shown = create_session(tmp_path / "probed.onnx").run(names, batch(lengths))
     layers = kinds(packed).count("MultiHeadAttention")
-    assert len(shown) == 2 + layers * (4 + 1 + 2 + 2)  # the embedding is a sum with a norm
+    assert len(shown) == 2 + layers * (6 + 1 + 2 + 2)  # the embedding is a sum with a norm
     assert {values.shape[0] for values in shown} == {sum(lengths)}
 
 
@@ -365,8 +365,8 @@ def test_a_constant_that_could_tell_places_apart_meets_the_padded_value(edited, 
 def test_two_packed_values_meet_packed(edited):
     source, target = edited(lambda graph: insert(graph, last(graph, "BiasGelu"), "Tanh", count=2))
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
-    # Words, places, the longest text and the table of places; one into each attention and one out; and one to pool.
-    assert kinds(target).count("Gather") == 4 + 2 * (1 + 1) + 1
+    # Words, places, the longest text and the table of places; three into each attention and one out; one to pool.
+    assert kinds(target).count("Gather") == 4 + 2 * (3 + 1) + 1
 
 
 def segments_of(graph):

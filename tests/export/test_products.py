@@ -216,7 +216,7 @@ def with_biases(path):
     return path
 
 
-@pytest.mark.parametrize(("family", "products"), [("encoder", 2 * 4), ("sequence-classifier", 3 * 4 + 1)])
+@pytest.mark.parametrize(("family", "products"), [("encoder", 2 * 6), ("sequence-classifier", 3 * 6 + 1)])
 def test_an_int8_encoder_computes_the_same(
     students, graphs, validation, tmp_path, monkeypatch, joined, family, products
 ):
