@@ -136,6 +136,14 @@ def test_on_the_event_loop_each_run_costs_a_turn_more(clock):
     assert planned(graph, Asked(workers=0)).limits == Limits(128)
 
 
+@pytest.mark.parametrize(("packed", "workers", "tokens"), [(True, 0, 512), (False, 0, 256), (True, 1, 256)])
+def test_of_runs_as_good_the_event_loop_takes_the_longest_if_packed(clock, rates, packed, workers, tokens):
+    rates(lambda plan: {256: 1000.0, 512: 985.0, 1024: 970.0}.get(plan.limits.tokens, 900.0))
+    graph = Graph(clock, linear(1e-5, 1e-3))
+    graph.packed = packed
+    assert planned(graph, Asked(workers=workers)).limits.tokens == tokens
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_graph_that_is_packed_gets_limits_that_say_so(clock, packed):
     graph = Graph(clock, linear(1e-5, 1e-2))
