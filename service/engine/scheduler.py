@@ -1,6 +1,6 @@
 """A bounded queue of texts, and what runs them: threads, or in their place the event loop itself.
 
-Who is free takes what is waiting, as many texts as fit into one run, and never waits for more to come. All that a
+Who is free takes of what is waiting as many texts as are worth a run, and never waits for more to come. All that a
 thread's run answered goes back to the event loop in one call. One condition guards the queue; everything else is the
 event loop's alone.
 

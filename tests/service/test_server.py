@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from types import SimpleNamespace
 
@@ -54,6 +55,16 @@ async def _refused(connect, port):
             except ConnectionRefusedError:
                 return
             await asyncio.sleep(0.01)
+
+
+def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_settings, tmp_path):
+    usual = sys.getswitchinterval()
+    try:
+        with pytest.raises(StartupError):
+            service.server.serve(make_settings(bundle=tmp_path / "nowhere", port=0))
+        assert sys.getswitchinterval() < usual / 5
+    finally:
+        sys.setswitchinterval(usual)
 
 
 async def test_two_hundred_clients_get_the_answers_that_each_would_get_alone(start_process, connect, words):
