@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from export.binding import BoundRun, Feeds
 from export.bundle import MODEL, TOKENIZER, Bundle, BundleError
 from export.providers import AUTO, CPU, TENSORRT, Device, providers
+from export.words import Words
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,10 +75,14 @@ class GraphTokenizer:
             raise BundleError(f"{path}: not a tokenizer ({error}); export the bundle again") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
+        self._words = Words.of(self._tokenizer)
         self.max_tokens = max_tokens
 
     def encode(self, text: str) -> Encoded:
         """Tokenise a text as far as the graph reads it."""
+        found = self._words.encode(text) if self._words is not None else None
+        if found is not None:
+            return Encoded(*found)
         encoding = self._tokenizer.encode(text)
         return Encoded(encoding.ids, bool(encoding.overflowing))
 
