@@ -80,10 +80,14 @@ class Model:
             self._new_shadow()
         await self.shadow.start()
 
-    async def release(self, seconds: float = 0.0) -> None:
-        """Stop shadowing, give requests in flight so many seconds to end, end the runner."""
+    async def stop_shadow(self) -> None:
+        """Stop to shadow, once it has seen all that was answered."""
         self.metrics.later.flush()
         await self.shadow.stop()
+
+    async def release(self, seconds: float = 0.0) -> None:
+        """Stop shadowing, give requests in flight so many seconds to end, end the runner."""
+        await self.stop_shadow()
         try:
             async with asyncio.timeout(seconds):
                 await self._unused()
@@ -212,13 +216,13 @@ class Models:
         self._serving = serving
         try:
             for model in old:
-                await model.shadow.stop()
+                await model.stop_shadow()
             for model in new:
                 await model.start_shadow()
         except BaseException as error:
             self._serving = before
             for model in new:
-                await model.shadow.stop()
+                await model.stop_shadow()
                 self._retire(model)
             for model in old:
                 await _resume_shadow(model)

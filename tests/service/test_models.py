@@ -573,6 +573,17 @@ async def test_the_candidate_has_an_outbox_of_its_own(running, pair, tiny_teache
     assert (tmp_path / "shadow-candidate.sqlite").is_file()
 
 
+async def test_a_shadow_sees_what_was_answered_before_it_ends(running, bundles, tiny_teacher, tmp_path):
+    path = publish(bundles[0], tmp_path / "served")
+    async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_LOOP) as client:
+        (old,) = models_of(client)
+        shadowed = []
+        old.metrics.later(lambda: shadowed.append(old.shadow._running is not None))
+        publish(bundles[1], path)
+        await client.post("/admin/reload")
+        assert shadowed == [True]
+
+
 async def test_a_shadow_that_cannot_start_for_the_new_bundle_leaves_the_old_one_served_and_shadowing(
     running, make_bundle, bundles, tiny_teacher, tmp_path
 ):
