@@ -24,7 +24,7 @@ from service.shadow.rows import NewRow
 from service.shadow.settings import ShadowSettings
 from service.shadow.thread import OutboxThread
 
-BATCH_ROWS = 128
+BATCH_ROWS = 256  # the more, the fewer commits, each of which waits for the disk
 EVAL_ONE_IN = 10
 
 log = structlog.get_logger(__name__)
@@ -150,7 +150,8 @@ class Writer:
         for record in batch:
             # Half a surrogate pair is valid JSON but no text that a file could hold.
             redacted = redact(record.text.encode("utf-8", "replace").decode())
-            found.update(redacted.found)
+            if redacted.found:  # of most texts nothing
+                found.update(redacted.found)
             rows.append(self._row(record, redacted.text))
         self._outbox.write(rows, totals)
         return found
