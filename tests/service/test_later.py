@@ -38,11 +38,12 @@ async def test_enough_is_done_in_its_order_when_the_event_loop_is_free(work):
 async def test_a_little_is_done_after_a_while_each_time(work, monkeypatch):
     monkeypatch.setattr(later, "_SECONDS", 0.001)
     put = await put_off(work, 2)
-    while len(work) < 2:
-        await asyncio.sleep(0.001)
-    put(lambda: work.append("again"))
-    while len(work) < 3:
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(5):
+        while len(work) < 2:
+            await asyncio.sleep(0.001)
+        put(lambda: work.append("again"))
+        while len(work) < 3:
+            await asyncio.sleep(0.001)
     assert work == [0, 1, "again"]
 
 

@@ -943,7 +943,8 @@ async def test_what_is_refused_is_raised_and_not_told(start, clock):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-async def test_answers_are_counted_once_nothing_waits(start, workers):
+async def test_answers_are_counted_once_nothing_waits(start, workers, monkeypatch):
+    monkeypatch.setattr("service.later._SECONDS", 2 * PATIENCE)
     bench = start(workers=workers)
     bench.graph.gate.set()
     counted, answered = [], []
