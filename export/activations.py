@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.rows import Rows
 from export.runtime import INPUTS, create_session
 
 Floats = npt.NDArray[np.float32]
@@ -30,7 +31,9 @@ def activations(
     onnx.save(probed, str(scratch))
     session = create_session(scratch)
     takes = {value.name for value in session.get_inputs()}
+    attention = Rows(max(map(len, rows), default=0))
     for row in rows:
         ids = np.array([row], dtype=np.int64)
-        feed = {name: value for name, value in zip(INPUTS, (ids, np.ones_like(ids)), strict=True) if name in takes}
+        given = dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True)) | attention.of([len(row)])
+        feed = {name: value for name, value in given.items() if name in takes}
         yield dict(zip(names, session.run(list(names), feed), strict=True))

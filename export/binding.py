@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-Ids = npt.NDArray[np.int64]
+from export.rows import Array
+
 Floats = npt.NDArray[np.float32]
-Feeds = Mapping[str, Ids]
+Feeds = Mapping[str, Array]
 
 _MASK = "attention_mask"
 _STEP = 8  # tokens; the width of the fp16 products of tensor cores
@@ -28,7 +29,7 @@ def bucket(rows: int, tokens: int, max_tokens: int) -> tuple[int, int]:
     return _power_of_two(rows), max(tokens, min(-(-tokens // step) * step, max_tokens))
 
 
-def padded(feeds: Feeds, max_tokens: int) -> dict[str, Ids]:
+def padded(feeds: Feeds, max_tokens: int) -> dict[str, Array]:
     """Inputs [rows, tokens] padded to their bucket; a graph that takes no mask gets more rows alone.
 
     What is added has the id 0 and is masked, but for the first token of a row: without any, a mean has nothing to

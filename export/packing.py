@@ -1,9 +1,10 @@
 """Packing: a graph that computes nothing for padding.
 
 The texts of a run are padded to the longest, and a graph pays for every padded place. A packed one keeps the real
-tokens of all texts together, [tokens, width], and pads them only where texts must be told apart: in attention, and in
-what it does not know (Zeng et al. 2022, Boosting distributed training performance of the unpadded BERT model, section
-3). Inputs, outputs and answers stay the same, so that texts of any lengths may share a run.
+tokens of all texts together, [tokens, width], and pads them only in what it does not know (Zeng et al. 2022, Boosting
+distributed training performance of the unpadded BERT model, section 3). Attention has them in rows that several texts
+share; who runs the graph says how, by inputs of their own (`rows`). Beside these, inputs, outputs and answers stay the
+same, so that texts of any lengths may share a run.
 
 For the CPU: embedding and layer norm are spelt there as operators that ONNX Runtime runs vectorised, which its fused
 ones are not.
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from export.runtime import PACKED
+from export.rows import BIAS, PLACES, ROWS
 
 _EMBEDDING = "EmbedLayerNormalization"
 _ATTENTION = "Attention"
@@ -31,12 +32,15 @@ _EACH = ("Add", "Mul", _GELU, "Gelu", "FastGelu", "Relu", "Tanh")
 _PASSING = ("Cast", "Expand", "Slice")
 """Operators that give nothing but what their first input has."""
 
+_PLACES = ("attention rows", "attention width")
+"""What the dimensions of the rows are called."""
+
 _EPSILON = 1e-12  # of a norm that gives none
 _DOMAIN = "com.microsoft"
 
 
 def pack(source: Path, target: Path) -> Path:
-    """Write a packed graph, marked as `PACKED`, of one whose attention, norms and embedding are fused.
+    """Write a packed graph, which takes the inputs of `rows`, of one whose attention, norms and embedding are fused.
 
     A graph without such an embedding and attention is written as it is.
     """
@@ -67,6 +71,7 @@ class _Packing:
     def result(self) -> Any | None:
         """The packed model; None where some attention would still read padding."""
         import onnx
+        from onnx import helper
 
         graph = self.model.graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -98,7 +103,14 @@ class _Packing:
         del packed.graph.node[:], packed.graph.initializer[:]
         packed.graph.node.extend(nodes)
         packed.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in inputs)
-        packed.metadata_props.add(key=PACKED, value="1")
+        packed.graph.input.extend(
+            helper.make_tensor_value_info(name, kind, shape)
+            for name, kind, shape in (
+                (ROWS, onnx.TensorProto.INT64, _PLACES),
+                (PLACES, onnx.TensorProto.INT64, ["all tokens"]),
+                (BIAS, onnx.TensorProto.FLOAT, [_PLACES[0], 1, _PLACES[1], _PLACES[1]]),
+            )
+        )
         return packed
 
     def _read(self) -> list[Any]:
@@ -123,12 +135,11 @@ class _Packing:
         self._add("Sub", [_own("counted"), self._constant(1)], "before")
         self._add("Shape", [_MASK], "shape")
         self._add("Reshape", [_own("before"), _own("shape")], "tokens")
-        self._add("Cast", [_MASK], "keys", to=6)  # int32
         if self._counts_places(node):
             self._embedding(node, self._named(name))
         else:
             self.nodes.append(node)
-            self._keep(name, width, self._named(name))
+            self._keep(name, width, _own("places"), self._named(name))
             self.padded.add(name)
 
     def _counts_places(self, node: Any) -> bool:
@@ -170,10 +181,10 @@ class _Packing:
         self._add("Add", [_own(f"{name}/words"), _own(f"{name}/columns")], f"{name}/sum")
         self._normal(name, _own(f"{name}/sum"), node.input[5:7], _epsilon(node), twin)
 
-    def _keep(self, name: str, width: int, twin: str) -> None:
-        """The rows of a padded value that are tokens, as the twin."""
+    def _keep(self, name: str, width: int, places: str, twin: str) -> None:
+        """What a value has at the places of tokens, as the twin."""
         self._add("Reshape", [name, self._constant([-1, width])], f"{name}/rows")
-        self._node("Gather", [_own(f"{name}/rows"), _own("places")], [twin], axis=0)
+        self._node("Gather", [_own(f"{name}/rows"), places], [twin], axis=0)
 
     def _pad(self, name: str) -> None:
         """Give a value back as it was, for who needs that."""
@@ -197,7 +208,7 @@ class _Packing:
         )
 
     def _attention(self, node: Any) -> None:
-        """The projections for each token, then attention between the padded texts."""
+        """The projections for each token, then attention in rows."""
         name, twin = node.output[0], self._named(node.output[0])
         kept = {attribute.name: attribute for attribute in node.attribute if attribute.name != "unidirectional"}
         width = self.constants[node.input[1]].dims[1] // 3
@@ -207,12 +218,12 @@ class _Packing:
             weight, bias = (self._columns(constant, index, width, part) for constant in node.input[1:3])
             self._add("MatMul", [self.twins[node.input[0]], weight], f"{name}/{part}/product")
             self._add("Add", [_own(f"{name}/{part}/product"), bias], f"{name}/{part}/projected")
-            self._add("Gather", [_own(f"{name}/{part}/projected"), _own("tokens")], f"{name}/{part}", axis=0)
+            self._add("Gather", [_own(f"{name}/{part}/projected"), ROWS], f"{name}/{part}", axis=0)
             parts.append(_own(f"{name}/{part}"))
         attended = _own(f"{name}/attended")
-        attention = self._node("MultiHeadAttention", [*parts, "", _own("keys")], [attended], domain=_DOMAIN)
+        attention = self._node("MultiHeadAttention", [*parts, "", "", BIAS], [attended], domain=_DOMAIN)
         attention.attribute.extend(kept.values())
-        self._keep(attended, width, twin)
+        self._keep(attended, width, PLACES, twin)
 
     def _columns(self, constant: str, index: int, width: int, part: str) -> str:
         """The name of some of a constant's columns, `width` of them, after `index` times as many."""

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from export.binding import BoundRun, Feeds
 from export.bundle import MODEL, TOKENIZER, Bundle, BundleError
 from export.providers import AUTO, CPU, TENSORRT, Device, providers
+from export.rows import NAMES, Array, Rows
 from export.words import Words
 
 Floats = npt.NDArray[np.float32]
@@ -27,11 +28,8 @@ Floats = npt.NDArray[np.float32]
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "probabilities", "embedding")
 
-PACKED = "reflux.packed"
-"""The metadata that a graph has which computes nothing for padding."""
-
 Execute = Callable[[Feeds], Sequence[Floats]]
-"""Runs a graph: its inputs [rows, tokens] to its `OUTPUTS`, each [rows, …]."""
+"""Runs a graph: its inputs for some texts to its `OUTPUTS`, each [texts, …]."""
 
 onnxruntime.disable_telemetry_events()
 
@@ -90,8 +88,8 @@ class GraphTokenizer:
 class Classifier:
     """A graph with its tokenizer, ready to answer. Threads may share it.
 
-    `execute` runs the graph; by default as the device of the session needs it. `packed` says that padding costs
-    nothing.
+    `execute` runs the graph; by default as the device of the session needs it. `packed` says that the graph computes
+    nothing for padding; it takes the inputs of `rows` beside the usual ones.
     """
 
     def __init__(
@@ -104,13 +102,15 @@ class Classifier:
     ) -> None:
         inputs = [value.name for value in session.get_inputs()]
         outputs = [value.name for value in session.get_outputs()]
-        if not set(inputs) <= set(INPUTS) or "input_ids" not in inputs or not set(OUTPUTS) <= set(outputs):
+        self.packed = set(NAMES) <= set(inputs)
+        usual = set(inputs) - set(NAMES) if self.packed else set(inputs)
+        if not usual <= set(INPUTS) or "input_ids" not in usual or not set(OUTPUTS) <= set(outputs):
             raise BundleError(f"the graph takes {inputs} and returns {outputs}, expected {INPUTS} and {OUTPUTS}")
         self.provider: str = session.get_providers()[0]
-        self._execute = execute or _execution(session, tokenizer.max_tokens)
+        self._execute = execute or _execution(session, tokenizer.max_tokens, packed=self.packed)
         self._tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
-        self.packed = PACKED in session.get_modelmeta().custom_metadata_map
+        self._rows = Rows(tokenizer.max_tokens) if self.packed else None
         self._classes = classes
 
     @classmethod
@@ -166,8 +166,11 @@ class Classifier:
         rows = [self.classify(text).probabilities for text in track(texts)]
         return np.stack(rows) if rows else np.empty((0, self._classes), dtype=np.float32)
 
-    def _feeds(self, rows: list[list[int]]) -> dict[str, npt.NDArray[np.int64]]:
-        """The graph's inputs, [rows, longest]; a padded place has the id 0 and is masked."""
+    def _feeds(self, rows: list[list[int]]) -> dict[str, Array]:
+        """The graph's inputs, [texts, longest], with those of `rows` where it is packed.
+
+        A padded place has the id 0 and is masked.
+        """
         if len(rows) == 1:
             input_ids = np.array(rows, dtype=np.int64)
             mask = np.ones_like(input_ids)
@@ -177,7 +180,12 @@ class Classifier:
             for index, ids in enumerate(rows):
                 input_ids[index, : len(ids)] = ids
                 mask[index, : len(ids)] = 1
-        return {"input_ids": input_ids, "attention_mask": mask} if self._takes_mask else {"input_ids": input_ids}
+        feeds: dict[str, Array] = {"input_ids": input_ids}
+        if self._takes_mask:
+            feeds["attention_mask"] = mask
+        if self._rows is not None:
+            feeds |= self._rows.of([*map(len, rows)])
+        return feeds
 
 
 def _not_probabilities(values: Floats) -> InferenceError:
@@ -229,10 +237,10 @@ def _make(cache: Path) -> None:
         ) from error
 
 
-def _execution(session: onnxruntime.InferenceSession, max_tokens: int) -> Execute:
-    """How to run a session: bound to its GPU's memory, or on the CPU as directly as can be."""
+def _execution(session: onnxruntime.InferenceSession, max_tokens: int, *, packed: bool) -> Execute:
+    """How to run a session: bound to its GPU's memory, or on the CPU, and where it is packed, as directly as can be."""
     provider = session.get_providers()[0]
-    if provider == CPU:
+    if provider == CPU or packed:  # nothing is padded of a packed graph, so that few runs have the same shape
         return partial(session.run, OUTPUTS)
     index = int(session.get_provider_options()[provider]["device_id"])
     return BoundRun(session, OUTPUTS, max_tokens=max_tokens, device="cuda", index=index)

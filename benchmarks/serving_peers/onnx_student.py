@@ -38,7 +38,17 @@ class Student:
         for index, row in enumerate(rows):
             ids[index, : len(row)] = row
             mask[index, : len(row)] = 1
-        feeds = {"input_ids": ids, "attention_mask": mask}
+        feeds = {"input_ids": ids, "attention_mask": mask} | _one_text_a_row(mask)
         (found,) = self._session.run(["probabilities"], {name: feeds[name] for name in self._inputs})
         best = found.argmax(axis=1)
         return [(self.labels[label], float(row[label])) for label, row in zip(best, found, strict=True)]
+
+
+def _one_text_a_row(mask: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """What our own graph is given beside, as for any padded batch."""
+    bias = np.where(mask[:, None, None, :] == 1, np.float32(0), np.float32(-10_000))
+    return {
+        "attention_rows": np.maximum(mask.cumsum().reshape(mask.shape) - 1, 0),
+        "attention_places": np.flatnonzero(mask),
+        "attention_bias": np.ascontiguousarray(np.broadcast_to(bias, (len(mask), 1, mask.shape[1], mask.shape[1]))),
+    }

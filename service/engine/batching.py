@@ -1,9 +1,9 @@
 """Which of the waiting texts share the next run. Pure decisions: no thread, no clock, no graph.
 
 A run costs its padded tokens, rows x longest, and something beside; so a text may join when the padding that it brings
-costs no more than a run of its own would. A packed graph pays little for padding: there the oldest go together, in as
-many runs, by length, as cost the least. The oldest is always among them: whatever else arrives, no text waits for more
-runs than there were texts before it.
+costs no more than a run of its own would. A packed graph has no padding, but its attention is as wide as the longest
+text: there the oldest go together, in as many runs, by length, as cost the least. The oldest is always among them:
+whatever else arrives, no text waits for more runs than there were texts before it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ WINDOW = 64
 
 _SPECIAL_TOKENS = 2
 
-_PLACES_PER_TOKEN = 8
-"""So many padded places cost a packed graph as much as a token: they exist in attention alone."""
+_WIDTH_PER_TOKEN = 1024
+"""In a run whose longest text has so many tokens, attention costs a token of a packed graph as much as all the rest."""
 
 
 class Sized(Protocol):
@@ -52,15 +52,17 @@ class Limits:
 
     def paid(self, batch: Sequence[Sized]) -> int:
         """The tokens that a run of a batch pays for."""
-        return self.price(tokens_of(batch), len(batch) * max(map(_tokens, batch)))
-
-    def price(self, tokens: int, places: int) -> int:
-        """The tokens that a run of so many pays for, padded to so many places."""
-        return tokens + (places - tokens) // _PLACES_PER_TOKEN if self.packed else places
+        longest = max(map(_tokens, batch))
+        return int(packed_price(tokens_of(batch), longest)) if self.packed else len(batch) * longest
 
 
 ALONE = Limits(tokens=1, rows=1)
 """Every text has a run of its own."""
+
+
+def packed_price(tokens: int, longest: int) -> float:
+    """The tokens that a run of a packed graph pays for, of texts with so many, the longest with so many."""
+    return tokens * (1 + longest / _WIDTH_PER_TOKEN)
 
 
 def tokens_of(items: Iterable[Sized]) -> int:
@@ -127,20 +129,21 @@ def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[I
     return list(waiting[:count]), list(waiting[count:])
 
 
-def by_length(batch: Sequence[Item], limits: Limits, slack: float) -> list[list[Item]]:
-    """Part a batch, not empty, into the runs that cost the least together, each of texts that are next in length.
+def by_length(batch: Sequence[Item], slack: float) -> list[list[Item]]:
+    """Part a packed graph's batch, not empty, into the runs that cost the least together, each of texts of like length.
 
     `slack` is as in `choose`. The best parts of the shortest texts are the best of fewer of them, and one run more.
     """
-    if limits.price(0, len(batch) * max(map(_tokens, batch)) - tokens_of(batch)) <= slack:
-        return [list(batch)]  # all padding together costs no more than one more run
+    tokens = tokens_of(batch)
+    if packed_price(tokens, max(map(_tokens, batch))) - tokens <= slack:
+        return [list(batch)]  # all that could be spared costs no more than one more run
     ordered = sorted(batch, key=_tokens)
     least, begins = [0.0], [0]
     for end, longest in enumerate(map(_tokens, ordered), start=1):
         tokens, best, begin = 0, math.inf, end
         for first in range(end - 1, -1, -1):
             tokens += ordered[first].tokens
-            cost = least[first] + slack + limits.price(tokens, (end - first) * longest)
+            cost = least[first] + slack + packed_price(tokens, longest)
             if cost <= best:
                 best, begin = cost, first
         least.append(best)

@@ -318,7 +318,7 @@ class Scheduler:
             batch, others = choose(ready, self._limits, self._graph_cost.slack)
             if others:
                 self._push_back(others)
-            for part in by_length(batch, self._limits, self._graph_cost.slack) if self._limits.packed else [batch]:
+            for part in by_length(batch, self._graph_cost.slack) if self._limits.packed else [batch]:
                 started = time.monotonic()
                 answers = self._bisect([item.encoded for item in part if item.encoded is not None])
                 run.outcomes += zip(part, answers, strict=True)

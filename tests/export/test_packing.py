@@ -8,7 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from export.packing import pack
-from export.runtime import INPUTS, OUTPUTS, PACKED, create_session
+from export.rows import NAMES, Rows
+from export.runtime import INPUTS, OUTPUTS, create_session
 from export.variants import fuse
 
 VOCABULARY, LONGEST = 50, 24
@@ -66,17 +67,28 @@ def edited(lively, tmp_path):
 
 
 def batch(lengths, seed=0):
-    """Texts of that many tokens, special ones included, padded to the longest."""
+    """Texts of that many tokens, special ones included, padded to the longest, and their rows of attention."""
     generator = np.random.default_rng(seed)
     ids = np.zeros((len(lengths), max(lengths)), np.int64)
     for row, length in enumerate(lengths):
         ids[row, :length] = [CLS, *generator.integers(SEP + 1, VOCABULARY, size=length), SEP][:length]
         ids[row, length - 1] = SEP
-    return {"input_ids": ids, "attention_mask": (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)}
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    return {"input_ids": ids, "attention_mask": mask} | Rows(LONGEST).of(lengths)
+
+
+def one_text(length):
+    """All that a text has beside its tokens."""
+    return {name: values for name, values in batch((length,)).items() if name != "input_ids"}
+
+
+def run(path, names, feeds):
+    session = create_session(path)
+    return session.run(list(names), {value.name: feeds[value.name] for value in session.get_inputs()})
 
 
 def answers(path, feeds):
-    return create_session(path).run(list(OUTPUTS), feeds)
+    return run(path, OUTPUTS, feeds)
 
 
 def assert_same_answers(source, target, feeds):
@@ -84,8 +96,8 @@ def assert_same_answers(source, target, feeds):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def is_marked(path):
-    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}.get(PACKED) == "1"
+def is_packed(path):
+    return [value.name for value in onnx.load(path).graph.input] == [*INPUTS, *NAMES]
 
 
 def kinds(path):
@@ -151,7 +163,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(packed):
     feeds = batch(lengths)
     together = answers(packed, feeds)
     for row, length in enumerate(lengths):
-        alone = answers(packed, {name: values[row : row + 1, :length] for name, values in feeds.items()})
+        alone = answers(packed, {"input_ids": feeds["input_ids"][row : row + 1, :length]} | one_text(length))
         for one, all_ in zip(alone, together, strict=True):
             np.testing.assert_allclose(all_[row], one[0], rtol=1e-4, atol=1e-5)
 
@@ -173,7 +185,7 @@ def test_all_but_attention_is_computed_for_tokens_alone(packed, tmp_path):
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     onnx.save(model, tmp_path / "probed.onnx")
     lengths = (2, LONGEST, 7)
-    shown = create_session(tmp_path / "probed.onnx").run(names, batch(lengths))
+    shown = run(tmp_path / "probed.onnx", names, batch(lengths))
     layers = kinds(packed).count("MultiHeadAttention")
     assert len(shown) == 2 + layers * (6 + 1 + 2 + 2)  # the embedding is a sum with a norm
     assert {values.shape[0] for values in shown} == {sum(lengths)}
@@ -186,21 +198,19 @@ def test_every_attention_and_norm_is_packed(fused, packed):
     assert not {"Attention", "SkipLayerNormalization", "EmbedLayerNormalization"} & set(after)
 
 
-def test_inputs_and_outputs_stay(fused, packed):
+def test_inputs_and_outputs_stay_and_the_rows_come_in_beside(fused, packed):
     before, after = onnx.load(fused).graph, onnx.load(packed).graph
-    assert list(after.input) == list(before.input)
+    assert list(after.input)[: len(INPUTS)] == list(before.input)
     assert list(after.output) == list(before.output)
-    assert [value.name for value in after.input] == list(INPUTS)
+    assert is_packed(packed)
 
 
-def test_a_packed_graph_is_marked_and_its_source_left_as_it_was(lively, tmp_path):
+def test_the_source_is_left_as_it_was(lively, tmp_path):
     before = lively["encoder"].read_bytes()
     path = pack(lively["encoder"], tmp_path / "packed.onnx")
     assert path == tmp_path / "packed.onnx"
-    assert is_marked(path)
-    assert create_session(path).get_modelmeta().custom_metadata_map[PACKED] == "1"
     assert lively["encoder"].read_bytes() == before
-    assert not is_marked(lively["encoder"])
+    assert not is_packed(lively["encoder"])
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -209,7 +219,7 @@ def test_other_metadata_stays(lively, tmp_path):
     helper.set_model_props(model, {"made by": "hand"})
     onnx.save(model, tmp_path / "source.onnx")
     path = pack(tmp_path / "source.onnx", tmp_path / "packed.onnx")
-    assert {prop.key: prop.value for prop in onnx.load(path).metadata_props} == {"made by": "hand", PACKED: "1"}
+    assert {prop.key: prop.value for prop in onnx.load(path).metadata_props} == {"made by": "hand"}
 
 
 def test_no_node_and_no_constant_of_its_own_is_left_unread(packed):
@@ -221,7 +231,7 @@ def test_no_node_and_no_constant_of_its_own_is_left_unread(packed):
 
 def assert_left_alone(source, target):
     assert onnx.load(target) == onnx.load(source)
-    assert not is_marked(target)
+    assert not is_packed(target)
 
 
 @pytest.mark.parametrize("family", [*LAYERS, "static"])
@@ -310,7 +320,7 @@ def test_attention_that_says_that_it_is_not_causal_is_packed(edited):
                 node.attribute.append(helper.make_attribute("unidirectional", 0))
 
     source, target = edited(say)
-    assert is_marked(target)
+    assert is_packed(target)
     assert_same_answers(source, target, batch((5, LONGEST)))
 
 
@@ -319,7 +329,7 @@ def test_attention_keeps_a_scale_of_its_own(edited):
         last(graph, "Attention").attribute.append(helper.make_attribute("scale", 0.9))
 
     source, target = edited(scale)
-    assert is_marked(target)
+    assert is_packed(target)
     assert_same_answers(source, target, batch((5, LONGEST)))
 
 
@@ -327,7 +337,7 @@ def test_attention_keeps_a_scale_of_its_own(edited):
 @pytest.mark.parametrize("kind", ["Attention", "MatMul", "BiasGelu", "SkipLayerNormalization"])
 def test_an_unknown_operator_gets_the_padded_value(edited, kind, count):
     source, target = edited(lambda graph: insert(graph, last(graph, kind), "Softsign", count=count))
-    assert is_marked(target)
+    assert is_packed(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
@@ -345,7 +355,7 @@ def test_an_operator_on_each_place_stays_packed(edited, kind):
                 node.domain = "com.microsoft"
 
     source, target = edited(place)
-    assert is_marked(target)
+    assert is_packed(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
@@ -358,7 +368,7 @@ def test_a_constant_that_could_tell_places_apart_meets_the_padded_value(edited, 
     source, target = edited(
         lambda graph: insert(graph, last(graph, "SkipLayerNormalization"), kind, constant(graph, values))
     )
-    assert is_marked(target)
+    assert is_packed(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
@@ -397,7 +407,7 @@ def no_segments(graph):
 @pytest.mark.parametrize("change", [second_segment, mask_is_read])
 def test_an_embedding_of_more_than_words_and_places_meets_the_padded_texts(edited, change):
     source, target = edited(change)
-    assert is_marked(target)
+    assert is_packed(target)
     assert "EmbedLayerNormalization" in kinds(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
@@ -425,11 +435,11 @@ def test_a_value_that_is_an_output_is_padded(edited, kind):
     source, target = edited(show)
     lengths = (5, 1, LONGEST)
     feeds = batch(lengths)
-    one, other = (create_session(path).run(shown, feeds)[0] for path in (source, target))
+    one, other = (run(path, shown, feeds)[0] for path in (source, target))
     assert other.shape == one.shape == (len(lengths), LONGEST, one.shape[-1])
     real = feeds["attention_mask"].astype(bool)
     np.testing.assert_allclose(other[real], one[real], rtol=1e-4, atol=1e-5)
-    assert is_marked(target)
+    assert is_packed(target)
 
 
 def without_the_products_bias(norm):

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import variants
 from export.packing import pack
 from export.products import join_scales
+from export.rows import Rows
 from export.runtime import OUTPUTS, create_session
 from export.variants import fuse, quantise
 
@@ -236,6 +237,6 @@ def test_an_int8_encoder_computes_the_same(
     sessions = [create_session(path) for path in (before, after)]
     for row in rows[:8]:
         ids = np.array([row], np.int64)
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | Rows(len(row)).of([len(row)])
         for one, other in zip(*(session.run(list(OUTPUTS), feeds) for session in sessions), strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)

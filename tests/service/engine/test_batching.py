@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batching import ALONE, WINDOW, Limits, by_length, choose, estimate_tokens, tokens_of, window
+from service.engine.batching import (
+    ALONE,
+    WINDOW,
+    Limits,
+    by_length,
+    choose,
+    estimate_tokens,
+    packed_price,
+    tokens_of,
+    window,
+)
 
 
 @dataclass(frozen=True)
@@ -163,41 +173,38 @@ def test_packed_a_text_that_does_not_fit_keeps_those_after_it_waiting(lengths, l
 
 @settings(deadline=None)
 @given(waiting_texts, limits_of_a_run)
-def test_a_run_pays_for_padding_and_little_of_it_where_it_is_packed(batch, limits):
+def test_a_run_pays_for_padding_or_where_it_is_packed_for_the_width_of_attention(batch, limits):
     lengths = [item.tokens for item in batch]
-    padding = len(lengths) * max(lengths) - sum(lengths)
-    assert limits.paid(batch) == sum(lengths) + padding
-    assert replace(limits, packed=True).paid(batch) == sum(lengths) + padding // 8
+    assert limits.paid(batch) == len(lengths) * max(lengths)
+    assert replace(limits, packed=True).paid(batch) == sum(lengths) + sum(lengths) * max(lengths) // 1024
 
 
 @settings(deadline=None)
-@given(waiting_texts, packed_limits, slacks)
-def test_runs_by_length_lose_and_double_nothing_and_overlap_in_no_length(batch, limits, slack):
-    runs = by_length(batch, limits, slack)
+@given(waiting_texts, slacks)
+def test_runs_by_length_lose_and_double_nothing_and_overlap_in_no_length(batch, slack):
+    runs = by_length(batch, slack)
     assert sorted((item for run in runs for item in run), key=lambda item: item.place) == batch
     spans = sorted((min(lengths), max(lengths)) for run in runs if (lengths := [item.tokens for item in run]))
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 8).map(lambda part: 8 * part), min_size=1, max_size=4).map(items), st.floats(0, 30))
+@given(st.lists(st.integers(1, 8).map(lambda part: 64 * part), min_size=1, max_size=4).map(items), st.floats(0, 300))
 def test_no_other_parts_cost_less(batch, slack):
-    limits = Limits(1000, packed=True)
-
     def cost(runs):
-        return sum(slack + limits.paid(run) for run in runs)
+        return sum(slack + packed_price(tokens_of(run), max(item.tokens for item in run)) for run in runs)
 
-    found = cost(by_length(batch, limits, slack))
+    found = cost(by_length(batch, slack))
     for parts in itertools.product(range(len(batch)), repeat=len(batch)):
         others = [[item for item, part in zip(batch, parts, strict=True) if part == one] for one in set(parts)]
         assert found <= cost(others) + 1e-6
 
 
 def test_a_long_text_among_short_ones_has_a_run_of_its_own_where_that_is_cheaper():
-    batch = items([8, 9, 64, 8, 9, 8, 9, 8])
-    limits = Limits(1000, packed=True)
-    assert [len(run) for run in by_length(batch, limits, slack=40.0)] == [1, 7]
-    assert by_length(batch, limits, slack=60.0) == [batch]
+    batch = items([16, 18, 512, 16, 18, 16, 18, 16])
+    assert [len(run) for run in by_length(batch, slack=50.0)] == [1, 7]
+    assert [len(run) for run in by_length(batch, slack=60.0)] == [8]
+    assert by_length(batch, slack=400.0) == [batch]
 
 
 @settings(deadline=None)

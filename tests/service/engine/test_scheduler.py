@@ -995,7 +995,7 @@ async def test_packed_texts_of_any_lengths_share_runs_in_the_order_in_which_they
 
 
 async def test_packed_texts_that_were_taken_together_run_by_length_where_that_costs_less(start):
-    bench = start(workers=0, limits=Limits(100, packed=True), cost=Known(slack=2.0))
+    bench = start(workers=0, limits=Limits(100, packed=True), cost=Known(slack=0.1))
     texts = ["a" * 2, "b" * 30, "c" * 2, "d" * 2]
     assert said(await bench.ask(*texts)) == texts
     assert sorted(map(sorted, bench.graph.runs)) == [["a" * 2, "c" * 2, "d" * 2], ["b" * 30]]
