@@ -2,7 +2,8 @@
 
 There a whole request becomes bytes to write, with no ASGI scope, task or message in between. That way is for plain
 requests alone; whatever is special about another, such as a body in chunks or one that the route does not understand,
-is a matter of the usual way. A request that comes when there are too many may be refused before it is even parsed.
+is a matter of the usual way. A request that comes when there are too many may be refused before it is even parsed, and
+a head that was parsed before is not parsed again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from service.engine.runner import Withdraw
 from service.errors import failure
 from service.exchange import Exchange
 from service.headers import CLOSE, Headers, written
+from service.heads import Head, Heads
 from service.middleware import DISCONNECTED, REQUEST_ID, RequestMiddleware
 from service.refusals import Refusals
 
@@ -33,28 +35,43 @@ class Protocol(HttpToolsProtocol):
     cycle: Any
     """The request that came last: uvicorn's, or one of ours."""
 
-    def __init__(self, *args: Any, refusals: Refusals | None = None, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, refusals: Refusals | None = None, heads: Heads | None = None, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         edge = self.config.app.state.edge  # type: ignore[union-attr]
         self._edge: RequestMiddleware | None = edge if isinstance(edge, RequestMiddleware) else None
         self._refusals = refusals
+        self._heads = Heads() if heads is None else heads
         self._direct: _Cycle | None = None
         """The request that takes the short way, from its headers to its answer."""
 
         self._reading = False
         """Whether a part of a request has come, and not the whole."""
 
+        self._first = b""
+        """The bytes that are being read, where a request may begin with them and nothing is under way."""
+
         self._idle_since = 0.0
 
     def data_received(self, data: bytes) -> None:
-        """Refuse a request at once, or read on."""
-        if self._refusals is not None and not self._reading and not self.busy and not self.flow.write_paused:
-            answer = self._refusals.answer(data, self.server_state.default_headers)
-            if answer is not None:
-                self.transport.write(answer)
-                self.on_response_complete()
-                return
+        """Refuse a request at once, answer one whose head is known, or read on."""
+        if self._reading or self.busy or self.flow.write_paused:
+            super().data_received(data)
+            return
+        refusal = None
+        if self._refusals is not None:
+            refusal = self._refusals.answer(data, self.server_state.default_headers)
+        if refusal is not None:
+            self.transport.write(refusal)
+            self.on_response_complete()
+            return
+        head = self._heads.of(data)
+        if head is not None and self._answer(self._begin(head.route, head.headers), data[len(data) - head.length :]):
+            return
+        self._first = data
         super().data_received(data)
+        self._first = b""
 
     def on_message_begin(self) -> None:
         """Begin to read a request. Its scope is made when it is needed."""
@@ -70,9 +87,7 @@ class Protocol(HttpToolsProtocol):
         if route is None:
             self._usual_way()
         else:
-            assert self._edge is not None
-            exchange = self._edge.exchange(headers, _disconnected)
-            self.cycle = self._direct = _Cycle(route, exchange, self.server_state.default_headers)
+            self._begin(route, headers)
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
@@ -87,10 +102,10 @@ class Protocol(HttpToolsProtocol):
         if self._direct is None or self.cycle is not self._direct:
             super().on_message_complete()
             return
-        body = b"".join(self._direct.parts)
-        self._direct.parts.clear()  # an idle connection keeps its last request
-        if not self._answer(self._direct, body):
-            self._direct = self.cycle = None
+        cycle, body = self._direct, b"".join(self._direct.parts)
+        cycle.parts.clear()  # an idle connection keeps its last request
+        self._heads.learn(self._first, Head(cycle.route, cycle.exchange.headers, len(body)))
+        if not self._answer(cycle, body):
             self._usual_way()
             super().on_body(body)
             super().on_message_complete()
@@ -162,6 +177,13 @@ class Protocol(HttpToolsProtocol):
         )
         return route if plain else None
 
+    def _begin(self, route: HotRoute, headers: dict[bytes, bytes]) -> _Cycle:
+        """Take a request the short way."""
+        assert self._edge is not None
+        exchange = self._edge.exchange(headers, _disconnected)
+        self.cycle = self._direct = cycle = _Cycle(route, exchange, self.server_state.default_headers)
+        return cycle
+
     def _answer(self, cycle: _Cycle, body: bytes) -> bool:
         """Answer a request now or later; false when it is for the usual way."""
         edge, exchange, route = self._edge, cycle.exchange, cycle.route
@@ -177,7 +199,10 @@ class Protocol(HttpToolsProtocol):
         except Exception as error:  # what no handler expected is still answered in the one shape
             respond(error)
             return True
-        return cycle.withdraw is not None or cycle.response_complete
+        if cycle.withdraw is not None or cycle.response_complete:
+            return True
+        self._direct = self.cycle = None
+        return False
 
     def _respond(self, cycle: _Cycle, outcome: bytes | Exception) -> None:
         """Write an answer, and turn to the next request."""

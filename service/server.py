@@ -28,6 +28,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from service.app import create_app, create_monitoring_app
 from service.errors import StartupError
+from service.heads import Heads
 from service.logging import configure_logging
 from service.middleware import RequestMiddleware
 from service.protocol import Protocol
@@ -92,6 +93,7 @@ class Server(uvicorn.Server):
         edge = app.state.edge
         plain = isinstance(edge, RequestMiddleware) and edge.plain
         self._refusals = Refusals(edge) if plain else None
+        self._heads = Heads()
         self._connecting: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -213,7 +215,7 @@ class Server(uvicorn.Server):
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _protocol(self) -> asyncio.Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state, refusals=self._refusals)
+        return Protocol(self.config, self.server_state, self.lifespan.state, refusals=self._refusals, heads=self._heads)
 
     def _announce_close(self) -> None:
         """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""

@@ -197,18 +197,16 @@ def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
 
 def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
     probabilities = prediction.probabilities
-    if asked.top_k == 1:
-        order = [prediction.best]
-    else:  # stable, so that of equal scores the first label wins, as it does for argmax
+    best = top = f'"label":{labels[prediction.best]},"score":{_rounded(prediction.score)}'
+    if asked.top_k > 1:  # stable, so that of equal scores the first label wins, as it does for argmax
         order = np.argsort(-probabilities, kind="stable")[: asked.top_k].tolist()
-    scored = [f'"label":{labels[index]},"score":{_rounded(probabilities[index])}' for index in order]
-    top = ",".join(f"{{{one}}}" for one in scored)
+        top = "},{".join(f'"label":{labels[index]},"score":{_rounded(probabilities[index])}' for index in order)
     several = "" if threshold is None else f',"labels":[{_from(threshold, probabilities, labels)}]'
     truncated = "true" if prediction.truncated else "false"
     vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
         f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
     )
-    return f'{{{scored[0]},"top":[{top}]{several},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
+    return f'{{{best},"top":[{{{top}}}]{several},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
 
 
 def _from(threshold: float, probabilities: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:

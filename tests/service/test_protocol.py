@@ -16,9 +16,11 @@ import pytest
 import pytest_asyncio
 import uvloop
 from structlog.testing import capture_logs
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import protocol
 from service.dataplane import _Task
+from service.errors import UnauthorisedError
 from service.exchange import Exchange
 from service.middleware import RequestMiddleware
 from service.models import Model
@@ -73,6 +75,20 @@ def asgi(monkeypatch):
 
     monkeypatch.setattr(RequestMiddleware, "__call__", spy)
     return paths
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The bytes that HTTP's parser has read."""
+    read = []
+    receive = HttpToolsProtocol.data_received
+
+    def spy(connection, data):
+        read.append(data)
+        receive(connection, data)
+
+    monkeypatch.setattr(HttpToolsProtocol, "data_received", spy)
+    return read
 
 
 @pytest.fixture
@@ -250,6 +266,75 @@ async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(lis
     assert lines == usual_lines
     assert [line["code"] for line in lines if line["event"] == "request"] == [status for *_, status in ASKED]
     assert left == []
+
+
+def without_id(found):
+    """An answer but for the id that it was given; the seconds it would take are left out of an error's message."""
+    status, headers, body = found
+    body = {name: value for name, value in body.items() if name != "request_id"}
+    if "error" in body:
+        body["error"] = {**body["error"], "request_id": None, "message": body["error"]["message"][:12]}
+    return status, {name for name in headers if name != "x-request-id"}, body
+
+
+async def test_a_head_that_comes_again_is_not_parsed_and_answered_and_counted_alike(listening, connect, parsed, left):
+    async with listening(batch_tokens=0, **SETTINGS) as serving:
+        rounds, counts = [], []
+        for _ in range(3):
+            connection = await connect(serving.port)
+            rounds.append(
+                [without_id(await ask(connection, json.dumps(body).encode(), **headers)) for body, headers, _ in ASKED]
+            )
+            counts.append((requests(serving), answers(serving), len(parsed)))
+        assert rounds[0] == rounds[1] == rounds[2]
+        assert [status for status, _, _ in rounds[0]] == [status for *_, status in ASKED]
+        for total, outcomes, _ in counts[1:]:
+            times = total // counts[0][0]
+            assert outcomes == {outcome: times * count for outcome, count in counts[0][1].items()}
+        assert counts[0][0] == len(ASKED)
+        assert [read for *_, read in counts] == [counts[0][2]] * 3
+        assert left == []
+
+
+async def test_behind_a_known_head_anything_may_follow(served, parsed, asgi):
+    serving, connection = served
+    other = b'{"text": 12345678}'
+    assert len(other) == len(INVOICE)
+    whole, whole_other = request(INVOICE), request(other)
+    assert [(await exchange(connection, whole))[0] for _ in range(2)] == [200, 200]
+    assert (parsed, asgi) == ([whole], [])
+    assert (await exchange(connection, whole_other))[0] == 422
+    assert requests(serving, code=422) == 1
+    for pieces in ([whole[:-5], whole[-5:]], [whole[:30], whole[30:]], [whole + whole_other], [whole + whole[:-3]]):
+        for piece in pieces:
+            connection.writer.write(piece)
+            await connection.writer.drain()
+            await asyncio.sleep(0.01)
+        assert (await answer(connection))[0] == 200
+        if whole_other in pieces[0]:
+            assert (await answer(connection))[0] == 422
+    connection.writer.write(whole[-3:])
+    assert (await answer(connection))[0] == 200
+    assert requests(serving) == 9
+
+
+async def test_a_known_head_is_let_in_each_time(served, monkeypatch):
+    _, connection = served
+    await ask(connection)
+
+    def refuse(*_):
+        raise UnauthorisedError("no key")
+
+    monkeypatch.setattr(RequestMiddleware, "admit", refuse)
+    assert (await ask(connection))[0] == 401
+
+
+async def test_the_head_of_a_request_with_an_id_is_not_kept(served, parsed):
+    _, connection = served
+    for name in ("x_request_id", "traceparent"):
+        for _ in range(2):
+            assert (await ask(connection, **{name: "mine"}))[0] == 200
+    assert len(parsed) == 4
 
 
 @pytest_asyncio.fixture
