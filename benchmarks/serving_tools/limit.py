@@ -15,7 +15,7 @@ from serving_tools.loop import Loop
 from serving_tools.plan import Load
 from serving_tools.running import STALLED_MS, TRIES, again
 
-LOOP_SECONDS = 0.8
+LOOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The load generator: HTTP/1.1 keep-alive clients in one process on one core. A plan on stdin, results on stdout.
 
 Closed loop: each client sends its next request when the last is answered. Open loop: Poisson arrivals, whatever the
-server does; a latency counts from the moment the request was meant to be sent. The loop spins on the clock there, for
-timers have a resolution of a millisecond, so the generator needs a core that nothing else uses.
+server does; a latency counts from the moment the request was meant to be sent. Timers have a resolution of a
+millisecond, and a core that sleeps takes a while to wake, which would count as the server's time. So the generator
+never waits, and needs a core that nothing else uses.
 """
 
 from __future__ import annotations
@@ -173,11 +174,17 @@ class ClosedRun(Run):
         begin, end = start + self.plan.warm_up, start + self.plan.warm_up + self.plan.seconds
         for _ in range(self.plan.clients):
             self.connect()
+        self.spin()
         await asyncio.wait([self.broken], timeout=end - clock())
         self.ending = True
         await self.settle(SECONDS_TO_ANSWER)
         counted = np.array(self.done)
         return result(self, (counted >= begin) & (counted < end), self.open_requests(), 0)
+
+    def spin(self) -> None:
+        """Stay awake to the end."""
+        if not self.ending:
+            self.loop.call_soon(self.spin)
 
     def free(self, client: Client) -> None:
         """Send the next request."""
