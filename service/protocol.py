@@ -8,7 +8,7 @@ a head that was parsed before is not parsed again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from starlette.types import Message
@@ -19,7 +19,7 @@ from service.engine.runner import Withdraw
 from service.errors import failure
 from service.exchange import Exchange
 from service.headers import CLOSE, Headers, written
-from service.heads import Head, Heads
+from service.heads import Heads
 from service.middleware import DISCONNECTED, REQUEST_ID, RequestMiddleware
 from service.refusals import Refusals
 
@@ -29,6 +29,14 @@ _OK = 200
 _POST = "POST"
 
 
+class Plain(NamedTuple):
+    """The head of a request that takes the short way, with a body of `length` bytes."""
+
+    route: HotRoute
+    headers: dict[bytes, bytes]
+    length: int
+
+
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -36,13 +44,13 @@ class Protocol(HttpToolsProtocol):
     """The request that came last: uvicorn's, or one of ours."""
 
     def __init__(
-        self, *args: Any, refusals: Refusals | None = None, heads: Heads | None = None, **options: Any
+        self, *args: Any, refusals: Refusals | None = None, heads: Heads[Plain] | None = None, **options: Any
     ) -> None:
         super().__init__(*args, **options)
         edge = self.config.app.state.edge  # type: ignore[union-attr]
         self._edge: RequestMiddleware | None = edge if isinstance(edge, RequestMiddleware) else None
         self._refusals = refusals
-        self._heads = Heads() if heads is None else heads
+        self._heads: Heads[Plain] = Heads() if heads is None else heads
         self._direct: _Cycle | None = None
         """The request that takes the short way, from its headers to its answer."""
 
@@ -104,7 +112,7 @@ class Protocol(HttpToolsProtocol):
             return
         cycle, body = self._direct, b"".join(self._direct.parts)
         cycle.parts.clear()  # an idle connection keeps its last request
-        self._heads.learn(self._first, Head(cycle.route, cycle.exchange.headers, len(body)))
+        self._heads.learn(self._first, Plain(cycle.route, cycle.exchange.headers, len(body)))
         if not self._answer(cycle, body):
             self._usual_way()
             super().on_body(body)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.engine.runner import Refusal
 from service.errors import ErrorBody, OverloadedError
 from service.headers import CLOSE, Headers, written
+from service.heads import Heads
 from service.metrics import ModelMetrics
 from service.middleware import REQUEST_ID, RequestMiddleware, request_id_of
 
@@ -48,6 +50,15 @@ _ANSWER = (
 )
 
 
+class _Asked(NamedTuple):
+    """What matters of a plain request's head: its route, the seconds that there are for an answer, its id."""
+
+    path: str
+    seconds: float | None
+    request_id: bytes
+    length: int
+
+
 class Refusals:
     """Refuses for an app whose middleware is `edge`, in the shape, with the id, and counted as the route does."""
 
@@ -55,6 +66,7 @@ class Refusals:
         self._edge = edge
         self._models = edge.state.models
         self._timeout = edge.state.settings.timeout_seconds
+        self._known: Heads[_Asked] = Heads()
         self._refused: dict[tuple[str, ModelMetrics], int] = defaultdict(int)
         self._counting = False
         self._headers: Headers = []
@@ -70,6 +82,18 @@ class Refusals:
         model = self._models.only
         if model is None or not model.runner.crowded or CLOSE in headers:
             return None
+        asked = self._known.of(data) or self._read(data)
+        if asked is None:
+            return None
+        refusal = model.runner.refusal(asked.seconds)
+        if refusal is None:
+            return None
+        self._count(asked.path, model.metrics)
+        named = request_id_of(asked.request_id).encode()
+        return self._written(refusal, headers) % (self._length + len(named), named, named)
+
+    def _read(self, data: bytes) -> _Asked | None:
+        """What is asked for, where that is one whole plain request to a hot route."""
         found = _REQUEST.match(data)
         if found is None:
             return None
@@ -81,14 +105,11 @@ class Refusals:
             return None
         seconds = self._timeout
         if timeout is not None:
-            asked = int(timeout) / 1000
-            seconds = asked if seconds is None else min(asked, seconds)
-        refusal = model.runner.refusal(seconds)
-        if refusal is None:
-            return None
-        self._count(route.path, model.metrics)
-        named = request_id_of(request_id or b"").encode()
-        return self._written(refusal, headers) % (self._length + len(named), named, named)
+            wanted = int(timeout) / 1000
+            seconds = wanted if seconds is None else min(wanted, seconds)
+        asked = _Asked(route.path, seconds, request_id or b"", int(length))
+        self._known.learn(data, asked)
+        return asked
 
     def _written(self, refusal: Refusal, headers: Headers) -> bytes:
         """An answer but for its length and twice its id; several in a row have the same."""

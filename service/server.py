@@ -31,7 +31,7 @@ from service.errors import StartupError
 from service.heads import Heads
 from service.logging import configure_logging
 from service.middleware import RequestMiddleware
-from service.protocol import Protocol
+from service.protocol import Plain, Protocol
 from service.refusals import Refusals
 from service.settings import Settings, variable
 from service.state import State
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         edge = app.state.edge
         plain = isinstance(edge, RequestMiddleware) and edge.plain
         self._refusals = Refusals(edge) if plain else None
-        self._heads = Heads()
+        self._heads: Heads[Plain] = Heads()
         self._connecting: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
