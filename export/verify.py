@@ -8,7 +8,7 @@ import numpy as np
 
 from export.bundle import Bundle, BundleError, Golden
 from export.reference import Reference
-from export.runtime import Classifier, InferenceError
+from export.runtime import Classifier, InferenceError, Prediction
 
 TOLERANCE = 0.02
 """How far a golden probability may be off: int8 kernels differ between CPUs, a wrong file differs by far more."""
@@ -22,8 +22,8 @@ def verify(path: str | Path) -> Bundle:
     return bundle
 
 
-def check_golden(bundle: Bundle, classifier: Classifier) -> None:
-    """Compare the classifier's answers to the golden texts with the recorded ones.
+def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
+    """Compare the classifier's answers to the golden texts, which it gives, with the recorded ones.
 
     Every probability must lie within TOLERANCE, and the label be the same unless the best two are that close. Raises
     BundleError naming the first text for which this does not hold, or saying that there is none to compare.
@@ -31,21 +31,24 @@ def check_golden(bundle: Bundle, classifier: Classifier) -> None:
     rows = bundle.golden()
     if not rows:
         raise BundleError(f"{bundle.path}: no golden rows to test this CPU with; export the bundle again")
+    answers = []
     for number, row in enumerate(rows, start=1):
-        if problem := _difference(classifier, bundle.manifest.labels, row):
+        try:
+            answers.append(classifier.classify(row.text))
+            problem = _difference(answers[-1], bundle.manifest.labels, row)
+        except InferenceError as error:
+            problem = str(error)
+        if problem:
             raise BundleError(
                 f"{bundle.path}: golden row {number} of {len(rows)}, {row.text[:60]!r}: {problem}; "
                 "export the bundle again on a machine like this one"
             )
+    return answers
 
 
-def _difference(classifier: Classifier, labels: tuple[str, ...], row: Golden) -> str | None:
+def _difference(answer: Prediction, labels: tuple[str, ...], row: Golden) -> str | None:
     """Say what is wrong with the answer to a golden text, if anything. A near tie may fall either way."""
-    try:
-        found = classifier.classify(row.text).probabilities
-    except InferenceError as error:
-        return str(error)
-    expected = np.array(row.probabilities)
+    found, expected = answer.probabilities, np.array(row.probabilities)
     if expected.shape != found.shape:
         return f"{expected.size} probabilities for {found.size} labels"
     runner_up, top = np.sort(expected)[-2:]

@@ -12,7 +12,7 @@ import numpy as np
 from export.bundle import FP16, Bundle, BundleError
 from export.providers import AUTO, Device
 from export.reference import Reference
-from export.runtime import Classifier, InferenceError
+from export.runtime import Classifier, InferenceError, Prediction
 from export.verify import check_golden
 from service.engine.cpus import available_cpus
 from service.engine.plan import Asked, Plan, choose
@@ -49,7 +49,7 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
         reference = Reference.open(bundle)
         classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device)
         _warm_up(classifier, bundle.manifest.max_tokens)
-        check_golden(bundle, classifier)
+        alone = check_golden(bundle, classifier)
         texts = [row.text for row in bundle.golden()]
 
         def on(threads: int) -> Classifier:
@@ -58,7 +58,7 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
             return Classifier.load(bundle, threads=threads, device=device)
 
         half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
-        batches = neighbours_change(classifier, texts) <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
+        batches = neighbours_change(classifier, texts, alone) <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
         gpu = classifier.on_gpu
         plan, classifier = choose(on, texts, asked, cpus=available_cpus(), batches=batches, gpu=gpu)
         if not gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
@@ -77,11 +77,9 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
     return Loaded(bundle, reference, classifier, plan)
 
 
-def neighbours_change(classifier: Classifier, texts: list[str]) -> float:
-    """The largest change of a probability, in [0, 1], when these texts share one run."""
-    rows = [classifier.encode(text) for text in texts]
-    together = classifier.run(rows)
-    alone = [classifier.run([row])[0] for row in rows]
+def neighbours_change(classifier: Classifier, texts: list[str], alone: list[Prediction]) -> float:
+    """The largest change of a probability, in [0, 1], when these texts, answered alone so far, share one run."""
+    together = classifier.run([classifier.encode(text) for text in texts])
     return max(
         float(np.abs(one.probabilities - other.probabilities).max()) for one, other in zip(together, alone, strict=True)
     )
