@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,10 +26,6 @@ from service.shadow.thread import OutboxThread
 
 BATCH_ROWS = 256  # the more, the fewer commits, each of which waits for the disk
 EVAL_ONE_IN = 10
-
-_AT_ONCE = 4
-_REST = 3
-"""After so many rows the thread rests that many times as long: answers wait for a thread that computes in Python."""
 
 log = structlog.get_logger(__name__)
 
@@ -151,22 +146,15 @@ class Writer:
     def _write(self, batch: Sequence[Record], totals: Totals) -> Counter[str]:
         """Redact and store; in the outbox's thread. Returns how often what was redacted."""
         found: Counter[str] = Counter()
-        rows: list[NewRow] = []
-        for first in range(0, len(batch), _AT_ONCE):
-            began = time.monotonic()
-            rows += [self._redacted(record, found) for record in batch[first : first + _AT_ONCE]]
-            if len(self._queue) < BATCH_ROWS and not self._stopping:
-                time.sleep(_REST * (time.monotonic() - began))
+        rows = []
+        for record in batch:
+            # Half a surrogate pair is valid JSON but no text that a file could hold.
+            redacted = redact(record.text.encode("utf-8", "replace").decode())
+            if redacted.found:  # of most texts nothing
+                found.update(redacted.found)
+            rows.append(self._row(record, redacted.text))
         self._outbox.write(rows, totals)
         return found
-
-    def _redacted(self, record: Record, found: Counter[str]) -> NewRow:
-        """Make the row of a record, and count what was redacted."""
-        # Half a surrogate pair is valid JSON but no text that a file could hold.
-        redacted = redact(record.text.encode("utf-8", "replace").decode())
-        if redacted.found:  # of most texts nothing
-            found.update(redacted.found)
-        return self._row(record, redacted.text)
 
     def _row(self, record: Record, text: str) -> NewRow:
         """Make the row of a record. Its split depends on the redacted text alone, so that equal texts share it."""
