@@ -32,9 +32,6 @@ _EACH = ("Add", "Mul", _GELU, "Gelu", "FastGelu", "Relu", "Tanh")
 _PASSING = ("Cast", "Expand", "Slice")
 """Operators that give nothing but what their first input has."""
 
-_PLACES = ("attention rows", "attention width")
-"""What the dimensions of the rows are called."""
-
 _EPSILON = 1e-12  # of a norm that gives none
 _DOMAIN = "com.microsoft"
 
@@ -71,7 +68,6 @@ class _Packing:
     def result(self) -> Any | None:
         """The packed model; None where some attention would still read padding."""
         import onnx
-        from onnx import helper
 
         graph = self.model.graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -103,14 +99,7 @@ class _Packing:
         del packed.graph.node[:], packed.graph.initializer[:]
         packed.graph.node.extend(nodes)
         packed.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in inputs)
-        packed.graph.input.extend(
-            helper.make_tensor_value_info(name, kind, shape)
-            for name, kind, shape in (
-                (ROWS, onnx.TensorProto.INT64, _PLACES),
-                (PLACES, onnx.TensorProto.INT64, ["all tokens"]),
-                (BIAS, onnx.TensorProto.FLOAT, [_PLACES[0], 1, _PLACES[1], _PLACES[1]]),
-            )
-        )
+        packed.graph.input.extend(_row_inputs())
         return packed
 
     def _read(self) -> list[Any]:
@@ -314,6 +303,18 @@ class _Packing:
         name = _own(f"constant {values}")
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
+
+
+def _row_inputs() -> list[Any]:
+    """The inputs of `rows`, as a graph declares them."""
+    from onnx import TensorProto, helper
+
+    rows, width = "attention rows", "attention width"
+    return [
+        helper.make_tensor_value_info(ROWS, TensorProto.INT64, [rows, width]),
+        helper.make_tensor_value_info(PLACES, TensorProto.INT64, ["all tokens"]),
+        helper.make_tensor_value_info(BIAS, TensorProto.FLOAT, [rows, 1, width, width]),
+    ]
 
 
 def _epsilon(node: Any) -> float:
