@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,8 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
+from export.binding import BoundRun
 from export.bundle import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, BundleError, write_bundle
-from export.runtime import OUTPUTS, Classifier, GraphTokenizer, InferenceError, create_session
+from export.providers import CPU, CUDA
+from export.runtime import OUTPUTS, Classifier, GraphTokenizer, InferenceError, _execution, create_session
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,3 +224,11 @@ print(len(calls))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_a_packed_graph_runs_in_its_own_shapes_on_a_gpu_too():
+    session = SimpleNamespace(
+        get_providers=lambda: [CUDA, CPU], get_provider_options=lambda: {CUDA: {"device_id": "0"}}, run=list
+    )
+    assert _execution(session, 32, packed=True).func is session.run
+    assert isinstance(_execution(session, 32, packed=False), BoundRun)

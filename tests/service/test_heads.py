@@ -63,7 +63,9 @@ def with_line(line):
     ],
 )
 def test_what_would_not_come_again_or_is_more_than_a_request_is_not_kept(data):
-    assert knowing(data).of(data) is None
+    known = knowing(data)
+    assert known.of(data) is None
+    assert known.of(REQUEST) is None
     assert knowing(with_line(b"a: x-request-id")).of(with_line(b"a: x-request-id")) is HEAD
 
 

@@ -484,6 +484,7 @@ async def test_an_idle_connection_keeps_no_body(served):
     (kept,) = serving.server.server_state.connections
     assert kept.cycle.response_complete
     assert kept.cycle.parts == []
+    assert kept._first == b""
 
 
 @pytest.mark.parametrize("special", [{}, {"transfer_encoding": "chunked"}], ids=["short", "usual"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from export.bundle import Manifest
+from service import refusals
 from service.engine.runner import Refusal
 from service.errors import ErrorBody, OverloadedError
 from service.metrics import Metrics, ModelMetrics
@@ -123,6 +124,15 @@ async def test_a_refusal_is_an_answer_in_the_one_shape():
     wanted = ErrorBody.of(OverloadedError(FULL.message, retry_after=3), "Mine-1").model_dump()
     assert json.loads(answer.partition(b"\r\n\r\n")[2]) == wanted
     assert (error.code, error.message) == ("overloaded", FULL.message)
+
+
+async def test_a_head_that_was_read_is_known_and_one_with_an_id_is_read_each_time(monkeypatch):
+    bench, named = Bench(), request(b"x-request-id: Mine-1")
+    known = [bench.answer(request()), bench.answer(named)]
+    monkeypatch.setattr(refusals, "_REQUEST", SimpleNamespace(match=lambda data: None))
+    again, unread = bench.answer(request(body=BODY[::-1])), bench.answer(named)
+    assert parsed(again)[1].message == parsed(known[0])[1].message == FULL.message
+    assert unread is None
 
 
 @pytest.mark.parametrize("given", [None, b"", b"not safe", b"a" * 129, b'"', b"%d%b"])
