@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Generic, Protocol, TypeVar
 
-_MOST = 1024
+_MOST = 256
 _LONGEST = 2048
 """Only so many heads are kept, and none with more bytes."""
 
