@@ -30,11 +30,10 @@ _POST = "POST"
 
 
 class Plain(NamedTuple):
-    """The head of a request that takes the short way, with a body of `length` bytes."""
+    """The head of a request that takes the short way."""
 
     route: HotRoute
     headers: dict[bytes, bytes]
-    length: int
 
 
 class Protocol(HttpToolsProtocol):
@@ -50,7 +49,7 @@ class Protocol(HttpToolsProtocol):
         edge = self.config.app.state.edge  # type: ignore[union-attr]
         self._edge: RequestMiddleware | None = edge if isinstance(edge, RequestMiddleware) else None
         self._refusals = refusals
-        self._heads: Heads[Plain] = Heads() if heads is None else heads
+        self._heads: Heads[Plain] = Heads(0) if heads is None else heads
         self._direct: _Cycle | None = None
         """The request that takes the short way, from its headers to its answer."""
 
@@ -74,9 +73,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(refusal)
             self.on_response_complete()
             return
-        head = self._heads.of(data)
-        if head is not None and self._answer(self._begin(head.route, head.headers), data[len(data) - head.length :]):
-            return
+        known = self._heads.of(data)
+        if known is not None:
+            head, body = known
+            if self._answer(self._begin(head.route, head.headers), body):
+                return
         self._first = data
         super().data_received(data)
         self._first = b""
@@ -112,7 +113,7 @@ class Protocol(HttpToolsProtocol):
             return
         cycle, body = self._direct, b"".join(self._direct.parts)
         cycle.parts.clear()  # an idle connection keeps its last request
-        self._heads.learn(self._first, Plain(cycle.route, cycle.exchange.headers, len(body)))
+        self._heads.learn(self._first, Plain(cycle.route, cycle.exchange.headers))
         if not self._answer(cycle, body):
             self._usual_way()
             super().on_body(body)

@@ -56,7 +56,6 @@ class _Asked(NamedTuple):
     path: str
     seconds: float | None
     request_id: bytes
-    length: int
 
 
 class Refusals:
@@ -66,7 +65,7 @@ class Refusals:
         self._edge = edge
         self._models = edge.state.models
         self._timeout = edge.state.settings.timeout_seconds
-        self._known: Heads[_Asked] = Heads()
+        self._known: Heads[_Asked] = Heads(edge.max_body_bytes)
         self._refused: dict[tuple[str, ModelMetrics], int] = defaultdict(int)
         self._counting = False
         self._headers: Headers = []
@@ -82,7 +81,8 @@ class Refusals:
         model = self._models.only
         if model is None or not model.runner.crowded or CLOSE in headers:
             return None
-        asked = self._known.of(data) or self._read(data)
+        known = self._known.of(data)
+        asked = self._read(data) if known is None else known[0]
         if asked is None:
             return None
         refusal = model.runner.refusal(asked.seconds)
@@ -107,7 +107,7 @@ class Refusals:
         if timeout is not None:
             wanted = int(timeout) / 1000
             seconds = wanted if seconds is None else min(wanted, seconds)
-        asked = _Asked(route.path, seconds, request_id or b"", int(length))
+        asked = _Asked(route.path, seconds, request_id or b"")
         self._known.learn(data, asked)
         return asked
 

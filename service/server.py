@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         edge = app.state.edge
         plain = isinstance(edge, RequestMiddleware) and edge.plain
         self._refusals = Refusals(edge) if plain else None
-        self._heads: Heads[Plain] = Heads()
+        self._heads: Heads[Plain] = Heads(settings.max_body_bytes)
         self._connecting: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:

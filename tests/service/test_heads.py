@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from service import heads
@@ -11,20 +9,24 @@ from service.heads import Heads
 
 LINES = b"POST /classify HTTP/1.1\r\nhost: reflux\r\ncontent-length: 4\r\n"
 REQUEST = LINES + b"\r\nbody"
-HEAD = SimpleNamespace(length=4)
+HEAD = object()
+MOST_BYTES = 1000
 
 
 def knowing(data=REQUEST, head=HEAD):
-    known = Heads()
+    known = Heads(MOST_BYTES)
     known.learn(data, head)
     return known
 
 
 def test_a_head_is_known_whatever_body_follows_it():
     known = knowing()
-    assert known.of(REQUEST) is HEAD
-    assert known.of(LINES + b"\r\n\r\n\r\n") is HEAD
-    assert Heads().of(REQUEST) is None
+    assert known.of(REQUEST) == (HEAD, b"body")
+    assert known.of(LINES + b"\r\n\r\n\r\n") == (HEAD, b"\r\n\r\n")
+    for length in (0, 5, 12, MOST_BYTES):
+        body = b"x" * length
+        assert known.of(REQUEST.replace(b"4", b"%d" % length)[:-4] + body) == (HEAD, body)
+    assert Heads(MOST_BYTES).of(REQUEST) is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,14 @@ def test_a_head_is_known_whatever_body_follows_it():
         b"\r\n" + REQUEST,
         b"\r\n\r\n" + REQUEST,
         REQUEST.replace(b"host", b"Host"),
-        REQUEST.replace(b"4", b"5") + b"y",
+        REQUEST.replace(b"4", b"5"),
+        REQUEST.replace(b"4", b"+4"),
+        REQUEST.replace(b"4", b"4 "),
+        REQUEST.replace(b"4", b""),
+        REQUEST.replace(b"4", b"0" * 5000 + b"4"),
+        REQUEST.replace(b"4", b"4\r\na: b"),
+        REQUEST.replace(b"content-length: 4\r\n", b""),
+        REQUEST.replace(b"4", b"1001")[:-4] + b"x" * 1001,
         REQUEST.replace(b"\r\n", b"\n"),
     ],
 )
@@ -58,6 +67,8 @@ def with_line(line):
         pytest.param(b"body", id="only its end"),
         pytest.param(b"", id="nothing"),
         pytest.param(with_line(b"X-Request-ID: 1"), id="an id"),
+        pytest.param(REQUEST.replace(b"host: ", b"strength: "), id="another length first"),
+        pytest.param(REQUEST.replace(b"content-length", b"my-length"), id="another length"),
         pytest.param(with_line(b"traceparent:1"), id="a trace"),
         pytest.param(with_line(b"a: " + b"b" * 2048), id="a long head"),
     ],
@@ -66,14 +77,14 @@ def test_what_would_not_come_again_or_is_more_than_a_request_is_not_kept(data):
     known = knowing(data)
     assert known.of(data) is None
     assert known.of(REQUEST) is None
-    assert knowing(with_line(b"a: x-request-id")).of(with_line(b"a: x-request-id")) is HEAD
+    assert knowing(with_line(b"a: x-request-id")).of(with_line(b"a: x-request-id")) == (HEAD, b"body")
 
 
 def test_only_so_many_are_kept(monkeypatch):
     monkeypatch.setattr(heads, "_MOST", 3)
-    known = Heads()
-    data = [b"POST /%d HTTP/1.1\r\n\r\nbody" % number for number in range(8)]
+    known = Heads(MOST_BYTES)
+    data = [REQUEST.replace(b"reflux", b"%d" % number) for number in range(10, 18)]
     for one in data:
         known.learn(one, HEAD)
-        assert known.of(one) is HEAD
+        assert known.of(one) == (HEAD, b"body")
         assert sum(known.of(other) is not None for other in data) <= 3
