@@ -7,10 +7,10 @@ share a run is for the caller to know: in a graph that scales activations over i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,7 @@ Execute = Callable[[Feeds], Sequence[Floats]]
 onnxruntime.disable_telemetry_events()
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """One text's answer: `logits` and `probabilities` [K], `embedding` [d], all float32.
 
     `tokens` counts those the graph read, `truncated` says that the text had more. `best` is the index of the most
@@ -51,8 +50,7 @@ class Prediction:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A text as the graph reads it: its token ids, and whether it had more."""
 
     ids: list[int]
@@ -111,6 +109,9 @@ class Classifier:
         self._tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
         self._rows = Rows(tokenizer.max_tokens) if self.packed else None
+        self._beside_one: dict[int, dict[str, Array]] = {}
+        """What a text of each length alone is given beside its ids."""
+
         self._classes = classes
 
     @classmethod
@@ -172,20 +173,23 @@ class Classifier:
         A padded place has the id 0 and is masked.
         """
         if len(rows) == 1:
-            input_ids = np.array(rows, dtype=np.int64)
-            mask = np.ones_like(input_ids)
-        else:
-            input_ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-            mask = np.zeros_like(input_ids)
-            for index, ids in enumerate(rows):
-                input_ids[index, : len(ids)] = ids
-                mask[index, : len(ids)] = 1
-        feeds: dict[str, Array] = {"input_ids": input_ids}
-        if self._takes_mask:
-            feeds["attention_mask"] = mask
-        if self._rows is not None:
-            feeds |= self._rows.of([*map(len, rows)])
-        return feeds
+            (ids,) = rows
+            beside = self._beside_one.get(len(ids))
+            if beside is None:
+                beside = self._beside(np.ones((1, len(ids)), dtype=np.int64), [len(ids)])
+                self._beside_one[len(ids)] = beside
+            return {"input_ids": np.array(rows, dtype=np.int64), **beside}
+        input_ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask = np.zeros_like(input_ids)
+        for index, ids in enumerate(rows):
+            input_ids[index, : len(ids)] = ids
+            mask[index, : len(ids)] = 1
+        return {"input_ids": input_ids, **self._beside(mask, [*map(len, rows)])}
+
+    def _beside(self, mask: Array, lengths: list[int]) -> dict[str, Array]:
+        """The graph's inputs beside the ids."""
+        feeds = {"attention_mask": mask} if self._takes_mask else {}
+        return feeds if self._rows is None else feeds | self._rows.of(lengths)
 
 
 def _not_probabilities(values: Floats) -> InferenceError:

@@ -7,7 +7,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import ClientDisconnect
 
@@ -29,8 +29,7 @@ _OUTCOMES: dict[type[BaseException], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The predictions for the texts of one request, in order, and the bundle that gave them."""
 
     manifest: Manifest

@@ -59,7 +59,7 @@ class Exchange:
 
         A time of `time.monotonic()`. Raises InvalidRequestError when the header is not a number of milliseconds.
         """
-        seconds = self._asked()
+        seconds = None if (given := self.headers.get(TIMEOUT)) is None else _seconds(given)
         for limit in (timeout_seconds, self.state.settings.timeout_seconds):
             if limit is not None and (seconds is None or limit < seconds):
                 seconds = limit
@@ -99,17 +99,16 @@ class Exchange:
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
-    def _asked(self) -> float | None:
-        given = self.headers.get(TIMEOUT)
-        if given is None:
-            return None
-        try:
-            milliseconds = float(given)
-        except ValueError:
-            milliseconds = 0.0
-        if not 0 < milliseconds < float("inf"):
-            raise InvalidRequestError("X-Request-Timeout-Ms: give milliseconds, a number above 0")
-        return milliseconds / 1000
+
+def _seconds(given: bytes) -> float:
+    """The seconds that the header `X-Request-Timeout-Ms` gives."""
+    try:
+        milliseconds = float(given)
+    except ValueError:
+        milliseconds = 0.0
+    if not 0 < milliseconds < float("inf"):
+        raise InvalidRequestError("X-Request-Timeout-Ms: give milliseconds, a number above 0")
+    return milliseconds / 1000
 
 
 def too_large(limit: int) -> TooLargeError:

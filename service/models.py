@@ -116,6 +116,9 @@ class Models:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._serving: dict[str, Model] = {}
+        self.only: Model | None = None
+        """The one that answers every request; None where there is none, or a candidate beside it."""
+
         self._changing = asyncio.Lock()
         self._stopped = False
         self._releasing: set[asyncio.Task[None]] = set()
@@ -128,11 +131,6 @@ class Models:
     def loaded(self) -> bool:
         """Whether there is a bundle to answer with."""
         return Variant.STABLE in self._serving
-
-    @property
-    def only(self) -> Model | None:
-        """The one that answers every request; None where there is none, or a candidate beside it."""
-        return self._serving.get(Variant.STABLE) if len(self._serving) == 1 else None
 
     @property
     def alive(self) -> bool:
@@ -149,9 +147,8 @@ class Models:
 
         Raises NotReadyError before there is one, InvalidRequestError for a variant that there is not.
         """
-        only = self.only
-        if only is not None and wanted is None:
-            return only
+        if wanted is None and self.only is not None:
+            return self.only
         if not self._serving:
             raise NotReadyError("the bundle is not loaded yet; try again in a moment")
         if wanted is None:
@@ -185,7 +182,7 @@ class Models:
         self._stopped = True
         async with self._changing:  # what is being loaded is not served any more
             models = list(self)
-            self._serving = {}
+            self._serve({})
         for model in models:
             await model.release()
         await asyncio.gather(*self._releasing)
@@ -213,14 +210,14 @@ class Models:
         old = [model for variant, model in before.items() if serving.get(variant) is not model]
         for model in new:
             model.runner.start()
-        self._serving = serving
+        self._serve(serving)
         try:
             for model in old:
                 await model.stop_shadow()
             for model in new:
                 await model.start_shadow()
         except BaseException as error:
-            self._serving = before
+            self._serve(before)
             for model in new:
                 await model.stop_shadow()
                 self._retire(model)
@@ -231,6 +228,10 @@ class Models:
             raise
         for model in old:
             self._retire(model)
+
+    def _serve(self, serving: dict[str, Model]) -> None:
+        self._serving = serving
+        self.only = serving.get(Variant.STABLE) if len(serving) == 1 else None
 
     def _retire(self, model: Model) -> None:
         task = asyncio.create_task(model.release(self._settings.shutdown_seconds), name="release")

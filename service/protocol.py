@@ -8,6 +8,7 @@ a head that was parsed before is not parsed again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -130,7 +131,8 @@ class Protocol(HttpToolsProtocol):
         if cycle.withdraw is not None:
             cycle.withdraw()
             cycle.withdraw = None
-        self._record(cycle, DISCONNECTED)
+        if self._edge is not None:
+            self._edge.record(cycle.exchange, _POST, cycle.route.path, DISCONNECTED)
 
     @property
     def busy(self) -> bool:
@@ -199,9 +201,7 @@ class Protocol(HttpToolsProtocol):
         assert edge is not None
         assert route.direct is not None
 
-        def respond(outcome: bytes | Exception) -> None:
-            self._respond(cycle, outcome)
-
+        respond = partial(self._respond, cycle)
         try:
             edge.admit(exchange, _POST, route.path)
             cycle.withdraw = route.direct(exchange, body, respond)
@@ -215,7 +215,8 @@ class Protocol(HttpToolsProtocol):
 
     def _respond(self, cycle: _Cycle, outcome: bytes | Exception) -> None:
         """Write an answer, and turn to the next request."""
-        exchange = cycle.exchange
+        edge, exchange = self._edge, cycle.exchange
+        assert edge is not None
         code, more = _OK, b""
         if isinstance(outcome, Exception):
             known, content = failure(exchange, outcome, _POST)
@@ -238,14 +239,10 @@ class Protocol(HttpToolsProtocol):
             )
         )
         cycle.response_complete = True
-        self._record(cycle, code)
+        edge.record(exchange, _POST, cycle.route.path, code)
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
-
-    def _record(self, cycle: _Cycle, code: int) -> None:
-        if self._edge is not None:
-            self._edge.record(cycle.exchange, _POST, cycle.route.path, code)
 
 
 class _Cycle:

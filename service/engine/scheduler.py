@@ -315,14 +315,11 @@ class Scheduler:
         self._busy_since[number] = run.began
         ready = [item for item in items if self._prepare(item, run)]
         if ready:
-            batch, others = choose(ready, self._limits, self._graph_cost.slack)
-            if others:
-                self._push_back(others)
-            for part in by_length(batch, self._graph_cost.slack) if self._limits.packed else [batch]:
+            for part in self._parts(ready):
                 started = time.monotonic()
                 answers = self._bisect([item.encoded for item in part if item.encoded is not None])
                 run.outcomes += zip(part, answers, strict=True)
-                run.batches.append(Batch(len(part), self._limits.paid(part), time.monotonic() - started))
+                run.batches.append(Batch(part, time.monotonic() - started))
         ended = time.monotonic()
         run.seconds = ended - run.began
         # With work waiting, what passes between two runs is part of what a run costs.
@@ -347,6 +344,16 @@ class Scheduler:
             item.tokens = len(item.encoded.ids)
         return True
 
+    def _parts(self, ready: list[Item]) -> list[list[Item]]:
+        """What goes together of texts that were taken, in one run of the graph or several; the others are put back."""
+        if len(ready) == 1:
+            return [ready]
+        slack = self._graph_cost.slack
+        batch, others = choose(ready, self._limits, slack)
+        if others:
+            self._push_back(others)
+        return by_length(batch, slack) if self._limits.packed else [batch]
+
     def _bisect(self, rows: list[Encoded]) -> list[Outcome]:
         """Answer rows together; where that fails, by halves, so that only what breaks the graph has no answer."""
         try:
@@ -359,7 +366,6 @@ class Scheduler:
 
     def _settle(self, run: Run) -> None:
         """Hand the outcomes of a run to the requests, and have them counted later; on the event loop."""
-        self._loop.call_soon(self._learn, run)  # uvloop sends the answers first
         self._metrics.later(partial(self._count, run))
         for item, outcome in run.outcomes:
             request = item.request
@@ -378,19 +384,16 @@ class Scheduler:
                 self._finish(request, failure)
         self._next_turn()
 
-    def _learn(self, run: Run) -> None:
-        if run.batches:
-            self._cost.learn(sum(batch.tokens for batch in run.batches), run.occupied)
-        for batch in run.batches:
-            self._graph_cost.learn(batch.tokens, batch.seconds)
-        if not self._waiting:
-            self._metrics.later.flush()
-
     def _count(self, run: Run) -> None:
+        """Learn from a run what the next will cost, and count it."""
+        total = 0
+        for items, seconds in run.batches:
+            total += (tokens := self._limits.paid(items))
+            self._graph_cost.learn(tokens, seconds)
+            self._metrics.batch(len(items), tokens)
         if run.batches:
+            self._cost.learn(total, run.occupied)
             self._metrics.run_seconds.observe(run.seconds)
-        for batch in run.batches:
-            self._metrics.batch(batch.texts, batch.tokens)
         for item, _ in run.outcomes:
             self._metrics.queue_seconds.observe(run.began - item.request.submitted)
 

@@ -39,10 +39,9 @@ class Item:
 
 
 class Batch(NamedTuple):
-    """What the graph ran at once: so many texts, the tokens it paid for, and how long it took."""
+    """What the graph ran at once, and how long it took."""
 
-    texts: int
-    tokens: int
+    items: list[Item]
     seconds: float
 
 

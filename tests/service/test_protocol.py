@@ -747,6 +747,7 @@ async def test_the_deadline_counts_from_the_head_though_the_body_comes_late(list
 async def test_before_there_is_a_bundle_the_answer_is_503(listening, connect, asgi, monkeypatch):
     async with listening() as serving:
         monkeypatch.setattr(serving.app.state.reflux.models, "_serving", {})
+        monkeypatch.setattr(serving.app.state.reflux.models, "only", None)
         status, headers, body = await ask(await connect(serving.port))
         assert (status, body["error"]["code"]) == (503, "not_ready")
         assert body["error"]["request_id"] == headers["x-request-id"]

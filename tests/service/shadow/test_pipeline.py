@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -199,7 +198,7 @@ async def test_equal_texts_are_asked_for_one_by_one(make_shadow):
 
 async def test_what_could_not_be_counted_is_counted(make_shadow):
     shadow = await make_shadow().start()
-    broken = replace(prediction(), score=math.nan)
+    broken = prediction()._replace(score=math.nan)
     shadow.pipeline.observe("text", broken)
     assert shadow.metric("shadow_defects_total") == 1
     assert shadow.metric("requests_total") == 0
