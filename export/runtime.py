@@ -31,7 +31,7 @@ OUTPUTS = ("logits", "probabilities", "embedding")
 Execute = Callable[[Feeds], Sequence[Floats]]
 """Runs a graph: its inputs for some texts to its `OUTPUTS`, each [texts, …]."""
 
-onnxruntime.disable_telemetry_events()
+onnxruntime.disable_telemetry_events()  # of builds for Windows; for others see the package
 
 
 class Prediction(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -224,6 +225,17 @@ print(len(calls))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_importing_the_runtime_leaves_nothing_in_the_home(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run(
+        [sys.executable, "-c", "import export.runtime"],
+        cwd=ROOT,
+        env={**environment, "HOME": str(tmp_path)},
+        check=True,
+    )
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_packed_graph_runs_in_its_own_shapes_on_a_gpu_too():
