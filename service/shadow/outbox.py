@@ -20,6 +20,9 @@ from service.shadow.rows import SCHEMA, TABLES, Ending, NewRow, WaitingRow
 
 APPLICATION = 0x5265666C  # "Refl" in the file's header
 PAGE_BYTES = 4096
+CACHE_KIB = 512
+"""What SQLite keeps in memory, of pages and again while it adds up rows: else that grows with the outbox, to 4 MB."""
+
 
 _REMEDIES = {
     "SQLITE_FULL": "free disk space or raise shadow.max_bytes",
@@ -184,6 +187,7 @@ class Outbox:
                 f"{self.path}: schema {schema}, this version reads {SCHEMA}; move the file away, a new one is started"
             )
         connection.execute("PRAGMA journal_mode = WAL")  # readers, such as an export, do not block the service
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute("PRAGMA synchronous = FULL")  # answers are paid for, and commits are few
         connection.execute(f"PRAGMA max_page_count = {self.max_bytes // PAGE_BYTES}")
         connection.execute("BEGIN IMMEDIATE")

@@ -8,7 +8,7 @@ import pytest
 
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import POSITION, Outcome, Totals
-from service.shadow.outbox import Outbox
+from service.shadow.outbox import CACHE_KIB, Outbox
 from service.shadow.rows import Ending, NewRow
 
 BANDS = 5
@@ -43,6 +43,12 @@ def test_rows_wait_until_they_have_an_outcome(path):
     assert outbox.finish(first.seq, COMPLETED)
     assert [found.text for found in outbox.waiting(10)] == ["text two", "text three"]
     assert outbox.waiting_bands() == [2, 2]
+
+
+def test_what_is_kept_in_memory_of_an_outbox_is_bounded(path):
+    connection = make(path)._connection
+    assert connection is not None
+    assert connection.execute("PRAGMA cache_size").fetchone() == (-CACHE_KIB,)
 
 
 def test_an_outcome_is_final(path):
