@@ -105,6 +105,7 @@ class Classifier:
         if not usual <= set(INPUTS) or "input_ids" not in usual or not set(OUTPUTS) <= set(outputs):
             raise BundleError(f"the graph takes {inputs} and returns {outputs}, expected {INPUTS} and {OUTPUTS}")
         self.provider: str = session.get_providers()[0]
+        self._session = session
         self._execute = execute or _execution(session, tokenizer.max_tokens, packed=self.packed)
         self._tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
@@ -166,6 +167,15 @@ class Classifier:
         """Probabilities [N, K] of many texts, one run each. `track` may wrap the iteration in a progress bar."""
         rows = [self.classify(text).probabilities for text in track(texts)]
         return np.stack(rows) if rows else np.empty((0, self._classes), dtype=np.float32)
+
+    def shrink(self) -> None:
+        """Give back the memory of larger runs, which a session on the CPU keeps. Raises InferenceError."""
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        try:
+            self._session.run(OUTPUTS, self._feeds([[0]]), options)
+        except Exception as error:  # ONNX Runtime raises many classes with no common base
+            raise InferenceError(f"the graph failed on one token: {error}") from error
 
     def _feeds(self, rows: list[list[int]]) -> dict[str, Array]:
         """The graph's inputs, [texts, longest], with those of `rows` where it is packed.

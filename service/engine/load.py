@@ -62,9 +62,9 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
         gpu = classifier.on_gpu
         plan, classifier = choose(on, texts, asked, cpus=available_cpus(), batches=batches, gpu=gpu)
         if not gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
-            classifier = Classifier.load(bundle, threads=plan.threads, device=device)
-            _warm_up(classifier, bundle.manifest.max_tokens)
+            classifier.shrink()
             _give_back_memory()
+            _warm_up(classifier, bundle.manifest.max_tokens)
         # What was read after the hashes were checked may be of another bundle, that took this one's place.
         if Bundle.open(path).manifest != bundle.manifest:
             raise BundleError(f"{path}: changed while it was read; load it again")

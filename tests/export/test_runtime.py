@@ -215,6 +215,15 @@ def test_a_classifier_runs_on_as_many_threads_as_asked(tiny_bundle, monkeypatch)
     assert [options.intra_op_num_threads for _, options in made] == [1, 2]
 
 
+def test_a_classifier_that_gave_its_memory_back_answers_as_before(tiny_bundle):
+    classifier = Classifier.load(tiny_bundle)
+    rows = [classifier.encode("my parcel is late " * 4)] * 64
+    before = classifier.run(rows)
+    classifier.shrink()
+    for one, other in zip(before, classifier.run(rows), strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+
 def test_importing_the_runtime_turns_telemetry_off():
     code = """
 import onnxruntime

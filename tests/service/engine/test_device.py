@@ -90,7 +90,9 @@ def test_a_bundle_on_a_gpu_is_tested_and_planned_as_such(tiny_bundle, on_gpu):
 
 def test_a_bundle_on_the_cpu_is_planned_as_before(tiny_bundle, monkeypatch):
     given = []
-    monkeypatch.setattr(loading, "choose", lambda *args, gpu, **_: given.append(gpu) or (Plan(1, 1, ALONE), None))
+    monkeypatch.setattr(
+        loading, "choose", lambda make, *_, gpu, **__: given.append(gpu) or (Plan(1, 1, ALONE), make(1))
+    )
     load(tiny_bundle.path)
     assert given == [False]
 
@@ -108,7 +110,7 @@ def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
     given = []
     monkeypatch.setattr(loading, "neighbours_change", lambda *_: change)
     monkeypatch.setattr(
-        loading, "choose", lambda *args, batches, **_: given.append(batches) or (Plan(1, 1, ALONE), None)
+        loading, "choose", lambda make, *_, batches, **__: given.append(batches) or (Plan(1, 1, ALONE), make(1))
     )
     load(bundle.path)
     assert given == [batches]

@@ -36,6 +36,22 @@ def test_a_good_bundle_is_loaded(tiny_bundle):
     assert loaded.classifier.classify("invoice").tokens == 2
 
 
+def test_the_memory_of_the_runs_that_measured_is_given_back_and_that_of_the_longest_text_is_there(
+    tiny_bundle, monkeypatch
+):
+    called = []
+    for name in ("run", "shrink"):
+        method = getattr(Classifier, name)
+
+        def spy(classifier, *rows, name=name, method=method):
+            called.append((name, [len(row.ids) for row in rows[0]] if rows else None))
+            return method(classifier, *rows)
+
+        monkeypatch.setattr(Classifier, name, spy)
+    load(tiny_bundle.path)
+    assert called[-2:] == [("shrink", None), ("run", [tiny_bundle.manifest.max_tokens])]
+
+
 def test_a_changed_file_is_named(tiny_bundle, tmp_path):
     copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
     (copy / TOKENIZER).write_text("{}")
