@@ -219,7 +219,11 @@ def test_a_classifier_that_gave_its_memory_back_answers_as_before(tiny_bundle):
     classifier = Classifier.load(tiny_bundle)
     rows = [classifier.encode("my parcel is late " * 4)] * 64
     before = classifier.run(rows)
+    asked = []
+    session = classifier._session
+    classifier._session = SimpleNamespace(run=lambda *given: asked.append(given[2]) or session.run(*given))
     classifier.shrink()
+    assert [one.get_run_config_entry("memory.enable_memory_arena_shrinkage") for one in asked] == ["cpu:0"]
     for one, other in zip(before, classifier.run(rows), strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
