@@ -98,7 +98,8 @@ def build_bundle(
         export_onnx(student, folder / MODEL)
         typical = student.encode(_spread(validation.texts, _TYPICAL_TEXTS))
         config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
-        graphs = make_variants(folder / MODEL, folder, config, typical, _reduced(settings.variant))
+        reduced = _reduced(settings.variant)
+        graphs = make_variants(folder / MODEL, folder, config, typical, reduced, gpu=has_gpu())
         classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
         cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
         selection = _select(student, classifiers, validation, settings, name, cut)

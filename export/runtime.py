@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from export.binding import BoundRun, Feeds
 from export.bundle import MODEL, TOKENIZER, Bundle, BundleError
-from export.providers import AUTO, CPU, TENSORRT, Device, providers
+from export.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
 from export.rows import NAMES, Array, Rows
 from export.words import Words
 
@@ -28,10 +28,20 @@ Floats = npt.NDArray[np.float32]
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "probabilities", "embedding")
 
+_ERRORS = 3
+"""The severity from which ONNX Runtime writes lines of its own, which are no log of ours."""
+
+_REMEDIES = {
+    CPU: "export the bundle again",
+    CUDA: "see that a GPU, its driver, CUDA and cuDNN fit this build of ONNX Runtime, or ask for the device cpu",
+    TENSORRT: "see that the TensorRT that this build of ONNX Runtime needs is on LD_LIBRARY_PATH, or ask for cuda",
+}
+
 Execute = Callable[[Feeds], Sequence[Floats]]
 """Runs a graph: its inputs for some texts to its `OUTPUTS`, each [texts, …]."""
 
 onnxruntime.disable_telemetry_events()  # of builds for Windows; for others see the package
+onnxruntime.set_default_logger_severity(_ERRORS)
 
 
 class Prediction(NamedTuple):
@@ -218,22 +228,20 @@ def create_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = _ERRORS
     wanted = providers(device, onnxruntime.get_available_providers(), max_tokens=max_tokens)
     first = wanted[0][0]
-    remedy = "export the bundle again"
     if first != CPU:
-        remedy = "see that a GPU, its driver, CUDA and cuDNN fit this build of ONNX Runtime, or ask for the device cpu"
         onnxruntime.preload_dlls()  # CUDA's libraries, where they were installed as Python packages
     if first == TENSORRT and device.cache is not None:
         _make(device.cache)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many classes with no common base
-        raise BundleError(f"{path}: ONNX Runtime cannot load this graph ({error}); {remedy}") from error
+        raise BundleError(f"{path}: ONNX Runtime cannot load this graph ({error}); {_REMEDIES[first]}") from error
     # What cannot be started is left out, with a line in a log at most.
     if session.get_providers()[0] != first:
-        raise BundleError(f"{path}: ONNX Runtime could not start its {first}; {remedy}")
+        raise BundleError(f"{path}: ONNX Runtime could not start its {first}; {_REMEDIES[first]}")
     return session
 
 

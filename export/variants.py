@@ -1,4 +1,4 @@
-"""Variants of one graph: plain fp32, fused and packed fp32, int8, fp16; and how fast each runs on this machine.
+"""Variants of one graph: plain fp32, fused fp32, int8, fp16; and how fast each runs on this machine.
 
 It makes and measures; whether a variant is good enough is decided in `gates`.
 """
@@ -41,19 +41,23 @@ def make_variants(
     config: Any | None,
     rows: Sequence[Sequence[int]],
     reduced: Collection[str] = (INT8,),
+    *,
+    gpu: bool = False,
 ) -> dict[str, Path]:
     """Write the variants of an fp32 graph into a folder and give their paths, `plain` first, those of `REDUCED` last.
 
     `config` is the encoder's, or None for a graph without attention, which has nothing to fuse. `rows` are token ids
     of typical texts, from which int8 learns the range of the activations. `reduced` says which of `REDUCED` to make.
+    On a `gpu` padding costs less than to look for it, so that `fused` is packed for CPUs alone, and `fp16` never.
     """
-    paths, fused = {PLAIN: plain}, plain
+    paths, fused, packed = {PLAIN: plain}, plain, plain
     if config is not None and config.model_type in _FUSIONS:
         fused = fuse(plain, folder / "fused.onnx", config)
-        paths[FUSED] = pack(fused, folder / "packed.onnx")
+        packed = pack(fused, folder / "packed.onnx")
+        paths[FUSED] = fused if gpu else packed
     if INT8 in reduced:
-        paths[INT8] = quantise(paths.get(FUSED, plain), folder / "int8.onnx", rows)
-    if FP16 in reduced:  # on a GPU padding costs less than to look for it
+        paths[INT8] = quantise(packed, folder / "int8.onnx", rows)
+    if FP16 in reduced:
         paths[FP16] = halve(fused, folder / "fp16.onnx", heads(fused))
     return paths
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,14 +49,14 @@ class Reply:
 
 
 class Server:
-    """A server in a process group of its own, pinned to one core."""
+    """A server in a process group of its own, pinned to some cores."""
 
     def __init__(
         self,
         command: Sequence[str],
         *,
         port: int,
-        core: int,
+        cores: Collection[int],
         log: Path,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
@@ -72,7 +72,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
 
     def __enter__(self) -> Self:

@@ -102,7 +102,7 @@ def running(contender: Contender, conditions: Conditions) -> Iterator[Running]:
         server = Server(
             contender.command(place),
             port=place.port,
-            core=conditions.server_core,
+            cores={conditions.server_core},
             log=conditions.logs / f"{contender.key}.log",
             environment=contender.settings(place),
             folder=place.work,

@@ -17,6 +17,7 @@ from typing import TypeVar
 import structlog
 
 from export.providers import MOST_ROWS
+from export.runtime import Encoded
 from service.engine.batching import ALONE, Limits
 from service.engine.cost import Cost
 from service.engine.runner import Runs
@@ -36,6 +37,7 @@ _SECONDS = 0.8
 _ROUNDS = 2
 _TRIAL_SECONDS = 0.02
 _TRIED = 8
+_FIRST_RUNS = 3
 _HOPS = 50
 _LOOP_SECONDS = 0.02  # so long at most may a run on the event loop keep everything else waiting
 _TURN_SECONDS = 0.0004  # what the event loop needs between two runs, its caches being full of the model, beside texts
@@ -83,6 +85,8 @@ def choose(
         ((workers, threads),) = shapes
         return Plan(workers, threads, limits[0]), make(threads)
     graphs = {threads: make(threads) for _, threads in shapes}
+    if gpu:
+        _load_kernels(first, texts, limits)
     plans: dict[Plan, float] = {}
     for workers, threads in shapes:
         cost = Cost()
@@ -136,9 +140,7 @@ def _limits(asked: Asked, batches: bool, gpu: bool, packed: bool) -> list[Limits
 
 def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
     """The rate of all workers together, on full batches of the text of median length; `plan.cost` learns of them."""
-    rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
-    row = rows[len(rows) // 2]
-    batch = [row] * max(1, min(plan.limits.rows, plan.limits.tokens // max(1, len(row.ids))))
+    batch = _full_batch(graph, texts, plan.limits)
     workers = max(plan.workers, 1)
 
     def work(_: int) -> list[float]:
@@ -156,8 +158,23 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
         between = 0.0 if plan.workers else _TURN_SECONDS * len(runs)
         rate = len(runs) * len(batch) / (time.monotonic() - begun + between)
     for seconds in runs:
-        plan.cost.learn(len(batch) * len(row.ids), seconds)
+        plan.cost.learn(len(batch) * len(batch[0].ids), seconds)
     return rate
+
+
+def _full_batch(graph: Runs, texts: Sequence[str], limits: Limits) -> list[Encoded]:
+    """As many of the text of median length as a run takes."""
+    rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
+    row = rows[len(rows) // 2]
+    return [row] * max(1, min(limits.rows, limits.tokens // max(1, len(row.ids))))
+
+
+def _load_kernels(graph: Runs, texts: Sequence[str], limits: Sequence[Limits]) -> None:
+    """Let a GPU have the first runs of each shape, which are slow, before runs are measured."""
+    for limit in limits:
+        batch = _full_batch(graph, texts, limit)
+        for _ in range(_FIRST_RUNS):
+            graph.run(batch)
 
 
 def _on_loop(graph: Runs, texts: Sequence[str], cpus: int) -> bool:

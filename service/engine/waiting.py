@@ -31,7 +31,7 @@ class Waiting:
 
     def take(self, limits: Limits, slack: float) -> list[Item]:
         """Take the oldest texts off, as many as are to be considered for a run; `slack` as in `batching.choose`."""
-        one = len(self._items) == 1
+        one = len(self._items) == 1 or limits.rows == 1
         count = 1 if one else min(window(self._items, limits, slack, self._half()), len(self._items))
         items = [self._items.popleft() for _ in range(count)]
         self._changed(-tokens_of(items))

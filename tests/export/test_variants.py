@@ -134,6 +134,13 @@ def test_the_fused_variant_is_packed_and_int8_is_made_of_it(paths, family):
     assert not is_packed(paths[family][PLAIN])
 
 
+def test_for_a_gpu_the_fused_variant_is_not_packed_and_int8_is_as_for_a_cpu(graphs, students, rows, tmp_path):
+    config = students["encoder"].network.module.config
+    made = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), gpu=True)
+    assert "Attention" in kinds(made[FUSED])
+    assert [is_packed(made[name]) for name in (FUSED, INT8)] == [False, True]
+
+
 def test_a_graph_without_attention_is_not_said_to_be_packed(paths):
     assert not any(is_packed(path) for path in paths["static"].values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import onnxruntime
@@ -63,6 +64,21 @@ def test_a_gpu_has_one_worker_and_large_batches():
     assert plan.limits.rows == MOST_ROWS
     assert plan.limits.tokens in GPU_BUDGETS
     assert set(graph.rows) == {1, 64, MOST_ROWS}  # 4096 tokens, and the most rows, of texts of 64
+
+
+class Warming(Graph):
+    """A graph whose first runs of a shape are slow, as on a GPU."""
+
+    def run(self, rows):
+        if self.rows.count(len(rows)) < 2:
+            time.sleep(0.05)
+        return super().run(rows)
+
+
+def test_the_first_runs_of_a_shape_on_a_gpu_are_not_measured():
+    graph = Warming()
+    plan, _ = choose(lambda threads: graph, TEXTS, MEASURED, cpus=8, batches=True, gpu=True)
+    assert plan.cost.seconds(64, 1) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ async def test_a_thread_puts_nothing_back_before_what_is_older(start):
                 assert both_run.wait(PATIENCE)
             return answers
 
-    bench = start(Uneven(), workers=2, limits=ALONE)
+    bench = start(Uneven(), workers=2, limits=Limits(1))
     requests = [await bench.hold(), await bench.hold()]
     requests += [bench.ask(*(f"{age} {place}" for place in range(WINDOW))) for age in ("old", "new")]
     await asyncio.sleep(0)
@@ -402,7 +402,7 @@ async def test_the_wait_is_shared_by_all_threads(start, clock):
 
 
 async def test_the_wait_is_for_what_was_put_back_too_and_not_for_what_was_withdrawn(start, clock):
-    bench = start(workers=0, limits=ALONE, cost=Known(token=1.0))
+    bench = start(workers=0, limits=Limits(1), cost=Known(token=1.0))
     request = bench.ask(*["12345678"] * 4)
     while not bench.graph.runs:
         await asyncio.sleep(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batching import Limits
+from service.engine.batching import ALONE, Limits
 from service.engine.waiting import Waiting
 from service.engine.work import Item, Request
 
@@ -65,6 +65,13 @@ def test_each_change_is_counted():
         step()
         seen.append(waiting.changes)
     assert len(set(seen)) == len(seen)
+
+
+def test_where_every_text_runs_alone_only_the_oldest_is_taken():
+    waiting = Waiting()
+    items = items_of(request(), [3, 4, 5])
+    waiting.add(items)
+    assert waiting.take(ALONE, 0.0) == items[:1]
 
 
 @given(st.lists(counts, min_size=1, max_size=8))
