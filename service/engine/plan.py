@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
+from threading import Barrier
 from typing import TypeVar
 
 import structlog
@@ -37,7 +38,7 @@ _SECONDS = 0.8
 _ROUNDS = 2
 _TRIAL_SECONDS = 0.02
 _TRIED = 8
-_FIRST_RUNS = 3
+_FIRST_RUNS = 3  # of a thread and a shape on a GPU: there the first takes many times as long
 _HOPS = 50
 _LOOP_SECONDS = 0.02  # so long at most may a run on the event loop keep everything else waiting
 _TURN_SECONDS = 0.0004  # what the event loop needs between two runs, its caches being full of the model, beside texts
@@ -85,8 +86,6 @@ def choose(
         ((workers, threads),) = shapes
         return Plan(workers, threads, limits[0]), make(threads)
     graphs = {threads: make(threads) for _, threads in shapes}
-    if gpu:
-        _load_kernels(first, texts, limits)
     plans: dict[Plan, float] = {}
     for workers, threads in shapes:
         cost = Cost()
@@ -97,7 +96,7 @@ def choose(
             break
         if _too_long(plan):
             continue
-        rate = _texts_per_second(graphs[plan.threads], texts, plan)
+        rate = _texts_per_second(graphs[plan.threads], texts, plan, untimed=_FIRST_RUNS if gpu else 0)
         plans[plan] = max(plans[plan], rate)  # the machine's other work can only make it slower
     plans = {plan: rate for plan, rate in plans.items() if rate and not _too_long(plan)}
     for plan, rate in plans.items():
@@ -138,10 +137,19 @@ def _limits(asked: Asked, batches: bool, gpu: bool, packed: bool) -> list[Limits
     return limits if asked.batch_tokens else [ALONE, *limits]
 
 
-def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
-    """The rate of all workers together, on full batches of the text of median length; `plan.cost` learns of them."""
+def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, *, untimed: int = 0) -> float:
+    """The rate of all workers together, on full batches of the text of median length; `plan.cost` learns of them.
+
+    Each worker begins with so many runs that are not timed.
+    """
     batch = _full_batch(graph, texts, plan.limits)
     workers = max(plan.workers, 1)
+    ready = Barrier(workers)
+
+    def prepare(_: int) -> None:
+        for _ in range(untimed):
+            graph.run(batch)
+        ready.wait()  # so that each worker prepares itself
 
     def work(_: int) -> list[float]:
         spent: list[float] = []
@@ -152,6 +160,7 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan) -> float:
         return spent
 
     with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(prepare, range(workers)))
         begun = time.monotonic()
         ends = begun + _TRIAL_SECONDS
         runs = [seconds for spent in pool.map(work, range(workers)) for seconds in spent]
@@ -167,14 +176,6 @@ def _full_batch(graph: Runs, texts: Sequence[str], limits: Limits) -> list[Encod
     rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
     row = rows[len(rows) // 2]
     return [row] * max(1, min(limits.rows, limits.tokens // max(1, len(row.ids))))
-
-
-def _load_kernels(graph: Runs, texts: Sequence[str], limits: Sequence[Limits]) -> None:
-    """Let a GPU have the first runs of each shape, which are slow, before runs are measured."""
-    for limit in limits:
-        batch = _full_batch(graph, texts, limit)
-        for _ in range(_FIRST_RUNS):
-            graph.run(batch)
 
 
 def _on_loop(graph: Runs, texts: Sequence[str], cpus: int) -> bool:
