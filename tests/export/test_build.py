@@ -41,7 +41,7 @@ def build_one(student, path, baseline, variant="auto", gates=LOOSE, **settings):
 
 def claim(monkeypatch, **milliseconds):
     """Let each variant be measured to take so long, whatever it takes."""
-    monkeypatch.setattr(build, "measure", lambda graphs, *_: {name: milliseconds[name] for name in graphs})
+    monkeypatch.setattr(build, "measure", lambda graphs, *_, **__: {name: milliseconds[name] for name in graphs})
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def test_the_int8_graph_is_taken_when_it_passes(built):
     assert bundle.manifest.variant == INT8
     assert bundle.manifest.measured["reason"] == "int8 passed its gates"
     assert bundle.manifest.measured["milliseconds"] == 1.0
+    assert bundle.manifest.measured["rows"] == 1
     assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: 3.0, FUSED: 2.0, INT8: 1.0}
     assert all(gate["passed"] for gate in bundle.manifest.gates.values())
     assert len(bundle.manifest.gates) == 4
@@ -185,6 +186,15 @@ def test_on_a_gpu_the_fastest_of_what_passes_is_taken(make, speeds, on_gpu):
     assert bundle.manifest.measured["reason"] == "fp16 passed its gates"
     assert set(bundle.manifest.measured["milliseconds_by_variant"]) == {PLAIN, FUSED, INT8, FP16}
     assert len(bundle.manifest.gates) == 6
+    assert "| variant | ms per text, 50 in a run, one thread |" in (bundle.path / CARD).read_text()
+
+
+def test_on_a_gpu_variants_are_timed_in_runs_of_many_texts(make, monkeypatch, on_gpu):
+    given = []
+    monkeypatch.setattr(build, "measure", lambda graphs, *_, rows: given.append(rows) or {name: 1.0 for name in graphs})
+    bundle = make("fp32")
+    assert given == [50]
+    assert bundle.manifest.measured["rows"] == 50
 
 
 def test_an_fp16_graph_whose_values_are_too_large_does_not_stop_an_export(make, speeds, on_gpu, overflow):

@@ -339,8 +339,11 @@ class Timed:
     def __init__(self, name, clock, durations):
         self.name, self.clock, self.durations = name, clock, iter(durations)
 
-    def classify(self, text):
-        self.clock.calls.append((text, self.name))
+    def encode(self, text):
+        return text
+
+    def run(self, rows):
+        self.clock.calls.append((" ".join(rows), self.name))
         self.clock.now += next(self.durations)
 
 
@@ -362,6 +365,14 @@ def test_the_median_milliseconds_are_given(clock):
     slow = [0.002] * (measurement_rounds() - 1) + [50.0]
     classifiers = {PLAIN: Timed(PLAIN, clock, slow), INT8: Timed(INT8, clock, [0.001] * 100)}
     assert measure(classifiers, ["a"]) == {PLAIN: pytest.approx(2.0), INT8: pytest.approx(1.0)}
+
+
+def test_texts_share_runs_where_that_is_asked_for(clock):
+    steps = []
+    slow = Timed(PLAIN, clock, [0.004, 0.001] * 100)
+    assert measure({PLAIN: slow}, ["a", "b", "c"], steps.append, rows=2) == {PLAIN: pytest.approx(1.5)}
+    assert clock.calls == [("a b", PLAIN), ("c", PLAIN)] * measurement_rounds()
+    assert sum(steps) == 3 * measurement_rounds()
 
 
 def test_progress_is_told_once_for_each_text_and_round(clock):
