@@ -162,6 +162,7 @@ class Server(uvicorn.Server):
         """Begin to listen."""
         gc.collect()
         gc.freeze()  # what is loaded stays: to search it for garbage again and again would make requests wait
+        gc.enable()
         await super().startup([])
         for listener in sockets or []:
             listener.setblocking(False)

@@ -12,14 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def loaded(module):
+def loaded(module, before="pass"):
     """The top-level packages that importing a module loads, in a process of its own."""
-    code = f"import {module}, sys, json; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    names = "sorted({name.split('.')[0] for name in sys.modules})"
+    code = f"import sys, json; {before}; import {module}; print(json.dumps({names}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("module", ["service", "service.app", "service.__main__"])
+@pytest.mark.parametrize("module", ["service", "service.app", "service.server"])
 def test_the_service_loads_no_training_library(module):
     heavy = {"torch", "transformers", "optimum", "accelerate", "onnx", "scipy", "pyarrow", "matplotlib", "datasketch"}
     assert loaded(module) & heavy == set()
@@ -29,3 +30,10 @@ def test_the_client_needs_httpx_alone():
     ours = {"export", "distill"}
     others = {"fastapi", "pydantic", "numpy", "onnxruntime", "structlog", "prometheus_client", "uvicorn", "starlette"}
     assert loaded("service.client") & (ours | others) == set()
+
+
+def test_a_start_does_without_rich_which_may_be_imported_afterwards():
+    begin = "from service.__main__ import _import_structlog; _import_structlog()"
+    assert "structlog" in loaded("service.server", before=begin)
+    assert "rich" not in loaded("service.server", before=begin)
+    assert "rich" in loaded("rich", before=begin)

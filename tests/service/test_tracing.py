@@ -210,7 +210,7 @@ async def test_the_service_has_a_name_unless_the_environment_gives_another(spans
     assert {span.resource.attributes["service.name"] for span in spans} == {expected}
 
 
-@pytest.mark.parametrize("module", ["service.__main__", "service.tracing"])
+@pytest.mark.parametrize("module", ["service.server", "service.tracing"])
 def test_without_the_setting_nothing_of_the_extra_is_imported(module):
     code = f"import {module}, sys; print(*(name for name in sys.modules if name.startswith('opentelemetry')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
