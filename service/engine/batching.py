@@ -26,6 +26,10 @@ _WIDTH_PER_TOKEN = 1024
 """In a run whose longest text has so many tokens, attention costs a token of a packed graph as much as all the rest."""
 
 
+_TIMES = 4
+"""So many times what a packed run costs beside its tokens should they cost: few texts that wait go together sooner."""
+
+
 class Sized(Protocol):
     """Something with a length in tokens."""
 
@@ -78,14 +82,14 @@ def estimate_tokens(text: str, most: int) -> int:
 def window(waiting: Iterable[Sized], limits: Limits, slack: float, least: int) -> int:
     """How many of the oldest to consider for a run, by the tokens that they are thought to have; at least 1.
 
-    For a packed graph so many, if they fit, that there are at least `least` and that the run costs no more beside
-    their tokens, `slack` as in `choose`, than for them.
+    For a packed graph so many, if they fit, that there are at least `least` and that what the run costs beside their
+    tokens, `slack` as in `choose`, is no more than a small part of what it costs for them.
     """
     if not limits.packed:
         return WINDOW
     count = tokens = 0
     for count, item in enumerate(waiting):
-        enough = count >= least and tokens >= slack
+        enough = count >= least and tokens >= _TIMES * slack
         tokens += item.tokens
         if enough or tokens > limits.tokens or count == limits.rows:
             return max(1, count)
