@@ -25,9 +25,8 @@ _SPECIAL_TOKENS = 2
 _WIDTH_PER_TOKEN = 1024
 """In a run whose longest text has so many tokens, attention costs a token of a packed graph as much as all the rest."""
 
-
-_TIMES = 4
-"""So many times what a packed run costs beside its tokens should they cost: few texts that wait go together sooner."""
+_WORTH = 4
+"""A packed run takes more texts until they cost so many times what it costs beside them."""
 
 
 class Sized(Protocol):
@@ -82,14 +81,14 @@ def estimate_tokens(text: str, most: int) -> int:
 def window(waiting: Iterable[Sized], limits: Limits, slack: float, least: int) -> int:
     """How many of the oldest to consider for a run, by the tokens that they are thought to have; at least 1.
 
-    For a packed graph so many, if they fit, that there are at least `least` and that what the run costs beside their
-    tokens, `slack` as in `choose`, is no more than a small part of what it costs for them.
+    For a packed graph so many, if they fit, that there are at least `least` and that their tokens cost `_WORTH` times
+    what the run costs beside them, `slack` as in `choose`.
     """
     if not limits.packed:
         return WINDOW
     count = tokens = 0
     for count, item in enumerate(waiting):
-        enough = count >= least and tokens >= _TIMES * slack
+        enough = count >= least and tokens >= _WORTH * slack
         tokens += item.tokens
         if enough or tokens > limits.tokens or count == limits.rows:
             return max(1, count)

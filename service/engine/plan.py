@@ -18,7 +18,6 @@ from typing import TypeVar
 import structlog
 
 from export.providers import MOST_ROWS
-from export.runtime import Encoded
 from service.engine.batching import ALONE, Limits
 from service.engine.cost import Cost
 from service.engine.runner import Runs
@@ -142,14 +141,18 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, *, untimed:
 
     Each worker begins with so many runs that are not timed.
     """
-    batch = _full_batch(graph, texts, plan.limits)
+    rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
+    row = rows[len(rows) // 2]
+    batch = [row] * max(1, min(plan.limits.rows, plan.limits.tokens // max(1, len(row.ids))))
     workers = max(plan.workers, 1)
     ready = Barrier(workers)
 
     def prepare(_: int) -> None:
-        for _ in range(untimed):
-            graph.run(batch)
-        ready.wait()  # so that each worker prepares itself
+        try:
+            for _ in range(untimed):
+                graph.run(batch)
+        finally:
+            ready.wait()  # so that each worker prepares itself
 
     def work(_: int) -> list[float]:
         spent: list[float] = []
@@ -167,15 +170,8 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, *, untimed:
         between = 0.0 if plan.workers else _TURN_SECONDS * len(runs)
         rate = len(runs) * len(batch) / (time.monotonic() - begun + between)
     for seconds in runs:
-        plan.cost.learn(len(batch) * len(batch[0].ids), seconds)
+        plan.cost.learn(len(batch) * len(row.ids), seconds)
     return rate
-
-
-def _full_batch(graph: Runs, texts: Sequence[str], limits: Limits) -> list[Encoded]:
-    """As many of the text of median length as a run takes."""
-    rows = sorted((graph.encode(text) for text in texts), key=lambda row: len(row.ids))
-    row = rows[len(rows) // 2]
-    return [row] * max(1, min(limits.rows, limits.tokens // max(1, len(row.ids))))
 
 
 def _on_loop(graph: Runs, texts: Sequence[str], cpus: int) -> bool:

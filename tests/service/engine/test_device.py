@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from export.binding import BoundRun
 from export.bundle import CARD, FP16, GOLDEN, MODEL, REFERENCE, TOKENIZER, write_bundle
 from export.providers import CPU, CUDA, MOST_ROWS, Device
-from export.runtime import OUTPUTS, Classifier, Encoded
+from export.runtime import OUTPUTS, Classifier, Encoded, InferenceError
 from service.engine import load as loading
 from service.engine.batching import ALONE, Limits
 from service.engine.load import MEASURED, load
@@ -86,6 +86,15 @@ def test_the_first_runs_of_a_thread_on_a_gpu_are_not_measured():
     graph = Warming()
     plan, _ = choose(lambda threads: graph, TEXTS, MEASURED, cpus=8, batches=True, gpu=True)
     assert plan.cost.seconds(64, 1) < 0.05
+
+
+def test_a_run_that_fails_while_a_gpu_is_measured_stops_the_start():
+    class Failing(Graph):
+        def run(self, rows):
+            raise InferenceError("out of memory")
+
+    with pytest.raises(InferenceError, match="out of memory"):
+        choose(lambda _: Failing(), TEXTS, Asked(workers=2), cpus=8, batches=True, gpu=True)
 
 
 @pytest.mark.parametrize(
