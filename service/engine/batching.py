@@ -25,7 +25,7 @@ _SPECIAL_TOKENS = 2
 _WIDTH_PER_TOKEN = 1024
 """In a run whose longest text has so many tokens, attention costs a token of a packed graph as much as all the rest."""
 
-_WORTH = 4
+_WORTH = 8
 """A packed run takes more texts until they cost so many times what it costs beside them."""
 
 

@@ -211,7 +211,7 @@ def test_a_long_text_among_short_ones_has_a_run_of_its_own_where_that_is_cheaper
 @given(waiting_texts, packed_limits, slacks, st.integers(0, 40))
 def test_packed_as_many_are_considered_as_are_worth_a_run_if_they_fit(waiting, limits, slack, least):
     fit = len(choose(waiting, limits, slack)[0])
-    worth = (count for count in range(fit) if count >= least and tokens_of(waiting[:count]) >= 4 * slack)
+    worth = (count for count in range(fit) if count >= least and tokens_of(waiting[:count]) >= 8 * slack)
     assert window(iter(waiting), limits, slack, least) == max(1, next(worth, fit))
 
 
