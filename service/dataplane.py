@@ -78,8 +78,8 @@ def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = 
             task.failed(outcome)
             done(outcome)
         else:
-            task.answered(outcome)
             done(Answer(task.model.manifest, outcome))
+            task.answered(outcome)  # nobody waits for that any more
 
     try:
         withdraw = task.model.runner.submit(texts, settled, deadline=task.deadline, staged=task.staged)

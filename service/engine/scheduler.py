@@ -366,7 +366,6 @@ class Scheduler:
 
     def _settle(self, run: Run) -> None:
         """Hand the outcomes of a run to the requests, and have them counted later; on the event loop."""
-        self._metrics.later(partial(self._count, run))
         for item, outcome in run.outcomes:
             request = item.request
             if request.staged is not None:
@@ -382,6 +381,7 @@ class Scheduler:
                 failure = InferenceFailedError.of(item.index, len(request.texts))
                 failure.__cause__ = outcome
                 self._finish(request, failure)
+        self._metrics.later(partial(self._count, run))
         self._next_turn()
 
     def _count(self, run: Run) -> None:
