@@ -189,6 +189,11 @@ def test_on_a_gpu_the_fastest_of_what_passes_is_taken(make, speeds, on_gpu):
     assert "| variant | ms per text, 50 in a run, one thread |" in (bundle.path / CARD).read_text()
 
 
+def test_on_a_gpu_the_fused_graph_is_not_packed(make, speeds, on_gpu):
+    speeds(plain=3.0, fused=2.0)
+    assert not Classifier.load(Bundle.open(make("fp32").path)).packed
+
+
 def test_on_a_gpu_variants_are_timed_in_runs_of_many_texts(make, monkeypatch, on_gpu):
     given = []
     monkeypatch.setattr(build, "measure", lambda graphs, *_, rows: given.append(rows) or {name: 1.0 for name in graphs})

@@ -107,6 +107,19 @@ def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(tiny_bundle,
     assert create_session(tiny_bundle.path / MODEL, device=Device("cpu")).get_providers() == [CPU]
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("cuda", "ask for the device cpu"), ("tensorrt", "on LD_LIBRARY_PATH, or ask for cuda")]
+)
+def test_a_provider_that_cannot_be_loaded_has_its_own_remedy(tiny_bundle, monkeypatch, kind, remedy):
+    def fail(*_, **__):
+        raise RuntimeError("no library")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_BUILD)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(BundleError, match=rf"cannot load this graph \(no library\); .*{remedy}"):
+        create_session(tiny_bundle.path / MODEL, device=Device(kind))
+
+
 def test_the_folder_for_engines_is_made(tiny_bundle, tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_BUILD)
     cache = tmp_path / "engines" / "one"

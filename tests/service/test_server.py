@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import random
@@ -241,6 +242,15 @@ async def test_no_log_line_holds_a_text(start_process, connect):
     assert sum(event["event"] == "request" for event in events) == 9
     assert sum("Traceback" in event.get("exception", "") for event in events) == 2
     assert secret not in process.log
+
+
+async def test_garbage_is_collected_again_once_the_service_listens(listening):
+    gc.disable()
+    try:
+        async with listening():
+            assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are_answered(make_settings):

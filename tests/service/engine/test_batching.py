@@ -207,6 +207,12 @@ def test_a_long_text_among_short_ones_has_a_run_of_its_own_where_that_is_cheaper
     assert by_length(batch, slack=400.0) == [batch]
 
 
+@pytest.mark.parametrize(("slack", "considered"), [(0.0, 2), (1.0, 2), (2.5, 2), (3.75, 3), (5.0, 4), (100.0, 4)])
+def test_few_packed_texts_go_together_where_a_run_costs_much_beside_them(slack, considered):
+    waiting = items([10, 10, 10, 10])
+    assert window(iter(waiting), Limits(100, packed=True), slack, 2) == considered
+
+
 @settings(deadline=None)
 @given(waiting_texts, packed_limits, slacks, st.integers(0, 40))
 def test_packed_as_many_are_considered_as_are_worth_a_run_if_they_fit(waiting, limits, slack, least):
