@@ -16,7 +16,9 @@ from starlette.types import Receive, Scope, Send
 from service import console
 from service.api import admin, classify, health, model
 from service.api.hot import hot_routes
+from service.api.protocols.errors import ERROR_BODIES
 from service.api.protocols.routers import create_routers
+from service.api.schema import define
 from service.auth import Keys, describe
 from service.errors import ServiceError, handle_error
 from service.middleware import RequestMiddleware
@@ -44,6 +46,7 @@ class App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe the routes, and which need a key."""
         document = super().openapi()
+        define(document, ERROR_BODIES)
         keys: Keys | None = self.state.reflux.keys
         if keys is not None:
             describe(document, keys)

@@ -27,9 +27,7 @@ CLIENT = frozenset({"api_key"})
 class Settings(BaseSettings):
     """The settings of one process. Sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True)
 
     bundle: Path
     """Directory of the bundle to serve."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 
-from service.errors import BundleRefusedError, ErrorBody, StartupError
+from service.api.schema import failures
+from service.errors import BundleRefusedError, StartupError
 from service.state import state_of
 
 router = APIRouter(prefix="/admin", tags=["admin"])
@@ -14,13 +15,10 @@ router = APIRouter(prefix="/admin", tags=["admin"])
 class Reloaded(BaseModel):
     """What is served now."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    versions: dict[str, str]
-    """The version of each variant, `stable` and perhaps `candidate`."""
+    versions: dict[str, str] = Field(description="The version of each variant, `stable` and perhaps `candidate`.")
 
 
-@router.post("/reload", responses={409: {"model": ErrorBody}})
+@router.post("/reload", responses=failures(409))
 async def reload(request: Request) -> Reloaded:
     """Load the bundles again and swap those that changed, with no request lost; answers when that is done.
 

@@ -37,24 +37,20 @@ _EXACTLY_ONE: list[JsonValue] = [
 class ClassifyRequest(BaseModel):
     """What to classify: exactly one of `text` and `texts`."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, use_attribute_docstrings=True, json_schema_extra={"oneOf": _EXACTLY_ONE}
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"oneOf": _EXACTLY_ONE})
+
+    text: Text | None = Field(default=None, description="One text.")
+    texts: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="Several texts, answered in their order, all or none."
     )
-
-    text: Text | None = None
-    """One text."""
-
-    texts: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Several texts, answered in their order, all or none."""
-
-    top_k: int = Field(default=1, ge=1)
-    """How many labels to list in `top`; more than there are means all."""
-
-    logits: bool = False
-    """Answer with the `logits` too, one per label in the order of the bundle's labels, uncalibrated."""
-
-    embedding: bool = False
-    """Answer with the `embedding` too: what the student made of the text before it chose."""
+    top_k: int = Field(default=1, ge=1, description="How many labels to list in `top`; more than there are means all.")
+    logits: bool = Field(
+        default=False,
+        description="Answer with the `logits` too, one per label in the order of the bundle's labels, uncalibrated.",
+    )
+    embedding: bool = Field(
+        default=False, description="Answer with the `embedding` too: what the student made of the text before it chose."
+    )
 
     def all(self) -> list[str]:
         """Return the texts, be they one or several. Raises InvalidRequestError unless exactly one of the two is given.
@@ -76,47 +72,30 @@ class Score(BaseModel):
 class Result(BaseModel):
     """The answer to one text."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    label: str
-    """The most probable label."""
-
-    score: float = Field(ge=0, le=1)
-    """Its calibrated probability, rounded to six digits."""
-
-    top: list[Score]
-    """The `top_k` most probable labels, best first."""
-
-    labels: list[str] | None = None
-    """From a multi-label bundle alone: every label from its threshold on, best first; there may be none."""
-
-    tokens: int = Field(ge=0)
-    """How many tokens the student read."""
-
-    truncated: bool
-    """Whether the text had more."""
-
-    logits: list[float] | None = None
-    """Where they were asked for: one per label, in the order of the bundle's labels, uncalibrated."""
-
-    embedding: list[float] | None = None
-    """Where it was asked for: what the student made of the text before it chose."""
+    label: str = Field(description="The most probable label.")
+    score: float = Field(ge=0, le=1, description="Its calibrated probability, rounded to six digits.")
+    top: list[Score] = Field(description="The `top_k` most probable labels, best first.")
+    labels: list[str] | None = Field(
+        default=None,
+        description="From a multi-label bundle alone: every label from its threshold on, best first, if any.",
+    )
+    tokens: int = Field(ge=0, description="How many tokens the student read.")
+    truncated: bool = Field(description="Whether the text had more.")
+    logits: list[float] | None = Field(
+        default=None,
+        description="Where they were asked for: one per label, in the order of the bundle's labels, uncalibrated.",
+    )
+    embedding: list[float] | None = Field(
+        default=None, description="Where it was asked for: what the student made of the text before it chose."
+    )
 
 
 class ClassifyResponse(BaseModel):
     """One result per text, in order."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    request_id: str
-    """That of the header `X-Request-ID`, or a new one."""
-
-    model: str
-    """The name of the bundle that answered."""
-
-    version: str
-    """Its version; another may answer otherwise."""
-
+    request_id: str = Field(description="That of the header `X-Request-ID`, or a new one.")
+    model: str = Field(description="The name of the bundle that answered.")
+    version: str = Field(description="Its version; another may answer otherwise.")
     results: list[Result]
 
 
@@ -125,11 +104,11 @@ def create_router(settings: Settings) -> APIRouter:
     router = APIRouter(tags=["classify"], route_class=HotRoute)
     requests: list[type[BaseModel]] = [ClassifyRequest]
     response: Any = ClassifyResponse
-    errors = failures(ErrorBody, *CODES)
+    errors = failures(*CODES)
     if settings.protocols:
         requests.append(infinity.InfinityRequest)
         response = ClassifyResponse | infinity.InfinityResponse
-        errors = failures(ErrorBody | OpenAIErrorBody, *CODES) | failures(OpenAIErrorBody, 404)
+        errors = failures(*CODES, shapes=(ErrorBody, OpenAIErrorBody)) | failures(404, shapes=(OpenAIErrorBody,))
     router.add_api_route(
         "/classify",
         classify,

@@ -7,7 +7,8 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from service.errors import ErrorBody, NotReadyError
+from service.api.schema import failures
+from service.errors import NotReadyError
 from service.metrics import render
 from service.state import state_of
 
@@ -24,7 +25,7 @@ class Health(BaseModel):
 OK = Health()
 
 
-@router.get("/livez", responses={503: {"model": ErrorBody}})
+@router.get("/livez", responses=failures(503))
 async def livez(request: Request) -> Health:
     """Tell whether this process is worth keeping: its inference threads run and none is stuck."""
     if not state_of(request).models.alive:
@@ -32,7 +33,7 @@ async def livez(request: Request) -> Health:
     return OK
 
 
-@router.get("/readyz", responses={503: {"model": ErrorBody}})
+@router.get("/readyz", responses=failures(503))
 async def readyz(request: Request) -> Health:
     """Tell whether to send requests here: loaded, tested, and not about to stop."""
     state = state_of(request)
@@ -41,7 +42,7 @@ async def readyz(request: Request) -> Health:
     return OK
 
 
-@router.get("/startupz", responses={503: {"model": ErrorBody}})
+@router.get("/startupz", responses=failures(503))
 async def startupz(request: Request) -> Health:
     """Tell whether the bundle is loaded, warm and tested."""
     state_of(request).models.choose()

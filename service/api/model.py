@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from export.bundle import Manifest
-from service.errors import ErrorBody
+from service.api.schema import failures
 from service.models import Variant
 from service.state import state_of
 
-_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (422, 503)}
+_ERRORS = failures(422, 503)
 
 router = APIRouter(tags=["model"])
 

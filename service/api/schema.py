@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from service.errors import ErrorBody
 from service.settings import Settings
 
 NOT_BLANK = r"\S"
 
 Text = Annotated[str, Field(pattern=NOT_BLANK, description="Not blank.")]
 
+_COMPONENTS = "#/components/schemas/"
 _RETRY_AFTER = {"description": "Seconds in which the queue should be empty.", "schema": {"type": "integer"}}
 
 
@@ -25,12 +30,29 @@ def request_body(settings: Settings, *models: type[BaseModel]) -> dict[str, Any]
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
-def failures(shape: Any, *codes: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers that are errors: a body of type `shape` for each status."""
-    described: dict[int | str, dict[str, Any]] = {code: {"model": shape} for code in codes}
+def failures(*codes: int, shapes: Sequence[type[BaseModel]] = (ErrorBody,)) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers that are errors: for each status a body of one of `shapes`.
+
+    They are only named, for `define`: FastAPI would make a validator for each status of each route.
+    """
+    schemas = [{"$ref": f"{_COMPONENTS}{shape.__name__}"} for shape in shapes]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    described: dict[int | str, dict[str, Any]] = {
+        code: {"content": {"application/json": {"schema": schema}}} for code in codes
+    }
     if 429 in described:
         described[429]["headers"] = {"Retry-After": _RETRY_AFTER}
     return described
+
+
+def define(document: dict[str, Any], shapes: Iterable[type[BaseModel]]) -> None:
+    """Put the schemas of those `shapes` that an OpenAPI document names into it."""
+    named = json.dumps(document["paths"])
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (shape, "serialization") for shape in shapes if f'"{_COMPONENTS}{shape.__name__}"' in named
+    ]
+    _, definitions = models_json_schema(wanted, ref_template=f"{_COMPONENTS}{{model}}")
+    document.setdefault("components", {}).setdefault("schemas", {}).update(definitions.get("$defs", {}))
 
 
 def _whole(node: Any, definitions: dict[str, Any], settings: Settings) -> Any:

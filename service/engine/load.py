@@ -1,4 +1,4 @@
-"""Loading a bundle so that it can be trusted: hashes, warm-up, and the golden self-test on this very CPU."""
+"""Loading a bundle so that it can be trusted: hashes, the golden self-test on this very CPU, and warm-up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Loaded:
 
 
 def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
-    """Open a bundle, check it, warm it up, test it and measure it. Blocks for as long as that takes.
+    """Open a bundle, check it, test it, measure it and warm it up. Blocks for as long as that takes.
 
     Raises StartupError when the bundle was changed, before or meanwhile, cannot be loaded, or does not give its golden
     answers here, and when the device cannot be had.
@@ -48,7 +48,6 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
         bundle = Bundle.open(path)
         reference = Reference.open(bundle)
         classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device)
-        _warm_up(classifier, bundle.manifest.max_tokens)
         alone = check_golden(bundle, classifier)
         texts = [row.text for row in bundle.golden()]
 
@@ -64,7 +63,7 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
         if not gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
             classifier.shrink()
             _give_back_memory()
-            _warm_up(classifier, bundle.manifest.max_tokens)
+        _warm_up(classifier, bundle.manifest.max_tokens)
         # What was read after the hashes were checked may be of another bundle, that took this one's place.
         if Bundle.open(path).manifest != bundle.manifest:
             raise BundleError(f"{path}: changed while it was read; load it again")

@@ -41,3 +41,10 @@ def test_a_start_does_without_rich_which_may_be_imported_afterwards():
     assert "structlog" in loaded("service.server", before=begin)
     assert "rich" not in loaded("service.server", before=begin)
     assert "rich" in loaded("rich", before=begin)
+
+
+def test_a_start_reads_none_of_our_source():
+    ours = f"any(name.startswith('{ROOT}/service/') for name in linecache.cache)"
+    read = f"import linecache, sys\nif {ours}: sys.modules['read'] = None"
+    assert "read" not in loaded("sys", before=f"import service.server\n{read}")
+    assert "read" in loaded("sys", before=f"import inspect, service.heads\ninspect.getsource(service.heads)\n{read}")

@@ -244,11 +244,13 @@ async def test_no_log_line_holds_a_text(start_process, connect):
     assert secret not in process.log
 
 
-async def test_garbage_is_collected_again_once_the_service_listens(listening):
+async def test_a_start_does_not_search_for_garbage_which_is_collected_again_once_the_service_listens(listening):
     gc.disable()
+    searches = gc.get_stats()[2]["collections"]
     try:
         async with listening():
             assert gc.isenabled()
+            assert gc.get_stats()[2]["collections"] == searches
     finally:
         gc.enable()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
+from itertools import pairwise
 
 import pytest
 
 from service.errors import StartupError
 from service.settings import Settings, load_settings, variable
+from service.shadow.settings import ShadowSettings
 
 
 @pytest.fixture
@@ -105,9 +109,15 @@ def test_a_wrong_value_is_not_repeated(environment):
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", list(Settings.model_fields))
-def test_every_setting_is_documented(name):
-    assert Settings.model_fields[name].description
+@pytest.mark.parametrize("settings", [Settings, ShadowSettings])
+def test_every_setting_is_documented(settings):
+    (body,) = (node.body for node in ast.parse(inspect.getsource(settings)).body if isinstance(node, ast.ClassDef))
+    documented = {field.target.id for field, below in pairwise(body) if is_string(below) and hasattr(field, "target")}
+    assert documented == set(settings.model_fields)
+
+
+def is_string(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def test_the_variable_of_a_nested_setting_is_joined():

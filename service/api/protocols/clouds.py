@@ -71,13 +71,15 @@ def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
     router = APIRouter(tags=["clouds"], route_class=HotRoute)
     add_inference_route(router, "/invocations", settings)
-    router.add_api_route("/ping", health, methods=["GET"], response_model=Health, responses=failures(TEIErrorBody, 503))
+    router.add_api_route(
+        "/ping", health, methods=["GET"], response_model=Health, responses=failures(503, shapes=(TEIErrorBody,))
+    )
     router.add_api_route(
         "/vertex",
         vertex,
         methods=["POST"],
         response_model=VertexResponse,
-        responses=failures(TEIErrorBody, *CODES),
+        responses=failures(*CODES, shapes=(TEIErrorBody,)),
         openapi_extra={"requestBody": request_body(settings, VertexRequest)},
     )
     return router

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 
-from service.errors import ServiceError
+from service.errors import ErrorBody, ServiceError
 
 CODES = (400, 413, 415, 422, 429, 500, 503, 504)
 """The statuses that a request with texts may get; where it names a model, 404 too."""
@@ -24,11 +24,8 @@ _TEI_TYPES = {
 class TEIErrorBody(BaseModel):
     """Text Embeddings Inference's; Hugging Face's client reads `error` too."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     error: str
-    error_type: str
-    """`Validation`, `Overloaded`, `Backend` or `Unhealthy`."""
+    error_type: str = Field(description="`Validation`, `Overloaded`, `Backend` or `Unhealthy`.")
 
     @classmethod
     def of(cls, error: ServiceError, request_id: str) -> Self:
@@ -50,15 +47,10 @@ class KServeErrorBody(BaseModel):
 class OpenAIErrorDetail(BaseModel):
     """What went wrong."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     message: str
-    type: str
-    """A stable word for programs, such as `overloaded`."""
-
+    type: str = Field(description="A stable word for programs, such as `overloaded`.")
     param: None = None
-    code: int
-    """The status."""
+    code: int = Field(description="The status.")
 
 
 class OpenAIErrorBody(BaseModel):
@@ -70,3 +62,7 @@ class OpenAIErrorBody(BaseModel):
     def of(cls, error: ServiceError, request_id: str) -> Self:
         """Tell a client of infinity or vLLM."""
         return cls(error=OpenAIErrorDetail(message=str(error), type=error.code, code=error.status_code))
+
+
+ERROR_BODIES = (ErrorBody, TEIErrorBody, KServeErrorBody, OpenAIErrorBody)
+"""What the body of an error may be, the service's own first."""

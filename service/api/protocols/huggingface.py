@@ -36,16 +36,14 @@ Ranking = list[Scored]
 class Options(BaseModel):
     """What may be asked of TEI beside its inputs."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    truncate: bool | None = None
-    """`false` refuses texts of more tokens than the student reads; otherwise their beginning is read."""
-
-    truncation_direction: Literal["right", "Right"] = "right"
-    """The end is what is left out."""
-
-    raw_scores: bool = False
-    """Answer with logits."""
+    truncate: bool | None = Field(
+        default=None,
+        description="`false` refuses texts of more tokens than the student reads; otherwise their beginning is read.",
+    )
+    truncation_direction: Literal["right", "Right"] = Field(default="right", description="The end is what is left out.")
+    raw_scores: bool = Field(default=False, description="Answer with logits.")
 
     @property
     def activation(self) -> Activation:
@@ -56,30 +54,29 @@ class Options(BaseModel):
 class PredictRequest(Options):
     """A request as TEI's clients send it."""
 
-    inputs: Unpaired
-    """One text, or each of several in a list of its own: `[["a"], ["b"]]`."""
+    inputs: Unpaired = Field(description='One text, or each of several in a list of its own: `[["a"], ["b"]]`.')
 
 
 class TextClassificationParameters(BaseModel):
     """What the Inference API may be asked."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    function_to_apply: Activation | None = None
-    """`softmax`, as by default, gives calibrated probabilities, `none` logits, `sigmoid` that of each logit."""
-
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    """How many labels to list; all by default."""
+    function_to_apply: Activation | None = Field(
+        default=None,
+        description="`softmax`, the default, gives calibrated probabilities, `none` logits, `sigmoid` each logit's.",
+    )
+    top_k: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="How many labels to list; all by default."
+    )
 
 
 class TextClassificationRequest(BaseModel):
     """A request as `huggingface_hub.InferenceClient` sends it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: Texts
-    """One text or several."""
-
+    inputs: Texts = Field(description="One text or several.")
     parameters: TextClassificationParameters
 
 
@@ -124,13 +121,13 @@ def create_router(settings: Settings) -> APIRouter:
         predict,
         methods=["POST"],
         response_model=Ranking | list[Ranking],
-        responses=failures(TEIErrorBody, *CODES),
+        responses=failures(*CODES, shapes=(TEIErrorBody,)),
         openapi_extra={"requestBody": request_body(settings, PredictRequest)},
     )
     add_inference_route(router, "/", settings)
     for path, endpoint, model in (("/info", info, Info), ("/health", health, Health)):
         router.add_api_route(
-            path, endpoint, methods=["GET"], response_model=model, responses=failures(TEIErrorBody, 503)
+            path, endpoint, methods=["GET"], response_model=model, responses=failures(503, shapes=(TEIErrorBody,))
         )
     return router
 
@@ -142,7 +139,7 @@ def add_inference_route(router: APIRouter, path: str, settings: Settings) -> Non
         infer,
         methods=["POST"],
         response_model=Ranking | list[Ranking],
-        responses=failures(TEIErrorBody, *CODES),
+        responses=failures(*CODES, shapes=(TEIErrorBody,)),
         openapi_extra={"requestBody": request_body(settings, PredictRequest, TextClassificationRequest)},
     )
 

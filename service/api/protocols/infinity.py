@@ -22,16 +22,16 @@ from service.exchange import Exchange
 class InfinityRequest(BaseModel):
     """A request as infinity's clients send it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    input: Annotated[list[Text], Field(min_length=1)]
-    """The texts. For vLLM's reply, and for one text as such, there is `/v1/classify`."""
-
-    model: str | None = None
-    """The bundle's name; absent, `default` or `default/not-specified` for whichever there is."""
-
-    raw_scores: bool = False
-    """Answer with logits."""
+    input: Annotated[list[Text], Field(min_length=1)] = Field(
+        description="The texts. For vLLM's reply, and for one text as such, there is `/v1/classify`."
+    )
+    model: str | None = Field(
+        default=None,
+        description="The bundle's name; absent, `default` or `default/not-specified` for whichever there is.",
+    )
+    raw_scores: bool = Field(default=False, description="Answer with logits.")
 
 
 class Usage(TypedDict):

@@ -72,16 +72,22 @@ class V1Model(TypedDict):
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
     router = APIRouter(prefix="/v1/models", tags=["kserve v1"])
-    router.add_api_route("", models, methods=["GET"], response_model=V1Models, responses=failures(KServeErrorBody, 503))
     router.add_api_route(
-        "/{name}", model, methods=["GET"], response_model=V1Model, responses=failures(KServeErrorBody, 404, 503)
+        "", models, methods=["GET"], response_model=V1Models, responses=failures(503, shapes=(KServeErrorBody,))
+    )
+    router.add_api_route(
+        "/{name}",
+        model,
+        methods=["GET"],
+        response_model=V1Model,
+        responses=failures(404, 503, shapes=(KServeErrorBody,)),
     )
     router.add_api_route(
         "/{name}:predict",
         predict,
         methods=["POST"],
         response_model=V1Response,
-        responses=failures(KServeErrorBody, 404, *CODES),
+        responses=failures(404, *CODES, shapes=(KServeErrorBody,)),
         openapi_extra={"requestBody": request_body(settings, V1Request)},
     )
     return router

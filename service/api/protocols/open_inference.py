@@ -68,7 +68,7 @@ Versioned = Callable[[Request, str, str | None], Awaitable[Response]]
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
     router = APIRouter(prefix="/v2", tags=["open inference"])
-    unready = failures(KServeErrorBody, 503)
+    unready = failures(503, shapes=(KServeErrorBody,))
     for path, endpoint, model in (
         ("", server, ServerMetadata),
         ("/health/live", live, Live),
@@ -82,13 +82,13 @@ def create_router(settings: Settings) -> APIRouter:
             of_model,
             methods=["GET"],
             response_model=response,
-            responses=failures(KServeErrorBody, 404, 503),
+            responses=failures(404, 503, shapes=(KServeErrorBody,)),
         )
     body = request_body(settings, InferRequest)
     body["content"] |= _BINARY
     codes = [404, *CODES]
     codes.remove(415)  # Triton's client says nothing of what it sends
-    described = failures(KServeErrorBody, *codes) | {200: {"content": _BINARY}}
+    described = failures(*codes, shapes=(KServeErrorBody,)) | {200: {"content": _BINARY}}
     _add(
         router,
         "/infer",

@@ -15,25 +15,26 @@ OutputName = Literal["label", "probabilities", "logits", "output"]
 class _Lenient(BaseModel):
     """Parameters may have any name in this protocol: those that are not known here are ignored, as it says."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
 
 
 class InputParameters(_Lenient):
     """What is said of the input."""
 
-    binary_data_size: Annotated[int, Field(ge=0)] | None = None
-    """How many bytes after the JSON are its data."""
+    binary_data_size: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="How many bytes after the JSON are its data."
+    )
 
 
 class InferInput(_Lenient):
     """The texts."""
 
-    name: Literal["text", "args", "array_inputs"]
-    """`text`; the others are MLServer's, and are answered with its `output` by default."""
-
-    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)]
-    """[N] or [N, 1]."""
-
+    name: Literal["text", "args", "array_inputs"] = Field(
+        description="`text`; the others are MLServer's, and are answered with its `output` by default."
+    )
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)] = Field(
+        description="[N] or [N, 1]."
+    )
     datatype: Literal["BYTES"]
     data: Column | None = None
     parameters: InputParameters | None = None
@@ -42,11 +43,10 @@ class InferInput(_Lenient):
 class OutputParameters(_Lenient):
     """How an output is sent."""
 
-    binary_data: bool | None = None
-    """After the JSON, or within it."""
-
-    classification: Annotated[int, Field(ge=0)] | None = None
-    """Send the so many largest instead, best first, as `value:index:label`; 0 is not to."""
+    binary_data: bool | None = Field(default=None, description="After the JSON, or within it.")
+    classification: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Send the so many largest instead, best first, as `value:index:label`; 0 is not to."
+    )
 
 
 class InferOutput(_Lenient):
@@ -59,23 +59,20 @@ class InferOutput(_Lenient):
 class InferParameters(_Lenient):
     """What is said of the request."""
 
-    timeout: Annotated[int, Field(ge=0)] | None = None
-    """Microseconds within which the answer is of use; 0 is no limit."""
-
-    binary_data_output: bool = False
-    """Send outputs after the JSON unless they say otherwise."""
+    timeout: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Microseconds within which the answer is of use; 0 is no limit."
+    )
+    binary_data_output: bool = Field(
+        default=False, description="Send outputs after the JSON unless they say otherwise."
+    )
 
 
 class InferRequest(_Lenient):
     """A request of the Open Inference Protocol."""
 
-    id: str | None = None
-    """Comes back with the reply."""
-
+    id: str | None = Field(default=None, description="Comes back with the reply.")
     inputs: Annotated[list[InferInput], Field(min_length=1, max_length=1)]
-    outputs: list[InferOutput] | None = None
-    """By default `label` and `probabilities`."""
-
+    outputs: list[InferOutput] | None = Field(default=None, description="By default `label` and `probabilities`.")
     parameters: InferParameters = InferParameters()
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from export.runtime import Prediction
@@ -28,19 +28,14 @@ from service.settings import Settings
 class VLLMRequest(BaseModel):
     """A request as vLLM's clients send it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    input: Texts
-    """One text or several."""
-
-    model: str | None = None
-    """The bundle's name; absent or `default` for whichever there is."""
-
-    use_activation: bool | None = None
-    """`false` answers with logits."""
-
-    user: str | None = None
-    """Not used."""
+    input: Texts = Field(description="One text or several.")
+    model: str | None = Field(
+        default=None, description="The bundle's name; absent or `default` for whichever there is."
+    )
+    use_activation: bool | None = Field(default=None, description="`false` answers with logits.")
+    user: str | None = Field(default=None, description="Not used.")
 
 
 class Classified(TypedDict):
@@ -71,7 +66,7 @@ def create_router(settings: Settings) -> APIRouter:
         classify,
         methods=["POST"],
         response_model=VLLMResponse,
-        responses=failures(OpenAIErrorBody, 404, *CODES),
+        responses=failures(404, *CODES, shapes=(OpenAIErrorBody,)),
         openapi_extra={"requestBody": request_body(settings, VLLMRequest)},
     )
     return router
