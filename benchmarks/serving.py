@@ -129,6 +129,7 @@ def conditions_of(given: argparse.Namespace, path: Path) -> Conditions:
         rounds=given.rounds,
         seconds=given.seconds,
         warm_up=given.warm_up,
+        requests=given.requests,
         seed=given.seed,
     )
 
@@ -162,6 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/serving"))
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one load (default 1)")
     parser.add_argument("--warm-up", type=float, default=0.4, help="seconds before it that do not count (default 0.4)")
+    parser.add_argument("--requests", type=int, default=400, help="of one open loop, at least (default 400)")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")

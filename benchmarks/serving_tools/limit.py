@@ -31,6 +31,11 @@ class Beside:
         return self.load.throughput / self.loop.throughput
 
     @property
+    def offered(self) -> float:
+        """What was sent in an open loop, in terms of the loop's throughput."""
+        return self.load.offered / self.loop.throughput
+
+    @property
     def added(self) -> float:
         """By how many milliseconds the median answer takes longer than the loop's text."""
         return self.load.latency.p50 - self.loop.milliseconds

@@ -13,11 +13,16 @@ from serving_tools.contenders import Contender
 from serving_tools.environments import InstallError
 from serving_tools.limit import Beside, Limit
 from serving_tools.process import Memory, ServerError
-from serving_tools.running import Running, running
+from serving_tools.running import TRIES, Running, running
 
 CLIENTS = (1, 16, 64)
 SHARES = (0.5, 0.7, 0.9)
 STARTS = 2
+
+_NEAR = 0.1
+"""A load may be so far from the share of the capacity that it was to be: the machine grows faster and slower."""
+
+_LEAST_RATE = 10.0  # so that a server that gives next to nothing is not measured for minutes
 
 Figure = Callable[[Beside], float]
 
@@ -66,21 +71,32 @@ def measure(contender: Contender, conditions: Conditions, limit: Limit) -> Measu
             measured.agreement = one.agreement()
             limit.measure()
             for number in range(conditions.rounds):
-                _round(measured, one, limit, conditions.seed + number)
+                _round(measured, one, limit, number)
             measured.memory = one.memory()
     except InstallError as error:
         measured.reason = f"cannot be installed: {error}"
     except ServerError as error:
         measured.reason = str(error)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         measured.reason = f"its answer is not as expected: {error!r}"
     return measured
 
 
-def _round(measured: Measured, one: Running, limit: Limit, seed: int) -> None:
+def _round(measured: Measured, one: Running, limit: Limit, number: int) -> None:
     """One load of each kind. The rates are of what the machine gives now: the loop was measured just before."""
     for clients in CLIENTS:
         measured.closed[clients].append(limit.beside(partial(one.load, clients=clients)))
     for share in SHARES:
-        rate = share * measured.capacity * limit.last.throughput
-        measured.opened[share].append(limit.beside(partial(one.load, rate=rate, seed=seed)))
+        measured.opened[share].append(_opened(share, measured.capacity, one, limit, number))
+
+
+def _opened(share: float, capacity: float, one: Running, limit: Limit, number: int) -> Beside:
+    """A load at a share of the capacity; of several that the machine made another share of, the nearest one."""
+    conditions = one.conditions
+    found: list[tuple[float, Beside]] = []
+    while len(found) < TRIES and not (found and found[-1][0] <= _NEAR * share):
+        rate = share * capacity * limit.last.throughput
+        seconds = max(conditions.seconds, conditions.requests / max(rate, _LEAST_RATE))
+        beside = limit.beside(partial(one.load, rate=rate, seconds=seconds, seed=conditions.seed + number))
+        found.append((abs(beside.offered / capacity - share), beside))
+    return min(found, key=lambda one: one[0])[1]
