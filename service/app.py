@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from starlette.types import Receive, Scope, Send
 from service import console
 from service.api import admin, classify, health, model
 from service.api.hot import hot_routes
-from service.api.protocols.errors import ERROR_BODIES
+from service.api.protocols.errors import SHAPES, Shape, error_shape
 from service.api.protocols.routers import create_routers
 from service.api.schema import define
 from service.auth import Keys, describe
-from service.errors import ServiceError, handle_error
+from service.errors import ErrorBody, ServiceError, handle_error
 from service.middleware import RequestMiddleware
 from service.settings import Settings
 from service.state import State
@@ -46,10 +46,10 @@ class App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe the routes, and which need a key."""
         document = super().openapi()
-        define(document, ERROR_BODIES)
-        keys: Keys | None = self.state.reflux.keys
-        if keys is not None:
-            describe(document, keys)
+        state: State = self.state.reflux
+        if state.keys is not None:
+            describe(document, state.keys, _error_shape(state.settings))
+        define(document, SHAPES)
         return document
 
 
@@ -104,8 +104,13 @@ def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **o
     for kind in (ServiceError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, handle_error)
     hot = hot_routes(route for router in routers for route in router.routes)
-    app.state.edge = RequestMiddleware(super(App, app).__call__, state, hot, keys)
+    app.state.edge = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)
     return app
+
+
+def _error_shape(settings: Settings) -> Callable[[str], Shape]:
+    """How to tell who asks for a path of an error."""
+    return error_shape if settings.protocols else lambda _: ErrorBody
 
 
 def _routers(settings: Settings) -> list[APIRouter]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hmac
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from pydantic import BaseModel
 
 from service.errors import ForbiddenError, RateLimitedError, UnauthorisedError
 from service.keyfile import KeysError, Line, Terms, digest_of, read_keys
@@ -134,14 +135,14 @@ class Keys:
         logger.info("keys", names=len(callers), keys=len(digests))
 
 
-def describe(document: dict[str, Any], keys: Keys) -> None:
-    """Say in an OpenAPI document which operations need a key, and how they refuse."""
+def describe(document: dict[str, Any], keys: Keys, error_shape: Callable[[str], type[BaseModel]]) -> None:
+    """Say in an OpenAPI document which operations need a key, and how they refuse: by the body for their path."""
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     for path, operations in document["paths"].items():
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error_shape(path).__name__}"}}}
         for method, operation in operations.items():
             if keys.is_open(method.upper(), path):
                 continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.hot import HotRoute
+from service.api.protocols.errors import Shape
 from service.auth import Keys
 from service.errors import error_response
 from service.exchange import Exchange, too_large
@@ -40,16 +41,23 @@ DISCONNECTED = 499
 class RequestMiddleware:
     """Wraps the app, and calls the endpoints of hot routes itself; see the module. Without `keys` all may ask.
 
+    `error_shape` gives the body of an error for a path: whoever asks there is told so of what happens on the way too.
     `direct` has the routes that need no ASGI, by their paths; who serves one calls `exchange`, `admit` and `record`.
     """
 
     def __init__(
-        self, app: ASGIApp, state: State, hot: Mapping[tuple[str, str], HotRoute], keys: Keys | None = None
+        self,
+        app: ASGIApp,
+        state: State,
+        hot: Mapping[tuple[str, str], HotRoute],
+        error_shape: Callable[[str], Shape],
+        keys: Keys | None = None,
     ) -> None:
         self._app = app
         self.state = state
         self._hot = hot
         self._keys = keys
+        self._error_shape = error_shape
         self._tracer = state.tracer
         self._metrics = state.metrics
         self._access_log = state.settings.access_log
@@ -65,6 +73,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = self.exchange(dict(scope["headers"]), receive)
+        exchange.error_body = self._error_shape(scope["path"]).of
         scope.setdefault("state", {})["exchange"] = exchange
         answer = _Answer(send, exchange.request_id.encode())
         route = self._hot.get((scope["method"], scope["path"]))

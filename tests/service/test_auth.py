@@ -80,7 +80,7 @@ async def test_a_key_is_taken_from_either_header(guarded, write_keys, headers):
     ],
 )
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/classify"), ("GET", "/model"), ("GET", "/nope"), ("POST", "/"), ("POST", "/livez")]
+    ("method", "path"), [("POST", "/classify"), ("GET", "/model"), ("GET", "/nope"), ("POST", "/livez")]
 )
 async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, method, path, headers, message):
     async with guarded(write_keys(tickets="right")) as (client, _):
@@ -93,6 +93,26 @@ async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, meth
         assert (error["code"], error["request_id"]) == ("unauthorised", "mine")
         assert message in error["message"]
         assert await admitted(client) == {("", "unauthorised"): 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/predict", lambda error: error["error"]),
+        ("/", lambda error: error["error"]),
+        ("/v1/models/tiny:predict", lambda error: error["error"]),
+        ("/v2/models/tiny/infer", lambda error: error["error"]),
+        ("/v1/classify", lambda error: error["error"]["message"]),
+        ("/classify", lambda error: error["error"]["message"]),
+    ],
+)
+async def test_a_client_of_any_protocol_is_told_so_at_the_door_as_it_reads_errors(guarded, write_keys, path, told):
+    async with guarded(write_keys(tickets="right:rate=0.01/s")) as (client, _):
+        assert "a key is needed" in told((await client.post(path, json={})).json())
+        await client.post("/classify", json=TEXT, headers=bearer("right"))
+        limited = await client.post(path, json={}, headers=bearer("right"))
+        assert limited.status_code == 429
+        assert "this key has 0.01 texts a second" in told(limited.json())
 
 
 async def test_without_a_key_the_body_is_not_read(make_settings, write_keys):
@@ -293,5 +313,7 @@ async def test_the_document_says_which_operations_need_a_key(guarded, write_keys
     assert "401" in paths["/classify"]["post"]["responses"]
     assert paths["/classify"]["post"]["security"] == [{"bearer": []}, {"header": []}]
     assert {"401", "403"} <= set(paths["/admin/reload"]["post"]["responses"])
+    refused = paths["/v2/models/{name}/infer"]["post"]["responses"]["401"]["content"]["application/json"]["schema"]
+    assert refused == {"$ref": "#/components/schemas/KServeErrorBody"}
     assert "security" not in paths["/livez"]["get"]
     assert "security" not in (await client.get("/openapi.json")).json()["paths"]["/classify"]["post"]

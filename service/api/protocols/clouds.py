@@ -22,10 +22,10 @@ from service.api.protocols.huggingface import (
     add_inference_route,
     health,
     rankings,
-    tei_exchange,
 )
 from service.api.protocols.reply import json_reply
 from service.api.schema import Text, failures, request_body
+from service.exchange import exchange_of
 from service.settings import Settings
 
 
@@ -87,7 +87,7 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def vertex(request: Request) -> Response:
     """Classify as a container of Vertex AI does."""
-    exchange = tei_exchange(request)
+    exchange = exchange_of(request)
     asked = await read_json(exchange, VertexRequest)
     answer = await dataplane.classify(exchange, [one.inputs for one in asked.instances], name="instances")
     reply: VertexResponse = {"predictions": rankings(answer, list(asked.instances), "instances")}

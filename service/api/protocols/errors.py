@@ -64,5 +64,20 @@ class OpenAIErrorBody(BaseModel):
         return cls(error=OpenAIErrorDetail(message=str(error), type=error.code, code=error.status_code))
 
 
-ERROR_BODIES = (ErrorBody, TEIErrorBody, KServeErrorBody, OpenAIErrorBody)
+Shape = type[ErrorBody] | type[TEIErrorBody] | type[KServeErrorBody] | type[OpenAIErrorBody]
 """What the body of an error may be, the service's own first."""
+
+SHAPES: tuple[Shape, ...] = (ErrorBody, TEIErrorBody, KServeErrorBody, OpenAIErrorBody)
+
+_BY_PATH: dict[str, Shape] = {
+    **dict.fromkeys(("/", "/predict", "/info", "/health", "/invocations", "/ping", "/vertex"), TEIErrorBody),
+    "/v1/classify": OpenAIErrorBody,
+    "/v1/models": KServeErrorBody,
+    "/v2": KServeErrorBody,
+}
+_BY_PREFIX = ("/v1/models/", "/v2/")
+
+
+def error_shape(path: str) -> Shape:
+    """The body of an error that the clients of a path read, whatever there is at the path."""
+    return KServeErrorBody if path.startswith(_BY_PREFIX) else _BY_PATH.get(path, ErrorBody)

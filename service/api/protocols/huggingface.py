@@ -146,13 +146,13 @@ def add_inference_route(router: APIRouter, path: str, settings: Settings) -> Non
 
 async def predict(request: Request) -> Response:
     """Classify as TEI does: all labels, best first, in a list per text unless there is one text."""
-    exchange = tei_exchange(request)
+    exchange = exchange_of(request)
     return await _predict(exchange, await read_json(exchange, PredictRequest))
 
 
 async def infer(request: Request) -> Response:
     """Classify as the Inference API does where there are `parameters`, in a list per text; else as TEI does."""
-    exchange = tei_exchange(request)
+    exchange = exchange_of(request)
     body = await read_body(exchange)
     if not has_key(body, "parameters"):
         return await _predict(exchange, parse(body, PredictRequest))
@@ -164,7 +164,7 @@ async def infer(request: Request) -> Response:
 
 async def info(request: Request) -> Response:
     """Tell what is served, as TEI does."""
-    exchange = tei_exchange(request)
+    exchange = exchange_of(request)
     manifest, settings = served(exchange)[Variant.STABLE], exchange.state.settings
     labels = manifest.labels
     content: Info = {
@@ -194,16 +194,9 @@ async def info(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     """Tell whether to send requests here."""
-    if not tei_exchange(request).state.ready:
+    if not exchange_of(request).state.ready:
         raise NotReadyError("not loaded, not working or stopping")
     return json_reply(OK)
-
-
-def tei_exchange(request: Request) -> Exchange:
-    """What is known of a request whose client knows TEI's errors."""
-    exchange = exchange_of(request)
-    exchange.error_body = TEIErrorBody.of
-    return exchange
 
 
 def rankings(answer: Answer, asked: list[Options], name: str) -> list[Ranking]:

@@ -19,7 +19,7 @@ from service.api.protocols.reply import json_reply
 from service.api.protocols.scores import rounded
 from service.api.schema import Text, failures, request_body
 from service.errors import NotReadyError
-from service.exchange import Exchange, exchange_of
+from service.exchange import exchange_of
 from service.settings import Settings
 
 _EXACTLY_ONE: list[JsonValue] = [
@@ -95,7 +95,7 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def predict(request: Request, name: str) -> Response:
     """Classify as a KServe predictor does."""
-    exchange = _exchange(request)
+    exchange = exchange_of(request)
     variant = variant_of(exchange, name)
     asked = await read_json(exchange, V1Request)
     texts, key = (asked.inputs or [], "inputs") if asked.instances is None else (asked.instances, "instances")
@@ -107,24 +107,18 @@ async def predict(request: Request, name: str) -> Response:
 
 async def models(request: Request) -> Response:
     """List what is served."""
-    reply: V1Models = {"models": sorted({manifest.name for manifest in served(_exchange(request)).values()})}
+    reply: V1Models = {"models": sorted({manifest.name for manifest in served(exchange_of(request)).values()})}
     return json_reply(reply)
 
 
 async def model(request: Request, name: str) -> Response:
     """Tell whether a model is ready."""
-    exchange = _exchange(request)
+    exchange = exchange_of(request)
     variant_of(exchange, name)
     if not exchange.state.ready:
         raise NotReadyError("not working or stopping")
     reply: V1Model = {"name": name, "ready": True}
     return json_reply(reply)
-
-
-def _exchange(request: Request) -> Exchange:
-    exchange = exchange_of(request)
-    exchange.error_body = KServeErrorBody.of
-    return exchange
 
 
 def _prediction(labels: tuple[str, ...], prediction: Prediction) -> V1Prediction:

@@ -109,7 +109,7 @@ async def server(request: Request) -> Response:
 
 async def live(request: Request) -> Response:
     """Tell whether this process is worth keeping."""
-    if not _exchange(request).state.models.alive:
+    if not exchange_of(request).state.models.alive:
         raise NotReadyError("the inference threads ended or are stuck; replace this process")
     content: Live = {"live": True}
     return json_reply(content)
@@ -117,14 +117,14 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Tell whether to send requests here."""
-    _require_ready(_exchange(request))
+    _require_ready(exchange_of(request))
     content: Ready = {"ready": True}
     return json_reply(content)
 
 
 async def model_ready(request: Request, name: str, version: str | None) -> Response:
     """Tell whether to send requests for a model."""
-    exchange = _exchange(request)
+    exchange = exchange_of(request)
     variant_of(exchange, name, version)
     _require_ready(exchange)
     content: ModelReady = {"name": name, "ready": True}
@@ -133,7 +133,7 @@ async def model_ready(request: Request, name: str, version: str | None) -> Respo
 
 async def metadata(request: Request, name: str, version: str | None) -> Response:
     """Tell what a model takes and gives."""
-    exchange = _exchange(request)
+    exchange = exchange_of(request)
     variant = variant_of(exchange, name, version)
     manifests = served(exchange)
     content: ModelMetadata = {
@@ -148,7 +148,7 @@ async def metadata(request: Request, name: str, version: str | None) -> Response
 
 async def infer(request: Request, name: str, version: str | None) -> Response:
     """Classify the texts of a tensor. The body may have binary data, and so may the reply; see the protocol."""
-    exchange = _exchange(request)
+    exchange = exchange_of(request)
     variant = variant_of(exchange, name, version)
     text, data = split(await exchange.body(), exchange.headers.get(_HEADER))
     asked = parse(text, InferRequest)
@@ -162,12 +162,6 @@ async def infer(request: Request, name: str, version: str | None) -> Response:
         variant=variant,
     )
     return _reply(asked, answer, exchange.request_id)
-
-
-def _exchange(request: Request) -> Exchange:
-    exchange = exchange_of(request)
-    exchange.error_body = KServeErrorBody.of
-    return exchange
 
 
 def _require_ready(exchange: Exchange) -> None:

@@ -75,7 +75,6 @@ def create_router(settings: Settings) -> APIRouter:
 async def classify(request: Request) -> Response:
     """Classify as vLLM and SGLang do."""
     exchange = exchange_of(request)
-    exchange.error_body = OpenAIErrorBody.of
     asked = await read_json(exchange, VLLMRequest)
     variant = variant_in_body(exchange, asked.model)
     answer = await dataplane.classify(exchange, asked.input.root, name="input", variant=variant)

@@ -285,6 +285,13 @@ async def test_a_version_may_be_named_and_must_be_that_which_is_served(client, t
     assert version in refused(response, 404)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v2/nope", 404), ("GET", "/v2/models/tiny/infer", 405)]
+)
+async def test_what_no_route_answers_is_told_in_the_protocol_s_shape_too(client, method, path, status):
+    refused(await client.request(method, path), status)
+
+
 async def test_a_version_in_the_path_chooses_between_the_stable_and_the_candidate(running, make_bundle, tmp_path):
     candidate = make_bundle(tmp_path / "candidate", flip={"refund": "shipping"})
     async with running(candidate=candidate.path) as client:
