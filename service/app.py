@@ -44,7 +44,9 @@ class App(FastAPI):
         await self.state.edge(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Describe the routes, and which need a key."""
+        """Describe the routes, and which need a key; once, when it is first asked for."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
         document = super().openapi()
         state: State = self.state.reflux
         if state.keys is not None:

@@ -14,7 +14,7 @@ from export.bundle import Bundle, cpu_features
 class Conditions:
     """What is the same for every server of a run. Cores are numbers; times are in seconds, of each single load.
 
-    An open loop has `requests` at least: of how few a p99 is told tells how long it is, for queues grow slowly.
+    An open loop sends `requests` at least: the p99 of fewer is too low, for queues grow slowly.
     `bundle` is what our server and the loop run, `portable` what the servers of others do. `labels` are those that the
     loop gives to the texts, `classes` all that there are.
     """
