@@ -1,7 +1,8 @@
 """Two servers side by side, loaded in turn, several rounds: what a static student, or shadowing, is compared by.
 
-Both stay up on the same core, and the one that is not loaded is idle. The order alternates, so that a machine that
-grows slower or faster is on neither's side; the median round counts.
+Both stay up on the same core, and the one that is not loaded is idle. The order alternates, and each load is seen in
+terms of the loop just before and after it, so that a machine that grows slower or faster is on neither's side; the
+median round counts.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 from serving_tools.bounds import Bound, Part, ratio
 from serving_tools.conditions import Conditions
 from serving_tools.contenders import CONSTANT, REFLUX, Contender, Place
-from serving_tools.plan import Load
+from serving_tools.limit import Beside, Limit
 from serving_tools.running import Running, running
 from serving_tools.teacher import fake_teacher
 
@@ -23,7 +25,7 @@ TEACHER_SECONDS = 2.0
 SHARE = 0.7
 BACKLOG = 1_000_000  # far more than is sent: what is dropped for want of room would cost nothing
 
-Loads = dict[str, Load]
+Loads = dict[str, Beside]
 Step = Callable[[Loads], Mapping[str, Any]]
 """The plan of a load, from what the first server did earlier in the round."""
 
@@ -33,22 +35,26 @@ def compare(
 ) -> list[tuple[Loads, Loads]]:
     """The loads of the first and of the second server, round by round; both get the same plans."""
     found = []
+    limit = Limit(conditions)
+    limit.measure()
     for number in range(conditions.rounds):
         pair: tuple[Loads, Loads] = ({}, {})
         order = ((first, pair[0]), (second, pair[1]))
         for name, step in steps.items():
             plan = {"seed": conditions.seed + number, **step(pair[0])}
             for one, loads in order if number % 2 == 0 else reversed(order):
-                loads[name] = one.load(**plan)
+                loads[name] = limit.beside(partial(one.load, **plan))
         found.append(pair)
         print(f"round {number + 1}: {_told(*pair)}", flush=True)
+    limit.close()
     return found
 
 
 def _told(first: Loads, second: Loads) -> str:
     """A round's line."""
     return ", ".join(
-        f"{name} {a.throughput:,.0f}, {b.throughput:,.0f} req/s, p99 {a.latency.p99:.2f}, {b.latency.p99:.2f} ms"
+        f"{name} {a.load.throughput:,.0f}, {b.load.throughput:,.0f} req/s, of the loop's {a.share:.2f}, {b.share:.2f}, "
+        f"p99 {a.load.latency.p99:.2f}, {b.load.latency.p99:.2f} ms"
         for (name, a), b in zip(first.items(), second.values(), strict=True)
     )
 
@@ -61,7 +67,7 @@ def static(conditions: Conditions) -> Part:
     bounds = [
         Bound(
             f"throughput of a static student at {name} / a constant's",
-            median(ratio(our[name].throughput, its[name].throughput) for our, its in pairs),
+            median(ratio(our[name].share, its[name].share) for our, its in pairs),
             least=1.0,
         )
         for name in steps
@@ -76,7 +82,7 @@ def shadow(conditions: Conditions) -> Part:
     """
     steps: dict[str, Step] = {
         "64 clients": lambda _: {"clients": 64},
-        "70 % load": lambda off: {"rate": SHARE * off["64 clients"].throughput},
+        "70 % load": lambda off: {"rate": SHARE * off["64 clients"].load.throughput},
     }
     with (
         fake_teacher(TEACHER_SECONDS, len(conditions.classes)) as url,
@@ -87,10 +93,10 @@ def shadow(conditions: Conditions) -> Part:
         gap = json.loads(on.get("/gap"))
     happened = {name: count for name, count in gap["outcomes"].items() if count}
     print(f"shadowed: {gap['counts']['sampled']:,}, outcomes {happened}, queue {gap['queue']}")
-    kept = median(ratio(on["64 clients"].throughput, off["64 clients"].throughput) for off, on in pairs)
+    kept = median(ratio(on["64 clients"].share, off["64 clients"].share) for off, on in pairs)
     bounds = [Bound("throughput with shadowing / without, at 64 clients", kept, least=0.97)]
     for name in steps:
-        more = median(ratio(on[name].latency.p99, off[name].latency.p99) for off, on in pairs)
+        more = median(ratio(on[name].p99, off[name].p99) for off, on in pairs)
         bounds.append(Bound(f"p99 with shadowing / without, at {name}", more, most=1.1))
     return Part({"without and with shadowing": pairs, "gap": gap}, bounds)
 
