@@ -1,0 +1,111 @@
+"""What sharing runs does to latencies, by simulation: texts that come at random to one core, as `batching` has it.
+
+    python benchmarks/batching.py --eight 0.65,0.75,0.9,1
+
+`--eight` says what eight texts in one run cost in terms of eight runs. For each, and for a core that runs every text
+alone, prints the capacity in terms of that core's, and p50 / p99 at 50, 70 and 90 % of the capacity, in terms of the
+mean time of a text at it. No server is started and no graph is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engine.batching import Limits, window
+
+_SHARES = (0.5, 0.7, 0.9)
+_TEXTS = 60_000
+_TOKENS = 15.0
+_SPREAD = 0.35
+"""The standard deviation of a text's tokens in terms of their mean."""
+
+_ROWS = 8
+
+Take = Callable[[deque["Text"]], int]
+"""How many of the waiting, oldest first and not none, are run next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that came at a time."""
+
+    came: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """A run costs `beside` and `per_token`, in terms of a text of mean length alone."""
+
+    beside: float
+    per_token: float
+
+    @classmethod
+    def of(cls, eight: float) -> Core:
+        """The one on which a run of eight costs so much in terms of eight runs."""
+        beside = (1 - eight) * _ROWS / (_ROWS - 1)
+        return cls(beside, (1 - beside) / _TOKENS)
+
+    def seconds(self, rows: int) -> float:
+        """What a text costs in a run of so many."""
+        return self.beside / rows + self.per_token * _TOKENS
+
+
+def as_served(core: Core) -> Take:
+    """What the service takes of a packed graph's queue."""
+    limits, slack = Limits(int(_ROWS * _TOKENS), packed=True), core.beside / core.per_token
+    return lambda waiting: min(len(waiting), window(waiting, limits, slack, (len(waiting) + 1) // 2))
+
+
+def alone(waiting: deque[Text]) -> int:
+    """One."""
+    return 1
+
+
+def latencies(core: Core, take: Take, rate: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """From the coming of each text to the end of the run that it is in."""
+    random = np.random.default_rng(seed)
+    shape = _SPREAD**-2
+    tokens = np.maximum(1, random.gamma(shape, _TOKENS / shape, _TEXTS).round()).astype(int).tolist()
+    coming = deque(map(Text, np.cumsum(random.exponential(1 / rate, _TEXTS)).tolist(), tokens))
+    waiting: deque[Text] = deque()
+    now, waits = 0.0, []
+    while coming or waiting:
+        if not waiting:
+            now = max(now, coming[0].came)
+        while coming and coming[0].came <= now:
+            waiting.append(coming.popleft())
+        batch = [waiting.popleft() for _ in range(take(waiting))]
+        now += core.beside + core.per_token * sum(text.tokens for text in batch)
+        waits += [now - text.came for text in batch]
+    return np.array(waits)
+
+
+def line(name: str, core: Core, take: Take, rows: int) -> str:
+    """A row of the table."""
+    each = core.seconds(rows)
+    found = [np.quantile(latencies(core, take, share / each, 0) / each, (0.5, 0.99)) for share in _SHARES]
+    cells = [name, f"{1 / each:.2f}", *(f"{p50:.1f} / {p99:.1f}" for p50, p99 in found)]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eight", default="0.65,0.75,0.9,1", help="what a run of eight costs (default %(default)s)")
+    given = parser.parse_args()
+    print(f"| run of eight | capacity | {' | '.join(f'p50 / p99 at {share:.0%}' for share in _SHARES)} |")
+    print("|---|---|---|---|---|")
+    for eight in map(float, given.eight.split(",")):
+        core = Core.of(eight)
+        print(line(f"{eight:g}", core, as_served(core), _ROWS))
+    print(line("alone", Core.of(1.0), alone, 1))
+
+
+if __name__ == "__main__":
+    main()
