@@ -216,7 +216,8 @@ async def test_protocols_can_be_left_out(running):
     async with running(protocols=False) as client:
         assert (await client.post("/", json={"inputs": "a"})).status_code == 405
         for path in ("/predict", "/invocations", "/vertex", "/v1/classify", "/v2/models/tiny/infer"):
-            assert (await client.post(path, json={"inputs": "a"})).status_code == 404
+            response = await client.post(path, json={"inputs": "a"})
+            assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
         response = await client.post("/classify", json={"input": ["a"]})
         assert response.status_code == 422
         assert response.json()["error"]["code"] == "invalid"
