@@ -221,3 +221,5 @@ async def test_protocols_can_be_left_out(running):
         response = await client.post("/classify", json={"input": ["a"]})
         assert response.status_code == 422
         assert response.json()["error"]["code"] == "invalid"
+        described = (await client.get("/openapi.json")).json()["components"]["schemas"]
+        assert {name for name in described if name.endswith("ErrorBody")} == {"ErrorBody"}
