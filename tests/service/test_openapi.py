@@ -8,6 +8,8 @@ import re
 import pytest
 import pytest_asyncio
 
+from service.api.protocols.errors import error_shape
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
@@ -98,6 +100,15 @@ async def test_the_request_schema_admits_what_the_service_answers_and_refuses_wh
     response = await client.post("/classify", json=body)
     assert response.status_code == status
     assert fits(response.json(), answer_schema(document, "post", "/classify", status), document)
+
+
+async def test_an_error_of_any_path_has_the_form_that_is_documented_for_its_routes(document):
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400 and path != "/classify":  # where the body says who asks
+                    schema = response["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": f"#/components/schemas/{error_shape(path).__name__}"}, path
 
 
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}

@@ -80,7 +80,7 @@ def create_router(settings: Settings) -> APIRouter:
         model,
         methods=["GET"],
         response_model=V1Model,
-        responses=failures(404, 503, shapes=(KServeErrorBody,)),
+        responses=failures(404, 422, 503, shapes=(KServeErrorBody,)),
     )
     router.add_api_route(
         "/{name}:predict",

@@ -82,7 +82,7 @@ def create_router(settings: Settings) -> APIRouter:
             of_model,
             methods=["GET"],
             response_model=response,
-            responses=failures(404, 503, shapes=(KServeErrorBody,)),
+            responses=failures(404, 422, 503, shapes=(KServeErrorBody,)),
         )
     body = request_body(settings, InferRequest)
     body["content"] |= _BINARY
