@@ -1,4 +1,4 @@
-"""What sharing runs does to latencies, by simulation: texts that come at random to one core, as `batching` has it.
+"""What sharing runs does to latencies, by simulation: texts that come at random to one core, queued as in the service.
 
     python benchmarks/batching.py --eight 0.65,0.75,0.9,1
 
@@ -10,13 +10,15 @@ mean time of a text at it. No server is started and no graph is run.
 from __future__ import annotations
 
 import argparse
+import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.batching import Limits, window
+from service.engine.batching import ALONE, Limits, tokens_of
+from service.engine.waiting import Waiting
+from service.engine.work import Item, Request, age
 
 _SHARES = (0.5, 0.7, 0.9)
 _TEXTS = 60_000
@@ -25,17 +27,6 @@ _SPREAD = 0.35
 """The standard deviation of a text's tokens in terms of their mean."""
 
 _ROWS = 8
-
-Take = Callable[[deque["Text"]], int]
-"""How many of the waiting, oldest first and not none, are run next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text that came at a time."""
-
-    came: float
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,40 +47,34 @@ class Core:
         return self.beside / rows + self.per_token * _TOKENS
 
 
-def as_served(core: Core) -> Take:
-    """What the service takes of a packed graph's queue."""
-    limits, slack = Limits(int(_ROWS * _TOKENS), packed=True), core.beside / core.per_token
-    return lambda waiting: min(len(waiting), window(waiting, limits, slack, (len(waiting) + 1) // 2))
+def text(came: float, tokens: int) -> Item:
+    """A request of one text that comes at a time."""
+    return Item(Request(("",), lambda _: None, math.inf, came, None, None), 0, tokens)
 
 
-def alone(waiting: deque[Text]) -> int:
-    """One."""
-    return 1
-
-
-def latencies(core: Core, take: Take, rate: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def latencies(core: Core, limits: Limits, rate: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """From the coming of each text to the end of the run that it is in."""
     random = np.random.default_rng(seed)
     shape = _SPREAD**-2
     tokens = np.maximum(1, random.gamma(shape, _TOKENS / shape, _TEXTS).round()).astype(int).tolist()
-    coming = deque(map(Text, np.cumsum(random.exponential(1 / rate, _TEXTS)).tolist(), tokens))
-    waiting: deque[Text] = deque()
+    coming = deque(map(text, np.cumsum(random.exponential(1 / rate, _TEXTS)).tolist(), tokens))
+    waiting = Waiting()
     now, waits = 0.0, []
     while coming or waiting:
         if not waiting:
-            now = max(now, coming[0].came)
-        while coming and coming[0].came <= now:
-            waiting.append(coming.popleft())
-        batch = [waiting.popleft() for _ in range(take(waiting))]
-        now += core.beside + core.per_token * sum(text.tokens for text in batch)
-        waits += [now - text.came for text in batch]
+            now = max(now, age(coming[0]))
+        while coming and age(coming[0]) <= now:
+            waiting.add([coming.popleft()])
+        batch = waiting.take(limits, core.beside / core.per_token)
+        now += core.beside + core.per_token * tokens_of(batch)
+        waits += [now - age(item) for item in batch]
     return np.array(waits)
 
 
-def line(name: str, core: Core, take: Take, rows: int) -> str:
+def line(name: str, core: Core, limits: Limits) -> str:
     """A row of the table."""
-    each = core.seconds(rows)
-    found = [np.quantile(latencies(core, take, share / each, 0) / each, (0.5, 0.99)) for share in _SHARES]
+    each = core.seconds(limits.rows)
+    found = [np.quantile(latencies(core, limits, share / each, 0) / each, (0.5, 0.99)) for share in _SHARES]
     cells = [name, f"{1 / each:.2f}", *(f"{p50:.1f} / {p99:.1f}" for p50, p99 in found)]
     return f"| {' | '.join(cells)} |"
 
@@ -103,8 +88,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for eight in map(float, given.eight.split(",")):
         core = Core.of(eight)
-        print(line(f"{eight:g}", core, as_served(core), _ROWS))
-    print(line("alone", Core.of(1.0), alone, 1))
+        print(line(f"{eight:g}", core, Limits(int(_ROWS * _TOKENS), _ROWS, packed=True)))
+    print(line("alone", Core.of(1.0), ALONE))
 
 
 if __name__ == "__main__":
