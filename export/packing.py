@@ -168,7 +168,7 @@ class _Packing:
         self._add("Gather", [node.input[2], _own("words")], f"{name}/words", axis=0)
         self._add("Gather", [table, _own("columns")], f"{name}/columns", axis=0)
         self._add("Add", [_own(f"{name}/words"), _own(f"{name}/columns")], f"{name}/sum")
-        self._normal(name, _own(f"{name}/sum"), node.input[5:7], _epsilon(node), twin)
+        self._normal(node, _own(f"{name}/sum"), node.input[5:7], twin)
 
     def _keep(self, name: str, width: int, places: str, twin: str) -> None:
         """What a value has at the places of tokens, as the twin."""
@@ -236,16 +236,11 @@ class _Packing:
         for index, each in enumerate([*inputs[4:5], inputs[1]]):
             self._add("Add", [total, each], f"{name}/sum{index}")
             total = _own(f"{name}/sum{index}")
-        self._normal(name, total, inputs[2:4], _epsilon(node), twin)
+        self._normal(node, total, inputs[2:4], twin)
 
-    def _normal(self, name: str, total: str, weights: Sequence[str], epsilon: float, twin: str) -> None:
-        """Layer norm as an instance norm of one channel [tokens, 1, width], then the weights: a factor and a bias."""
-        self._add("Unsqueeze", [total, self._constant([1])], f"{name}/channel")
-        ones = [self._constant([1.0]), self._constant([0.0])]
-        self._add("InstanceNormalization", [_own(f"{name}/channel"), *ones], f"{name}/normal", epsilon=epsilon)
-        self._add("Squeeze", [_own(f"{name}/normal"), self._constant([1])], f"{name}/squeezed")
-        self._add("Mul", [_own(f"{name}/squeezed"), weights[0]], f"{name}/scaled")
-        self._node("Add", [_own(f"{name}/scaled"), weights[1]], [twin])
+    def _normal(self, node: Any, total: str, weights: Sequence[str], twin: str) -> None:
+        """The layer norm of a node, for each token."""
+        self._node("LayerNormalization", [total, *weights], [twin], axis=-1, epsilon=_epsilon(node))
 
     def _each(self, node: Any) -> bool:
         """Whether a node computes each place of packed values for itself."""
@@ -294,14 +289,12 @@ class _Packing:
         self.nodes.append(node)
         return node
 
-    def _constant(self, values: Any) -> str:
-        """The name of a constant of int64 or float32."""
+    def _constant(self, values: int | list[int]) -> str:
+        """The name of a constant of int64."""
         from onnx import numpy_helper
 
-        array = np.array(values)
-        array = array.astype(np.float32) if array.dtype.kind == "f" else array
         name = _own(f"constant {values}")
-        self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        self.constants.setdefault(name, numpy_helper.from_array(np.array(values), name))
         return name
 
 

@@ -2,12 +2,14 @@
 
 Activations are quantised with one scale for all channels, weights with one per output, so a few large channels cost
 all others their precision. Each product X·W becomes (X / s)·(s·W), the same in fp32 (SmoothQuant, Xiao et al. 2023,
-equations 3 and 4).
+equations 3 and 4). What attention gives is divided where its values are made, at no cost; all else has to be divided by
+an operator of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: C
     `exclude` names the products that stay fp32. A graph without products of activations and weights is left as it is.
     """
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     model = onnx.load(str(source))
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -45,14 +47,61 @@ def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: C
         factor = factors(largest, list(weights.values()))
         for weight, values in weights.items():
             constants[weight].CopyFrom(numpy_helper.from_array(values * factor[:, None], weight))
-        model.graph.initializer.append(numpy_helper.from_array(1 / factor, f"{name}/factor"))
-        scaled = helper.make_node("Mul", [name, f"{name}/factor"], [f"{name}/smooth"], name=f"{name}/smooth")
-        first = min(place for place, node in enumerate(model.graph.node) if node in users[name])
-        for node in users[name]:
-            node.input[0] = f"{name}/smooth"
-        model.graph.node.insert(first, scaled)
+        projection = _projection(model.graph, name, constants, len(factor)) if len(users[name]) == 1 else []
+        for constant in projection:
+            values = numpy_helper.to_array(constants[constant])
+            constants[constant].CopyFrom(numpy_helper.from_array(values / factor, constant))
+        if not projection:
+            _divide(model.graph, name, factor, users[name])
     onnx.save(model, str(target))
     return target
+
+
+def _divide(graph: Any, name: str, factor: Floats, users: list[Any]) -> None:
+    """Have products read an activation divided by a factor for each channel."""
+    from onnx import helper, numpy_helper
+
+    graph.initializer.append(numpy_helper.from_array(1 / factor, f"{name}/factor"))
+    scaled = helper.make_node("Mul", [name, f"{name}/factor"], [f"{name}/smooth"], name=f"{name}/smooth")
+    first = min(place for place, node in enumerate(graph.node) if node in users)
+    for node in users:
+        node.input[0] = f"{name}/smooth"
+    graph.node.insert(first, scaled)
+
+
+def _projection(graph: Any, name: str, constants: Mapping[str, Any], channels: int) -> list[str]:
+    """The bias and the weights that make the values which attention averages to the named activation; else nothing.
+
+    It averages each channel for itself, so that a factor for each may as well be in the values, where nothing else
+    reads them.
+    """
+    made = {output: node for node in graph.node for output in node.output}
+    read = Counter([*(each for node in graph.node for each in node.input), *(value.name for value in graph.output)])
+    found: list[str] = []
+    attended = False
+    while name in made and read[name] == 1:
+        node = made[name]
+        constant = next((each for each in node.input if each in constants and read[each] == 1), None)
+        if node.op_type == "MultiHeadAttention":
+            name, attended = node.input[2], True
+        elif node.op_type == "Gather" or (node.op_type == "Reshape" and _width(node, constants) == channels):
+            name = node.input[0]
+        elif attended and node.op_type == "Add" and constant is not None:
+            found.append(constant)
+            name = next(each for each in node.input if each != constant)
+        elif attended and node.op_type == "MatMul" and constant == node.input[1]:
+            return [*found, constant]
+        else:
+            break
+    return []
+
+
+def _width(node: Any, constants: Mapping[str, Any]) -> int | None:
+    """The last dimension that a Reshape gives, where that is constant."""
+    from onnx import numpy_helper
+
+    shape = constants.get(node.input[1])
+    return None if shape is None else int(numpy_helper.to_array(shape)[-1])
 
 
 def factors(largest: Floats, weights: Sequence[Floats]) -> Floats:

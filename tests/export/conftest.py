@@ -11,9 +11,11 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
+from onnx import numpy_helper
 
 from distill.data.splits import Validation
 from distill.run import Run
@@ -25,6 +27,7 @@ from distill.task import EncoderStudent, StaticStudent, load_task
 from export.build import Baseline
 from export.onnx import export_onnx
 from export.run import ExportRun
+from export.variants import fuse
 
 torch.set_num_threads(1)
 
@@ -90,6 +93,32 @@ def graphs(students: dict[str, Student], tmp_path_factory: pytest.TempPathFactor
     for family, student in students.items():
         export_onnx(student, folder / f"{family}.onnx")
     return {family: folder / f"{family}.onnx" for family in students}
+
+
+@pytest.fixture(scope="session")
+def lively(
+    students: dict[str, Student], graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Fused graphs in which each node has weights and biases of its own: new encoders have ones and zeros."""
+    folder = tmp_path_factory.mktemp("lively")
+    generator = np.random.default_rng(0)
+    paths = {}
+    for family in ("encoder", "sequence-classifier"):
+        path = fuse(graphs[family], folder / f"{family}.onnx", students[family].network.module.config)
+        model = onnx.load(path)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            for index, name in enumerate(node.input):
+                tensor = constants.get(name)
+                if tensor is not None and len(tensor.dims) == 1 and tensor.data_type == onnx.TensorProto.FLOAT:
+                    values = numpy_helper.to_array(tensor)
+                    values = values + generator.normal(scale=0.3, size=values.shape).astype(np.float32)
+                    own = f"{node.output[0]}/vector{index}"
+                    model.graph.initializer.append(numpy_helper.from_array(values, own))
+                    node.input[index] = own
+        onnx.save(model, path)
+        paths[family] = path
+    return paths
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export import variants
+from export.packing import pack
+from export.rows import Rows
 from export.runtime import create_session
 from export.smoothing import factors, smooth
 
 WIDTH, OUTPUTS, WORDS = 16, 8, 40
+LAYERS = 2  # of the encoder
 
 
 @pytest.fixture
@@ -52,9 +55,34 @@ def rows():
     return [generator.integers(0, WORDS, size=length).tolist() for length in range(1, 30)]
 
 
+@pytest.fixture
+def packed(lively, tmp_path):
+    return pack(lively["encoder"], tmp_path / "packed.onnx")
+
+
 def answers(path, rows):
     session = create_session(path)
-    return np.concatenate([session.run(["logits"], {"input_ids": np.array([row])})[0] for row in rows])
+    takes = {value.name for value in session.get_inputs()}
+    found = []
+    for row in rows:
+        ids = np.array([row])
+        given = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | Rows(len(row)).of([len(row)])
+        found.append(session.run(["logits"], {name: given[name] for name in takes})[0])
+    return np.concatenate(found)
+
+
+def divided(path):
+    """What a graph divides by an operator of its own."""
+    return [node.input[0] for node in onnx.load(path).graph.node if node.name.endswith("/smooth")]
+
+
+def shown_too(path, part, target):
+    """A graph that also gives a part of its first attention's values."""
+    model = onnx.load(path)
+    name = next(each for node in model.graph.node for each in node.output if each.endswith(f"/value/{part}"))
+    model.graph.output.append(helper.make_empty_tensor_value_info(name))
+    onnx.save(model, target)
+    return target
 
 
 def unchanged(source, target, rows, exclude):
@@ -96,3 +124,17 @@ def test_channels_that_are_never_used_do_no_harm():
 def test_a_graph_without_products_is_left_as_it_is(graph, rows, tmp_path):
     smoothed = smooth(graph, tmp_path / "smooth.onnx", rows, exclude=["product", "the head"])
     assert len(onnx.load(smoothed).graph.node) == len(onnx.load(graph).graph.node)
+
+
+def test_what_attention_gives_is_divided_where_its_values_are_made(packed, rows, tmp_path):
+    smoothed = smooth(packed, tmp_path / "smooth.onnx", rows, exclude=variants.heads(packed))
+    np.testing.assert_allclose(answers(smoothed, rows), answers(packed, rows), rtol=1e-3, atol=1e-4)
+    assert len(divided(smoothed)) == 3 * LAYERS
+
+
+@pytest.mark.parametrize("part", ["product", "projected"])
+def test_values_that_something_else_reads_stay_as_they_are(packed, rows, tmp_path, part):
+    shown = shown_too(packed, part, tmp_path / "shown.onnx")
+    smoothed = smooth(shown, tmp_path / "smooth.onnx", rows, exclude=variants.heads(packed))
+    np.testing.assert_allclose(answers(smoothed, rows), answers(packed, rows), rtol=1e-3, atol=1e-4)
+    assert len(divided(smoothed)) == 3 * LAYERS + 1
