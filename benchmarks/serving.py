@@ -9,12 +9,13 @@ Compare within one run alone, on a machine that does nothing else.
 
     python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand --same-graph
-    python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload --reload
 
 The servers of others run the student as their users export it, with ONNX Runtime's own tools, which is made from
 `--student`; with `--same-graph` they run the graph of our bundle. `--static` puts a static student beside an endpoint
 that returns a constant, `--shadow` our server with all traffic shadowed beside the same without, `--overload` sends
-five times the capacity with a deadline. The first run needs a package index and some 5 GB for the environments.
+five times the capacity with a deadline, `--reload` has the bundle exchanged again and again under load. The first run
+needs a package index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from serving_tools.measure import Measured, measure, over
 from serving_tools.overload import overload
 from serving_tools.paired import shadow, static
 from serving_tools.process import ServerError
+from serving_tools.reloading import reloads
 from serving_tools.report import figure, table, write
 
 from export.bundle import Bundle
@@ -60,6 +62,8 @@ def main() -> None:
         parts["shadow"] = lambda: shadow(conditions)
     if given.overload:
         parts["overload"] = lambda: overload(conditions, given.deadline_ms)
+    if given.reload:
+        parts["reload"] = lambda: reloads(conditions)
     kept: list[Bound] = []
     for name, run in parts.items():
         try:
@@ -153,10 +157,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--student", type=Path, help="the student's folder, from which others' graph is made")
     parser.add_argument("--same-graph", action="store_true", help="the servers of others run our bundle's graph")
     parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
-    parser.add_argument("--only", help=f"of {','.join(names)} (default all, none beside --shadow and --overload)")
+    parser.add_argument(
+        "--only", help=f"of {','.join(names)} (default all, none beside --shadow, --overload, --reload)"
+    )
     parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also a static student's, beside a constant")
     parser.add_argument("--shadow", action="store_true", help="what it costs to shadow all traffic")
     parser.add_argument("--overload", action="store_true", help="what is answered at five times the capacity")
+    parser.add_argument("--reload", action="store_true", help="what it costs to exchange the bundle under load")
     parser.add_argument("--rounds", type=int, default=10, help="of all loads; medians count (default 10)")
     parser.add_argument("--deadline-ms", type=float, default=100.0, help="of --overload (default 100)")
     parser.add_argument("--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' own")
@@ -169,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
     given = parser.parse_args()
     if given.only is None:
-        given.only = [] if given.shadow or given.overload else names
+        given.only = [] if given.shadow or given.overload or given.reload else names
     else:
         given.only = [name for name in given.only.split(",") if name]
     if unknown := sorted(set(given.only) - set(names)):

@@ -117,7 +117,7 @@ class Classifier:
         self.provider: str = session.get_providers()[0]
         self._session = session
         self._execute = execute or _execution(session, tokenizer.max_tokens, packed=self.packed)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
         self._rows = Rows(tokenizer.max_tokens) if self.packed else None
         self._beside_one: dict[int, dict[str, Array]] = {}
@@ -126,13 +126,15 @@ class Classifier:
         self._classes = classes
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int = 1, device: Device = AUTO) -> Classifier:
-        """The classifier of a bundle.
+    def load(
+        cls, bundle: Bundle, *, threads: int = 1, device: Device = AUTO, tokenizer: GraphTokenizer | None = None
+    ) -> Classifier:
+        """The classifier of a bundle, with its tokenizer where that is loaded already.
 
         Raises BundleError when its graph or tokenizer cannot be loaded, or the device cannot be had.
         """
         manifest = bundle.manifest
-        tokenizer = GraphTokenizer(bundle.path / TOKENIZER, manifest.max_tokens)
+        tokenizer = tokenizer or GraphTokenizer(bundle.path / TOKENIZER, manifest.max_tokens)
         session = create_session(
             bundle.path / MODEL, threads=threads, device=device.for_bundle(manifest), max_tokens=manifest.max_tokens
         )
@@ -145,7 +147,7 @@ class Classifier:
 
     def encode(self, text: str) -> Encoded:
         """Tokenise a text, for `run`."""
-        return self._tokenizer.encode(text)
+        return self.tokenizer.encode(text)
 
     def run(self, rows: Sequence[Encoded]) -> list[Prediction]:
         """Answer texts in one run, the shorter ones padded.

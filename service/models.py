@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from prometheus_client import CollectorRegistry
 
 from export.bundle import Manifest
 from export.providers import Device
+from service.engine.cpus import available_cpus
 from service.engine.load import Loaded, load
 from service.engine.plan import Asked
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.errors import InvalidRequestError, NotReadyError, StartupError
 from service.metrics import ModelMetrics
+from service.niceness import give_way
 from service.settings import Settings
 from service.shadow.errors import ShadowError
 from service.shadow.pipeline import ShadowPipeline
@@ -44,7 +48,7 @@ class Model:
 
     def __init__(self, loaded: Loaded, settings: Settings, variant: Variant) -> None:
         self.manifest: Manifest = loaded.bundle.manifest
-        self._loaded = loaded
+        self.loaded = loaded
         self._settings = settings
         self._variant = variant
         self._registry = CollectorRegistry()
@@ -107,7 +111,7 @@ class Model:
         if self._variant is Variant.CANDIDATE:  # an outbox has one writer
             settings = settings.model_copy(update={"path": _beside(settings.path)})
         self._shadow_registry = CollectorRegistry()
-        self.shadow = ShadowPipeline(settings, self._loaded.bundle, self._loaded.reference, self._shadow_registry)
+        self.shadow = ShadowPipeline(settings, self.loaded.bundle, self.loaded.reference, self._shadow_registry)
 
 
 class Models:
@@ -165,10 +169,11 @@ class Models:
         fit, or after `stop`; what was served before is then served still, be there one bundle or two.
         """
         async with self._changing:
-            loaded = await self._load(Variant.STABLE, self._settings.bundle)
+            before = [model.loaded for model in self]
+            loaded = await self._load(Variant.STABLE, self._settings.bundle, before)
             bundles = {Variant.STABLE: loaded}
             if self._settings.candidate is not None:
-                candidate = await self._load(Variant.CANDIDATE, self._settings.candidate)
+                candidate = await self._load(Variant.CANDIDATE, self._settings.candidate, [*before, loaded])
                 if _version(candidate) == _version(loaded):
                     logger.warning("the candidate is the stable bundle: served once", version=_version(loaded))
                 else:
@@ -187,9 +192,16 @@ class Models:
             await model.release()
         await asyncio.gather(*self._releasing)
 
-    async def _load(self, variant: Variant, path: Path) -> Loaded:
+    async def _load(self, variant: Variant, path: Path, before: Sequence[Loaded]) -> Loaded:
         began = time.monotonic()
-        loaded = await asyncio.to_thread(load, path, _asked(self._settings), _device(self._settings))
+        loading = partial(load, path, _asked(self._settings), _device(self._settings), before=before)
+        # Threads that a session starts are as nice as who makes it, so that this must not be where there are several.
+        shared = self.loaded and available_cpus() == 1
+        thread = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=give_way if shared else None)
+        try:
+            loaded = await asyncio.get_running_loop().run_in_executor(thread, loading)
+        finally:
+            thread.shutdown(wait=False)
         if self._stopped:
             raise StartupError("the service is stopping")
         name, seconds = loaded.bundle.manifest.name, round(time.monotonic() - began, 3)

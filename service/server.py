@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,7 @@ from service.errors import StartupError
 from service.heads import Heads
 from service.logging import configure_logging
 from service.middleware import RequestMiddleware
+from service.niceness import give_way
 from service.protocol import Plain, Protocol
 from service.refusals import Refusals
 from service.settings import Settings, variable
@@ -98,6 +100,8 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, serve on bound sockets until told to stop, and leave in order."""
+        # Whoever hands work to a thread, such as a teacher that runs here, must not make those wait who are served.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=give_way))
         with self.capture_signals():
             async with self._app.router.lifespan_context(self._app), self._monitored():
                 await self._serve(sockets)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from export.bundle import FP16, Bundle, BundleError
+from export.bundle import FP16, TOKENIZER, Bundle, BundleError
 from export.providers import AUTO, Device
 from export.reference import Reference
 from export.runtime import Classifier, InferenceError, Prediction
 from export.verify import check_golden
 from service.engine.cpus import available_cpus
-from service.engine.plan import Asked, Plan, choose
+from service.engine.plan import Asked, Conditions, Plan, choose
 from service.errors import StartupError
 
 MEASURED = Asked()
@@ -30,16 +32,20 @@ HALF_TOLERANCE = 1e-2
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A bundle with its classifier, warm and tested, and how to run it here."""
+    """A bundle with its classifier, warm and tested, and how to run it here: the plan, and what it depends on."""
 
     bundle: Bundle
     reference: Reference
     classifier: Classifier
     plan: Plan
+    conditions: Conditions
 
 
-def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
+def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO, *, before: Collection[Loaded] = ()) -> Loaded:
     """Open a bundle, check it, test it, measure it and warm it up. Blocks for as long as that takes.
+
+    Of what was loaded `before` it takes the tokenizer where it has the same, and the plan where that depends on the
+    same: others may be served meanwhile, who would wait for the one and disturb the measurement of the other.
 
     Raises StartupError when the bundle was changed, before or meanwhile, cannot be loaded, or does not give its golden
     answers here, and when the device cannot be had.
@@ -47,19 +53,26 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
     try:
         bundle = Bundle.open(path)
         reference = Reference.open(bundle)
-        classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device)
+        tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
+        classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device, tokenizer=tokenizer)
         alone = check_golden(bundle, classifier)
         texts = [row.text for row in bundle.golden()]
+        tokenizer = classifier.tokenizer
 
         def on(threads: int) -> Classifier:
             if threads == (asked.threads or 1):
                 return classifier
-            return Classifier.load(bundle, threads=threads, device=device)
+            return Classifier.load(bundle, threads=threads, device=device, tokenizer=tokenizer)
 
         half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
         batches = neighbours_change(classifier, texts, alone) <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
         gpu = classifier.on_gpu
-        plan, classifier = choose(on, texts, asked, cpus=available_cpus(), batches=batches, gpu=gpu)
+        conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
+        known = next((one.plan for one in before if one.conditions.like(conditions)), None)
+        if known is None:
+            plan, classifier = choose(on, texts, asked, cpus=conditions.cpus, batches=batches, gpu=gpu)
+        else:
+            plan, classifier = replace(known, cost=copy(known.cost)), on(known.threads)
         if not gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
             classifier.shrink()
             _give_back_memory()
@@ -73,7 +86,7 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO) -> Loaded:
         raise StartupError(f"{path}: cannot be read ({error}); load it again once it is whole") from error
     except InferenceError as error:
         raise StartupError(f"{path}: {error}; export the bundle again") from error
-    return Loaded(bundle, reference, classifier, plan)
+    return Loaded(bundle, reference, classifier, plan, conditions)
 
 
 def neighbours_change(classifier: Classifier, texts: list[str], alone: list[Prediction]) -> float:
@@ -81,6 +94,12 @@ def neighbours_change(classifier: Classifier, texts: list[str], alone: list[Pred
     together = classifier.run([classifier.encode(text) for text in texts])
     return max(
         float(np.abs(one.probabilities - other.probabilities).max()) for one, other in zip(together, alone, strict=True)
+    )
+
+
+def _same_tokenizer(one: Bundle, other: Bundle) -> bool:
+    return one.manifest.max_tokens == other.manifest.max_tokens and (
+        one.manifest.files[TOKENIZER] == other.manifest.files[TOKENIZER]
     )
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import structlog
 
+from export.bundle import MODEL, Bundle
 from export.providers import MOST_ROWS
 from service.engine.batching import ALONE, Limits
 from service.engine.cost import Cost
@@ -31,6 +32,9 @@ BUDGETS = (32, 64, 128, 256, 512, 1024)
 
 GPU_BUDGETS = (4096, 16384, 65536)
 """The same on a GPU, which one worker keeps busy."""
+
+_ALIKE = 0.05
+"""By what share the graphs of students may differ in size that cost the same; one that is trained again hardly does."""
 
 _GAIN = 1.02  # what is less than so much better may be chance; a longer run makes everyone wait longer
 _SECONDS = 0.8
@@ -54,6 +58,29 @@ class Plan:
     threads: int
     limits: Limits
     cost: Cost = field(default_factory=Cost, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a plan depends on beside the settings."""
+
+    family: str
+    variant: str
+    graph_bytes: int
+    max_tokens: int
+    batches: bool
+    cpus: int
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, batches: bool, cpus: int) -> Conditions:
+        """Those of a bundle whose texts may share a run or not, on so many CPUs. Raises OSError."""
+        manifest, graph = bundle.manifest, bundle.path / MODEL
+        return cls(manifest.family, manifest.variant, graph.stat().st_size, manifest.max_tokens, batches, cpus)
+
+    def like(self, other: Conditions) -> bool:
+        """Whether a plan for the one is as good for the other."""
+        alike = abs(self.graph_bytes - other.graph_bytes) <= _ALIKE * other.graph_bytes
+        return alike and replace(self, graph_bytes=0) == replace(other, graph_bytes=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Running:
         """
         labels = manifest.labels
         scaling = _scaling(manifest)
-        teacher = make_teacher(settings, labels)
+        teacher = await asyncio.to_thread(make_teacher, settings, labels)  # which may have to be read from disk
         thread = OutboxThread()
         outbox = Outbox(
             settings.path,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -16,6 +18,7 @@ from export.bundle import write_bundle
 from export.runtime import Classifier
 from service import models as module
 from service.app import create_app
+from service.engine import load as loading
 from service.errors import StartupError
 from service.models import Models, Variant
 from service.shadow.errors import ShadowError
@@ -71,7 +74,7 @@ def served(client):
 
 def large_parts(model):
     """Weak references to a model's classifier and to its teacher."""
-    return weakref.ref(model._loaded.classifier), weakref.ref(model.shadow._running.teacher)
+    return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._running.teacher)
 
 
 async def settled(condition):
@@ -175,7 +178,7 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_e
 ):
     path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, **ON_THREAD) as client:
-        old = weakref.ref(served(client)[version(bundles[0])]._loaded.classifier)
+        old = weakref.ref(served(client)[version(bundles[0])].loaded.classifier)
         asking = asyncio.create_task(ask(client, "refund"))
         await settled(gate.reached.is_set)
         publish(bundles[1], path)
@@ -221,19 +224,56 @@ async def test_two_reloads_at_once_do_not_collide(running, bundles, tiny_teacher
         await settled(lambda: len(inference_threads()) == threads + 1)
 
 
+async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bundles, tmp_path, monkeypatch):
+    path = publish(bundles[0], tmp_path / "served")
+    async with running(bundle=path, admin=True) as client:
+        (old,) = models_of(client)
+        monkeypatch.setattr(loading, "choose", None)  # nothing is measured again
+        publish(bundles[1], path)
+        assert (await client.post("/admin/reload")).status_code == 200
+        (new,) = models_of(client)
+        assert (new.loaded.plan, new.loaded.classifier.tokenizer) == (old.loaded.plan, old.loaded.classifier.tokenizer)
+
+
+async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running, pair):
+    async with running(**pair) as client:
+        stable, candidate = models_of(client)
+        assert candidate.loaded.classifier.tokenizer is stable.loaded.classifier.tokenizer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
+@pytest.mark.parametrize(("cpus", "nicer"), [(1, [False, True]), (2, [False, False])])
+async def test_where_there_is_one_cpu_a_reload_leaves_it_to_those_who_are_served(
+    running, bundles, tmp_path, monkeypatch, cpus, nicer
+):
+    usual, seen = os.getpriority(os.PRIO_PROCESS, 0), []
+
+    def load(*arguments, **options):
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) > usual)
+        return loading.load(*arguments, **options)
+
+    monkeypatch.setattr(module, "available_cpus", lambda: cpus)
+    monkeypatch.setattr(module, "load", load)
+    path = publish(bundles[0], tmp_path / "served")
+    async with running(bundle=path, admin=True, **ON_LOOP) as client:
+        publish(bundles[1], path)
+        assert (await client.post("/admin/reload")).status_code == 200
+    assert seen == nicer
+
+
 async def test_a_reload_waits_for_the_one_before_so_that_what_was_loaded_last_is_served(
     running, bundles, tmp_path, monkeypatch
 ):
     path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
-        loading, other = threading.Event(), threading.Event()
+        began, other = threading.Event(), threading.Event()
         load = module.load
 
-        def load_and_linger(*arguments):
-            loaded = load(*arguments)
-            if loading.is_set():
+        def load_and_linger(*arguments, **options):
+            loaded = load(*arguments, **options)
+            if began.is_set():
                 other.set()
-            loading.set()
+            began.set()
             if not other.is_set():
                 assert not other.wait(0.3), "another reload overtakes this one"
             return loaded
@@ -241,7 +281,7 @@ async def test_a_reload_waits_for_the_one_before_so_that_what_was_loaded_last_is
         monkeypatch.setattr(module, "load", load_and_linger)
         publish(bundles[1], path)
         first = asyncio.create_task(client.post("/admin/reload"))
-        await settled(loading.is_set)
+        await settled(began.is_set)
         publish(bundles[2], path)
         second = asyncio.create_task(client.post("/admin/reload"))
         assert (await first).json() == {"versions": {"stable": version(bundles[1])}}
@@ -276,17 +316,17 @@ async def test_what_is_still_being_loaded_at_the_end_is_not_served_any_more(
     models = module.Models(make_settings(bundle=path, **ON_THREAD))
     threads = len(inference_threads())
     await models.reload()
-    loading, go_on, load = threading.Event(), threading.Event(), module.load
+    began, go_on, load = threading.Event(), threading.Event(), module.load
 
-    def wait_and_load(*arguments):
-        loading.set()
+    def wait_and_load(*arguments, **options):
+        began.set()
         assert go_on.wait(PATIENCE)
-        return load(*arguments)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(module, "load", wait_and_load)
     publish(bundles[1], path)
     reloading = asyncio.create_task(models.reload())
-    await settled(loading.is_set)
+    await settled(began.is_set)
     stopping = asyncio.create_task(models.stop())
     await asyncio.sleep(0)
     go_on.set()

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from types import SimpleNamespace
 
@@ -66,6 +67,13 @@ def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_
         assert sys.getswitchinterval() < usual / 5
     finally:
         sys.setswitchinterval(usual)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
+async def test_what_is_handed_to_a_thread_gives_way_to_the_event_loop(listening):
+    async with listening():
+        nice = await asyncio.to_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        assert nice > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 async def test_two_hundred_clients_get_the_answers_that_each_would_get_alone(start_process, connect, words):

@@ -10,6 +10,7 @@ import pytest
 from export.bundle import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, golden_jsonl, write_bundle
 from export.runtime import Classifier, InferenceError
 from service.engine.load import load
+from service.engine.plan import Asked
 from service.errors import StartupError
 
 
@@ -50,6 +51,52 @@ def test_the_memory_of_the_runs_that_measured_is_given_back_and_that_of_the_long
         monkeypatch.setattr(Classifier, name, spy)
     load(tiny_bundle.path)
     assert called[-2:] == [("shrink", None), ("run", [tiny_bundle.manifest.max_tokens])]
+
+
+def test_what_is_like_something_loaded_before_runs_as_that_does_and_learns_for_itself(tiny_bundle, rewrite):
+    before = load(tiny_bundle.path, Asked(workers=1, batch_tokens=64))
+    after = load(rewrite({CARD: b"# again"}), before=[before])
+    assert after.plan == before.plan != load(tiny_bundle.path).plan
+    assert after.classifier.tokenizer is before.classifier.tokenizer
+    runs = before.plan.cost.runs
+    after.plan.cost.learn(8, 0.001)
+    assert before.plan.cost.runs == runs
+
+
+def test_of_several_loaded_before_it_is_the_one_that_is_like_it(tiny_bundle):
+    like = load(tiny_bundle.path, Asked(workers=1, batch_tokens=64))
+    other = dataclasses.replace(like, plan=None, conditions=dataclasses.replace(like.conditions, cpus=99))
+    assert load(tiny_bundle.path, before=[other, like]).plan == like.plan
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_plan_of_several_threads_has_a_graph_of_its_own(tiny_bundle, monkeypatch, threads):
+    before = load(tiny_bundle.path, Asked(workers=1, threads=threads, batch_tokens=64))
+    made = []
+    read = Classifier.load
+
+    def spy(bundle, **options):
+        made.append(options["threads"])
+        return read(bundle, **options)
+
+    monkeypatch.setattr(Classifier, "load", spy)
+    load(tiny_bundle.path, before=[before])
+    assert made[-1] == threads
+
+
+def test_another_tokenizer_is_read(tiny_bundle, rewrite):
+    before = load(tiny_bundle.path)
+    text = (tiny_bundle.path / TOKENIZER).read_text()
+    after = load(rewrite({TOKENIZER: f"{text}\n".encode()}), before=[before])
+    assert after.classifier.tokenizer is not before.classifier.tokenizer
+
+
+def test_a_tokenizer_that_reads_further_is_another(tiny_bundle, tmp_path):
+    before = load(tiny_bundle.path)
+    contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
+    manifest = dataclasses.replace(tiny_bundle.manifest, max_tokens=tiny_bundle.manifest.max_tokens - 1)
+    after = load(write_bundle(tmp_path / "shorter", contents, manifest).path, before=[before])
+    assert after.classifier.tokenizer.max_tokens == manifest.max_tokens
 
 
 def test_a_changed_file_is_named(tiny_bundle, tmp_path):

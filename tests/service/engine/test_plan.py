@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from export.runtime import Encoded
 from service.engine import plan as planning
 from service.engine.batching import ALONE, Limits
-from service.engine.plan import BUDGETS, Asked, choose
+from service.engine.plan import BUDGETS, Asked, Conditions, choose
 
 LENGTH = 16
 TEXTS = ["a" * length for length in (2, LENGTH, 30)]
@@ -232,3 +233,25 @@ def test_every_worker_runs_at_the_same_time(clock):
 
 async def test_the_way_to_a_thread_and_back_is_measured_beside_a_running_event_loop():
     assert 0 < planning._hop_seconds() < 1
+
+
+CONDITIONS = Conditions("encoder", "int8", graph_bytes=1000, max_tokens=128, batches=True, cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "like"),
+    [
+        ({}, True),
+        ({"graph_bytes": 1049}, True),
+        ({"graph_bytes": 951}, True),
+        ({"graph_bytes": 1060}, False),
+        ({"graph_bytes": 900}, False),
+        ({"family": "static"}, False),
+        ({"variant": "fused"}, False),
+        ({"max_tokens": 256}, False),
+        ({"batches": False}, False),
+        ({"cpus": 4}, False),
+    ],
+)
+def test_a_plan_is_as_good_for_what_costs_the_same_on_as_many_cpus(change, like):
+    assert replace(CONDITIONS, **change).like(CONDITIONS) is like

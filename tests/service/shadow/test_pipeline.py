@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import threading
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -63,6 +65,21 @@ async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_
     await pipeline.stop()
     assert found["gap"]["ratio"] == pytest.approx(wrong / len(texts))
     assert found["gap"]["lower"] <= wrong / len(texts) <= found["gap"]["upper"]
+
+
+async def test_nobody_waits_while_a_teacher_is_made(make_shadow, monkeypatch):
+    shadow, others_went_on = make_shadow(agree), threading.Event()
+
+    def create(config, labels):
+        assert others_went_on.wait(5), "the event loop stands still"
+        return shadow.teacher
+
+    monkeypatch.setattr(running, "create", create)
+    asyncio.get_running_loop().call_later(0.01, others_went_on.set)
+    await shadow.pipeline.start()
+    shadow.observe()
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 1}
 
 
 async def test_labels_are_compared_by_name(make_shadow):

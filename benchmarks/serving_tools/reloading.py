@@ -1,0 +1,98 @@
+"""Our server left alone, and reloaded again and again under load: what it costs those who are served meanwhile."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from export.bundle import Bundle, write_bundle
+from serving_tools.bounds import Bound, Part, ratio
+from serving_tools.conditions import Conditions
+from serving_tools.contenders import REFLUX, Place
+from serving_tools.paired import Step, compare
+from serving_tools.plan import Load
+from serving_tools.process import ServerError, ask
+from serving_tools.running import Running, running
+
+SECONDS = 5.0
+BETWEEN_SECONDS = 0.5
+SHARE = 0.5
+
+
+class Reloaded(Running):
+    """A server whose bundle is exchanged for another version of itself for as long as a load lasts."""
+
+    __slots__ = ()
+
+    def load(self, **plan: Any) -> Load:
+        """Send a load, and exchange the bundle meanwhile."""
+        with _reloading(self.server.port, self.conditions.bundle):
+            return super().load(**plan)
+
+
+@contextmanager
+def _reloading(port: int, served: Path) -> Iterator[None]:
+    """Exchange the bundle again and again. Raises ServerError where one is not served."""
+    done, failures = threading.Event(), []
+
+    def reload() -> None:
+        number = 0
+        while not done.wait(BETWEEN_SECONDS):
+            number += 1
+            publish(Bundle.open(served), served, number)
+            reply = ask(port, "/admin/reload", "{}")
+            if reply.status != 200:
+                failures.append(reply.body.decode())
+                return
+
+    thread = threading.Thread(target=reload)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if failures:
+        raise ServerError(f"not reloaded: {failures[0]}")
+
+
+def publish(bundle: Bundle, target: Path, number: int) -> Bundle:
+    """Write a bundle, in place of what is there, as a version of its own."""
+    contents = {name: bundle.path / name for name in bundle.manifest.files}
+    return write_bundle(target, contents, replace(bundle.manifest, name=f"version-{number % 2}"))
+
+
+def reloads(conditions: Conditions) -> Part:
+    """Latencies at half the load, and what 64 clients get, with reloads one after another and without."""
+    steps: dict[str, Step] = {
+        "64 clients": lambda _: {"clients": 64, "seconds": SECONDS},
+        "50 % load": lambda off: {"rate": SHARE * off["64 clients"].load.throughput, "seconds": SECONDS},
+    }
+    contender = replace(REFLUX, key="reloaded", title="Reflux, reloaded", settings=_with_admin)
+    with tempfile.TemporaryDirectory() as folder:
+        served = publish(Bundle.open(conditions.bundle), Path(folder) / "bundle", 0).path
+        with (
+            running(REFLUX, conditions) as off,
+            running(contender, replace(conditions, bundle=served)) as one,
+        ):
+            on = Reloaded(one.server, one.contender, one.conditions, one.bodies, one.ready_seconds)
+            pairs = compare(off, on, conditions, steps)
+    kept = median(ratio(on["64 clients"].share, off["64 clients"].share) for off, on in pairs)
+    more = median(ratio(on["50 % load"].p99, off["50 % load"].p99) for off, on in pairs)
+    failed = sum(load.load.failed for pair in pairs for loads in pair for load in loads.values())
+    bounds = [
+        Bound("throughput with reloads / without, at 64 clients", kept, least=0.8),
+        Bound("p99 with reloads / without, at 50 % load", more, most=2.0),
+        Bound("requests without an answer 200", failed, most=0),
+    ]
+    return Part({"without and with reloads": pairs}, bounds)
+
+
+def _with_admin(place: Place) -> Mapping[str, str]:
+    return {**REFLUX.settings(place), "REFLUX_ADMIN": "true"}
