@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from service import console
-from service.api import admin, classify, health, model
+from service.api import admin, classify, documentation, health, model
 from service.api.hot import hot_routes
 from service.api.protocols.errors import SHAPES, Shape, error_shape
 from service.api.protocols.routers import create_routers
@@ -96,6 +96,7 @@ def create_monitoring_app(state: State) -> FastAPI:
 def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **options: Any) -> App:
     app = App(
         redirect_slashes=False,  # a redirect would be an answer outside the one shape
+        docs_url=None,  # FastAPI's loads its parts from elsewhere
         redoc_url=None,
         telemetry=_NO_TELEMETRY,
         **options,
@@ -116,7 +117,7 @@ def _error_shape(settings: Settings) -> Callable[[str], Shape]:
 
 
 def _routers(settings: Settings) -> list[APIRouter]:
-    routers = [classify.create_router(settings), model.router, health.router]
+    routers = [classify.create_router(settings), model.router, health.router, documentation.router]
     if settings.metrics_port is None:
         routers.append(health.metrics_router)
     if settings.admin:

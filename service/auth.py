@@ -31,6 +31,7 @@ OPEN = (PROBES - {METRICS}) | {"/", "/docs", "/openapi.json"}
 
 _READING = ("GET", "HEAD")
 _ADMIN = "/admin/"
+_DOCS = "/docs/"
 _LOOK_SECONDS = 1.0
 _HOW = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
@@ -75,7 +76,7 @@ class Keys:
 
     def is_open(self, method: str, path: str) -> bool:
         """Whether it needs no key."""
-        return method in _READING and path in self._open
+        return method in _READING and (path in self._open or path.startswith(_DOCS))
 
     def admit(self, exchange: Exchange, method: str, path: str) -> None:
         """Let a request in, before its body is read, and note on it who asks.

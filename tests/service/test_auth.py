@@ -18,7 +18,7 @@ from service.metrics import Metrics
 
 TEXT = {"text": "invoice"}
 PROBES = ("/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live", "/v2/health/ready")
-NO_SECRETS = ("/", "/docs", "/openapi.json")
+NO_SECRETS = ("/", "/docs", "/docs/swagger-ui.css", "/openapi.json")
 
 
 @pytest.fixture

@@ -226,7 +226,3 @@ async def test_the_limits_in_the_schema_are_those_in_force(running):
         schema = document["paths"]["/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert '"maxItems": 3' in json.dumps(schema)
         assert json.dumps(schema).count('"maxLength": 7') == 2
-
-
-async def test_docs_are_served(client):
-    assert "/openapi.json" in (await client.get("/docs")).text
