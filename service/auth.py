@@ -61,6 +61,10 @@ class Caller:
             raise RateLimitedError(f"this key has {rate:g} texts a second; try again in {again} s", retry_after=again)
         self._left -= texts
 
+    def give_back(self, texts: int) -> None:
+        """Let texts that were spent be asked after all."""
+        self._left += texts
+
 
 class Keys:
     """The keys in force. All methods belong on the event loop. Raises KeysError when the file does not fit."""

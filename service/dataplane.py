@@ -126,6 +126,8 @@ class _Task:
         """Count a request without an answer."""
         self.open = False
         self.model.leave()
+        if isinstance(error, OverloadedError):
+            self.exchange.give_back(len(self.texts))
         self.model.metrics.answer(_OUTCOMES.get(type(error), "failed"))
 
     def answered(self, predictions: list[Prediction]) -> None:

@@ -75,6 +75,11 @@ class Exchange:
             self.admission = LIMITED
             raise
 
+    def give_back(self, texts: int) -> None:
+        """Count texts no more for which nothing was done."""
+        if self.caller is not None:
+            self.caller.give_back(texts)
+
     async def body(self) -> bytes:
         """Read the whole body. Raises TooLargeError, ClientDisconnect."""
         limit = self.state.settings.max_body_bytes

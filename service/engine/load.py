@@ -55,25 +55,10 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO, *, before: 
         reference = Reference.open(bundle)
         tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
         classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device, tokenizer=tokenizer)
-        alone = check_golden(bundle, classifier)
-        texts = [row.text for row in bundle.golden()]
-        tokenizer = classifier.tokenizer
-
-        def on(threads: int) -> Classifier:
-            if threads == (asked.threads or 1):
-                return classifier
-            return Classifier.load(bundle, threads=threads, device=device, tokenizer=tokenizer)
-
-        half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
-        batches = neighbours_change(classifier, texts, alone) <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
-        gpu = classifier.on_gpu
+        batches = _may_share_runs(bundle, classifier, device)
         conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
-        known = next((one.plan for one in before if one.conditions.like(conditions)), None)
-        if known is None:
-            plan, classifier = choose(on, texts, asked, cpus=conditions.cpus, batches=batches, gpu=gpu)
-        else:
-            plan, classifier = replace(known, cost=copy(known.cost)), on(known.threads)
-        if not gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
+        plan, classifier = _planned(bundle, classifier, asked, device, conditions, before)
+        if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
             classifier.shrink()
             _give_back_memory()
         _warm_up(classifier, bundle.manifest.max_tokens)
@@ -87,6 +72,36 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO, *, before: 
     except InferenceError as error:
         raise StartupError(f"{path}: {error}; export the bundle again") from error
     return Loaded(bundle, reference, classifier, plan, conditions)
+
+
+def _may_share_runs(bundle: Bundle, classifier: Classifier, device: Device) -> bool:
+    """Whether texts may share a run, of a bundle that has been seen to give its golden answers here."""
+    alone = check_golden(bundle, classifier)
+    half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
+    change = neighbours_change(classifier, [row.text for row in bundle.golden()], alone)
+    return change <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
+
+
+def _planned(
+    bundle: Bundle,
+    classifier: Classifier,
+    asked: Asked,
+    device: Device,
+    conditions: Conditions,
+    before: Collection[Loaded],
+) -> tuple[Plan, Classifier]:
+    """The plan of what was loaded before under the same conditions, else one that is measured, and the graph for it."""
+
+    def on(threads: int) -> Classifier:
+        if threads == (asked.threads or 1):
+            return classifier
+        return Classifier.load(bundle, threads=threads, device=device, tokenizer=classifier.tokenizer)
+
+    known = next((one.plan for one in before if one.conditions.like(conditions)), None)
+    if known is not None:
+        return replace(known, cost=copy(known.cost)), on(known.threads)
+    texts = [row.text for row in bundle.golden()]
+    return choose(on, texts, asked, cpus=conditions.cpus, batches=conditions.batches, gpu=classifier.on_gpu)
 
 
 def neighbours_change(classifier: Classifier, texts: list[str], alone: list[Prediction]) -> float:

@@ -206,6 +206,18 @@ async def test_requests_at_once_do_not_get_past_the_rate(guarded, write_keys):
         assert await admitted(client) == {("tickets", "allowed"): 1, ("tickets", "limited"): 19}
 
 
+@pytest.mark.parametrize(("path", "body"), [("/classify", TEXT), ("/predict", {"inputs": "invoice"})])
+async def test_what_there_is_no_room_for_costs_a_key_nothing(guarded, write_keys, path, body):
+    async with guarded(write_keys(tickets="slow:rate=0.01/s")) as (client, _):
+        hurried = {**bearer("slow"), "x-request-timeout-ms": "0.001"}  # less than any text takes
+        for _ in range(3):
+            response = await client.post(path, json=body, headers=hurried)
+            assert response.status_code == 429
+            assert "this key" not in response.text
+        assert (await client.post("/classify", json=TEXT, headers=bearer("slow"))).status_code == 200
+        assert (await client.post("/classify", json=TEXT, headers=bearer("slow"))).status_code == 429
+
+
 def test_over_time_a_caller_gets_its_rate_in_requests_of_any_size():
     caller = Caller("tickets", Terms(rate=10.0))
     answered, now = 0, 1000.0
