@@ -18,7 +18,7 @@ from service.api.body import JSON, has_key, parse, read_body
 from service.api.hot import HotRoute, Respond
 from service.api.protocols import infinity
 from service.api.protocols.errors import CODES, OpenAIErrorBody
-from service.api.schema import Text, failures, request_body
+from service.api.schema import EXAMPLE, Text, failures, request_body
 from service.dataplane import Answer
 from service.engine.runner import Withdraw
 from service.errors import ErrorBody, InferenceFailedError, InvalidRequestError
@@ -115,7 +115,7 @@ def create_router(settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=response,
         responses=errors,
-        openapi_extra={"requestBody": request_body(settings, *requests)},
+        openapi_extra={"requestBody": request_body(settings, *requests, example={"text": EXAMPLE})},
     )
     (route,) = router.routes
     assert isinstance(route, HotRoute)

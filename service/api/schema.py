@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -14,20 +14,24 @@ from service.settings import Settings
 
 NOT_BLANK = r"\S"
 
+EXAMPLE = "Where is my parcel?"
+
 Text = Annotated[str, Field(pattern=NOT_BLANK, description="Not blank.")]
 
 _COMPONENTS = "#/components/schemas/"
 _RETRY_AFTER = {"description": "Seconds in which the queue should be empty.", "schema": {"type": "integer"}}
 
 
-def request_body(settings: Settings, *models: type[BaseModel]) -> dict[str, Any]:
+def request_body(settings: Settings, *models: type[BaseModel], example: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the body of an operation that reads one of several models, with the limits of this service.
 
-    FastAPI does not know of it, so it stands on its own: definitions are put where they are referred to.
+    The `example` is what whoever tries the operation begins with: one made up from the schema would have all that may
+    be left out, also what excludes each other. FastAPI does not know of the models, so the description stands on its
+    own: definitions are put where they are referred to.
     """
     schemas = [_whole(schema := model.model_json_schema(), schema.get("$defs", {}), settings) for model in models]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def failures(*codes: int, shapes: Sequence[type[BaseModel]] = (ErrorBody,)) -> dict[int | str, dict[str, Any]]:

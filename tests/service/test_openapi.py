@@ -226,3 +226,16 @@ async def test_the_limits_in_the_schema_are_those_in_force(running):
         schema = document["paths"]["/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert '"maxItems": 3' in json.dumps(schema)
         assert json.dumps(schema).count('"maxLength": 7') == 2
+
+
+async def test_the_example_of_every_operation_is_answered(client, document):
+    tried = []
+    for path, operations in document["paths"].items():
+        if "requestBody" in operations.get("post", {}):
+            example = operations["post"]["requestBody"]["content"]["application/json"]["example"]
+            manifest = (await client.get("/model")).json()
+            response = await client.post(path.format(**manifest), json=example)
+            assert response.status_code == 200, (path, response.text)
+            assert fits(response.json(), answer_schema(document, "post", path, "200"), document)
+            tried.append(path)
+    assert {"/classify", "/predict", "/", "/vertex", "/v1/classify", "/v2/models/{name}/infer"} <= set(tried)

@@ -24,7 +24,7 @@ from service.api.protocols.huggingface import (
     rankings,
 )
 from service.api.protocols.reply import json_reply
-from service.api.schema import Text, failures, request_body
+from service.api.schema import EXAMPLE, Text, failures, request_body
 from service.exchange import exchange_of
 from service.settings import Settings
 
@@ -80,7 +80,7 @@ def create_router(settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=VertexResponse,
         responses=failures(*CODES, shapes=(TEIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, VertexRequest)},
+        openapi_extra={"requestBody": request_body(settings, VertexRequest, example={"instances": [EXAMPLE]})},
     )
     return router
 

@@ -22,7 +22,7 @@ from service.api.protocols.names import served
 from service.api.protocols.reply import json_reply
 from service.api.protocols.scores import Activation, Scored, activated, ranked
 from service.api.protocols.texts import Texts, Unpaired
-from service.api.schema import failures, request_body
+from service.api.schema import EXAMPLE, failures, request_body
 from service.dataplane import Answer
 from service.errors import InvalidRequestError, NotReadyError
 from service.exchange import Exchange, exchange_of
@@ -122,7 +122,7 @@ def create_router(settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=Ranking | list[Ranking],
         responses=failures(*CODES, shapes=(TEIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, PredictRequest)},
+        openapi_extra={"requestBody": request_body(settings, PredictRequest, example={"inputs": EXAMPLE})},
     )
     add_inference_route(router, "/", settings)
     for path, endpoint, model in (("/info", info, Info), ("/health", health, Health)):
@@ -134,13 +134,14 @@ def create_router(settings: Settings) -> APIRouter:
 
 def add_inference_route(router: APIRouter, path: str, settings: Settings) -> None:
     """Add a route that takes requests of the Inference API and of TEI."""
+    body = request_body(settings, PredictRequest, TextClassificationRequest, example={"inputs": EXAMPLE})
     router.add_api_route(
         path,
         infer,
         methods=["POST"],
         response_model=Ranking | list[Ranking],
         responses=failures(*CODES, shapes=(TEIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, PredictRequest, TextClassificationRequest)},
+        openapi_extra={"requestBody": body},
     )
 
 

@@ -17,7 +17,7 @@ from service.api.protocols.errors import CODES, KServeErrorBody
 from service.api.protocols.names import served, variant_of
 from service.api.protocols.reply import json_reply
 from service.api.protocols.scores import rounded
-from service.api.schema import Text, failures, request_body
+from service.api.schema import EXAMPLE, Text, failures, request_body
 from service.errors import NotReadyError
 from service.exchange import exchange_of
 from service.settings import Settings
@@ -88,7 +88,7 @@ def create_router(settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=V1Response,
         responses=failures(404, *CODES, shapes=(KServeErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, V1Request)},
+        openapi_extra={"requestBody": request_body(settings, V1Request, example={"instances": [EXAMPLE]})},
     )
     return router
 

@@ -41,7 +41,7 @@ from service.api.protocols.reply import json_reply
 from service.api.protocols.scores import finite, order, ranked, rounded
 from service.api.protocols.tensors import HEADER, read_strings, split, write_floats, write_strings
 from service.api.protocols.texts import Column
-from service.api.schema import failures, request_body
+from service.api.schema import EXAMPLE, failures, request_body
 from service.dataplane import Answer
 from service.errors import InvalidRequestError, NotReadyError
 from service.exchange import Exchange, exchange_of
@@ -84,7 +84,8 @@ def create_router(settings: Settings) -> APIRouter:
             response_model=response,
             responses=failures(404, 422, 503, shapes=(KServeErrorBody,)),
         )
-    body = request_body(settings, InferRequest)
+    text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
+    body = request_body(settings, InferRequest, example={"inputs": [text]})
     body["content"] |= _BINARY
     codes = [404, *CODES]
     codes.remove(415)  # Triton's client says nothing of what it sends

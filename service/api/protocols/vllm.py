@@ -20,7 +20,7 @@ from service.api.protocols.names import variant_in_body
 from service.api.protocols.reply import json_reply
 from service.api.protocols.scores import activated, rounded
 from service.api.protocols.texts import Texts
-from service.api.schema import failures, request_body
+from service.api.schema import EXAMPLE, failures, request_body
 from service.exchange import exchange_of
 from service.settings import Settings
 
@@ -67,7 +67,7 @@ def create_router(settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=VLLMResponse,
         responses=failures(404, *CODES, shapes=(OpenAIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, VLLMRequest)},
+        openapi_extra={"requestBody": request_body(settings, VLLMRequest, example={"input": EXAMPLE})},
     )
     return router
 
