@@ -87,8 +87,7 @@ def reloads(conditions: Conditions) -> Part:
     more = median(ratio(on["50 % load"].p99, off["50 % load"].p99) for off, on in pairs)
     failed = sum(load.load.failed for pair in pairs for loads in pair for load in loads.values())
     bounds = [
-        # Loading takes a tenth of a core that is fully used, by its niceness, and about as much in caches.
-        Bound("throughput with reloads / without, at 64 clients", kept, least=0.7),
+        Bound("throughput with reloads / without, at 64 clients", kept, least=0.8),
         Bound("p99 with reloads / without, at 50 % load", more, most=2.0),
         Bound("requests without an answer 200", failed, most=0),
     ]
