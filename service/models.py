@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from export.bundle import Manifest
 from export.providers import Device
 from service.engine.cpus import available_cpus
+from service.engine.hugepages import use_huge_pages
 from service.engine.load import Loaded, load
 from service.engine.plan import Asked
 from service.engine.runner import Runner
@@ -180,6 +181,7 @@ class Models:
                     bundles[Variant.CANDIDATE] = candidate
             _check_labels(bundles)
             await self._swap({variant: self._kept(variant, one) for variant, one in bundles.items()})
+        asyncio.get_running_loop().run_in_executor(None, use_huge_pages)  # nobody has to wait for that
         return self.versions
 
     async def stop(self) -> None:

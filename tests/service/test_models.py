@@ -241,6 +241,19 @@ async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running
         assert candidate.loaded.classifier.tokenizer is stable.loaded.classifier.tokenizer
 
 
+async def test_what_was_loaded_is_moved_into_huge_pages_at_start_and_after_a_reload(
+    running, bundles, tmp_path, monkeypatch
+):
+    moved = threading.Semaphore(0)
+    monkeypatch.setattr(module, "use_huge_pages", moved.release)
+    path = publish(bundles[0], tmp_path / "live")
+    async with running(bundle=path, **ON_LOOP) as client:
+        assert await asyncio.to_thread(moved.acquire, timeout=PATIENCE)
+        publish(bundles[1], path)
+        await models_of(client).reload()
+        assert await asyncio.to_thread(moved.acquire, timeout=PATIENCE)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
 @pytest.mark.parametrize(("cpus", "nicer"), [(1, [False, True]), (2, [False, False])])
 async def test_where_there_is_one_cpu_a_reload_leaves_it_to_those_who_are_served(
