@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving_tools.contenders import HAND
+from serving_tools.contenders import BARE, HAND
 from serving_tools.measure import CLIENTS, Measured, over
 
 
@@ -44,10 +44,11 @@ class Part:
 def bounds(ours: Measured, others: Sequence[Measured]) -> list[Bound]:
     """The comparisons of our server with the loop and with the peers, as far as they were measured.
 
-    Each is of medians over the rounds. The server by hand is nobody's product: it is compared in memory alone.
+    Each is of medians over the rounds. The server by hand is nobody's product: it is compared in memory alone. The bare
+    one is a limit, and in no bound.
     """
     found = []
-    peers = [other for other in others if other.key != HAND]
+    peers = [other for other in others if other.key not in (BARE, HAND)]
     for clients in CLIENTS[1:]:
         share = over(ours.closed[clients], lambda one: one.share)
         best = max(_known(over(peer.closed[clients], lambda one: one.share) for peer in peers), default=math.nan)

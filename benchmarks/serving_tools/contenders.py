@@ -13,6 +13,7 @@ from serving_tools.process import free_port
 
 OURS = "ours"
 HAND = "hand"
+BARE = "bare"
 BATCH = 8
 _SCRIPTS = Path(__file__).parent.parent / "serving_peers"
 
@@ -155,6 +156,12 @@ REFLUX = Contender(
 
 CONTENDERS = (
     REFLUX,
+    Contender(
+        key=BARE,
+        title="uvloop, JSON and the loop",
+        command=_script("bare.py"),
+        note="the least of a server in Python: nothing is checked, one text after another; our graph",
+    ),
     Contender(
         key=HAND,
         title="FastAPI + ONNX Runtime by hand",

@@ -19,18 +19,18 @@ from serving_tools.measure import CLIENTS, SHARES, Measured, over
 _NOTHING = "–"
 _THEIR_GRAPH = (
     "The servers of others run the student's plain ONNX graph, optimised and quantised by ONNX Runtime's own tools "
-    "(the pipeline runs the student itself, on PyTorch), ours and the loop the graph of our bundle."
+    "(the pipeline runs the student itself, on PyTorch), ours, the bare one and the loop the graph of our bundle."
 )
 
 
 def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
     """One row per server, in Markdown."""
-    titles = ["server", *(f"req/s, {count}" for count in CLIENTS), *(f"ms, {count}" for count in CLIENTS)]
+    titles = ["server", *(f"req/s, {count}" for count in CLIENTS), "added", *(f"ms, {count}" for count in CLIENTS)]
     titles += [*(f"ms, {share:.0%}" for share in SHARES), "MB", "ready s", "not 200", "same label", "note"]
     lines = [_line(titles), _line(["---"] * len(titles))]
     for row in rows:
         lines.append(_line([row.title, *_cells(row)]))
-    cells = [f"{loop.throughput:,.0f}", "", "", f"{loop.milliseconds:.2f}"]
+    cells = [f"{loop.throughput:,.0f}", "", "", "", f"{loop.milliseconds:.2f}"]
     lines.append(_line(["the loop: tokenise and run, no server", *cells, *[""] * (len(titles) - 5)]))
     graph = "All run the graph of our bundle." if conditions.same_graph else _THEIR_GRAPH
     explained = (
@@ -39,7 +39,8 @@ def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
         f"{conditions.seconds:g} s after {conditions.warm_up:g} s of warm-up, an open loop {conditions.requests} "
         "requests at least. "
         "req/s is in a closed loop of 1, 16 and 64 clients, in parentheses in terms of the loop's just before and "
-        "after. ms is p50 / p99 / p99.9: in those closed loops, then with "
+        "after. added is the p50 of 1 client less the loop's text, in ms. ms is p50 / p99 / p99.9: in those closed "
+        "loops, then with "
         "Poisson arrivals at 50, 70 and 90 % of the server's own highest throughput, from the intended time of "
         "sending; what that is now is told by the loop just before, and a load that was far from it by the loop after "
         "it too is sent again. MB (10⁶ bytes) is the resident set under load, "
@@ -54,6 +55,7 @@ def _cells(row: Measured) -> list[str]:
     more = f" ({row.memory.processes} processes)" if row.memory.processes > 1 else ""
     return [
         *map(_throughput, row.closed.values()),
+        _number(over(row.closed[CLIENTS[0]], lambda one: one.added), "+.2f"),
         *map(_quantiles, (*row.closed.values(), *row.opened.values())),
         _number(row.memory.megabytes, ".0f") + more,
         _number(row.ready_seconds, ".2f"),

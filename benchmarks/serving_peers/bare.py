@@ -1,0 +1,63 @@
+"""The least of a server in Python: uvloop reads a request, the graph is run there and then, and JSON goes back.
+
+It checks nothing, knows no other route and has no queue. What it adds to the loop is what the system, the event loop
+and JSON cost; it is the limit of a server as the loop is that of the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from export.bundle import Bundle
+from export.runtime import Classifier
+
+
+class Connection(asyncio.Protocol):
+    """One client's requests, each answered before the next is read."""
+
+    def __init__(self, classifier: Classifier, labels: tuple[str, ...]) -> None:
+        self._classifier = classifier
+        self._labels = labels
+        self._read = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep where answers go."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has another base
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a request once the whole of it is there."""
+        head, _, body = (self._read + data).partition(b"\r\n\r\n")
+        if len(body) < int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
+            self._read += data
+            return
+        self._read = b""
+        found = self._classifier.classify(json.loads(body)["text"])
+        answer = json.dumps({"label": self._labels[found.best], "score": found.score}).encode()
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+
+
+async def serve(bundle: Bundle, port: int) -> None:
+    """Serve on a port, to the end of the process."""
+    classifier = Classifier.load(bundle)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(classifier, bundle.manifest.labels), "127.0.0.1", port)
+    await server.serve_forever()
+
+
+def main() -> None:
+    """Serve on a port."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    uvloop.run(serve(Bundle.open(given.bundle), given.port))
+
+
+if __name__ == "__main__":
+    main()
