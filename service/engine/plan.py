@@ -2,6 +2,7 @@
 
 Workers x threads within a run x texts in a run: what gives the most texts per second is taken. A graph whose run costs
 less than handing it to a thread and back runs on the event loop, and so does a small graph where there is one CPU.
+While others have that, measuring takes longer, and finds nearly the same.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 from threading import Barrier
@@ -24,6 +26,8 @@ from service.engine.cost import Cost
 from service.engine.runner import Runs
 
 Graph = TypeVar("Graph", bound=Runs)
+Clock = Callable[[], float]
+"""Tells seconds, of which differences count."""
 
 logger = structlog.get_logger(__name__)
 
@@ -104,7 +108,7 @@ def choose(
     first = make(asked.threads or 1)
     if asked.workers is None and gpu:
         asked = replace(asked, workers=1)
-    elif asked.workers is None and _on_loop(first, texts, cpus):
+    elif asked.workers is None and _on_loop(first, texts, cpus, _clock([(0, asked.threads or 1)], gpu)):
         asked = replace(asked, workers=0)
     shapes = _shapes(asked, cpus)
     limits = _limits(asked, batches, gpu, first.packed)
@@ -116,13 +120,14 @@ def choose(
     for workers, threads in shapes:
         cost = Cost()
         plans |= {Plan(workers, threads, limit, cost): 0.0 for limit in limits}
-    ends = time.monotonic() + _SECONDS
+    clock = _clock(shapes, gpu)
+    ends = clock() + _SECONDS
     for plan in [*plans] * _ROUNDS:
-        if time.monotonic() > ends and any(plans.values()):
+        if clock() > ends and any(plans.values()):
             break
         if _too_long(plan):
             continue
-        rate = _texts_per_second(graphs[plan.threads], texts, plan, untimed=_FIRST_RUNS if gpu else 0)
+        rate = _texts_per_second(graphs[plan.threads], texts, plan, clock, untimed=_FIRST_RUNS if gpu else 0)
         plans[plan] = max(plans[plan], rate)  # the machine's other work can only make it slower
     plans = {plan: rate for plan, rate in plans.items() if rate and not _too_long(plan)}
     for plan, rate in plans.items():
@@ -138,6 +143,12 @@ def choose(
     # A packed run takes half of what waits: it is long where many wait, who are served the sooner by it.
     plan = good[-1] if first.packed and not good[-1].workers else good[0]
     return plan, graphs[plan.threads]
+
+
+def _clock(shapes: Sequence[tuple[int, int]], gpu: bool) -> Clock:
+    """What runs are timed by: a thread's own time where it alone runs the graph, for others may have its CPU too."""
+    alone = not gpu and all(workers <= 1 and threads == 1 for workers, threads in shapes)
+    return time.thread_time if alone else time.monotonic
 
 
 def _too_long(plan: Plan) -> bool:
@@ -163,7 +174,7 @@ def _limits(asked: Asked, batches: bool, gpu: bool, packed: bool) -> list[Limits
     return limits if asked.batch_tokens else [ALONE, *limits]
 
 
-def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, *, untimed: int = 0) -> float:
+def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, clock: Clock, *, untimed: int = 0) -> float:
     """The rate of all workers together, on full batches of the text of median length; `plan.cost` learns of them.
 
     Each worker begins with so many runs that are not timed.
@@ -183,41 +194,43 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, *, untimed:
 
     def work(_: int) -> list[float]:
         spent: list[float] = []
-        while not spent or time.monotonic() < ends:
-            started = time.monotonic()
+        while not spent or clock() < ends:
+            started = clock()
             graph.run(batch)
-            spent.append(time.monotonic() - started)
+            spent.append(clock() - started)
         return spent
 
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(prepare, range(workers)))
-        begun = time.monotonic()
+    with ExitStack() as stack:
+        # A single worker's part is done here, in the thread whose time the clock may tell.
+        each = stack.enter_context(ThreadPoolExecutor(workers)).map if workers > 1 else map
+        list(each(prepare, range(workers)))
+        begun = clock()
         ends = begun + _TRIAL_SECONDS
-        runs = [seconds for spent in pool.map(work, range(workers)) for seconds in spent]
+        runs = [seconds for spent in each(work, range(workers)) for seconds in spent]
         between = 0.0 if plan.workers else _TURN_SECONDS * len(runs)
-        rate = len(runs) * len(batch) / (time.monotonic() - begun + between)
+        rate = len(runs) * len(batch) / (clock() - begun + between)
     for seconds in runs:
         plan.cost.learn(len(batch) * len(row.ids), seconds)
     return rate
 
 
-def _on_loop(graph: Runs, texts: Sequence[str], cpus: int) -> bool:
+def _on_loop(graph: Runs, texts: Sequence[str], cpus: int, clock: Clock) -> bool:
     """Whether the event loop should run the graph: when that costs less than a thread, or there is one CPU for both.
 
     In neither case for so long that others wait for it.
     """
-    run, hop = _run_seconds(graph, texts), _hop_seconds()
+    run, hop = _run_seconds(graph, texts, clock), _hop_seconds()
     logger.info("measured", cpus=cpus, run_us=round(run * 1e6), thread_hop_us=round(hop * 1e6))
     return run < _LOOP_SECONDS and (cpus == 1 or run < hop)
 
 
-def _run_seconds(graph: Runs, texts: Sequence[str]) -> float:
+def _run_seconds(graph: Runs, texts: Sequence[str], clock: Clock) -> float:
     """The median time to tokenise and run one text, of a few."""
     spent = []
     for text in texts[:_TRIED]:
-        begun = time.perf_counter()
+        begun = clock()
         graph.run([graph.encode(text)])
-        spent.append(time.perf_counter() - begun)
+        spent.append(clock() - begun)
     return sorted(spent)[len(spent) // 2]
 
 

@@ -19,9 +19,12 @@ TEXTS = ["a" * length for length in (2, LENGTH, 30)]
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that is measured: it passes only where a run takes some."""
-    clock = SimpleNamespace(now=0.0)
-    now = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
+    """The time that is measured: it passes only where a run takes some.
+
+    `others` is how much more passes meanwhile in which others have the CPU, in terms of the run's.
+    """
+    clock = SimpleNamespace(now=0.0, others=0.0)
+    now = SimpleNamespace(thread_time=lambda: clock.now, monotonic=lambda: clock.now * (1 + clock.others))
     monkeypatch.setattr(planning, "time", now)
     return clock
 
@@ -65,7 +68,7 @@ def rates(monkeypatch):
     def replace(function):
         tried = []
 
-        def rate(graph, texts, plan, **_):
+        def rate(graph, texts, plan, *_, **__):
             tried.append(plan)
             return function(plan)
 
@@ -211,6 +214,32 @@ def test_a_disturbance_during_one_measurement_does_not_decide(clock, rates, time
 
     rates(rate)
     assert planned(Graph(clock, linear(1e-5, 1e-3)), Asked(workers=1)).limits == Limits(256)
+
+
+@pytest.mark.parametrize("asked", [Asked(), Asked(workers=0), Asked(workers=1)])
+def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, asked):
+    hop(1e-6)
+    cost = linear(5e-5, 3e-3)
+    alone, graph = planned(Graph(clock, cost), asked, cpus=1), Graph(clock, cost)
+    clock.others = 20.0
+    plan = planned(graph, asked, cpus=1)
+    assert plan == alone
+    assert plan.cost.seconds(100, 1) == pytest.approx(cost(100), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [{"workers": 2}, {"workers": 1, "threads": 2}])
+def test_where_several_threads_run_the_graph_all_the_time_that_passes_counts(clock, shape):
+    cost = linear(5e-5, 3e-3)
+    clock.others = 1.0  # as where each waits for the others
+    plan = planned(Graph(clock, cost), Asked(**shape))
+    assert plan.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
+
+
+def test_a_gpus_time_is_no_time_of_a_thread(clock):
+    cost = linear(5e-5, 3e-3)
+    clock.others = 1.0  # as where the thread waits for the GPU
+    plan, _ = choose(lambda _: Graph(clock, cost), TEXTS, Asked(), cpus=1, batches=True, gpu=True)
+    assert plan.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
 
 
 def test_measuring_ends_though_each_run_takes_long(clock):
