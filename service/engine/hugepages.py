@@ -13,21 +13,27 @@ from contextlib import suppress
 from pathlib import Path
 
 MAPS = Path("/proc/self/maps")
+ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 _COLLAPSE = 25
 """MADV_COLLAPSE, from Linux 6.1 on: copy what lies in small pages into huge ones, now."""
+
+_NEVER = "[never]"
+"""What the system says where nobody is to have huge pages; an old kernel would give them all the same."""
 
 _OWN = ("", "[heap]")
 _PRIVATE = "rw-p"
 
 
-def use_huge_pages(maps: Path = MAPS) -> None:
-    """Move the process's memory into huge pages, wherever that can be had; it stays at its addresses.
+def use_huge_pages(maps: Path = MAPS, enabled: Path = ENABLED) -> None:
+    """Move the process's memory into huge pages, wherever that may and can be had; it stays at its addresses.
 
     Takes some milliseconds for each of 2 MiB, in which threads wait that allocate memory. What is free between objects
     is filled up: memory grows by less than a tenth.
     """
     with suppress(OSError, AttributeError):  # no Linux: no such file, or no such function
+        if _NEVER in enabled.read_text():
+            return
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         for start, end in own_memory(maps.read_text()):

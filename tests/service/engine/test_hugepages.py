@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.engine import hugepages
-from service.engine.hugepages import own_memory, use_huge_pages
+from service.engine.hugepages import ENABLED, own_memory, use_huge_pages
 
 _MIB = 1 << 20
-_HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _REGION = "7f0000000000-7f0000800000 {} 00000000 {} {}  {}\n"
 
 
@@ -21,19 +20,37 @@ def huge_kilobytes():
     return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:"))
 
 
-@pytest.mark.skipif(not _HUGE.exists(), reason="this system has no transparent huge pages")
-def test_memory_in_small_pages_is_moved_into_huge_ones_and_keeps_what_it_holds():
+@pytest.fixture
+def memory():
+    """16 MiB of small pages, which may become huge ones, and what they hold."""
     with mmap.mmap(-1, 16 * _MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(mmap.MADV_NOHUGEPAGE)
         content = bytes(range(256)) * (len(memory) // 256)
         memory[:] = content
         memory.madvise(mmap.MADV_HUGEPAGE)
-        before = huge_kilobytes()
-        use_huge_pages()
-        if huge_kilobytes() == before:
-            pytest.skip("this kernel is older than 6.1, or has no huge page free")
-        assert huge_kilobytes() >= before + 14 * 1024
-        assert memory[:] == content
+        yield memory, content
+
+
+@pytest.mark.skipif(
+    not ENABLED.exists() or "[never]" in ENABLED.read_text(), reason="this system gives nobody huge pages"
+)
+def test_memory_in_small_pages_is_moved_into_huge_ones_and_keeps_what_it_holds(memory):
+    memory, content = memory
+    before = huge_kilobytes()
+    use_huge_pages()
+    if huge_kilobytes() == before:
+        pytest.skip("this kernel is older than 6.1, or has no huge page free")
+    assert huge_kilobytes() >= before + 14 * 1024
+    assert memory[:] == content
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells of huge pages")
+def test_where_the_system_says_that_nobody_is_to_have_them_nothing_is_moved(memory, tmp_path):
+    enabled = tmp_path / "enabled"
+    enabled.write_text("always madvise [never]\n")
+    before = huge_kilobytes()
+    use_huge_pages(enabled=enabled)
+    assert huge_kilobytes() == before
 
 
 @pytest.mark.parametrize(
