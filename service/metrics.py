@@ -7,6 +7,7 @@ Every label set exists at zero before the first request. Shadowing has a registr
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
@@ -14,6 +15,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.metrics import disable_created_metrics
+from prometheus_client.samples import Sample
 from starlette.routing import BaseRoute
 
 from export.bundle import Manifest
@@ -33,16 +35,39 @@ PROBES = frozenset(
 )
 """Asked every few seconds by machines: neither counted nor logged, since they would drown what users see."""
 
+_MOST_KEPT = 1024
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which no rule reads
 
 
 class Quick(Histogram):
-    """A histogram that finds its bucket by halves: half the time of a search from the first, several per request."""
+    """A histogram that keeps what it is told and adds it up when it is read, or when it has kept much.
+
+    One by one, adding would be a third of the work of a small student's request. It belongs on the event loop.
+    """
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None, times: int = 1) -> None:
         """Count an amount, once or several times; there are no exemplars."""
-        self._sum.inc(amount * times)
-        self._buckets[bisect_left(self._upper_bounds, amount)].inc(times)
+        if times == 1:
+            self._kept.append(amount)
+        else:
+            self._kept += [amount] * times
+        if len(self._kept) >= _MOST_KEPT:
+            self._add_up()
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._kept: list[float] = []
+
+    def _child_samples(self) -> Iterable[Sample]:
+        self._add_up()
+        return super()._child_samples()
+
+    def _add_up(self) -> None:
+        kept, self._kept = self._kept, []
+        self._sum.set(sum(kept, self._sum.get()))
+        for bucket, count in Tally(bisect_left(self._upper_bounds, amount) for amount in kept).items():
+            self._buckets[bucket].inc(count)
 
 
 class QuickCounter(Counter):

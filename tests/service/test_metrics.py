@@ -144,6 +144,20 @@ def test_the_quick_histogram_makes_the_same_page_as_any(bounds, labels):
     assert len(set(pages[1])) == len(pages[1]), "each amount is seen"
 
 
+def test_the_quick_histogram_loses_nothing_of_many_and_keeps_few():
+    amounts = [index % 70 / 4 for index in range(5000)]
+    pages, most = [], 0
+    for kind in (Histogram, Quick):
+        registry = CollectorRegistry()
+        histogram = kind("some", "Of something.", buckets=ROWS, registry=registry)
+        for amount in amounts:
+            histogram.observe(amount)
+            most = max(most, len(getattr(histogram, "_kept", ())))
+        pages.append(generate_latest(registry))
+    assert pages[0] == pages[1]
+    assert 0 < most < 2000
+
+
 def counted(count):
     """The page of metrics of HTTP and of a model after `count(http, model)`, but for what is true of the process."""
     registry, http = CollectorRegistry(), Metrics()

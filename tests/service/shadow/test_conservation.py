@@ -76,7 +76,7 @@ def check(shadow: Shadow) -> None:
 async def play(steps: list[tuple], path: Path, disk: Disk) -> None:
     configured = ShadowSettings(
         enabled=True, teacher={}, rate=1.0, path=path, flush_seconds=0.001, retry_seconds=0.0, deadline_seconds=0.01,
-        stop_seconds=0.2, queue_rows=20, concurrency=3,
+        stop_seconds=10.0, queue_rows=20, concurrency=3,
     )  # fmt: skip
     shadow = await Shadow(configured, PlayedTeacher(fate), VERSION, None).start()
     requests = 0
