@@ -181,7 +181,6 @@ class Models:
                     bundles[Variant.CANDIDATE] = candidate
             _check_labels(bundles)
             await self._swap({variant: self._kept(variant, one) for variant, one in bundles.items()})
-        asyncio.get_running_loop().run_in_executor(None, use_huge_pages)  # nobody has to wait for that
         return self.versions
 
     async def stop(self) -> None:
@@ -202,6 +201,8 @@ class Models:
         thread = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=give_way if shared else None)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(thread, loading)
+            thread.submit(give_way)  # nobody waits for what follows
+            thread.submit(use_huge_pages)
         finally:
             thread.shutdown(wait=False)
         if self._stopped:
