@@ -271,9 +271,9 @@ def _execution(session: onnxruntime.InferenceSession, max_tokens: int, *, packed
 
 
 def _direct(session: onnxruntime.InferenceSession) -> Execute:
-    """`session.run` without what it checks of every run, for the feeds here are of one making.
+    """`session.run` without its look through the graph's inputs, by way of Python, before every run.
 
-    To look through a graph's inputs by way of Python takes as long as a tenth of a small student's run.
+    What is missing of the feeds, which are of one making here, the run itself says too.
     """
     inner = getattr(session, "_sess", None)  # not public: where it has gone, the run is the public one
     return partial(session.run, OUTPUTS) if inner is None else lambda feeds: inner.run(OUTPUTS, feeds, None)

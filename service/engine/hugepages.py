@@ -1,7 +1,7 @@
 """Huge pages for what the process holds in memory.
 
-A run reads every weight, and the interpreter's objects lie all over the heap: in pages of 4 KiB the processor looks up
-ten thousand addresses for one text. Most Linux systems give huge pages only to who asks for them
+A run reads every weight, and the interpreter's objects lie all over the heap: in pages of 4 KiB that is more of them
+than the processor remembers the places of. Many Linux systems give huge pages only to who asks for them
 (Documentation/admin-guide/mm/transhuge.rst, `madvise`), and the C library and the interpreter do not.
 """
 
@@ -29,7 +29,7 @@ def use_huge_pages(maps: Path = MAPS, enabled: Path = ENABLED) -> None:
     """Move the process's memory into huge pages, wherever that may and can be had; it stays at its addresses.
 
     Takes some milliseconds for each of 2 MiB, in which threads wait that allocate memory. What is free between objects
-    is filled up: memory grows by less than a tenth.
+    is filled up, so that the process grows a little.
     """
     with suppress(OSError, AttributeError):  # no Linux: no such file, or no such function
         if _NEVER in enabled.read_text():
