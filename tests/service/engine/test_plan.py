@@ -227,6 +227,18 @@ def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, 
     assert plan.cost.seconds(100, 1) == pytest.approx(cost(100), rel=0.05)
 
 
+def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock):
+    threads = set()
+
+    class Noting(Graph):
+        def run(self, rows):
+            threads.add(threading.get_ident())
+            return super().run(rows)
+
+    planned(Noting(clock, linear(5e-5, 3e-3)), Asked(workers=1))
+    assert threads == {threading.get_ident()}
+
+
 @pytest.mark.parametrize("shape", [{"workers": 2}, {"workers": 1, "threads": 2}])
 def test_where_several_threads_run_the_graph_all_the_time_that_passes_counts(clock, shape):
     cost = linear(5e-5, 3e-3)
