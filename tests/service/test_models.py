@@ -241,11 +241,17 @@ async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running
         assert candidate.loaded.classifier.tokenizer is stable.loaded.classifier.tokenizer
 
 
-async def test_what_was_loaded_is_moved_into_huge_pages_at_start_and_after_a_reload(
+async def test_what_was_loaded_is_moved_into_huge_pages_by_a_thread_that_gives_way_at_start_and_after_a_reload(
     running, bundles, tmp_path, monkeypatch
 ):
-    moved = threading.Semaphore(0)
-    monkeypatch.setattr(module, "use_huge_pages", moved.release)
+    moved, gave_way = threading.Semaphore(0), set()
+    monkeypatch.setattr(module, "give_way", lambda: gave_way.add(threading.get_ident()))
+
+    def move():
+        assert threading.get_ident() in gave_way
+        moved.release()
+
+    monkeypatch.setattr(module, "use_huge_pages", move)
     path = publish(bundles[0], tmp_path / "live")
     async with running(bundle=path, **ON_LOOP) as client:
         assert await asyncio.to_thread(moved.acquire, timeout=PATIENCE)
