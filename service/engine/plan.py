@@ -108,7 +108,7 @@ def choose(
     first = make(asked.threads or 1)
     if asked.workers is None and gpu:
         asked = replace(asked, workers=1)
-    elif asked.workers is None and _on_loop(first, texts, cpus, _clock([(0, asked.threads or 1)], gpu)):
+    elif asked.workers is None and _on_loop(first, texts, asked.threads or 1, cpus):
         asked = replace(asked, workers=0)
     shapes = _shapes(asked, cpus)
     limits = _limits(asked, batches, gpu, first.packed)
@@ -214,11 +214,13 @@ def _texts_per_second(graph: Runs, texts: Sequence[str], plan: Plan, clock: Cloc
     return rate
 
 
-def _on_loop(graph: Runs, texts: Sequence[str], cpus: int, clock: Clock) -> bool:
+def _on_loop(graph: Runs, texts: Sequence[str], threads: int, cpus: int) -> bool:
     """Whether the event loop should run the graph: when that costs less than a thread, or there is one CPU for both.
 
     In neither case for so long that others wait for it.
     """
+    # Where a run is compared with a hop, which waits, both are told all the time that passes.
+    clock = _clock([(0, threads)], gpu=False) if cpus == 1 else time.monotonic
     run, hop = _run_seconds(graph, texts, clock), _hop_seconds()
     logger.info("measured", cpus=cpus, run_us=round(run * 1e6), thread_hop_us=round(hop * 1e6))
     return run < _LOOP_SECONDS and (cpus == 1 or run < hop)

@@ -227,6 +227,12 @@ def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, 
     assert plan.cost.seconds(100, 1) == pytest.approx(cost(100), rel=0.05)
 
 
+def test_on_several_busy_cpus_a_run_is_compared_with_a_hop_that_waits_as_long(clock, hop):
+    clock.others = 20.0
+    hop(1e-4 * 21)
+    assert planned(Graph(clock, linear(0.0, 5e-4)), Asked(batch_tokens=0), cpus=2).workers == 2
+
+
 def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock):
     threads = set()
 
