@@ -1,11 +1,11 @@
 """Our server beside its peers: the same student, one core, the load from another core.
 
 One server after another, each in an environment of its own that is made where it is missing: closed loop with 1, 16 and
-64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity, in several rounds. The
-limit is the loop that tokenises and runs with no server: it is measured before and after every load, and what is
-compared is the median over the rounds of each round's ratio to it, for the machine's speed changes from one load to the
-next. Writes results.json, table.md and figure.png, prints ours as ratios, and fails where a bound does not hold.
-Compare within one run alone, on a machine that does nothing else.
+64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity, and at one rate that is the
+same for all, in several rounds. The limit is the loop that tokenises and runs with no server: it is measured before and
+after every load, and what is compared is the median over the rounds of each round's ratio to it, for the machine's
+speed changes from one load to the next. Writes results.json, table.md and figure.png, prints ours as ratios, and fails
+where a bound does not hold. Compare within one run alone, on a machine that does nothing else.
 
     python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand --same-graph

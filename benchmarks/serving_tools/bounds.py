@@ -79,7 +79,7 @@ def ratio(value: float, to: float) -> float:
 def failures(measured: Measured, most: float = 1.0) -> int:
     """The requests without an answer 200, of all rounds, up to a share of the capacity."""
     opened = [rounds for share, rounds in measured.opened.items() if share <= most]
-    return sum(one.load.failed for rounds in (*measured.closed.values(), *opened) for one in rounds)
+    return sum(one.load.failed for rounds in (*measured.closed.values(), *opened, measured.same) for one in rounds)
 
 
 def _known(values: Iterable[float]) -> list[float]:

@@ -17,6 +17,9 @@ from serving_tools.running import TRIES, Running, running
 
 CLIENTS = (1, 16, 64)
 SHARES = (0.5, 0.7, 0.9)
+SAME_LOAD = 0.4
+"""What is asked of every server alike, in terms of the loop: about 70 % of what the best of the others can answer."""
+
 STARTS = 2
 
 _NEAR = 0.1
@@ -31,8 +34,8 @@ Figure = Callable[[Beside], float]
 class Measured:
     """What was measured of one server, round by round. `closed` is by clients, `opened` by the share of its capacity.
 
-    `agreement` is the share of the first texts that got the label which the loop gives. `reason` says why it was not
-    measured, or not to the end.
+    `same` is at `SAME_LOAD`, empty where that is more than it can answer. `agreement` is the share of the first texts
+    that got the label which the loop gives. `reason` says why it was not measured, or not to the end.
     """
 
     key: str
@@ -43,6 +46,7 @@ class Measured:
     agreement: float = math.nan
     closed: dict[int, list[Beside]] = field(default_factory=lambda: {clients: [] for clients in CLIENTS})
     opened: dict[float, list[Beside]] = field(default_factory=lambda: {share: [] for share in SHARES})
+    same: list[Beside] = field(default_factory=list)
     reason: str = ""
 
     @property
@@ -88,10 +92,15 @@ def _round(measured: Measured, one: Running, limit: Limit, number: int) -> None:
         measured.closed[clients].append(limit.beside(partial(one.load, clients=clients)))
     for share in SHARES:
         measured.opened[share].append(_opened(share, measured.capacity, one, limit, number))
+    if measured.capacity > SAME_LOAD:
+        measured.same.append(_opened(SAME_LOAD, 1.0, one, limit, number))
 
 
 def _opened(share: float, capacity: float, one: Running, limit: Limit, number: int) -> Beside:
-    """A load at a share of the capacity; of several that the machine made another share of, the nearest one."""
+    """A load at a share of a capacity; of several that the machine made another share of, the nearest one.
+
+    The capacity is in terms of the loop, as is what was sent.
+    """
     conditions = one.conditions
     found: list[tuple[float, Beside]] = []
     while len(found) < TRIES and not (found and found[-1][0] <= _NEAR * share):

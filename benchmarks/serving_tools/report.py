@@ -14,7 +14,7 @@ from serving_tools.conditions import Conditions
 from serving_tools.contenders import OURS
 from serving_tools.limit import Beside
 from serving_tools.loop import Loop
-from serving_tools.measure import CLIENTS, SHARES, Measured, over
+from serving_tools.measure import CLIENTS, SAME_LOAD, SHARES, Measured, over
 
 _NOTHING = "–"
 _THEIR_GRAPH = (
@@ -26,7 +26,8 @@ _THEIR_GRAPH = (
 def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
     """One row per server, in Markdown."""
     titles = ["server", *(f"req/s, {count}" for count in CLIENTS), "added", *(f"ms, {count}" for count in CLIENTS)]
-    titles += [*(f"ms, {share:.0%}" for share in SHARES), "MB", "ready s", "not 200", "same label", "note"]
+    titles += [*(f"ms, {share:.0%}" for share in SHARES), "ms, same load"]
+    titles += ["MB", "ready s", "not 200", "same label", "note"]
     lines = [_line(titles), _line(["---"] * len(titles))]
     for row in rows:
         lines.append(_line([row.title, *_cells(row)]))
@@ -43,10 +44,10 @@ def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
         "loops, then with "
         "Poisson arrivals at 50, 70 and 90 % of the server's own highest throughput, from the intended time of "
         "sending; what that is now is told by the loop just before, and a load that was far from it by the loop after "
-        "it too is sent again. MB (10⁶ bytes) is the resident set under load, "
-        "after all rounds, of several processes the proportional one. ready is "
-        "from the start of the process to the first answer, the shorter of two. not 200 counts requests of all rounds, "
-        "same label is the share of texts that got the loop's label."
+        f"it too is sent again. The same load is {SAME_LOAD:.0%} of the loop's throughput, for all who can answer it. "
+        "MB (10⁶ bytes) is the resident set under load, after all rounds, of several processes the proportional one. "
+        "ready is from the start of the process to the first answer, the shorter of two. "
+        "not 200 counts requests of all rounds, same label is the share of texts that got the loop's label."
     )
     return "\n".join(lines) + f"\n\n{explained}\n"
 
@@ -56,7 +57,7 @@ def _cells(row: Measured) -> list[str]:
     return [
         *map(_throughput, row.closed.values()),
         _number(over(row.closed[CLIENTS[0]], lambda one: one.added), "+.2f"),
-        *map(_quantiles, (*row.closed.values(), *row.opened.values())),
+        *map(_quantiles, (*row.closed.values(), *row.opened.values(), row.same)),
         _number(row.memory.megabytes, ".0f") + more,
         _number(row.ready_seconds, ".2f"),
         f"{failures(row):,}" if row.closed[CLIENTS[0]] else _NOTHING,
