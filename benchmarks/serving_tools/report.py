@@ -38,7 +38,7 @@ def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
         f"The same student, {len(conditions.classes)} labels, {len(conditions.texts):,} texts in turn; a core for the "
         f"server, another for the load. {graph} Medians of {conditions.rounds} rounds, each load "
         f"{conditions.seconds:g} s after {conditions.warm_up:g} s of warm-up, an open loop {conditions.requests} "
-        "requests at least. "
+        "requests at least; of 1 client four loads a round. "
         "req/s is in a closed loop of 1, 16 and 64 clients, in parentheses in terms of the loop's just before and "
         "after. added is the p50 of 1 client less the loop's text, in ms. ms is p50 / p99 / p99.9: in those closed "
         "loops, then with "
