@@ -27,6 +27,15 @@ def jaccard(one: str, other: str) -> float:
     return len(first & second) / len(first | second)
 
 
+def nearest_above(text: str, threshold: float) -> str:
+    """Change the beginning of `text` as far as its similarity stays at or above `threshold`."""
+    low, high = 0, len(text)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if jaccard(text, "Z" * middle + text[middle:]) >= threshold else (low, middle)
+    return "Z" * low + text[low:]
+
+
 def cleaned(pool: Examples, threshold: float = 0.9, **held: Examples):
     return clean(pool, held, threshold)
 
@@ -56,14 +65,26 @@ def test_near_duplicates_go_and_the_first_stays():
     assert (cleaning.exact, cleaning.near) == (0, 1)
 
 
-def test_hardly_any_pair_just_over_the_threshold_is_missed():
+@pytest.mark.parametrize("threshold", [0.51, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.999])
+def test_at_most_one_pair_in_a_hundred_at_the_threshold_is_missed(threshold):
     generator = random.Random(0)
-    texts = ["".join(generator.choices("abcdefghij ", k=200)) for _ in range(200)]
-    pairs = [(text, f"{text[:100]}ZZ{text[102:]}") for text in texts]
-    assert all(0.93 < jaccard(one, other) < 0.95 for one, other in pairs)
-    first, second = zip(*pairs, strict=True)
-    _, cleaning = cleaned(split(Train, *second), 0.92, test=split(Test, *first))
-    assert cleaning.leaked["test"] >= 195
+    length, count = (200, 200) if threshold < 0.99 else (11_000, 20)  # long enough for so small a difference
+    found = 0
+    for _ in range(count):
+        text = "".join(generator.choices("abcdefghij", k=length))
+        other = nearest_above(text, threshold)
+        assert threshold <= jaccard(text, other) < threshold + 0.04
+        _, cleaning = cleaned(split(Train, other), threshold, test=split(Test, text))
+        found += cleaning.leaked["test"]
+    # With a miss rate of 1 %, 7 or more of 200, or 3 or more of 20, come up less than once in 200 and 900 runs.
+    assert count - found <= (6 if count == 200 else 2)
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.997, 0.9999])
+def test_near_duplicates_of_any_threshold_leave_unlike_texts_alone(threshold):
+    kept, cleaning = cleaned(split(Train, UNLIKE, LONG, LONG.upper()), threshold)
+    assert len(kept) == 2
+    assert (cleaning.exact, cleaning.near) == (1, 0)
 
 
 def test_at_threshold_one_nothing_is_near():
