@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from distill.preparation import Splits
     from distill.run import Run
     from export.run import ExportRun
 
@@ -89,7 +91,7 @@ def label(
     from distill.asking import Means
 
     run = _run(task, output)
-    run.make_data()
+    _warn_of_data(run.make_data())
     if dry_run:
         for line in run.forecast():
             console.print(line)
@@ -97,6 +99,7 @@ def label(
     soft = run.make_labels(Means(max_usd, batch, workers if engine == "ray" else 0))
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
     console.print(run.labelling())
+    _warn(run.doubts_of_labels())
 
 
 @app.command()
@@ -140,8 +143,9 @@ def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
     from export.run import ExportRun
 
     stages = _run(task, output)
-    stages.make_data()
+    _warn_of_data(stages.make_data())
     stages.make_labels(Means(max_usd))
+    _warn(stages.doubts_of_labels())
     for name in stages.task.students:
         stages.make_student(name)
     exported = ExportRun(stages)
@@ -224,6 +228,15 @@ def _export_run(task: Path, output: Path | None) -> ExportRun:
     return ExportRun(_run(task, output))
 
 
+def _warn(messages: Iterable[str]) -> None:
+    for message in messages:
+        typer.echo(f"warning: {message}", err=True)
+
+
+def _warn_of_data(splits: Splits) -> None:
+    _warn(finding.message for finding in splits.findings)
+
+
 def _print_gap(gap: dict[str, Any], folder: Path) -> None:
     from distill.report import summary
 
@@ -234,6 +247,7 @@ def _print_gap(gap: dict[str, Any], folder: Path) -> None:
     console.print(table, soft_wrap=False)
     for name, student in gap["students"].items():
         console.print(f"{name}: {student['measured']['reason']}")
+    _warn(gap.get("warnings", ()))
     console.print(f"{folder}/report.md, {folder}/gap.json")
 
 

@@ -16,7 +16,7 @@ from distill.artifacts import write_atomic
 from distill.data.duplicates import clean
 from distill.data.sources import read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
-from distill.data.sufficiency import Finding, examine, shared_with_test
+from distill.data.sufficiency import Finding, calibration_coverage, examine, fit_coverage, shared_with_test
 from distill.errors import DataError
 from distill.progress import bar
 from distill.task import Task
@@ -71,7 +71,7 @@ def prepare(task: Task, folder: Path) -> None:
         raise DataError("validation: no rows; raise data.validation or give it a source of its own")
     if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
         raise DataError("an id stands in two splits; ids must differ across train, validation and test")
-    findings = examine(splits, labels) + _overlaps(task, splits["test"], given, labels)
+    findings = examine(splits, labels) + _other_uses(task, splits["test"], given, labels)
     if problems := [finding.message for finding in findings if finding.level == "problem"]:
         raise DataError("; ".join(problems))
     for name, split in splits.items():
@@ -112,16 +112,16 @@ def _labels_of(splits: list[Examples], task: Task) -> tuple[str, ...]:
     return tuple(sorted(named))
 
 
-def _overlaps(task: Task, test: Examples, validation: Examples | None, labels: tuple[str, ...]) -> list[Finding]:
-    """Texts of the test split that fit or calibrate the teacher, or choose the student too."""
+def _other_uses(task: Task, test: Examples, validation: Examples | None, labels: tuple[str, ...]) -> list[Finding]:
+    """What else uses the test split's texts, and the labels that fitting and calibrating the teacher do not see."""
     findings = [] if validation is None else shared_with_test("validation", validation, test)
     fit = fit_section(task.teacher)
     fitted = None if fit is None else read(fit.data, "gold")
     if fitted is not None:
-        findings += shared_with_test("teacher.fit.data", fitted, test)
+        findings += shared_with_test("teacher.fit.data", fitted, test) + fit_coverage(fitted, labels)
     if (calibration := task.labelling.calibration) is not None:
         gold = gold_rows(calibration, labels)
-        findings += shared_with_test("labelling.calibration.data", gold, test)
+        findings += shared_with_test("labelling.calibration.data", gold, test) + calibration_coverage(gold, labels)
         findings += [] if fitted is None else shared_with_fit(gold, fitted)
     return findings
 

@@ -26,6 +26,7 @@ def markdown(gap: dict[str, Any]) -> str:
         f"Teacher: {gap['teacher']['name']} (version {gap['teacher']['version']}). "
         f"Chosen student: **{gap['chosen']}**. Made {gap['created']}.",
         "",
+        *(line for warning in gap.get("warnings", ()) for line in (f"**Warning:** {warning}.", "")),
         *_students_table(gap),
         "",
         "![accuracy of students against their latency](frontier.png)",

@@ -18,6 +18,7 @@ from distill.appraisal import terms_of
 from distill.artifacts import Stage, fingerprint, write_atomic
 from distill.asking import Asking, Means
 from distill.cashbook import dollars
+from distill.constant_answers import teacher_warnings
 from distill.data.sources import read
 from distill.data.splits import S
 from distill.digests import source_digest, teacher_digest
@@ -45,8 +46,8 @@ class Run:
         """Rows read, cleaned and split."""
         task = self.task
         sources = [task.data.train, task.data.test, task.data.validation]
-        if task.labels is None and (fit := fit_section(task.teacher)):
-            sources.append(fit.data)  # its gold labels are among the task's
+        if fit := fit_section(task.teacher):
+            sources.append(fit.data)  # its gold labels may be the task's, and what it lacks is among the findings
         if task.labelling.calibration is not None:
             sources.append(task.labelling.calibration.data)
         inputs = {
@@ -150,6 +151,11 @@ class Run:
     def soft_labels(self) -> SoftLabels:
         """The soft labels of the finished stage."""
         return SoftLabels.read(self.labels.require("label") / LABELS)
+
+    def doubts_of_labels(self) -> list[str]:
+        """What makes the soft labels of the finished stage doubtful."""
+        soft = self.soft_labels()
+        return teacher_warnings(soft.probabilities, soft.labels)
 
     def make_student(self, name: str) -> Path:
         """Train a student unless it is up to date. Gives its folder."""

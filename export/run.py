@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.artifacts import Stage, fingerprint, write_atomic
+from distill.constant_answers import student_warnings, teacher_warnings
 from distill.data.splits import gold_classes
 from distill.errors import DistillError
 from distill.gap import SCHEMA, compare
@@ -143,17 +144,17 @@ class ExportRun:
         rows = soft.rows_of(test.ids)
         teacher = soft.probabilities[rows]
         gold = gold_classes(test, splits.labels) if test.has_gold else None
-        students = {}
+        students, answers = {}, {}
         for name, bundle in self.bundles().items():
             classifier = Classifier.load(bundle)
-            answers = classifier.probabilities(
+            answers[name] = classifier.probabilities(
                 test.texts,
                 track=lambda texts, name=name: track(texts, f"scoring {name}", len(test)),  # type: ignore[misc]
             )
             manifest = bundle.manifest
             training = json.loads((self.run.student(name).path / RECORD).read_text(encoding="utf-8"))
             students[name] = {
-                "gap": compare(teacher, answers, splits.labels, gold).as_dict(),
+                "gap": compare(teacher, answers[name], splits.labels, gold).as_dict(),
                 "bundle": manifest.version,
                 "family": manifest.family,
                 "variant": manifest.variant,
@@ -168,6 +169,10 @@ class ExportRun:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "teacher": _teacher_facts(soft, rows, self.run.labels.path),
             "students": students,
+            "warnings": [
+                *teacher_warnings(teacher, splits.labels, gold),
+                *student_warnings(answers, teacher, splits.labels),
+            ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
             "budget": self.task.budget.model_dump(),
             "data": splits.report,

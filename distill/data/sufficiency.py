@@ -58,11 +58,50 @@ def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Findi
             )
         )
     if train.has_gold:
-        counts = Counter(train.gold)
-        thin = sorted((counts[label], label) for label in labels if counts[label] < ENOUGH_PER_LABEL)
-        if thin:
-            listed = ", ".join(f"{label} ({count})" for count, label in thin[:5])
-            findings.append(
-                Finding("warning", f"train: {len(thin)} labels have fewer than {ENOUGH_PER_LABEL} rows: {listed}")
-            )
+        findings += _thin("train", Counter(train.gold), labels)
     return findings
+
+
+def fit_coverage(gold: Examples, labels: Sequence[str]) -> list[Finding]:
+    """Report the labels that the gold rows of `teacher.fit` lack or hardly have: a fitted teacher cannot learn them."""
+    counts = Counter(label for label in gold.gold if label is not None)
+    name = "teacher.fit.data"
+    if len(counts) == 1:
+        message = (
+            f"{name}: all rows have the label {next(iter(counts))!r}; add rows of the other {len(labels) - 1} labels"
+        )
+        return [Finding("problem", message)]
+    absent = [label for label in labels if not counts[label]]
+    findings = []
+    if absent:
+        message = (
+            f"{name}: no row has the label {_listed(absent)} ({len(absent)} of {len(labels)} labels); the fitted "
+            "teacher will not choose what it never saw; add rows, or take such labels out of the task's `labels`"
+        )
+        findings.append(Finding("warning", message))
+    return findings + _thin(name, counts, [label for label in labels if counts[label]])
+
+
+def calibration_coverage(gold: Examples, labels: Sequence[str]) -> list[Finding]:
+    """Report the labels that the gold rows of `labelling.calibration` lack: nothing says what their scores mean."""
+    absent = sorted(set(labels) - set(gold.gold))
+    if not absent:
+        return []
+    message = (
+        f"labelling.calibration.data: no row has the label {_listed(absent)} ({len(absent)} of {len(labels)} labels); "
+        "calibration does not see them; add rows"
+    )
+    return [Finding("warning", message)]
+
+
+def _thin(name: str, counts: Counter[str | None] | Counter[str], labels: Sequence[str]) -> list[Finding]:
+    """Warn about labels with few gold rows."""
+    thin = sorted((counts[label], label) for label in labels if counts[label] < ENOUGH_PER_LABEL)
+    if not thin:
+        return []
+    listed = ", ".join(f"{label} ({count})" for count, label in thin[:5])
+    return [Finding("warning", f"{name}: {len(thin)} labels have fewer than {ENOUGH_PER_LABEL} rows: {listed}")]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(map(repr, labels[:5])) + (", …" if len(labels) > 5 else "")

@@ -118,6 +118,13 @@ def section(gap: dict[str, Any]) -> str:
     return markdown(gap).split("## The teacher\n")[1].split("## ")[0]
 
 
+def test_warnings_come_before_every_number(gap):
+    assert "Warning" not in markdown(gap)
+    gap["warnings"] = ["the teacher says 'billing' for each of 50 texts"]
+    text = markdown(gap)
+    assert text.index("**Warning:** the teacher says 'billing' for each of 50 texts.") < text.index("95 % intervals")
+
+
 def test_the_rows_that_the_teacher_did_not_label_are_counted(gap):
     text = section(gap).strip()
     assert text.startswith("It labelled 940 texts, refused 2, and answered 1 with no label;")

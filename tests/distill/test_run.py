@@ -390,6 +390,16 @@ def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch)
     assert load_student(run.student("words").path).labels == soft.labels
 
 
+def test_a_teacher_that_says_one_label_for_everything_is_doubted_before_training(fresh, template, rows, labels):
+    assert template.open().doubts_of_labels() == []
+    np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=np.eye(len(labels))[[1] * len(rows)])
+    run = fresh.open()
+    run.make_data()
+    run.make_labels()
+    (doubt,) = run.doubts_of_labels()
+    assert doubt.startswith(f"the teacher says {labels[1]!r} for each of {TRAIN + TEST} texts")
+
+
 # A teacher that is fitted first
 
 
@@ -491,6 +501,33 @@ def test_a_new_label_in_the_gold_of_the_teacher_is_a_label_of_the_task(local_tem
     with (folder / "gold.csv").open("a") as file:
         file.write("rain and snow,weather\n" * 3)
     assert "weather" in job.open().make_data().labels
+
+
+@pytest.mark.parametrize("labels_given", [True, False])
+def test_gold_rows_of_a_fit_that_lack_a_label_are_found_before_training(local_template, tmp_path, labels, labels_given):
+    folder = tmp_path / "job"
+    shutil.copytree(local_template.folder, folder)
+    task = json.loads(json.dumps(local_template.task))
+    task["data"]["train"]["label"] = "label"
+    if labels_given:
+        task["labels"] = list(labels)
+    job = Job(folder, task)
+    with (folder / "gold.csv").open(newline="") as file:
+        header, *gold = csv.reader(file)
+    texts = [row[0] for row in csv.reader((folder / "train.csv").open(newline=""))][1:]
+
+    def write(name: str, table: list[list[str]]) -> None:
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows([header, *table])
+
+    write("train.csv", [[text, labels[row % len(labels)]] for row, text in enumerate(texts)])
+    assert not [one for one in job.open().make_data().findings if "no row has the label" in one.message]
+    write("gold.csv", [row for row in gold if row[1] != labels[0]])
+    (finding,) = [one for one in job.open().make_data().findings if "no row has the label" in one.message]
+    assert f"teacher.fit.data: no row has the label {labels[0]!r} (1 of {len(labels)} labels)" in finding.message
+    write("gold.csv", [row for row in gold if row[1] == labels[0]])
+    with pytest.raises(DataError, match=r"teacher\.fit\.data: all rows have the label"):
+        job.open().make_data()
 
 
 # A teacher that is appraised

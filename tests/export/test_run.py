@@ -245,6 +245,18 @@ def test_the_reports_numbers_are_those_of_the_bundles(exported, gap):
         assert own["parameters"] == training["parameters"] > 0
 
 
+def test_the_report_warns_of_a_teacher_with_one_label_for_everything(copy, gap, monkeypatch):
+    assert not [warning for warning in gap["warnings"] if warning.startswith("the teacher")]
+    made = copy()
+    soft = made.run.soft_labels()
+    probabilities = np.eye(len(soft.labels), dtype=np.float32)[[2] * len(soft)]
+    monkeypatch.setattr(Run, "soft_labels", lambda _: dataclasses.replace(soft, probabilities=probabilities))
+    shutil.rmtree(made.report.path)
+    (warning,) = made.make_report()["warnings"]
+    assert warning.startswith(f"the teacher says {soft.labels[2]!r} for each of")
+    assert f"**Warning:** {warning}." in (made.report.path / "report.md").read_text()
+
+
 def test_the_report_says_what_was_compared_with_what(exported, gap):
     soft = exported.run.soft_labels()
     assert gap["task"] == "keywords"

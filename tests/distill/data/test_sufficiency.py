@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from distill.data.splits import Examples, Test, Train, Validation
-from distill.data.sufficiency import ENOUGH_PER_LABEL, ENOUGH_ROWS, ENOUGH_TO_JUDGE, examine
+from distill.data.sufficiency import (
+    ENOUGH_PER_LABEL,
+    ENOUGH_ROWS,
+    ENOUGH_TO_JUDGE,
+    calibration_coverage,
+    examine,
+    fit_coverage,
+)
 
 LABELS = ("a", "b")
 
@@ -52,3 +59,36 @@ def test_labels_with_few_rows_are_named_with_their_number():
     ((level, message),) = found(train=thin, labels=("a", "b", "c"))
     assert level == "warning"
     assert message == f"train: 2 labels have fewer than {ENOUGH_PER_LABEL} rows: c (0), b (10)"
+
+
+def test_gold_rows_of_one_label_cannot_fit_a_teacher():
+    (finding,) = fit_coverage(split(Examples, 100, gold=("a",)), ("a", "b", "c", "d"))
+    assert finding.level == "problem"
+    assert finding.message == "teacher.fit.data: all rows have the label 'a'; add rows of the other 3 labels"
+
+
+def test_labels_that_the_gold_rows_of_a_fit_lack_are_named():
+    (finding,) = fit_coverage(split(Examples, 100, gold=("a", "c", "d")), ("a", "b", "c", "d"))
+    assert finding.level == "warning"
+    assert "no row has the label 'b' (1 of 4 labels)" in finding.message
+
+
+def test_labels_that_the_gold_rows_of_a_fit_hardly_have_are_named():
+    (finding,) = fit_coverage(split(Examples, 100, gold=("a",) * 49 + ("b",)), ("a", "b"))
+    assert (finding.level, finding.message) == (
+        "warning",
+        f"teacher.fit.data: 1 labels have fewer than {ENOUGH_PER_LABEL} rows: b (2)",
+    )
+
+
+def test_a_fit_on_enough_rows_of_every_label_has_no_findings():
+    assert fit_coverage(split(Examples, 100), LABELS) == []
+
+
+def test_labels_that_calibration_does_not_see_are_named():
+    (finding,) = calibration_coverage(split(Examples, 100, gold=("b",)), ("a", "b"))
+    assert (finding.level, finding.message.split("; ")[0]) == (
+        "warning",
+        "labelling.calibration.data: no row has the label 'a' (1 of 2 labels)",
+    )
+    assert calibration_coverage(split(Examples, 100), LABELS) == []
