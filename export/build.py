@@ -19,6 +19,7 @@ from distill.progress import bar
 from distill.students.base import TOKENIZER as STUDENT_TOKENIZER
 from distill.students.base import Student
 from distill.task import Export
+from distill.truncation import truncate_at, truncation_side
 from export import gates
 from export.bundle import (
     CARD,
@@ -96,7 +97,7 @@ def build_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         student.tokenizer.no_padding()
-        student.tokenizer.enable_truncation(student.max_tokens)
+        truncate_at(student.tokenizer, student.max_tokens)
         student.tokenizer.save(str(folder / STUDENT_TOKENIZER))
         export_onnx(student, folder / MODEL)
         typical = student.encode(_spread(validation.texts, _TYPICAL_TEXTS))
@@ -133,6 +134,7 @@ def build_bundle(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             multi_label=student.multi_label,
             threshold=threshold,
+            truncation_side=truncation_side(student.tokenizer),
         )
         contents: dict[str, bytes | Path] = {
             MODEL: graphs[selection.variant],

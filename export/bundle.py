@@ -39,7 +39,11 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "files": dict,
     "version": str,
 }
-_OPTIONAL: dict[str, type | tuple[type, ...]] = {"multi_label": bool, "threshold": (int, float)}
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "multi_label": bool,
+    "threshold": (int, float),
+    "truncation_side": str,
+}
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # linux/fcntl.h
 
@@ -55,6 +59,8 @@ class Manifest:
     `teacher` has the `name` and `version` of whom the student learned from, the `terms` that were acknowledged, where
     there are any, and the `calibration` of its answers, where it was calibrated: shadowing applies that to the teacher.
     The probabilities of a `multi_label` bundle are each on its own, and a text has every label from `threshold`.
+    `truncation_side`, `left` or `right`, is the end of a text of more than `max_tokens` that is left out; the tokenizer
+    has it too.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Manifest:
     created: str = ""
     multi_label: bool = False
     threshold: float = 0.5
+    truncation_side: str = "right"
     schema: int = SCHEMA
 
     def content_version(self) -> str:

@@ -27,6 +27,7 @@ def card(manifest: Manifest) -> str:
             f"the epoch: {manifest.measured['validation_agreement']:.4f}",
             *_threshold(manifest),
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
+            f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
             f"- Exported {manifest.created} on {manifest.cpu['machine']} ({', '.join(manifest.cpu['features'])})",
             "",
             "| gate | measured | required | passed |",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
+from distill.truncation import truncate_at
 from export.binding import BoundRun, Feeds
 from export.bundle import MODEL, TOKENIZER, Bundle, BundleError
 from export.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
@@ -80,7 +81,7 @@ class GraphTokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path}: not a tokenizer ({error}); export the bundle again") from error
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        truncate_at(self._tokenizer, max_tokens)
         self._words = Words.of(self._tokenizer)
         self.max_tokens = max_tokens
 

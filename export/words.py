@@ -17,6 +17,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from distill.truncation import truncation_side
+
 _MOST_WORDS = 20_000
 _LONGEST_WORD = 32
 """Only so many words are kept, and none that is longer."""
@@ -37,6 +39,9 @@ class Words:
         self._lowercase: bool = tokenizer.normalizer.lowercase
         self._before, self._after = before, after
         self._most: int = tokenizer.truncation["max_length"] - len(after)
+        self._cut = len(before) if truncation_side(tokenizer) == "left" else self._most
+        """Where tokens are left out of a text that has too many."""
+
         plain = {*ascii_letters, *digits, *punctuation, *_SPACES} - apart
         self._plain = re.compile(f"[{re.escape(''.join(sorted(plain)))}]*")
         self._known: dict[str, tuple[int, ...]] = {}
@@ -57,23 +62,28 @@ class Words:
         return cls(tokenizer, whole[:at], whole[at + len(alone) :], apart)
 
     def encode(self, text: str) -> tuple[list[int], bool] | None:
-        """The token ids of a text, and whether it had more; None for a text that is not plain."""
+        """The token ids of a text, and whether it had more; None for a text that is not plain, or of endless words."""
         if not text.isascii() or self._plain.fullmatch(text) is None:
             return None
         known = self._known
         ids = self._before.copy()
         for word in _WORD.findall(text.lower() if self._lowercase else text):
             pieces = known.get(word)
-            ids += self._learn(word) if pieces is None else pieces
-        truncated = len(ids) > self._most
-        if truncated:
-            del ids[self._most :]
+            if pieces is None and (pieces := self._learn(word)) is None:
+                return None
+            ids += pieces
+        more = len(ids) - self._most
+        if more > 0:
+            del ids[self._cut : self._cut + more]
         ids += self._after
-        return ids, truncated
+        return ids, more > 0
 
-    def _learn(self, word: str) -> tuple[int, ...]:
-        """The pieces of a word, as far as the graph could read them."""
-        pieces = tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
+    def _learn(self, word: str) -> tuple[int, ...] | None:
+        """The pieces of a word; None for one that has more than the graph reads."""
+        encoding = self._tokenizer.encode(word, add_special_tokens=False)
+        if encoding.overflowing:
+            return None
+        pieces = tuple(encoding.ids)
         if len(word) <= _LONGEST_WORD:
             if len(self._known) >= _MOST_WORDS:
                 self._known.clear()

@@ -22,7 +22,8 @@ class Student:
         self.labels: list[str] = manifest["labels"]
         self._tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(manifest["max_tokens"])
+        side = (self._tokenizer.truncation or {}).get("direction", "right")
+        self._tokenizer.enable_truncation(manifest["max_tokens"], direction=side)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from distill.artifacts import write_atomic
 from distill.errors import DistillError
+from distill.truncation import truncate_at
 
 CARD = "student.json"
 TOKENIZER = "tokenizer.json"
@@ -133,7 +134,7 @@ def network_class(family: str) -> type[Network]:
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
     """Token ids of each text, truncated, not padded."""
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    truncate_at(tokenizer, max_tokens)
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 

@@ -23,6 +23,9 @@ disable_progress_bar()
 
 _FOLDER = "encoder"
 _HEAD = "head.safetensors"
+BOUNDLESS = 2**31 - 1
+"""The length of a tokenizer that knows no limit: what transformers says there is more than `tokenizers` can hold."""
+
 _LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "encoder.layers")
 
 
@@ -146,15 +149,18 @@ def _load_encoder(name: str | Path, **options: Any) -> Any:
 def fast_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a model, as the `tokenizers` library has it, with id 0 as what pads.
 
-    Raises DistillError when the model has none of that kind.
+    It cuts a text as `transformers` does that is told no length: at `model_max_length`, on `truncation_side`. Raises
+    DistillError when the model has none of that kind.
     """
     try:
-        backend = AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer
+        whole = AutoTokenizer.from_pretrained(name, use_fast=True)
+        backend = whole.backend_tokenizer
     except Exception as error:  # `tokenizers` raises no kind of its own
         raise DistillError(
             f"model {name}: has no fast tokenizer ({error}); use a model with a tokenizer.json"
         ) from error
     tokenizer: Tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.enable_truncation(min(whole.model_max_length, BOUNDLESS), direction=whole.truncation_side)
     return tokenizer
 
 

@@ -67,6 +67,7 @@ class LocalTeacher:
         from distill.artifacts import file_digest, fingerprint
         from distill.students.base import CARD, load_student
         from distill.students.fit import load_classifier
+        from distill.truncation import truncation_side
         from distill.weights import display_name, weights_version
 
         if config.fit is not None:
@@ -78,7 +79,10 @@ class LocalTeacher:
                 version = fingerprint([file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()])
             else:
                 model = load_classifier(config.model, config.max_tokens)
-                version = fingerprint([weights_version(config.model), config.max_tokens])
+                side = truncation_side(model.tokenizer)
+                # What is cut on the left was once cut on the right: those answers are of another version.
+                cut = [model.max_tokens] if side == "right" else [model.max_tokens, side]
+                version = fingerprint([weights_version(config.model), *cut])
         except DistillError as error:
             raise TeacherError(str(error)) from error
         if model.multi_label:

@@ -18,23 +18,48 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = ["card", "Card", "re", "##fund", "##ed", "where", "is", "my", "##s", "1", "##2", "a", "##a", *".,?!'-%[]"]
 
 
-def tokenizer(lowercase=True, model=None, normalizer=None, pre_tokenizer=None, added=(), template=True, most=MOST):
+def tokenizer(
+    lowercase=True, model=None, normalizer=None, pre_tokenizer=None, added=(), template=True, most=MOST, side="right"
+):
     vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *PIECES])}
     made = Tokenizer(model or models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=20))
     made.normalizer = normalizer or normalizers.BertNormalizer(lowercase=lowercase)
     made.pre_tokenizer = pre_tokenizer or pre_tokenizers.BertPreTokenizer()
     if template:
         special = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
-        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+        made.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP] [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=special
+        )
     made.add_special_tokens([*SPECIAL, *added])
-    made.enable_truncation(most)
+    made.enable_truncation(most, direction=side)
     return made
 
 
-TOKENIZERS = {"lower": tokenizer(), "cased": tokenizer(lowercase=False), "bare": tokenizer(template=False)}
+TOKENIZERS = {
+    "lower": tokenizer(),
+    "cased": tokenizer(lowercase=False),
+    "bare": tokenizer(template=False),
+    "left": tokenizer(side="left"),
+    "bare left": tokenizer(template=False, side="left"),
+}
 KNOWN = {name: Words.of(made) for name, made in TOKENIZERS.items()}
 bits = st.sampled_from(
-    [*PIECES, *SPECIAL, "refunds", "CARDS", "caf\u00e9", "12", " ", "\n", "\t", "\0", "\x0b", "\x1f", "a" * 30]
+    [
+        *PIECES,
+        *SPECIAL,
+        "refunds",
+        "CARDS",
+        "caf\u00e9",
+        "12",
+        " ",
+        "\n",
+        "\t",
+        "\0",
+        "\x0b",
+        "\x1f",
+        "a" * 15,
+        "a" * 30,
+    ]
 )
 texts = st.lists(bits, max_size=20).map("".join) | st.text(alphabet=string.printable, max_size=40) | st.text(max_size=9)
 
@@ -63,10 +88,26 @@ def test_other_texts_are_left_to_the_tokenizer(text):
 
 def test_a_text_is_cut_where_the_graph_ends():
     made, known = TOKENIZERS["lower"], KNOWN["lower"]
-    for count in (MOST - 3, MOST - 2, MOST - 1, 500):
+    for count in (MOST - 4, MOST - 3, MOST - 2, 500):
         assert known.encode("a " * count) == expected(made, "a " * count)
-    assert known.encode("a " * (MOST - 2))[1] is False
-    assert known.encode("a " * (MOST - 1))[1] is True
+    assert known.encode("a " * (MOST - 3))[1] is False
+    assert known.encode("a " * (MOST - 2))[1] is True
+
+
+def test_the_side_of_the_tokenizer_is_what_is_left_out():
+    text = "where " * MOST + "my card"
+    for name in ("left", "bare left"):
+        ids, truncated = KNOWN[name].encode(text)
+        assert (ids, truncated) == expected(TOKENIZERS[name], text)
+        assert (len(ids), truncated) == (MOST, True)
+        assert TOKENIZERS[name].decode(ids).endswith("my card")
+    assert not TOKENIZERS["lower"].decode(KNOWN["lower"].encode(text)[0]).endswith("card")
+
+
+def test_a_word_of_more_pieces_than_the_graph_reads_is_left_to_the_tokenizer():
+    for name in ("bare", "bare left"):
+        assert KNOWN[name].encode("a" * (MOST + 1)) is None
+        assert KNOWN[name].encode("a" * MOST) == expected(TOKENIZERS[name], "a" * MOST)
 
 
 def test_a_word_is_asked_for_once_and_few_are_kept(monkeypatch):
@@ -97,7 +138,7 @@ def test_a_long_word_is_not_kept():
         {"pre_tokenizer": pre_tokenizers.Whitespace()},
         {"added": ["card"]},
         {"added": [AddedToken("\u2581", normalized=False)]},
-        {"most": 3},
+        {"most": 4},
     ],
 )
 def test_a_tokenizer_of_another_make_has_no_words(other):

@@ -40,9 +40,13 @@ class Options(BaseModel):
 
     truncate: bool | None = Field(
         default=None,
-        description="`false` refuses texts of more tokens than the student reads; otherwise their beginning is read.",
+        description="`false` refuses texts of more tokens than the student reads; otherwise one end is left out, the "
+        "manifest's `truncation_side`.",
     )
-    truncation_direction: Literal["right", "Right"] = Field(default="right", description="The end is what is left out.")
+    truncation_direction: Literal["right", "Right"] = Field(
+        default="right",
+        description="The end is what is left out. Refused for a long text where the student leaves out the beginning.",
+    )
     raw_scores: bool = Field(default=False, description="Answer with logits.")
 
     @property
@@ -201,12 +205,20 @@ async def health(request: Request) -> Response:
 
 
 def rankings(answer: Answer, asked: list[Options], name: str) -> list[Ranking]:
-    """The labels of each text, best first. Raises InvalidRequestError for one that may not be truncated and was."""
+    """The labels of each text, best first.
+
+    Raises InvalidRequestError for one that was truncated, and may not be, or not on that side.
+    """
+    most, side = answer.manifest.max_tokens, answer.manifest.truncation_side
     for index, (prediction, options) in enumerate(zip(answer.predictions, asked, strict=True)):
         if prediction.truncated and options.truncate is False:
-            most = answer.manifest.max_tokens
             raise InvalidRequestError(
                 f"{name}[{index}]: more than the {most} tokens that this model reads; send less, or not `truncate`"
+            )
+        if prediction.truncated and side != "right" and "truncation_direction" in options.model_fields_set:
+            raise InvalidRequestError(
+                f"{name}[{index}]: more than the {most} tokens that this model reads, of which it reads the last; "
+                "send less, or not `truncation_direction`"
             )
     pairs = zip(answer.predictions, asked, strict=True)
     return [ranked(answer.manifest.labels, activated(one, options.activation)) for one, options in pairs]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+from tokenizers import Tokenizer
 
+from export.bundle import TOKENIZER, write_bundle
 from service import dataplane
 from service.app import create_app
 from service.errors import OverloadedError
@@ -25,6 +28,16 @@ async def predict(client, inputs, path="/predict", **options):
 
 async def infer(client, inputs, **parameters):
     return await predict(client, inputs, "/", parameters=parameters)
+
+
+@pytest.fixture
+def left_bundle(tiny_bundle, tmp_path):
+    """A bundle like `tiny_bundle` that leaves out the beginning of a long text."""
+    tokenizer = Tokenizer.from_file(str(tiny_bundle.path / TOKENIZER))
+    tokenizer.enable_truncation(32, direction="left")
+    contents = {name: tiny_bundle.path / name for name in tiny_bundle.manifest.files}
+    manifest = dataclasses.replace(tiny_bundle.manifest, truncation_side="left")
+    return write_bundle(tmp_path / "left", {**contents, TOKENIZER: tokenizer.to_str().encode()}, manifest).path
 
 
 def refused(response, status, error_type):
@@ -127,6 +140,15 @@ async def test_truncation_is_reported_to_who_does_not_want_it(client):
     assert (await predict(client, "invoice", truncate=False))[0]["label"] == "billing"
     response = await client.post("/predict", json={"inputs": [["invoice"], [long]], "truncate": False})
     assert refused(response, 422, "Validation").startswith("inputs[1]: more than the 32 tokens")
+
+
+async def test_a_model_that_reads_the_end_says_so_to_who_asks_for_the_beginning(running, left_bundle):
+    texts = [["invoice"], ["invoice " * 40 + "parcel " * 31]]
+    async with running(bundle=left_bundle) as client:
+        assert [scores[0]["label"] for scores in await predict(client, texts)] == ["billing", "shipping"]
+        assert await predict(client, texts[:1], truncation_direction="right")
+        response = await client.post("/predict", json={"inputs": texts, "truncation_direction": "Right"})
+        assert refused(response, 422, "Validation").startswith("inputs[1]: more than the 32 tokens that this model")
 
 
 @pytest.mark.parametrize(
