@@ -1,7 +1,8 @@
 """Who may ask, and how many texts a second: the keys of a file at work. What the file looks like is `keyfile`'s affair.
 
-The file is read again when it has changed, looked at once a second at most; one that does not fit leaves the keys
-before in force. Not for people: there are no sessions, no passwords, and no role but `admin`.
+The file is read again when it has changed, looked at once a second at most. One that was emptied or deleted revokes all
+keys; one that does not fit leaves the keys before in force. Both are errors in the log. Not for people: there are no
+sessions, no passwords, and no role but `admin`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import structlog
 from pydantic import BaseModel
 
 from service.errors import ForbiddenError, RateLimitedError, UnauthorisedError
-from service.keyfile import KeysError, Line, Terms, digest_of, read_keys
+from service.keyfile import KeysError, Line, NoKeysError, Terms, digest_of, read_keys
 from service.metrics import ALLOWED, FORBIDDEN, PROBES, UNAUTHORISED, Metrics
 
 if TYPE_CHECKING:
@@ -99,18 +100,26 @@ class Keys:
         exchange.spend(0)
 
     def refresh(self) -> None:
-        """Read the file again if it is another than before. One that does not fit is told once and changes nothing."""
+        """Read the file again if it is another than before.
+
+        Without a key in it, or without the file, all keys are revoked. One that does not fit changes nothing. Each is
+        told once.
+        """
         signature = _signature(self._path)
         if signature == self._seen:
             return
         self._seen = signature
         try:
             self._use(read_keys(self._path))
+        except NoKeysError as error:
+            self._use([])
+            logger.error("all keys are revoked, so nobody may ask", error=str(error))
         except KeysError as error:
             logger.error("keys not read again; those before are in force still", error=str(error))
 
     def _look(self, now: float) -> None:
-        if now - self._looked >= _LOOK_SECONDS:
+        # An editor may empty or delete a file for a moment: then nobody waits a second for what it writes.
+        if now - self._looked >= _LOOK_SECONDS or not self._digests:
             self._looked = now
             self.refresh()
 
@@ -163,10 +172,10 @@ def _key_of(headers: Mapping[bytes, bytes]) -> bytes:
     return credentials.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
 
 
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None when it cannot be seen."""
+def _signature(path: Path) -> tuple[int | None, ...]:
+    """What changes when a file does, or why it cannot be seen."""
     try:
         status = os.stat(path)
-    except OSError:
-        return None
+    except OSError as error:
+        return (error.errno,)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

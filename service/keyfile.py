@@ -10,8 +10,10 @@ out when nobody uses it any more.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,10 @@ _PREFIX = "reflux_"
 
 class KeysError(StartupError):
     """The file does not fit; the message says where and what to do."""
+
+
+class NoKeysError(KeysError):
+    """There is no file, or no key in it: nobody may ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,11 @@ def key_line(name: str, key: str, options: str = "") -> str:
 
 
 def read_keys(path: Path) -> list[Line]:
-    """Read a file, of which at least one line is a key. Raises KeysError."""
+    """Read a file, of which at least one line is a key. Raises KeysError: NoKeysError where there is none."""
     try:
-        rows = path.read_text(encoding="utf-8").splitlines()
+        rows = _read(path).splitlines()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoKeysError(f"{path}: the API keys cannot be read ({error.strerror})") from error
     except OSError as error:
         raise KeysError(f"{path}: the API keys cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
@@ -80,8 +88,16 @@ def read_keys(path: Path) -> list[Line]:
             except KeysError as error:
                 raise KeysError(f"{path}, line {number}: {error}") from None
     if not lines:
-        raise KeysError(f"{path}: there is no key, so nobody could ask; make one with `reflux keys new NAME`")
+        raise NoKeysError(f"{path}: there is no key, so nobody could ask; make one with `reflux keys new NAME`")
     return lines
+
+
+def _read(path: Path) -> str:
+    """The text of a regular file, without a byte order mark. What else a path may name is not read: a FIFO waits."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise KeysError(f"{path}: the API keys are not in a regular file, but in a pipe or a device; name a file")
+        return file.read().decode("utf-8-sig")
 
 
 def _line(content: str) -> Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import asynccontextmanager
 
 import httpx
@@ -13,7 +14,7 @@ from structlog.testing import capture_logs
 from service.app import create_app
 from service.auth import Caller, Keys
 from service.errors import RateLimitedError, StartupError
-from service.keyfile import Terms
+from service.keyfile import Terms, key_line
 from service.metrics import Metrics
 
 TEXT = {"text": "invoice"}
@@ -276,18 +277,81 @@ async def test_the_file_is_looked_at_by_itself_once_a_second(guarded, write_keys
 async def test_a_file_that_no_longer_fits_leaves_the_keys_and_is_told_once(guarded, write_keys):
     path = write_keys(tickets="right")
     async with guarded(path) as (client, state):
-        for break_it in (lambda: path.write_text("hunter2"), path.unlink, lambda: path.write_text("")):
+
+        def replace(make):
+            path.unlink()
+            make(path)
+
+        def half():
+            path.write_text(key_line("tickets", "right") + "\n" + key_line("other", "more")[:40])
+
+        breaks = (
+            lambda: path.write_text("hunter2"),
+            lambda: path.write_bytes(b"\xff\xfe"),
+            half,
+            lambda: replace(os.mkdir),
+            lambda: path.rmdir() or os.mkfifo(path),
+        )
+        for break_it in breaks:
             with capture_logs() as events:
                 break_it()
                 state.keys.refresh()
                 state.keys.refresh()
                 assert (await client.get("/model", headers=bearer("right"))).status_code == 200
             assert [event["log_level"] for event in events] == ["error"]
+            assert "in force still" in str(events)
             assert "hunter2" not in str(events)
         write_keys(tickets="new")
         state.keys.refresh()
         assert (await client.get("/model", headers=bearer("new"))).status_code == 200
         assert (await client.get("/model", headers=bearer("right"))).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        lambda path: path.write_text(""),
+        lambda path: path.write_text("# nobody any more\n\n"),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.symlink_to(path.parent / "nowhere")),
+    ],
+    ids=["emptied", "comments", "deleted", "dangling"],
+)
+async def test_an_emptied_or_deleted_file_revokes_all_keys_and_is_told_once(guarded, write_keys, empty):
+    path = write_keys(tickets="right", boss="master:admin")
+    async with guarded(path, admin=True) as (client, state):
+
+        async def status():
+            return (await client.get("/model", headers=bearer("right"))).status_code
+
+        assert await status() == 200
+        with capture_logs() as events:
+            empty(path)
+            state.keys.refresh()
+            assert [await status(), await status()] == [401, 401]
+            assert (await client.post("/admin/reload", headers=bearer("master"))).status_code == 401
+        errors = [event for event in events if event["log_level"] == "error"]
+        assert [event["event"] for event in errors] == ["all keys are revoked, so nobody may ask"]
+        assert str(path) in errors[0]["error"]
+        path.write_text("half a li")
+        assert await status() == 401
+        write_keys(tickets="right")
+        assert await status() == 200  # without waiting for the next second
+
+
+async def test_a_mounted_secret_is_exchanged_by_its_link(guarded, tmp_path):
+    for number, key in enumerate(("old", "new")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "keys").write_text(key_line("tickets", key))
+    (tmp_path / "..data").symlink_to("0")
+    (tmp_path / "keys").symlink_to("..data/keys")
+    async with guarded(tmp_path / "keys") as (client, state):
+        assert (await client.get("/model", headers=bearer("old"))).status_code == 200
+        (tmp_path / "..new").symlink_to("1")
+        (tmp_path / "..new").rename(tmp_path / "..data")
+        state.keys.refresh()
+        assert (await client.get("/model", headers=bearer("old"))).status_code == 401
+        assert (await client.get("/model", headers=bearer("new"))).status_code == 200
 
 
 async def test_another_key_for_a_name_does_not_give_its_rate_anew(guarded, write_keys):

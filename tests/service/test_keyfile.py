@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_a_file_that_cannot_be_read_does_not_fit(tmp_path):
     (tmp_path / "keys").write_bytes(b"\xff\xfe")
     with pytest.raises(KeysError, match="UTF-8"):
         read_keys(tmp_path / "keys")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, make):
+    make(tmp_path / "keys")
+    with pytest.raises(KeysError, match=r"keys: the API keys (cannot be read|are not in a regular file)"):
+        read_keys(tmp_path / "keys")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(read):
+    assert [line.name for line in read(f"\ufefftickets:{ONE}")] == ["tickets"]
 
 
 def test_new_keys_are_long_and_never_the_same():
