@@ -11,9 +11,12 @@ set -eu
 bundle=${1:?a bundle} candidate=${2:?another bundle, of the same name and labels} cases=${3:-240}
 python=${PYTHON:-.venv/bin/python}
 folder=$(mktemp -d)
+made=$("$python" -c 'import reflux; reflux.main()' keys new fuzz --admin)
+key=${made#*once: } key=${key%%[[:space:]]*}
+echo "${made##*file: }" >"$folder/keys"
 
 env OMP_NUM_THREADS=1 REFLUX_BUNDLE="$bundle" REFLUX_CANDIDATE="$candidate" REFLUX_CANDIDATE_SHARE=0.5 \
-  REFLUX_ADMIN=true REFLUX_WORKERS=1 REFLUX_BATCH_TOKENS=512 REFLUX_HOST=127.0.0.1 REFLUX_PORT=0 \
+  REFLUX_ADMIN=true REFLUX_API_KEYS="$folder/keys" REFLUX_WORKERS=1 REFLUX_BATCH_TOKENS=512 REFLUX_HOST=127.0.0.1 REFLUX_PORT=0 \
   REFLUX_DRAIN_SECONDS=0 REFLUX_SHADOW__PATH="$folder/shadow.sqlite" "$python" -m service 2>"$folder/log" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server || true; rm -rf "$folder"' EXIT
@@ -35,7 +38,7 @@ for name in ("name", "version"):
     print(f'parameters."path.{name}" = {json.dumps(manifest[name])}')
 PYTHON
 
-(cd "$folder" && "${SCHEMATHESIS:-schemathesis}" run "http://127.0.0.1:$port/openapi.json" \
+(cd "$folder" && "${SCHEMATHESIS:-schemathesis}" run "http://127.0.0.1:$port/openapi.json" --header "X-API-Key: $key" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance \
   --max-examples "$cases" --continue-on-failure --suppress-health-check all)
 

@@ -85,6 +85,19 @@ class BundleRefusedError(ServiceError):
     code = "bundle_refused"
 
 
+class ReloadingError(ServiceError):
+    """The bundles are being loaded already; `retry_after` is the number of seconds in which that should be done."""
+
+    status_code = 409
+    code = "reloading"
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__(
+            f"the bundles are being loaded already, perhaps as they lay before; try again in {retry_after} s",
+            headers={"retry-after": str(retry_after)},
+        )
+
+
 class TooLargeError(ServiceError):
     """The body is larger than the service reads."""
 

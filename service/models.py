@@ -7,6 +7,7 @@ request is chosen here; how it answers is the runner's affair.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from service.engine.load import Loaded, load
 from service.engine.plan import Asked
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.errors import InvalidRequestError, NotReadyError, StartupError
+from service.errors import InvalidRequestError, NotReadyError, ReloadingError, StartupError
 from service.metrics import ModelMetrics
 from service.niceness import give_way
 from service.settings import Settings
@@ -125,6 +126,7 @@ class Models:
         """The one that answers every request; None where there is none, or a candidate beside it."""
 
         self._changing = asyncio.Lock()
+        self._began = self._took = 0.0  # the latest reload, in seconds of the monotonic clock
         self._stopped = False
         self._releasing: set[asyncio.Task[None]] = set()
 
@@ -167,9 +169,16 @@ class Models:
         """Load the bundles as they lie on disk now; those whose version changed take over, and no request is lost.
 
         Gives the version of each variant that is served then. Raises StartupError when a bundle or its shadow does not
-        fit, or after `stop`; what was served before is then served still, be there one bundle or two.
+        fit, or after `stop`; what was served before is then served still, be there one bundle or two. Raises
+        ReloadingError at once while another reload runs: it may have read the files before they last changed.
         """
+        if self._stopped:
+            raise StartupError("the service is stopping")
+        if self._changing.locked():
+            left = self._took - (time.monotonic() - self._began)
+            raise ReloadingError(retry_after=max(math.ceil(left), 1))
         async with self._changing:
+            self._began = time.monotonic()
             before = [model.loaded for model in self]
             loaded = await self._load(Variant.STABLE, self._settings.bundle, before)
             bundles = {Variant.STABLE: loaded}
@@ -181,7 +190,13 @@ class Models:
                     bundles[Variant.CANDIDATE] = candidate
             _check_labels(bundles)
             await self._swap({variant: self._kept(variant, one) for variant, one in bundles.items()})
+            self._took = time.monotonic() - self._began
         return self.versions
+
+    async def unchanging(self) -> None:
+        """Wait until no reload runs."""
+        async with self._changing:
+            pass
 
     async def stop(self) -> None:
         """Release every model. Requests have ended or been cut by now."""

@@ -28,7 +28,7 @@ from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
 from service.app import create_app, create_monitoring_app
-from service.errors import StartupError
+from service.errors import ReloadingError, StartupError
 from service.heads import Heads
 from service.logging import configure_logging
 from service.middleware import RequestMiddleware
@@ -97,6 +97,8 @@ class Server(uvicorn.Server):
         self._refusals = Refusals(edge) if plain else None
         self._heads: Heads[Plain] = Heads(settings.max_body_bytes)
         self._connecting: set[asyncio.Task[Any]] = set()
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_due = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, serve on bound sockets until told to stop, and leave in order."""
@@ -151,16 +153,27 @@ class Server(uvicorn.Server):
         logger.info("draining", seconds=seconds)
 
     def _reload(self) -> None:
-        """Begin to load the bundles again; those that are served go on until others can take over."""
-        self._reloading = asyncio.create_task(self._reload_bundles(), name="reload")
+        """Begin to load the bundles again; those that are served go on until others can take over.
+
+        While a reload runs, one more is due after it, however many signals come: nobody is told to try again, and what
+        is being loaded may lie there no more.
+        """
+        self._reload_due = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload_bundles(), name="reload")
 
     async def _reload_bundles(self) -> None:
-        try:
-            logger.info("reloaded", **await self._state.models.reload())
-        except StartupError as error:
-            logger.error("not reloaded; what was served before is served still", error=str(error))
-        except Exception:  # nobody waits for this task
-            logger.exception("not reloaded; what was served before is served still")
+        while self._reload_due:
+            try:
+                await self._state.models.unchanging()
+                self._reload_due = False
+                logger.info("reloaded", **await self._state.models.reload())
+            except ReloadingError:  # a request was faster
+                self._reload_due = True
+            except StartupError as error:
+                logger.error("not reloaded; what was served before is served still", error=str(error))
+            except Exception:  # nobody waits for this task
+                logger.exception("not reloaded; what was served before is served still")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -175,6 +188,8 @@ class Server(uvicorn.Server):
             self._accept_from(listener)
             host, port = listener.getsockname()[:2]
             logger.info("listening", host=host, port=port)
+        if self._state.access.notice is not None:
+            logger.warning("open to all", notice=self._state.access.notice)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer what was sent, close the connections."""

@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     """Send OpenTelemetry spans where the `OTEL_...` variables say; needs the extra `otel`."""
 
     admin: bool = False
-    """Serve `POST /admin/reload`. SIGHUP reloads either way."""
+    """Serve `POST /admin/reload`, to keys with the option `admin`; needs `api_keys`. SIGHUP reloads either way."""
 
     keep_alive_seconds: int = Field(default=75, ge=1)
     """How long an idle connection stays open; longer than the idle timeout of the proxy in front."""
@@ -135,6 +135,17 @@ class Settings(BaseSettings):
                 "queue_limit",
                 f"{variable('queue_limit')} is {self.queue_limit}, less than the {self.max_texts} of "
                 f"{variable('max_texts')}: the largest request could never be admitted",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _admins_have_keys(self) -> Self:
+        if self.admin and self.api_keys is None:
+            raise PydanticCustomError(
+                "admin",
+                f"{variable('admin')} without {variable('api_keys')} would let whoever asks reload; set "
+                f"{variable('api_keys')} to a file with a key of the option `admin` (`reflux keys new NAME --admin`), "
+                "or leave it off and reload by SIGHUP",
             )
         return self
 

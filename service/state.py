@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from service.access import Access, access
 from service.auth import Keys
 from service.metrics import Metrics
 from service.models import Models
@@ -22,10 +23,12 @@ class State:
     models: Models = field(init=False)
     keys: Keys | None = field(init=False)
     tracer: Tracer | None = field(init=False)
+    access: Access = field(init=False)
     draining: bool = False
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.access = access(settings)
         self.models = Models(settings)
         self.keys = (
             Keys(settings.api_keys, self.metrics, metrics_open=settings.metrics_open) if settings.api_keys else None

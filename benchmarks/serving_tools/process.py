@@ -83,6 +83,10 @@ class Server:
         """Stop it."""
         self.stop()
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def wait(self, path: str, body: str) -> float:
         """Seconds from the start to the first answer 200. Raises ServerError when there is none."""
         last = "no connection"

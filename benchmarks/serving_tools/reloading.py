@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +17,16 @@ from typing import Any
 from export.bundle import Bundle, write_bundle
 from serving_tools.bounds import Bound, Part, ratio
 from serving_tools.conditions import Conditions
-from serving_tools.contenders import REFLUX, Place
+from serving_tools.contenders import REFLUX
 from serving_tools.paired import Step, compare
 from serving_tools.plan import Load
-from serving_tools.process import ServerError, ask
+from serving_tools.process import Server, ServerError, ask
 from serving_tools.running import Running, running
 
 SECONDS = 5.0
 BETWEEN_SECONDS = 0.5
+LOOK_SECONDS = 0.05
+PATIENCE_SECONDS = 60.0
 SHARE = 0.5
 
 
@@ -32,12 +37,12 @@ class Reloaded(Running):
 
     def load(self, **plan: Any) -> Load:
         """Send a load, and exchange the bundle meanwhile."""
-        with _reloading(self.server.port, self.conditions.bundle):
+        with _reloading(self.server, self.conditions.bundle):
             return super().load(**plan)
 
 
 @contextmanager
-def _reloading(port: int, served: Path) -> Iterator[None]:
+def _reloading(server: Server, served: Path) -> Iterator[None]:
     """Exchange the bundle again and again. Raises ServerError where one is not served."""
     done, failures = threading.Event(), []
 
@@ -45,11 +50,14 @@ def _reloading(port: int, served: Path) -> Iterator[None]:
         number = 0
         while not done.wait(BETWEEN_SECONDS):
             number += 1
-            publish(Bundle.open(served), served, number)
-            reply = ask(port, "/admin/reload", "{}")
-            if reply.status != 200:
-                failures.append(reply.body.decode())
-                return
+            version = publish(Bundle.open(served), served, number).manifest.version
+            server.signal(signal.SIGHUP)
+            until = time.monotonic() + PATIENCE_SECONDS
+            while json.loads(ask(server.port, "/model").body)["version"] != version:
+                if time.monotonic() > until:
+                    failures.append(server.tail())
+                    return
+                time.sleep(LOOK_SECONDS)
 
     thread = threading.Thread(target=reload)
     thread.start()
@@ -74,7 +82,7 @@ def reloads(conditions: Conditions) -> Part:
         "64 clients": lambda _: {"clients": 64, "seconds": SECONDS},
         "50 % load": lambda off: {"rate": SHARE * off["64 clients"].load.throughput, "seconds": SECONDS},
     }
-    contender = replace(REFLUX, key="reloaded", title="Reflux, reloaded", settings=_with_admin)
+    contender = replace(REFLUX, key="reloaded", title="Reflux, reloaded")
     with tempfile.TemporaryDirectory() as folder:
         served = publish(Bundle.open(conditions.bundle), Path(folder) / "bundle", 0).path
         with (
@@ -92,7 +100,3 @@ def reloads(conditions: Conditions) -> Part:
         Bound("requests without an answer 200", failed, most=0),
     ]
     return Part({"without and with reloads": pairs}, bounds)
-
-
-def _with_admin(place: Place) -> Mapping[str, str]:
-    return {**REFLUX.settings(place), "REFLUX_ADMIN": "true"}

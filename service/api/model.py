@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from export.bundle import Manifest
+from service.access import Access
 from service.api.schema import failures
 from service.models import Variant
 from service.state import state_of
@@ -17,10 +20,19 @@ _ERRORS = failures(422, 503)
 router = APIRouter(tags=["model"])
 
 
-@router.get("/model", response_model=Manifest, responses=_ERRORS)
+@dataclass(frozen=True, kw_only=True)
+class Served(Manifest):
+    """The manifest of a bundle, and who can ask the service that serves it."""
+
+    access: Access
+
+
+@router.get("/model", response_model=Served, responses=_ERRORS)
 async def model(request: Request, variant: Variant = Variant.STABLE) -> Response:
-    """Return the manifest of the bundle: its labels, version, teacher, gates and measurements."""
-    return Response(state_of(request).models.choose(variant).manifest.to_json(), media_type="application/json")
+    """Return the manifest of the bundle: its labels, version, teacher, gates and measurements; and who can ask."""
+    state = state_of(request)
+    served = {**asdict(state.models.choose(variant).manifest), "access": state.access.model_dump()}
+    return Response(json.dumps(served, ensure_ascii=False), media_type="application/json")
 
 
 @router.get("/gap", responses=_ERRORS)

@@ -35,6 +35,8 @@ PLAN = {"workers": 1, "batch_tokens": 512}
 """How a service runs its graph unless a test says otherwise; to measure takes a second, and may end in any plan."""
 
 MakeSettings = Callable[..., Settings]
+ADMIN = "the key of an administrator"
+
 Running = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
@@ -46,10 +48,16 @@ def plain_logging() -> None:
 
 @pytest.fixture
 def make_settings(tiny_bundle: Bundle, tmp_path: Path) -> MakeSettings:
-    """`make_settings(**settings)`: a service of `tiny_bundle` by PLAN, its shadow in a directory of its own."""
+    """`make_settings(**settings)`: a service of `tiny_bundle` by PLAN, its shadow in a directory of its own.
+
+    With `admin` and no file of keys there is one with the key ADMIN.
+    """
     defaults = {"bundle": tiny_bundle.path, "shadow": {"path": tmp_path / "shadow.sqlite"}, **PLAN}
 
     def make(**settings: Any) -> Settings:
+        if settings.get("admin") and "api_keys" not in settings:
+            settings["api_keys"] = tmp_path / "admin.keys"
+            settings["api_keys"].write_text(key_line("admin", ADMIN, "admin"))
         return Settings(**{**defaults, **settings})
 
     return make
@@ -60,13 +68,16 @@ async def run_app(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://reflux", timeout=PATIENCE) as client:
+        headers = {"x-api-key": ADMIN} if settings.admin else {}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://reflux", timeout=PATIENCE, headers=headers
+        ) as client:
             yield client
 
 
 @pytest.fixture
 def running(make_settings: MakeSettings) -> Running:
-    """`async with running(**settings) as client`: an app that has started, asked without a socket."""
+    """`async with running(**settings) as client`: an app that has started, asked without a socket; `admin`: by one."""
     return lambda **settings: run_app(make_settings(**settings))
 
 

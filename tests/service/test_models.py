@@ -214,13 +214,20 @@ async def test_a_reload_of_the_same_version_changes_nothing(running, bundles, tm
         assert inference_threads() == threads
 
 
-async def test_two_reloads_at_once_do_not_collide(running, bundles, tiny_teacher, tmp_path):
+async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(
+    running, bundles, tiny_teacher, tmp_path
+):
     path = publish(bundles[0], tmp_path / "served")
     threads = len(inference_threads())
     async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_THREAD) as client:
         publish(bundles[1], path)
-        responses = await asyncio.gather(*(client.post("/admin/reload") for _ in range(3)))
-        assert [response.json() for response in responses] == [{"versions": {"stable": version(bundles[1])}}] * 3
+        responses = await asyncio.gather(*(client.post("/admin/reload") for _ in range(5)))
+        done, *refused = sorted(responses, key=lambda response: response.status_code)
+        assert done.json() == {"versions": {"stable": version(bundles[1])}}
+        assert {(response.status_code, response.json()["error"]["code"]) for response in refused} == {
+            (409, "reloading")
+        }
+        assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
         await settled(lambda: len(inference_threads()) == threads + 1)
 
 
@@ -280,21 +287,17 @@ async def test_where_there_is_one_cpu_a_reload_leaves_it_to_those_who_are_served
     assert seen == nicer
 
 
-async def test_a_reload_waits_for_the_one_before_so_that_what_was_loaded_last_is_served(
+async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_ended(
     running, bundles, tmp_path, monkeypatch
 ):
     path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
-        began, other = threading.Event(), threading.Event()
-        load = module.load
+        began, go_on, load = threading.Event(), threading.Event(), module.load
 
         def load_and_linger(*arguments, **options):
             loaded = load(*arguments, **options)
-            if began.is_set():
-                other.set()
             began.set()
-            if not other.is_set():
-                assert not other.wait(0.3), "another reload overtakes this one"
+            assert go_on.wait(PATIENCE)
             return loaded
 
         monkeypatch.setattr(module, "load", load_and_linger)
@@ -302,9 +305,11 @@ async def test_a_reload_waits_for_the_one_before_so_that_what_was_loaded_last_is
         first = asyncio.create_task(client.post("/admin/reload"))
         await settled(began.is_set)
         publish(bundles[2], path)
-        second = asyncio.create_task(client.post("/admin/reload"))
+        assert (await client.post("/admin/reload")).json()["error"]["code"] == "reloading"
+        assert not first.done()
+        go_on.set()
         assert (await first).json() == {"versions": {"stable": version(bundles[1])}}
-        assert (await second).json() == {"versions": {"stable": version(bundles[2])}}
+        assert (await client.post("/admin/reload")).json() == {"versions": {"stable": version(bundles[2])}}
 
 
 async def test_a_bundle_that_is_exchanged_while_it_is_loaded_is_not_served_under_the_other_ones_version(
@@ -703,7 +708,7 @@ async def test_a_shadow_that_cannot_start_again_either_is_told_and_the_old_bundl
 
 
 async def test_before_the_start_no_variant_is_there(make_settings, pair):
-    transport = httpx.ASGITransport(create_app(make_settings(**pair)))
+    transport = httpx.ASGITransport(create_app(make_settings(**{**pair, "admin": False})))
     async with httpx.AsyncClient(transport=transport, base_url="http://reflux") as client:
         response = await client.post("/classify", json={"text": "refund"}, headers={"x-reflux-variant": "candidate"})
         assert response.status_code == 503

@@ -23,6 +23,8 @@ from structlog.testing import capture_logs
 
 import service.server
 from export.bundle import MODEL, write_bundle
+from service import models
+from service.access import access
 from service.app import create_app
 from service.errors import StartupError
 from service.keyfile import key_line
@@ -489,6 +491,66 @@ async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
         assert "Traceback" not in process.log
         status, _, after = await connection.ask({"text": "invoice"})
         assert (status, after["version"], after["results"]) == (200, before["version"], before["results"])
+
+
+async def test_signals_during_a_reload_make_one_more_and_requests_are_told_at_once(
+    listening, make_bundle, tmp_path, monkeypatch
+):
+    path = make_bundle(tmp_path / "served").path
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("boss", "master", "admin"))
+    async with (
+        listening(bundle=path, api_keys=keys, admin=True, workers=0) as serving,
+        httpx.AsyncClient(base_url=serving.url, headers={"x-api-key": "master"}) as client,
+    ):
+        began, go_on, loads, load = threading.Event(), threading.Event(), [], models.load
+
+        def linger(*arguments, **options):
+            loads.append(1)
+            began.set()
+            assert go_on.wait(30)
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(models, "load", linger)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert await asyncio.to_thread(began.wait, 30)
+        for _ in range(5):
+            os.kill(os.getpid(), signal.SIGHUP)
+            response = await client.post("/admin/reload")
+            assert (response.status_code, response.json()["error"]["code"]) == (409, "reloading")
+        assert len(loads) == 1
+        written = make_bundle(path, flip={"refund": "shipping"}).manifest.version
+        go_on.set()
+        async with asyncio.timeout(30):
+            while (await client.get("/model")).json()["version"] != written:
+                await asyncio.sleep(0.01)
+            await serving.server._reloading
+    assert len(loads) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [("0.0.0.0", True), ("::", True), ("", True), ("127.0.0.1", False), ("127.1.2.3", False), ("::1", False),
+     ("::ffff:127.0.0.1", False), ("localhost", False), ("no.such.name.invalid", True)],
+)  # fmt: skip
+def test_without_keys_it_is_said_who_can_reach_the_port(make_settings, write_keys, host, network):
+    found = access(make_settings(host=host))
+    assert (found.network, found.notice is not None) == (network, network)
+    if network:
+        assert "REFLUX_API_KEYS" in found.notice
+    assert access(make_settings(host=host, api_keys=write_keys(tickets="right"))).notice is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+async def test_a_service_that_is_open_to_all_says_so_once_in_its_log_and_in_model(start_process, host):
+    async with start_process(REFLUX_HOST=host, REFLUX_METRICS_PORT="0") as process:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}") as client:
+            told = (await client.get("/model")).json()["access"]
+        process.terminate()
+        await process.ended()
+    notices = [line["notice"] for line in map(json.loads, process.lines) if line["event"] == "open to all"]
+    assert notices == ([told["notice"]] if host == "0.0.0.0" else [])
+    assert told["network"] == (host == "0.0.0.0")
 
 
 def test_a_port_that_is_taken_is_named():

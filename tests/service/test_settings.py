@@ -45,6 +45,14 @@ def test_a_nested_mapping_may_be_given_key_by_key(environment):
     assert settings.shadow.teacher == {"kind": "bundle", "path": "teacher"}
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_admin_without_keys_is_refused_with_the_remedy(environment, host):
+    with pytest.raises(StartupError, match=r"REFLUX_ADMIN .*REFLUX_API_KEYS.*reflux keys new NAME --admin") as refused:
+        environment(REFLUX_ADMIN="true", REFLUX_HOST=host)
+    assert "\n" not in str(refused.value)
+    assert environment(REFLUX_ADMIN="true", REFLUX_API_KEYS="keys").admin
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

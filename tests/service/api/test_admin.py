@@ -82,6 +82,12 @@ async def test_a_refused_bundle_can_be_mended(running, make_bundle, bundle_path)
         assert (await client.post("/admin/reload")).json() == {"versions": {"stable": written.manifest.version}}
 
 
+async def test_a_request_without_a_key_is_refused(running, bundle_path):
+    async with running(bundle=bundle_path, admin=True, **FIXED) as client:
+        del client.headers["x-api-key"]
+        assert (await client.post("/admin/reload")).status_code == 401
+
+
 async def test_the_answers_are_those_that_are_documented(running, bundle_path):
     async with running(bundle=bundle_path, admin=True, **FIXED) as client:
         document = (await client.get("/openapi.json")).json()
