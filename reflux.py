@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from distill.preparation import Splits
@@ -44,8 +44,8 @@ def main() -> None:
         if not _foreseen(error):
             raise
         interrupted = type(error).__name__ == "StoppedError"
-        mark = "" if interrupted else "[bold red]error:[/] "
-        Console(stderr=True).print(f"{mark}{escape(str(error))}", highlight=False, soft_wrap=True)
+        mark = Text("" if interrupted else "error: ", style="bold red")
+        Console(stderr=True, soft_wrap=True).print(mark + Text(str(error)))
         sys.exit(130 if interrupted else 1)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.data.splits import Validation, require
-from distill.progress import bar
+from distill.progress import bar, status
 from distill.students.base import TOKENIZER as STUDENT_TOKENIZER
 from distill.students.base import Student
 from distill.task import Export
@@ -96,15 +96,17 @@ def build_bundle(
     validation = require(baseline.validation, Validation)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        student.tokenizer.no_padding()
-        truncate_at(student.tokenizer, student.max_tokens)
-        student.tokenizer.save(str(folder / STUDENT_TOKENIZER))
-        export_onnx(student, folder / MODEL)
-        typical = student.encode(_spread(validation.texts, _TYPICAL_TEXTS))
-        config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
-        reduced = _reduced(settings.variant)
-        graphs = make_variants(folder / MODEL, folder, config, typical, reduced, gpu=has_gpu())
-        classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
+        with status(f"exporting {name}") as tell:
+            tell("making its graphs")
+            student.tokenizer.no_padding()
+            truncate_at(student.tokenizer, student.max_tokens)
+            student.tokenizer.save(str(folder / STUDENT_TOKENIZER))
+            export_onnx(student, folder / MODEL)
+            typical = student.encode(_spread(validation.texts, _TYPICAL_TEXTS))
+            config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
+            reduced = _reduced(settings.variant)
+            graphs = make_variants(folder / MODEL, folder, config, typical, reduced, gpu=has_gpu())
+            classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
         cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
         selection = _select(student, classifiers, validation, settings, name, cut)
         probabilities = np.stack([answer.probabilities for answer in selection.answers])

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from distill.calibration import fit_temperature, one_hot
 from distill.data.splits import Examples, Train, Validation, gold_classes, hold_out
 from distill.errors import DistillError
+from distill.progress import bar
 from distill.sections import Optimisation
 from distill.students.base import Student, StudentModule, masked_mean, predict
 from distill.students.encoder import classifier_over, fast_tokenizer
@@ -101,7 +102,8 @@ def fit(
     set_seed(optimisation.seed)  # the head is drawn
     teacher = classifier_over(locate(model), labels, max_tokens)
     history = _fine_tune(teacher, learn, held, optimisation)
-    logits = teacher.logits(held.texts)
+    with bar("calibrating the teacher", len(held)) as advance:
+        logits = teacher.logits(held.texts, advance=advance)
     classes = gold_classes(held, labels)
     teacher = teacher.with_temperature(fit_temperature(logits, one_hot(classes, len(labels))))
     record = {
