@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from export.manifest_rules import broken, encodable, is_number, kind_of, read_object
+
 SCHEMA = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -29,21 +31,6 @@ CARD = "CARD.md"
 PLAIN, FUSED, INT8, FP16 = "plain", "fused", "int8", "fp16"
 """The variants of a graph."""
 
-_REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "family": str,
-    "labels": list,
-    "max_tokens": int,
-    "variant": str,
-    "temperature": (int, float),
-    "files": dict,
-    "version": str,
-}
-_OPTIONAL: dict[str, type | tuple[type, ...]] = {
-    "multi_label": bool,
-    "threshold": (int, float),
-    "truncation_side": str,
-}
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # linux/fcntl.h
 
@@ -100,20 +87,18 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: Path) -> Self:
-        """Read a manifest. Raises BundleError naming the key that does not fit."""
+        """Read a manifest. Raises BundleError naming the keys that do not fit, and what each must hold."""
         try:
-            data = json.loads(text)
+            data = read_object(text)
         except ValueError as error:
             raise BundleError(f"{where}: not JSON ({error}); export the bundle again") from error
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise BundleError(f"{where}: schema {found!r}, this version reads {SCHEMA}; export the bundle again")
-        known = {item.name for item in fields(cls)}
-        if wrong := sorted((set(data) - known) | (set(_REQUIRED) - set(data))):
-            raise BundleError(f"{where}: unknown or missing keys {wrong}; export the bundle again")
-        kinds = {**_REQUIRED, **{key: kind for key, kind in _OPTIONAL.items() if key in data}}
-        if wrong := [key for key, kind in kinds.items() if not isinstance(data[key], kind)]:
-            raise BundleError(f"{where}: {wrong} hold something else than expected; export the bundle again")
+        schema = data.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
+            raise BundleError(
+                f"{where}: schema {kind_of(schema)}, this version reads {SCHEMA}; export the bundle again"
+            )
+        if wrong := broken(data):
+            raise BundleError(f"{where}: {'; '.join(wrong)}; export the bundle again")
         return cls(**{**data, "labels": tuple(data["labels"])})
 
 
@@ -143,20 +128,42 @@ class Bundle:
         root = Path(path)
         try:
             return cls(root, _checked_manifest(root))
-        except OSError as error:
-            raise BundleError(f"{root}: cannot be read ({error}); correct the path or its permissions") from error
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+            raise _unreadable(root, error) from error
 
     def golden(self) -> list[Golden]:
-        """The texts with known answers. Raises BundleError on a line that is not one."""
+        """The texts with known answers. Raises BundleError on a line that is not one, or is of other labels."""
         rows = []
+        try:
+            content = (self.path / GOLDEN).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.path / GOLDEN, error) from error
         # Lines of bytes: those of str would also end at characters such as U+2028, which a text may hold.
-        for number, line in enumerate((self.path / GOLDEN).read_bytes().splitlines(), start=1):
+        for number, line in enumerate(content.splitlines(), start=1):
             try:
-                row = json.loads(line)
-                rows.append(Golden(row["text"], row["label"], tuple(map(float, row["probabilities"]))))
-            except (ValueError, KeyError, TypeError) as error:
-                raise BundleError(f"{self.path / GOLDEN}:{number}: not a golden row ({error})") from error
+                rows.append(_golden(line, self.manifest.labels))
+            except ValueError as error:
+                raise BundleError(
+                    f"{self.path / GOLDEN}:{number}: not a golden row ({error}); export the bundle again"
+                ) from error
         return rows
+
+
+def _golden(line: bytes, labels: tuple[str, ...]) -> Golden:
+    """The golden row in a line of JSON. Raises ValueError saying which key does not fit."""
+    row = read_object(line)
+    text, label, probabilities = row.get("text"), row.get("label"), row.get("probabilities")
+    if not isinstance(text, str) or not encodable(text):
+        raise ValueError("'text' must be text in UTF-8")
+    if not isinstance(label, str) or label not in labels:
+        raise ValueError(f"'label' must be one of the {len(labels)} labels of the manifest")
+    if (
+        not isinstance(probabilities, list)
+        or len(probabilities) != len(labels)
+        or not all(map(is_number, probabilities))
+    ):
+        raise ValueError(f"'probabilities' must be {len(labels)} numbers, one for each label")
+    return Golden(text, label, tuple(map(float, probabilities)))
 
 
 def _checked_manifest(root: Path) -> Manifest:
@@ -165,10 +172,13 @@ def _checked_manifest(root: Path) -> Manifest:
     manifest = Manifest.from_json((root / MANIFEST).read_bytes(), root / MANIFEST)
     for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN):
         if name not in manifest.files:
-            raise BundleError(f"{root}: the manifest lists no {name}; export the bundle again")
+            raise BundleError(f"{root / MANIFEST}: 'files' lists no {name}; export the bundle again")
+    inside = root.resolve()
     for name, expected in manifest.files.items():
         if not (root / name).is_file():
             raise BundleError(f"{root / name}: missing; copy the bundle whole or export it again")
+        if not (root / name).resolve().is_relative_to(inside):
+            raise BundleError(f"{root / name}: a link to a file outside the bundle; copy the file itself into it")
         if file_sha256(root / name) != expected:
             raise BundleError(f"{root / name}: does not match its hash; copy the bundle again or export it again")
     if manifest.version != manifest.content_version():
@@ -176,11 +186,16 @@ def _checked_manifest(root: Path) -> Manifest:
     return manifest
 
 
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"{path}: cannot be read ({error}); correct the path or its permissions")
+
+
 def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifest: Manifest) -> Bundle:
     """Write a bundle at `path`, whole or not at all; one that stands there is replaced.
 
     `contents` maps a file's name to its bytes or to a file to copy. The manifest's hashes and version are computed
-    here. Raises OSError when the disk does not take it; what stood at `path` is then still there.
+    here. Raises OSError when the disk does not take it, and BundleError when the manifest would be refused; what stood
+    at `path` is then still there.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +208,7 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
         values = {item.name: getattr(manifest, item.name) for item in fields(manifest)}
         sealed = Manifest(**{**values, "files": files})
         sealed = Manifest(**{**values, "files": files, "version": sealed.content_version()})
+        Manifest.from_json(sealed.to_json(), target / MANIFEST)  # what would be refused is not written
         _write(staging / MANIFEST, sealed.to_json().encode())
         staging.chmod(0o755)
         _replace(staging, target)

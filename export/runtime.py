@@ -19,7 +19,9 @@ from tokenizers import Tokenizer
 
 from distill.truncation import truncate_at
 from export.binding import BoundRun, Feeds
-from export.bundle import MODEL, TOKENIZER, Bundle, BundleError
+from export.bundle import MODEL, TOKENIZER, Bundle, BundleError, Manifest
+from export.external_data import external_files
+from export.guard import is_panic, one_line, panics_are_errors
 from export.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
 from export.rows import NAMES, Array, Rows
 from export.words import Words
@@ -76,22 +78,44 @@ class GraphTokenizer:
     """A tokenizer with its truncation set once, so that threads may share it."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{path}: not a tokenizer ({error}); export the bundle again") from error
-        self._tokenizer.no_padding()
-        truncate_at(self._tokenizer, max_tokens)
-        self._words = Words.of(self._tokenizer)
         self.max_tokens = max_tokens
+        try:
+            with panics_are_errors():
+                self._tokenizer = Tokenizer.from_file(str(path))
+                self._tokenizer.no_padding()
+                truncate_at(self._tokenizer, max_tokens)
+                self._words = Words.of(self._tokenizer)
+                longest = len(self._tokenizer.encode("a " * max_tokens).ids)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"{path}: not a tokenizer ({one_line(error)}); export the bundle again") from error
+        if longest > max_tokens:
+            raise BundleError(
+                f"{path}: makes {longest} tokens of a text that is cut to 'max_tokens', which is {max_tokens}; "
+                "export the bundle again"
+            )
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id that a text may be given, where ids are counted through from 0."""
+        added: dict[int, object] = self._tokenizer.get_added_tokens_decoder()
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return max(size - 1, 0, *added)
 
     def encode(self, text: str) -> Encoded:
-        """Tokenise a text as far as the graph reads it."""
-        found = self._words.encode(text) if self._words is not None else None
-        if found is not None:
-            return Encoded(*found)
-        encoding = self._tokenizer.encode(text)
-        return Encoded(encoding.ids, bool(encoding.overflowing))
+        """Tokenise a text as far as the graph reads it.
+
+        Raises InferenceError for one that the tokenizer cannot take. It does not say why: that may repeat the text.
+        """
+        try:
+            found = self._words.encode(text) if self._words is not None else None
+            if found is not None:
+                return Encoded(*found)
+            encoding = self._tokenizer.encode(text)
+            return Encoded(encoding.ids, bool(encoding.overflowing))
+        except BaseException as error:  # not only Exception: a panic in it is none, and must not end the thread
+            if isinstance(error, Exception) or is_panic(error):
+                raise InferenceError(f"the tokenizer failed on this text ({type(error).__name__})") from None
+            raise
 
 
 class Classifier:
@@ -134,12 +158,15 @@ class Classifier:
 
         Raises BundleError when its graph or tokenizer cannot be loaded, or the device cannot be had.
         """
-        manifest = bundle.manifest
+        manifest, path = bundle.manifest, bundle.path / MODEL
         tokenizer = tokenizer or GraphTokenizer(bundle.path / TOKENIZER, manifest.max_tokens)
-        session = create_session(
-            bundle.path / MODEL, threads=threads, device=device.for_bundle(manifest), max_tokens=manifest.max_tokens
-        )
-        return cls(session, tokenizer, len(manifest.labels))
+        device = device.for_bundle(manifest)
+        _check_files(path, manifest)
+        session = create_session(path, threads=threads, device=device, max_tokens=manifest.max_tokens)
+        try:
+            return cls(session, tokenizer, len(manifest.labels))
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}; export the bundle again") from error
 
     @property
     def on_gpu(self) -> bool:
@@ -159,7 +186,7 @@ class Classifier:
         try:
             logits, probabilities, embeddings = self._execute(feeds)
         except Exception as error:  # ONNX Runtime raises many classes with no common base
-            raise InferenceError(f"the graph failed on {feeds['input_ids'].shape} tokens: {error}") from error
+            raise InferenceError(f"the graph failed on {feeds['input_ids'].shape} tokens: {one_line(error)}") from error
         if probabilities.shape != (len(rows), self._classes):
             raise _not_probabilities(probabilities)
         predictions = []
@@ -188,7 +215,27 @@ class Classifier:
         try:
             self._session.run(OUTPUTS, self._feeds([[0]]), options)
         except Exception as error:  # ONNX Runtime raises many classes with no common base
-            raise InferenceError(f"the graph failed on one token: {error}") from error
+            raise InferenceError(f"the graph failed on one token: {one_line(error)}") from error
+
+    def check(self) -> None:
+        """Run the graph on the highest token id, and look at the shapes of what it gives.
+
+        Raises InferenceError when the graph does not take all the tokenizer's ids, or has not an output per label.
+        """
+        highest = self.tokenizer.highest_id
+        try:
+            outputs = [np.asarray(values) for values in self._execute(self._feeds([[highest]]))]
+        except Exception as error:  # ONNX Runtime raises many classes with no common base
+            raise InferenceError(
+                f"the graph does not take the id {highest}, the highest of the tokenizer ({one_line(error)})"
+            ) from error
+        for name, values in zip(OUTPUTS, outputs, strict=True):
+            width = values.shape[-1] if name == "embedding" and values.ndim else self._classes
+            if values.shape != (1, width) or values.dtype != np.float32:
+                raise InferenceError(
+                    f"the graph returns {name!r} as {values.dtype} {list(values.shape)} for one text, expected float32 "
+                    f"[1, {width}] for {self._classes} labels"
+                )
 
     def _feeds(self, rows: list[list[int]]) -> dict[str, Array]:
         """The graph's inputs, [texts, longest], with those of `rows` where it is packed.
@@ -213,6 +260,19 @@ class Classifier:
         """The graph's inputs beside the ids."""
         feeds = {"attention_mask": mask} if self._takes_mask else {}
         return feeds if self._rows is None else feeds | self._rows.of(lengths)
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    """Raise BundleError for a graph that reads a file which is not one of the bundle's."""
+    try:
+        foreign = external_files(path) - set(manifest.files)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not an ONNX graph ({one_line(error)}); export the bundle again") from error
+    if foreign:
+        raise BundleError(
+            f"{path}: the graph reads {sorted(foreign)[0]!r}, which is not among the bundle's files; "
+            "export the bundle again, with all weights in the graph"
+        )
 
 
 def _not_probabilities(values: Floats) -> InferenceError:
@@ -241,7 +301,9 @@ def create_session(
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many classes with no common base
-        raise BundleError(f"{path}: ONNX Runtime cannot load this graph ({error}); {_REMEDIES[first]}") from error
+        raise BundleError(
+            f"{path}: ONNX Runtime cannot load this graph ({one_line(error)}); {_REMEDIES[first]}"
+        ) from error
     # What cannot be started is left out, with a line in a log at most.
     if session.get_providers()[0] != first:
         raise BundleError(f"{path}: ONNX Runtime could not start its {first}; {_REMEDIES[first]}")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from export.bundle import Bundle, BundleError, Golden
+from distill.teachers import TeacherError
+from distill.teachers.scaling import Scaling
+from export.bundle import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
+from export.guard import one_line
 from export.reference import Reference
 from export.runtime import Classifier, InferenceError, Prediction
 
@@ -16,21 +21,58 @@ TOLERANCE = 0.02
 
 def verify(path: str | Path) -> Bundle:
     """Check a bundle as serving would. Gives it opened; raises BundleError naming what does not hold."""
-    bundle = Bundle.open(path)
-    Reference.open(bundle)
-    check_golden(bundle, Classifier.load(bundle))
-    return bundle
+    with refusing(Path(path)):
+        bundle = Bundle.open(path)
+        Reference.open(bundle)
+        check_calibration(bundle)
+        check_golden(bundle, Classifier.load(bundle))
+        return bundle
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Raise BundleError for whatever goes wrong with a bundle, in one line: libraries fail in ways that nobody listed.
+
+    What is a BundleError already stays as it is.
+    """
+    try:
+        yield
+    except BundleError:
+        raise
+    except InferenceError as error:
+        raise BundleError(f"{path / MODEL}: {one_line(error)}; export the bundle again") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({one_line(error)}); load it again once it is whole") from error
+    except Exception as error:
+        raise BundleError(
+            f"{path}: cannot be used ({type(error).__name__}: {one_line(error)}); export the bundle again"
+        ) from error
+
+
+def check_calibration(bundle: Bundle) -> None:
+    """Raise BundleError for a calibration of the teacher's answers that cannot be applied to them."""
+    values = bundle.manifest.teacher.get("calibration")
+    try:
+        if values is not None:
+            Scaling.from_dict(values, len(bundle.manifest.labels))
+    except TeacherError as error:
+        raise BundleError(f"{bundle.path / MANIFEST}: 'teacher.calibration': {error}") from error
 
 
 def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
     """Compare the classifier's answers to the golden texts, which it gives, with the recorded ones.
 
     Every probability must lie within TOLERANCE, and the label be the same unless the best two are that close. Raises
-    BundleError naming the first text for which this does not hold, or saying that there is none to compare.
+    BundleError naming the first text for which this does not hold, or saying that there is none to compare, or that
+    graph, tokenizer and labels do not fit one another.
     """
     rows = bundle.golden()
     if not rows:
-        raise BundleError(f"{bundle.path}: no golden rows to test this CPU with; export the bundle again")
+        raise BundleError(f"{bundle.path / GOLDEN}: no golden rows to test this CPU with; export the bundle again")
+    try:
+        classifier.check()
+    except InferenceError as error:
+        raise BundleError(f"{bundle.path / MODEL}: {error}; export the bundle again") from error
     answers = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -40,7 +82,7 @@ def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
             problem = str(error)
         if problem:
             raise BundleError(
-                f"{bundle.path}: golden row {number} of {len(rows)}, {row.text[:60]!r}: {problem}; "
+                f"{bundle.path / GOLDEN}: golden row {number} of {len(rows)}, {row.text[:60]!r}: {problem}; "
                 "export the bundle again on a machine like this one"
             )
     return answers
@@ -49,8 +91,6 @@ def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
 def _difference(answer: Prediction, labels: tuple[str, ...], row: Golden) -> str | None:
     """Say what is wrong with the answer to a golden text, if anything. A near tie may fall either way."""
     found, expected = answer.probabilities, np.array(row.probabilities)
-    if expected.shape != found.shape:
-        return f"{expected.size} probabilities for {found.size} labels"
     runner_up, top = np.sort(expected)[-2:]
     label = labels[int(found.argmax())]
     worst = float(np.abs(found - expected).max())

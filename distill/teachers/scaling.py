@@ -66,7 +66,7 @@ class Scaling:
                 scale, bias = (1 / float(values["temperature"]),), (0.0,)
             else:
                 scale, bias = (tuple(map(float, values[name])) for name in ("scale", "bias"))
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise TeacherError(
                 f"the teacher's calibration cannot be read ({error!r}); export the bundle again"
             ) from error

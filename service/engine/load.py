@@ -14,8 +14,8 @@ import numpy as np
 from export.bundle import FP16, TOKENIZER, Bundle, BundleError
 from export.providers import AUTO, Device
 from export.reference import Reference
-from export.runtime import Classifier, InferenceError, Prediction
-from export.verify import check_golden
+from export.runtime import Classifier, Prediction
+from export.verify import check_calibration, check_golden, refusing
 from service.engine.cpus import available_cpus
 from service.engine.plan import Asked, Conditions, Plan, choose
 from service.errors import StartupError
@@ -51,26 +51,28 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO, *, before: 
     answers here, and when the device cannot be had.
     """
     try:
-        bundle = Bundle.open(path)
-        reference = Reference.open(bundle)
-        tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
-        classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device, tokenizer=tokenizer)
-        batches = _may_share_runs(bundle, classifier, device)
-        conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
-        plan, classifier = _planned(bundle, classifier, asked, device, conditions, before)
-        if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
-            classifier.shrink()
-            _give_back_memory()
-        _warm_up(classifier, bundle.manifest.max_tokens)
-        # What was read after the hashes were checked may be of another bundle, that took this one's place.
-        if Bundle.open(path).manifest != bundle.manifest:
-            raise BundleError(f"{path}: changed while it was read; load it again")
+        with refusing(path):
+            return _load(path, asked, device, before)
     except BundleError as error:
         raise StartupError(str(error)) from error
-    except OSError as error:
-        raise StartupError(f"{path}: cannot be read ({error}); load it again once it is whole") from error
-    except InferenceError as error:
-        raise StartupError(f"{path}: {error}; export the bundle again") from error
+
+
+def _load(path: Path, asked: Asked, device: Device, before: Collection[Loaded]) -> Loaded:
+    bundle = Bundle.open(path)
+    reference = Reference.open(bundle)
+    check_calibration(bundle)
+    tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
+    classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device, tokenizer=tokenizer)
+    batches = _may_share_runs(bundle, classifier, device)
+    conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
+    plan, classifier = _planned(bundle, classifier, asked, device, conditions, before)
+    if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
+        classifier.shrink()
+        _give_back_memory()
+    _warm_up(classifier, bundle.manifest.max_tokens)
+    # What was read after the hashes were checked may be of another bundle, that took this one's place.
+    if Bundle.open(path).manifest != bundle.manifest:
+        raise BundleError(f"{path}: changed while it was read; load it again")
     return Loaded(bundle, reference, classifier, plan, conditions)
 
 

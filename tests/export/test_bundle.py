@@ -124,7 +124,7 @@ def test_a_bundle_of_before_there_were_several_labels_is_still_opened(bundle):
 
 @pytest.mark.parametrize("values", [{"multi_label": "no"}, {"multi_label": 1}, {"threshold": "0.5"}])
 def test_several_labels_are_said_by_the_right_kind_of_value(edit, values):
-    with pytest.raises(BundleError, match=rf"{next(iter(values))}.* hold something else than expected"):
+    with pytest.raises(BundleError, match=rf"'{next(iter(values))}' must be .*, not "):
         Bundle.open(edit(**values))
 
 
@@ -169,7 +169,7 @@ def test_an_edited_manifest_is_refused(edit, change):
 
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_another_schema_is_refused_with_both_numbers(edit, schema):
-    with pytest.raises(BundleError, match=rf"{MANIFEST}: schema {schema!r}, this version reads 1"):
+    with pytest.raises(BundleError, match=rf"{MANIFEST}: schema {json.dumps(schema)}, this version reads 1"):
         Bundle.open(edit(schema=schema))
 
 
@@ -178,7 +178,7 @@ def test_unknown_and_missing_keys_are_refused_by_name(bundle, edit):
     data = json.loads((path / MANIFEST).read_text())
     del data["variant"]
     (path / MANIFEST).write_text(json.dumps(data))
-    with pytest.raises(BundleError, match=rf"{MANIFEST}: unknown or missing keys \['colour', 'variant'\]"):
+    with pytest.raises(BundleError, match=rf"{MANIFEST}: 'colour' is no key of a manifest; 'variant' is missing"):
         Bundle.open(path)
 
 

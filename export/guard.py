@@ -1,0 +1,36 @@
+"""Errors of libraries that are not written in Python: panics as exceptions, and messages on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MOST = 500
+
+
+@contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """Raise RuntimeError for a panic of a library written in Rust, such as tokenizers.
+
+    pyo3 gives it to Python as a `BaseException`, which would end the thread. Its message is not repeated: it may hold
+    the text that was being read.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise RuntimeError("the library panicked") from None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of a library written in Rust; its class cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line and not too long; its class where it says nothing."""
+    said = " ".join(str(error).split())
+    return (said if len(said) <= _MOST else f"{said[:_MOST]}…") or type(error).__name__

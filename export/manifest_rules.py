@@ -1,0 +1,145 @@
+"""What each key of `manifest.json` may hold. `bundle` reads the file and refuses what breaks a rule.
+
+Python's JSON takes more than JSON has (`NaN`, whole numbers of any length, half a surrogate pair), and its types are
+looser than ours (`True` is a whole number), so a rule looks at the value itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+MOST_TOKENS = 131_072
+"""No student reads more of a text; a larger number is a damaged manifest, and would be a very long warm-up."""
+
+_LONGEST_NAME = 200
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHOWN = 60
+
+
+class Rule(NamedTuple):
+    """What a key must hold, in words, and whether a value is that. A key that is not `needed` may be left out."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+    needed: bool = True
+
+
+def read_object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in `text`, all of whose numbers are finite. Raises ValueError saying what is wrong."""
+    try:
+        data = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {kind_of(data)}")
+    return data
+
+
+def kind_of(value: object) -> str:
+    """Name the kind of a JSON value as JSON does, with the value itself where it is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, (dict, list)):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return "a number of many digits"
+    shown = json.dumps(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def is_text(value: object) -> bool:
+    """Whether it is text that is not blank and can be written as UTF-8."""
+    return isinstance(value, str) and bool(value.strip()) and encodable(value)
+
+
+def encodable(text: str) -> bool:
+    """Whether it can be written as UTF-8: half a surrogate pair cannot, though JSON may hold one."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether it is a number, neither a truth value nor too large to be one of 64 bits, between two others."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return low < value < high and abs(value) < 1e300
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:_SHOWN]} is not a number of JSON, or too large for one")
+    return value
+
+
+def _name(value: object) -> bool:
+    return is_text(value) and isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+
+
+def _labels(value: object) -> bool:
+    return isinstance(value, list) and len(value) >= 2 and all(map(is_text, value)) and len(set(value)) == len(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOKENS
+
+
+def _files(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        _FILE.fullmatch(name) is not None and isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
+        for name, digest in value.items()
+    )
+
+
+def _strings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+_NAME = Rule(f"text on one line, of 1 to {_LONGEST_NAME} characters", _name)
+_OBJECT = Rule("an object", lambda value: isinstance(value, dict), needed=False)
+
+RULES = {
+    "name": _NAME,
+    "family": _NAME,
+    "labels": Rule("a list of two labels or more, all of them different and none blank", _labels),
+    "max_tokens": Rule(f"a whole number from 1 to {MOST_TOKENS}", _whole),
+    "variant": _NAME,
+    "temperature": Rule("a number above 0", lambda value: is_number(value, low=0.0)),
+    "files": Rule("an object of plain file names, in no other folder, each with its SHA-256", _files),
+    "version": _NAME,
+    "role": _NAME._replace(needed=False),
+    "teacher": _OBJECT,
+    "gates": _OBJECT,
+    "measured": _OBJECT,
+    "cpu": _OBJECT,
+    "libraries": Rule("an object of texts", _strings, needed=False),
+    "created": Rule("text", lambda value: isinstance(value, str), needed=False),
+    "multi_label": Rule("true or false", lambda value: isinstance(value, bool), needed=False),
+    "truncation_side": Rule("left or right", lambda value: value in ("left", "right"), needed=False),
+    "threshold": Rule("a number between 0 and 1", lambda value: is_number(value, 0.0, 1.0), needed=False),
+}
+"""By key. `schema`, which says whether these are the rules, is read before them."""
+
+
+def broken(data: dict[str, Any]) -> list[str]:
+    """Say of each key of a manifest that breaks its rule what it must hold and what it does."""
+    if not all(map(encodable, data)):
+        return ["a key that is not UTF-8"]
+    wrong = [f"{key!r} is no key of a manifest" for key in data if key not in RULES and key != "schema"]
+    for key, rule in RULES.items():
+        if key not in data:
+            wrong += [f"{key!r} is missing: expected {rule.expected}"] if rule.needed else []
+        elif not rule.holds(data[key]):
+            wrong.append(f"{key!r} must be {rule.expected}, not {kind_of(data[key])}")
+        elif not _encodable_within(data[key]):
+            wrong.append(f"{key!r} holds text that is not UTF-8")
+    return wrong
+
+
+def _encodable_within(value: object) -> bool:
+    """Whether all texts in a JSON value can be written as UTF-8."""
+    return encodable(json.dumps(value, ensure_ascii=False))
