@@ -5,15 +5,17 @@ Paths in a task are relative to the task file. This file describes; it reads no 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from distill import teachers
 from distill.errors import TaskError
 from distill.sections import Optimisation, Section, Source
+from distill.strict_yaml import MAX_CHARACTERS, Document, quoting_hint, read_yaml
 
 TEACHER = "teacher"
 """As the `model` of a student: start from the layers and the head of the fitted teacher."""
@@ -152,36 +154,20 @@ def load_task(path: str | Path) -> Task:
     """Read a task file. Raises TaskError that names the file, the key and what was expected there."""
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{file}: cannot be read ({error}); give the path of a task file in YAML") from error
     try:
-        data = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise TaskError(f"{file}: not YAML: {error}") from error
-    if not isinstance(data, dict):
+        document = read_yaml(text)
+    except TaskError as error:
+        raise TaskError(f"{file}: {error}") from error
+    if not isinstance(document.data, dict):
         raise TaskError(f"{file}: expected a mapping with the keys name, data, teacher and students")
     try:
-        return Task.model_validate(_resolve(data, file.parent))
+        return Task.model_validate(_resolve(document.data, file.parent))
     except ValidationError as error:
-        raise TaskError("\n".join(f"{file}: {line}" for line in _explain(error, data))) from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # what is no plain key is refused, or merged, by YAML's own rules
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        raise TaskError("\n".join(f"{file}: {line}" for line in _explain(error, document))) from error
 
 
 _PATH_KEYS = ("path", "logits", "texts", "key_file")
@@ -189,23 +175,21 @@ _OWN_NAMES = ("descriptions", "groups", "headers", "extra_body")  # whose keys a
 
 
 def _resolve(value: Any, base: Path, key: str = "") -> Any:
-    """Make the paths of a task absolute: they are relative to the file they stand in."""
+    """Make the paths of a task absolute: they are relative to the file they stand in, and `~` is one's own folder."""
     if isinstance(value, dict):
         return {name: item if name in _OWN_NAMES else _resolve(item, base, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_resolve(item, base, key) for item in value]
-    if isinstance(value, str) and key in _PATH_KEYS:
-        return str((base / value).resolve())
-    if isinstance(value, str) and key == "model" and value.startswith((".", "/")):
-        return str((base / value).resolve())
+    if isinstance(value, str) and (key in _PATH_KEYS or (key == "model" and value.startswith((".", "/", "~")))):
+        return str((base / os.path.expanduser(value)).resolve())
     return value
 
 
-def _explain(error: ValidationError, data: dict[Any, Any]) -> list[str]:
+def _explain(error: ValidationError, document: Document) -> list[str]:
     """One line for each thing wrong: the key's path, what was expected, what was given."""
     lines = []
     for item in error.errors(include_url=False):
-        where = ".".join(_key_path(item["loc"], data, missing=item["type"] == "missing"))
+        where = ".".join(_key_path(item["loc"], document.data, missing=item["type"] == "missing"))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
@@ -213,17 +197,31 @@ def _explain(error: ValidationError, data: dict[Any, Any]) -> list[str]:
             message = "missing; this key is required"
         elif item["type"] == "union_tag_not_found":
             message = f"the key {item['ctx']['discriminator']} is missing"
+        elif hint := _quoting(item, document):
+            message = hint
         else:
             message = f"{message} (got {item['input']!r})" if not isinstance(item["input"], dict) else message
         lines.append(f"{where}: {message}" if where else message)
     return lines
 
 
+def _quoting(item: ErrorDetails, document: Document) -> str | None:
+    """Return the remedy for an unquoted scalar that stands where text was expected."""
+    if item["type"] not in ("string_type", "path_type"):
+        return None
+    location, given = item["loc"], item["input"]
+    if location[-1] == "[key]":
+        return quoting_hint(given, document.key_spelling(location[:-2], given))
+    return quoting_hint(given, document.spelling(location))
+
+
 def _key_path(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[str]:
     """The keys of a location as they stand in the file; between them, pydantic names the branches it tried."""
     keys = []
     for part in location:
-        held = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
+        # A key of a mapping is text, so that False does not pass for the key 0 by which pydantic knows it.
+        keyed = isinstance(data, dict) and isinstance(part, str)
+        held = range(len(data)) if isinstance(data, list) else data if keyed else ()
         if part in held:
             data = data[part]
             keys.append(str(part))

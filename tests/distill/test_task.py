@@ -142,7 +142,7 @@ MISSING = "missing; this key is required"
         ({"teacher": "local"}, "teacher: expected a mapping with a `kind` (got 'local')"),
         ({"more": "labels: [a]"}, "labels: Tuple should have at least 2 items"),
         ({"more": "labels: [a, b, a]"}, "labels: expected distinct names"),
-        ({"more": "labels: [yes, no]"}, "labels.0: Input should be a valid string (got True)"),
+        ({"more": "labels: [yes, no]"}, 'labels.0: expected text, and YAML reads yes as true; quote it: "yes"'),
         ({"more": "labels: billing"}, "labels: Input should be a valid tuple (got 'billing')"),
         ({"more": "  No!: {family: static, model: x}"}, "students.No!: String should match pattern"),
         ({"more": "budget: {latency_ms: -1}"}, "budget.latency_ms: Input should be greater than 0 (got -1)"),
@@ -191,16 +191,17 @@ def test_a_missing_section_is_named(tmp_path):
 
 @pytest.mark.parametrize("more", ["name: desk", "budget: {latency_ms: 1, latency_ms: 2}"])
 def test_a_key_given_twice_is_refused(tmp_path, more):
-    lines = refusal(written(tmp_path, more=more))
-    assert "is given twice" in lines[0]
-    assert "line 6" in lines[1]
+    (line,) = refusal(written(tmp_path, more=more))
+    assert "is given twice" in line
+    assert "(line 6, column " in line
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "? [a]\n: b", "a: 2024-99-99", "\t- a"])
 def test_what_is_not_yaml_is_refused(tmp_path, text):
     path = tmp_path / "task.yaml"
     path.write_text(text)
-    assert refusal(path)[0].startswith("not YAML: ")
+    (line,) = refusal(path)
+    assert line.startswith("not YAML: ")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "just words"])
@@ -208,6 +209,94 @@ def test_yaml_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "task.yaml"
     path.write_text(text)
     assert refusal(path) == ["expected a mapping with the keys name, data, teacher and students"]
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{one}: &{one} [{', '.join([f'*{other}'] * 10)}]\n" for other, one in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "more than 200,000 values, aliases counted (line 6, column "),
+        ("a: &a {" + "x: *a, " + "}", "the alias *a stands within what it names (line 1, column 11); write it out"),
+        ("a: &a [b, &b [*a]]", "the alias *a stands within what it names"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested more than 100 deep (line 1, column 103)"),
+        ("a: " + "{b: " * 5000 + "}" * 5000, "nested more than 100 deep"),
+        ("".join("  " * depth + "a:\n" for depth in range(300)), "nested more than 100 deep (line 101,"),
+        ("- " * 5000 + "x", "nested more than 100 deep"),
+        ("a: [" + "x, " * 200_001 + "]", "more than 200,000 values"),
+        ("a: " + "x" * (4 * 2**20), "more than 4,194,304 characters"),
+        ("a: *b", "not YAML: found undefined alias 'b' (line 1, column 4)"),
+        ("a: !!python/object:os.system {}", "not YAML: could not determine a constructor for the tag"),
+        ("a: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("a: \x00", "not YAML: unacceptable character #x0000"),
+        ("a: 1\n---\nb: 2", "not YAML: expected a single document in the stream but found another document (line 2,"),
+    ],
+)
+def test_yaml_out_of_bounds_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    (line,) = refusal(path)
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"more": "labels: [No, b]"}, 'labels.0: expected text, and YAML reads No as false; quote it: "No"'),
+        (
+            {"more": "labels: [a, 12:30]"},
+            'labels.1: expected text, and YAML reads 12:30 as the number 750; quote it: "12:30"',
+        ),
+        (
+            {"more": "labels: [a, 1_000]"},
+            'labels.1: expected text, and YAML reads 1_000 as the number 1000; quote it: "1_000"',
+        ),
+        (
+            {"more": "labels: [a, 0.10]"},
+            'labels.1: expected text, and YAML reads 0.10 as the number 0.1; quote it: "0.10"',
+        ),
+        ({"more": "labels: [a, ~]"}, 'labels.1: expected text, and YAML reads ~ as nothing; quote it: "~"'),
+        (
+            {"more": "labels:\n- a\n- 2024-01-31"},
+            "labels.1: expected text, and YAML reads 2024-01-31 as the date 2024-01-31; ",
+        ),
+        (
+            {"train": "{path: a.csv, label: on}"},
+            'data.train.label: expected text, and YAML reads on as true; quote it: "on"',
+        ),
+        (
+            {"train": "{path: 2024}"},
+            'data.train.path: expected text, and YAML reads 2024 as the number 2024; quote it: "2024"',
+        ),
+        (
+            {"teacher": "{kind: local, model: off}"},
+            'teacher.model: expected text, and YAML reads off as false; quote it: "off"',
+        ),
+        (
+            {"teacher": "{kind: openai, model: x, prompt: {descriptions: {no: it is not}}}"},
+            'teacher.prompt.descriptions: expected text, and YAML reads no as false; quote it: "no"',
+        ),
+    ],
+)
+def test_what_yaml_takes_for_something_else_than_text_is_to_be_quoted(tmp_path, change, message):
+    assert any(line.startswith(message) for line in refusal(written(tmp_path, **change)))
+
+
+def test_a_tilde_is_ones_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    recorded = "{kind: recorded, logits: ~/l.npz, recordings: [{array: train, rows: {path: ~/train.csv}}]}"
+    task = load_task(
+        written(tmp_path, train="{path: ~/a.csv}", teacher=recorded, encoder="{family: encoder, model: ~/m}")
+    )
+    home = tmp_path / "home"
+    assert isinstance(task.data.train, FileSource)
+    assert isinstance(task.teacher, RecordedConfig)
+    assert (task.data.train.path, task.teacher.logits) == (home / "a.csv", home / "l.npz")
+    assert task.teacher.recordings[0].rows == FileSource(path=home / "train.csv")
+    assert task.students["encoder"].model == str(home / "m")
 
 
 def test_yaml_may_share_a_section_between_students(tmp_path):
