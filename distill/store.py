@@ -15,9 +15,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
 from distill.errors import DistillError
+from distill.owned import OwnedFile
 
 Statement = tuple[str, Sequence[Any]]
 
@@ -34,18 +33,21 @@ _REMEDIES = {
 
 
 class Store:
-    """Opened by one process at a time; `version` is the schema's. Raises DistillError when it cannot be opened."""
+    """Opened by one process at a time; `version` is the schema's. Raises DistillError when it cannot be opened.
+
+    Other users of the machine cannot read it: it holds texts, and what was answered about them.
+    """
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
         self.path = path
-        self._file_lock = FileLock(f"{path}.lock")
+        self._file = OwnedFile(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file_lock.acquire(blocking=False)
+            self._file.take()
             self._writing = _connect(path)
             self._reading = _connect(path)
             self._prepare(schema, version)
-        except Timeout as error:
+        except BlockingIOError as error:
             raise DistillError(f"{path}: another reflux labels in this folder; wait for it, or stop it") from error
         except (OSError, sqlite3.Error, DistillError) as error:
             self._let_go()
@@ -119,6 +121,11 @@ class Store:
                 done.get_loop().call_soon_threadsafe(_tell, done, failure)
 
     def _commit(self, statements: Sequence[Statement]) -> None:
+        if not self._file.current:
+            raise DistillError(
+                f"{self.path}: answers could not be stored (the file was moved away or deleted); put it back, and run "
+                "the command again"
+            )
         try:
             self._writing.execute("BEGIN IMMEDIATE")
             for sql, parameters in statements:
@@ -133,7 +140,7 @@ class Store:
         for name in ("_reading", "_writing"):
             if (connection := getattr(self, name, None)) is not None:
                 connection.close()
-        self._file_lock.release()
+        self._file.release()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -9,3 +9,7 @@ class ShadowError(Exception):
 
 class OutboxError(ShadowError):
     """The outbox cannot be read or written (now); the message names the file and the remedy."""
+
+
+class OutboxBusyError(OutboxError):
+    """Another program has locked the outbox; it lets go of it sooner or later."""

@@ -7,6 +7,7 @@ totals and not as increments: writing them again changes nothing. Nothing here k
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.shadow.errors import OutboxError
+from distill.owned import OwnedFile
+from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.ledger import POSITION, Outcome, Totals
 from service.shadow.rows import SCHEMA, TABLES, Ending, NewRow, WaitingRow
 
@@ -27,18 +29,22 @@ CACHE_KIB = 512
 _REMEDIES = {
     "SQLITE_FULL": "free disk space or raise shadow.max_bytes",
     "SQLITE_BUSY": "another program holds a lock on it; end that program",
+    "SQLITE_LOCKED": "another program holds a lock on it; end that program",
     "SQLITE_CANTOPEN": "make its directory writable for this process",
     "SQLITE_READONLY": "make the file and its directory writable for this process",
     "SQLITE_CORRUPT": "move the file away, a new one is started; `sqlite3 FILE .recover` saves what can be saved",
     "SQLITE_NOTADB": "move the file away, or set shadow.path to another one",
 }
+_ERRNO = {errno.ENOSPC: "SQLITE_FULL", errno.EDQUOT: "SQLITE_FULL", errno.EACCES: "SQLITE_READONLY"}
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 
 
 class Outbox:
     """The rows of one bundle version and one teacher in the file at `path`. For a single thread.
 
     All methods raise OutboxError when the file cannot be used; the next call opens it anew, so that a repaired disk
-    needs no restart. Rows of other versions stay untouched.
+    needs no restart. Rows of other versions stay untouched. For a lock of another program they wait `busy_seconds`,
+    `open` waits `open_seconds`. Other users of the machine cannot read the file.
     """
 
     def __init__(
@@ -51,38 +57,31 @@ class Outbox:
         keep_text: bool = True,
         max_bytes: int = 2 * 2**30,
         busy_seconds: float = 1.0,
+        open_seconds: float = 10.0,
     ) -> None:
         self.path = path
         self.max_bytes = max_bytes
         self._bundle, self._labels, self._teacher = bundle, tuple(labels), teacher
         self._keep_text = keep_text
-        self._busy_seconds = busy_seconds
+        self._busy_seconds, self._open_seconds = busy_seconds, open_seconds
         self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-        self._lock: sqlite3.Connection | None = None
+        self._file = OwnedFile(path)
 
     def open(self) -> None:
-        """Take the file for this process, by a lock beside it (`<path>.lock`), and create what tables it lacks."""
-        with self._errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = sqlite3.connect(f"{self.path}.lock", timeout=0, isolation_level=None)
-            try:
-                # An open exclusive transaction on a file of its own; the system ends it when the process dies.
-                self._lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorname != "SQLITE_BUSY":
-                    raise
-                raise OutboxError(
-                    f"{self.path}: another process uses this outbox; give each process a shadow.path of its own"
-                ) from error
-            self._connected()
+        """Take the file for this process, and create what tables it lacks."""
+        try:
+            with self._errors():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                connection = self._connected(self._open_seconds)
+                connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the file."""
         self._disconnect()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._file.release()
 
     def write(self, rows: Sequence[NewRow], totals: Totals) -> None:
         """Store new rows, all or none, with the totals that have no rows. A row that is there already stays."""
@@ -137,11 +136,22 @@ class Outbox:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except BlockingIOError as error:
+            raise OutboxError(
+                f"{self.path}: another process uses this outbox; give each process a shadow.path of its own"
+            ) from error
+        except sqlite3.Error as error:
             self._disconnect()
-            name = getattr(error, "sqlite_errorname", "SQLITE_CANTOPEN")  # an OSError is about the directory
-            remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)), "check the disk")
-            raise OutboxError(f"the shadow outbox {self.path}: {error}; {remedy}") from error
+            raise self._told(error, getattr(error, "sqlite_errorname", "")) from error
+        except OSError as error:  # to open or create it
+            self._disconnect()
+            raise self._told(error, _ERRNO.get(error.errno or 0, "SQLITE_CANTOPEN")) from error
+
+    def _told(self, error: Exception, name: str) -> OutboxError:
+        """The error to raise for one of SQLite's, by its name."""
+        remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)), "check the disk")
+        kind = OutboxBusyError if name.startswith(_BUSY) else OutboxError
+        return kind(f"the shadow outbox {self.path}: {error}; {remedy}")
 
     @contextmanager
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
@@ -156,18 +166,20 @@ class Outbox:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self, busy_seconds: float | None = None) -> sqlite3.Connection:
         """Return the connection, opened anew when there is none or when another file stands at the path."""
-        if self._connection is not None and self._inode != _inode(self.path):
+        if self._connection is not None and not self._file.current:
             self._disconnect()
         if self._connection is None:
-            connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
+            self._file.take()
+            seconds = self._busy_seconds if busy_seconds is None else busy_seconds
+            connection = sqlite3.connect(self.path, timeout=seconds, isolation_level=None)
             try:
                 self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
-            self._connection, self._inode = connection, _inode(self.path)
+            self._connection = connection
         return self._connection
 
     def _disconnect(self) -> None:
@@ -250,11 +262,3 @@ def _tallies(totals: Totals) -> Iterator[tuple[int, str, float]]:
         for outcome, column in POSITION.items():
             if totals.lost[band, column]:
                 yield band, str(outcome), float(totals.lost[band, column])
-
-
-def _inode(path: Path) -> int:
-    """Return what tells a file from another at the same path; 0 when there is none."""
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -92,6 +94,7 @@ def test_a_second_process_in_the_same_folder_is_refused_and_the_first_goes_on(pa
         f"Store(Path(sys.argv[1]), {SCHEMA!r}, 1)"
     )
     with Store(path, SCHEMA, 1) as store:
+        Path(f"{path}.lock").unlink(missing_ok=True)  # the lock is not in a file that somebody could delete
         other = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
         assert other.returncode == 1
         assert "numbers.sqlite: another reflux labels in this folder; wait for it, or stop it" in other.stderr
@@ -121,6 +124,34 @@ async def test_a_file_that_is_let_go_in_time_is_waited_for(path) -> None:
         other.execute("ROLLBACK")
         await writing
     assert on_disk(path) == [1]
+
+
+async def test_others_cannot_read_it(path) -> None:
+    path.parent.mkdir()
+    path.touch(mode=0o644)
+    with Store(path, SCHEMA, 1) as store:
+        await store.write((ADD, (1,)))
+        modes = {name.name: oct(stat.S_IMODE(name.stat().st_mode)) for name in path.parent.iterdir()}
+    assert modes == dict.fromkeys(("numbers.sqlite", "numbers.sqlite-wal", "numbers.sqlite-shm"), "0o600")
+
+
+async def test_what_would_go_into_a_file_that_was_taken_away_is_told(path) -> None:
+    with Store(path, SCHEMA, 1) as store:
+        await store.write((ADD, (1,)))
+        path.rename(path.with_name("away"))
+        with pytest.raises(DistillError, match=r"numbers\.sqlite: answers could not be stored .*put it back"):
+            await store.write((ADD, (2,)))
+        path.with_name("away").rename(path)
+        await store.write((ADD, (3,)))
+    assert on_disk(path) == [1, 3]
+
+
+def test_a_mode_that_cannot_be_changed_is_said(path, monkeypatch, caplog) -> None:
+    path.parent.mkdir()
+    path.touch(mode=0o644)
+    monkeypatch.setattr(os, "chmod", lambda *_: None)  # as a file system without modes does
+    Store(path, SCHEMA, 1).close()
+    assert f"{path}: others may read it" in caplog.text
 
 
 def test_a_file_that_cannot_be_opened_for_now_leaves_no_lock_behind(path, monkeypatch) -> None:

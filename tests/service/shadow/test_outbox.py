@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from service.shadow.outbox import CACHE_KIB, Outbox
 from service.shadow.rows import Ending, NewRow
 
 BANDS = 5
+ROOT = Path(__file__).parents[3]
 
 
 def make(path: Path, bundle: str = "v1", teacher: str = "t@1", **options) -> Outbox:
@@ -125,6 +130,64 @@ def test_a_second_owner_is_refused(path):
     make(path).close()
 
 
+def test_a_second_process_is_refused_whatever_is_deleted_beside_the_file(path):
+    outbox = make(path)
+    outbox.write([row("one")], Totals.zeros(BANDS))
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    code = (
+        "import sys; from pathlib import Path; from service.shadow.outbox import Outbox\n"
+        "Outbox(Path(sys.argv[1]), bundle='v1', labels=('a', 'b'), teacher='t').open()"
+    )
+    other = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert "another process uses this outbox" in other.stderr
+    outbox.write([row("two")], Totals.zeros(BANDS))
+    assert {name.name for name in path.parent.iterdir()} == {"shadow.sqlite", "shadow.sqlite-wal", "shadow.sqlite-shm"}
+    outbox.close()
+    assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode == 0
+
+
+def test_of_two_owners_of_one_path_the_one_whose_file_was_taken_away_is_refused(path):
+    first = make(path)
+    path.unlink()
+    second = make(path)
+    with pytest.raises(OutboxError, match="another process uses this outbox"):
+        first.write([row("one")], Totals.zeros(BANDS))
+    second.write([row("two")], Totals.zeros(BANDS))
+    second.close()
+    first.write([row("three")], Totals.zeros(BANDS))
+    assert [found.text for found in first.waiting(9)] == ["text two", "text three"]
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+def test_others_cannot_read_it_whatever_the_mask(path, mask):
+    before = os.umask(mask)
+    try:
+        outbox = Outbox(path, bundle="v1", labels=("a", "b"), teacher="t@1")
+        path.parent.mkdir(mode=0o700)
+        path.parent.chmod(0o700)
+        outbox.open()
+        outbox.write([row("one")], Totals.zeros(BANDS))
+        path.unlink()
+        outbox.write([row("two")], Totals.zeros(BANDS))  # and again when it is made anew
+    finally:
+        os.umask(before)
+    modes = {name.name: stat.S_IMODE(name.stat().st_mode) for name in path.parent.iterdir()}
+    assert modes == dict.fromkeys(("shadow.sqlite", "shadow.sqlite-wal", "shadow.sqlite-shm"), 0o600)
+
+
+def test_what_an_earlier_version_left_open_to_others_is_closed_to_them(path):
+    path.parent.mkdir()
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("PRAGMA journal_mode = WAL")
+    reader.execute("CREATE TABLE t (a)")
+    for name in path.parent.iterdir():
+        name.chmod(0o664)
+    with pytest.raises(OutboxError, match="another program's database"):
+        make(path)
+    assert {stat.S_IMODE(name.stat().st_mode) for name in path.parent.iterdir()} == {0o600}
+    reader.close()
+
+
 def test_readers_do_not_disturb(path):
     outbox = make(path)
     with sqlite3.connect(path) as reader:
@@ -168,6 +231,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "directory.sqlite").mkdir()
     with pytest.raises(OutboxError, match="make its directory writable"):
         make(tmp_path / "directory.sqlite")
+    os.mkfifo(tmp_path / "pipe.sqlite")
+    with pytest.raises(OutboxError, match="not a regular file"):
+        make(tmp_path / "pipe.sqlite")
 
 
 def test_a_full_disk_is_an_error_that_passes(path):
