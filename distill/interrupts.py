@@ -1,4 +1,4 @@
-"""Ctrl-C for work that pays as it goes: it is asked to end, and what is under way is not thrown away."""
+"""Ctrl-C and SIGTERM for work that pays as it goes: it is asked to end, and what is under way is not thrown away."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 async def interruptible(work: Coroutine[Any, Any, T], say: Callable[[], None]) -> T:
-    """What `work` gives. Each Ctrl-C cancels it, and the first is followed by `say`; then raises CancelledError.
+    """What `work` gives. Each Ctrl-C or SIGTERM cancels it, and the first is followed by `say`; raises CancelledError.
 
-    The signal is heard by the event loop, so that it never strikes in the middle of a statement. Where a loop cannot
+    The signals are heard by the event loop, so that they never strike in the middle of a statement. Where a loop cannot
     hear signals (Windows, a thread), Python's KeyboardInterrupt remains.
     """
     task = asyncio.create_task(work)
@@ -26,10 +28,12 @@ async def interruptible(work: Coroutine[Any, Any, T], say: Callable[[], None]) -
         if first:
             say()
 
-    with suppress(NotImplementedError, RuntimeError, ValueError):
-        loop.add_signal_handler(signal.SIGINT, strike)
+    for heard in _SIGNALS:
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(heard, strike)
     try:
         return await task
     finally:
-        with suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.remove_signal_handler(signal.SIGINT)
+        for heard in _SIGNALS:
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(heard)

@@ -129,7 +129,7 @@ async def answer(
     Texts are taken as they are asked for, so that a pool of any size takes the memory of what is in flight. `advance`
     is told how many texts each step finished; `known`, where it is given, of those that need not be asked for instead.
     When the teacher fails, or this is cancelled, the answers in flight are waited for and stored; cancelled once more,
-    they are given up.
+    they are given up. A teacher that has a `stop` is told then to begin no further call.
     """
     flying: set[str] = set()
     batches = _batches(teacher, texts, store, repeat, flying, known or advance)
@@ -156,6 +156,7 @@ async def answer(
         await asyncio.wait(workers)
     except asyncio.CancelledError:
         stopped.set()
+        getattr(teacher, "stop", lambda: None)()
         await _until_done(workers)
         raise
     if failures:

@@ -94,6 +94,15 @@ class AnthropicTeacher:
 
         return [AnthropicBatches(self.api, self._config.batch, self._said)]
 
+    @property
+    def held(self) -> float:
+        """For how many seconds calls are held, because the server asked to be left alone."""
+        return self.api.held
+
+    def stop(self) -> None:
+        """Make no further call: texts whose calls wait for their turn raise TeacherError."""
+        self.api.stop()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.api.aclose()

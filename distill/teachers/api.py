@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +24,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.teachers.account import Account, Paid
 from distill.teachers.base import TeacherError
 from distill.teachers.connections import Connections
-from distill.teachers.http import ApiError, is_local, persistent, send
+from distill.teachers.http import PATIENCE, ApiError, is_local, persistent, send
 from distill.teachers.pace import Pace
 from distill.teachers.pricing import Price, Usage, known_price
 from distill.teachers.prompts import Prompt
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _KEYS = frozenset({"authorization", "api-key", "x-api-key"})
+_TOLD = 5.0  # seconds: a shorter wait is not worth a line
 BYTES_PER_TOKEN = 4.0
 """About what a token of English prose takes; for pacing, where a guess will do."""
 
@@ -79,6 +83,7 @@ class ApiConfig(BaseModel):
     tokens_per_minute: float | None = Field(default=None, gt=0)
     timeout_seconds: float = Field(default=60.0, gt=0)
     attempts: int = Field(default=6, ge=1)
+    patience_seconds: float = Field(default=PATIENCE, ge=0)
     extra_body: dict[str, Any] = {}
     batch: Batching = Batching()
 
@@ -90,7 +95,7 @@ class ApiConfig(BaseModel):
     def answering(self) -> dict[str, Any]:
         """The settings that determine answers; the others say how fast, by whom paid, and at what price."""
         aside = {"key_env", "key_file", "headers", "usd_per_million", "terms", "concurrency", "timeout_seconds"}
-        limits = {"attempts", "batch", "requests_per_minute", "tokens_per_minute"}
+        limits = {"attempts", "patience_seconds", "batch", "requests_per_minute", "tokens_per_minute"}
         settings = self.model_dump(mode="json", exclude=aside | limits)
         return {**settings, "prompt": self.prompt.answering()}
 
@@ -215,7 +220,7 @@ class Api:
         if (paid := await self.account.recall(key)) is not None:
             return read(paid.response), paid
         async with self._under_way:
-            async for attempt in persistent(self._attempts):
+            async for attempt in persistent(self._attempts, self.config.patience_seconds, self._pace.sleep):
                 with attempt:
                     return await self._pay(request, key, read)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -233,8 +238,8 @@ class Api:
                 response = await send(self.client, request.path, request.body, who=self.who, heard=self._pace.heard)
                 seconds = time.perf_counter() - start
         except ApiError as error:
-            if error.wait is not None:
-                self._pace.hold(error.wait)
+            if error.wait is not None and self._pace.hold(error.wait) and error.wait >= _TOLD:
+                log.warning("%s; all calls wait, and ask again after a minute at most", error)
             await self.account.settle(reservation, worst if error.charged else 0.0)
             raise
         except BaseException:  # cancelled, say, which the server need not notice
@@ -250,6 +255,15 @@ class Api:
         paid = Paid(response, cost, seconds)
         await self.account.settle(reservation, cost, key, paid)
         return result, paid
+
+    @property
+    def held(self) -> float:
+        """For how many seconds calls are held, because the server asked to be left alone."""
+        return self._pace.held
+
+    def stop(self) -> None:
+        """Make no further call: those that wait for their turn, or for another attempt, raise TeacherError."""
+        self._pace.stop()
 
     async def aclose(self) -> None:
         """Close the connections."""

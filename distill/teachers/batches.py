@@ -19,7 +19,8 @@ from distill.teachers.account import BudgetError, Paid
 from distill.teachers.api import Api, Request
 from distill.teachers.base import Teacher, TeacherError
 from distill.teachers.batch_api import BatchApi, Batched, Progress, Row, shaped
-from distill.teachers.http import ApiError, persistent
+from distill.teachers.http import ApiError, Attempts, persistent
+from distill.teachers.pace import MINUTE
 
 _LOOKS = 3  # times that a batch is looked for whose submission was cut off; a vendor's list may lag
 _SUBMISSIONS = 3
@@ -208,7 +209,7 @@ class _Filling:
         failures = 0
         while under_way:
             answered = 0
-            wait = 0.0
+            wait, said = 0.0, ""
             for api, batch in tuple(under_way):
                 try:
                     progress = await self._look(api, batch)
@@ -220,10 +221,10 @@ class _Filling:
                     failures += 1
                     if not error.retryable or failures > _FAILURES:
                         raise
-                    wait = max(wait, error.wait or 0.0)
+                    wait, said = max(wait, min(error.wait or 0.0, MINUTE)), f"; {error}"
             if under_way:
                 calls = sum(batch.calls for _, batch in under_way)
-                self._told(f"open batches: {len(under_way)}; {answered:,} of {calls:,} calls answered")
+                self._told(f"open batches: {len(under_way)}; {answered:,} of {calls:,} calls answered{said}")
                 await asyncio.sleep(max(wait, *(api.interval for api, _ in under_way)))
 
     def check(self) -> None:
@@ -270,20 +271,30 @@ class _Filling:
             size = bundle.finish()
             await self._ledger.record(batch, bundle.calls)
             self._told(f"submitting a batch of {count} calls to {api.api.who}")
-            for attempt in range(1, _SUBMISSIONS + 1):
+            attempts, waited = Attempts(_SUBMISSIONS), 0.0
+            while True:
                 file.seek(0)
                 try:
                     with shaped(api.api.who):
                         vendor_id: str | None = await api.submit(batch.id, file, size)
                 except ApiError as error:
-                    vendor_id = await self._trace(api, batch) if error.retryable else None
-                    if vendor_id is None and (attempt == _SUBMISSIONS or not error.retryable):
-                        await self._ledger.close(batch)
-                        raise _advised(error) from error
+                    vendor_id = await self._trace(api, batch) if error.retryable and error.status != 429 else None
+                    if vendor_id is None:
+                        if not error.retryable or attempts.used_up(error, waited):
+                            await self._ledger.close(batch)
+                            raise _advised(error) from error
+                        waited += await self._left_alone(error)
                 if vendor_id is not None:
                     await self._ledger.submitted(batch, vendor_id)
                     return count
-        raise AssertionError("unreachable: the last submission returns or raises")
+
+    async def _left_alone(self, error: ApiError) -> float:
+        """Wait as long as the server asked for, or a minute. Gives how many seconds that was."""
+        wait = min(error.wait or 0.0, MINUTE)
+        if wait:
+            self._told(str(error))
+            await asyncio.sleep(wait)
+        return wait
 
     async def _known(self, api: BatchApi, batch: Batch) -> Batch | None:
         """A batch of the ledger with the vendor's id; None for one that was never submitted, and is dropped."""

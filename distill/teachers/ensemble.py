@@ -136,6 +136,16 @@ class EnsembleTeacher:
         """The batch APIs of the members."""
         return [api for one in self.members for api in getattr(one.teacher, "batch_apis", list)()]
 
+    @property
+    def held(self) -> float:
+        """For how many seconds a member is held at most, because its server asked to be left alone."""
+        return max(getattr(member.teacher, "held", 0.0) for member in self.members)
+
+    def stop(self) -> None:
+        """Have the members that make calls make no further one."""
+        for member in self.members:
+            getattr(member.teacher, "stop", lambda: None)()
+
     async def aclose(self) -> None:
         """Close every member."""
         await _all([member.teacher.aclose() for member in self.members])

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from distill.teachers.base import TeacherError
-from distill.teachers.pace import retry_after
+from distill.teachers.pace import MINUTE, retry_after, told, used_up
 
 RETRIED = frozenset({408, 409, 429})
 _OPEN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )
 _SHORTEST_SECRET = 8
+PATIENCE = 3600.0
+"""Seconds that a call waits in all for a server that asks to be left alone."""
+_SHORTEST_WAIT = 1.0  # seconds: a server that asks for less holds nobody up
 
 
 class ApiError(TeacherError):
@@ -101,10 +105,38 @@ def json_object(response: httpx.Response, who: str) -> dict[str, Any]:
     return data
 
 
-def persistent(attempts: int) -> AsyncRetrying:
-    """Tries again what may pass, after what the server asked for, until `attempts` are used up."""
+class Attempts:
+    """So many attempts, of which a wait that the server asked for uses none.
+
+    It does once the server was waited for `patience` seconds in all, and where it asks for more than that at once.
+    """
+
+    def __init__(self, count: int, patience: float = PATIENCE) -> None:
+        self._left = count
+        self._patience = patience
+
+    def used_up(self, error: BaseException | None, waited: float) -> bool:
+        """Whether this failure, after so many seconds of waiting, was the last."""
+        asked = error.wait if isinstance(error, ApiError) else None
+        obeyed = asked is not None and _SHORTEST_WAIT <= asked <= self._patience and waited < self._patience
+        self._left -= not obeyed
+        return self._left <= 0
+
+
+def persistent(
+    attempts: int, patience: float = PATIENCE, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncRetrying:
+    """Tries again what may pass, until `attempts` are used up, as Attempts counts them.
+
+    A server that asks to be left alone is asked again when it wished, or after a minute.
+    """
+    left = Attempts(attempts, patience)
     return AsyncRetrying(
-        stop=stop_after_attempt(attempts), retry=retry_if_exception(_may_pass), wait=_pause, reraise=True
+        stop=lambda state: left.used_up(state.outcome.exception() if state.outcome else None, state.idle_for),
+        retry=retry_if_exception(_may_pass),
+        wait=_pause,
+        sleep=sleep,
+        reraise=True,
     )
 
 
@@ -120,7 +152,12 @@ def failure(response: httpx.Response, who: str) -> ApiError:
     advice = response.headers.get("x-should-retry")
     retryable = status in RETRIED or status >= 500 if advice not in ("true", "false") else advice == "true"
     wait = retry_after(response.headers)
-    return ApiError(f"{who} answered {status}: {said}", retryable=retryable, wait=wait, status=status, said=said)
+    if wait is None and status == 429:
+        wait = used_up(response.headers)
+    message = f"{who} answered {status}: {said}"
+    if wait is not None and wait >= _SHORTEST_WAIT:
+        message = f"{message}; it asks to be left alone for {told(wait)}"
+    return ApiError(message, retryable=retryable, wait=wait, status=status, said=said)
 
 
 def is_local(base_url: str) -> bool:
@@ -141,8 +178,8 @@ def _pause(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.wait if isinstance(error, ApiError) else None
     if asked is not None:
-        return asked + random.uniform(0, 0.1)
-    return min(0.5 * 2.0 ** (state.attempt_number - 1), 8.0) * random.uniform(0.75, 1.0)
+        return min(asked, MINUTE) + random.uniform(0, 0.1)
+    return min(0.5 * 2.0 ** (min(state.attempt_number, 9) - 1), 8.0) * random.uniform(0.75, 1.0)
 
 
 def _message(response: httpx.Response) -> str:

@@ -159,6 +159,15 @@ class OpenAITeacher:
         read = self._dialogue.usable if self._stated is None else self._stated.said
         return [OpenAIBatches(self.api, self._config.batch, read)]
 
+    @property
+    def held(self) -> float:
+        """For how many seconds calls are held, because the server asked to be left alone."""
+        return self.api.held
+
+    def stop(self) -> None:
+        """Make no further call: texts whose calls wait for their turn raise TeacherError."""
+        self.api.stop()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.api.aclose()

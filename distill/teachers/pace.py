@@ -13,16 +13,22 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from distill.teachers.base import TeacherError
+
 MINUTE = 60.0
-LONGEST_WAIT = 60.0
-"""A server that asks for more than this is asked again sooner; it may have meant something else."""
+"""The longest that calls are held without asking again: a server that asks for more may have room sooner."""
 
 Clock = Callable[[], float]
 
 _SLACK = 0.1
+_SAME = 5.0  # seconds by which the holds of calls that were refused together differ
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _FORMS = ("x-ratelimit-{what}-{kind}", "anthropic-ratelimit-{kind}-{what}")
+_USED_UP_FORMS = (*_FORMS, "x-ratelimit-{what}", "ratelimit-{what}")
+_USED_UP_KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
+_RENAMED = "llm_provider-"  # what LiteLLM puts before the names of the headers of the server behind it
+_EPOCH = 1e9  # from here on a number of seconds is a moment since 1970, and a thousand times it milliseconds
 
 
 class Spacing:
@@ -79,7 +85,7 @@ class Allowance:
         now = self._clock()
         self._full = max(self._full, left, full or 0.0, 1.0)
         self._left = left if now >= self._resets_at else min(self._left, left)
-        self._period = min(reset, LONGEST_WAIT)
+        self._period = min(reset, MINUTE)
         self._resets_at = now + self._period
 
 
@@ -90,8 +96,9 @@ class Pace:
         self,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
-        clock: Clock = time.monotonic,
+        clock: Clock | None = None,
     ) -> None:
+        clock = clock or _loop_time
         self._requests = Spacing(requests_per_minute, clock)
         self._tokens = Spacing(tokens_per_minute, clock)
         self._allowances = {kind: Allowance(clock) for kind in ("requests", "tokens", "input-tokens")}
@@ -99,11 +106,33 @@ class Pace:
         self._held_until = clock()
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    @property
+    def held(self) -> float:
+        """For how many seconds more the server wants to be left alone, as far as calls are held for it."""
+        return max(0.0, self._held_until - self._clock())
+
+    def stop(self) -> None:
+        """Let nobody wait any longer: who does, or begins to, gets TeacherError."""
+        self._stopped.set()
+        self._news.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so long before another attempt. Raises TeacherError when stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+        self._check()
 
     async def wait(self, tokens: float) -> None:
-        """Return when a call of about `tokens` may be made, and count it. One at a time, so that none overtakes."""
+        """Return when a call of about `tokens` may be made, and count it. One at a time, so that none overtakes.
+
+        Raises TeacherError when stopped.
+        """
         async with self._turn:
+            self._check()
             while (seconds := self._delay(tokens)) > 0:
+                self._check()
                 self._news.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), seconds)
@@ -112,10 +141,16 @@ class Pace:
             for kind, allowance in self._allowances.items():
                 allowance.take(1.0 if kind == "requests" else tokens)
 
-    def hold(self, seconds: float) -> None:
-        """The server asked to be left alone for so long: by everybody."""
-        self._held_until = max(self._held_until, self._clock() + min(seconds, LONGEST_WAIT))
+    def hold(self, seconds: float) -> bool:
+        """The server asked to be left alone for so long: by everybody, for a minute at most. Gives whether it is new.
+
+        It is not where calls were held already, for about as long.
+        """
+        until = self._clock() + min(seconds, MINUTE)
+        new = until > self._held_until + _SAME
+        self._held_until = max(self._held_until, until)
         self._news.set()
+        return new
 
     def heard(self, headers: Mapping[str, str]) -> None:
         """Follow what a response's headers say of the limits."""
@@ -123,12 +158,17 @@ class Pace:
         for kind, allowance in self._allowances.items():
             for form in _FORMS:
                 said = {
-                    what: headers.get(form.format(what=what, kind=kind)) for what in ("remaining", "limit", "reset")
+                    what: _header(headers, form.format(what=what, kind=kind))
+                    for what in ("remaining", "limit", "reset")
                 }
                 if (left := _number(said["remaining"])) is not None:
                     reset = until(said["reset"], now)
                     allowance.heard(left, _number(said["limit"]), MINUTE if reset is None else reset)
                     self._news.set()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise TeacherError("stopped while calls waited for their turn; run the command again to go on")
 
     def _delay(self, tokens: float) -> float:
         told = [one.delay(1.0 if kind == "requests" else tokens) for kind, one in self._allowances.items()]
@@ -136,35 +176,55 @@ class Pace:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date.
+    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds, as a date or a duration.
 
-    None where it does not say, or says what makes no sense or is longer than a minute.
+    None where it does not say, or says what makes no sense.
     """
-    milliseconds, value = _number(headers.get("retry-after-ms")), headers.get("retry-after")
-    seconds = _number(value) if milliseconds is None else milliseconds / 1000
-    if seconds is None and value is not None and (date := _date(value)) is not None:
-        seconds = date - (server_time(headers) if now is None else now)
-    return seconds if seconds is not None and 0 <= seconds <= LONGEST_WAIT else None
+    now = server_time(headers) if now is None else now
+    value = _header(headers, "retry-after") or ""
+    seconds: float | None
+    if (milliseconds := _number(_header(headers, "retry-after-ms"))) is not None:
+        seconds = milliseconds / 1000
+    elif (number := _number(value)) is not None:
+        seconds = _from(number, now)
+    else:
+        date = _date(value)
+        seconds = until(value, now) if date is None else date - now
+    return seconds if seconds is not None and seconds >= 0 else None
+
+
+def used_up(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds until the last of the limits resets that the server says are used up; None where it says of none."""
+    now = server_time(headers) if now is None else now
+    names = {form.format(what="{what}", kind=kind) for form in _USED_UP_FORMS for kind in _USED_UP_KINDS}
+    resets = [
+        until(_header(headers, name.format(what="reset")), now)
+        for name in names
+        if (left := _number(_header(headers, name.format(what="remaining")))) is not None and left <= 0
+    ]
+    return max((reset for reset in resets if reset is not None), default=None)
 
 
 def until(value: str | None, now: float | None = None) -> float | None:
     """Seconds until a limit resets: `12ms`, `1s`, `6m0s` as OpenAI writes it, or an RFC 3339 time as Anthropic does.
 
-    None where there is no value, or one that says neither.
+    A number is of seconds, from now or, where it is as large as that, since 1970 (then also of milliseconds). None
+    where there is no value, or one that says nothing of these.
     """
     if not value:
         return None
+    now = time.time() if now is None else now
     parts = _DURATION.findall(value)
     if parts and "".join(number + unit for number, unit in parts) == value:
         return sum(float(number) * _UNITS[unit] for number, unit in parts)
     if (seconds := _number(value)) is not None:
-        return max(0.0, seconds)
+        return max(0.0, _from(seconds, now))
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, aware.timestamp() - (time.time() if now is None else now))
+    return max(0.0, aware.timestamp() - now)
 
 
 def server_time(headers: Mapping[str, str]) -> float:
@@ -173,12 +233,42 @@ def server_time(headers: Mapping[str, str]) -> float:
     return time.time() if date is None else date
 
 
+def told(seconds: float) -> str:
+    """A time to wait, for people: `90 s`, `12 min`, `7.5 h`, `30 days`."""
+    for unit, size, most in (("s", 1.0, 120.0), ("min", MINUTE, 120.0), ("h", 3600.0, 48.0)):
+        if seconds < most * size:
+            return f"{seconds / size:.3g} {unit}"
+    days = seconds / 86400.0
+    return f"{days:,.0f} days" if days < 1e5 else "more than 100,000 days"
+
+
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    """A header of who answered, else of the server behind a gateway that passes it on under another name."""
+    value = headers.get(name)
+    return headers.get(_RENAMED + name) if value is None else value
+
+
+def _from(number: float, now: float) -> float:
+    """A number of seconds, or of a moment since 1970 in seconds or milliseconds, as seconds from now."""
+    if number < _EPOCH:
+        return number
+    return (number / 1000 if number >= _EPOCH * 1000 else number) - now
+
+
+def _loop_time() -> float:
+    """The time of the event loop that waits, or that it would have where none runs yet."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
+
+
 def _date(value: str) -> float | None:
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _number(value: str | None) -> float | None:

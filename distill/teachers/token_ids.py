@@ -9,8 +9,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from distill.teachers.codes import forms
-from distill.teachers.http import ApiError, send
+from distill.teachers.http import ApiError, persistent, send
 
+_ATTEMPTS = 3
 _BEFORE = "\n"
 """A tokenizer that puts a space before every text shows how a bare code is written only after something else."""
 
@@ -18,13 +19,15 @@ _BEFORE = "\n"
 async def token_ids(client: httpx.AsyncClient, model: str, names: Sequence[str], who: str) -> dict[str, list[int]]:
     """The ids of each code's forms that are one token, the bare code first. A code of which none is has no entry.
 
-    Gives nothing where the server has no tokenizer. Raises ApiError where the server cannot be reached.
+    Gives nothing where the server has no tokenizer. Raises ApiError where the server cannot be reached, or stays busy.
     """
     url = _beside(str(client.base_url))
 
     async def tokens(text: str) -> list[int]:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        found = (await send(client, url, body, who=f"{who} (/tokenize)")).get("tokens")
+        async for attempt in persistent(_ATTEMPTS):
+            with attempt:
+                found = (await send(client, url, body, who=f"{who} (/tokenize)")).get("tokens")
         return found if isinstance(found, list) and all(isinstance(one, int) for one in found) else []
 
     async def ids(name: str) -> list[int]:
@@ -37,7 +40,7 @@ async def token_ids(client: httpx.AsyncClient, model: str, names: Sequence[str],
             return {}
         found = dict(zip(names, await asyncio.gather(*map(ids, names)), strict=True))
     except ApiError as error:
-        if error.status is None:
+        if error.status is None or error.retryable:
             raise
         return {}
     return {name: ones for name, ones in found.items() if ones}

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -116,10 +117,19 @@ class Worker:
         """Wait for the next row to ask for; None when stopped."""
         async with self._claiming:
             while not self._stopping:
-                if self._claimed:
+                if (seconds := getattr(self._teacher, "held", 0.0)) > 0:
+                    await self._pause(seconds)
+                elif self._claimed:
                     return self._claimed.popleft()
-                await self._claim()
+                else:
+                    await self._claim()
             return None
+
+    async def _pause(self, seconds: float) -> None:
+        """Leave the teacher alone for as long as its server asked; rows wait in the outbox. A new row ends it early."""
+        self._more.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._more.wait(), seconds)
 
     async def _claim(self) -> None:
         """Take waiting rows, or wait until there may be some."""

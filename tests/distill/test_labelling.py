@@ -341,6 +341,28 @@ async def test_what_is_in_flight_when_labelling_is_cancelled_is_waited_for_and_s
     assert stored(path, teacher) == keys(teacher.asked)
 
 
+async def test_labelling_that_is_cancelled_does_not_wait_for_a_server_that_asked_to_be_left_alone(path):
+    class Waiting(Played):
+        def __init__(self) -> None:
+            super().__init__(self.wait, concurrency=2)
+            self.stopped = asyncio.Event()
+            self.stop = self.stopped.set
+
+        async def wait(self, texts: Sequence[str]) -> list[Answer]:
+            await self.stopped.wait()
+            raise TeacherError("stopped")
+
+    teacher = Waiting()
+    with AnswerStore(path) as store:
+        asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
+        while len(teacher.batches) < 2:
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert len(teacher.batches) == 2
+
+
 async def test_labelling_that_is_cancelled_twice_gives_up_what_is_in_flight(path):
     play = Held(asyncio.Barrier(4))
     teacher = Played(play, concurrency=3)

@@ -7,10 +7,11 @@ import json
 import math
 import random
 import re
+import selectors
 import socket
 import string
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import httpx
@@ -38,6 +39,37 @@ async def serve() -> AsyncIterator[Callable[[Any], str]]:
         server.should_exit = True
         await task
         listener.close()
+
+
+class _Selector(selectors.DefaultSelector):
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everybody waits for something that never comes"
+            self.now += timeout
+        return ready
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._fake = _Selector()
+        super().__init__(self._fake)
+
+    def time(self) -> float:
+        return self._fake.now
+
+
+@pytest.fixture
+def run() -> Callable[[Callable[[Callable[[], float]], Coroutine[Any, Any, None]]], None]:
+    """`run(test)`: run `test(clock)` on a loop whose clock moves only when all sleep, so that no test takes time."""
+
+    def start(test: Callable[[Callable[[], float]], Coroutine[Any, Any, None]]) -> None:
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(test(runner.get_loop().time))
+
+    return start
 
 
 _OPTION = re.compile(r"^([A-Z]|\d{3}): (.+?)(?: - .*)?$")

@@ -104,7 +104,9 @@ class Vendor:
         if mishap == "kill before":
             return self.kill(headers, stage)
         if mishap.startswith("refuse"):
-            return await self.answer(send, denied(int(mishap.split()[1]), "refused, as told"))
+            status, headers, content = denied(int(mishap.split()[1]), "refused, as told")
+            asked = {"retry-after": mishap.split()[2]} if len(mishap.split()) > 2 else {}
+            return await self.answer(send, (status, headers | asked, content))
         raw = self.reply(stage, scope, headers, body)
         if mishap == "kill after":
             return self.kill(headers, stage)
@@ -668,6 +670,27 @@ async def test_what_passes_is_waited_for_and_a_batch_is_submitted_once(
     assert vendor.mishaps == []
     assert len(vendor.made) == 1
     assert_once(vendor, 8)
+    assert account(path)[1] == 0
+
+
+@pytest.mark.parametrize("stage", ["create", "look", "results"])
+async def test_a_vendor_that_asks_to_be_left_alone_is_asked_again_after_a_minute_at_most(
+    vendor, path, monkeypatch, stage
+) -> None:
+    monkeypatch.setattr(batches, "MINUTE", 0.01)
+    vendor.mishaps = [(stage, "refuse 429 90")] * 6  # more than there are attempts
+    life = await live(vendor, path, pool(8))
+    assert_right(life, pool(8))
+    assert len(vendor.made) == 1
+    assert_once(vendor, 8)
+    assert any("answered 429: refused, as told; it asks to be left alone for 90 s" in said for said in life.told)
+
+
+async def test_a_vendor_that_asks_for_days_before_a_batch_is_made_ends_the_command(vendor, path, monkeypatch) -> None:
+    monkeypatch.setattr(batches, "MINUTE", 0.01)
+    vendor.mishaps = [("upload" if vendor.kind == "openai" else "create", "refuse 429 864000")] * 6
+    with pytest.raises(TeacherError, match="left alone for 10 days"):
+        await live(vendor, path, pool(4))
     assert account(path)[1] == 0
 
 

@@ -86,13 +86,6 @@ async def test_what_a_429_asks_for_holds_everybody_back(serve: Callable[[Any], s
     assert min(moment for moment, *_ in server.asked[1:]) >= server.refused_at + seconds - 0.01
 
 
-async def test_a_wait_that_makes_no_sense_is_not_obeyed(serve: Callable[[Any], str]) -> None:
-    server = Server([{"retry-after": "86400"}])
-    made = api(serve(server))
-    await asyncio.wait_for(ask(made), timeout=60)
-    await made.aclose()
-
-
 async def test_a_base_url_may_have_a_query_and_a_header_the_key(serve: Callable[[Any], str], monkeypatch) -> None:
     monkeypatch.setenv("AZURE_KEY", f" {KEY}\n")
     server = Server()
@@ -162,7 +155,15 @@ def test_a_key_that_no_header_takes_is_refused_without_telling_it(monkeypatch, k
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         ({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, 30.0),
-        ({"retry-after": "3600"}, None),
+        ({"retry-after": "3600"}, 3600.0),
+        ({"retry-after": "86400"}, 86400.0),
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after": "1970-01-01T00:03:00Z"}, 120.0),
+        ({"llm_provider-retry-after": "90"}, 90.0),
+        ({"llm_provider-retry-after-ms": "90000", "llm_provider-retry-after": "9"}, 90.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:30 GMT"}, None),
+        ({"retry-after": "Thu, 32 Foo 1970 00:00:30 GMT"}, None),
+        ({"retry-after": "1e999"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "soon"}, None),

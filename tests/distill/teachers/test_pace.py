@@ -1,41 +1,15 @@
-"""Pace against a loop whose clock moves only when all sleep, so that no test takes time or depends on it."""
+"""Pace against a loop whose clock moves only when all sleep."""
 
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
-from distill.teachers.pace import Pace, server_time, until
-
-
-class _Selector(selectors.DefaultSelector):
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready:
-            assert timeout is not None, "everybody waits for something that never comes"
-            self.now += timeout
-        return ready
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._fake = _Selector()
-        super().__init__(self._fake)
-
-    def time(self) -> float:
-        return self._fake.now
-
-
-def run(test: Callable[[Callable[[], float]], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        runner.run(test(runner.get_loop().time))
+from distill.teachers.base import TeacherError
+from distill.teachers.pace import Pace, server_time, told, until, used_up
 
 
 def rate(remaining: float, reset: str, kind: str = "requests", **more: str) -> dict[str, str]:
@@ -53,21 +27,21 @@ async def times(pace: Pace, clock: Callable[[], float], count: int, tokens: floa
     return list(await asyncio.gather(*(one() for _ in range(count))))
 
 
-def test_without_limits_nobody_waits() -> None:
+def test_without_limits_nobody_waits(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         assert await times(Pace(clock=clock), clock, 100) == [0.0] * 100
 
     run(test)
 
 
-def test_requests_a_minute_are_spaced_evenly_in_the_order_of_coming() -> None:
+def test_requests_a_minute_are_spaced_evenly_in_the_order_of_coming(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         assert await times(Pace(requests_per_minute=30, clock=clock), clock, 4) == pytest.approx([0, 2, 4, 6], abs=0.2)
 
     run(test)
 
 
-def test_no_minute_has_more_than_its_limit_and_a_tenth_of_a_second_and_little_is_lost() -> None:
+def test_no_minute_has_more_than_its_limit_and_a_tenth_of_a_second_and_little_is_lost(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         through = await times(Pace(requests_per_minute=600, clock=clock), clock, 1500)
         most = max(sum(start <= moment < start + 60 for moment in through) for start in through)
@@ -76,7 +50,7 @@ def test_no_minute_has_more_than_its_limit_and_a_tenth_of_a_second_and_little_is
     run(test)
 
 
-def test_tokens_a_minute_count_what_each_call_takes() -> None:
+def test_tokens_a_minute_count_what_each_call_takes(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(tokens_per_minute=600, clock=clock)
         assert await times(pace, clock, 3, tokens=50) == pytest.approx([0, 5, 10], abs=0.2)
@@ -84,7 +58,7 @@ def test_tokens_a_minute_count_what_each_call_takes() -> None:
     run(test)
 
 
-def test_time_not_used_is_not_saved_up() -> None:
+def test_time_not_used_is_not_saved_up(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(requests_per_minute=60, clock=clock)
         await asyncio.sleep(30)
@@ -93,7 +67,7 @@ def test_time_not_used_is_not_saved_up() -> None:
     run(test)
 
 
-def test_everybody_is_held_and_the_longest_hold_counts() -> None:
+def test_everybody_is_held_and_the_longest_hold_counts(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.hold(5)
@@ -103,7 +77,7 @@ def test_everybody_is_held_and_the_longest_hold_counts() -> None:
     run(test)
 
 
-def test_a_hold_reaches_those_who_wait_already() -> None:
+def test_a_hold_reaches_those_who_wait_already(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.hold(1)
@@ -115,7 +89,7 @@ def test_a_hold_reaches_those_who_wait_already() -> None:
     run(test)
 
 
-def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_reset() -> None:
+def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_reset(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(2, "10s"))
@@ -124,7 +98,7 @@ def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_re
     run(test)
 
 
-def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together() -> None:
+def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(0, "10s", limit="3"))
@@ -136,7 +110,7 @@ def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together() -> None:
     run(test)
 
 
-def test_a_server_that_says_no_more_holds_up_no_longer_than_it_said() -> None:
+def test_a_server_that_says_no_more_holds_up_no_longer_than_it_said(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(0, "2s"))
@@ -145,7 +119,7 @@ def test_a_server_that_says_no_more_holds_up_no_longer_than_it_said() -> None:
     run(test)
 
 
-def test_news_wakes_those_who_wait() -> None:
+def test_news_wakes_those_who_wait(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(0, "10s", limit="1"))
@@ -157,7 +131,7 @@ def test_news_wakes_those_who_wait() -> None:
     run(test)
 
 
-def test_an_answer_that_comes_late_does_not_give_back_what_was_used_since() -> None:
+def test_an_answer_that_comes_late_does_not_give_back_what_was_used_since(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(5, "30s"))
@@ -168,7 +142,7 @@ def test_an_answer_that_comes_late_does_not_give_back_what_was_used_since() -> N
     run(test)
 
 
-def test_a_call_larger_than_the_whole_limit_waits_for_all_of_it_and_no_longer() -> None:
+def test_a_call_larger_than_the_whole_limit_waits_for_all_of_it_and_no_longer(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(500, "10s", kind="tokens", limit="1000"))
@@ -177,7 +151,7 @@ def test_a_call_larger_than_the_whole_limit_waits_for_all_of_it_and_no_longer() 
     run(test)
 
 
-def test_anthropics_headers_are_followed_by_the_servers_clock() -> None:
+def test_anthropics_headers_are_followed_by_the_servers_clock(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(
@@ -195,7 +169,7 @@ def test_anthropics_headers_are_followed_by_the_servers_clock() -> None:
     run(test)
 
 
-def test_a_reset_far_away_is_not_waited_for_longer_than_a_minute() -> None:
+def test_a_reset_far_away_is_not_waited_for_longer_than_a_minute(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(rate(0, "7h30m"))
@@ -205,7 +179,62 @@ def test_a_reset_far_away_is_not_waited_for_longer_than_a_minute() -> None:
     run(test)
 
 
-def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
+def test_what_litellm_passes_on_under_another_name_is_heard(run) -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.heard({"x-ratelimit-remaining-requests": "1", "llm_provider-x-ratelimit-reset-requests": "7s"})
+        assert await times(pace, clock, 2) == [0.0, 7.0]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (rate(0, "1m30s"), 90.0),
+        (rate(0, "1m30s") | rate(0, "6m0s", kind="tokens"), 360.0),
+        (rate(0, "1m30s") | rate(5, "6m0s", kind="tokens"), 90.0),
+        ({"x-ratelimit-remaining-requests": "0", "llm_provider-x-ratelimit-reset-requests": "1m30s"}, 90.0),
+        (
+            {
+                "anthropic-ratelimit-output-tokens-remaining": "0",
+                "anthropic-ratelimit-output-tokens-reset": "1970-01-01T00:03:00Z",
+            },
+            120.0,
+        ),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1700000000000"}, 1700000000 - 60.0),
+        (rate(5, "1m30s"), None),
+        (rate(0, "soon"), None),
+        ({}, None),
+    ],
+)
+def test_when_limits_that_are_used_up_reset(headers: dict[str, str], seconds: float | None) -> None:
+    assert used_up(headers, now=60.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1.5, "1.5 s"), (90, "90 s"), (150, "2.5 min"), (7200, "2 h"), (86400 * 30, "30 days")]
+)
+def test_a_time_is_told_as_people_do(seconds: float, said: str) -> None:
+    assert told(seconds) == said
+
+
+def test_who_waits_when_stopped_does_so_no_longer(run) -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        pace.hold(50)
+        waiting = [asyncio.create_task(pace.wait(1)), asyncio.create_task(pace.sleep(50))]
+        await asyncio.sleep(1)
+        pace.stop()
+        for one in waiting:
+            with pytest.raises(TeacherError, match="stopped"):
+                await one
+        assert clock() == 1.0
+
+    run(test)
+
+
+def test_who_is_cancelled_while_waiting_holds_nobody_up(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.hold(5)
@@ -218,7 +247,7 @@ def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-ratelimit-remaining-requests": "many"}, rate(5, "soon"), rate(9, "")])
-def test_headers_that_say_nothing_hold_nobody(headers: dict[str, str]) -> None:
+def test_headers_that_say_nothing_hold_nobody(run, headers: dict[str, str]) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)
         pace.heard(headers)
@@ -240,6 +269,8 @@ def test_headers_that_say_nothing_hold_nobody(headers: dict[str, str]) -> None:
         ("1970-01-01T02:01:30+02:00", 30.0),
         ("1970-01-01T00:01:30", 30.0),
         ("1970-01-01T00:00:10Z", 0.0),
+        ("1700000000", 1700000000 - 60.0),
+        ("1700000000000", 1700000000 - 60.0),
         ("soon", None),
         ("5 parsecs", None),
         ("nan", None),

@@ -155,6 +155,33 @@ async def test_an_error_that_passes_is_tried_once_more(make_shadow):
     assert len(shadow.teacher.asked) == 4
 
 
+async def test_a_teacher_whose_server_asked_to_be_left_alone_is_and_texts_wait_in_the_outbox(make_shadow):
+    shadow = make_shadow(agree)
+    shadow.teacher.held = 3600.0
+    await shadow.start()
+    shadow.observe(5)
+    await until(lambda: len(shadow.rows("seq")) == 5)
+    assert shadow.teacher.asked == []
+    assert shadow.outcomes() == {}
+    assert shadow.unaccounted() == 0
+
+    shadow.teacher.held = 0.0
+    shadow.observe()  # whose row wakes the worker, as the end of the wait would
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 6}
+
+
+async def test_a_teacher_that_is_left_alone_holds_up_no_stop(make_shadow):
+    shadow = make_shadow(agree)
+    shadow.teacher.held = 3600.0
+    await shadow.start()
+    shadow.observe(2)
+    await until(lambda: len(shadow.rows("seq")) == 2)
+    async with asyncio.timeout(4):
+        await shadow.pipeline.stop()
+    assert shadow.teacher.closed
+
+
 @pytest.mark.parametrize(("retryable", "calls"), [(True, 2), (False, 1)])
 async def test_two_attempts_at_most(make_shadow, retryable, calls):
     shadow = await make_shadow(raises(TeacherError("no", retryable=retryable))).start()
