@@ -62,11 +62,11 @@ def _options(
 
 @app.command()
 def check(task: TaskFile, output: Output = None) -> None:
-    """Read, clean and split the data, and say whether it will do."""
-    from distill.report import data_lines
+    """Read, clean and split the data, list its labels, and say whether it will do."""
+    from distill.report import data_lines, label_lines
 
     splits = _run(task, output).make_data()
-    for line in data_lines(splits.report):
+    for line in (*data_lines(splits.report), *label_lines(splits.report)):
         console.print(line)
 
 
@@ -190,17 +190,31 @@ def make_key(
 def classify(
     bundle: Annotated[Path, typer.Argument(help="The bundle to ask.")],
     source: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file of texts.")],
-    target: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    target: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file to write, by its ending.")],
     text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; without, row numbers.")] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(help="Character between the fields of a CSV file, or `tab`; found out where not given."),
+    ] = None,
 ) -> None:
-    """Classify a whole file on this machine, without a service."""
+    """Classify a whole file on this machine, without a service. A row without a text gets no label."""
+    from pydantic import ValidationError
+
+    from distill.data.sources import delimiter_found
     from distill.sections import FileSource
     from export.bundle import Bundle
     from export.classify import classify_file
 
-    rows = classify_file(Bundle.open(bundle), FileSource(path=source, text=text, id=identifier), target)
-    console.print(f"{rows} texts classified: {target}")
+    try:
+        given = FileSource(path=source, text=text, id=identifier, delimiter=delimiter)
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--delimiter") from error
+    if (found := delimiter_found(given)) is not None:
+        console.print(found)
+    rows, blank = classify_file(Bundle.open(bundle), given, target)
+    without = f" ({blank} of them blank, without a label)" if blank else ""
+    console.print(f"{rows} texts classified{without}: {target}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from distill.calibration import calibrate, lacking
 from distill.data.sources import read
 from distill.data.splits import Examples, Train, Validation, gold_classes, normalise, require
-from distill.data.sufficiency import Finding
+from distill.data.sufficiency import Finding, unknown_labels
 from distill.errors import DataError, DistillError
 from distill.labelling import AnswerStore, Engine, Labelling, answer, label
 from distill.self_agreement import CONSTANT, self_agreement
@@ -72,8 +72,8 @@ def gold_rows(section: Calibration, labels: Sequence[str]) -> Examples:
     gold = read(section.data, "gold")
     if not gold.has_gold:
         raise DataError(f"{_WHERE}: every row needs a gold label; name the column with `label`")
-    if unknown := sorted({name for name in gold.gold if name} - set(labels)):
-        raise DataError(f"{_WHERE}: gold labels {unknown[:5]} are not among the task's {len(labels)} labels")
+    if unknown := unknown_labels(gold.gold, labels):
+        raise DataError(f"{_WHERE}: {unknown}")
     if why := lacking(np.bincount(gold_classes(gold, labels), minlength=len(labels)), section.method):
         raise DataError(f"{_WHERE}: {why}; add rows, or leave `calibration` out")
     return gold

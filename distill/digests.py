@@ -24,7 +24,8 @@ def source_digest(source: FileSource | TicketSource) -> str:
         code = [file_digest(file) for file in sorted(folder.glob("ticket*.py"))]
         return fingerprint([source.model_dump(), code])
     try:
-        return fingerprint([source.model_dump(mode="json", exclude={"path"}), file_digest(source.path)])
+        settings = source.model_dump(mode="json", exclude={"path"})
+        return fingerprint([settings, source.path.suffix.lower(), file_digest(source.path)])
     except OSError as error:
         raise DataError(f"{source.path}: cannot be read ({error.strerror or error}); correct the path") from error
 

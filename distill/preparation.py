@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,26 @@ from pydantic import BaseModel
 from distill.appraisal import gold_rows, shared_with_fit
 from distill.artifacts import write_atomic
 from distill.data.duplicates import clean
-from distill.data.sources import read
+from distill.data.sources import delimiter_found, read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
-from distill.data.sufficiency import Finding, calibration_coverage, examine, fit_coverage, shared_with_test
+from distill.data.sufficiency import (
+    Finding,
+    calibration_coverage,
+    examine,
+    examine_labels,
+    fit_coverage,
+    label_counts,
+    shared_with_test,
+)
 from distill.errors import DataError
 from distill.progress import bar
+from distill.sections import FileSource
 from distill.task import Task
 from distill.teachers.local import Fit, LocalConfig
 
 REPORT = "data.json"
+SCHEMA = "2"
+"""Of what is made of the same files; another one makes the data again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,8 @@ def prepare(task: Task, folder: Path) -> None:
         raise DataError("validation: no rows; raise data.validation or give it a source of its own")
     if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
         raise DataError("an id stands in two splits; ids must differ across train, validation and test")
-    findings = examine(splits, labels) + _other_uses(task, splits["test"], given, labels)
+    findings = examine_labels(splits, labels, listed=task.labels is not None) + examine(splits, labels)
+    findings += _other_uses(task, splits["test"], given, labels)
     if problems := [finding.message for finding in findings if finding.level == "problem"]:
         raise DataError("; ".join(problems))
     for name, split in splits.items():
@@ -79,6 +92,8 @@ def prepare(task: Task, folder: Path) -> None:
     report = {
         "labels": labels,
         "rows": {name: len(split) for name, split in splits.items()},
+        "counts": label_counts(splits, labels),
+        "delimiters": delimiters_found(task),
         "cleaning": asdict(cleaning),
         "findings": [asdict(finding) for finding in findings],
     }
@@ -100,6 +115,21 @@ def read_splits(folder: Path) -> Splits:
 def fit_section(teacher: BaseModel) -> Fit | None:
     """How the teacher is to be fitted, where it is."""
     return teacher.fit if isinstance(teacher, LocalConfig) else None
+
+
+def delimiters_found(section: BaseModel) -> list[str]:
+    """A line for each file that a task, or a part of it, reads with a delimiter that was found out."""
+    if isinstance(section, FileSource):
+        found = delimiter_found(section)
+        return [] if found is None else [found]
+    lines = [line for part in _parts(section) for line in delimiters_found(part)]
+    return list(dict.fromkeys(lines))
+
+
+def _parts(section: BaseModel) -> Iterator[BaseModel]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        yield from (part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, BaseModel))
 
 
 def _labels_of(splits: list[Examples], task: Task) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.artifacts import write_atomic
+from distill.data.spelling import plain
 
 _WORST_CLASSES = 20
 
@@ -108,7 +109,18 @@ def data_lines(data: dict[str, Any]) -> list[str]:
         f"duplicates, {leaked}. "
         f"{cleaning['conflicting']} texts had more than one gold label."
     )
-    return [account, *(f"- {finding['level']}: {finding['message']}" for finding in data["findings"])]
+    findings = (f"- {finding['level']}: {finding['message']}" for finding in data["findings"])
+    return [account, *(f"- {line}" for line in data["delimiters"]), *findings]
+
+
+def label_lines(data: dict[str, Any]) -> list[str]:
+    """Every label with its gold rows, and how many rows have none."""
+    lines = []
+    for label, counts in data["counts"].items():
+        told = f"{sum(counts.values())} rows ({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        if label or any(counts.values()):
+            lines.append(f"- label {plain(label)}: {told}" if label else f"- no label: {told}")
+    return lines
 
 
 def _calibration_line(calibration: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from distill.constant_answers import teacher_warnings
 from distill.data.sources import read
 from distill.data.splits import S
 from distill.digests import source_digest, teacher_digest
+from distill.preparation import SCHEMA as SCHEMA_OF_DATA
 from distill.preparation import Splits, fit_section, prepare, read_splits
 from distill.soft_labels import SCHEMA, SoftLabels
 from distill.task import TEACHER, Task
@@ -51,6 +52,7 @@ class Run:
         if task.labelling.calibration is not None:
             sources.append(task.labelling.calibration.data)
         inputs = {
+            "schema": SCHEMA_OF_DATA,
             "data": task.data.model_dump(mode="json"),
             "labels": task.labels,
             "files": [source_digest(source) for source in sources if not isinstance(source, float)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 
 class Section(BaseModel):
@@ -15,12 +15,24 @@ class Section(BaseModel):
 
 
 class FileSource(Section):
-    """A CSV, JSONL or Parquet file, told by its ending. `label` names the column of gold labels, where there is one."""
+    """A CSV, JSONL or Parquet file, told by its ending. `label` names the column of gold labels, where there is one.
+
+    `delimiter` is the one character between the fields of a CSV file, or `tab`; None finds it out.
+    """
 
     path: Path
     text: str = "text"
     label: str | None = None
     id: str | None = None
+    delimiter: str | None = None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        character = "\t" if value in ("tab", "\\t") else value
+        if character is not None and (len(character) != 1 or character.isalnum() or character in '"\r\n\0'):
+            raise ValueError("expected one character that is no letter, digit, quote or line break, or `tab`")
+        return character
 
 
 class TicketSource(Section):

@@ -6,6 +6,7 @@ Paths in a task are relative to the task file. This file describes; it reads no 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_va
 from pydantic_core import ErrorDetails
 
 from distill import teachers
+from distill.data.values import label_of
 from distill.errors import TaskError
 from distill.sections import Optimisation, Section, Source
 from distill.strict_yaml import MAX_CHARACTERS, Document, quoting_hint, read_yaml
@@ -143,11 +145,18 @@ class Task(Section):
                 raise ValueError(f"students.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
         return self
 
-    @model_validator(mode="after")
-    def _distinct_labels(self) -> Task:
-        if self.labels is not None and len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels: expected distinct names")
-        return self
+    @field_validator("labels")
+    @classmethod
+    def _labels_as_in_data(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        labels = tuple(label for label in map(label_of, value) if label is not None)
+        if len(labels) < len(value):
+            raise ValueError("a label is empty; remove it")
+        if len(set(labels)) < len(labels):
+            twice = Counter(labels).most_common(1)[0][0]
+            raise ValueError(f"the label {twice!r} is given twice; remove one")
+        return labels
 
 
 def load_task(path: str | Path) -> Task:

@@ -4,32 +4,81 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill.artifacts import write_atomic
+from distill.data.files import CSV, JSONL, PARQUET
 from distill.data.sources import read
+from distill.data.values import is_blank
+from distill.errors import DataError
 from distill.progress import track
 from distill.sections import FileSource
 from export.bundle import Bundle
 from export.runtime import Classifier
 
 COLUMNS = ("id", "text", "label", "score", "truncated")
+_TARGETS = (*CSV, *JSONL, *PARQUET)
 
 
-def classify_file(bundle: Bundle, source: FileSource, target: Path) -> int:
-    """Write a CSV with each row's text, label, score and whether it was truncated. Gives the number of rows.
+def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int, int]:
+    """Write each row's text, label, score and whether it was truncated, in the format that the target's ending names.
 
-    Raises DataError for a file that cannot be read, and InferenceError when the graph fails on a text.
+    A row whose text is blank gets an empty label and no score. Gives the number of rows and of blank ones among them.
+    Raises DataError for a file that cannot be read or is the target, and InferenceError when the graph fails on a text.
     """
-    rows = read(source, "row")
+    _require_target(source, target)
+    rows = read(source, "row", blanks=True)
     classifier = Classifier.load(bundle)
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow(COLUMNS)
+    answers: list[tuple[str, str, str, float | None, bool]] = []
+    blank = 0
     for name, text in zip(rows.ids, track(rows.texts, "classifying", len(rows)), strict=True):
+        if is_blank(text):
+            answers.append((name, text, "", None, False))
+            blank += 1
+            continue
         answer = classifier.classify(text)
         best = answer.best
-        score = f"{answer.probabilities[best]:.6f}"
-        writer.writerow([name, text, bundle.manifest.labels[best], score, str(answer.truncated).lower()])
-    write_atomic(target, buffer.getvalue())
-    return len(rows)
+        answers.append(
+            (name, text, bundle.manifest.labels[best], float(answer.probabilities[best]), bool(answer.truncated))
+        )
+    write_atomic(target.resolve(), _written(answers, target.suffix.lower()))
+    return len(rows), blank
+
+
+def _require_target(source: FileSource, target: Path) -> None:
+    """Refuse what must not, or cannot, be written, before anything is classified."""
+    if target.suffix.lower() not in _TARGETS:
+        raise DataError(f"{target}: unknown kind of file to write; end its name in one of {', '.join(_TARGETS)}")
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder; name a file to write")
+    if target.exists() and source.path.exists() and target.samefile(source.path):
+        raise DataError(f"{target}: is the source itself, which would be lost; name another file to write")
+
+
+def _written(answers: Sequence[tuple[Any, ...]], ending: str) -> str | bytes:
+    if ending in PARQUET:
+        return _parquet(answers)
+    if ending in JSONL:
+        return "".join(
+            json.dumps(dict(zip(COLUMNS, answer, strict=True)), ensure_ascii=False) + "\n" for answer in answers
+        )
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, delimiter="\t" if ending == ".tsv" else ",")
+    writer.writerow(COLUMNS)
+    for *cells, score, truncated in answers:
+        writer.writerow([*cells, "" if score is None else f"{score:.6f}", str(truncated).lower()])
+    return buffer.getvalue()
+
+
+def _parquet(answers: Sequence[tuple[Any, ...]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.bool_())
+    columns = [pyarrow.array([answer[index] for answer in answers], kind) for index, kind in enumerate(kinds)]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(dict(zip(COLUMNS, columns, strict=True))), buffer)
+    return buffer.getvalue()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -362,6 +364,55 @@ def test_a_file_with_another_column_is_not_classified(refused, tiny_bundle, tmp_
     told = refused("classify", tiny_bundle.path, tmp_path / "texts.csv", tmp_path / "answers.csv")
     assert "no column 'text'; there are 'body'" in told
     assert not (tmp_path / "answers.csv").exists()
+
+
+def test_a_delimiter_is_found_and_said_or_given(cli, tiny_bundle, tmp_path):
+    source, target = tmp_path / "texts.csv", tmp_path / "answers.jsonl"
+    source.write_text("key;text\n1;my invoice, please\n2;\n")
+    done = cli("classify", tiny_bundle.path, source, target)
+    told = f"2 texts classified (1 of them blank, without a label): {target}\n"
+    assert (done.status, done.out) == (0, f"{source}: read with the delimiter ';'\n{told}")
+    source.write_text(source.read_text().replace(";", "\t"))
+    assert cli("classify", tiny_bundle.path, source, target, "--delimiter", "tab").out == told
+    done = cli("classify", tiny_bundle.path, source, target, "--delimiter", "abc")
+    assert done.status == 2
+    assert "expected one character" in done.err
+
+
+def test_check_lists_every_label_and_names_those_that_look_alike(cli, task, tmp_path):
+    described = yaml.safe_load(task.read_text())
+    for name, source in described["data"].items():
+        if isinstance(source, dict):
+            rows = (task.parent / source["path"]).read_text().replace(",billing", ",Billing", 1)
+            source["path"] = f"{name}.csv"
+            (tmp_path / source["path"]).write_text(rows.replace(",", ";"))
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
+    done = cli("check", tmp_path / "task.yaml", "--output", tmp_path / "run")
+    assert done.status == 0
+    assert f"- {tmp_path}/train.csv: read with the delimiter ';'" in done.out
+    assert f"- {tmp_path}/test.csv: read with the delimiter ';'" in done.out
+    assert re.search(
+        r"- warning: labels 'Billing' \(2 rows\), 'billing' \(\d+ rows\) differ only in spelling", done.out
+    )
+    listed = re.findall(r"^- label (\w+): \d+ rows \(\d+ train, \d+ validation, \d+ test\)$", done.out, re.MULTILINE)
+    assert listed == ["Billing", "account", "billing", "shipping", "technical"]
+
+
+def test_numbers_of_different_types_are_one_label_and_different_spellings_are_told(cli, task, tmp_path):
+    described = yaml.safe_load(task.read_text())
+    texts = [f"{number} is the text of row {number * 7919}" for number in range(60)]
+    labels = pyarrow.array([None if number % 10 == 0 else float(number % 2) for number in range(40)])
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts[:40], "label": labels}), tmp_path / "train.parquet")
+    described["data"]["train"] = {"path": "train.parquet", "label": "label"}
+    described["data"]["test"] = {"path": "test.csv", "label": "label"}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
+    rows = "".join(f"{text},{number % 2}\n" for number, text in enumerate(texts[40:]))
+    (tmp_path / "test.csv").write_text(f"text,label\n{rows}")
+    done = cli("check", tmp_path / "task.yaml", "--output", tmp_path / "run")
+    assert re.findall(r"- (?:label (.+)|no label): (\d+) rows", done.out) == [("", "4"), ("0", "26"), ("1", "30")]
+    (tmp_path / "test.csv").write_text(f"text,label\n{rows}".replace(",1\n", ",1.0\n"))
+    told = cli("check", tmp_path / "task.yaml", "--output", tmp_path / "run").err.splitlines()[-1]
+    assert "labels '1' (20 rows), '1.0' (10 rows) are one value in several spellings; spell them alike" in told
 
 
 @pytest.mark.parametrize("verb", ["label", "run"])

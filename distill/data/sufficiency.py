@@ -6,10 +6,11 @@ Findings, not decisions: a `problem` stops a run, a `warning` is printed and kep
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distill.data.spelling import alike, nearest_to, reads_as_missing, shown
 from distill.data.splits import Examples, normalise
 
 ENOUGH_ROWS = 10_000
@@ -34,15 +35,53 @@ def shared_with_test(name: str, split: Examples, test: Examples) -> list[Finding
     return [Finding("warning", f"{name}: {count} of {len(split)} texts also stand in test and flatter it; remove them")]
 
 
+def unknown_labels(gold: Iterable[str | None], labels: Sequence[str]) -> str | None:
+    """What to say of gold labels that the task does not have, with those that they may have been meant for."""
+    unknown = sorted({label for label in gold if label is not None} - set(labels))
+    if not unknown:
+        return None
+    message = f"gold labels {unknown[:5]} are not among the task's {len(labels)} labels"
+    meant = [(label, near) for label in unknown if (near := nearest_to(label, labels)) is not None]
+    spellings = ", ".join(f"{shown(label)} looks like {shown(near)}" for label, near in meant[:5])
+    return f"{message}; {spellings}: spell them alike" if meant else message
+
+
+def label_counts(splits: Mapping[str, Examples], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The rows of each label by split; under an empty name, those without a label."""
+    counts = {name: Counter(label or "" for label in split.gold) for name, split in splits.items()}
+    return {label: {name: counts[name][label] for name in splits} for label in ("", *labels)}
+
+
+def examine_labels(splits: Mapping[str, Examples], labels: Sequence[str], *, listed: bool) -> list[Finding]:
+    """Labels that look alike, or that a program wrote where there is none.
+
+    Two spellings of one number or boolean are a problem, unless the task has `listed` its labels.
+    """
+    rows = {label: sum(counts.values()) for label, counts in label_counts(splits, labels).items()}
+    findings = []
+    for group in alike(labels):
+        named = ", ".join(f"{shown(label)} ({rows[label]} rows)" for label in group.labels)
+        if group.value and not listed:
+            remedy = "spell them alike, or list both in the task's `labels`"
+            findings.append(Finding("problem", f"labels {named} are one value in several spellings; {remedy}"))
+        else:
+            findings.append(Finding("warning", f"labels {named} differ only in spelling; spell them alike"))
+    findings += [
+        Finding(
+            "warning", f"label {shown(label)} ({rows[label]} rows) reads like a missing one; leave such cells empty"
+        )
+        for label in labels
+        if reads_as_missing(label)
+    ]
+    return findings
+
+
 def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Finding]:
     """What is wrong, or thin, in the splits of a task (`train`, `validation`, `test`)."""
     findings = []
     for name, split in splits.items():
-        unknown = sorted({label for label in split.gold if label is not None} - set(labels))
-        if unknown:
-            findings.append(
-                Finding("problem", f"{name}: gold labels {unknown[:5]} are not among the task's {len(labels)} labels")
-            )
+        if unknown := unknown_labels(split.gold, labels):
+            findings.append(Finding("problem", f"{name}: {unknown}"))
         if name != "train" and len(split) < ENOUGH_TO_JUDGE:
             findings.append(
                 Finding(

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from distill.calibration import fit_temperature, one_hot
 from distill.data.splits import Examples, Train, Validation, gold_classes, hold_out
+from distill.data.sufficiency import unknown_labels
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
@@ -91,9 +92,8 @@ def fit(
     """
     if not gold.has_gold:
         raise DistillError("teacher.fit.data: every row needs a gold label; name the column with `label`")
-    unknown = sorted({label for label in gold.gold if label} - set(labels))
-    if unknown:
-        raise DistillError(f"teacher.fit.data: gold labels {unknown[:5]} are not among the task's {len(labels)} labels")
+    if unknown := unknown_labels(gold.gold, labels):
+        raise DistillError(f"teacher.fit.data: {unknown}")
     learn, held = hold_out(gold, validation, optimisation.seed)
     if not len(held):
         raise DistillError(

@@ -73,12 +73,20 @@ class RecordedTeacher:
                 recorded = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise TeacherError(f"{config.logits}: not a recording ({error}); expected an .npz of arrays") from error
-        order = label_order([str(label) for label in recorded.get("labels", [])], labels, str(config.logits))
+        order = label_order(_labels(config, recorded), labels, str(config.logits))
         answers: dict[str, list[npt.NDArray[np.float32]]] = {}
         for recording in config.recordings:
             for text, row in zip(*_rows(config, recording, recorded), strict=True):
                 answers.setdefault(text, []).append(row[order])
-        followed = [[one.array, one.rows.text, file_digest(one.rows.path)] for one in config.recordings]
+        followed = [
+            [
+                one.array,
+                one.rows.text,
+                *([one.rows.delimiter] if one.rows.delimiter else []),
+                file_digest(one.rows.path),
+            ]
+            for one in config.recordings
+        ]
         version = fingerprint([file_digest(config.logits), config.temperature, followed])
         means = {text: np.stack(rows).mean(axis=0) for text, rows in answers.items()}
         return cls(config.name, version, labels, means, config.usd_per_1000)
@@ -95,6 +103,19 @@ class RecordedTeacher:
 
     async def aclose(self) -> None:
         """Nothing is held open."""
+
+
+def _labels(config: RecordedConfig, recorded: dict[str, npt.NDArray[np.generic]]) -> list[str]:
+    """The labels of the recording, spelled as those of data files are."""
+    from distill.data.values import label_of, spelled
+
+    try:
+        labels = [label_of(spelled(label)) for label in recorded.get("labels", np.array([], dtype=str))]
+    except ValueError as error:
+        raise TeacherError(f"{config.logits}: array 'labels' holds {error}; write the labels as text") from error
+    if None in labels:
+        raise TeacherError(f"{config.logits}: label {labels.index(None)} of array 'labels' is empty; name it")
+    return [label for label in labels if label is not None]
 
 
 def _rows(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill.gap import compare
-from distill.report import data_lines, markdown, number, percent, summary, write_report
+from distill.report import data_lines, label_lines, markdown, number, percent, summary, write_report
 
 LABELS = ("billing", "shipping", "account")
 
@@ -57,6 +57,12 @@ def gap() -> dict[str, Any]:
                         "leaked": {"validation": 11, "test": 9},
                         "conflicting": 4,
                     },
+                    "counts": {
+                        "": {"train": 5, "validation": 0, "test": 0},
+                        "a": {"train": 3, "validation": 2, "test": 1},
+                        "b\xa0c": {"train": 0, "validation": 0, "test": 0},
+                    },
+                    "delimiters": ["train.csv: read with the delimiter ';'"],
                     "findings": [{"level": "warning", "message": "train: 800 rows"}],
                 },
             }
@@ -92,12 +98,21 @@ def test_without_gold_labels_there_is_a_dash(gap):
 
 
 def test_the_account_of_the_data_loses_no_row(gap):
-    account, finding = data_lines(gap["data"])
+    account, delimiter, finding = data_lines(gap["data"])
     for part in ("800 rows to train", "90 to choose", "50 to judge", "1000 rows in the pool", "60 exact and 30 near"):
         assert part in account
     assert "11 that stand in validation, 9 that stand in test" in account
     assert "4 texts had more than one gold label" in account
+    assert delimiter == "- train.csv: read with the delimiter ';'"
     assert finding == "- warning: train: 800 rows"
+
+
+def test_every_label_is_listed_with_its_rows(gap):
+    assert label_lines(gap["data"]) == [
+        "- no label: 5 rows (5 train, 0 validation, 0 test)",
+        "- label a: 6 rows (3 train, 2 validation, 1 test)",
+        "- label 'b\\xa0c': 0 rows (0 train, 0 validation, 0 test)",
+    ]
 
 
 def test_the_text_names_teacher_choice_and_reasons(gap):

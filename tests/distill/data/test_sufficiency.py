@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from distill.data.splits import Examples, Test, Train, Validation
 from distill.data.sufficiency import (
     ENOUGH_PER_LABEL,
@@ -9,7 +11,9 @@ from distill.data.sufficiency import (
     ENOUGH_TO_JUDGE,
     calibration_coverage,
     examine,
+    examine_labels,
     fit_coverage,
+    label_counts,
 )
 
 LABELS = ("a", "b")
@@ -38,6 +42,53 @@ def test_gold_labels_that_the_task_does_not_know_are_a_problem():
     ((level, message),) = found(test=split(Test, ENOUGH_TO_JUDGE, gold=("a", "z", None)))
     assert level == "problem"
     assert message == "test: gold labels ['z'] are not among the task's 2 labels"
+
+
+def test_gold_labels_that_were_meant_for_one_of_the_task_say_for_which():
+    ((_, message),) = found(test=split(Test, ENOUGH_TO_JUDGE, gold=("a", "B", "b\u200b")))
+    assert message == (
+        "test: gold labels ['B', 'b\\u200b'] are not among the task's 2 labels; "
+        r"'B' looks like 'b', 'b\u200b' looks like 'b': spell them alike"
+    )
+
+
+def of_labels(*gold, listed=False) -> list[tuple[str, str]]:
+    splits = {"train": split(Train, 2 * len(gold), gold), "test": split(Test, len(gold), gold)}
+    labels = sorted({label for label in gold if label is not None})
+    return [(finding.level, finding.message) for finding in examine_labels(splits, labels, listed=listed)]
+
+
+def test_labels_that_look_alike_are_a_warning_with_their_rows():
+    assert of_labels("refund", "other", "Refund", "refund") == [
+        ("warning", "labels 'Refund' (3 rows), 'refund' (6 rows) differ only in spelling; spell them alike")
+    ]
+    assert of_labels("refund", "other") == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "1.0"), ("True", "true")])
+def test_one_value_in_two_spellings_is_a_problem_unless_the_task_lists_both(one, other):
+    ((level, message),) = of_labels(one, other, "2")
+    assert level == "problem"
+    assert message.startswith(f"labels '{one}' (3 rows), '{other}' (3 rows) are one value in several spellings")
+    assert [level for level, _ in of_labels(one, other, "2", listed=True)] == ["warning"]
+
+
+def test_a_label_that_programs_write_where_there_is_none_is_a_warning():
+    ((level, message),) = of_labels("a", "nan")
+    assert (level, message) == (
+        "warning",
+        "label 'nan' (3 rows) reads like a missing one; leave such cells empty",
+    )
+
+
+def test_every_label_is_counted_and_rows_without_one():
+    splits = {"train": split(Train, 6, ("a", "a", None)), "test": split(Test, 2, ("a", "b"))}
+    assert label_counts(splits, ("a", "b", "c")) == {
+        "": {"train": 2, "test": 0},
+        "a": {"train": 4, "test": 1},
+        "b": {"train": 0, "test": 1},
+        "c": {"train": 0, "test": 0},
+    }
 
 
 def test_a_small_pool_is_a_warning():

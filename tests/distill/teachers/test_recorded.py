@@ -117,6 +117,33 @@ def test_an_array_that_is_missing_names_those_that_are_there(make):
         make(arrays={"labels": ARRAYS["labels"], "train": LOGITS["train"]})
 
 
+@pytest.mark.parametrize(
+    ("recorded", "labels"),
+    [
+        (np.array([0, 1, 2]), ("0", "1", "2")),
+        (np.array([0.0, 1.0, 2.5]), ("0", "1", "2.5")),
+        (np.array([b"a", b"b", b"c"]), LABELS),
+        (np.array([" a", "b ", "c"]), LABELS),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", "")),
+)
+async def test_labels_of_any_type_are_spelled_as_those_of_data_files(make, recorded, labels):
+    teacher = make(labels, arrays={**ARRAYS, "labels": recorded})
+    np.testing.assert_array_equal(await probabilities(teacher, "one"), await probabilities(make(), "one"))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        (np.array(["a", "", "c"]), "label 1 of array 'labels' is empty"),
+        (np.array([0, 1, np.inf]), "holds the float inf"),
+    ],
+)
+def test_labels_that_are_no_names_are_refused(make, recorded, said):
+    with pytest.raises(TeacherError, match=said):
+        make(arrays={**ARRAYS, "labels": recorded})
+
+
 def test_a_recording_without_labels_is_refused(make):
     with pytest.raises(TeacherError, match=r"missing \['a', 'b', 'c'\]"):
         make(arrays=LOGITS)

@@ -1,0 +1,113 @@
+"""CSV files, and those that hold another delimiter than a comma: which one it is, and their rows."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from distill.data.columns import Row, no_column, position
+from distill.errors import DataError
+
+_LONGEST = 2**31 - 1  # characters of a field, the most that the csv module can be told on every platform
+_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # by ending, the usual one first
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a first line with which Excel is told the delimiter
+
+
+@dataclass(frozen=True, slots=True)
+class Delimiter:
+    """The `character` between fields, and whether it was `found` in the file rather than given or usual.
+
+    `skip` lines stand before the header.
+    """
+
+    character: str
+    found: bool
+    skip: int = 0
+
+
+def delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimiter:
+    """What separates a file's fields: the delimiter that was given, else the first by which the header has all columns.
+
+    The usual delimiter of the ending comes first, so that no other is taken where it will do.
+    """
+    with _opened(path) as file:
+        line = file.readline()
+    separator = _SEPARATOR.fullmatch(line)
+    skip = 1 if separator else 0
+    if given is not None:
+        return Delimiter(given, found=False, skip=skip)
+    usual = _DELIMITERS[path.suffix.lower()]
+    headers = {character: _header(path, character) for character in usual}
+    for character, header in headers.items():
+        if all(position(header, name, path) is not None for name in wanted):
+            return Delimiter(character, found=character != usual[0])
+    if separator:
+        return Delimiter(separator[1], found=separator[1] != usual[0], skip=1)
+    # No header has all columns; the one of most columns lists them best in the message that follows.
+    best = max(usual, key=lambda character: len(headers[character]))
+    return Delimiter(best, found=best != usual[0])
+
+
+def rows(path: Path, given: str | None, wanted: Sequence[str], *, blanks: bool) -> Iterator[Row]:
+    """The rows of a file. With `blanks`, an empty line between the rows of a single column is a row with an empty cell.
+
+    Raises DataError for a header that lacks a `wanted` column, a row with more or fewer columns than the header, and
+    quotes that do not close.
+    """
+    found = delimiter(path, given, wanted)
+    header: tuple[str, ...] = ()
+    empty: list[str] = []
+    for where, fields in _lines(path, found):
+        if not fields:
+            if blanks and len(header) == 1:
+                empty.append(where)
+        elif not header:
+            header = tuple(fields)
+            for name in wanted:
+                if position(header, name, path) is None:
+                    raise no_column(f"{path}, {where}", name, header)
+        elif len(fields) != len(header):
+            raise DataError(
+                f"{path}, {where}: expected {len(header)} columns, got {len(fields)} with the delimiter "
+                f"{found.character!r}; quote the field that holds it"
+            )
+        else:
+            for line in empty:
+                yield line, header, ("",)
+            empty.clear()
+            yield where, header, fields
+
+
+def _lines(path: Path, found: Delimiter) -> Iterator[tuple[str, list[str]]]:
+    """Each row with the line where it begins; a blank line has no fields."""
+    csv.field_size_limit(_LONGEST)
+    with _opened(path) as file:
+        for _ in range(found.skip):
+            file.readline()
+        reader = csv.reader(file, delimiter=found.character, strict=True)
+        begins = found.skip + 1
+        try:
+            for fields in reader:
+                yield f"line {begins}", fields
+                begins = found.skip + reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {begins}: not CSV ({error}) with the delimiter {found.character!r}; "
+                "close every quote, and double those within a quoted field"
+            ) from error
+
+
+def _header(path: Path, character: str) -> tuple[str, ...]:
+    """The first row that is not blank; without fields where there is none by this delimiter."""
+    try:
+        return next((tuple(fields) for _, fields in _lines(path, Delimiter(character, found=True)) if fields), ())
+    except DataError:
+        return ()
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", newline="")

@@ -1,0 +1,146 @@
+"""Rows of data files, by the ending of their names: CSV, JSONL and Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from distill.data import csv_files
+from distill.data.columns import Row, no_column, position
+from distill.errors import DataError
+from distill.sections import FileSource
+
+CSV = (".csv", ".tsv")
+JSONL = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+
+_REMEDIES = {
+    ".json": "write one object a line and call it .jsonl",
+    ".txt": "begin it with a line that names the columns and call it .csv or .tsv",
+    ".xlsx": "save it as CSV in UTF-8",
+    ".xls": "save it as CSV in UTF-8",
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it first"),
+}
+
+
+def rows(source: FileSource, wanted: Sequence[str], *, blanks: bool) -> Iterator[Row]:
+    """The rows of a file, with the `wanted` columns at least; a JSONL row may leave some of them out.
+
+    With `blanks`, an empty line of a CSV file with a single column is a row too. Raises DataError for a file that
+    cannot be read, and for a row that breaks its format.
+    """
+    path, ending = source.path, ending_of(source.path)
+    if source.delimiter is not None and ending not in CSV:
+        raise DataError(f"{path}: a {ending} file has no delimiter; leave `delimiter` out")
+    try:
+        if ending in PARQUET:
+            yield from _parquet(path, wanted, source.id or "")
+            return
+        _refuse_utf16(path)
+        if ending in CSV:
+            yield from csv_files.rows(path, source.delimiter, wanted, blanks=blanks)
+        else:
+            yield from _jsonl(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); correct the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, {_where_undecodable(path)}; convert the file to UTF-8") from error
+
+
+def ending_of(path: Path) -> str:
+    """The ending of a data file's name. Raises DataError, with the remedy, for one that is not known."""
+    ending = path.suffix.lower()
+    known = (*CSV, *JSONL, *PARQUET)
+    if ending not in known:
+        remedy = f"; {_REMEDIES[ending]}" if ending in _REMEDIES else ""
+        raise DataError(f"{path}: unknown kind of file; expected one of {', '.join(known)}{remedy}")
+    return ending
+
+
+def _refuse_utf16(path: Path) -> None:
+    with path.open("rb") as file:
+        begins = file.read(4)
+    if begins[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begins:
+        raise DataError(f"{path}: UTF-16 or binary, not UTF-8; convert the file to UTF-8")
+
+
+def _where_undecodable(path: Path) -> str:
+    """The first line that is not UTF-8, and its first byte that is not."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number}: not UTF-8 (byte 0x{line[error.start]:02x})"
+    return "at its end: not UTF-8"
+
+
+class Object(list[tuple[str, Any]]):
+    """A JSON object as its pairs, so that a key that is given twice is seen."""
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                pairs = json.loads(line, object_pairs_hook=Object, parse_float=Decimal)
+            except (ValueError, ArithmeticError, RecursionError) as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(pairs, Object):
+                raise DataError(f"{path}, line {number}: expected an object, got {type(pairs).__name__}")
+            yield f"line {number}", tuple(name for name, _ in pairs), [value for _, value in pairs]
+
+
+def _parquet(path: Path, wanted: Sequence[str], identifier: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        names = tuple(table.schema_arrow.names)
+        needed = {name: position(names, name, path) for name in wanted}
+        for name, at in needed.items():
+            if at is None:
+                raise no_column(path, name, names)
+        number = 0
+        for batch in table.iter_batches(batch_size=4096):
+            columns = [
+                _values(path, number, names[at], column, temporal=at == needed.get(identifier))
+                if at in needed.values()
+                else [None] * len(column)
+                for at, column in enumerate(batch.columns)
+            ]
+            for values in zip(*columns, strict=True):
+                yield f"row {number}", names, values
+                number += 1
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not Parquet ({error})") from error
+
+
+def _values(path: Path, first: int, name: str, column: Any, *, temporal: bool) -> list[Any]:
+    """A column's values in Python's types, beginning with the row `first`. Floats keep their precision.
+
+    Raises DataError for dates and times, which are spelled otherwise by every program, unless `temporal` ones may be.
+    """
+    from pyarrow import string, types
+
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if types.is_temporal(column.type):
+        if not temporal:
+            raise DataError(f"{path}: column {name!r} holds {column.type}, which is no text; write it as text")
+        column = column.cast(string())
+    if types.is_floating(column.type):
+        return list(column.to_numpy(zero_copy_only=False))
+    values = []
+    for row, value in enumerate(column, start=first):
+        try:
+            values.append(value.as_py())
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, row {row}: column {name!r} is not UTF-8; repair the row") from error
+    return values

@@ -1,0 +1,94 @@
+"""Labels that look alike: which of them are one label, spelled in two ways."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from distill.data.values import is_invisible
+
+_MISSING = frozenset(("nan", "null", "<na>", "nat", "#n/a"))
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.ASCII)
+_MARKS = str.maketrans(
+    {
+        **dict.fromkeys(
+            '\u2018\u2019\u201a\u201b\u2032\u00b4`\u02bc"\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u2039\u203a', "'"
+        ),
+        "\u2212": "-",
+        "_": " ",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Labels that differ in spelling alone. `value` says that they are one number or boolean, as types write it."""
+
+    labels: tuple[str, ...]
+    value: bool
+
+
+def alike(labels: Iterable[str]) -> list[Alike]:
+    """The groups of labels that look alike, each sorted.
+
+    They are the same number or boolean, or differ only in case, spacing, invisible characters, Unicode normalisation,
+    or the form of dashes and quotes.
+    """
+    groups: dict[Decimal | str, list[str]] = {}
+    for label in sorted(set(labels)):
+        groups.setdefault(_key(label), []).append(label)
+    return [
+        Alike(tuple(group), isinstance(key, Decimal) or key in ("true", "false"))
+        for key, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def nearest_to(label: str, labels: Iterable[str]) -> str | None:
+    """The first of the labels that looks like this one, or None."""
+    key = _key(label)
+    return next((other for other in labels if _key(other) == key), None)
+
+
+def reads_as_missing(label: str) -> bool:
+    """Whether a label is what programs write where there is none, such as `nan`."""
+    return label.casefold() in _MISSING
+
+
+def shown(label: str) -> str:
+    """A label in quotes, with what cannot be seen or told from another character as its code."""
+    composed = unicodedata.is_normalized("NFC", label)
+    return "'" + "".join(_shown(character, composed) for character in label) + "'"
+
+
+def plain(label: str) -> str:
+    """A label as it is, or as `shown` shows it where some of it cannot be seen."""
+    hidden = any(is_invisible(character) and character != " " for character in label) or "  " in label
+    return shown(label) if hidden else label
+
+
+def _shown(character: str, composed: bool) -> str:
+    if character == " " or (character.isascii() and character.isprintable()):
+        return character
+    category = unicodedata.category(character)
+    hidden = (
+        is_invisible(character)
+        or ord(character) in _MARKS
+        or category[0] in "ZC"
+        or category in ("Pd", "Pi", "Pf")
+        or (category[0] == "M" and not composed)
+        or unicodedata.normalize("NFKC", character) != character
+    )
+    return character.encode("unicode_escape").decode() if hidden else character
+
+
+def _key(label: str) -> Decimal | str:
+    """What labels that look alike have in common."""
+    text = "".join(character for character in label if character.isspace() or not is_invisible(character))
+    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold()
+    text = "".join("-" if unicodedata.category(character) == "Pd" else character for character in text)
+    text = unicodedata.normalize("NFKC", text).strip()
+    return Decimal(text) if _NUMBER.fullmatch(text) else "".join(text.split())
