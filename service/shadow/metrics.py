@@ -1,5 +1,7 @@
 """What Prometheus reads of shadowing. The ledger counts; this names the counts, and every label set from the start.
 
+Gauges of what is not known yet, as the gap before the first comparison, have no series.
+
 Counters start at zero in each process: were they to go on from what the outbox knows, the few counts that a killed
 process had not yet written would make them fall, and a fall reads as a restart from zero.
 """
@@ -7,7 +9,6 @@ process had not yet written would make them fall, and a fall reads as a restart 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -134,11 +135,11 @@ class ShadowMetrics(Collector):
             "reflux_shadow_queue_depth", "Sampled texts that wait, in memory and in the outbox.", ledger.queued
         )
         yield _gauge("reflux_shadow_inflight", "Sampled texts at the teacher.", sum(ledger.asked))
-        oldest = running.oldest if running else None
+        oldest = running.oldest_age if running else None
         yield _gauge(
             "reflux_shadow_oldest_age_seconds",
             "Age of the oldest sampled text without an outcome.",
-            max(time.time() - oldest, 0.0) if oldest is not None else 0.0,
+            oldest or 0.0,
         )
         redactions = CounterMetricFamily("reflux_shadow_redactions", "Placeholders put into texts.", labels=["kind"])
         for kind in KINDS:
@@ -173,7 +174,7 @@ class ShadowMetrics(Collector):
             "reflux_gap_edetector", "Evidence that disagreement rose above its ceilings.", self._ledger.detector.value
         )
         found = estimate(self._ledger.totals.counts())
-        values = (found.gap, found.lower, found.upper) if found else (math.nan,) * 3
+        values = (found.gap, found.lower, found.upper) if found else (None,) * 3
         yield self._versioned("reflux_gap_ratio", "Live gap since this version met this teacher.", values[0])
         yield self._versioned("reflux_gap_lower", "Lower end of its 95 % interval.", values[1])
         yield self._versioned("reflux_gap_upper", "Upper end of its 95 % interval.", values[2])
@@ -201,9 +202,11 @@ class ShadowMetrics(Collector):
             family.add_metric([self._version, band_name(band)], float(value))
         return family
 
-    def _versioned(self, name: str, text: str, value: float) -> GaugeMetricFamily:
+    def _versioned(self, name: str, text: str, value: float | None) -> GaugeMetricFamily:
+        """A gauge of this version; without a value there is no series, for NaN would be drawn, and summed over pods."""
         family = GaugeMetricFamily(name, text, labels=["model_version"])
-        family.add_metric([self._version], value)
+        if value is not None:
+            family.add_metric([self._version], value)
         return family
 
 

@@ -98,7 +98,7 @@ class Outbox:
         """Return the oldest rows that wait, at most `limit`, leaving out those whose `seq` is in `without`."""
         with self._transaction("BEGIN") as connection:
             found = connection.execute(
-                "SELECT seq, time, text, probabilities, band, propensity FROM rows"
+                "SELECT seq, id, time, text, probabilities, band, propensity FROM rows"
                 " WHERE bundle = ? AND outcome IS NULL ORDER BY seq LIMIT ?",
                 (self._bundle, limit + len(without)),
             )

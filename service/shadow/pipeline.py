@@ -101,6 +101,7 @@ class ShadowPipeline:
         record = Record(
             id=f"{self._process}-{self._sampled:012x}",
             time=time.time(),
+            since=time.monotonic(),
             text=text,
             probabilities=prediction.probabilities.astype("<f4").tobytes(),
             band=band,

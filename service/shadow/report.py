@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from export.reference import Reference
@@ -56,7 +55,7 @@ def gap_report(
         "queue": {
             "waiting": ledger.queued,
             "in_flight": sum(ledger.asked),
-            "oldest_age_seconds": _age(running),
+            "oldest_age_seconds": running.oldest_age if running else None,
         },
         "cost": _cost(totals, running),
         "bands": [_band(band, totals, reference, propensity if running else None) for band in range(ledger.bands)],
@@ -151,9 +150,3 @@ def _band(band: int, totals: Totals, reference: Reference, propensity: tuple[flo
             "ratio": float(reference.disagreements[band]) / rows if rows else None,
         },
     }
-
-
-def _age(running: Running | None) -> float | None:
-    """Return the seconds since the oldest text without an outcome was answered."""
-    since = running.oldest if running else None
-    return max(time.time() - since, 0.0) if since is not None else None

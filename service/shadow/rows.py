@@ -73,6 +73,7 @@ class WaitingRow(NamedTuple):
     """A stored text that has no outcome yet."""
 
     seq: int
+    id: str
     time: float
     text: str
     probabilities: bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,9 +38,10 @@ class Running:
     asking: tuple[asyncio.Task[None], ...]
 
     @property
-    def oldest(self) -> float | None:
-        """When the oldest text without an outcome was answered, in Unix seconds."""
-        return min((time for time in (self.worker.oldest, self.writer.oldest) if time is not None), default=None)
+    def oldest_age(self) -> float | None:
+        """Seconds since the oldest text without an outcome was answered, whatever is done to the clock on the wall."""
+        oldest = min((since for since in (self.worker.oldest, self.writer.oldest) if since is not None), default=None)
+        return None if oldest is None else time.monotonic() - oldest
 
     @classmethod
     async def start(
@@ -77,7 +79,7 @@ class Running:
             if isinstance(error, TeacherError):
                 raise ShadowError(f"shadow.teacher: {error}") from error
             raise
-        writer = Writer(settings, outbox, thread, ledger, worker.wake)
+        writer = Writer(settings, outbox, thread, ledger, worker.stored)
         writing = asyncio.create_task(writer.run(), name="shadow-writer")
         asking = tuple(
             asyncio.create_task(worker.run(), name=f"shadow-worker-{number}") for number in range(settings.concurrency)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -30,8 +31,12 @@ from service.shadow.outbox import Outbox
 from service.shadow.rows import Ending, WaitingRow
 from service.shadow.settings import ShadowSettings
 from service.shadow.thread import OutboxThread
+from service.shadow.writer import Record
 
 SUM_TOLERANCE = 0.01  # of probabilities to 1
+OLDEST_SECONDS = 30 * 86400.0
+"""Longest that a row can have waited for a process; a greater age is a clock's error."""
+
 FAILURES = (Outcome.TIMEOUT, Outcome.TEACHER_ERROR)
 
 log = structlog.get_logger(__name__)
@@ -78,6 +83,8 @@ class Worker:
         self._jitter = Random()
         self._claimed: deque[WaitingRow] = deque()
         self._held: dict[int, float] = {}
+        self._stored: dict[str, float] = {}
+        self._began = (time.time(), time.monotonic())
         self._claiming = asyncio.Lock()
         self._more = asyncio.Event()
         self._stopping = False
@@ -85,11 +92,12 @@ class Worker:
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest text that this worker took was answered, in Unix seconds."""
-        return min(self._held.values(), default=None)
+        """When the oldest text of those that are asked, or that this process stored, was answered: monotonic."""
+        return min([*self._held.values(), *islice(self._stored.values(), 1)], default=None)
 
-    def wake(self) -> None:
-        """Look for new rows."""
+    def stored(self, records: Sequence[Record]) -> None:
+        """Look for rows: these are in the outbox now."""
+        self._stored.update((record.id, record.since) for record in records)
         self._more.set()
 
     def stop(self) -> None:
@@ -143,12 +151,23 @@ class Worker:
         self._failing = False
         if rows:
             self._claimed.extend(rows)
-            self._held.update((row.seq, row.time) for row in rows)
+            self._held.update((row.seq, self._since(row)) for row in rows)
             return
+        self._stored.clear()
         for band, count in enumerate(known):
             for _ in range(count):
                 self._ledger.vanish(band)
         await self._more.wait()
+
+    def _since(self, row: WaitingRow) -> float:
+        """When a row was answered, by the monotonic clock.
+
+        Of a row of an earlier process by its age at the start of this one. One that cannot be, since a clock was wrong
+        then or is now, counts from the start.
+        """
+        wall, monotonic = self._began
+        age = wall - row.time
+        return self._stored.pop(row.id, monotonic - (age if 0.0 <= age <= OLDEST_SECONDS else 0.0))
 
     async def _ask(self, row: WaitingRow) -> tuple[Ending, Comparison | None]:
         reserved = self.budget.reserve()

@@ -1,7 +1,8 @@
 """The writer: from memory to the outbox, in batches. The only part of shadowing that a request touches.
 
 `offer` takes a text or refuses it, at once. The rest happens later, on the event loop and in the outbox's thread:
-redaction, the row's key, its split, one transaction a batch. What cannot be written is dropped and counted.
+redaction, the row's key, its split, one transaction a batch. While another program locks the outbox, texts wait in
+memory; what cannot be written for another reason is dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 import structlog
 
-from service.shadow.errors import OutboxError
+from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.ledger import Ledger, Outcome, Totals
 from service.shadow.outbox import Outbox
 from service.shadow.redaction import redact
@@ -31,10 +33,14 @@ log = structlog.get_logger(__name__)
 
 
 class Record(NamedTuple):
-    """A sampled text in memory, not yet redacted. No other has its `id`, and those of a process are in order."""
+    """A sampled text in memory, not yet redacted. No other has its `id`, and those of a process are in order.
+
+    It was answered at `time`, in Unix seconds, which is `since` by the monotonic clock.
+    """
 
     id: str
     time: float
+    since: float
     text: str
     probabilities: bytes
     band: int
@@ -47,10 +53,15 @@ class Record(NamedTuple):
 
 
 class Writer:
-    """A bounded queue and the task that empties it. `stored` is called after each batch that reached the outbox."""
+    """A bounded queue and the task that empties it. `stored` is told of each batch that reached the outbox."""
 
     def __init__(
-        self, settings: ShadowSettings, outbox: Outbox, thread: OutboxThread, ledger: Ledger, stored: Callable[[], None]
+        self,
+        settings: ShadowSettings,
+        outbox: Outbox,
+        thread: OutboxThread,
+        ledger: Ledger,
+        stored: Callable[[Sequence[Record]], None],
     ) -> None:
         self._settings = settings
         self._outbox, self._thread, self._ledger, self._stored = outbox, thread, ledger, stored
@@ -68,8 +79,8 @@ class Writer:
 
     @property
     def oldest(self) -> float | None:
-        """When the first text in the queue was answered, in Unix seconds."""
-        return self._queue[0].time if self._queue else None
+        """When the first text in the queue was answered, by the monotonic clock."""
+        return self._queue[0].since if self._queue else None
 
     def offer(self, record: Record) -> bool:
         """Queue a record, or refuse it when the queue is full."""
@@ -90,23 +101,33 @@ class Writer:
     async def run(self) -> None:
         """Write whenever a batch is full or `flush_seconds` have passed, until stopped and empty."""
         while self._queue or not self._stopping:
-            if len(self._queue) < BATCH_ROWS and not self._stopping:
+            if self._failing:
+                await asyncio.sleep(self._settings.flush_seconds)
+            elif len(self._queue) < BATCH_ROWS and not self._stopping:
                 await self._pause()
             await self.flush()
 
     async def flush(self) -> None:
-        """Write one batch and the totals. What cannot be written is dropped and counted; the totals come again."""
-        batch = [self._take() for _ in range(min(len(self._queue), BATCH_ROWS))]
+        """Write one batch and the totals; both come again when another program locks the outbox.
+
+        What cannot be written for another reason is dropped and counted, and the totals come again.
+        """
+        batch = list(islice(self._queue, BATCH_ROWS))
         state = self._state()
         if not batch and state == self._saved:
             return
         try:
             found = await self._thread.call(self._write, batch, self._ledger.totals)
         except asyncio.CancelledError:
-            self._drop(batch, Outcome.SHUTDOWN)
+            self._drop(len(batch), Outcome.SHUTDOWN)
             raise
+        except OutboxBusyError as error:
+            if not self._failing:
+                log.warning("shadow outbox is locked; texts wait in memory", error=str(error))
+            self._failing = True
+            return
         except Exception as error:
-            self._drop(batch, Outcome.STORE_ERROR)
+            self._drop(len(batch), Outcome.STORE_ERROR)
             if not self._failing:
                 log.error("shadow outbox fails", error=str(error), exc_info=not isinstance(error, OutboxError))
             self._failing = True
@@ -116,13 +137,14 @@ class Writer:
         self._failing, self._saved = False, state
         self._ledger.redactions.update(found)
         for record in batch:
+            self._take()
             self._ledger.store(record.band)
         if batch:
-            self._stored()
+            self._stored(batch)
 
     def abandon(self) -> None:
         """Give up what is still queued: there is no time left to write it."""
-        self._drop([self._take() for _ in range(len(self._queue))], Outcome.SHUTDOWN)
+        self._drop(len(self._queue), Outcome.SHUTDOWN)
 
     async def _pause(self) -> None:
         self._wake.clear()
@@ -134,9 +156,10 @@ class Writer:
         """Return what changes whenever the totals that have no rows do."""
         return float(self._ledger.now.requests.sum()), float(self._ledger.now.lost.sum())
 
-    def _drop(self, batch: Sequence[Record], outcome: Outcome) -> None:
-        for record in batch:
-            self._ledger.drop(record.band, outcome)
+    def _drop(self, count: int, outcome: Outcome) -> None:
+        """End the first texts of the queue."""
+        for _ in range(count):
+            self._ledger.drop(self._take().band, outcome)
 
     def _take(self) -> Record:
         record = self._queue.popleft()

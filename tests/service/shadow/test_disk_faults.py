@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 
@@ -16,7 +17,7 @@ async def works_again(shadow: Shadow) -> None:
     before = shadow.outcomes().get("completed", 0)
     shadow.observe(5)
     await shadow.settled()
-    assert shadow.outcomes()["completed"] == before + 5
+    assert shadow.outcomes().get("completed", 0) == before + 5
     assert shadow.unaccounted() == 0
 
 
@@ -48,8 +49,45 @@ async def test_full_disk(make_shadow):
 async def test_locked_database(shadow):
     with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
-        await fails(shadow)
+        shadow.observe(4)
+        await until(lambda: shadow.pipeline._running.writer._failing)
+        shadow.observe(4)
         other.execute("ROLLBACK")
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 3 + 8}
+    assert [row[0] for row in shadow.rows("text")] == [f"text {number}" for number in range(1, 12)]  # in their order
+    await works_again(shadow)
+
+
+async def test_while_a_database_is_locked_texts_are_dropped_only_when_the_queue_is_full(make_shadow, monkeypatch):
+    attempts, write = [], Outbox.write
+    monkeypatch.setattr(Outbox, "write", lambda *args: attempts.append(1) or write(*args))
+    shadow = await make_shadow(queue_rows=300).start()
+    shadow.pipeline._running.outbox._busy_seconds = 0.0
+    with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        shadow.observe(300)
+        await until(lambda: len(attempts) > 10)  # as many as in any number of seconds
+        assert shadow.outcomes() == {}
+        shadow.observe(5)
+        assert shadow.outcomes() == {"queue_full": 5}
+        assert shadow.unaccounted() == 0
+        other.execute("ROLLBACK")
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 300, "queue_full": 5}
+    assert shadow.unaccounted() == 0
+
+
+async def test_a_start_waits_for_a_locked_database(make_shadow):
+    await (await make_shadow().start()).pipeline.stop()
+    shadow = make_shadow()
+    with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        starting = asyncio.create_task(shadow.start())
+        await asyncio.sleep(0.1)
+        assert not starting.done()
+        other.execute("ROLLBACK")
+    await starting
     await works_again(shadow)
 
 
@@ -133,14 +171,17 @@ async def test_damaged_pages(shadow):
 async def test_stop_ends_though_the_disk_hangs(make_shadow, monkeypatch):
     wakes, write = threading.Event(), Outbox.write
 
+    reached = threading.Event()
+
     def stuck(*args):
+        reached.set()
         wakes.wait()
         write(*args)
 
     shadow = await make_shadow(stop_seconds=0.3).start()
     monkeypatch.setattr(Outbox, "write", stuck)
     shadow.observe(3)
-    await until(lambda: not len(shadow.pipeline._running.writer))
+    await until(reached.is_set)
     shadow.observe(4)
     await shadow.pipeline.stop()
     assert shadow.outcomes() == {"shutdown": 7}

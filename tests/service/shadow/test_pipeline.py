@@ -140,7 +140,25 @@ async def test_every_label_set_exists_from_the_start(make_shadow):
         for name in ("requests", "expected_disagreement", "shadow_sampled", "shadow_resumed", "shadow_weight"):
             labels = {"model_version": VERSION, "band": f"b{band}"}
             assert shadow.registry.get_sample_value(f"reflux_{name}_total", labels) == 0
-    assert math.isnan(shadow.metric("gap_ratio"))
+
+
+async def test_a_gap_has_no_series_before_the_first_comparison_and_no_gauge_is_nan(make_shadow):
+    gap = {"reflux_gap_ratio", "reflux_gap_lower", "reflux_gap_upper"}
+
+    def names():
+        samples = [sample for family in shadow.registry.collect() for sample in family.samples]
+        assert not [sample for sample in samples if math.isnan(sample.value)]
+        return {sample.name for sample in samples}
+
+    shadow = await make_shadow().start()
+    assert names() & gap == set()
+    shadow.observe(1)
+    await shadow.settled()
+    assert names() >= gap
+    await shadow.pipeline.stop()
+    assert names() >= gap
+    shadow = await make_shadow(version="of a reload").start()
+    assert names() & gap == set()
 
 
 async def test_the_log_evalue_can_be_had_from_counters_and_constants(make_shadow):

@@ -1,0 +1,52 @@
+"""How long texts have waited is told by a clock that nobody sets."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import pytest
+
+from .conftest import Shadow, hang, until
+
+YEARS = 10 * 365 * 86400.0
+
+
+@pytest.fixture
+def set_clock(monkeypatch):
+    """`set_clock(seconds)`: set the clock on the wall, from now on, so much forward or back."""
+    now = time.time
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: now() + seconds)
+
+
+def age(shadow: Shadow) -> float:
+    """The age of the oldest text that waits, which the metric and the report tell alike."""
+    told = shadow.pipeline.gap()["queue"]["oldest_age_seconds"]
+    assert shadow.metric("shadow_oldest_age_seconds") == pytest.approx(told, abs=5.0)
+    return told
+
+
+@pytest.mark.parametrize("step", [YEARS, -YEARS, 3600.0, -3600.0])
+async def test_a_clock_that_is_set_changes_no_age(make_shadow, set_clock, step):
+    shadow = await make_shadow(hang, concurrency=1).start()
+    shadow.observe(3)
+    assert 0.0 <= age(shadow) < 30.0  # in memory
+    await until(lambda: shadow.metric("shadow_inflight") == 1)
+    set_clock(step)
+    assert 0.0 <= age(shadow) < 30.0  # at the teacher, and in the outbox
+    shadow.observe(1)
+    assert 0.0 <= age(shadow) < 30.0
+
+
+@pytest.mark.parametrize(("ago", "told"), [(3600.0, 3600.0), (-3600.0, 0.0), (YEARS, 0.0), (-YEARS, 0.0)])
+async def test_what_an_earlier_process_left_has_its_age_unless_a_clock_was_wrong(make_shadow, set_clock, ago, told):
+    shadow = await make_shadow(hang, stop_seconds=0.2).start()
+    shadow.observe(2)
+    await shadow.pipeline.stop()
+    with sqlite3.connect(shadow.settings.path) as other:
+        other.execute("UPDATE rows SET time = time - ?", (ago,))
+    again = await make_shadow(hang, concurrency=1).start()
+    await until(lambda: again.metric("shadow_inflight") == 1)
+    assert age(again) == pytest.approx(told, abs=30.0)
+    set_clock(YEARS)
+    assert age(again) == pytest.approx(told, abs=30.0)
