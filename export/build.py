@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distill.data.splits import Validation, require
 from distill.progress import bar, status
 from distill.students.base import TOKENIZER as STUDENT_TOKENIZER
-from distill.students.base import Student
+from distill.students.base import Student, predict
 from distill.task import Export
 from distill.truncation import truncate_at, truncation_side
 from export import gates
@@ -40,9 +40,11 @@ from export.bundle import (
 )
 from export.card import card
 from export.fit import fit_reference
+from export.guard import one_line
 from export.onnx import export_onnx
-from export.runtime import Classifier, InferenceError, Prediction, has_gpu
+from export.runtime import Classifier, Encoded, InferenceError, Prediction, has_gpu
 from export.variants import REDUCED, load_variants, make_variants, measure, measurement_rounds
+from export.verify import repeated
 
 Floats = npt.NDArray[np.float32]
 
@@ -52,6 +54,7 @@ _GPU_ROWS = 50
 
 _TYPICAL_TEXTS = 200
 _GOLDEN_TEXTS = 32
+_REPORT = "Report this: the exporter changed the model."
 _LIBRARIES = ("reflux", "onnxruntime", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy")
 
 
@@ -172,6 +175,7 @@ def _select(
     trained, answers, milliseconds = _run(student, classifiers, validation.texts, name)
     logits = {variant: np.stack([answer.logits for answer in rows]) for variant, rows in answers.items()}
     passed = _parity(trained, logits, settings, name)
+    _longest(student, classifiers, validation.texts, settings, name)
     fastest = min((variant for variant in logits if variant not in REDUCED), key=lambda variant: milliseconds[variant])
     reduced = [variant for variant in REDUCED if variant in classifiers]
     if not reduced:
@@ -210,9 +214,9 @@ def _run(
         for variant, classifier in classifiers.items():
             try:
                 answers[variant] = [classifier.classify(text) for text in texts]
-            except InferenceError:
+            except InferenceError as error:
                 if variant not in REDUCED:
-                    raise
+                    raise gates.GateError(f"{name}, {variant} graph: {one_line(error)}. {_REPORT}") from error
             advance(len(texts))
         measured = {variant: classifiers[variant] for variant in answers}
         milliseconds = measure(measured, timed, advance, rows=_measured_rows())
@@ -225,8 +229,31 @@ def _parity(trained: Floats, logits: dict[str, Floats], settings: Export, name: 
     for variant in (PLAIN, FUSED):
         if variant in logits:
             passed = gates.parity(trained, logits[variant], settings.gates.parity)
-            gates.enforce(passed, f"{name}, {variant} graph", "Report this: the exporter changed the model.")
+            gates.enforce(passed, f"{name}, {variant} graph", _REPORT)
     return passed
+
+
+def _longest(
+    student: Student, classifiers: dict[str, Classifier], texts: Sequence[str], settings: Export, name: str
+) -> None:
+    """Hold the fp32 graphs to what was trained on a text of `max_tokens` too, which `texts` may be far from."""
+    row = repeated(student.encode(texts), student.max_tokens)
+    where = f"{name}, a text of {len(row)} tokens (max_tokens)"
+    remedy = "Lower max_tokens and train again."
+    try:
+        trained = predict(student.network.module, [row])
+    except Exception as error:  # torch and each architecture have their own
+        raise gates.GateError(f"{where}: the student fails on it ({one_line(error)}). {remedy}") from error
+    for variant in (PLAIN, FUSED):
+        if variant in classifiers:
+            try:
+                (answer,) = classifiers[variant].run([Encoded(row, truncated=False)])
+            except InferenceError as error:
+                raise gates.GateError(
+                    f"{where}: the {variant} graph fails on it ({one_line(error)}). {remedy}"
+                ) from error
+            checks = gates.parity(trained, answer.logits[None], settings.gates.parity)
+            gates.enforce(checks, f"{where}, {variant} graph", remedy)
 
 
 def _why(checks: list[gates.Gate]) -> str:

@@ -1,19 +1,24 @@
-"""Verify: an existing bundle is whole, loads, and answers its golden texts on this machine as it did when exported."""
+"""Verify: an existing bundle is whole, loads, and answers its golden texts on this machine as it did when exported.
+
+And it answers a text as long as it may be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 
 from distill.teachers import TeacherError
 from distill.teachers.scaling import Scaling
+from distill.truncation import most_that_runs
 from export.bundle import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
 from export.guard import one_line
 from export.reference import Reference
-from export.runtime import Classifier, InferenceError, Prediction
+from export.runtime import Classifier, Encoded, InferenceError, Prediction
 
 TOLERANCE = 0.02
 """How far a golden probability may be off: int8 kernels differ between CPUs, a wrong file differs by far more."""
@@ -25,7 +30,9 @@ def verify(path: str | Path) -> Bundle:
         bundle = Bundle.open(path)
         Reference.open(bundle)
         check_calibration(bundle)
-        check_golden(bundle, Classifier.load(bundle))
+        classifier = Classifier.load(bundle)
+        check_golden(bundle, classifier)
+        check_longest(bundle, classifier)
         return bundle
 
 
@@ -57,6 +64,34 @@ def check_calibration(bundle: Bundle) -> None:
             Scaling.from_dict(values, len(bundle.manifest.labels))
     except TeacherError as error:
         raise BundleError(f"{bundle.path / MANIFEST}: 'teacher.calibration': {error}") from error
+
+
+def check_longest(bundle: Bundle, classifier: Classifier) -> None:
+    """Answer a text of `max_tokens`, made of the golden ones.
+
+    Raises BundleError that names the most tokens that the graph reads, where it fails on so many.
+    """
+    max_tokens = bundle.manifest.max_tokens
+    ids = repeated([classifier.encode(row.text).ids for row in bundle.golden()], max_tokens)
+
+    def run(length: int) -> None:
+        classifier.run([Encoded(ids[:length], truncated=False)])
+
+    try:
+        run(max_tokens)
+    except InferenceError as error:
+        most = most_that_runs(run, max_tokens - 1)
+        remedy = f"train it with max_tokens of {most} or less and " if most else ""
+        raise BundleError(
+            f"{bundle.path}: max_tokens is {max_tokens}, but on a text of that many {one_line(error)}; {remedy}"
+            "export the bundle again"
+        ) from error
+
+
+def repeated(rows: Sequence[Sequence[int]], length: int) -> list[int]:
+    """Token ids of texts, one after the other and again from the first, until there are `length`."""
+    ids = [number for row in rows for number in row] or [0]
+    return [*islice(cycle(ids), length)]
 
 
 def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:

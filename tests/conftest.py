@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -194,28 +195,52 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that transformers loads: a random BERT of three layers, 32 wide, that knows the words of `words`."""
-    import torch
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig
 
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *NEUTRAL, *(word for words in WORDS.values() for word in words)]
+    config = {"max_position_embeddings": 64, "num_hidden_layers": 3, "intermediate_size": 64}
+    return _write_model(tmp_path_factory.mktemp("encoders") / "tiny-bert", BertConfig, config, {}, ())
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Callable[..., Path]:
+    """`tiny_model(Config, **settings)`: a folder of a random encoder of that configuration, with a tokenizer.
+
+    With `labels` it is a sequence classifier. `tokenizer` has keys of `tokenizer_config.json`.
+    """
+
+    def make(
+        config: type[Any], *, labels: Sequence[str] = (), tokenizer: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Path:
+        folder = tmp_path / f"tiny-{config.model_type}"
+        return _write_model(folder, config, settings, tokenizer or {}, labels)
+
+    return make
+
+
+def _write_model(
+    folder: Path, kind: type[Any], settings: dict[str, Any], tokenizer_keys: Mapping[str, Any], labels: Sequence[str]
+) -> Path:
+    import torch
+    from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+    vocabulary = ["[UNK]", "[CLS]", "[SEP]", *NEUTRAL, *(word for words in WORDS.values() for word in words)]
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = kind(**{"vocab_size": len(vocabulary) + 1, **shape, **settings})
+    vocabulary.insert(config.pad_token_id or 0, "[PAD]")
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    special = [(token, vocabulary.index(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", **tokenizer_keys
+    ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    else:
+        AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from distill.artifacts import write_atomic
 from distill.errors import DistillError
-from distill.truncation import truncate_at
+from distill.truncation import longest_row, most_that_runs, truncate_at
 
 CARD = "student.json"
 TOKENIZER = "tokenizer.json"
@@ -42,6 +42,10 @@ class StudentModule(nn.Module):
     def set_table(self, name: str, table: nn.Embedding) -> None:
         """Put another table in the place of one."""
         raise TypeError(f"{type(self).__name__} has no table {name}")
+
+    def most_tokens(self) -> int | None:
+        """The most tokens of a text that the module reads; None where nothing bounds them."""
+        return None
 
 
 class Network(Protocol):
@@ -113,6 +117,7 @@ def load_student(folder: Path) -> Student:
     except Exception as error:  # of many kinds: safetensors, tokenizers and torch have their own
         raise DistillError(f"{folder}: not a trained student ({error}); run `reflux train` again") from error
     network.module.eval()
+    require_positions(network.module.most_tokens(), card["max_tokens"], str(folder), "and train it again")
     return Student(
         network,
         tokenizer,
@@ -121,6 +126,34 @@ def load_student(folder: Path) -> Student:
         card["temperature"],
         card.get("multi_label", False),
     )
+
+
+def require_positions(most: int | None, max_tokens: int, model: str, remedy: str = "") -> None:
+    """Raise DistillError where `max_tokens` is above the `most` that a model has positions for."""
+    if most is not None and max_tokens > most:
+        remedy = f" {remedy}" if remedy else ""
+        raise DistillError(
+            f"model {model}: max_tokens is {max_tokens}, but the model has {most} positions; "
+            f"set max_tokens to {most} or less{remedy}"
+        )
+
+
+def require_longest(student: Student, model: str) -> None:
+    """Let a student read a text of `max_tokens`. Raises DistillError that names the most it reads where it fails."""
+    row = longest_row(student.tokenizer, student.max_tokens)
+
+    def run(length: int) -> None:
+        predict(student.network.module, [[*row[: length // 2], *row[len(row) - (length + 1) // 2 :]]])
+
+    try:
+        run(student.max_tokens)
+    except Exception as error:  # torch and each architecture have their own
+        most = most_that_runs(run, student.max_tokens - 1)
+        remedy = f"set max_tokens to {most} or less" if most else "use another model"
+        raise DistillError(
+            f"model {model}: max_tokens is {student.max_tokens}, but the model fails on a text of that many "
+            f"({' '.join(str(error).split())[:200]}); {remedy}"
+        ) from error
 
 
 def network_class(family: str) -> type[Network]:

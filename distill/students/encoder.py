@@ -14,7 +14,16 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError
-from distill.students.base import CARD, Student, StudentModule, load_student, masked_mean
+from distill.students.base import (
+    CARD,
+    Student,
+    StudentModule,
+    load_student,
+    masked_mean,
+    require_longest,
+    require_positions,
+)
+from distill.students.positions import most_tokens
 from distill.task import EncoderStudent
 from distill.weights import locate
 
@@ -23,9 +32,8 @@ disable_progress_bar()
 
 _FOLDER = "encoder"
 _HEAD = "head.safetensors"
-BOUNDLESS = 2**31 - 1
-"""The length of a tokenizer that knows no limit: what transformers says there is more than `tokenizers` can hold."""
 
+_BOUNDLESS = 2**31 - 1  # transformers says a huge number where a tokenizer knows no limit
 _LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "encoder.layers")
 
 
@@ -43,6 +51,10 @@ class EncoderModule(StudentModule):
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         embedding = masked_mean(states, attention_mask)
         return self.head(embedding), embedding
+
+    def most_tokens(self) -> int | None:
+        """As many as the encoder has positions for."""
+        return most_tokens(self.encoder)
 
     def tables(self) -> dict[str, nn.Embedding]:
         """The token embeddings."""
@@ -95,28 +107,37 @@ def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: S
     module = EncoderModule(start.encoder, len(labels))
     if start.head is not None and start.labels == tuple(labels):
         module.head = start.head
-    return Student(Encoder(module), start.tokenizer, tuple(labels), max_tokens)
+    student = Student(Encoder(module), start.tokenizer, tuple(labels), max_tokens)
+    require_longest(student, name)
+    return student
 
 
 @dataclass(frozen=True, slots=True)
 class StartingPoint:
-    """An encoder without its pooler, and its tokenizer; of a classifier of ours also the head and its labels."""
+    """An encoder without its pooler, and its tokenizer; of a classifier of ours also the head and its labels.
+
+    `own_limit` is the `model_max_length` of a tokenizer of transformers.
+    """
 
     encoder: Any
     tokenizer: Tokenizer
     head: nn.Linear | None = None
     labels: tuple[str, ...] = ()
+    own_limit: int | None = None
 
 
 def pretrained(name: str, max_tokens: int) -> StartingPoint:
     """What a model starts from: a pretrained encoder, or one of ours that was fitted.
 
-    Raises DistillError when it cannot be loaded.
+    Raises DistillError when it cannot be loaded, or does not read texts of `max_tokens`.
     """
     start = _ours(name) if (Path(name) / CARD).is_file() else _theirs(name)
-    positions = getattr(start.encoder.config, "max_position_embeddings", max_tokens)
-    if max_tokens > positions:
-        raise DistillError(f"model {name}: max_tokens is {max_tokens}, but the model has {positions} positions")
+    require_positions(most_tokens(start.encoder), max_tokens, name)
+    if start.own_limit is not None and max_tokens > start.own_limit:
+        raise DistillError(
+            f"model {name}: max_tokens is {max_tokens}, but model_max_length in its tokenizer_config.json is "
+            f"{start.own_limit}; set max_tokens to {start.own_limit} or less, or correct the file"
+        )
     return start
 
 
@@ -135,7 +156,8 @@ def _theirs(name: str) -> StartingPoint:
         raise DistillError(
             f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
         ) from error
-    return StartingPoint(encoder, fast_tokenizer(name))
+    tokenizer = fast_tokenizer(name)
+    return StartingPoint(encoder, tokenizer, own_limit=tokenizer.truncation["max_length"])
 
 
 def _load_encoder(name: str | Path, **options: Any) -> Any:
@@ -160,7 +182,7 @@ def fast_tokenizer(name: str) -> Tokenizer:
             f"model {name}: has no fast tokenizer ({error}); use a model with a tokenizer.json"
         ) from error
     tokenizer: Tokenizer = Tokenizer.from_str(backend.to_str())
-    tokenizer.enable_truncation(min(whole.model_max_length, BOUNDLESS), direction=whole.truncation_side)
+    tokenizer.enable_truncation(min(whole.model_max_length, _BOUNDLESS), direction=whole.truncation_side)
     return tokenizer
 
 

@@ -22,8 +22,9 @@ from distill.data.sufficiency import unknown_labels
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
-from distill.students.base import Student, StudentModule, masked_mean, predict
+from distill.students.base import Student, StudentModule, masked_mean, predict, require_longest
 from distill.students.encoder import classifier_over, fast_tokenizer
+from distill.students.positions import most_tokens
 from distill.students.vocabulary import compact
 from distill.training import History, train
 from distill.weights import locate
@@ -43,6 +44,10 @@ class ClassifierModule(StudentModule):
         """Logits [B, K] and the mean-pooled last layer [B, d]."""
         output = self.classifier(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
         return output.logits, masked_mean(output.hidden_states[-1], attention_mask)
+
+    def most_tokens(self) -> int | None:
+        """As many as the classifier has positions for."""
+        return most_tokens(self.classifier)
 
     def tables(self) -> dict[str, nn.Embedding]:
         """The token embeddings."""
@@ -73,7 +78,10 @@ class SequenceClassifier:
 
 
 def load_classifier(model: str, max_tokens: int) -> Student:
-    """A classifier somebody else fine-tuned. Raises DistillError when it cannot be had or names no labels."""
+    """A classifier somebody else fine-tuned. It reads at most `max_tokens`, or fewer where it cannot read so many.
+
+    Raises DistillError when it cannot be had, names no labels or fails on a text of that length.
+    """
     name = locate(model)
     classifier = _load(name)
     names = classifier.config.id2label
@@ -151,11 +159,15 @@ def _load(name: str) -> Any:
 
 
 def _student(classifier: Any, name: str, labels: Sequence[str], max_tokens: int) -> Student:
-    limit = min(max_tokens, getattr(classifier.config, "max_position_embeddings", max_tokens))
-    return Student(
+    tokenizer = fast_tokenizer(name)
+    positions = most_tokens(classifier)
+    limits = [max_tokens, tokenizer.truncation["max_length"], *([] if positions is None else [positions])]
+    student = Student(
         SequenceClassifier(ClassifierModule(classifier)),
-        fast_tokenizer(name),
+        tokenizer,
         tuple(labels),
-        limit,
+        min(limits),
         multi_label=classifier.config.problem_type == "multi_label_classification",
     )
+    require_longest(student, name)
+    return student

@@ -15,7 +15,7 @@ from export.bundle import FP16, TOKENIZER, Bundle, BundleError
 from export.providers import AUTO, Device
 from export.reference import Reference
 from export.runtime import Classifier, Prediction
-from export.verify import check_calibration, check_golden, refusing
+from export.verify import check_calibration, check_golden, check_longest, refusing
 from service.engine.cpus import available_cpus
 from service.engine.plan import Asked, Conditions, Plan, choose
 from service.errors import StartupError
@@ -47,8 +47,8 @@ def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO, *, before: 
     Of what was loaded `before` it takes the tokenizer where it has the same, and the plan where that depends on the
     same: others may be served meanwhile, who would wait for the one and disturb the measurement of the other.
 
-    Raises StartupError when the bundle was changed, before or meanwhile, cannot be loaded, or does not give its golden
-    answers here, and when the device cannot be had.
+    Raises StartupError when the bundle was changed, before or meanwhile, cannot be loaded, does not give its golden
+    answers here, or none to a text of `max_tokens`, and when the device cannot be had.
     """
     try:
         with refusing(path):
@@ -69,7 +69,7 @@ def _load(path: Path, asked: Asked, device: Device, before: Collection[Loaded]) 
     if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
         classifier.shrink()
         _give_back_memory()
-    _warm_up(classifier, bundle.manifest.max_tokens)
+    check_longest(bundle, classifier)  # which also warms up: no client waits for memory to be allocated
     # What was read after the hashes were checked may be of another bundle, that took this one's place.
     if Bundle.open(path).manifest != bundle.manifest:
         raise BundleError(f"{path}: changed while it was read; load it again")
@@ -124,8 +124,3 @@ def _give_back_memory() -> None:
     """Return freed memory to the system, where the C library can."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _warm_up(classifier: Classifier, max_tokens: int) -> None:
-    """Run the longest text once, so that no client waits for memory to be allocated."""
-    classifier.classify("a " * max_tokens)
