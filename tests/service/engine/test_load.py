@@ -135,16 +135,17 @@ def test_a_golden_text_that_the_graph_fails_on_is_refused(rewrite, golden):
 
 
 def test_a_graph_that_fails_on_the_longest_text_is_refused(tiny_bundle, monkeypatch):
-    longest = tiny_bundle.manifest.max_tokens
-    classify = Classifier.classify
+    run = Classifier.run
 
-    def fail(classifier, text):
-        if len(text.split()) == longest:
-            raise InferenceError("the graph failed on 32 tokens")
-        return classify(classifier, text)
+    def fail(classifier, rows):
+        if max(len(row.ids) for row in rows) > 30:
+            raise InferenceError("the graph failed on 31 tokens")
+        return run(classifier, rows)
 
-    monkeypatch.setattr(Classifier, "classify", fail)
-    with pytest.raises(
-        StartupError, match=rf"{tiny_bundle.path}: the graph failed on 32 tokens; export the bundle again"
-    ):
+    monkeypatch.setattr(Classifier, "run", fail)
+    message = (
+        f"{tiny_bundle.path}: max_tokens is 32, but on a text of that many the graph failed on 31 tokens; "
+        "train it with max_tokens of 30 or less and export the bundle again"
+    )
+    with pytest.raises(StartupError, match=message):
         load(tiny_bundle.path)
