@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from distill.calibration import calibrate, lacking
 from distill.data.sources import read
 from distill.data.splits import Examples, Train, Validation, gold_classes, normalise, require
-from distill.data.sufficiency import Finding, unknown_labels
+from distill.data.sufficiency import Finding, lacks_gold, unknown_labels
 from distill.errors import DataError, DistillError
 from distill.labelling import AnswerStore, Engine, Labelling, answer, label
 from distill.self_agreement import CONSTANT, self_agreement
@@ -70,8 +70,8 @@ class Appraised:
 def gold_rows(section: Calibration, labels: Sequence[str]) -> Examples:
     """The rows to calibrate on. Raises DataError where one has no gold label of the task, or they are too few."""
     gold = read(section.data, "gold")
-    if not gold.has_gold:
-        raise DataError(f"{_WHERE}: every row needs a gold label; name the column with `label`")
+    if why := lacks_gold(gold):
+        raise DataError(f"{_WHERE}: {why}")
     if unknown := unknown_labels(gold.gold, labels):
         raise DataError(f"{_WHERE}: {unknown}")
     if why := lacking(np.bincount(gold_classes(gold, labels), minlength=len(labels)), section.method):

@@ -71,9 +71,10 @@ def rows(path: Path, given: str | None, wanted: Sequence[str], *, blanks: bool) 
                 if position(header, name, path) is None:
                     raise no_column(f"{path}, {where}", name, header)
         elif len(fields) != len(header):
+            columns = f"{len(header)} column{'s' * (len(header) > 1)}"
             raise DataError(
-                f"{path}, {where}: expected {len(header)} columns, got {len(fields)} with the delimiter "
-                f"{found.character!r}; quote the field that holds it"
+                f"{path}, {where}: expected {columns}, got {len(fields)} with the delimiter {found.character!r}; "
+                "quote the field that holds it, or give another `delimiter`"
             )
         else:
             for line in empty:

@@ -83,12 +83,13 @@ class Object(list[tuple[str, Any]]):
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
+    decoder = json.JSONDecoder(object_pairs_hook=Object, parse_float=Decimal)
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                pairs = json.loads(line, object_pairs_hook=Object, parse_float=Decimal)
+                pairs = decoder.decode(line)
             except (ValueError, ArithmeticError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(pairs, Object):

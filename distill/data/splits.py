@@ -28,7 +28,12 @@ class Examples:
     @property
     def has_gold(self) -> bool:
         """Whether every row has a gold label."""
-        return len(self) > 0 and all(label is not None for label in self.gold)
+        return len(self) > 0 and not self.unlabelled
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """The ids of the rows without a gold label."""
+        return tuple(name for name, label in zip(self.ids, self.gold, strict=True) if label is None)
 
     def take(self, rows: Sequence[int]) -> Self:
         """These rows, in this order, as the same kind of split."""

@@ -35,6 +35,18 @@ def shared_with_test(name: str, split: Examples, test: Examples) -> list[Finding
     return [Finding("warning", f"{name}: {count} of {len(split)} texts also stand in test and flatter it; remove them")]
 
 
+def lacks_gold(gold: Examples) -> str | None:
+    """What to say of rows that need a gold label and have none."""
+    if gold.has_gold:
+        return None
+    bare = gold.unlabelled
+    if len(bare) == len(gold):
+        return "every row needs a gold label; name the column with `label`"
+    return (
+        f"every row needs a gold label; {len(bare)} of {len(gold)} have none, such as {bare[0]}: label or remove them"
+    )
+
+
 def unknown_labels(gold: Iterable[str | None], labels: Sequence[str]) -> str | None:
     """What to say of gold labels that the task does not have, with those that they may have been meant for."""
     unknown = sorted({label for label in gold if label is not None} - set(labels))
@@ -88,7 +100,13 @@ def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Findi
                     "warning", f"{name}: {len(split)} rows give wide intervals; {ENOUGH_TO_JUDGE} or more are better"
                 )
             )
-    train = splits["train"]
+    train, test = splits["train"], splits["test"]
+    if 0 < len(test.unlabelled) < len(test):
+        message = (
+            f"test: {len(test.unlabelled)} of {len(test)} rows have no gold label, such as {test.unlabelled[0]}; the "
+            "report will have no accuracies; label or remove them"
+        )
+        findings.append(Finding("warning", message))
     if len(train) < ENOUGH_ROWS:
         findings.append(
             Finding(

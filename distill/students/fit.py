@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from distill.calibration import fit_temperature, one_hot
 from distill.data.splits import Examples, Train, Validation, gold_classes, hold_out
-from distill.data.sufficiency import unknown_labels
+from distill.data.sufficiency import lacks_gold, unknown_labels
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
@@ -98,8 +98,8 @@ def fit(
 
     Gives the classifier and a record of the training. Raises DistillError when rows lack a gold label.
     """
-    if not gold.has_gold:
-        raise DistillError("teacher.fit.data: every row needs a gold label; name the column with `label`")
+    if why := lacks_gold(gold):
+        raise DistillError(f"teacher.fit.data: {why}")
     if unknown := unknown_labels(gold.gold, labels):
         raise DistillError(f"teacher.fit.data: {unknown}")
     learn, held = hold_out(gold, validation, optimisation.seed)

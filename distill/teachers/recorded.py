@@ -6,6 +6,7 @@ again. It knows the texts it was recorded on and no other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -115,6 +116,9 @@ def _labels(config: RecordedConfig, recorded: dict[str, npt.NDArray[np.generic]]
         raise TeacherError(f"{config.logits}: array 'labels' holds {error}; write the labels as text") from error
     if None in labels:
         raise TeacherError(f"{config.logits}: label {labels.index(None)} of array 'labels' is empty; name it")
+    if len(set(labels)) < len(labels):
+        twice = Counter(labels).most_common(1)[0][0]
+        raise TeacherError(f"{config.logits}: array 'labels' has {twice!r} twice; labels must differ")
     return [label for label in labels if label is not None]
 
 

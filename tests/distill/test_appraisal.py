@@ -267,7 +267,11 @@ def test_gold_rows_are_read(tmp_path):
     ("rows", "label", "said"),
     [
         (ENOUGH, None, "every row needs a gold label; name the column with `label`"),
-        ([*ENOUGH, ("bare", "")], "label", "every row needs a gold label"),
+        (
+            [*ENOUGH, ("bare", "")],
+            "label",
+            "every row needs a gold label; 1 of 121 have none, such as gold-120: label or remove them",
+        ),
         ([*ENOUGH, ("odd", "weather")], "label", r"gold labels \['weather'\] are not among the task's 3 labels"),
         (
             ENOUGH[:99],

@@ -67,8 +67,8 @@ def test_csv_lines_that_are_blank_are_no_rows(tmp_path):
 @pytest.mark.parametrize(("row", "count"), [("one,two,three", 3), ("one,two,", 3), ("short", 1)])
 def test_csv_rows_that_are_too_long_or_too_short_say_where(tmp_path, row, count):
     message = refusal(source(tmp_path / "a.csv", f'text,label\n"fi\nne",x\n{row}\n'))
-    expected = f", line 4: expected 2 columns, got {count} with the delimiter ','; quote the field that holds it"
-    assert message == expected
+    remedy = "quote the field that holds it, or give another `delimiter`"
+    assert message == f", line 4: expected 2 columns, got {count} with the delimiter ','; {remedy}"
 
 
 def test_csv_with_an_open_quote_names_the_line_where_its_row_begins(tmp_path):

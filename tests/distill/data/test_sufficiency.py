@@ -39,7 +39,7 @@ def test_data_that_will_do_has_no_findings():
 
 
 def test_gold_labels_that_the_task_does_not_know_are_a_problem():
-    ((level, message),) = found(test=split(Test, ENOUGH_TO_JUDGE, gold=("a", "z", None)))
+    ((level, message),) = found(test=split(Test, ENOUGH_TO_JUDGE, gold=("a", "z")))
     assert level == "problem"
     assert message == "test: gold labels ['z'] are not among the task's 2 labels"
 
@@ -89,6 +89,13 @@ def test_every_label_is_counted_and_rows_without_one():
         "b": {"train": 0, "test": 1},
         "c": {"train": 0, "test": 0},
     }
+
+
+def test_a_test_split_with_some_gold_labels_says_what_that_costs():
+    ((level, message),) = found(test=split(Test, 400, gold=("a", "b", None, "a")))
+    assert level == "warning"
+    assert message.startswith("test: 100 of 400 rows have no gold label, such as Test-2; the report will have no acc")
+    assert found(test=split(Test, ENOUGH_TO_JUDGE, gold=(None,))) == []
 
 
 def test_a_small_pool_is_a_warning():

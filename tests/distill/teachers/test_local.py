@@ -113,7 +113,8 @@ def test_a_seed_gives_the_same_teacher_whatever_was_drawn_before(tiny_encoder, g
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ((None, "billing", "account"), "every row needs a gold label; name the column with `label`"),
+        ((None, "billing", "account"), "every row needs a gold label; 1 of 3 have none, such as 1: label or remove"),
+        ((None, None, None), "every row needs a gold label; name the column with `label`"),
         (("weather", "billing", "account"), r"gold labels \['weather'\] are not among the task's 4 labels"),
         (("shipping", "billing", "account"), "no row of 3 is held out to calibrate; raise `validation` or add rows"),
     ],
