@@ -104,7 +104,7 @@ def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **o
     app.state.reflux = state
     for router in routers:
         app.include_router(router)
-    for kind in (ServiceError, HTTPException, RequestValidationError):
+    for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, handle_error)
     hot = hot_routes(route for router in routers for route in router.routes)
     app.state.edge = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)

@@ -219,6 +219,7 @@ def failure(exchange: Exchange, error: Exception, method: str) -> tuple[ServiceE
     """
     known = error if isinstance(error, ServiceError) else _translate(error, method)
     if known.status_code == ServiceError.status_code:
+        exchange.fault = error
         logger.error("request failed", code=known.code, request_id=exchange.request_id, exc_info=error)
     return known, exchange.error_body(known, exchange.request_id).model_dump_json()
 

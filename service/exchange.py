@@ -48,6 +48,9 @@ class Exchange:
     error_body: Callable[[ServiceError, str], BaseModel] = ErrorBody.of
     """Makes the body of an error, from it and the request's id, in the shape that the client's protocol has."""
 
+    fault: Exception | None = None
+    """The fault of the service that was told and logged; Starlette raises it once more for the server to log."""
+
     @property
     def variant(self) -> str | None:
         """The variant that the client asks for, if any."""

@@ -10,8 +10,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+import structlog
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+logger = structlog.get_logger(__name__)
 
 _SECONDS = 0.1
 _MOST = 32
@@ -40,7 +43,10 @@ class Later(Collector):
     def flush(self) -> None:
         """Do all of it now."""
         while self._work:
-            self._work.popleft()()
+            try:
+                self._work.popleft()()
+            except Exception:  # of one request: that of the others, and whoever reads the metrics, goes on
+                logger.exception("deferred work failed")
 
     def collect(self) -> tuple[Metric, ...]:
         """Flush; there are no metrics of its own."""

@@ -88,9 +88,10 @@ class RequestMiddleware:
         except ClientDisconnect:
             answer.code = DISCONNECTED
         except Exception as error:  # what no handler expected is still answered in the one shape
-            if answer.code is not None:
+            if answer.code is None:
+                await error_response(Request(scope), error)(scope, receive, answer.send)
+            elif error is not exchange.fault:
                 raise
-            await error_response(Request(scope), error)(scope, receive, answer.send)
         finally:
             path = getattr(scope.get("route"), "path", None)
             self.record(exchange, scope["method"], path, answer.code or DISCONNECTED)

@@ -30,7 +30,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from service.app import create_app, create_monitoring_app
 from service.errors import ReloadingError, StartupError
 from service.heads import Heads
-from service.logging import configure_logging
+from service.logging import configure_logging, log_loop_errors
 from service.middleware import RequestMiddleware
 from service.niceness import give_way
 from service.protocol import Plain, Protocol
@@ -103,6 +103,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Load, serve on bound sockets until told to stop, and leave in order."""
         # Whoever hands work to a thread, such as a teacher that runs here, must not make those wait who are served.
+        asyncio.get_running_loop().set_exception_handler(log_loop_errors)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=give_way))
         with self.capture_signals():
             async with self._app.router.lifespan_context(self._app), self._monitored():

@@ -22,7 +22,8 @@ from threading import Condition, Lock, Thread
 
 from starlette.requests import ClientDisconnect
 
-from export.runtime import Encoded, Prediction
+from export.guard import is_panic
+from export.runtime import Encoded, InferenceError, Prediction
 from service.engine.admission import Admission
 from service.engine.batching import Limits, by_length, choose, estimate_tokens, tokens_of
 from service.engine.cost import Cost
@@ -269,7 +270,12 @@ class Scheduler:
             self._admission.turned = time.monotonic()
             with self._lock:
                 items = self._take()
-            self._settle(self._run(items, 0))
+            try:
+                run = self._run(items, 0)
+            except BaseException as error:  # as where a thread ends: clients must not be left waiting
+                self._stop(_ended(error))
+                raise
+            self._settle(run)
         if not self._turning:
             self._admission.turned = None
 
@@ -284,9 +290,7 @@ class Scheduler:
                 self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
                 del items  # while it waits for the next, it keeps no text of the last
         except BaseException as error:  # a thread that ends unasked must not leave clients waiting
-            failure = InferenceFailedError("an inference thread ended; the service needs a restart")
-            failure.__cause__ = error
-            self._loop.call_soon_threadsafe(self._stop, failure)
+            self._loop.call_soon_threadsafe(self._stop, _ended(error))
 
     def _wait(self) -> list[Item]:
         """Wait for work and take the oldest of it; nothing when there will be no more."""
@@ -338,8 +342,8 @@ class Scheduler:
         if item.encoded is None:
             try:
                 item.encoded = self._classifier.encode(item.request.texts[item.index])
-            except Exception as error:  # whatever it is, it concerns one request alone
-                run.outcomes.append((item, error))
+            except BaseException as error:  # whatever it is, it concerns one request alone
+                run.outcomes.append((item, _contained(error)))
                 return False
             item.tokens = len(item.encoded.ids)
         return True
@@ -358,9 +362,10 @@ class Scheduler:
         """Answer rows together; where that fails, by halves, so that only what breaks the graph has no answer."""
         try:
             return [*self._classifier.run(rows)]
-        except Exception as error:  # whatever it is, it concerns some of the rows
+        except BaseException as error:  # whatever it is, it concerns some of the rows
+            failure = _contained(error)
             if len(rows) == 1:
-                return [error]
+                return [failure]
         half = len(rows) // 2
         return [*self._bisect(rows[:half]), *self._bisect(rows[half:])]
 
@@ -403,3 +408,19 @@ class Scheduler:
             self._queue.notify_all()
         for request in list(self._open):
             self._finish(request, failure)
+
+
+def _contained(error: BaseException) -> Exception:
+    """What texts fail with: the error, or for a panic of a library one that does not end the thread. Raises others."""
+    if isinstance(error, Exception):
+        return error
+    if is_panic(error):
+        return InferenceError("a library panicked")
+    raise error
+
+
+def _ended(error: BaseException) -> InferenceFailedError:
+    """What requests fail with when what runs the graph has ended by an error."""
+    failure = InferenceFailedError("the inference ended by an error; the service needs a restart")
+    failure.__cause__ = error
+    return failure

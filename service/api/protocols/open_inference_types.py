@@ -59,7 +59,7 @@ class InferOutput(_Lenient):
 class InferParameters(_Lenient):
     """What is said of the request."""
 
-    timeout: Annotated[int, Field(ge=0)] | None = Field(
+    timeout: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         default=None, description="Microseconds within which the answer is of use; 0 is no limit."
     )
     binary_data_output: bool = Field(

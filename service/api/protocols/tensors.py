@@ -16,6 +16,7 @@ from service.errors import InvalidRequestError, MalformedBodyError
 
 HEADER = "Inference-Header-Content-Length"
 
+_MOST_DIGITS = 20
 _LENGTH = struct.Struct("<I")
 
 
@@ -23,7 +24,7 @@ def split(body: bytes, header: bytes | None) -> tuple[bytes, bytes]:
     """The JSON of a body, and what comes after it. Raises MalformedBodyError when the header does not fit the body."""
     if header is None:
         return body, b""
-    if not header.isdigit() or int(header) > len(body):
+    if not header.isdigit() or len(header) > _MOST_DIGITS or int(header) > len(body):
         raise MalformedBodyError(f"{HEADER}: give the number of bytes of the JSON that the body begins with")
     return body[: int(header)], body[int(header) :]
 
