@@ -25,7 +25,7 @@ from distill.artifacts import Stage
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
-from distill.students.base import pad
+from distill.students.padding import pad
 
 Floats = npt.NDArray[np.floating]
 Loss = Callable[[Tensor, Tensor], Tensor]

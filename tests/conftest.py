@@ -301,6 +301,73 @@ def tiny_causal(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_classifier(kind, **settings)`: a folder with a random sequence classifier over the labels of `words`.
+
+    `kind` is a type of transformers, `settings` go into its configuration; `pad_token_id` is 5 unless they say
+    otherwise. `special` says that its tokenizer, of bytes and some words, puts `<s>` and `</s>` about a text; `types`
+    that it gives types of tokens.
+    """
+    import torch
+    from tokenizers import trainers
+    from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast, set_seed
+
+    sizes = {
+        **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "word_embed_proj_dim"), 32),
+        **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"), 2),
+        **dict.fromkeys(("num_attention_heads", "n_head", "num_heads", "num_key_value_heads"), 2),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
+        **dict.fromkeys(("intermediate_size", "d_ff", "d_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 64),
+        **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
+        **dict.fromkeys(("head_dim", "d_kv"), 16),
+    }
+
+    def make(kind: str, *, special: bool = True, types: bool = False, **settings: Any) -> Path:
+        folder = tmp_path_factory.mktemp("classifiers") / f"tiny-{kind}"
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<s>", "</s>", "<unk>", "<mask>", "<more>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([word for words in WORDS.values() for word in words for _ in range(3)], trainer)
+        if special:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+            )
+        names = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, pad_token="<pad>")
+        fast.save_pretrained(folder)
+        own = AutoConfig.for_model(kind)
+        known = {name: value for name, value in sizes.items() if name in own.to_dict() or name in own.attribute_map}
+        known = {own.attribute_map.get(name, name): value for name, value in known.items()}
+        config = AutoConfig.for_model(
+            kind,
+            **{
+                **known,
+                "vocab_size": len(fast),
+                "pad_token_id": 5,
+                "bos_token_id": 0,
+                "eos_token_id": 1,
+                "id2label": dict(enumerate(WORDS)),
+                **settings,
+            },
+        )
+        set_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.3)  # so that answers differ
+        model.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def keyword_rows() -> Callable[[int, int], list[tuple[str, str]]]:
     """`keyword_rows(count, seed)`: rows of (text, label), each text with more words of its label than of another."""
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from distill.artifacts import write_atomic
 from distill.errors import DistillError
+from distill.students.padding import pad
 from distill.truncation import longest_row, most_that_runs, truncate_at
 
 CARD = "student.json"
@@ -33,7 +34,12 @@ FAMILIES = {
 
 
 class StudentModule(nn.Module):
-    """A torch module from ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d]."""
+    """A torch module from ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d].
+
+    What the ids are where the mask is 0 does not matter. `pad_id` is what the module reads there.
+    """
+
+    pad_id: int = 0
 
     def tables(self) -> dict[str, nn.Embedding]:
         """The tables indexed by token id, by name."""
@@ -169,17 +175,6 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[
     tokenizer.no_padding()
     truncate_at(tokenizer, max_tokens)
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-
-
-def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of ids as a batch: ids (0 where there is none) and mask, both int64 [B, T]."""
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    return ids, mask
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

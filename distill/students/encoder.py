@@ -23,6 +23,7 @@ from distill.students.base import (
     require_longest,
     require_positions,
 )
+from distill.students.padding import check_batches, fill, pad_id_of, try_out
 from distill.students.positions import most_tokens
 from distill.task import EncoderStudent
 from distill.weights import locate
@@ -44,11 +45,13 @@ class EncoderModule(StudentModule):
         super().__init__()
         self.encoder = encoder
         self.config = encoder.config
-        self.head = nn.Linear(encoder.config.hidden_size, classes)
+        self.pad_id = pad_id_of(encoder) or 0
+        self.head = nn.Linear(encoder.config.get_text_config().hidden_size, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K] and the mean-pooled last layer [B, d]."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        ids = fill(input_ids, attention_mask, self.pad_id)
+        states = self.encoder(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         embedding = masked_mean(states, attention_mask)
         return self.head(embedding), embedding
 
@@ -108,8 +111,18 @@ def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: S
     if start.head is not None and start.labels == tuple(labels):
         module.head = start.head
     student = Student(Encoder(module), start.tokenizer, tuple(labels), max_tokens)
-    require_longest(student, name)
+    require_sound(student, module.config.model_type, name)
     return student
+
+
+def require_sound(student: Student, kind: str, model: str) -> None:
+    """Raise DistillError, naming `model` and its architecture `kind`, unless a student reads what it will be given.
+
+    That is a text of `max_tokens`, and batches in which no text changes another's answer.
+    """
+    try_out(student.network.module, kind, student.tokenizer, model)
+    require_longest(student, model)
+    check_batches(student.network.module, kind, student.tokenizer, model, student.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +182,30 @@ def _load_encoder(name: str | Path, **options: Any) -> Any:
 
 
 def fast_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a model, as the `tokenizers` library has it, with id 0 as what pads.
+    """The tokenizer of a model, as `backend` gives it. Raises DistillError as `load_tokenizer` does."""
+    return backend(load_tokenizer(name))
 
-    It cuts a text as `transformers` does that is told no length: at `model_max_length`, on `truncation_side`. Raises
-    DistillError when the model has none of that kind.
-    """
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, as transformers has it. Raises DistillError when it has none of the fast kind."""
     try:
-        whole = AutoTokenizer.from_pretrained(name, use_fast=True)
-        backend = whole.backend_tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+        backend(tokenizer)
     except Exception as error:  # `tokenizers` raises no kind of its own
         raise DistillError(
             f"model {name}: has no fast tokenizer ({error}); use a model with a tokenizer.json"
         ) from error
-    tokenizer: Tokenizer = Tokenizer.from_str(backend.to_str())
-    tokenizer.enable_truncation(min(whole.model_max_length, _BOUNDLESS), direction=whole.truncation_side)
     return tokenizer
+
+
+def backend(whole: Any) -> Tokenizer:
+    """The core of a tokenizer of transformers, as the `tokenizers` library has it.
+
+    It cuts a text as `transformers` does that is told no length: at `model_max_length`, on `truncation_side`.
+    """
+    core: Tokenizer = Tokenizer.from_str(whole.backend_tokenizer.to_str())
+    core.enable_truncation(min(whole.model_max_length, _BOUNDLESS), direction=whole.truncation_side)
+    return core
 
 
 def take_layers(model: Any, layers: Sequence[int]) -> None:

@@ -5,16 +5,18 @@ Both have the shape of a student, so that they are trained and exported by the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from distill.calibration import fit_temperature, one_hot
 from distill.data.splits import Examples, Train, Validation, gold_classes, hold_out
@@ -22,27 +24,38 @@ from distill.data.sufficiency import lacks_gold, unknown_labels
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
-from distill.students.base import Student, StudentModule, masked_mean, predict, require_longest
-from distill.students.encoder import classifier_over, fast_tokenizer
+from distill.students.base import Student, StudentModule, masked_mean, predict
+from distill.students.encoder import backend, classifier_over, load_tokenizer, require_sound
+from distill.students.label_map import is_multi_label, labels_of
+from distill.students.padding import add_pad_id, fill, pad_id_of
 from distill.students.positions import most_tokens
 from distill.students.vocabulary import compact
 from distill.training import History, train
 from distill.weights import locate
 
 _FOLDER = "classifier"
+_TYPES = "reads_token_types"
 
 
 class ClassifierModule(StudentModule):
-    """Token ids to logits through a sequence classifier of transformers."""
+    """Token ids to logits through a sequence classifier of transformers, which has a padding id.
+
+    Where its `config` has `reads_token_types`, it is told that all tokens are of the type 0: without, some models
+    compute something else.
+    """
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
         self.classifier = classifier
         self.config = classifier.config
+        self.config.use_cache = False  # of use only where a text goes on
+        self.pad_id = pad_id_of(classifier) or 0
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K] and the mean-pooled last layer [B, d]."""
-        output = self.classifier(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        ids = fill(input_ids, attention_mask, self.pad_id)
+        types = {"token_type_ids": torch.zeros_like(ids)} if getattr(self.config, _TYPES, False) else {}
+        output = self.classifier(input_ids=ids, attention_mask=attention_mask, output_hidden_states=True, **types)
         return output.logits, masked_mean(output.hidden_states[-1], attention_mask)
 
     def most_tokens(self) -> int | None:
@@ -80,15 +93,34 @@ class SequenceClassifier:
 def load_classifier(model: str, max_tokens: int) -> Student:
     """A classifier somebody else fine-tuned. It reads at most `max_tokens`, or fewer where it cannot read so many.
 
-    Raises DistillError when it cannot be had, names no labels or fails on a text of that length.
+    Raises DistillError when it cannot be had, names no labels, gives no distribution or several labels as one, fails on
+    a text of that length, or is of an architecture that answers otherwise than transformers does for each text alone.
     """
     name = locate(model)
-    classifier = _load(name)
-    names = classifier.config.id2label
-    labels = tuple(names[index] for index in range(classifier.config.num_labels))
-    if all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
-        raise DistillError(f"model {model}: its configuration names no labels (id2label); set them, or give it a `fit`")
-    return _student(classifier, name, labels, max_tokens)
+    config = _or_refuse(model, lambda: PretrainedConfig.get_config_dict(name)[0])
+    labels = labels_of(config, model)
+    classifier = _load(name, model)
+    kind = classifier.config.model_type
+    if classifier.config.is_encoder_decoder:
+        raise DistillError(
+            f"model {model}: a {kind} model reads a text twice, as encoder and decoder, which is not supported; "
+            "use an encoder, such as BERT, or a decoder, such as GPT-2"
+        )
+    whole = load_tokenizer(name)
+    if pad_id_of(classifier) is None:
+        _or_refuse(model, lambda: add_pad_id(classifier))
+    setattr(classifier.config, _TYPES, _reads_types(classifier, whole, model))
+    tokenizer, positions = backend(whole), most_tokens(classifier)
+    limits = [max_tokens, tokenizer.truncation["max_length"], *([] if positions is None else [positions])]
+    student = Student(
+        SequenceClassifier(ClassifierModule(classifier)),
+        tokenizer,
+        labels,
+        min(limits),
+        multi_label=is_multi_label(config),
+    )
+    require_sound(student, kind, model)
+    return student
 
 
 def fit(
@@ -149,25 +181,44 @@ def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: O
         )
 
 
-def _load(name: str) -> Any:
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(name)
-    except Exception as error:  # of many kinds, as in `pretrained`
-        raise DistillError(
-            f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
-        ) from error
-
-
-def _student(classifier: Any, name: str, labels: Sequence[str], max_tokens: int) -> Student:
-    tokenizer = fast_tokenizer(name)
-    positions = most_tokens(classifier)
-    limits = [max_tokens, tokenizer.truncation["max_length"], *([] if positions is None else [positions])]
-    student = Student(
-        SequenceClassifier(ClassifierModule(classifier)),
-        tokenizer,
-        tuple(labels),
-        min(limits),
-        multi_label=classifier.config.problem_type == "multi_label_classification",
+def _load(name: str, model: str) -> Any:
+    """The classifier with all of its weights."""
+    classifier, loaded = _or_refuse(
+        model,
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True
+        ),
     )
-    require_longest(student, name)
-    return student
+    if mismatched := sorted(loaded["mismatched_keys"]):
+        raise DistillError(
+            f"model {model}: the weights {mismatched[:3]} have another shape than its configuration says, which names "
+            f"{classifier.config.num_labels} labels; id2label must name every label that it was trained with"
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise DistillError(
+            f"model {model}: carries no weights for {missing[:3]}; use a fine-tuned classifier, or a `fit`"
+        )
+    return classifier
+
+
+def _reads_types(classifier: Any, tokenizer: Any, model: str) -> bool:
+    """Whether transformers gives this classifier types of tokens. Raises DistillError when they are not all 0."""
+    types = tokenizer("a").get("token_type_ids")
+    takes = types is not None and "token_type_ids" in signature(classifier.forward).parameters
+    if takes and any(types):
+        raise DistillError(
+            f"model {model}: its tokenizer gives tokens of one text several types, which is not supported; "
+            "use another architecture, such as BERT, RoBERTa, GPT-2 or Qwen2"
+        )
+    return takes
+
+
+def _or_refuse(model: str, load: Callable[[], Any]) -> Any:
+    """What `load` gives. Raises DistillError when it cannot."""
+    try:
+        return load()
+    except Exception as error:  # of many kinds, as in `pretrained`
+        reason = " ".join(str(error).split())
+        raise DistillError(
+            f"model {model}: cannot be loaded ({reason}); give a folder, package:NAME or a hub id"
+        ) from error

@@ -28,7 +28,8 @@ def compact(
     whole = module.tables()
     first = next(iter(whole.values()))
     size = first.num_embeddings
-    used = sorted(set(range((first.padding_idx or 0) + 1)).union(*(set(row) for corpus in corpora for row in corpus)))
+    padding = max(module.pad_id, first.padding_idx or 0)
+    used = sorted(set(range(padding + 1)).union(*(set(row) for corpus in corpora for row in corpus)))
     place = np.full(size, -1, dtype=np.int64)
     place[used] = np.arange(len(used))
     rows = torch.tensor(used)

@@ -80,9 +80,11 @@ class LocalTeacher:
             else:
                 model = load_classifier(config.model, config.max_tokens)
                 side = truncation_side(model.tokenizer)
-                # What is cut on the left was once cut on the right: those answers are of another version.
+                # What is cut on the left was once cut on the right, and all was padded with 0: those answers are of
+                # another version.
                 cut = [model.max_tokens] if side == "right" else [model.max_tokens, side]
-                version = fingerprint([weights_version(config.model), *cut])
+                padding = [{"pad_id": pad_id}] if (pad_id := model.network.module.pad_id) else []
+                version = fingerprint([weights_version(config.model), *cut, *padding])
         except DistillError as error:
             raise TeacherError(str(error)) from error
         if model.multi_label:

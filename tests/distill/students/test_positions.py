@@ -135,7 +135,7 @@ def test_a_static_student_has_no_positions_and_reads_on(tiny_model, labels):
         (MPNetConfig, SHORT, 512, 18),
         (BertConfig, SHORT, 512, 20),
         (DebertaV2Config, {**SHORT, **RELATIVE}, 64, 64),
-        (XLNetConfig, {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 32}, 64, 64),
+        (BloomConfig, {}, 64, 64),
     ],
 )
 async def test_a_local_teacher_reads_what_it_can(tiny_model, labels, config, settings, asked, most):

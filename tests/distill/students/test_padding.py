@@ -1,0 +1,151 @@
+"""A classifier answers each text as transformers does for that text alone, whatever it shares a batch with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distill.errors import DistillError
+from distill.students.base import load_student
+from distill.students.encoder import classifier_over
+from distill.students.fit import load_classifier, probabilities
+from distill.students.padding import fill, pad
+
+TEXTS = (
+    "refund",
+    "my parcel is late again and nobody answers the phone",
+    "login",
+    "the invoice was wrong, please help: crash after update",
+    "box <pad> address",
+    "ends with what pads <pad>",
+    "twice <pad><pad>",
+    "<pad>",
+)
+MAX_TOKENS = 48
+NONE, OUTSIDE = None, 50_000
+
+
+def of_transformers(folder) -> np.ndarray:
+    """What transformers gives for each text alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS]
+    return probabilities(torch.cat(logits).numpy(), 1.0)
+
+
+def answers_of(student, *, batch_size) -> np.ndarray:
+    return probabilities(student.logits(TEXTS, batch_size=batch_size), student.temperature)
+
+
+def assert_right(folder) -> None:
+    """Alone, in one batch and in pairs, and after the classifier was saved, the answers are those of transformers."""
+    expected = of_transformers(folder)
+    assert np.ptp(expected, axis=0).max() > 0.05
+    student = load_classifier(str(folder), MAX_TOKENS)
+    for batch_size in (1, 2, len(TEXTS)):
+        np.testing.assert_allclose(answers_of(student, batch_size=batch_size), expected, atol=1e-5)
+    student.save(folder / "saved")
+    np.testing.assert_allclose(answers_of(load_student(folder / "saved"), batch_size=3), expected, atol=1e-5)
+
+
+# Which architectures are right
+
+
+@pytest.mark.parametrize(
+    ("kind", "pad_id"),
+    [*((kind, pad_id) for kind in ("gpt2", "qwen2", "opt") for pad_id in (5, 0, 1, NONE, -1)), ("gpt2", OUTSIDE)],
+)
+def test_a_classifier_over_a_decoder_answers_as_transformers_does_for_each_text_alone(tiny_classifier, kind, pad_id):
+    folder = tiny_classifier(kind, special=False)
+    card = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**card, "pad_token_id": pad_id}))
+    assert_right(folder)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma", "bloom", "qwen3", "gpt_neox", "phi", "falcon"])
+def test_so_do_decoders_of_other_families(tiny_classifier, kind):
+    assert_right(tiny_classifier(kind, special=False))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2", "mpnet", "modernbert"],
+)
+@pytest.mark.parametrize("pad_id", [5, 0])
+def test_encoders_do_whatever_their_padding_id(tiny_classifier, kind, pad_id):
+    assert_right(tiny_classifier(kind, pad_token_id=pad_id))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_types_of_tokens_are_given_where_transformers_gives_them(tiny_classifier, kind):
+    assert_right(tiny_classifier(kind, types=True))
+
+
+def test_weights_of_16_bits_are_computed_in_32(tiny_classifier):
+    folder = tiny_classifier("gpt2", special=False)
+    AutoModelForSequenceClassification.from_pretrained(folder).half().save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    assert_right(folder)
+
+
+# Which are refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("bart", "a bart model reads a text twice, as encoder and decoder"),
+        ("xlnet", "a xlnet model answers otherwise where texts share a batch"),
+        ("convbert", "a convbert model answers otherwise where texts share a batch"),
+        ("fnet", "a fnet model cannot read token ids with a mask"),
+    ],
+)
+def test_an_architecture_that_cannot_be_right_is_refused_by_name(tiny_classifier, kind, message):
+    folder = tiny_classifier(kind)
+    with pytest.raises(DistillError, match=message) as refused:
+        load_classifier(str(folder), MAX_TOKENS)
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_whose_types_tell_tokens_of_one_text_apart_is_refused(tiny_classifier):
+    folder = tiny_classifier("bert", types=True)
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    parts["post_processor"]["single"][-1]["SpecialToken"]["type_id"] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    with pytest.raises(DistillError, match="gives tokens of one text several types, which is not supported"):
+        load_classifier(str(folder), MAX_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("convbert", "answers otherwise where texts share a batch"), ("t5", "cannot read token ids")]
+)
+def test_a_student_of_such_an_architecture_is_refused_too(tiny_classifier, kind, message):
+    folder = tiny_classifier(kind, decoder_start_token_id=0)
+    with pytest.raises(DistillError, match=f"a {kind} model {message}"):
+        classifier_over(str(folder), ("a", "b"), 32)
+
+
+# Padding
+
+
+def test_rows_are_padded_on_the_right_and_what_is_masked_gets_the_models_id():
+    ids, mask = pad([[7, 8, 9], [5]])
+    assert (ids.tolist(), mask.tolist()) == ([[7, 8, 9], [5, 0, 0]], [[1, 1, 1], [1, 0, 0]])
+    assert fill(ids, mask, 3).tolist() == [[7, 8, 9], [5, 3, 3]]
+    assert fill(ids, mask, 0) is ids
+
+
+@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+def test_what_stands_where_the_mask_is_0_does_not_matter(tiny_classifier, kind):
+    module = load_classifier(str(tiny_classifier(kind)), MAX_TOKENS).network.module.eval()
+    ids, mask = pad([[0, 30, 31, 32, 1], [0, 40, 1]])
+    with torch.inference_mode():
+        expected = module(ids, mask)[0]
+        torch.testing.assert_close(module(ids.masked_fill(mask == 0, 77), mask)[0], expected)
+        torch.testing.assert_close(module(ids[1:, :3], mask[1:, :3])[0][0], expected[1], atol=1e-5, rtol=0)
