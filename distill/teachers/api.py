@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distill.teachers.account import Account, Paid
 from distill.teachers.base import TeacherError
+from distill.teachers.bodies import ENCODINGS
 from distill.teachers.connections import Connections
-from distill.teachers.http import PATIENCE, ApiError, is_local, persistent, send
+from distill.teachers.http import MOST_BYTES, PATIENCE, ApiError, is_local, persistent, send
 from distill.teachers.pace import Pace
 from distill.teachers.pricing import Price, Usage, known_price
 from distill.teachers.prompts import Prompt
@@ -83,6 +84,7 @@ class ApiConfig(BaseModel):
     tokens_per_minute: float | None = Field(default=None, gt=0)
     timeout_seconds: float = Field(default=60.0, gt=0)
     attempts: int = Field(default=6, ge=1)
+    max_response_bytes: int = Field(default=MOST_BYTES, ge=2**10)
     patience_seconds: float = Field(default=PATIENCE, ge=0)
     extra_body: dict[str, Any] = {}
     batch: Batching = Batching()
@@ -95,8 +97,8 @@ class ApiConfig(BaseModel):
     def answering(self) -> dict[str, Any]:
         """The settings that determine answers; the others say how fast, by whom paid, and at what price."""
         aside = {"key_env", "key_file", "headers", "usd_per_million", "terms", "concurrency", "timeout_seconds"}
-        limits = {"attempts", "patience_seconds", "batch", "requests_per_minute", "tokens_per_minute"}
-        settings = self.model_dump(mode="json", exclude=aside | limits)
+        limits = {"attempts", "patience_seconds", "max_response_bytes", "requests_per_minute", "tokens_per_minute"}
+        settings = self.model_dump(mode="json", exclude={*aside, *limits, "batch"})
         return {**settings, "prompt": self.prompt.answering()}
 
     def price(self) -> Price:
@@ -187,12 +189,13 @@ class Api:
         self.client = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
             params=query,  # such as Azure's api-version
-            headers={**headers, **config.own_headers()},
+            headers={"accept-encoding": ENCODINGS, **headers, **config.own_headers()},
             timeout=config.timeout_seconds,
             transport=transport or Connections(base_url),
         )
         self.account = account
         self.usage = usage
+        self.most_bytes = config.max_response_bytes
         self._attempts = config.attempts
         self._under_way = asyncio.Semaphore(config.under_way)
         self._at_server = asyncio.Semaphore(config.concurrency)
@@ -235,7 +238,9 @@ class Api:
         try:
             async with self._at_server:
                 start, sent = time.perf_counter(), True
-                response = await send(self.client, request.path, request.body, who=self.who, heard=self._pace.heard)
+                response = await send(
+                    self.client, request.path, request.body, who=self.who, most=self.most_bytes, heard=self._pace.heard
+                )
                 seconds = time.perf_counter() - start
         except ApiError as error:
             if error.wait is not None and self._pace.hold(error.wait) and error.wait >= _TOLD:

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, ClassVar, Protocol
 
 import httpx
 
+from distill.teachers import bodies
 from distill.teachers.api import Api, Batching, Request
-from distill.teachers.http import ApiError, failure, json_object, transport_errors
+from distill.teachers.http import ApiError, failure, fetch, json_object, received, too_large, transport_errors
 
 SKEW = 3600.0
 """Seconds that a vendor's clock may be away from ours."""
@@ -104,40 +105,27 @@ class BatchApi(ABC):
 
     async def get(self, path: str, **query: str | int) -> dict[str, Any]:
         """A JSON object. Raises ApiError."""
-        with transport_errors(self.api.who):
-            response = await self.api.client.get(path, params=query)
-        return json_object(response, self.api.who)
+        who, most = self.api.who, self.api.most_bytes
+        return json_object(await fetch(self.api.client, "GET", path, who=who, most=most, params=query), who)
 
     async def post(self, path: str, **content: Any) -> dict[str, Any]:
         """What comes back for what is sent, a JSON object. Raises ApiError."""
-        with transport_errors(self.api.who):
-            response = await self.api.client.post(path, timeout=self.patience, **content)
-        return json_object(response, self.api.who)
+        who, most = self.api.who, self.api.most_bytes
+        response = await fetch(self.api.client, "POST", path, who=who, most=most, timeout=self.patience, **content)
+        return json_object(response, who)
 
     async def lines(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """The JSON objects of a file of lines, as they come in. Raises ApiError.
-
-        The connection is its own: those for calls bring a whole body at once, and this one may be large.
-        """
-        who, usual = self.api.who, self.api.client
+        """The JSON objects of a file of lines, as they come in; the file may be large, but no line. Raises ApiError."""
+        who, most = self.api.who, self.api.most_bytes
         with transport_errors(who):
-            async with (
-                httpx.AsyncClient(
-                    base_url=usual.base_url, headers=usual.headers, params=usual.params, timeout=self.patience
-                ) as client,
-                client.stream("GET", path) as response,
-            ):
+            async with self.api.client.stream("GET", path, timeout=self.patience) as response:
                 if response.status_code != 200:
-                    await response.aread()
-                    raise failure(response, who)
-                rest = b""
-                async for chunk in response.aiter_bytes():
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    for line in whole:
-                        if line.strip():
-                            yield self._object(line)
-                if rest.strip():
-                    yield self._object(rest)
+                    raise failure(await received(response, who, most), who)
+                try:
+                    async for line in bodies.lines(response, most):
+                        yield self._object(line)
+                except bodies.TooLargeError:
+                    raise too_large(who, most) from None
 
     @property
     def patience(self) -> httpx.Timeout:

@@ -25,6 +25,7 @@ from distill.teachers.pace import MINUTE
 _LOOKS = 3  # times that a batch is looked for whose submission was cut off; a vendor's list may lag
 _SUBMISSIONS = 3
 _FAILURES = 60  # polls in a row
+_MOST_ROWS = 2  # for each call: a file of results and one of errors
 _TOGETHER = 500  # results that are settled in one transaction
 _KEPT_BY_VENDORS = 30 * 86400.0  # seconds
 
@@ -372,7 +373,10 @@ class _Filling:
         """Settle what was answered, and give how many calls that is. `final` counts what asking again will not help."""
         answered: set[str] = set()
         waiting: dict[str, Settled] = {}
+        rows = 0
         async for row in api.rows(progress):
+            if (rows := rows + 1) > _MOST_ROWS * batch.calls:
+                raise ApiError(f"{api.api.who} gives results of batch {batch.vendor_id} without end")
             key = self._key(api, batch, row)
             if row.response is None:
                 self._problems[row.problem] += 1

@@ -6,35 +6,51 @@ once cost a processor more than they cost the server (httpx issue 3215). Here a 
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from collections.abc import AsyncIterator, Callable
 
 import httpx
+
+from distill.teachers.proxies import proxy_for
 
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
 
 class Connections(httpx.AsyncBaseTransport):
-    """As many connections as there are calls at once; who calls bounds that. Responses come with their whole body."""
+    """As many connections as there are calls at once; who calls bounds that.
+
+    They go through the proxy that the environment names for the server, if it does. Raises TeacherError where that
+    cannot be used, and ApiError, in a call, where it does not work.
+    """
 
     def __init__(self, base_url: str) -> None:
-        self._proxy = _proxy(base_url)
+        self._proxy = proxy_for(base_url)
         self._context = httpx.create_ssl_context()
         self._free: list[httpx.AsyncHTTPTransport] = []
         self._made: list[httpx.AsyncHTTPTransport] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on the connection that was used last, of those that are free."""
+        """Send a request on the connection that was used last, of those that are free.
+
+        It is free again when the response is closed.
+        """
         connection = self._free.pop() if self._free else self._new()
         try:
             response = await connection.handle_async_request(request)
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-        finally:
+        except BaseException as error:
             self._free.append(connection)
-        return response
+            if self._proxy is not None:
+                self._proxy.blame(error, request.url.host)
+            raise
+        if self._proxy is not None and response.status_code == 407:
+            await response.aclose()
+            self._free.append(connection)
+            raise self._proxy.failed(request.url.host, "it wants other credentials (407)")
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        lent = _Lent(stream, lambda: self._free.append(connection))
+        return httpx.Response(
+            response.status_code, headers=response.headers, stream=lent, extensions=response.extensions
+        )
 
     async def aclose(self) -> None:
         """Close them all."""
@@ -42,15 +58,27 @@ class Connections(httpx.AsyncBaseTransport):
             await connection.aclose()
 
     def _new(self) -> httpx.AsyncHTTPTransport:
-        connection = httpx.AsyncHTTPTransport(verify=self._context, limits=_ONE, proxy=self._proxy)
+        proxy = None if self._proxy is None else self._proxy.url
+        connection = httpx.AsyncHTTPTransport(verify=self._context, limits=_ONE, proxy=proxy)
         self._made.append(connection)
         return connection
 
 
-def _proxy(base_url: str) -> str | None:
-    """The proxy that the environment names for a server; httpx heeds it only for transports of its own making."""
-    url = urlsplit(base_url)
-    if proxy_bypass(url.hostname or ""):
-        return None
-    proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
+class _Lent(httpx.AsyncByteStream):
+    """The body of a response; `give_back` is called when it is closed, for the first time."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, give_back: Callable[[], None]) -> None:
+        self._stream = stream
+        self._give_back: Callable[[], None] | None = give_back
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+
+    async def aclose(self) -> None:
+        give_back, self._give_back = self._give_back, None
+        try:
+            await self._stream.aclose()
+        finally:
+            if give_back is not None:
+                give_back()

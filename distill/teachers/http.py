@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
+from distill.teachers import bodies
 from distill.teachers.base import TeacherError
 from distill.teachers.pace import MINUTE, retry_after, told, used_up
 
@@ -21,6 +22,8 @@ _OPEN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )
 _SHORTEST_SECRET = 8
+MOST_BYTES = 4 * 2**20
+"""How large a response may be. A model that reasons first for 100,000 tokens says about half a megabyte."""
 PATIENCE = 3600.0
 """Seconds that a call waits in all for a server that asks to be left alone."""
 _SHORTEST_WAIT = 1.0  # seconds: a server that asks for less holds nobody up
@@ -56,16 +59,64 @@ async def send(
     body: Mapping[str, Any],
     *,
     who: str,
+    most: int = MOST_BYTES,
     heard: Callable[[httpx.Headers], None] = lambda headers: None,
 ) -> dict[str, Any]:
     """Post JSON once and give the JSON object that comes back; `heard` is shown the headers of any response.
 
-    Raises ApiError, whose message says what to do, when anything else happens.
+    The whole takes no longer than the client waits for a read. Raises ApiError, whose message says what to do, when
+    anything else happens.
     """
-    with transport_errors(who):
-        response = await client.post(path, json=body)
+    async with timed(client.timeout.read, who):
+        response = await fetch(client, "POST", path, who=who, most=most, json=body)
     heard(response.headers)
     return json_object(response, who)
+
+
+async def fetch(
+    client: httpx.AsyncClient, method: str, path: str, *, who: str, most: int = MOST_BYTES, **content: Any
+) -> httpx.Response:
+    """The whole response to a request, whose body has `most` bytes at most when it is unpacked.
+
+    From when it begins, it may take as long as the client waits for a read. Raises ApiError for one that is larger or
+    slower, and for none; of one that is no success, what is too much is left out.
+    """
+    with transport_errors(who):
+        async with client.stream(method, path, **content) as response:
+            async with timed(content.get("timeout", client.timeout).read, who):
+                return await received(response, who, most)
+
+
+async def received(response: httpx.Response, who: str, most: int) -> httpx.Response:
+    """A response whose body is read and unpacked. Raises ApiError where it is a success of more than `most` bytes."""
+    try:
+        body = await bodies.whole(response, most)
+    except bodies.TooLargeError:
+        if response.status_code == 200:
+            raise too_large(who, most) from None
+        body = b""
+    headers = httpx.Headers(response.headers)
+    headers.pop("content-encoding", None)
+    return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
+
+
+@asynccontextmanager
+async def timed(seconds: float | None, who: str) -> AsyncIterator[None]:
+    """Raises ApiError for what takes longer; a server that goes on and on is as slow as one that says nothing."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise _late(who, f"in {seconds:g} s") from error
+
+
+def too_large(who: str, most: int) -> ApiError:
+    """What an answer of more than so many bytes means."""
+    return ApiError(
+        f"{who} answers with more than {most / 2**20:.3g} MiB, which no answer to a question has; is base_url right? "
+        "If it is, raise max_response_bytes",
+        charged=True,
+    )
 
 
 @contextmanager
@@ -79,13 +130,15 @@ def transport_errors(who: str) -> Iterator[None]:
             retryable=True,
         ) from error
     except httpx.TimeoutException as error:
-        raise ApiError(
-            f"{who} did not answer in time ({type(error).__name__}); raise timeout_seconds if it is only slow",
-            retryable=True,
-            charged=True,
-        ) from error
+        raise _late(who, type(error).__name__) from error
     except httpx.RequestError as error:
         raise ApiError(f"{who} broke off its answer ({error})", retryable=True, charged=True) from error
+
+
+def _late(who: str, what: str) -> ApiError:
+    return ApiError(
+        f"{who} did not answer in time ({what}); raise timeout_seconds if it is only slow", retryable=True, charged=True
+    )
 
 
 def json_object(response: httpx.Response, who: str) -> dict[str, Any]:
@@ -94,7 +147,7 @@ def json_object(response: httpx.Response, who: str) -> dict[str, Any]:
         raise failure(response, who)
     try:
         data = response.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(
             f"{who} answered something that is not JSON; is base_url that of an API?", retryable=True, charged=True
         ) from error
@@ -187,7 +240,7 @@ def _message(response: httpx.Response) -> str:
     try:
         error = response.json()["error"]
         said = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = response.text or response.reason_phrase
     for name, value in response.request.headers.items():
         if name not in _OPEN_HEADERS:

@@ -121,6 +121,8 @@ class Vendor:
             "html": (200, {"content-type": "text/html"}, b"<html>\n<body>gateway"),
             "truncate": (status, {**headers, "content-length": str(len(content))}, content[: len(content) // 2]),
             "cut line": (status, headers, content[: len(content) // 2]),
+            "long line": (status, headers, b" " * 50_000 + content),
+            "repeated": (status, headers, (content + b"\n") * 50),
             "lose lines": (status, headers, content.split(b"\n")[0]),
             "other's": (status, headers, content.replace(b'"custom_id": "', b'"custom_id": "0')),
         }.get(mishap, raw)
@@ -692,6 +694,20 @@ async def test_a_vendor_that_asks_for_days_before_a_batch_is_made_ends_the_comma
     with pytest.raises(TeacherError, match="left alone for 10 days"):
         await live(vendor, path, pool(4))
     assert account(path)[1] == 0
+
+
+async def test_a_line_of_results_that_is_too_large_is_not_read(vendor, path) -> None:
+    vendor.mishaps = [("results", "long line")]
+    with pytest.raises(TeacherError, match=r"more than 0.0191 MiB.*max_response_bytes"):
+        await live(vendor, path, pool(8), max_response_bytes=20_000)
+    assert_right(await live(vendor, path, pool(8)), pool(8))
+
+
+async def test_results_without_end_are_left(vendor, path) -> None:
+    vendor.mishaps = [("results", "repeated")]
+    with pytest.raises(TeacherError, match="without end"):
+        await live(vendor, path, pool(4))
+    assert_right(await live(vendor, path, pool(4)), pool(4))
 
 
 @pytest.mark.parametrize("mishap", ["cut line", "lose lines", "other's"])

@@ -95,6 +95,12 @@ async def test_a_call_that_takes_too_long_is_httpx_own_error(server, client) -> 
     assert (await client.get("/now")).text == "ok"
 
 
+async def test_a_response_that_is_not_read_to_its_end_leaves_nothing_either(server, client) -> None:
+    async with client.stream("GET", "/now"):
+        pass
+    assert (await client.get("/now")).text == "ok"
+
+
 async def test_a_server_that_is_down_is_httpx_own_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -102,14 +108,3 @@ async def test_a_server_that_is_down_is_httpx_own_error() -> None:
     async with httpx.AsyncClient(base_url=url, transport=Connections(url)) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("/now")
-
-
-async def test_a_proxy_that_the_environment_names_is_used_but_for_hosts_that_it_excepts(server, monkeypatch) -> None:
-    monkeypatch.setenv("http_proxy", server.url)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    async with httpx.AsyncClient(transport=Connections("http://api.example.invalid")) as client:
-        assert (await client.get("http://api.example.invalid/now")).text == "ok"
-    assert await server.heard.get() == "GET http://api.example.invalid/now HTTP/1.1"
-    async with httpx.AsyncClient(transport=Connections(server.url)) as client:
-        await client.get(f"{server.url}/now")
-    assert await server.heard.get() == "GET /now HTTP/1.1"

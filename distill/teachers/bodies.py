@@ -1,0 +1,108 @@
+"""The body of a response, read and unpacked piece by piece, so that none is larger in memory than it may be.
+
+A few kilobytes can unpack to gigabytes, and a server can go on for ever: neither is let in whole before it is measured.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+
+ENCODINGS = "gzip, deflate"
+"""What to ask a server for; these are unpacked within bounds."""
+
+_PIECE = 1 << 18
+_GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+
+
+class TooLargeError(Exception):
+    """A body is larger than it may be."""
+
+
+async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body as it comes in, unpacked, in pieces of 256 KiB at most for what was packed.
+
+    Raises httpx.DecodingError for what cannot be unpacked.
+    """
+    encodings = [one for one in response.headers.get_list("content-encoding", True) if one.lower() != "identity"]
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    if not encodings:
+        async for part in stream:
+            yield part
+        return
+    if encodings not in (["gzip"], ["x-gzip"], ["deflate"]):
+        raise httpx.DecodingError(
+            f"it is packed as {', '.join(encodings)[:40]}, and {ENCODINGS} was asked for", request=response.request
+        )
+    unpack = _Unpacking(encodings[0])
+    try:
+        async for part in stream:
+            for piece in unpack(part):
+                yield piece
+        yield unpack.rest()
+    except zlib.error as error:
+        raise httpx.DecodingError(str(error), request=response.request) from error
+
+
+async def whole(response: httpx.Response, most: int) -> bytes:
+    """The body, unpacked. Raises TooLargeError where it has more than `most` bytes, once so many were read."""
+    found = bytearray()
+    async for piece in pieces(response):
+        if len(found) + len(piece) > most:
+            raise TooLargeError
+        found += piece
+    return bytes(found)
+
+
+async def lines(response: httpx.Response, most: int) -> AsyncIterator[bytes]:
+    """The lines of the body that are not blank, unpacked. Raises TooLargeError for one of more than `most` bytes."""
+    rest = bytearray()
+    async for piece in pieces(response):
+        *ended, begun = piece.split(b"\n")
+        for line in ended:
+            rest += line
+            if len(rest) > most:
+                raise TooLargeError
+            if rest.strip():
+                yield bytes(rest)
+            rest.clear()
+        rest += begun
+        if len(rest) > most:
+            raise TooLargeError
+    if rest.strip():
+        yield bytes(rest)
+
+
+class _Unpacking:
+    """Unpacks gzip or deflate, which some servers send without its header."""
+
+    def __init__(self, encoding: str) -> None:
+        self._window = _ZLIB if encoding == "deflate" else _GZIP
+        self._inflate = zlib.decompressobj(self._window)
+        self._begun = False
+        self._head = b""  # what came before the first piece
+
+    def __call__(self, part: bytes) -> Iterator[bytes]:
+        """What a part of the packed body unpacks to. Raises zlib.error for one that is not packed like that."""
+        while part:
+            try:
+                piece = self._inflate.decompress(part, _PIECE)
+            except zlib.error:
+                if self._begun or self._window != _ZLIB:
+                    raise
+                self._window = _RAW
+                self._inflate = zlib.decompressobj(_RAW)
+                part = self._head + part
+                continue
+            self._begun = self._begun or bool(piece)
+            self._head = b"" if self._begun else self._head + part
+            if piece:
+                yield piece
+            part = self._inflate.unconsumed_tail
+
+    def rest(self) -> bytes:
+        """What is left at the end, of the last piece."""
+        return self._inflate.flush()
