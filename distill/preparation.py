@@ -24,7 +24,9 @@ from distill.data.sufficiency import (
     examine_labels,
     fit_coverage,
     label_counts,
+    lacks_gold,
     shared_with_test,
+    unknown_labels,
 )
 from distill.errors import DataError
 from distill.progress import bar
@@ -148,6 +150,8 @@ def _other_uses(task: Task, test: Examples, validation: Examples | None, labels:
     fit = fit_section(task.teacher)
     fitted = None if fit is None else read(fit.data, "gold")
     if fitted is not None:
+        if why := lacks_gold(fitted) or unknown_labels(fitted.gold, labels):
+            findings.append(Finding("problem", f"teacher.fit.data: {why}"))
         findings += shared_with_test("teacher.fit.data", fitted, test) + fit_coverage(fitted, labels)
     if (calibration := task.labelling.calibration) is not None:
         gold = gold_rows(calibration, labels)

@@ -530,6 +530,19 @@ def test_gold_rows_of_a_fit_that_lack_a_label_are_found_before_training(local_te
         job.open().make_data()
 
 
+def test_gold_rows_of_a_fit_without_a_label_of_the_task_are_found_before_training(local_template, tmp_path, labels):
+    folder = tmp_path / "job"
+    shutil.copytree(local_template.folder, folder)
+    job = Job(folder, {**local_template.task, "labels": list(labels)})
+    gold = (folder / "gold.csv").read_text()
+    (folder / "gold.csv").write_text(f"{gold}rain and snow,\n")
+    with pytest.raises(DataError, match=r"^teacher\.fit\.data: every row needs a gold label; 1 of 141 have none"):
+        job.open().make_data()
+    (folder / "gold.csv").write_text(f"{gold}rain and snow,{labels[0].upper()}\n")
+    with pytest.raises(DataError, match=rf"^teacher\.fit\.data: gold labels .* looks like '{labels[0]}'"):
+        job.open().make_data()
+
+
 # A teacher that is appraised
 
 
