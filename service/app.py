@@ -20,6 +20,7 @@ from service.api.protocols.errors import SHAPES, Shape, error_shape
 from service.api.protocols.routers import create_routers
 from service.api.schema import define
 from service.auth import Keys, describe
+from service.door import Door
 from service.errors import ErrorBody, ServiceError, handle_error
 from service.middleware import RequestMiddleware
 from service.settings import Settings
@@ -107,7 +108,9 @@ def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **o
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, handle_error)
     hot = hot_routes(route for router in routers for route in router.routes)
-    app.state.edge = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)
+    app.state.requests = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)
+    app.state.edge = app.state.requests
+    app.state.door = Door(state.settings)
     return app
 
 

@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel
 
 from service.errors import ForbiddenError, RateLimitedError, UnauthorisedError
+from service.exchange import ADMISSION
 from service.keyfile import KeysError, Line, NoKeysError, Terms, digest_of, read_keys
 from service.metrics import ALLOWED, FORBIDDEN, PROBES, UNAUTHORISED, Metrics
 
@@ -97,7 +98,7 @@ class Keys:
         if path.startswith(_ADMIN) and not exchange.caller.terms.admin:
             raise ForbiddenError("this key may not administer; use one with the option `admin`")
         exchange.admission = ALLOWED
-        exchange.spend(0)
+        exchange.spend(ADMISSION if method == "POST" else 0)
 
     def refresh(self) -> None:
         """Read the file again if it is another than before.

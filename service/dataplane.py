@@ -52,7 +52,7 @@ async def classify(
 
     `name` is what the protocol calls its list of texts, for messages; `timeout_seconds` and `variant` are those that
     it has a place for, beside the headers. Raises InvalidRequestError when the texts exceed
-    a limit, RateLimitedError when the caller's key has spent its rate, and what `Runner.classify` raises.
+    a limit, and what `Runner.classify` raises.
     """
     task = _Task.begin(exchange, texts, name, timeout_seconds, variant)
     try:
@@ -110,12 +110,12 @@ class _Task:
     def begin(
         cls, exchange: Exchange, texts: Sequence[str], name: str, timeout_seconds: float | None, variant: str | None
     ) -> _Task:
-        """Check the limits, choose the model and spend the caller's rate."""
+        """Check the limits, choose the model and count the texts for the caller."""
         state = exchange.state
         check_limits(texts, state.settings, name)
         deadline = exchange.deadline(timeout_seconds)
         model = state.models.choose(variant or exchange.variant)
-        exchange.spend(len(texts))
+        exchange.spend_rest(len(texts))
         staged, trace = None, exchange.trace
         if trace is not None:
             trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage

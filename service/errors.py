@@ -78,6 +78,13 @@ class MethodNotAllowedError(ServiceError):
     code = "method_not_allowed"
 
 
+class TooSlowError(ServiceError):
+    """The request took too long to come."""
+
+    status_code = 408
+    code = "too_slow"
+
+
 class BundleRefusedError(ServiceError):
     """A bundle that should be served does not pass its checks."""
 
@@ -151,6 +158,13 @@ class RateLimitedError(ServiceError):
         super().__init__(message, headers={"retry-after": str(retry_after)})
 
 
+class HeadTooLargeError(ServiceError):
+    """The request line and the headers are larger than the service reads."""
+
+    status_code = 431
+    code = "head_too_large"
+
+
 class InferenceFailedError(ServiceError):
     """The graph gave no usable answer for a text."""
 
@@ -169,11 +183,28 @@ class NotReadyError(ServiceError):
     code = "not_ready"
 
 
+class BusyError(ServiceError):
+    """There is no room for another request at all; in a second there may be."""
+
+    status_code = 503
+    code = "busy"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"retry-after": "1"})
+
+
 class DeadlineError(ServiceError):
     """The time that the client gave was over before there was an answer."""
 
     status_code = 504
     code = "deadline"
+
+
+class VersionError(ServiceError):
+    """The request is in a version of HTTP that is not spoken here."""
+
+    status_code = 505
+    code = "http_version"
 
 
 class ErrorDetail(BaseModel):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 TIMEOUT = b"x-request-timeout-ms"
 VARIANT = b"x-reflux-variant"
 
+ADMISSION = 1
+"""A request with a body costs as much as so many texts before it is read: a wrong one costs that, too."""
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -77,6 +80,10 @@ class Exchange:
         except RateLimitedError:
             self.admission = LIMITED
             raise
+
+    def spend_rest(self, texts: int) -> None:
+        """Count the texts of a request that was let in, whatever is left: one of them was counted at the door."""
+        self.give_back(ADMISSION - texts)
 
     def give_back(self, texts: int) -> None:
         """Count texts no more for which nothing was done."""

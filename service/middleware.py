@@ -57,7 +57,7 @@ class RequestMiddleware:
         self.state = state
         self._hot = hot
         self._keys = keys
-        self._error_shape = error_shape
+        self.error_shape = error_shape
         self._tracer = state.tracer
         self._metrics = state.metrics
         self._access_log = state.settings.access_log
@@ -73,7 +73,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = self.exchange(dict(scope["headers"]), receive)
-        exchange.error_body = self._error_shape(scope["path"]).of
+        exchange.error_body = self.error_shape(scope["path"]).of
         scope.setdefault("state", {})["exchange"] = exchange
         answer = _Answer(send, exchange.request_id.encode())
         route = self._hot.get((scope["method"], scope["path"]))

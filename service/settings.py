@@ -89,6 +89,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1024 * 1024, ge=1)
     """Largest request body; a larger one gets 413."""
 
+    receive_seconds: float = Field(default=30.0, gt=0)
+    """Longest that a request may take to come, from its first byte to its last; a slower one gets 408."""
+
+    max_unfinished_bytes: int | None = Field(default=None, ge=1)
+    """Most bytes to hold of all requests that have not come whole; more get 503. By default 64 of the largest."""
+
+    max_connections: int = Field(default=4096, ge=1)
+    """Most connections; for another one that is idle is closed, and where none is it gets 503."""
+
     max_texts: int = Field(default=64, ge=1)
     """Most texts in one request."""
 
@@ -146,6 +155,16 @@ class Settings(BaseSettings):
                 f"{variable('admin')} without {variable('api_keys')} would let whoever asks reload; set "
                 f"{variable('api_keys')} to a file with a key of the option `admin` (`reflux keys new NAME --admin`), "
                 "or leave it off and reload by SIGHUP",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_body_may_come_in_pieces(self) -> Self:
+        if self.max_unfinished_bytes is not None and self.max_unfinished_bytes < 2 * self.max_body_bytes:
+            raise PydanticCustomError(
+                "max_unfinished_bytes",
+                f"{variable('max_unfinished_bytes')} is {self.max_unfinished_bytes}, less than twice the "
+                f"{self.max_body_bytes} of {variable('max_body_bytes')}: the largest request could never come",
             )
         return self
 

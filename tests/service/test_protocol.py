@@ -16,7 +16,6 @@ import pytest
 import pytest_asyncio
 import uvloop
 from structlog.testing import capture_logs
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import protocol
 from service.dataplane import _Task
@@ -81,13 +80,13 @@ def asgi(monkeypatch):
 def parsed(monkeypatch):
     """The bytes that HTTP's parser has read."""
     read = []
-    receive = HttpToolsProtocol.data_received
+    parse = protocol.Protocol._parse
 
     def spy(connection, data):
         read.append(data)
-        receive(connection, data)
+        parse(connection, data)
 
-    monkeypatch.setattr(HttpToolsProtocol, "data_received", spy)
+    monkeypatch.setattr(protocol.Protocol, "_parse", spy)
     return read
 
 
@@ -934,6 +933,8 @@ class Clock:
     def __init__(self, served):
         self.now, self.timers, self._loop = 0.0, [], served.loop
         served.loop = self
+        served.timeout_keep_alive_task.cancel()
+        served.timeout_keep_alive_task, served._idle_since = None, 0.0
 
     def __getattr__(self, name):
         return getattr(self._loop, name)
@@ -960,7 +961,7 @@ class Clock:
 @pytest_asyncio.fixture
 async def timed(listening, connect):
     """A connection that may be idle for ten seconds, what serves it, and its time."""
-    async with listening(keep_alive_seconds=10) as serving:
+    async with listening(keep_alive_seconds=10, receive_seconds=1000) as serving:
         connection = await connect(serving.port)
         await until(lambda: serving.server.server_state.connections)
         (served,) = serving.server.server_state.connections

@@ -1,0 +1,98 @@
+"""What the connections of a port share: the limits on what comes in, and how much of it is held."""
+
+from __future__ import annotations
+
+import httptools
+
+from service.errors import (
+    BusyError,
+    HeadTooLargeError,
+    MalformedBodyError,
+    ServiceError,
+    TooLargeError,
+    TooSlowError,
+    VersionError,
+)
+from service.exchange import too_large
+from service.settings import Settings
+
+HEAD_BYTES = 64 * 1024
+HEADERS = 256
+"""A request's head is no longer, and has no more headers."""
+
+LINGER_SECONDS = 5.0
+LINGER_BODIES = 16
+"""How long, and for how many bodies of the largest size, a client that goes on sending is listened to after an answer
+that ends its connection: to close it at once would take the answer from it."""
+
+_BODIES = 64
+_FRAMING = 8
+"""A body in chunks of one byte is six times as long with their frames."""
+
+_HTTP2 = b"PRI"
+_TLS = b"\x16\x03"
+_PIECE = 64
+"""What a piece of a body costs beside its bytes."""
+
+
+class Door:
+    """The limits by the settings, and the bytes that are held for requests of which not all has come."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.seconds = settings.receive_seconds
+        self.body_bytes = settings.max_body_bytes
+        self.most_connections = settings.max_connections
+        self.message_bytes = HEAD_BYTES + _FRAMING * settings.max_body_bytes
+        """What the largest request may have, frames and trailers included."""
+
+        self.linger_bytes = LINGER_BODIES * settings.max_body_bytes
+        self._most = settings.max_unfinished_bytes or _BODIES * (settings.max_body_bytes + HEAD_BYTES)
+        self.held = 0
+
+    def hold(self, size: int) -> int:
+        """Count a piece of `size` bytes as held, and return what to `release`. Raises BusyError when it is too much."""
+        cost = size + _PIECE
+        if self.held + cost > self._most:
+            raise BusyError("too much is held of requests that have not come whole; send this one again, in one go")
+        self.held += cost
+        return cost
+
+    def release(self, cost: int) -> None:
+        """Hold so much less."""
+        self.held -= cost
+
+    def too_slow(self) -> TooSlowError:
+        """What a client is told that takes too long to send its request."""
+        return TooSlowError(f"the request did not come whole within {self.seconds:g} s; send it again, faster")
+
+    def too_many(self) -> BusyError:
+        """What a client is told that connects when all connections are in use."""
+        return BusyError(f"all {self.most_connections} connections are in use; try again, or ask another replica")
+
+    def too_long(self) -> TooLargeError:
+        """What a client is told whose body is too long, or has too much around it."""
+        return too_large(self.body_bytes)
+
+
+def check_head(url: bytes, headers: list[tuple[bytes, bytes]], *, several_pieces: bool) -> None:
+    """Raise HeadTooLargeError when a head is too long; one that came in one piece is not."""
+    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers) if several_pieces else 0
+    if len(headers) > HEADERS or size > HEAD_BYTES:
+        raise head_too_large()
+
+
+def head_too_large() -> HeadTooLargeError:
+    """What a client is told whose request line and headers are too long."""
+    return HeadTooLargeError(
+        f"the request line and the headers have more than {HEAD_BYTES} bytes or {HEADERS} headers; send fewer"
+    )
+
+
+def no_http(data: bytes, method: bytes, error: httptools.HttpParserError) -> ServiceError:
+    """What a client is told that sends something else."""
+    if method == _HTTP2:
+        return VersionError("HTTP/2 is not spoken here; ask by HTTP/1.1")
+    if data.startswith(_TLS):
+        return MalformedBodyError("this port speaks HTTP without TLS; ask for http://, not https://")
+    reason = "its first line" if isinstance(error, httptools.HttpParserCallbackError) else error
+    return MalformedBodyError(f"this is not HTTP/1.1: {reason}")

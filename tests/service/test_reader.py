@@ -1,0 +1,449 @@
+"""What may come in: offers of another protocol, heads, bodies and connections, each with its limit, on both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+
+# To replace the policy is the one way that every version of pytest-asyncio knows.
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
+
+PATIENCE = 30
+BODY = b'{"text": "invoice"}'
+H2C = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+OFFERS = {
+    "h2c": H2C,
+    "h2c in upper case": H2C.upper(),
+    "h2c, offered twice": H2C + "upgrade: h2c\r\n",
+    "h2c, closing": "connection: close, upgrade\r\nupgrade: h2c\r\n",
+    "websocket": "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: A\r\n",
+    "foo": "upgrade: foo/7, bar\r\nconnection: keep-alive, Upgrade\r\n",
+    "nothing": "upgrade: \r\nconnection: upgrade\r\n",
+    "no connection": "upgrade: h2c\r\n",
+    "TLS": "connection: upgrade\r\nupgrade: TLS/1.0\r\n",
+}
+PATHS = {
+    "/classify": BODY,
+    "/v1/classify": b'{"input": "invoice"}',
+    "/predict": b'{"inputs": "invoice"}',
+    "/v2/models/tiny/infer": json.dumps(
+        {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["invoice"]}]}
+    ).encode(),
+}
+WAYS = {"short": "", "usual": "?a=b"}
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy():
+    """The event loop that serves: others differ in what a transport does when its client leaves."""
+    return uvloop.EventLoopPolicy()
+
+
+def post(body=BODY, more="", *, path="/classify", version="1.1", chunked=False, method="POST", length=None):
+    """A request as bytes, with `more` lines in its head."""
+    if chunked:
+        framing, body = (
+            "transfer-encoding: chunked",
+            b"7\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n"
+            % (
+                body[:7],
+                len(body) - 7,
+                body[7:],
+            ),
+        )
+    else:
+        framing = f"content-length: {len(body) if length is None else length}"
+    head = (
+        f"{method} {path} HTTP/{version}\r\nhost: reflux\r\ncontent-type: application/json\r\n{more}{framing}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def send(connection, *pieces):
+    for piece in pieces:
+        connection.writer.write(piece)
+        await connection.writer.drain()
+        await asyncio.sleep(0.002 if len(pieces) > 1 else 0)
+
+
+def plain(answer):
+    """An answer without what differs between any two."""
+    status, headers, body = answer
+    if isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in ("request_id", "id", "created")}
+    return status, {name for name in headers if name not in ("date", "connection")}, body
+
+
+async def is_closed(connection):
+    """Whether nothing more comes; a connection that is reset is a failure."""
+    async with asyncio.timeout(PATIENCE):
+        return await connection.reader.read() == b""
+
+
+async def until(condition):
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def counted(serving, code):
+    """How many requests were answered with a status."""
+    families = serving.app.state.reflux.metrics.registry.collect()
+    found = [sample for family in families for sample in family.samples if sample.name == "reflux_http_requests_total"]
+    return sum(sample.value for sample in found if sample.labels["code"] == str(code))
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+async def test_an_offer_of_another_protocol_is_as_if_it_were_not_there(listening, connect, offer):
+    async with listening() as serving:
+        for path, body in PATHS.items():
+            usual = plain(await asked(await connect(serving.port), post(body, path=path)))
+            assert usual[0] == 200
+            for chunked in (False, True):
+                data = post(body, offer, path=path, chunked=chunked)
+                for at in (len(data), data.index(b"\r\n\r\n") + 4, data.index(b"\r\n\r\n") + 6):
+                    connection = await connect(serving.port)
+                    await send(connection, *filter(None, (data[:at], data[at:])))
+                    assert plain(await connection.receive()) == usual
+                    if "close" in offer:
+                        assert await is_closed(connection)
+                    else:
+                        assert plain(await asked(connection, data)) == usual
+                        assert plain(await asked(connection, post(body, path=path))) == usual
+                    connection.close()
+
+
+async def asked(connection, data):
+    connection.writer.write(data)
+    return await connection.receive()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_behind_an_offer_the_next_request_is_read_and_no_body_is_one(listening, connect, chunked):
+    """A body that is itself a request is the body of its own, whichever bytes come together."""
+    async with listening() as serving:
+        inner = post(b'{"text": "inner"}')
+        data = post(inner, H2C, chunked=chunked) + post(BODY, H2C, chunked=chunked) + post()
+        for size in (len(data), 200, 40):
+            connection = await connect(serving.port)
+            await send(connection, *(data[at : at + size] for at in range(0, len(data), size)))
+            assert [(await connection.receive())[0] for _ in range(3)] == [400, 200, 200]
+            connection.writer.write_eof()
+            assert await is_closed(connection)
+        assert (counted(serving, 400), counted(serving, 200)) == (3, 6)
+
+
+async def test_a_get_and_http_1_0_may_have_an_offer_and_be_asked_to_go_on(listening, connect):
+    async with listening() as serving:
+        connection = await connect(serving.port)
+        await send(connection, post(b"", H2C, path="/livez", method="GET") * 2)
+        assert [(await connection.receive())[0] for _ in range(2)] == [200, 200]
+        await send(connection, post(b"", H2C + "expect: 100-continue\r\n", length=len(BODY)))
+        async with asyncio.timeout(PATIENCE):
+            assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert (await asked(connection, BODY))[0] == 200
+        status, headers, _ = await asked(connection, post(BODY, H2C, version="1.0"))
+        assert (status, headers["connection"]) == (200, "close")
+        assert await is_closed(connection)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (PREFACE, 505, "HTTP/2 is not spoken here; ask by HTTP/1.1"),
+        (post(version="2.0"), 505, "HTTP/2.0 is not spoken here; ask by HTTP/1.1"),
+        (post(version="0.9"), 505, "HTTP/0.9 is not spoken here; ask by HTTP/1.1"),
+        (b"CONNECT reflux:443 HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc", 405, "this is no proxy"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "this port speaks HTTP without TLS"),
+        (b"nonsense\r\n\r\n", 400, "this is not HTTP/1.1"),
+        (b"POST caf\xc3\xa9 HTTP/1.1\r\n\r\n", 400, "this is not HTTP/1.1"),
+        (post(more="content-length: 4\r\n"), 400, "this is not HTTP/1.1"),
+    ],
+    ids=["preface", "HTTP/2.0", "HTTP/0.9", "CONNECT", "TLS", "nonsense", "path", "two lengths"],
+)
+async def test_what_is_not_http_1_is_told_so_in_one_line_in_the_one_shape(listening, connect, data, status, message):
+    async with listening() as serving:
+        for before in (b"", post() if data[0] != 0x16 else b""):
+            connection = await connect(serving.port)
+            await send(connection, before + data)
+            if before:
+                assert (await connection.receive())[0] == 200
+            found, headers, body = await connection.receive()
+            assert (found, headers["connection"]) == (status, "close")
+            assert body["error"]["message"].startswith(message)
+            assert body["error"]["request_id"] == headers["x-request-id"]
+            assert await is_closed(connection)
+        assert counted(serving, status) == 2
+
+
+async def test_a_preface_in_pieces_and_nonsense_behind_a_request_that_waits_are_answered_in_order(
+    listening, connect, gate
+):
+    async with listening() as serving:
+        connection = await connect(serving.port)
+        await send(connection, PREFACE[:5], PREFACE[5:])
+        assert (await connection.receive())[0] == 505
+        gate.close()
+        connection = await connect(serving.port)
+        await send(connection, post(), b"nonsense\r\n\r\n", post())
+        await gate.held()
+        gate.opened.set()
+        assert [(await connection.receive())[0] for _ in range(2)] == [200, 400]
+        assert await is_closed(connection)
+        assert counted(serving, 200) == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+async def test_curl_that_offers_http_2_is_answered(listening, tmp_path):
+    async with listening(max_body_bytes=100_000) as serving:
+        (tmp_path / "long").write_bytes(b'{"texts": ["invoice"]}' + b" " * 70_000)
+        for more in (
+            ["-d", BODY.decode()],
+            ["-d", f"@{tmp_path}/long"],
+            ["-H", "transfer-encoding: chunked", "-d", BODY.decode()],
+        ):
+            command = ["-sS", "--http2", "-H", "content-type: application/json", *more]
+            urls = [f"{serving.url}/classify", f"{serving.url}/classify"]
+            assert re.findall(r'"label":"billing"', await output("curl", *command, *urls)) == ['"label":"billing"'] * 4
+        urls = ["--http2-prior-knowledge", f"{serving.url}/livez"]
+        assert counted(serving, 200) == 6
+        await output("curl", "-s", *urls)
+        assert counted(serving, 505) == 1
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+
+public class Ask {
+    public static void main(String[] given) throws Exception {
+        HttpClient client = HttpClient.newHttpClient();
+        for (int round = 0; round < 2; round++) {
+            HttpRequest request = HttpRequest.newBuilder(URI.create(given[0]))
+                .header("Content-Type", "application/json")
+                .POST(HttpRequest.BodyPublishers.ofString(given[1])).build();
+            HttpResponse<String> answer = client.send(request, HttpResponse.BodyHandlers.ofString());
+            System.out.println(answer.statusCode() + " " + answer.body());
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK")
+async def test_the_http_client_of_java_as_it_comes_is_answered(listening, tmp_path):
+    async with listening() as serving:
+        (tmp_path / "Ask.java").write_text(JAVA)
+        found = await output("java", str(tmp_path / "Ask.java"), f"{serving.url}/classify", BODY.decode())
+        assert [line[:4] for line in found.splitlines()] == ["200 ", "200 "]
+        assert found.count('"label":"billing"') == 4
+
+
+async def output(*command):
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(PATIENCE):
+        out, _ = await process.communicate()
+    return out.decode()
+
+
+SMALL = {"max_body_bytes": 1000, "max_texts": 8, "max_characters": 200, "queue_limit": 8}
+LONG = 64 * 1024
+
+
+@asynccontextmanager
+async def small(listening, connect, **settings):
+    """A server of small limits, and `ask(data, ...)`, which makes a connection and sends pieces."""
+    async with listening(**SMALL, **settings) as serving:
+
+        async def begin(*pieces):
+            connection = await connect(serving.port)
+            await send(connection, *pieces)
+            return connection
+
+        yield serving, begin
+        await until(lambda: all(not one.busy for one in serving.server.server_state.connections))
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_request_that_does_not_come_in_its_time_gets_408_wherever_it_stops(listening, connect, way):
+    async with small(listening, connect, receive_seconds=0.2) as (serving, begin):
+        data, chunked = post(path=f"/classify{way}"), post(path=f"/classify{way}", chunked=True)
+        for pieces in (
+            [data[:3]],
+            [data[:40]],
+            [data[:-5]],
+            [data[:-5], data[-5:-2]],
+            [chunked[:-5]],
+            [post(), data[:-5]],
+        ):
+            connection = await begin(*pieces)
+            if len(pieces) == 2 and pieces[0] == post():
+                assert (await connection.receive())[0] == 200
+            status, headers, body = await connection.receive()
+            assert (status, body["error"]["code"], headers["connection"]) == (408, "too_slow", "close")
+            assert body["error"]["message"] == "the request did not come whole within 0.2 s; send it again, faster"
+            assert await is_closed(connection)
+        assert counted(serving, 408) == 6
+        assert serving.app.state.door.held == 0
+
+
+async def test_a_request_that_waits_behind_another_is_not_too_slow(listening, connect, gate):
+    async with small(listening, connect, receive_seconds=0.1) as (_, begin):
+        for rest in (post(), post(chunked=True)):
+            gate.close()
+            connection = await begin(post(), rest[:-9])
+            await gate.held()
+            await asyncio.sleep(0.3)
+            gate.opened.set()
+            assert (await connection.receive())[0] == 200
+            assert (await asked(connection, rest[-9:]))[0] == 200
+
+
+async def test_a_connection_on_which_nothing_comes_is_closed_as_one_that_is_idle(listening, connect):
+    async with small(listening, connect, keep_alive_seconds=1) as (_, begin):
+        assert await is_closed(await begin())
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
+    def head(long, number=1):
+        return "".join(f"x-{at}: {'a' * long}\r\n" for at in range(number))
+
+    async with small(listening, connect) as (serving, begin):
+        for more, status in ((head(LONG - 300), 200), (head(200, 250), 200), (head(LONG), 431), (head(1, 254), 431)):
+            data = post(more=more, path=f"/classify{way}")
+            for size in (len(data), 5000, 50):
+                pieces = [data[at : at + size] for at in range(0, len(data), size)]
+                connection = await connect(serving.port)
+                connection.writer.writelines(pieces[:-1])
+                await send(connection, pieces[-1])
+                found, _, body = await connection.receive()
+                assert (found, body.get("error", {}).get("code")) == (
+                    status,
+                    (status == 431 and "head_too_large") or None,
+                )
+                if status == 431:
+                    assert await is_closed(connection)
+        for endless in (
+            b"GET /" + b"a" * 2 * LONG,
+            b"GET / HTTP/1.1\r\nx: " + b"a" * 2 * LONG,
+            b"GET / HTTP/1.1\r\n" + b"x:\r\n" * LONG,
+        ):
+            connection = await begin(endless)
+            assert (await connection.receive())[0] == 431
+            assert await is_closed(connection)
+        assert serving.app.state.door.held == 0
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_keys_are_asked_for_when_the_head_is_there_and_what_follows_is_read_and_left(
+    listening, connect, write_keys, way, chunked
+):
+    async with small(listening, connect, api_keys=write_keys(tickets="right")) as (serving, begin):
+        path, more = f"/classify{way}", "x-api-key: wrong\r\n"
+        data = post(b'{"text": "' + b"a" * 400, more, path=path, chunked=chunked)
+        connection = await begin(data[:-300])
+        assert (await connection.receive())[0] == 401
+        await send(connection, data[-300:-200], data[-200:])
+        assert serving.app.state.door.held == 0
+        assert (await asked(connection, post(more="x-api-key: right\r\n", path=path)))[0] == 200
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_only_so_much_is_held_of_all_that_is_unfinished(listening, connect, way):
+    async with small(listening, connect, max_unfinished_bytes=2200) as (serving, begin):
+        body = b'{"text": "invoice' + b" " * 700 + b'"}'
+        data, door = post(body, path=f"/classify{way}"), serving.app.state.door
+        first = await begin(data[:-100])
+        await until(lambda: door.held > 700)
+        second = await begin(data[:-100])
+        await until(lambda: door.held > 1400)
+        third = await begin(data[:100], data[100:-100])
+        status, headers, content = await third.receive()
+        assert (status, content["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
+        assert await is_closed(third)
+        assert (await asked(await begin(), data))[0] == 422, "what comes whole is not held"
+        for connection in (first, second):
+            await send(connection, data[-100:])
+            assert (await connection.receive())[0] == 422
+        assert door.held == 0
+        lost = await begin(data[:-100])
+        await until(lambda: door.held > 700)
+        lost.close()
+        await until(lambda: door.held == 0)
+        heads = [await begin(data[:30] + b"x: " + b"a" * 800) for _ in range(3)]
+        assert (await heads[-1].receive())[0] == 503
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("length", [2000, 500_000, None])
+async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(listening, connect, way, length):
+    async with small(listening, connect) as (serving, begin):
+        data = post(b" " * (length or 0), path=f"/classify{way}")
+        if length is None:
+            data = post(BODY, path=f"/classify{way}", chunked=True)[:-5] + (b"a\r\n" + b" " * 10 + b"\r\n") * 500
+        connection = await begin(*(data[at : at + 4000] for at in range(0, min(len(data), 14_000), 4000)))
+        assert (await connection.receive())[0] == 413
+        connection.writer.write_eof()
+        assert await is_closed(connection)
+        assert counted(serving, 413) == 1
+        assert serving.app.state.door.held == 0
+
+
+async def flood(connection):
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            connection.writer.write(b"a\r\n" + b" " * 10 + b"\r\n")
+            await connection.writer.drain()
+
+
+async def test_a_client_that_never_ends_is_cut(listening, connect):
+    async with small(listening, connect) as (serving, begin):
+        for head in (post(length=10**9)[: -len(BODY)], post(chunked=True, path="/nope")[:-5]):
+            connection = await begin(head)
+            with pytest.raises(ConnectionError):
+                await flood(connection)
+        await until(lambda: not serving.server.server_state.connections)
+
+
+async def test_what_follows_a_body_in_chunks_is_no_header_and_has_its_limit(listening, connect, write_keys):
+    async with small(listening, connect, api_keys=write_keys(tickets="right")) as (_, begin):
+        data = post(chunked=True)[:-2]
+        connection = await begin(data + b"x-api-key: right\r\n\r\n")
+        assert (await connection.receive())[0] == 401
+        right = post(more="x-api-key: right\r\n", chunked=True)[:-2]
+        assert (await asked(connection, right + b"x-api-key: wrong\r\nx-request-id: mine\r\n\r\n"))[0] == 200
+        connection = await begin(right + b"x: " + b"a" * 2 * LONG)
+        assert (await connection.receive())[0] == 413
+        connection = await begin(right[:-3] + b"1;" + b"a" * 2 * LONG)
+        assert (await connection.receive())[0] == 413
+
+
+async def test_another_connection_than_may_be_takes_the_place_of_the_one_that_was_idle_longest(
+    listening, connect, gate
+):
+    async with small(listening, connect, max_connections=3) as (serving, begin):
+        several = [await begin() for _ in range(3)]
+        for connection in several:
+            assert (await asked(connection, post()))[0] == 200
+        assert (await asked(several[0], post()))[0] == 200
+        fourth = await begin()
+        assert await is_closed(several.pop(1))
+        gate.close()
+        for connection in (*several, fourth):
+            await send(connection, post())
+        await gate.held()
+        await until(lambda: sum(one.busy for one in serving.server.server_state.connections) == 3)
+        status, headers, body = await (await begin()).receive()
+        assert (status, body["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
+        gate.opened.set()
+        for connection in (*several, fourth):
+            assert (await connection.receive())[0] == 200
