@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -21,19 +21,26 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a first line with w
 class Delimiter:
     """The `character` between fields, and whether it was `found` in the file rather than given or usual.
 
-    `skip` lines stand before the header.
+    `skip` lines stand before the header. Without `quotes`, a quote is a character like any other.
     """
 
     character: str
     found: bool
     skip: int = 0
+    quotes: bool = True
 
 
 def delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimiter:
     """What separates a file's fields: the delimiter that was given, else the first by which the header has all columns.
 
-    The usual delimiter of the ending comes first, so that no other is taken where it will do.
+    The usual delimiter of the ending comes first, so that no other is taken where it will do. Some programs quote
+    fields between tabs and some never do, so there the rows decide what a quote means.
     """
+    found = _delimiter(path, given, wanted)
+    return replace(found, quotes=_has_quotes(path, found)) if found.character == "\t" else found
+
+
+def _delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimiter:
     with _opened(path) as file:
         line = file.readline()
     separator = _SEPARATOR.fullmatch(line)
@@ -89,7 +96,8 @@ def _lines(path: Path, found: Delimiter) -> Iterator[tuple[str, list[str]]]:
     with _opened(path) as file:
         for _ in range(found.skip):
             file.readline()
-        reader = csv.reader(file, delimiter=found.character, strict=True)
+        quotes = '"' if found.quotes else None
+        reader = csv.reader(file, delimiter=found.character, strict=True, quotechar=quotes)
         begins = found.skip + 1
         try:
             for fields in reader:
@@ -100,6 +108,24 @@ def _lines(path: Path, found: Delimiter) -> Iterator[tuple[str, list[str]]]:
                 f"{path}, line {begins}: not CSV ({error}) with the delimiter {found.character!r}; "
                 "close every quote, and double those within a quoted field"
             ) from error
+
+
+def _has_quotes(path: Path, found: Delimiter) -> bool:
+    """Whether fields are quoted: unless only without quotes all rows have the same columns, or more rows have them.
+
+    The latter means that a quote which was only a character joined the lines up to the next one.
+    """
+    quoted, plain = (_whole_rows(path, replace(found, quotes=quotes)) for quotes in (True, False))
+    return plain is None or (quoted is not None and quoted >= plain)
+
+
+def _whole_rows(path: Path, found: Delimiter) -> int | None:
+    """How many rows a file has, or None where they differ in their columns."""
+    try:
+        columns = [len(fields) for _, fields in _lines(path, found) if fields]
+    except DataError:
+        return None
+    return len(columns) if len(set(columns)) <= 1 else None
 
 
 def _header(path: Path, character: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ def read(source: FileSource | TicketSource, prefix: str, *, blanks: bool = False
 
 
 def delimiter_found(source: FileSource) -> str | None:
-    """The delimiter that was found in a file, as a sentence; None where it was given, or is usual for its ending.
+    """What was found out about a file's delimiter, as a sentence; None where it was given, or is usual for its ending.
 
     None also for a file that cannot be read: `read` says why.
     """
@@ -38,7 +38,10 @@ def delimiter_found(source: FileSource) -> str | None:
         found = csv_files.delimiter(source.path, source.delimiter, _wanted(source))
     except (OSError, UnicodeDecodeError, DataError):
         return None
-    return f"{source.path}: read with the delimiter {found.character!r}" if found.found else None
+    if not found.found and found.quotes:
+        return None
+    plain = "" if found.quotes else ", quotes taken as they stand"
+    return f"{source.path}: read with the delimiter {found.character!r}{plain}"
 
 
 def _wanted(source: FileSource) -> tuple[str, ...]:

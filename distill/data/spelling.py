@@ -53,9 +53,9 @@ def nearest_to(label: str, labels: Iterable[str]) -> str | None:
     return next((other for other in labels if _key(other) == key), None)
 
 
-def reads_as_missing(label: str) -> bool:
-    """Whether a label is what programs write where there is none, such as `nan`."""
-    return label.casefold() in _MISSING
+def reads_as_missing(text: str) -> bool:
+    """Whether a text or label is what programs write where there is none, such as `nan`."""
+    return text.strip().casefold() in _MISSING
 
 
 def shown(label: str) -> str:

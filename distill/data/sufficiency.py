@@ -67,7 +67,7 @@ def label_counts(splits: Mapping[str, Examples], labels: Sequence[str]) -> dict[
 def examine_labels(splits: Mapping[str, Examples], labels: Sequence[str], *, listed: bool) -> list[Finding]:
     """Labels that look alike, or that a program wrote where there is none.
 
-    Two spellings of one number or boolean are a problem, unless the task has `listed` its labels.
+    Two spellings of one number or boolean, and `nan`, are a problem, unless the task has `listed` its labels.
     """
     rows = {label: sum(counts.values()) for label, counts in label_counts(splits, labels).items()}
     findings = []
@@ -78,13 +78,12 @@ def examine_labels(splits: Mapping[str, Examples], labels: Sequence[str], *, lis
             findings.append(Finding("problem", f"labels {named} are one value in several spellings; {remedy}"))
         else:
             findings.append(Finding("warning", f"labels {named} differ only in spelling; spell them alike"))
-    findings += [
-        Finding(
-            "warning", f"label {shown(label)} ({rows[label]} rows) reads like a missing one; leave such cells empty"
-        )
-        for label in labels
-        if reads_as_missing(label)
-    ]
+    for label in filter(reads_as_missing, labels):
+        if not listed:
+            remedy = "empty such cells, or list it in the task's `labels`"
+            findings.append(
+                Finding("problem", f"label {shown(label)} ({rows[label]} rows) reads like a missing one; {remedy}")
+            )
     return findings
 
 
@@ -94,6 +93,10 @@ def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Findi
     for name, split in splits.items():
         if unknown := unknown_labels(split.gold, labels):
             findings.append(Finding("problem", f"{name}: {unknown}"))
+        if missing := sum(map(reads_as_missing, split.texts)):
+            findings.append(
+                Finding("warning", f"{name}: {missing} texts read like missing ones, such as `nan`; remove such rows")
+            )
         if name != "train" and len(split) < ENOUGH_TO_JUDGE:
             findings.append(
                 Finding(

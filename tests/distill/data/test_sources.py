@@ -167,6 +167,29 @@ def test_a_first_line_that_tells_excel_the_delimiter_is_followed(tmp_path, first
     assert read(source(tmp_path / "a.csv", f"{first}text;label\na,b;x\n", delimiter=key), "train").texts == ("a,b",)
 
 
+@pytest.mark.parametrize(
+    ("content", "texts", "quotes"),
+    [
+        ('text\tlabel\n"hi"\tx\n', ("hi",), True),
+        ('text\tlabel\n"two\nlines"\tx\n"a\tb"\ty\n', ("two\nlines", "a\tb"), True),
+        ('text\tlabel\n5" of rain\tx\n', ('5" of rain',), True),
+        ('text\tlabel\n"hi" she said\tx\nbye\ty\n', ('"hi" she said', "bye"), False),
+        ('text\tlabel\n"so it begins\tx\nand ends"\ty\n', ('"so it begins', 'and ends"'), False),
+        ('text\tlabel\n"never closed\tx\n', ('"never closed',), False),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_quotes_between_tabs_mean_what_all_rows_agree_with(tmp_path, name, content, texts, quotes):
+    given = source(tmp_path / name, content, label="label")
+    assert read(given, "train").texts == texts
+    assert ("quotes taken as they stand" in (delimiter_found(given) or "")) is not quotes
+
+
+def test_rows_between_tabs_that_fit_neither_way_say_where(tmp_path):
+    message = refusal(source(tmp_path / "a.tsv", 'text\tlabel\n"hi" she said\tx\ty\n'))
+    assert message.startswith(", line 2: not CSV (")
+
+
 def test_columns_that_are_not_there_are_listed_by_the_delimiter_that_tells_them_apart(tmp_path):
     message = refusal(source(tmp_path / "a.csv", "body;kind;or so\nhello, you;x;y\n"))
     assert message == ", line 1: no column 'text'; there are 'body', 'kind', 'or so'"

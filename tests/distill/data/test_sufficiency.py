@@ -73,12 +73,23 @@ def test_one_value_in_two_spellings_is_a_problem_unless_the_task_lists_both(one,
     assert [level for level, _ in of_labels(one, other, "2", listed=True)] == ["warning"]
 
 
-def test_a_label_that_programs_write_where_there_is_none_is_a_warning():
-    ((level, message),) = of_labels("a", "nan")
-    assert (level, message) == (
-        "warning",
-        "label 'nan' (3 rows) reads like a missing one; leave such cells empty",
+@pytest.mark.parametrize("label", ["nan", "NaN", "null", "<NA>", "#N/A"])
+def test_a_label_that_programs_write_where_there_is_none_is_a_problem_unless_it_is_listed(label):
+    ((level, message),) = of_labels("a", label)
+    assert level == "problem"
+    assert message == (
+        f"label '{label}' (3 rows) reads like a missing one; empty such cells, or list it in the task's `labels`"
     )
+    assert of_labels("a", label, listed=True) == []
+    assert of_labels("a", "none") == []
+
+
+def test_texts_that_programs_write_where_there_are_none_are_a_warning():
+    pool = split(Train, ENOUGH_ROWS)
+    texts = ("nan", " NULL ", *pool.texts[2:])
+    assert found(train=Train(pool.ids, texts, pool.gold)) == [
+        ("warning", "train: 2 texts read like missing ones, such as `nan`; remove such rows")
+    ]
 
 
 def test_every_label_is_counted_and_rows_without_one():
