@@ -52,6 +52,7 @@ _MEASURED_TEXTS = 50
 _GPU_ROWS = 50
 """Texts that share a run where a GPU is measured: alone, a text takes about as long in any variant."""
 
+_SHARED_TEXTS = 16
 _TYPICAL_TEXTS = 200
 _GOLDEN_TEXTS = 32
 _REPORT = "Report this: the exporter changed the model."
@@ -175,6 +176,7 @@ def _select(
     trained, answers, milliseconds = _run(student, classifiers, validation.texts, name)
     logits = {variant: np.stack([answer.logits for answer in rows]) for variant, rows in answers.items()}
     passed = _parity(trained, logits, settings, name)
+    _together(trained, classifiers, validation.texts, settings, name)
     _longest(student, classifiers, validation.texts, settings, name)
     fastest = min((variant for variant in logits if variant not in REDUCED), key=lambda variant: milliseconds[variant])
     reduced = [variant for variant in REDUCED if variant in classifiers]
@@ -231,6 +233,23 @@ def _parity(trained: Floats, logits: dict[str, Floats], settings: Export, name: 
             passed = gates.parity(trained, logits[variant], settings.gates.parity)
             gates.enforce(passed, f"{name}, {variant} graph", _REPORT)
     return passed
+
+
+def _together(
+    trained: Floats, classifiers: dict[str, Classifier], texts: Sequence[str], settings: Export, name: str
+) -> None:
+    """Hold the fp32 graphs to what was trained where texts share a run too, in which the shorter ones are padded."""
+    rows = _spread(range(len(texts)), _SHARED_TEXTS)
+    where = f"{name}, {len(rows)} texts in one run"
+    for variant in (PLAIN, FUSED):
+        if variant in classifiers:
+            classifier = classifiers[variant]
+            try:
+                answers = classifier.run([classifier.encode(texts[row]) for row in rows])
+            except InferenceError as error:
+                raise gates.GateError(f"{where}: the {variant} graph fails ({one_line(error)}). {_REPORT}") from error
+            checks = gates.parity(trained[rows], np.stack([answer.logits for answer in answers]), settings.gates.parity)
+            gates.enforce(checks, f"{where}, {variant} graph", _REPORT)
 
 
 def _longest(

@@ -36,7 +36,7 @@ def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:
     """
     difference = float(np.abs(reference - graph).max())
     best = np.sort(reference, axis=1)[:, -2:]
-    decided = best[:, 1] - best[:, 0] > 2 * limit
+    decided = best[:, -1] - best[:, 0] > 2 * limit  # of one label nothing is
     same = float((reference.argmax(1) == graph.argmax(1))[decided].mean()) if decided.any() else 1.0
     return [
         Gate("parity: largest difference of a logit", difference, limit, difference <= limit),

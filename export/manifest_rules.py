@@ -81,7 +81,12 @@ def _name(value: object) -> bool:
 
 
 def _labels(value: object) -> bool:
-    return isinstance(value, list) and len(value) >= 2 and all(map(is_text, value)) and len(set(value)) == len(value)
+    return isinstance(value, list) and bool(value) and all(map(is_text, value)) and len(set(value)) == len(value)
+
+
+def _leaves_no_choice(data: dict[str, Any]) -> bool:
+    """Whether every text has the only label. A multi-label bundle gives it by a sigmoid, or not."""
+    return len(data["labels"]) == 1 and data.get("multi_label") is not True
 
 
 def _whole(value: object) -> bool:
@@ -105,7 +110,7 @@ _OBJECT = Rule("an object", lambda value: isinstance(value, dict), needed=False)
 RULES = {
     "name": _NAME,
     "family": _NAME,
-    "labels": Rule("a list of two labels or more, all of them different and none blank", _labels),
+    "labels": Rule("a list of two labels or more, one if multi_label, all of them different and none blank", _labels),
     "max_tokens": Rule(f"a whole number from 1 to {MOST_TOKENS}", _whole),
     "variant": _NAME,
     "temperature": Rule("a number above 0", lambda value: is_number(value, low=0.0)),
@@ -133,7 +138,7 @@ def broken(data: dict[str, Any]) -> list[str]:
     for key, rule in RULES.items():
         if key not in data:
             wrong += [f"{key!r} is missing: expected {rule.expected}"] if rule.needed else []
-        elif not rule.holds(data[key]):
+        elif not rule.holds(data[key]) or (key == "labels" and _leaves_no_choice(data)):
             wrong.append(f"{key!r} must be {rule.expected}, not {kind_of(data[key])}")
         elif not _encodable_within(data[key]):
             wrong.append(f"{key!r} holds text that is not UTF-8")

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from distill.errors import DistillError
 from distill.students.base import Student
+from export.guard import one_line
 from export.quiet import quiet
 from export.runtime import INPUTS, OUTPUTS
 
@@ -49,9 +51,21 @@ class Graph(nn.Module):
 
 
 def export_onnx(student: Student, path: Path) -> None:
-    """Write a student's fp32 graph at `path`, with the exporter for its family."""
+    """Write a student's fp32 graph at `path`, with the exporter for its family.
+
+    Raises DistillError when its architecture cannot be exported, and OSError when the disk does not take it.
+    """
     graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
-    exporter_for(graph).export(graph, path)
+    try:
+        exporter_for(graph).export(graph, path)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds: torch and optimum have their own
+        kind = getattr(graph.config, "model_type", student.network.family)
+        raise DistillError(
+            f"a {kind} model cannot be exported as ONNX ({one_line(error)}); use another architecture, such as BERT, "
+            "RoBERTa, GPT-2 or Qwen2"
+        ) from error
 
 
 def exporter_for(graph: Graph) -> Exporter:

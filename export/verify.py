@@ -126,10 +126,10 @@ def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
 def _difference(answer: Prediction, labels: tuple[str, ...], row: Golden) -> str | None:
     """Say what is wrong with the answer to a golden text, if anything. A near tie may fall either way."""
     found, expected = answer.probabilities, np.array(row.probabilities)
-    runner_up, top = np.sort(expected)[-2:]
+    best = np.sort(expected)[-2:]
     label = labels[int(found.argmax())]
     worst = float(np.abs(found - expected).max())
-    if label != row.label and top - runner_up > TOLERANCE:
+    if label != row.label and best[-1] - best[0] > TOLERANCE:
         return f"this CPU answers {label!r}, expected {row.label!r} (a probability is off by {worst:.3f})"
     if not worst <= TOLERANCE:
         return f"a probability is off by {worst:.3f}, allowed are {TOLERANCE}"

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from distill.progress import bar
 from distill.students.base import Student, StudentModule, encode
-from distill.students.encoder import pretrained
+from distill.students.encoder import EncoderModule, pretrained
+from distill.students.padding import try_out
 from distill.task import StaticStudent
 from distill.weights import locate
 
@@ -82,6 +83,7 @@ def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -
     """An untrained student over what a pretrained encoder makes of each token, its token weights from the corpus."""
     start = pretrained(locate(config.model), max_tokens=1)
     tokenizer = start.tokenizer
+    try_out(EncoderModule(start.encoder, len(labels)), start.encoder.config.model_type, tokenizer, config.model)
     words = token_embeddings(start.encoder, tokenizer)
     module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
     with torch.no_grad():

@@ -14,6 +14,8 @@ from distill.students.base import load_student
 from distill.students.encoder import classifier_over
 from distill.students.fit import load_classifier, probabilities
 from distill.students.padding import fill, pad
+from distill.students.static import build as build_static
+from distill.task import StaticStudent
 
 TEXTS = (
     "refund",
@@ -129,6 +131,14 @@ def test_a_student_of_such_an_architecture_is_refused_too(tiny_classifier, kind,
     folder = tiny_classifier(kind, decoder_start_token_id=0)
     with pytest.raises(DistillError, match=f"a {kind} model {message}"):
         classifier_over(str(folder), ("a", "b"), 32)
+
+
+@pytest.mark.parametrize("kind", ["t5", "fnet"])
+def test_so_is_a_static_student_whose_encoder_cannot_read_a_token(tiny_classifier, kind):
+    folder = tiny_classifier(kind, **({"decoder_start_token_id": 0} if kind == "t5" else {}))
+    config = StaticStudent(family="static", model=str(folder), hidden=8)
+    with pytest.raises(DistillError, match=f"a {kind} model cannot read token ids with a mask"):
+        build_static(config, ("a", "b"), TEXTS)
 
 
 # Padding

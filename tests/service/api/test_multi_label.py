@@ -59,6 +59,15 @@ async def test_a_probability_of_exactly_the_threshold_is_enough(running, make_bu
     assert answer["labels"] == ["billing", "shipping"]
 
 
+async def test_one_label_is_given_or_not(running, make_bundle, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", labels=("billing",), multi_label=True)
+    async with running(bundle=bundle.path) as client:
+        given, none = await results(client, ["invoice", "parcel please"], top_k=1)
+        assert (await client.get("/model")).json()["labels"] == ["billing"]
+    assert (given["label"], given["labels"], none["labels"]) == ("billing", ["billing"], [])
+    assert none["score"] < 0.5 < given["score"]
+
+
 async def test_a_bundle_of_one_label_per_text_says_nothing_of_several(client):
     (answer,) = await results(client, ["invoice"])
     assert "labels" not in answer

@@ -1,0 +1,112 @@
+"""A bundle of somebody else's classifier answers as transformers does, each text alone and in any run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distill.data.splits import Validation
+from distill.errors import DistillError
+from distill.students.fit import load_classifier, probabilities
+from distill.task import Export, Gates
+from export import build
+from export.build import Baseline, build_bundle
+from export.gates import GateError
+from export.onnx import export_onnx
+from export.runtime import Classifier
+from export.verify import verify
+
+TEXTS = (
+    "refund",
+    "my parcel is late again and nobody answers",
+    "login",
+    "the invoice was wrong, please help",
+    "box <pad> address",
+    "it ends with <pad>",
+)
+MAX_TOKENS = 40
+
+
+def of_transformers(folder) -> np.ndarray:
+    """The logits that transformers gives for each text alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in TEXTS])
+
+
+def bundle_of(student, path, variant="fp32"):
+    count = len(student.labels)
+    return build_bundle(
+        student,
+        path,
+        name="classifier",
+        baseline=Baseline(
+            Validation(tuple(map(str, range(len(TEXTS)))), TEXTS, [None] * len(TEXTS)),
+            np.full((len(TEXTS), count), 1 / count, dtype=np.float32),
+        ),
+        settings=Export(variant=variant, gates=Gates(agreement=0.1)),
+        teacher={"name": "people", "version": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt2", {"special": False}),
+        ("gpt2", {"special": False, "pad_token_id": None}),
+        ("gpt2", {"special": False, "types": True}),
+        ("qwen2", {"special": False}),
+        ("llama", {"special": False, "pad_token_id": 0}),
+        ("opt", {"special": False}),
+        ("roberta", {}),
+        ("bert", {}),
+        ("deberta-v2", {}),
+        ("modernbert", {}),
+    ],
+)
+def test_answers_are_those_of_transformers_alone_and_in_any_run(tiny_classifier, tmp_path, kind, settings):
+    folder = tiny_classifier(kind, **settings)
+    expected = probabilities(of_transformers(folder), 1.0)
+    bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), tmp_path / "bundle")
+    classifier = Classifier.load(bundle)
+    rows = [classifier.encode(text) for text in TEXTS]
+    alone = [classifier.run([row])[0].probabilities for row in rows]
+    together = [answer.probabilities for answer in classifier.run(rows)]
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+    np.testing.assert_allclose(together, expected, atol=1e-5)
+
+
+def test_a_graph_in_which_texts_that_share_a_run_change_each_other_is_refused(tiny_classifier, tmp_path, monkeypatch):
+    def badly(student, path):
+        monkeypatch.setattr(student.network.module, "pad_id", 0)
+        export_onnx(student, path)
+        monkeypatch.undo()
+
+    student = load_classifier(str(tiny_classifier("gpt2", special=False)), MAX_TOKENS)
+    monkeypatch.setattr(build, "export_onnx", badly)
+    with pytest.raises(GateError, match="classifier, 6 texts in one run, plain graph does not pass: parity: largest"):
+        bundle_of(student, tmp_path / "bundle")
+
+
+def test_an_architecture_that_cannot_be_exported_is_refused_by_name(tiny_classifier, tmp_path):
+    student = load_classifier(str(tiny_classifier("diffllama", special=False)), MAX_TOKENS)
+    with pytest.raises(
+        DistillError, match=r"^a diffllama model cannot be exported as ONNX \(.*\); use another"
+    ) as refused:
+        export_onnx(student, tmp_path / "model.onnx")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_one_label_by_a_sigmoid_becomes_a_bundle_that_passes(tiny_classifier, tmp_path, monkeypatch, variant):
+    monkeypatch.setattr(build, "measure", lambda graphs, *_, **__: {name: 1 - at / 9 for at, name in enumerate(graphs)})
+    folder = tiny_classifier("bert", id2label={0: "toxic"}, problem_type="multi_label_classification")
+    bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), tmp_path / "bundle", variant)
+    assert (bundle.manifest.labels, bundle.manifest.multi_label) == (("toxic",), True)
+    verify(bundle.path)
+    expected = 1 / (1 + np.exp(-of_transformers(folder)))
+    found = Classifier.load(bundle).probabilities(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5 if variant == "fp32" else 0.1)
