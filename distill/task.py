@@ -180,6 +180,9 @@ def load_task(path: str | Path) -> Task:
 
 
 _PATH_KEYS = ("path", "logits", "texts", "key_file")
+_PRIVATE = frozenset({"teacher", "headers", "extra_body"})
+"""What stands under these keys is never shown: a key may have been put there, on purpose or by mistake."""
+
 _OWN_NAMES = ("descriptions", "groups", "headers", "extra_body")  # whose keys are the user's, and mean no paths
 
 
@@ -198,7 +201,9 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
     """One line for each thing wrong: the key's path, what was expected, what was given."""
     lines = []
     for item in error.errors(include_url=False):
-        where = ".".join(_key_path(item["loc"], document.data, missing=item["type"] == "missing"))
+        keys = _key_path(item["loc"], document.data, missing=item["type"] == "missing")
+        where = ".".join(keys)
+        private = not _PRIVATE.isdisjoint(keys)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
@@ -207,9 +212,10 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
         elif item["type"] == "union_tag_not_found":
             message = f"the key {item['ctx']['discriminator']} is missing"
         elif hint := _quoting(item, document):
-            message = hint
-        else:
-            message = f"{message} (got {item['input']!r})" if not isinstance(item["input"], dict) else message
+            telling = private and not isinstance(item["input"], bool | None)
+            message = "expected text, and YAML reads this as something else; quote it" if telling else hint
+        elif not private and not isinstance(item["input"], dict):
+            message = f"{message} (got {item['input']!r})"
         lines.append(f"{where}: {message}" if where else message)
     return lines
 

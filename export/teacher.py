@@ -19,7 +19,7 @@ from export.verify import check_longest
 class BundleTeacherConfig(BaseModel):
     """`path` is the bundle's directory; `threads` its intra-op pool; `usd_per_hour` what its machine costs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["bundle"] = "bundle"
     path: Path

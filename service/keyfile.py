@@ -72,31 +72,39 @@ def key_line(name: str, key: str, options: str = "") -> str:
 
 def read_keys(path: Path) -> list[Line]:
     """Read a file, of which at least one line is a key. Raises KeysError: NoKeysError where there is none."""
+    shown = _shown(path)
     try:
         rows = _read(path).splitlines()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NoKeysError(f"{path}: the API keys cannot be read ({error.strerror})") from error
+        raise NoKeysError(f"{shown}: the API keys cannot be read ({error.strerror})") from error
     except OSError as error:
-        raise KeysError(f"{path}: the API keys cannot be read ({error.strerror})") from error
+        raise KeysError(f"{shown}: the API keys cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
-        raise KeysError(f"{path}: the API keys are not UTF-8") from None
+        raise KeysError(f"{shown}: the API keys are not UTF-8") from None
     lines: list[Line] = []
     for number, row in enumerate(rows, 1):
         if content := row.partition("#")[0].strip():
             try:
                 lines.append(_beside(_line(content), lines))
             except KeysError as error:
-                raise KeysError(f"{path}, line {number}: {error}") from None
+                raise KeysError(f"{shown}, line {number}: {error}") from None
     if not lines:
-        raise NoKeysError(f"{path}: there is no key, so nobody could ask; make one with `reflux keys new NAME`")
+        raise NoKeysError(f"{shown}: there is no key, so nobody could ask; make one with `reflux keys new NAME`")
     return lines
+
+
+def _shown(path: Path) -> str:
+    """The path for a message. One without a folder is not told: it may be a key, put into the wrong place."""
+    return str(path) if len(path.parts) > 1 else "the file that REFLUX_API_KEYS names"
 
 
 def _read(path: Path) -> str:
     """The text of a regular file, without a byte order mark. What else a path may name is not read: a FIFO waits."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise KeysError(f"{path}: the API keys are not in a regular file, but in a pipe or a device; name a file")
+            raise KeysError(
+                f"{_shown(path)}: the API keys are not in a regular file, but in a pipe or a device; name a file"
+            )
         return file.read().decode("utf-8-sig")
 
 

@@ -56,9 +56,17 @@ def configure_logging(level: str = "info") -> None:
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.raiseExceptions = False  # else a line that cannot be written is one with all that it was made of
-    # Their routine lines repeat ours, and httpx names every URL.
-    for name in ("uvicorn", "httpx", "httpcore"):
+    # Their routine lines repeat ours, and httpx and urllib3 name every URL.
+    for name in ("uvicorn", "httpx", "httpcore", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of a header in `OTEL_EXPORTER_OTLP_HEADERS` that it cannot read by logging it whole.
+    logging.getLogger("opentelemetry.util.re").addFilter(_without_arguments)
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    """Leave of a library's line what it always says."""
+    record.msg, record.args = str(record.msg).partition("%s")[0].rstrip(" :"), ()
+    return True
 
 
 def log_loop_errors(loop: AbstractEventLoop, context: dict[str, Any]) -> None:

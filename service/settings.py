@@ -27,7 +27,9 @@ CLIENT = frozenset({"api_key"})
 class Settings(BaseSettings):
     """The settings of one process. Sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, hide_input_in_errors=True
+    )
 
     bundle: Path
     """Directory of the bundle to serve."""

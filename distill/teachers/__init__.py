@@ -41,7 +41,7 @@ def teacher_class(kind: object) -> type[Teacher]:
         if point.name == kind:
             loaded: type[Teacher] = point.load()
             return loaded
-    raise TeacherError(f"kind: expected one of {', '.join(kinds())}, got {kind!r}")
+    raise TeacherError(f"kind: expected one of {', '.join(kinds())}")
 
 
 def parse(config: Mapping[str, Any]) -> BaseModel:

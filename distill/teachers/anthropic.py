@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from distill.artifacts import fingerprint
 from distill.teachers.account import Account, NoAccount
@@ -32,8 +32,8 @@ class AnthropicConfig(StatedConfig):
     """A model behind the Messages API. Temperature is the model's own, 1, which newer models do not let one change."""
 
     kind: Literal["anthropic"] = "anthropic"
-    base_url: str = f"https://{_HOST}"
-    key_env: str = "ANTHROPIC_API_KEY"
+    base_url: str = Field(default=f"https://{_HOST}", repr=False)
+    key_env: str = Field(default="ANTHROPIC_API_KEY", repr=False)
     method: StatedMethod = "votes"
 
     def key(self) -> str:

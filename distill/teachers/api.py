@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from distill.teachers.account import Account, Paid
 from distill.teachers.base import TeacherError
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _KEYS = frozenset({"authorization", "api-key", "x-api-key"})
 _TOLD = 5.0  # seconds: a shorter wait is not worth a line
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 BYTES_PER_TOKEN = 4.0
 """About what a token of English prose takes; for pacing, where a guess will do."""
 
@@ -43,7 +45,7 @@ BYTES_PER_TOKEN = 4.0
 class Terms(BaseModel):
     """That one has read whether the teacher's terms allow training on its answers, and where one read it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     acknowledged: Literal[True]
     reference: str = Field(min_length=1)
@@ -55,7 +57,7 @@ class Batching(BaseModel):
     `calls` is by default what the vendor takes.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     interval_seconds: float = Field(default=30.0, gt=0)
     calls: int | None = Field(default=None, ge=1)
@@ -69,11 +71,11 @@ class ApiConfig(BaseModel):
     `extra_body`. `usd_per_million` may be left out where `prices.yaml` knows the model.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    base_url: str
+    base_url: str = Field(repr=False)
     model: str
-    key_env: str
+    key_env: str = Field(repr=False)
     key_file: Path | None = None
     headers: Mapping[str, str] = Field(default={}, repr=False)
     usd_per_million: Price | None = None
@@ -86,8 +88,32 @@ class ApiConfig(BaseModel):
     attempts: int = Field(default=6, ge=1)
     max_response_bytes: int = Field(default=MOST_BYTES, ge=2**10)
     patience_seconds: float = Field(default=PATIENCE, ge=0)
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, Any] = Field(default={}, repr=False)
     batch: Batching = Batching()
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        try:
+            url = httpx.URL(value)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("expected an address such as https://api.example/v1")
+        return value
+
+    @field_validator("key_env")
+    @classmethod
+    def _variable(cls, value: str) -> str:
+        if not _VARIABLE.fullmatch(value):
+            raise ValueError("expected the name of an environment variable; if this is a key, put it into one")
+        return value
+
+    @property
+    def address(self) -> str:
+        """Where the server is, for people: without a password or a query, which may hold a key."""
+        url = httpx.URL(self.base_url)
+        return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
     @property
     def under_way(self) -> int:
@@ -108,13 +134,15 @@ class ApiConfig(BaseModel):
     def key(self) -> str:
         """The key, or nothing for a server that wants none. Raises TeacherError for a key that cannot be had."""
         if self.key_file is None:
-            return _sendable(os.environ.get(self.key_env, ""), f"the variable {self.key_env}")
+            return _sendable(os.environ.get(self.key_env, ""), "the variable that key_env names")
         try:
-            return _sendable(self.key_file.read_text(encoding="utf-8"), f"key_file {self.key_file}")
-        except OSError as error:
-            raise TeacherError(f"key_file {self.key_file}: cannot be read ({error.strerror}); correct it") from error
-        except UnicodeDecodeError:  # whose message would hold what it could not decode
-            raise TeacherError(f"key_file {self.key_file}: cannot be read (not UTF-8); correct it") from None
+            return _sendable(self.key_file.read_text(encoding="utf-8"), "the file that key_file names")
+        except OSError as error:  # its path is not told: it may be the key itself
+            raise TeacherError(
+                f"key_file: the file cannot be read ({error.strerror}); give the path of a file that holds the key"
+            ) from None
+        except ValueError:  # not UTF-8, in a message that would hold it, or a path that no file can have
+            raise TeacherError("key_file: the file cannot be read (not UTF-8); correct it") from None
 
     def own_headers(self) -> dict[str, str]:
         """`headers` with the environment in place. Raises TeacherError for a variable that is not set."""
@@ -122,8 +150,9 @@ class ApiConfig(BaseModel):
             raise TeacherError(f"headers: {bare[0]} holds a key; put it in a variable and write the variable's $NAME")
         try:
             filled = {name: Template(value).substitute(os.environ) for name, value in self.headers.items()}
-        except KeyError as error:
-            raise TeacherError(f"headers name the variable {error.args[0]}, which is not set; set it") from error
+        except KeyError:  # which has what follows a $, and that may be of a key
+            unset = [name for name, value in self.headers.items() if not _filled(value)]
+            raise TeacherError(f"headers: {unset[0]} names a variable that is not set; set it") from None
         except ValueError:
             raise TeacherError("headers: a $ is followed by no variable's name; write $$ for a dollar") from None
         return {name: _sendable(value, f"the header {name}") for name, value in filled.items()}
@@ -132,11 +161,16 @@ class ApiConfig(BaseModel):
         """Raise TeacherError for terms that nobody acknowledged and a prompt that names labels there are not."""
         if self.terms is None and not is_local(self.base_url):
             raise TeacherError(
-                f"{self.base_url} is somebody's service, and some forbid training on their answers. Read its terms, "
+                f"{self.address} is somebody's service, and some forbid training on their answers. Read its terms, "
                 "then add `terms: {acknowledged: true, reference: <where they stand>}` to the teacher"
             )
         if unknown := self.prompt.unknown(labels):
             raise TeacherError(f"teacher.prompt names labels {unknown[:5]} that the task does not have; correct them")
+
+
+def _filled(value: str) -> bool:
+    """Whether every variable that a header's value names is set."""
+    return all(name in os.environ for name in Template(value).get_identifiers())
 
 
 def _sendable(secret: str, what: str) -> str:

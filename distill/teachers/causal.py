@@ -41,7 +41,7 @@ class CausalConfig(BaseModel):
     `terms` say that its licence was read, for the model card.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["causal"] = "causal"
     model: str

@@ -26,7 +26,7 @@ _ROUNDING = 1e-9  # of weights that are added up
 class MemberConfig(BaseModel):
     """One teacher, and how much its word counts beside the others'."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     teacher: SerializeAsAny[BaseModel]
     weight: float = Field(default=1.0, gt=0)
@@ -57,7 +57,7 @@ class MemberConfig(BaseModel):
 class EnsembleConfig(BaseModel):
     """`quorum` is the share of all weight that must have answered a text with a label for the answer to be one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["ensemble"] = "ensemble"
     name: str | None = None

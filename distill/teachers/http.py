@@ -16,12 +16,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from distill.teachers import bodies
 from distill.teachers.base import TeacherError
 from distill.teachers.pace import MINUTE, retry_after, told, used_up
+from distill.teachers.scrubbing import scrubbed
 
 RETRIED = frozenset({408, 409, 429})
-_OPEN_HEADERS = frozenset(
-    {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
-)
-_SHORTEST_SECRET = 8
 MOST_BYTES = 4 * 2**20
 """How large a response may be. A model that reasons first for 100,000 tokens says about half a megabyte."""
 PATIENCE = 3600.0
@@ -132,7 +129,13 @@ def transport_errors(who: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise _late(who, type(error).__name__) from error
     except httpx.RequestError as error:
-        raise ApiError(f"{who} broke off its answer ({error})", retryable=True, charged=True) from error
+        raise ApiError(f"{who} broke off its answer ({_why(error)})", retryable=True, charged=True) from error
+
+
+def _why(error: httpx.RequestError) -> str:
+    """What went wrong, without the bytes of a header or of a response that the library may repeat."""
+    said = str(error).partition("b'")[0].partition("bytearray")[0].rstrip(" :")
+    return said if said and not isinstance(error, httpx.LocalProtocolError) else type(error).__name__
 
 
 def _late(who: str, what: str) -> ApiError:
@@ -236,14 +239,10 @@ def _pause(state: RetryCallState) -> float:
 
 
 def _message(response: httpx.Response) -> str:
-    """What the server says is wrong, without the keys that it may repeat."""
+    """What the server says is wrong, without the keys and the texts that it may repeat."""
     try:
         error = response.json()["error"]
         said = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError, RecursionError):
         said = response.text or response.reason_phrase
-    for name, value in response.request.headers.items():
-        if name not in _OPEN_HEADERS:
-            for secret in value.split():
-                said = said.replace(secret, "***") if len(secret) >= _SHORTEST_SECRET else said
-    return said[:300]
+    return scrubbed(said, response.request)

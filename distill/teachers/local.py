@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Fit(BaseModel):
     """Fine-tuning on gold labels: the data, the share of it that calibrates, and how to train."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     data: Source
     validation: float = Field(default=0.1, gt=0, lt=0.5)
@@ -35,7 +35,7 @@ class Fit(BaseModel):
 class LocalConfig(BaseModel):
     """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `usd_per_hour` what its machine costs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["local"] = "local"
     model: str

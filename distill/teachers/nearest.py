@@ -27,7 +27,7 @@ _GRAM = 3
 class Nearest(BaseModel):
     """Put the `k` rows of `data` that are nearest to a text before it, the nearest last. Every row has a label."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     data: Source
     k: int = Field(default=8, ge=1, le=64)

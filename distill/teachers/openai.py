@@ -47,8 +47,8 @@ class OpenAIConfig(StatedConfig):
     """
 
     kind: Literal["openai"] = "openai"
-    base_url: str = f"https://{_HOST}/v1"
-    key_env: str = "OPENAI_API_KEY"
+    base_url: str = Field(default=f"https://{_HOST}/v1", repr=False)
+    key_env: str = Field(default="OPENAI_API_KEY", repr=False)
     method: Literal["logprobs"] | StatedMethod = "logprobs"
     top_logprobs: int = Field(default=20, ge=2)
     exact: Exact = "auto"

@@ -41,7 +41,7 @@ class Price(BaseModel):
     `batch` is the share of the price that a batch API asks.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)

@@ -26,7 +26,7 @@ class Prompt(BaseModel):
     `nearest` puts labelled texts that are like the one to classify before it, after the examples.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     instructions: str = _INSTRUCTIONS
     descriptions: Mapping[str, str] = {}

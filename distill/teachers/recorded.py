@@ -26,7 +26,7 @@ from distill.teachers.base import Answer, TeacherError, label_order
 class Recording(BaseModel):
     """One array of the recording: its name in the file, and the data file whose rows it follows."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     array: str
     rows: FileSource
@@ -35,7 +35,7 @@ class Recording(BaseModel):
 class RecordedConfig(BaseModel):
     """`logits` is an `.npz` with an array `labels` [K] and arrays of logits [N, K]; `temperature` softens them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["recorded"] = "recorded"
     name: str = "recorded"

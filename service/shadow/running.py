@@ -116,8 +116,12 @@ def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
         )
     try:
         return create(settings.teacher, labels)
-    except (TeacherError, ValidationError, ImportError) as error:
+    except (TeacherError, ImportError) as error:
         raise ShadowError(f"shadow.teacher: {error}") from error
+    except ValidationError as error:  # not as it is: it has what was given, which may be a key
+        wrong = error.errors(include_input=False, include_context=False, include_url=False)
+        lines = (".".join(("shadow", "teacher", *map(str, item["loc"]))) + f": {item['msg']}" for item in wrong)
+        raise ShadowError("; ".join(lines)) from None
 
 
 def _scaling(manifest: Manifest) -> Scaling | None:
@@ -144,4 +148,4 @@ async def _within(seconds: float, closing: Coroutine[Any, Any, None], what: str)
         task.cancel()
         log.warning("shadow did not close in time", what=what)
     elif not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("shadow did not close cleanly", what=what, error=str(error))
+        log.warning("shadow did not close cleanly", what=what, kind=type(error).__name__)

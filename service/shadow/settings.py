@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 class ShadowSettings(BaseModel):
     """How much traffic is shadowed, by which teacher, at what cost, and where the comparisons are kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     enabled: bool = False
     """Send a sample of the answered texts to the teacher. Without it, requests per band are counted, no more."""

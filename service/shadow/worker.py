@@ -193,7 +193,9 @@ class Worker:
         except TimeoutError:
             return Reply(Outcome.TIMEOUT)
         except TeacherError as error:
-            log.warning("shadow teacher failed", teacher=self._teacher.name, error=str(error))
+            # Not what it says: that may repeat the text, or a key.
+            status = getattr(error, "status", None)
+            log.warning("shadow teacher failed", teacher=self._teacher.name, kind=type(error).__name__, status=status)
             return Reply(Outcome.TEACHER_ERROR)
         except asyncio.CancelledError:
             task = asyncio.current_task()

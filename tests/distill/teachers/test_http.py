@@ -129,10 +129,10 @@ async def test_a_key_is_in_no_error_version_or_repr(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"headers": {"api-key": "$NOT_SET"}}, "NOT_SET, which is not set"),
+        ({"headers": {"api-key": "$NOT_SET"}}, "api-key names a variable that is not set"),
         ({"headers": {"api-key": "sk-1"}}, "api-key holds a key"),
         ({"headers": {"x-team": "5$"}}, r"\$ is followed by no variable"),
-        ({"key_file": "/nowhere/key"}, "key_file /nowhere/key"),
+        ({"key_file": "/nowhere/key"}, "key_file: the file cannot be read"),
     ],
 )
 def test_a_key_that_cannot_be_had_is_said(settings: dict[str, Any], said: str) -> None:
@@ -143,7 +143,7 @@ def test_a_key_that_cannot_be_had_is_said(settings: dict[str, Any], said: str) -
 @pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY}\u2026", f"\x1b{KEY}"])
 def test_a_key_that_no_header_takes_is_refused_without_telling_it(monkeypatch, key: str) -> None:
     monkeypatch.setenv("K", key)
-    with pytest.raises(TeacherError, match="variable K") as failure:
+    with pytest.raises(TeacherError, match="the variable that key_env names") as failure:
         api("http://localhost:1")
     assert KEY not in str(failure.value)
 

@@ -1,0 +1,103 @@
+"""What a server says of a call that failed, without the keys and the texts that it repeats from the call.
+
+Servers echo what they were sent, whole or cut, as it was or with JSON's escapes. Keys are known from the headers and
+the address; the texts are what stands in the turns of the user. Of those, every run of words that is long enough to
+tell something is masked, and every whole line, however short.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, unquote
+
+import httpx
+
+MASK = "***"
+
+_OPEN_HEADERS = frozenset(
+    {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
+)
+_SHORTEST_SECRET = 8
+_SHORTEST_RUN = 8
+"""In bytes of UTF-8: a character of Chinese tells more than a letter."""
+
+_SHORTEST_LINE = 3
+_MOST = 1_000
+_SHOWN = 300
+
+_WORD = re.compile(r"\w+")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\[nrtbf\"'/\\]")
+
+
+def scrubbed(said: str, request: httpx.Request) -> str:
+    """The first 300 characters of what a server says, with `***` for what it repeats of the request."""
+    said = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", said[:_MOST])
+    for secret in sorted(_secrets(request), key=len, reverse=True):
+        said = said.replace(secret, MASK)
+    return _masked(said, list(_texts(request)))[:_SHOWN]
+
+
+def _secrets(request: httpx.Request) -> set[str]:
+    """The keys in a request's headers and address, as they are and as an address spells them."""
+    url = request.url
+    values = [url.password, *(value for _, value in url.params.multi_items())]
+    for name, value in request.headers.items():
+        if name not in _OPEN_HEADERS:
+            values += value.split()
+    return {
+        form for value in values if len(value) >= _SHORTEST_SECRET for form in (value, quote(value), unquote(value))
+    }
+
+
+def _texts(request: httpx.Request) -> Iterator[str]:
+    """What stands in the turns of the user, and in what else APIs call their input."""
+    try:
+        body: Any = json.loads(request.content)
+    except (ValueError, httpx.RequestNotRead):
+        return
+    if not isinstance(body, dict):
+        return
+    turns = body.get("messages")
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, dict) and turn.get("role") == "user":
+            yield from _strings(turn.get("content"))
+    for key in ("prompt", "input"):
+        yield from _strings(body.get(key))
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _masked(said: str, texts: list[str]) -> str:
+    """Mask every run of words of `said` that stands in a text too, and is long enough or a line of it."""
+    spelled = [_spelled(text) for text in texts]
+    lines = {_spelled(line) for text in texts for line in text.splitlines()}
+    lines = {line for line in lines if len(line) - 1 >= _SHORTEST_LINE}
+    found = list(_WORD.finditer(said))
+    words = [word[0].casefold() for word in found]
+    kept, end, at = [], 0, 0
+    while at < len(found):
+        run = at
+        while run < len(found) and any(" " + " ".join(words[at : run + 1]) in text for text in spelled):
+            run += 1
+        whole = max((stop for stop in range(at + 1, run + 1) if " " + " ".join(words[at:stop]) in lines), default=at)
+        if run > at and len(said[found[at].start() : found[run - 1].end()].encode()) < _SHORTEST_RUN:
+            run = whole
+        if run > at:
+            kept += [said[end : found[at].start()], MASK]
+            end = found[run - 1].end()
+        at = max(run, at + 1)
+    return "".join([*kept, said[end:]])
+
+
+def _spelled(text: str) -> str:
+    """The words of a text with a space before each; so the last word of a run may be cut off, and the first not."""
+    return "".join(f" {word.casefold()}" for word in _WORD.findall(text))
