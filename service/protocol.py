@@ -104,6 +104,7 @@ class Protocol(Reader):
             super().fail(error)
         else:
             self._direct.keep_alive = False
+            self._direct.parts.clear()
             self._respond(self._direct, error)
 
     def connection_lost(self, exc: Exception | None) -> None:

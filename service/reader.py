@@ -222,6 +222,7 @@ class Reader(HttpToolsProtocol):
         """Answer the request whose body is being read with an error, and close."""
         self._cut = self.scope
         self.cycle.keep_alive = False
+        self.cycle.body.clear()
         self.cycle.message_event.set()  # for `_serve`
 
     def _unset_keepalive_if_required(self) -> None:
@@ -288,7 +289,7 @@ class Reader(HttpToolsProtocol):
         """Read no more; what is being read gets an error when its turn has come, and the connection closes."""
         if self._ended:
             return
-        self._failure = error
+        self._failure = error.with_traceback(None)  # whose frames have what was read
         self._release()
         if self._in_head or not self._reading:
             if not self.busy and not self.pipeline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,10 +10,18 @@ from pydantic_core import from_json
 
 from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
 from service.exchange import Exchange
+from service.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON = b"application/json"
+
+_ITEMS_PER_TEXT = 10
+_ITEMS_BESIDE = 1000
+"""So many strings and commas are enough for any request, whatever its protocol."""
+
+_OPENS = re.compile(rb"\s*:\s*[\[{]")
+_SHOWN_NAME = 64
 
 
 async def read_json(exchange: Exchange, model: type[Model]) -> Model:
@@ -24,12 +33,37 @@ async def read_json(exchange: Exchange, model: type[Model]) -> Model:
 
 
 async def read_body(exchange: Exchange) -> bytes:
-    """Read the body, which must be declared to be JSON. Raises UnsupportedMediaTypeError, TooLargeError."""
+    """Read the body, which must be declared to be JSON, and not too much of it.
+
+    Raises UnsupportedMediaTypeError, TooLargeError, and what `check_items` raises.
+    """
     declared = exchange.headers.get(b"content-type", b"")
     if declared != JSON and not _is_json(declared.decode("latin-1")):
         shown = declared[:64].decode("latin-1")
         raise UnsupportedMediaTypeError(f"send JSON with `Content-Type: application/json`, not {shown!r}")
-    return await exchange.body()
+    body = await exchange.body()
+    check_items(body, exchange.state.settings)
+    return body
+
+
+def check_items(body: bytes, settings: Settings) -> None:
+    """Raise InvalidRequestError where JSON has more items than any request needs, before there is an object for each.
+
+    Strings and commas are counted, those in strings left out. A mebibyte of `[1,1,…]` would be half a million errors.
+    """
+    most = _ITEMS_PER_TEXT * settings.max_texts + _ITEMS_BESIDE
+    if len(body) <= most or body.count(b'"') // 2 + body.count(b",") <= most:
+        return
+    left, name = most, "body"
+    parts = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 2 * most)
+    for before, outside in zip([b"", *parts[1::2]], parts[::2], strict=False):
+        if _OPENS.match(outside):
+            name = before[:_SHOWN_NAME].decode(errors="replace")
+        left -= 1 + outside.count(b",")
+        if left < 0:
+            raise InvalidRequestError(
+                f"{name}: more than {most} items; send at most {settings.max_texts} texts per request, and nothing else"
+            )
 
 
 def parse(body: bytes, model: type[Model]) -> Model:
@@ -37,10 +71,10 @@ def parse(body: bytes, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-        if first["type"] == "json_invalid":
-            raise MalformedBodyError(f"the body is not JSON in UTF-8: {first['msg']}") from None
-        raise InvalidRequestError.from_validation(error) from None
+        found = error.errors(include_input=False, include_context=False, include_url=False)
+        if found[0]["type"] == "json_invalid":
+            raise MalformedBodyError(f"the body is not JSON in UTF-8: {found[0]['msg']}") from None
+        raise InvalidRequestError.from_errors(found) from None
 
 
 def has_key(body: bytes, key: str) -> bool:

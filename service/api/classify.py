@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from export.bundle import Manifest
 from export.runtime import Prediction
 from service import dataplane
-from service.api.body import JSON, has_key, parse, read_body
+from service.api.body import JSON, check_items, has_key, parse, read_body
 from service.api.hot import HotRoute, Respond
 from service.api.protocols import infinity
 from service.api.protocols.errors import CODES, OpenAIErrorBody
@@ -145,8 +145,9 @@ def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> With
     if exchange.headers.get(b"content-type") != JSON:
         return None
     try:
+        check_items(body, exchange.state.settings)
         asked = ClassifyRequest.model_validate_json(body)
-    except ValidationError:
+    except (InvalidRequestError, ValidationError):
         return None
 
     def done(outcome: Answer | Exception) -> None:

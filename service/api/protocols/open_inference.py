@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from export.bundle import Manifest
 from export.runtime import Floats
 from service import dataplane
-from service.api.body import parse
+from service.api.body import check_items, parse
 from service.api.protocols.errors import CODES, KServeErrorBody
 from service.api.protocols.names import served, variant_of
 from service.api.protocols.open_inference_types import (
@@ -152,8 +152,9 @@ async def infer(request: Request, name: str, version: str | None) -> Response:
     exchange = exchange_of(request)
     variant = variant_of(exchange, name, version)
     text, data = split(await exchange.body(), exchange.headers.get(_HEADER))
+    check_items(text, exchange.state.settings)
     asked = parse(text, InferRequest)
-    texts = _texts(asked.inputs[0], data)
+    texts = _texts(asked.inputs[0], data, exchange.state.settings.max_texts)
     timeout = asked.parameters.timeout
     answer = await dataplane.classify(
         exchange,
@@ -184,7 +185,7 @@ def _add(router: APIRouter, path: str, endpoint: Versioned, **options: Any) -> N
         router.add_api_route(prefix + path, function, name=endpoint.__name__, **options)
 
 
-def _texts(tensor: InferInput, data: bytes) -> list[str]:
+def _texts(tensor: InferInput, data: bytes, most: int) -> list[str]:
     """The texts of the input, wherever they are. Raises InvalidRequestError."""
     size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
     if (tensor.data is None) == (size is None):
@@ -194,7 +195,7 @@ def _texts(tensor: InferInput, data: bytes) -> list[str]:
             f"inputs[0]: {size or 0} bytes are declared after the JSON and {len(data)} are there; "
             f"`{HEADER}` must be the length of the JSON"
         )
-    texts = _from_binary(data) if tensor.data is None else tensor.data.root
+    texts = _from_binary(data, most) if tensor.data is None else tensor.data.root
     if prod(tensor.shape) != len(texts) or tensor.shape[0] != len(texts):
         raise InvalidRequestError(
             f"inputs[0].shape: {tensor.shape}, with {len(texts)} texts; give [{len(texts)}] or [{len(texts)}, 1]"
@@ -202,9 +203,9 @@ def _texts(tensor: InferInput, data: bytes) -> list[str]:
     return texts
 
 
-def _from_binary(data: bytes) -> list[str]:
+def _from_binary(data: bytes, most: int) -> list[str]:
     try:
-        return _Binary.model_validate({"inputs": [read_strings(data, "inputs[0]")]}).inputs[0].root
+        return _Binary.model_validate({"inputs": [read_strings(data, "inputs[0]", most)]}).inputs[0].root
     except ValidationError as error:
         raise InvalidRequestError.from_validation(error) from None
 

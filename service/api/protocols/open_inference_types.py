@@ -72,7 +72,9 @@ class InferRequest(_Lenient):
 
     id: str | None = Field(default=None, description="Comes back with the reply.")
     inputs: Annotated[list[InferInput], Field(min_length=1, max_length=1)]
-    outputs: list[InferOutput] | None = Field(default=None, description="By default `label` and `probabilities`.")
+    outputs: Annotated[list[InferOutput], Field(max_length=16)] | None = Field(
+        default=None, description="By default `label` and `probabilities`."
+    )
     parameters: InferParameters = InferParameters()
 
 

@@ -29,11 +29,13 @@ def split(body: bytes, header: bytes | None) -> tuple[bytes, bytes]:
     return body[: int(header)], body[int(header) :]
 
 
-def read_strings(data: bytes, where: str) -> list[str]:
-    """The items of a BYTES tensor, as text. Raises InvalidRequestError naming the item that is not."""
+def read_strings(data: bytes, where: str, most: int) -> list[str]:
+    """The items of a BYTES tensor, as text. Raises InvalidRequestError naming the item that is not, or is too many."""
     strings: list[str] = []
     start = 0
     while start < len(data):
+        if len(strings) == most:
+            raise InvalidRequestError(f"{where}: at most {most} texts per request, got more")
         first = start + _LENGTH.size
         end = first + (_LENGTH.unpack_from(data, start)[0] if first <= len(data) else 1)
         if end > len(data):

@@ -11,7 +11,7 @@ from service.errors import InvalidRequestError, MalformedBodyError
 
 @pytest.mark.parametrize("strings", [[], ["a"], ["", "é🎉", "a" * 300, "\0"]])
 def test_strings_come_back_as_they_went(strings):
-    assert read_strings(write_strings(strings), "x") == strings
+    assert read_strings(write_strings(strings), "x", 64) == strings
 
 
 def test_a_string_is_its_length_and_its_bytes():
@@ -34,7 +34,7 @@ def test_floats_are_little_endian_and_row_after_row():
 )
 def test_what_is_not_strings_is_refused_with_its_place(data, told):
     with pytest.raises(InvalidRequestError, match=told):
-        read_strings(data, "inputs[0]")
+        read_strings(data, "inputs[0]", 64)
 
 
 def test_a_body_is_split_where_its_header_says():
@@ -47,3 +47,9 @@ def test_a_body_is_split_where_its_header_says():
 def test_a_header_that_does_not_fit_the_body_is_refused(header):
     with pytest.raises(MalformedBodyError, match="Inference-Header-Content-Length"):
         split(b"{}abc", header)
+
+
+def test_more_items_than_may_be_are_not_read():
+    assert read_strings(write_strings(["a"] * 3), "x", 3) == ["a"] * 3
+    with pytest.raises(InvalidRequestError, match=r"x: at most 3 texts per request, got more"):
+        read_strings(write_strings(["a"] * 4), "x", 3)
