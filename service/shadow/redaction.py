@@ -2,51 +2,42 @@
 
 Patterns, and checksums where there are any, for what has a recognisable form. Names and addresses have none and
 stay; those need a model. A typed placeholder such as `<EMAIL>` keeps what the text is about. Every pattern scans in
-time linear in the text.
+time linear in the text, which is folded for it (`folding`); the rest of the text stays as it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import AddressValueError, IPv6Address
 
-Span = tuple[int, int]
+from service.shadow.credentials import find_assigned, find_secrets, find_stated, find_userinfo, names_secret
+from service.shadow.folding import fold
+from service.shadow.lookalikes import Span, harmless, is_reference, is_version
+from service.shadow.phones import find_phones
 
-KINDS = ("SECRET", "EMAIL", "IBAN", "CARD", "IP", "PHONE")
+Needs = Callable[[str], object]
+Find = Callable[[str], Iterator[Span]]
+Detector = tuple[str, Needs, Find]
+"""A kind, what tells cheaply that a text may have it, and what finds it."""
 
-_SECRET_FORMS = re.compile(
-    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\Z)"
-    r"|(?<![A-Za-z0-9])(?:"
-    r"(?:sk|pk|rk)-[\w-]{16,}"
-    r"|(?:sk|pk|rk)_(?:live|test)_\w{10,}"
-    r"|(?:gh[opsru]|github_pat|glpat|hf|npm)[_-]\w{20,}"
-    r"|xox[abeoprs]-[\w-]{10,}"
-    r"|A[KS]IA[0-9A-Z]{16}"
-    r"|AIza[\w-]{30,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
-    r"|(?i:bearer)\s+[\w.~+/-]{16,}=*)"
-)
-_SECRET_ASSIGNED = re.compile(
-    r"(?i)(?<![a-z])(?:password|passwd|passphrase|pwd|secret|token|(?:api|access)[ _-]?key)[\"']?\s{0,3}[:=]\s{0,3}"
-    r"[\"']?(?P<span>(?!<)[^\s\"'<]{4,})"
-)
+KINDS = ("SECRET", "EMAIL", "IBAN", "SSN", "CARD", "IP", "PHONE")
+
 _EMAIL = re.compile(r"(?<![\w.%+'-])[\w.%+'-]++@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}")
-_DIGIT_GROUPS = re.compile(r"(?<!\d)\d+(?:[ -]\d+)*+")
+_SSN = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
+_SSN_SAID = re.compile(
+    r"(?i)(?<!\w)(?:ssn|ss#|social[ -]?security(?:[ -](?:number|no\.?|num|#))?)(?:\s(?:is|was|ends))?\s?[:=#]?\s?"
+    r"(?P<span>(?!000|666|9)\d{3}[ .-]?(?!00)\d{2}[ .-]?(?!0000)\d{4})(?![\w-])"
+)
+_DIGIT_GROUPS = re.compile(r"(?<!\d)\d+(?: ?[ .-] ?\d+)*+")
 _DIGITS = re.compile(r"\d+")
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_IPV4 = re.compile(rf"(?<![\w.])(?:{_BYTE}\.){{3}}{_BYTE}(?!\.?\w)")
+_IPV4 = re.compile(rf"(?<![\w.])(?<![A-Za-z]-)(?:{_BYTE}\.){{3}}{_BYTE}(?!\.?\w)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}(?:(?:\.\d{1,3}){3})?(?!\w)")
-_PHONE = re.compile(
-    r"(?<![\w+.,-])(?:"
-    r"(?:\+|00)\d(?:[ ()./-]{0,3}\d){7,14}"  # international
-    r"|\(?0\d(?:[ ()/.-]{0,3}\d){7,9}"  # national, with a trunk 0
-    r"|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}"  # North America
-    r")(?!\w)"
-)
 
 _IBAN_LENGTHS = {
     entry[:2]: int(entry[2:])
@@ -67,20 +58,32 @@ class Redacted:
     found: Counter[str]
 
 
-def redact(text: str) -> Redacted:
-    """Replace what looks personal or secret by a placeholder of its kind. Redacting twice changes nothing more."""
+def redact(text: str, countries: Sequence[str] = ()) -> Redacted:
+    """Replace what looks personal or secret by a placeholder of its kind. Redacting twice changes nothing more.
+
+    `countries` (ISO 3166, two capitals) are those whose telephone numbers may stand without the prefix of a country.
+    """
+    phones: Find = partial(find_phones, countries=countries)
+    detectors: tuple[Detector, ...] = (*_DETECTORS, ("PHONE", _six_digits, phones))
     found: Counter[str] = Counter()
-    for kind, needs, find in _DETECTORS:
-        if not needs(text):
-            continue
-        parts, end = [], 0
-        for start, stop in find(text):
-            parts += [text[end:start], f"<{kind}>"]
-            end = stop
-            found[kind] += 1
-        if parts:
-            text = "".join([*parts, text[end:]])
+    folded, places = fold(text)
+    before = -1
+    while found.total() > before:  # what is replaced may show something else beside it
+        before = found.total()
+        for kind, needs, find in detectors:
+            if needs(folded) and (spans := list(find(folded))):
+                text = _replace(text, kind, [(places[start], places[stop - 1] + 1) for start, stop in spans])
+                folded, places = fold(text)
+                found[kind] += len(spans)
     return Redacted(text, found)
+
+
+def _replace(text: str, kind: str, spans: Sequence[Span]) -> str:
+    parts, end = [], 0
+    for start, stop in spans:
+        parts += [text[end:start], f"<{kind}>"]
+        end = stop
+    return "".join([*parts, text[end:]])
 
 
 def luhn(digits: str) -> bool:
@@ -129,13 +132,17 @@ def _end_of(text: str, start: int, length: int) -> int:
 
 
 def _find_cards(text: str) -> Iterator[Span]:
+    dates: list[Span] | None = None
     for sequence in _DIGIT_GROUPS.finditer(text):
         groups = [(match[0], match.start() + sequence.start()) for match in _DIGITS.finditer(sequence[0])]
         first = 0
         while first < len(groups):
             last = _card_end(groups, first)
             if last is not None:
-                yield groups[first][1], groups[last][1] + len(groups[last][0])
+                start, stop = groups[first][1], groups[last][1] + len(groups[last][0])
+                dates = harmless(text) if dates is None else dates
+                if not any(start < end and begin < stop for begin, end in dates):
+                    yield start, stop
                 first = last
             first += 1
 
@@ -162,17 +169,29 @@ def _find_ipv6(text: str) -> Iterator[Span]:
         yield match.span()
 
 
-_digit, _mark, _at, _colon = (re.compile(needed).search for needed in (r"\d", "[:=]", "@", ":"))
+def _find_ipv4(text: str) -> Iterator[Span]:
+    return (match.span() for match in _IPV4.finditer(text) if not is_version(text, *match.span()))
+
+
+def _find_ssns(text: str) -> Iterator[Span]:
+    return (match.span() for match in _SSN.finditer(text) if not is_reference(text, match.start()))
+
+
+_digit, _mark, _at, _colon, _dash = (re.compile(needed).search for needed in (r"\d", "[:=]", "@", ":", "-"))
+_six_digits = re.compile(r"\d(?:[ ()./-]{0,3}\d){5}").search
 
 # The order matters: a key may look like digits, and a card number like a telephone number. Each is looked for only in
 # a text that has what it cannot do without, which most texts have not.
-_DETECTORS: tuple[tuple[str, Callable[[str], object], Callable[[str], Iterator[Span]]], ...] = (
-    ("SECRET", bool, _matches(_SECRET_FORMS)),
-    ("SECRET", _mark, _matches(_SECRET_ASSIGNED, "span")),
+_DETECTORS: tuple[Detector, ...] = (
+    ("SECRET", bool, find_secrets),
+    ("SECRET", _at, find_userinfo),
+    ("SECRET", _mark, find_assigned),
+    ("SECRET", names_secret, find_stated),
     ("EMAIL", _at, _matches(_EMAIL)),
     ("IBAN", _digit, _find_ibans),
+    ("SSN", _digit, _matches(_SSN_SAID, "span")),
+    ("SSN", _dash, _find_ssns),
     ("CARD", _digit, _find_cards),
     ("IP", _colon, _find_ipv6),
-    ("IP", _digit, _matches(_IPV4)),
-    ("PHONE", _digit, _matches(_PHONE)),
+    ("IP", _digit, _find_ipv4),
 )

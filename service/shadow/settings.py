@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class ShadowSettings(BaseModel):
@@ -52,6 +52,9 @@ class ShadowSettings(BaseModel):
     usd_per_hour: float | None = Field(default=None, gt=0.0)
     """Money the teacher may cost in any one hour. Beyond it texts are not asked: `budget`. None: no limit."""
 
+    phone_countries: tuple[str, ...] = ()
+    """Countries, such as `["DE", "US"]`, whose telephone numbers are redacted also without the prefix of a country."""
+
     store_text: bool = True
     """Keep the redacted text with the answer, to train on. If not, it is erased as soon as there is an outcome."""
 
@@ -60,3 +63,17 @@ class ShadowSettings(BaseModel):
 
     stop_seconds: float = Field(default=5.0, gt=0.0)
     """Time that stopping may take: waiting rows are written, running calls to the teacher may still end."""
+
+    @field_validator("phone_countries")
+    @classmethod
+    def _are_countries(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if not given:
+            return given
+        from phonenumbers import SUPPORTED_REGIONS  # not at every start
+
+        countries = tuple(country.strip().upper() for country in given)
+        if wrong := [country for country in countries if country not in SUPPORTED_REGIONS]:
+            raise ValueError(
+                f"{', '.join(wrong)}: no country; give codes of two letters by ISO 3166, such as DE, GB or US"
+            )
+        return countries

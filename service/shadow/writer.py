@@ -172,7 +172,7 @@ class Writer:
         rows = []
         for record in batch:
             # Half a surrogate pair is valid JSON but no text that a file could hold.
-            redacted = redact(record.text.encode("utf-8", "replace").decode())
+            redacted = redact(record.text.encode("utf-8", "replace").decode(), self._settings.phone_countries)
             if redacted.found:  # of most texts nothing
                 found.update(redacted.found)
             rows.append(self._row(record, redacted.text))

@@ -45,6 +45,14 @@ def test_a_nested_mapping_may_be_given_key_by_key(environment):
     assert settings.shadow.teacher == {"kind": "bundle", "path": "teacher"}
 
 
+def test_countries_of_telephone_numbers_are_codes_that_there_are(environment):
+    assert environment(REFLUX_SHADOW__PHONE_COUNTRIES='["de", "US"]').shadow.phone_countries == ("DE", "US")
+    with pytest.raises(StartupError, match=r"REFLUX_SHADOW__PHONE_COUNTRIES: .*XX, GERMANY: no country"):
+        environment(REFLUX_SHADOW__PHONE_COUNTRIES='["XX", "Germany", "GB"]')
+    with pytest.raises(StartupError, match="REFLUX_SHADOW"):
+        environment(REFLUX_SHADOW__PHONE_COUNTRIES="DE")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_admin_without_keys_is_refused_with_the_remedy(environment, host):
     with pytest.raises(StartupError, match=r"REFLUX_ADMIN .*REFLUX_API_KEYS.*reflux keys new NAME --admin") as refused:

@@ -128,6 +128,15 @@ async def test_the_report_is_json_in_every_state(make_shadow):
     assert all(state.keys() == states[0].keys() for state in states)
 
 
+async def test_the_teacher_and_the_disk_see_texts_without_the_telephone_numbers_of_the_named_countries(make_shadow):
+    shadow = await make_shadow(phone_countries=["DE"]).start()
+    shadow.observe(text="０３０ １２３４５６７ oder a@b.org")
+    await shadow.settled()
+    assert shadow.teacher.asked == ["<PHONE> oder <EMAIL>"]
+    assert shadow.rows("text") == [("<PHONE> oder <EMAIL>",)]
+    assert shadow.metric("shadow_redactions_total", kind="PHONE") == 1
+
+
 async def test_every_label_set_exists_from_the_start(make_shadow):
     shadow = make_shadow()
     for band in range(5):

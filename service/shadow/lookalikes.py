@@ -1,0 +1,72 @@
+"""What looks like personal data and is none: dates, versions, numbers of products, references that say what they are.
+
+Spans are of a folded text, see `folding`.
+"""
+
+from __future__ import annotations
+
+import re
+
+Span = tuple[int, int]
+
+_YEAR = r"(?:19|20)\d\d"
+_DAY, _MONTH = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
+
+
+def _date(group: str) -> str:
+    """A pattern of one date; `group` makes the names in it unlike those of another."""
+    year = rf"(?:{_YEAR}|\d\d)"
+    return (
+        rf"(?:{_YEAR}(?P<{group}a>[./-]){_MONTH}(?P={group}a){_DAY}"
+        rf"|{_DAY}(?P<{group}b>[./-]){_MONTH}(?P={group}b){year}|{_MONTH}(?P<{group}c>[./-]){_DAY}(?P={group}c){year}"
+        rf"|{_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))"
+    )
+
+
+_BEGIN, _END = r"(?<![\w.+])(?<!\d[/-])", r"(?![\d/]|[.-]\d)"
+_TO = r" ?(?:-|/|to|until|till|through|and|bis|und|au|al) ?"
+_DATES = re.compile(
+    rf"{_BEGIN}(?:{_date('x')}(?:{_TO}{_date('y')})?|{_DAY}\.(?:{_MONTH}\.)? ?- ?{_date('z')}"
+    rf"|{_YEAR} ?[-/] ?{_YEAR}|{_MONTH}[./-]{_YEAR}(?: ?- ?{_MONTH}[./-]{_YEAR})?|{_YEAR}[/-]{_MONTH}){_END}"
+)
+_LABELLED_PRODUCT = re.compile(
+    r"(?i)(?<!\w)(?:isbn(?:-1[03])?|issn|ismn|ean(?:-1?[38])?|gtin(?:-\d+)?|upc|sku|imei|asin|barcode|pzn|vin)"
+    r"\s?(?:no\.?|number|nr\.?|code)?\s?[:#]?\s?\d[\dXx -]{5,20}"
+)
+_ISBN = re.compile(r"(?<![\w-])97[89][ -]\d{1,5}[ -]\d{1,7}[ -]\d{1,7}[ -]\d(?![\w-])")
+
+_NUMBER_WORD = r"\s?(?:numbers?|no|nr|num|id|code|nummer|numéro|número|#)\.?"
+_REFERENCE_BEFORE = re.compile(
+    r"(?i)(?<![^\W_])(?:(?:orders?|invoice|bill|receipt|ref|reference|case|ticket|request|article|item|part|product|model|"
+    r"serial|batch|lot|tracking|shipment|parcel|booking|contract|policy|claim|transaction|quote|page|row|line|error|code|"
+    r"id|voucher|coupon|bestell|bestellung|rechnungs?|rechnung|auftrags?|artikel|vorgangs?|sendungs?|vertrags?|zip|postcode|postal|plz|commande|"
+    rf"facture|dossier|pedido|factura|ordine|fattura)(?:{_NUMBER_WORD})?"
+    rf"|(?:customer|client|member|user|account|payment|patient|student|kunden|mitglieds?){_NUMBER_WORD})"
+    r"(?:\s(?:is|was|ist|war|est|es))?\s?[:=#]?\s?[A-Za-z]{0,4}[-/#]?$"
+)
+_VERSION_BEFORE = re.compile(
+    r"(?i)(?:(?<![^\W_])(?:v|ver|vers|versions?|versionen|release[ds]?|build|firmware|fw|software|sdk|driver|kernel|"
+    r"update[ds]?|patch|hotfix|rev|revision|(?:up|down)grade[ds]?|rollback|section|sec|chapter|clause|paragraph|para|"
+    r"article|annex|appendix|table|figure|fig|kapitel|abschnitt|ziffer)\.?"
+    r"(?:\s(?:no\.?|number|is|was|to|of|from|auf|von|ist))?\s?[:=]?\s?|§\s?|[=<>~^]=\s?)"
+    r"(?:v?\d+(?:\.\d+)+\s?(?:,|or|and|to|->|→|-|/|oder|und|auf|bis)\s?(?:to\s)?){0,4}v?$"
+)
+_VERSION_AFTER = re.compile(r"(?i)[-+](?:alpha|beta|rc|pre|dev|snapshot|release|ga|final|hotfix|patch|build)")
+_NEAR = 60
+"""Characters before a number in which a word says what it is."""
+
+
+def harmless(text: str) -> list[Span]:
+    """Return where dates and the numbers of products are, in no order."""
+    return [match.span() for pattern in (_DATES, _LABELLED_PRODUCT, _ISBN) for match in pattern.finditer(text)]
+
+
+def is_reference(text: str, start: int) -> bool:
+    """Whether the number at `start` is said to be that of an order, a ticket, an article or the like."""
+    return _REFERENCE_BEFORE.search(text[max(start - _NEAR, 0) : start]) is not None
+
+
+def is_version(text: str, start: int, stop: int) -> bool:
+    """Whether numbers with dots are said to be a version, or a section of a document."""
+    before = text[max(start - _NEAR, 0) : start]
+    return _VERSION_BEFORE.search(before) is not None or _VERSION_AFTER.match(text, stop) is not None
