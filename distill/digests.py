@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from distill.artifacts import file_digest, fingerprint
 from distill.data import tickets
+from distill.data.files import refuse_pipe
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource
 from distill.teachers.causal import CausalConfig
@@ -18,11 +19,12 @@ from distill.weights import weights_version
 
 
 def source_digest(source: FileSource | TicketSource) -> str:
-    """What determines a source's rows."""
+    """What determines a source's rows. Raises DataError for a file that cannot be read."""
     if isinstance(source, TicketSource):
         folder = Path(tickets.__file__).parent
         code = [file_digest(file) for file in sorted(folder.glob("ticket*.py"))]
         return fingerprint([source.model_dump(), code])
+    refuse_pipe(source.path)
     try:
         settings = source.model_dump(mode="json", exclude={"path"})
         return fingerprint([settings, source.path.suffix.lower(), file_digest(source.path)])

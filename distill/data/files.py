@@ -35,6 +35,7 @@ def rows(source: FileSource, wanted: Sequence[str], *, blanks: bool) -> Iterator
     path, ending = source.path, ending_of(source.path)
     if source.delimiter is not None and ending not in CSV:
         raise DataError(f"{path}: a {ending} file has no delimiter; leave `delimiter` out")
+    refuse_pipe(path)
     try:
         if ending in PARQUET:
             yield from _parquet(path, wanted, source.id or "")
@@ -58,6 +59,12 @@ def ending_of(path: Path) -> str:
         remedy = f"; {_REMEDIES[ending]}" if ending in _REMEDIES else ""
         raise DataError(f"{path}: unknown kind of file; expected one of {', '.join(known)}{remedy}")
     return ending
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise DataError for a pipe: a file is read several times."""
+    if path.is_fifo():
+        raise DataError(f"{path}: a pipe, which can be read only once; write it to a file first")
 
 
 def _refuse_utf16(path: Path) -> None:

@@ -32,7 +32,7 @@ def delimiter_found(source: FileSource) -> str | None:
 
     None also for a file that cannot be read: `read` says why.
     """
-    if source.path.suffix.lower() not in files.CSV:
+    if source.path.suffix.lower() not in files.CSV or not source.path.is_file():
         return None
     try:
         found = csv_files.delimiter(source.path, source.delimiter, _wanted(source))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from distill.data import tickets
 from distill.data.sources import delimiter_found, read
+from distill.digests import source_digest
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource
 
@@ -525,6 +526,16 @@ def test_a_missing_file_says_so(tmp_path, name):
     message = refusal(source(tmp_path / name))
     assert message.startswith(": cannot be read (")
     assert message.endswith("correct the path")
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "pipe.jsonl", "pipe.parquet"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    given = source(tmp_path / name)
+    assert delimiter_found(given) is None
+    assert refusal(given) == ": a pipe, which can be read only once; write it to a file first"
+    with pytest.raises(DataError, match="a pipe, which can be read only once"):
+        source_digest(given)
 
 
 @pytest.mark.parametrize(
