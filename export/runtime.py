@@ -104,18 +104,21 @@ class GraphTokenizer:
     def encode(self, text: str) -> Encoded:
         """Tokenise a text as far as the graph reads it.
 
-        Raises InferenceError for one that the tokenizer cannot take. It does not say why: that may repeat the text.
+        Raises InferenceError for one that the tokenizer cannot take, or in which it finds no token. It does not say
+        why: that may repeat the text.
         """
         try:
             found = self._words.encode(text) if self._words is not None else None
             if found is not None:
                 return Encoded(*found)
             encoding = self._tokenizer.encode(text)
-            return Encoded(encoding.ids, bool(encoding.overflowing))
         except BaseException as error:  # not only Exception: a panic in it is none, and must not end the thread
             if isinstance(error, Exception) or is_panic(error):
                 raise InferenceError(f"the tokenizer failed on this text ({type(error).__name__})") from None
             raise
+        if not encoding.ids:
+            raise InferenceError("the tokenizer finds no token in this text")
+        return Encoded(encoding.ids, bool(encoding.overflowing))
 
 
 class Classifier:

@@ -199,11 +199,12 @@ def load_tokenizer(name: str) -> Any:
 
 
 def backend(whole: Any) -> Tokenizer:
-    """The core of a tokenizer of transformers, as the `tokenizers` library has it.
+    """The core of a tokenizer of transformers, as the `tokenizers` library has it, without padding of its own.
 
     It cuts a text as `transformers` does that is told no length: at `model_max_length`, on `truncation_side`.
     """
     core: Tokenizer = Tokenizer.from_str(whole.backend_tokenizer.to_str())
+    core.no_padding()
     core.enable_truncation(min(whole.model_max_length, _BOUNDLESS), direction=whole.truncation_side)
     return core
 

@@ -92,7 +92,7 @@ class LocalTeacher:
         return cls(model, labels, name=config.name or display_name(config.model), version=version, config=config)
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer a batch in a worker thread."""
+        """Answer a batch in a worker thread. A text in which the tokenizer finds no token is answered as `invalid`."""
         return await asyncio.to_thread(self._answer, texts)
 
     async def aclose(self) -> None:
@@ -104,11 +104,22 @@ class LocalTeacher:
 
         start = time.perf_counter()
         rows = self.model.encode(texts)
-        logits = predict(self.model.network.module, rows, batch_size=self.batch_size)
+        read = [at for at, row in enumerate(rows) if row]
+        found = {}
+        if read:
+            logits = predict(self.model.network.module, [rows[at] for at in read], batch_size=self.batch_size)
+            answers = probabilities(logits, self.model.temperature)[:, self._order]
+            found = dict(zip(read, answers, strict=True))
         seconds = (time.perf_counter() - start) / len(texts)
         cost = seconds * self._usd_per_second
-        answers = probabilities(logits, self.model.temperature)[:, self._order]
         return [
-            Answer(answer, "local", tokens=len(row), cost_usd=cost, seconds=seconds)
-            for answer, row in zip(answers, rows, strict=True)
+            Answer(
+                found.get(at),
+                "local",
+                tokens=len(row),
+                cost_usd=cost,
+                seconds=seconds,
+                outcome="ok" if row else "invalid",
+            )
+            for at, row in enumerate(rows)
         ]

@@ -15,7 +15,7 @@ from export import build
 from export.build import Baseline, build_bundle
 from export.gates import GateError
 from export.onnx import export_onnx
-from export.runtime import Classifier
+from export.runtime import Classifier, InferenceError
 from export.verify import verify
 
 TEXTS = (
@@ -89,6 +89,13 @@ def test_a_graph_in_which_texts_that_share_a_run_change_each_other_is_refused(ti
     monkeypatch.setattr(build, "export_onnx", badly)
     with pytest.raises(GateError, match="classifier, 6 texts in one run, plain graph does not pass: parity: largest"):
         bundle_of(student, tmp_path / "bundle")
+
+
+def test_a_text_without_tokens_has_no_answer(tiny_classifier, tmp_path):
+    student = load_classifier(str(tiny_classifier("gpt2", special=False)), MAX_TOKENS)
+    classifier = Classifier.load(bundle_of(student, tmp_path / "bundle"))
+    with pytest.raises(InferenceError, match="the tokenizer finds no token in this text"):
+        classifier.encode("")
 
 
 def test_an_architecture_that_cannot_be_exported_is_refused_by_name(tiny_classifier, tmp_path):

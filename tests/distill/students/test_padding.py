@@ -7,15 +7,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.errors import DistillError
-from distill.students.base import load_student
+from distill.sections import Optimisation
+from distill.students.base import load_student, predict
 from distill.students.encoder import classifier_over
 from distill.students.fit import load_classifier, probabilities
 from distill.students.padding import fill, pad
 from distill.students.static import build as build_static
+from distill.students.vocabulary import compact
 from distill.task import StaticStudent
+from distill.training import train
 
 TEXTS = (
     "refund",
@@ -93,6 +97,36 @@ def test_weights_of_16_bits_are_computed_in_32(tiny_classifier):
     AutoModelForSequenceClassification.from_pretrained(folder).half().save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
     assert_right(folder)
+
+
+def test_how_a_tokenizer_pads_itself_does_not_matter(tiny_classifier):
+    folder = tiny_classifier("gpt2", special=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=5, pad_token="<pad>", length=20)
+    expected = of_transformers(folder)
+    tokenizer.save_pretrained(folder)
+    student = load_classifier(str(folder), MAX_TOKENS)
+    np.testing.assert_allclose(answers_of(student, batch_size=8), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "gpt2", "modernbert"])
+def test_a_student_over_an_encoder_answers_alone_as_in_a_batch_before_training_and_after(tiny_classifier, kind):
+    student = classifier_over(str(tiny_classifier(kind)), ("a", "b"), 32)
+    module, rows = student.network.module, student.encode(TEXTS)
+    with compact(module, rows) as (small,):
+        train(
+            module,
+            small,
+            np.eye(2)[np.arange(len(rows)) % 2],
+            functional.cross_entropy,
+            lambda trained: float(predict(trained, small)[0, 0]),
+            Optimisation(epochs=2, batch_size=4, learning_rate=1e-3),
+            "training",
+        )
+        inside = predict(module, small)
+    together = student.logits(TEXTS)
+    np.testing.assert_allclose(together, inside, atol=1e-5)
+    np.testing.assert_allclose(together, student.logits(TEXTS, batch_size=1), atol=1e-5)
 
 
 # Which are refused

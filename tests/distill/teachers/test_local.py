@@ -235,6 +235,17 @@ def test_a_classifier_of_several_labels_a_text_is_known_and_refused_as_a_teacher
         LocalTeacher.from_config(LocalConfig(model=str(tmp_path / "several")), labels)
 
 
+async def test_a_text_without_tokens_is_invalid_and_changes_no_other(tiny_classifier, words):
+    folder = tiny_classifier("gpt2", special=False)
+    teacher = LocalTeacher.from_config(LocalConfig(model=str(folder)), tuple(words))
+    (alone,) = await teacher.ask(["late parcel"])
+    none, beside, more = await teacher.ask(["", "late parcel", "refund the invoice, please"])
+    assert [answer.outcome for answer in (none, beside, more)] == ["invalid", "ok", "ok"]
+    assert (none.probabilities, none.tokens) == (None, 0)
+    np.testing.assert_allclose(beside.probabilities, alone.probabilities, atol=1e-5)
+    assert [answer.outcome for answer in await teacher.ask([""])] == ["invalid"]
+
+
 def test_texts_are_cut_at_the_positions_of_the_model(foreign):
     student = load_classifier(str(foreign), 500)
     assert student.max_tokens == 64
