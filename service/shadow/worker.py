@@ -22,6 +22,7 @@ import structlog
 
 from distill.teachers import Answer, Teacher, TeacherError, label_order
 from distill.teachers.scaling import Scaling
+from export.guard import is_panic
 from service.shadow.breaker import Breaker
 from service.shadow.budget import Budget
 from service.shadow.comparison import Comparison, compare
@@ -202,8 +203,10 @@ class Worker:
             if task is None or task.cancelling():
                 raise
             return Reply(Outcome.TEACHER_ERROR)  # something inside the teacher was cancelled, not this task
-        except Exception:
-            log.exception("shadow teacher failed", teacher=self._teacher.name)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            log.error("shadow teacher failed", teacher=self._teacher.name, exc_info=error)
             return Reply(Outcome.TEACHER_ERROR)
         return read_reply(answers, self._order)
 

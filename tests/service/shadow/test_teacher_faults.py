@@ -7,8 +7,10 @@ import math
 
 import numpy as np
 import pytest
+import structlog
 
 from distill.teachers import Answer, TeacherError
+from service.logging import describe
 from service.shadow.ledger import Ledger
 
 from .conftest import PlayedTeacher, agree, answer, hang, until
@@ -32,6 +34,10 @@ async def cancelled_inside(texts):
     raise asyncio.CancelledError
 
 
+class PanicException(BaseException):  # as pyo3 raises it for a panic in Rust
+    """A harmless stand-in for what a library written in Rust raises."""
+
+
 PROPER = answer().probabilities
 
 FAULTS = {
@@ -39,6 +45,7 @@ FAULTS = {
     "refuses every call": (raises(TeacherError("wrong key")), "teacher_error"),
     "is never reachable": (raises(TeacherError("refused", retryable=True)), "teacher_error"),
     "has a defect": (raises(ZeroDivisionError("oops")), "teacher_error"),
+    "panics": (raises(PanicException("oops")), "teacher_error"),
     "times out by itself": (raises(TimeoutError()), "timeout"),
     "cancels itself": (cancelled_inside, "teacher_error"),
     "refuses a text": (returns([Answer(None, "logprobs", outcome="refused")]), "refused"),
@@ -271,3 +278,16 @@ async def test_texts_are_asked_side_by_side_within_the_bound(make_shadow):
     shadow.observe(30)
     await shadow.settled()
     assert most == 3
+
+
+@pytest.mark.parametrize("kind", [TeacherError, ZeroDivisionError, PanicException])
+async def test_what_a_teacher_says_is_not_logged(make_shadow, kind):
+    with structlog.testing.capture_logs() as log:
+        shadow = await make_shadow(raises(kind("it repeats the canary"))).start()
+        shadow.observe(1)
+        await shadow.settled()
+    (line,) = (line for line in log if line["event"] == "shadow teacher failed")
+    error = line.pop("exc_info", None)
+    told = f"{line}{describe(error) if error else ''}"
+    assert kind.__name__ in told
+    assert "canary" not in told
