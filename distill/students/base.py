@@ -26,6 +26,9 @@ from distill.truncation import longest_row, most_that_runs, truncate_at
 CARD = "student.json"
 TOKENIZER = "tokenizer.json"
 
+_KEPT = 1e-4
+"""How far the logits of a student may be off, relative and absolute, when it was written and read."""
+
 FAMILIES = {
     "encoder": "distill.students.encoder:Encoder",
     "static": "distill.students.static:Static",
@@ -100,7 +103,10 @@ class Student:
         return predict(self.network.module, self.encode(texts), batch_size=batch_size, advance=advance)
 
     def save(self, folder: Path) -> None:
-        """Write the student into a folder that `load_student` reads."""
+        """Write the student into a folder that `load_student` reads.
+
+        Raises DistillError when what is read from there does not give the logits of this one, of short and long texts.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save(folder)
         self.tokenizer.save(str(folder / TOKENIZER))
@@ -112,6 +118,13 @@ class Student:
             "multi_label": self.multi_label,
         }
         write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        rows = [longest_row(self.tokenizer, length) for length in (min(8, self.max_tokens), self.max_tokens)]
+        trained, kept = (predict(student.network.module, rows) for student in (self, load_student(folder)))
+        if not np.allclose(trained, kept, rtol=_KEPT, atol=_KEPT):
+            raise DistillError(
+                f"{folder}: the student that was kept answers otherwise than the one that was trained (a logit is off "
+                f"by {np.abs(trained - kept).max():.3g}); report this, and use another model meanwhile"
+            )
 
 
 def load_student(folder: Path) -> Student:
@@ -145,14 +158,17 @@ def require_positions(most: int | None, max_tokens: int, model: str, remedy: str
 
 
 def require_longest(student: Student, model: str) -> None:
-    """Let a student read a text of `max_tokens`. Raises DistillError that names the most it reads where it fails."""
+    """Let a student read a text of `max_tokens`, a short one, and the long one again.
+
+    Raises DistillError that names the most it reads where it fails, and for one that answers otherwise the second time.
+    """
     row = longest_row(student.tokenizer, student.max_tokens)
 
-    def run(length: int) -> None:
-        predict(student.network.module, [[*row[: length // 2], *row[len(row) - (length + 1) // 2 :]]])
+    def run(length: int) -> npt.NDArray[np.float32]:
+        return predict(student.network.module, [[*row[: length // 2], *row[len(row) - (length + 1) // 2 :]]])
 
     try:
-        run(student.max_tokens)
+        first, _, again = run(student.max_tokens), run(min(8, student.max_tokens)), run(student.max_tokens)
     except Exception as error:  # torch and each architecture have their own
         most = most_that_runs(run, student.max_tokens - 1)
         remedy = f"set max_tokens to {most} or less" if most else "use another model"
@@ -160,6 +176,11 @@ def require_longest(student: Student, model: str) -> None:
             f"model {model}: max_tokens is {student.max_tokens}, but the model fails on a text of that many "
             f"({' '.join(str(error).split())[:200]}); {remedy}"
         ) from error
+    if not np.allclose(first, again, rtol=_KEPT, atol=_KEPT):
+        raise DistillError(
+            f"model {model}: answers a text of {student.max_tokens} tokens otherwise once it has read a short one; "
+            "lower max_tokens, or use another model (for BigBird one whose attention_type is original_full)"
+        )
 
 
 def network_class(family: str) -> type[Network]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError
@@ -23,9 +23,11 @@ from distill.students.base import (
     require_longest,
     require_positions,
 )
+from distill.students.layers import load_encoder, load_own_encoder, settle_layers, take_layers, whole_config
 from distill.students.padding import check_batches, fill, pad_id_of, try_out
 from distill.students.positions import most_tokens
 from distill.task import EncoderStudent
+from distill.truncation import longest_row
 from distill.weights import locate
 
 set_verbosity_error()  # it warns of a pooler that we do not use
@@ -35,7 +37,6 @@ _FOLDER = "encoder"
 _HEAD = "head.safetensors"
 
 _BOUNDLESS = 2**31 - 1  # transformers says a huge number where a tokenizer knows no limit
-_LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "encoder.layers")
 
 
 class EncoderModule(StudentModule):
@@ -79,12 +80,13 @@ class Encoder:
     def save(self, folder: Path) -> None:
         """Write the encoder as transformers does, and the head beside it."""
         self.module.encoder.save_pretrained(folder / _FOLDER)
+        whole_config(self.module.encoder.config).save_pretrained(folder / _FOLDER)
         save_file(self.module.head.state_dict(), str(folder / _HEAD))
 
     @classmethod
     def load(cls, folder: Path, classes: int) -> Self:
         """Read what `save` wrote."""
-        module = EncoderModule(_load_encoder(folder / _FOLDER, local_files_only=True), classes)
+        module = EncoderModule(load_own_encoder(folder / _FOLDER), classes)
         module.head.load_state_dict(load_file(str(folder / _HEAD)))
         return cls(module)
 
@@ -112,6 +114,8 @@ def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: S
         module.head = start.head
     student = Student(Encoder(module), start.tokenizer, tuple(labels), max_tokens)
     require_sound(student, module.config.model_type, name)
+    if layers is not None:
+        settle_layers(start.encoder, [longest_row(start.tokenizer, length) for length in (8, max_tokens)])
     return student
 
 
@@ -120,8 +124,11 @@ def require_sound(student: Student, kind: str, model: str) -> None:
 
     That is a text of `max_tokens`, and batches in which no text changes another's answer.
     """
-    try_out(student.network.module, kind, student.tokenizer, model)
-    require_longest(student, model)
+    try:
+        require_longest(student, model)  # first, for some read a long text otherwise once they have read a short one
+    except DistillError:
+        try_out(student.network.module, kind, student.tokenizer, model)
+        raise
     check_batches(student.network.module, kind, student.tokenizer, model, student.max_tokens)
 
 
@@ -164,21 +171,13 @@ def _ours(name: str) -> StartingPoint:
 
 def _theirs(name: str) -> StartingPoint:
     try:
-        encoder = _load_encoder(name)
+        encoder = load_encoder(name)
     except Exception as error:  # of many kinds: a folder that is none, files cut off, a hub that is out of reach
         raise DistillError(
             f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
         ) from error
     tokenizer = fast_tokenizer(name)
     return StartingPoint(encoder, tokenizer, own_limit=tokenizer.truncation["max_length"])
-
-
-def _load_encoder(name: str | Path, **options: Any) -> Any:
-    """An encoder of transformers without its pooler, which we do not use."""
-    encoder = AutoModel.from_pretrained(name, **options)
-    if hasattr(encoder, "pooler"):
-        encoder.pooler = None
-    return encoder
 
 
 def fast_tokenizer(name: str) -> Tokenizer:
@@ -207,23 +206,3 @@ def backend(whole: Any) -> Tokenizer:
     core.no_padding()
     core.enable_truncation(min(whole.model_max_length, _BOUNDLESS), direction=whole.truncation_side)
     return core
-
-
-def take_layers(model: Any, layers: Sequence[int]) -> None:
-    """Keep only these layers of an encoder, in this order. Raises DistillError when it has not got them."""
-    for path in _LAYER_LISTS:
-        parent, name = model, path
-        if "." in path:
-            first, name = path.split(".")
-            parent = getattr(model, first, None)
-        stack = getattr(parent, name, None)
-        if isinstance(stack, nn.ModuleList):
-            break
-    else:
-        raise DistillError(f"cannot find the layers of a {type(model).__name__}; use a BERT-like encoder")
-    if not layers or min(layers) < 0 or max(layers) >= len(stack) or len(set(layers)) < len(layers):
-        raise DistillError(f"layers {list(layers)}: the model has layers 0 to {len(stack) - 1}; name each at most once")
-    setattr(parent, name, nn.ModuleList(stack[index] for index in layers))
-    for attribute in ("num_hidden_layers", "n_layers"):
-        if attribute in model.config.to_dict():
-            setattr(model.config, attribute, len(layers))

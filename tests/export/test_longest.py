@@ -7,11 +7,21 @@ import json
 
 import numpy as np
 import pytest
-from transformers import BertConfig, DebertaV2Config, LongformerConfig, MPNetConfig, RobertaConfig
+import torch
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    LongformerConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)
 
+from distill.students.base import load_student
+from distill.students.encoder import build as build_encoder
 from distill.students.fit import load_classifier
 from distill.students.static import Static, StaticModule
-from distill.task import Export
+from distill.task import EncoderStudent, Export
 from distill.teachers import TeacherError
 from export.build import build_bundle
 from export.bundle import BundleError, write_bundle
@@ -61,6 +71,31 @@ def test_a_bundle_reads_as_much_as_the_model(export, config, settings, most):
     answer = load(bundle.path).classifier.classify(LONG)
     assert (answer.tokens, answer.truncated) == (most, True)
     assert np.isfinite(answer.probabilities).all()
+
+
+def test_a_bundle_has_the_kinds_of_layers_that_the_student_in_memory_has(tiny_model, labels, baseline, tmp_path):
+    """Of ModernBERT's layers every third attends globally: built by their new indices, two of these would not."""
+    special = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 4}
+    folder = tiny_model(ModernBertConfig, num_hidden_layers=7, **special)
+    config = EncoderStudent(family="encoder", model=str(folder), layers=(0, 3, 6), max_tokens=48)
+    student = build_encoder(config, labels)
+    with torch.no_grad():
+        for parameter in student.network.module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter.shape[-1] ** -0.5)
+    student.save(tmp_path / "student")
+    bundle = build_bundle(
+        load_student(tmp_path / "student"),
+        tmp_path / "bundle",
+        name="tiny",
+        baseline=baseline,
+        settings=Export(variant="fp32"),
+        teacher={},
+    )
+    classifier = Classifier.load(verify(bundle.path))
+    texts = [*baseline.validation.texts[:20], LONG, "invoice " * 30 + "login " * 10, "card"]
+    answers = np.stack([classifier.classify(text).logits for text in texts])
+    np.testing.assert_allclose(answers, student.logits(texts), atol=1e-3)
 
 
 def test_a_student_that_fails_on_its_longest_text_is_not_exported(export):
