@@ -53,7 +53,8 @@ _ASSIGNED = re.compile(
     rf"(?P<span>{_QUOTED}|[\"'`]?(?!<)[^\s\"'`<]{{4,}})"
 )
 _CODE = re.compile(
-    rf"{_ALONE}(?:pin|otp|cvv2?|cvc2?|(?:pin|pass|security|verification)[ -]?code)(?:\s(?:number|no\.?))?"
+    rf"{_ALONE}(?:pin|otp|cvv2?|cvc2?|(?:pin|pass|security|verification|access|door|login|auth|2fa|"
+    r"one-time|confirmation|unlock)[ -]?code)(?:\s(?:number|no\.?))?"
     r"(?:\s(?:is|was|ist|war))?\s?[:=#]?\s?(?P<span>\d{3,8})(?![\w-]|[.,]\d)"
 )
 _BETWEEN = r"(?:(?:\s(?:for|of|on|at|für|zu|von|pour|para)|(?P<loose>))(?:\s\(?[\w.@'/-]{1,30}\)?){1,4}?)?"
@@ -62,7 +63,9 @@ _VERB = (
     r"(?:\s(?:now|still|currently|really|actually|just|jetzt))?(?:\s(?:set|reset|changed)\s(?:to|from|auf|von))?"
     r"|\s(?:set|reset|changed)\s(?:to|from)|(?P<weak>\s(?:to|as|auf|->?)))\s?:?"
 )
-_STATED = re.compile(rf"{_ALONE}(?:{_PASSWORD}|{_KEY}){_BETWEEN}{_VERB}\s(?:(?P<quoted>{_QUOTED})|(?P<word>{_WORD}))")
+_STATED = re.compile(
+    rf"{_ALONE}(?:{_PASSWORD}|(?P<pass>pass)|{_KEY}){_BETWEEN}{_VERB}\s(?:(?P<quoted>{_QUOTED})|(?P<word>{_WORD}))"
+)
 _BESIDE = re.compile(rf"{_ALONE}(?:{_PASSWORD})\s(?P<word>{_WORD})")
 _ALSO = re.compile(rf"[.,;]?\s(?:to|and|or|und|oder|auf|et|y)\s(?P<word>{_WORD})")
 
@@ -109,7 +112,7 @@ def find_stated(text: str) -> Iterator[Span]:
             found.append(match.span("quoted"))
             continue
         start, stop = _word(match)
-        strict = match["weak"] is not None or match["loose"] is not None
+        strict = any(match[group] is not None for group in ("weak", "loose", "pass"))
         if _is_mixed(text[start:stop]) if strict else _is_stated(text, start, stop):
             found.append((start, stop))
     for match in _overlapping(_BESIDE, text):

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
 """Soft hyphens, joiners, marks of direction and variants: they can stand within a number and show nothing."""
 
-_MINUS = {0x2212: "-", 0x2044: "/", 0x2215: "/", 0x2219: ".", 0x3002: ".", 0x02D0: ":", 0xFF61: "."}
+_SEPARATORS = {
+    ord(character): separator
+    for separator, like in (("-", "−⁃˗➖─━ー"), ("/", "⁄∕"), (".", "·•・∙。"), (":", "ː∶"), (" ", "\t"))
+    for character in like
+}
+"""What people write between digits and Unicode does not call a dash, a space or a stop."""
+
 _SIMPLE = {"Zs": " ", "Zl": "\n", "Zp": "\n", "Pd": "-"}
 
 
@@ -33,16 +39,18 @@ def _fold(character: str) -> str:
     if category in ("Pi", "Pf"):
         return "'" if character in "‘’‚‛‹›" else '"'
     plain = unicodedata.normalize("NFKC", character)
-    return plain if len(plain) == 1 and plain.isascii() else character
+    if len(plain) != 1:
+        return character
+    return _SEPARATORS.get(ord(plain), plain if plain.isascii() else character)
 
 
-_FOLDED = _Folded(_MINUS)
+_FOLDED = _Folded(_SEPARATORS)
 
 
 def fold(text: str) -> tuple[str, Sequence[int]]:
     """Return the folded text, and of each of its characters where it is in `text`."""
     if text.isascii():
-        return text, range(len(text))
+        return text.replace("\t", " "), range(len(text))
     folded = text.translate(_FOLDED)
     if not _INVISIBLE.search(folded):
         return folded, range(len(text))

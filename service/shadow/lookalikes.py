@@ -46,12 +46,15 @@ _REFERENCE_BEFORE = re.compile(
 )
 _VERSION_BEFORE = re.compile(
     r"(?i)(?:(?<![^\W_])(?:v|ver|vers|versions?|versionen|release[ds]?|build|firmware|fw|software|sdk|driver|kernel|"
-    r"update[ds]?|patch|hotfix|rev|revision|(?:up|down)grade[ds]?|rollback|section|sec|chapter|clause|paragraph|para|"
+    r"updat(?:e[ds]?|ing)|patch|hotfix|rev|revision|(?:up|down)grad(?:e[ds]?|ing)|rollback|install(?:ed|ing)?|section|sec|chapter|clause|paragraph|para|"
     r"article|annex|appendix|table|figure|fig|kapitel|abschnitt|ziffer)\.?"
-    r"(?:\s(?:no\.?|number|is|was|to|of|from|auf|von|ist))?\s?[:=]?\s?|§\s?|[=<>~^]=\s?)"
+    r"(?:\s(?:notes?|candidate|no\.?|number|is|was|to|of|from|auf|von|ist)){0,2}\s?[:=]?\s?|§\s?|[=<>~^]=\s?)"
     r"(?:v?\d+(?:\.\d+)+\s?(?:,|or|and|to|->|→|-|/|oder|und|auf|bis)\s?(?:to\s)?){0,4}v?$"
 )
-_VERSION_AFTER = re.compile(r"(?i)[-+](?:alpha|beta|rc|pre|dev|snapshot|release|ga|final|hotfix|patch|build)")
+_VERSION_AFTER = re.compile(
+    r"(?i)[-+](?:alpha|beta|rc|pre|dev|snapshot|release|ga|final|hotfix|patch|build)"
+    r"|\s(?:version|release|build|firmware|update|patch|upgrade)\b"
+)
 _NEAR = 60
 """Characters before a number in which a word says what it is."""
 

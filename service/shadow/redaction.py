@@ -170,7 +170,9 @@ def _find_ipv6(text: str) -> Iterator[Span]:
 
 
 def _find_ipv4(text: str) -> Iterator[Span]:
-    return (match.span() for match in _IPV4.finditer(text) if not is_version(text, *match.span()))
+    for match in _IPV4.finditer(text):
+        if not match[0].startswith("0.") and not is_version(text, *match.span()):  # no machine has 0.x.y.z
+            yield match.span()
 
 
 def _find_ssns(text: str) -> Iterator[Span]:

@@ -58,6 +58,12 @@ async def test_everything_is_there_at_zero_before_the_first_request(client, serv
     assert {name: found.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
 
 
+async def test_what_was_not_measured_yet_has_no_series_and_none_is_nan(client):
+    page = (await client.get("/metrics")).text
+    assert "NaN" not in page
+    assert "reflux_gap_ratio{" not in page
+
+
 async def test_the_model_is_named(client, served):
     found = await scrape(client)
     assert found[served("model_info", name="tiny", family="tiny", variant="fp32", role="stable")] == 1

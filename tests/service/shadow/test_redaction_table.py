@@ -86,6 +86,10 @@ GO = [  # a text, what is left of it
     ("password hunter2 is refused", "password <SECRET> is refused"),
     ("the api key is abcd1234efgh", "the api key is <SECRET>"),
     ("my PIN is 4711", "my PIN is <SECRET>"),
+    ("the access code: 998877", "the access code: <SECRET>"),
+    ("The password I use is hunter2", "The password I use is <SECRET>"),
+    ("passwords are hunter2 and hunter3", "passwords are <SECRET> and <SECRET>"),
+    ("my password’s hunter2", "my password’s <SECRET>"),
     ("CVV 123, exp 12/26", "CVV <SECRET>, exp 12/26"),
     # addresses of machines
     ("from 10.0.0.1. to fe80::1: down", "from <IP>. to <IP>: down"),
@@ -100,6 +104,7 @@ GO_WITH = [  # a country, a text, what is left of it
     ("DE", "０３０ １２３４５６７", "<PHONE>"),
     ("FR", "06 12 34 56 78 ou 0612345678", "<PHONE> ou <PHONE>"),
     ("FR", "06.12.34.56.78", "<PHONE>"),
+    ("JP", "03ー1234ー5678 or 03−1234−5678", "<PHONE> or <PHONE>"),
     ("FR", "06-12-34-56-78", "<PHONE>"),
     ("GB", "07700 900123, 020 7946 0958", "<PHONE>, <PHONE>"),
     ("US", "4155552671 or 555-123-4567", "<PHONE> or <PHONE>"),
@@ -114,7 +119,6 @@ STAY = [
     "my order 0123456789 is late",
     "order number 00451234567",
     "order no. 0012345678 and invoice 0300123456",
-    "0123456789",
     "007 and 0800 and 0049",
     "article 030 1234567",
     "Bestellung 0301234567, Rechnung Nr. 0711-123456",
@@ -124,6 +128,7 @@ STAY = [
     "upgraded from 1.2.3.4 to 1.2.3.5",
     "v10.20.30.40 and release 2.10.0.1",
     "firmware 1.0.4.2 or 1.0.4.3",
+    "updating from 1.2.3.4, the 1.2.3.5 release, release notes 1.2.3.4, 0.1.2.3",
     "pip install tool==1.2.3.4",
     "app-1.2.3.4 and 1.2.3.4-beta",
     "section 4.3.2.1",
@@ -179,12 +184,14 @@ def test_a_national_telephone_number_goes_where_its_country_is_named(country, te
     assert redact(left, (country,)).text == left
 
 
+@pytest.mark.parametrize("text", [*STAY, "0123456789"])
+def test_stays(text):
+    assert redact(text).text == text
+
+
 @pytest.mark.parametrize("text", STAY)
-@pytest.mark.parametrize("countries", [(), ("DE",)], ids=["", "DE"])
-def test_stays(text, countries):
-    if countries and text == "0123456789":
-        pytest.skip("may be a telephone number there")
-    assert redact(text, countries).text == text
+def test_stays_also_where_a_country_is_named(text):
+    assert redact(text, ("DE",)).text == text
 
 
 def test_the_table_is_as_long_as_it_should_be():
