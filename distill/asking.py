@@ -20,12 +20,14 @@ from distill.cashbook import Cashbook, dollars
 from distill.errors import DistillError, StoppedError
 from distill.forecast import Forecast
 from distill.interrupts import interruptible
-from distill.labelling import AnswerStore, Engine, answer
+from distill.labelling import AnswerStore, Engine, answer, naming_rows
 from distill.planning import Ledger, foresee, priced
 from distill.preparation import Splits
 from distill.progress import asking_bar, bar, console, status
 from distill.task import Task
 from distill.teachers import Teacher, batches
+
+_NAMED = 3  # rows without a label, in the line that says that there are some
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +115,20 @@ class Asking:
         if batch:
             with status(teacher.name) as told:
                 new = [one for one in extra.questions(pool) if not store.has(teacher, *one)]
-                await batches.fill(teacher, new, Batchbook(store, book), told=told)
+                with naming_rows(pool):
+                    await batches.fill(teacher, new, Batchbook(store, book), told=told)
         else:
             batches.refuse_open(teacher, Batchbook(store, book))
         with asking_bar(f"{teacher.name} labels the pool", len(pool) + extra.texts, spent) as shown:
             appraised = await label_and_appraise(
                 teacher, pool, extra, store, advance=shown.advance, known=shown.known, engine=engine
             )
+        labelled = appraised.labelling
+        if labelled.unlabelled:
+            count, shown_rows = labelled.refused + labelled.invalid, "; ".join(labelled.unlabelled[:_NAMED])
+            more = "; …" if count > _NAMED else ""
+            said = f"{count:,} of {len(pool):,} rows have no label: {shown_rows}{more}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
         cut = getattr(teacher, "truncated", 0) + getattr(engine, "truncated", 0)
         return replace(appraised, record={**appraised.record, "truncated": cut}) if cut else appraised
 

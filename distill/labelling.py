@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,8 +23,8 @@ from distill.artifacts import fingerprint
 from distill.data.splits import Examples
 from distill.errors import DistillError
 from distill.soft_labels import SoftLabels
-from distill.store import Store
-from distill.teachers import Answer, Teacher
+from distill.store import Statement, Store
+from distill.teachers import Answer, Teacher, TeacherError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -29,8 +32,17 @@ CREATE TABLE IF NOT EXISTS answers (
   tail REAL NOT NULL, tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, seconds REAL NOT NULL, outcome TEXT NOT NULL,
   PRIMARY KEY (teacher, text)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rejections (
+  teacher TEXT NOT NULL, text TEXT NOT NULL, said TEXT NOT NULL, PRIMARY KEY (teacher, text)
+) WITHOUT ROWID;
 """
 _VERSION = 1
+MOST_ALIKE = 20
+"""Texts that may be rejected in the same words one after the other before it is taken to be for something else."""
+
+_DIGITS = re.compile(r"\d+")
+_SHOWN = 60  # characters of a text in a message
+_NAMED = 10  # rows without a label that are named
 _WINDOW = 32  # batches, for each that may be asked at once, that are ordered by length together
 
 
@@ -44,12 +56,13 @@ class AnswerStore(Store):
     async def add(self, teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer], repeat: int = 0) -> None:
         """Store answers durably. Raises DistillError when the disk does not take them."""
         key = self._key(teacher, repeat)
-        await self.write(
-            *(
-                ("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", (key, text_key(text), *_pack(answer)))
-                for text, answer in zip(texts, answers, strict=True)
-            )
-        )
+        statements: list[Statement] = []
+        for text, answer in zip(texts, answers, strict=True):
+            row = (key, text_key(text), *_pack(answer))
+            statements.append(("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", row))
+            if answer.said and answer.outcome != "ok":
+                statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], answer.said)))
+        await self.write(*statements)
 
     def has(self, teacher: Teacher, text: str, repeat: int = 0) -> bool:
         """Whether this teacher has answered this text."""
@@ -67,6 +80,12 @@ class AnswerStore(Store):
             rows = self.read(sql, (key, text_key(text)))
             yield _unpack(rows[0]) if rows else None
 
+    def said(self, teacher: Teacher, text: str) -> str:
+        """What the server said that would not take this text; nothing where it said nothing."""
+        sql = "SELECT said FROM rejections WHERE teacher = ? AND text = ?"
+        rows = self.read(sql, (self._key(teacher, 0), text_key(text)))
+        return str(rows[0][0]) if rows else ""
+
     def _key(self, teacher: Teacher, repeat: int) -> str:
         """The teacher's key, which takes time to compute and is asked for with every text."""
         identity = (teacher.name, teacher.version, teacher.labels, repeat)
@@ -77,12 +96,16 @@ class AnswerStore(Store):
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """What came of labelling a pool: the soft labels, and how many texts got none and why."""
+    """What came of labelling a pool: the soft labels, and how many texts got none and why.
+
+    `unlabelled` says so row by row, of the first few.
+    """
 
     soft: SoftLabels
     asked: int
     refused: int
     invalid: int
+    unlabelled: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -111,7 +134,8 @@ async def label(
     engine: Engine | None = None,
 ) -> Labelling:
     """Have the teacher asked for every text that the store lacks, and give the soft labels of all."""
-    asked = await (engine or answer)(teacher, examples.texts, store, advance=advance, known=known)
+    with naming_rows(examples):
+        asked = await (engine or answer)(teacher, examples.texts, store, advance=advance, known=known)
     return _collect(teacher, examples, store, asked)
 
 
@@ -133,6 +157,7 @@ async def answer(
     """
     flying: set[str] = set()
     batches = _batches(teacher, texts, store, repeat, flying, known or advance)
+    keeper = Keeper(teacher, store, repeat)
     stopped = asyncio.Event()
     failures: list[BaseException] = []
     asked = 0
@@ -143,7 +168,7 @@ async def answer(
             for batch in batches:
                 if stopped.is_set():
                     return
-                await keep(teacher, batch, await teacher.ask(batch, repeat), store, repeat)
+                await keeper.keep(batch, await teacher.ask(batch, repeat))
                 flying.difference_update(batch)
                 asked += len(batch)
                 advance(len(batch))
@@ -161,19 +186,72 @@ async def answer(
         raise
     if failures:
         raise failures[0]
+    await keeper.finish()
     return asked
 
 
-async def keep(
-    teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer], store: AnswerStore, repeat: int = 0
-) -> None:
-    """Store what a teacher answered to texts, in which what is no label is invalid.
+class Keeper:
+    """Stores what a teacher answers to texts, in which what is no label is invalid.
 
-    Raises DistillError when the answers are not as many as the texts, or the disk does not take them.
+    A rejection that may not be for the text is held back until another text is answered, or the last one is.
     """
-    if len(answers) != len(texts):
-        raise DistillError(f"{teacher.name} gave {len(answers)} answers for {len(texts)} texts")
-    await store.add(teacher, texts, [_checked(one, teacher) for one in answers], repeat)
+
+    def __init__(self, teacher: Teacher, store: AnswerStore, repeat: int = 0) -> None:
+        self._teacher = teacher
+        self._store = store
+        self._repeat = repeat
+        self._held: list[tuple[str, Answer]] = []
+
+    async def keep(self, texts: Sequence[str], answers: Sequence[Answer]) -> None:
+        """Store answers, or hold them back.
+
+        Raises DistillError when the answers are not as many as the texts, or the disk does not take them, and
+        TeacherError when so many texts in a row were rejected alike that it is not for them.
+        """
+        if len(answers) != len(texts):
+            raise DistillError(f"{self._teacher.name} gave {len(answers)} answers for {len(texts)} texts")
+        checked = [(text, _checked(one, self._teacher)) for text, one in zip(texts, answers, strict=True)]
+        self._held += [one for one in checked if one[1].doubtful]
+        sure = [one for one in checked if not one[1].doubtful]
+        if any(answer.outcome == "ok" for _, answer in sure):
+            sure, self._held = [*self._held, *sure], []
+        await self._add(sure)
+        alike = Counter(_DIGITS.sub("", answer.said) for _, answer in self._held)
+        if self._held and max(alike.values()) >= MOST_ALIKE:
+            text, last = self._held[-1]
+            raise TeacherError(
+                f"{self._teacher.name} rejected {len(self._held)} texts one after the other, and said: {last.said}. "
+                "Nothing is stored of that: correct the teacher, or leave these texts out, and run the command again",
+                text=text,
+            )
+
+    async def finish(self) -> None:
+        """Store what was held back. Raises DistillError when the disk does not take it."""
+        held, self._held = self._held, []
+        await self._add(held)
+
+    async def _add(self, answered: Sequence[tuple[str, Answer]]) -> None:
+        if answered:
+            texts, answers = zip(*answered, strict=True)
+            await self._store.add(self._teacher, texts, answers, self._repeat)
+
+
+@contextmanager
+def naming_rows(examples: Examples) -> Iterator[None]:
+    """Has a TeacherError that is about a text say which row of `examples` that is."""
+    try:
+        yield
+    except TeacherError as error:
+        if error.text is not None:
+            rows = zip(examples.ids, examples.texts, strict=True)
+            row = next((name for name, text in rows if text == error.text), "a text")
+            error.args = (f"{row} ({shortened(error.text)}): {error}",)
+        raise
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text in quotes, for a message of one line."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 async def _until_done(workers: Sequence[asyncio.Task[None]]) -> None:
@@ -234,6 +312,7 @@ def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: in
     counts = {"ok": 0, "refused": 0, "invalid": 0}
     rows: list[int] = []
     answers: list[Answer] = []
+    unlabelled: list[str] = []
     for row, answer in enumerate(store.get(teacher, examples.texts)):
         if answer is None:
             raise DistillError(f"{teacher.name} left a text without an answer; run the command again")
@@ -241,8 +320,13 @@ def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: in
         if answer.outcome == "ok":
             rows.append(row)
             answers.append(answer)
+        elif len(unlabelled) < _NAMED:
+            said = store.said(teacher, examples.texts[row])
+            unlabelled.append(f"{examples.ids[row]} {answer.outcome}{f': {said}' if said else ''}")
     if not rows:
-        raise DistillError(f"{teacher.name} answered none of {len(examples)} texts with a label ({counts})")
+        raise DistillError(
+            f"{teacher.name} answered none of {len(examples)} texts with a label ({counts}), such as {unlabelled[0]}"
+        )
     kept = examples.take(rows)
     soft = SoftLabels(
         ids=kept.ids,
@@ -258,7 +342,7 @@ def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: in
         teacher=teacher.name,
         teacher_version=teacher.version,
     )
-    return Labelling(soft, asked, counts["refused"], counts["invalid"])
+    return Labelling(soft, asked, counts["refused"], counts["invalid"], tuple(unlabelled))
 
 
 def _pack(answer: Answer) -> tuple[object, ...]:

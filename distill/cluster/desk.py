@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.cashbook import Cashbook
 from distill.errors import DistillError
-from distill.labelling import AnswerStore, keep
+from distill.labelling import AnswerStore, Keeper
 from distill.teachers import Answer, Teacher, TeacherError
 from distill.teachers.account import Paid
 
@@ -75,6 +75,7 @@ class Desk:
         self._reply = reply
         self._repeat = repeat
         self._advance = advance
+        self._keeper = Keeper(teacher, store, repeat)
         self._workers: dict[str, _Worker] = {}
         self._at: dict[str, _Worker] = {}
         self._deaths = 0
@@ -101,11 +102,16 @@ class Desk:
                 self._reply(worker.name, Reply())
 
     async def close(self) -> None:
-        """Count as spent what the calls of workers that are not heard of any more might have cost."""
+        """Count as spent what the calls of workers that are not heard of any more might have cost.
+
+        Raises DistillError when the disk does not take the last answers.
+        """
         for worker in self._workers.values():
             self._begin(self._bury(worker))
         while self._serving:
             await asyncio.wait(self._serving)
+        if self.failure is None:
+            await self._keeper.finish()
 
     def _join(self, question: Question) -> _Worker:
         """A worker is heard of for the first time. Where there was one in its place, that one is dead."""
@@ -158,7 +164,7 @@ class Desk:
         worker.truncated = truncated
 
     async def _keep(self, worker: _Worker, texts: Sequence[str], answers: Sequence[Answer]) -> None:
-        await keep(self._teacher, texts, answers, self._store, self._repeat)
+        await self._keeper.keep(texts, answers)
         self.asked += len(texts)
         self._deaths = 0
         self._advance(len(texts))

@@ -156,5 +156,8 @@ def _plain(error: Exception) -> Exception:
     """
     for kind in (BudgetError, TeacherError, DistillError):
         if isinstance(error, kind):
-            return kind(str(error))
+            plain = kind(str(error))
+            if isinstance(error, TeacherError) and isinstance(plain, TeacherError):
+                plain.text = error.text
+            return plain
     return RuntimeError("".join(traceback.format_exception(error)))

@@ -16,7 +16,9 @@ from pydantic import BaseModel, Field
 from distill.artifacts import fingerprint
 from distill.teachers.account import Account, NoAccount
 from distill.teachers.api import Api, Request
-from distill.teachers.base import Answer, TeacherError
+from distill.teachers.base import Answer
+from distill.teachers.http import UnreadableError
+from distill.teachers.naming import said_in
 from distill.teachers.pricing import Usage
 from distill.teachers.stated import Question, StatedConfig, StatedLabels, StatedMethod
 from distill.teachers.votes import Said
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOST = "api.anthropic.com"
 VERSION = "2023-06-01"
+_CUT = ("max_tokens", "model_context_window_exceeded")
 
 
 class AnthropicConfig(StatedConfig):
@@ -92,7 +95,7 @@ class AnthropicTeacher:
         """The Message Batches API."""
         from distill.teachers.batches_anthropic import AnthropicBatches
 
-        return [AnthropicBatches(self.api, self._config.batch, self._said)]
+        return [AnthropicBatches(self.api, self._config.batch, self._stated.read)]
 
     @property
     def held(self) -> float:
@@ -124,16 +127,12 @@ class AnthropicTeacher:
         return Request("/v1/messages", body, max_output=question.max_output, sample=question.sample)
 
     def _said(self, response: Mapping[str, Any]) -> Said:
-        """What the model said. Raises TeacherError for a response that is no message."""
-        try:
-            reason = response["stop_reason"]
-            blocks = [block for block in response["content"] if block["type"] == "text"]
-            text = "".join(str(block["text"]) for block in blocks)
-        except (KeyError, TypeError) as error:
-            raise TeacherError(
-                f"{self.name} gives no message ({type(error).__name__}); is base_url that of Anthropic's API?"
-            ) from error
-        return Said(text, refused=reason == "refusal", cut=reason == "max_tokens")
+        """What the model said. Raises UnreadableError for a response that is no message."""
+        reason, content = response.get("stop_reason"), response.get("content")
+        if reason is None or not isinstance(content, list | str):
+            why = "no stop_reason" if reason is None else "no content"
+            raise UnreadableError(f"{self.name} gives no message ({why}); is base_url that of Anthropic's API?", why)
+        return Said(said_in(content), refused=reason == "refusal", cut=reason in _CUT)
 
 
 def usage_of(response: Mapping[str, Any]) -> Usage | None:

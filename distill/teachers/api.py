@@ -14,9 +14,10 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from string import Template
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,10 +27,20 @@ from distill.teachers.account import Account, Paid
 from distill.teachers.base import TeacherError
 from distill.teachers.bodies import ENCODINGS
 from distill.teachers.connections import Connections
-from distill.teachers.http import MOST_BYTES, PATIENCE, ApiError, is_local, persistent, send
+from distill.teachers.http import (
+    MOST_BYTES,
+    PATIENCE,
+    ApiError,
+    UnreadableError,
+    is_local,
+    persistent,
+    send,
+    unanswered,
+)
 from distill.teachers.pace import Pace
 from distill.teachers.pricing import Price, Usage, known_price
 from distill.teachers.prompts import Prompt
+from distill.teachers.rejections import Rejection
 
 T = TypeVar("T")
 
@@ -38,6 +49,7 @@ log = logging.getLogger(__name__)
 _KEYS = frozenset({"authorization", "api-key", "x-api-key"})
 _TOLD = 5.0  # seconds: a shorter wait is not worth a line
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_READINGS = 3  # of answers that hold none, as each is paid for
 BYTES_PER_TOKEN = 4.0
 """About what a token of English prose takes; for pacing, where a guess will do."""
 
@@ -196,6 +208,14 @@ class Request:
         return len(json.dumps(self.body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A call and how to read its response; one that was answered tells, asked again, whether the server still does."""
+
+    request: Request
+    read: Callable[[Mapping[str, Any]], T]
+
+
 class Priced(Protocol):
     """A teacher whose answers are calls, which can be foreseen, and made in a batch."""
 
@@ -204,7 +224,10 @@ class Priced(Protocol):
 
 
 class Api:
-    """Calls to one vendor's API, charged to an account. `usage` reads a response's tokens, where it says them."""
+    """Calls to one vendor's API, charged to an account. `usage` reads a response's tokens, where it says them.
+
+    Whoever has seen that the server can be used sets `control`. Before that, every failure is the server's.
+    """
 
     def __init__(
         self,
@@ -230,7 +253,11 @@ class Api:
         self.account = account
         self.usage = usage
         self.most_bytes = config.max_response_bytes
+        self.control: Call[Any] | None = None
         self._attempts = config.attempts
+        self._turns = count(1)
+        self._answered = 0  # the last turn that was answered
+        self._blaming = asyncio.Lock()
         self._under_way = asyncio.Semaphore(config.under_way)
         self._at_server = asyncio.Semaphore(config.concurrency)
         self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
@@ -250,49 +277,95 @@ class Api:
         """What `read` makes of the response, which is asked for only if it was not paid for before.
 
         A response is kept once `read` takes it; what it raises TeacherError for is paid and not kept, so that a
-        server set right is asked again. Raises ApiError when the call fails for good, BudgetError when there is not
-        enough money left.
+        server set right is asked again. Once there is a `control`, a text that the server rejects, or gives no answer
+        to that can be read, has a Rejection in the place of the response. Raises ApiError when the call fails for good,
+        BudgetError when there is not enough money left.
         """
         key = self.key(request)
         if (paid := await self.account.recall(key)) is not None:
             return read(paid.response), paid
         async with self._under_way:
-            async for attempt in persistent(self._attempts, self.config.patience_seconds, self._pace.sleep):
-                with attempt:
-                    return await self._pay(request, key, read)
+            try:
+                return await self._persist(request, key, read)
+            except ApiError as error:
+                if self.control is None or error.verdict is None:
+                    raise
+                cost = error.cost_usd + await self._blame(self.control, error)
+                rejected = Rejection("invalid", error.said, doubtful=True).response(error.body)
+                return read(rejected), Paid(rejected, cost, error.seconds)  # not kept: whoever asks may think better
+
+    async def _persist(self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, Paid]:
+        """A call, made again while that may help; what earlier attempts cost is in what the last one did."""
+        spent, unread = 0.0, 0
+        async for attempt in persistent(self._attempts, self.config.patience_seconds, self._pace.sleep):
+            with attempt:
+                try:
+                    result, paid = await self._pay(request, key, read, spent)
+                except ApiError as error:
+                    error.cost_usd = spent = spent + error.cost_usd
+                    if isinstance(error, UnreadableError):
+                        unread += 1
+                        error.retryable = unread < _READINGS and (error.passing or self.control is not None)
+                    raise
+                return result, paid
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _pay(self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, Paid]:
-        """One attempt: money is set apart before it and settled after it, whatever comes of it."""
+    async def _blame(self, control: Call[Any], error: ApiError) -> float:
+        """See that it is the text that an unclear error is about: that others are answered. Gives what that cost.
+
+        Raises ApiError where they are not.
+        """
+        async with self._blaming:
+            if self._answered > error.turn:
+                return 0.0
+            try:
+                _, paid = await self._persist(control.request, "", control.read)
+            except UnreadableError as worse:
+                raise ApiError(
+                    f"{self.who} gave answers that could be read before, and gives none now ({worse.why}): see whether "
+                    "another model or server has come behind base_url"
+                ) from worse
+        return paid.cost_usd
+
+    async def _pay(
+        self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T], before: float = 0.0
+    ) -> tuple[T, Paid]:
+        """One attempt: money is set apart before it and settled after it, whatever comes of it.
+
+        What it brings is kept with what it and those `before` it cost, under the key, where there is one.
+        """
         most_tokens = request.most_tokens
         await self._pace.wait(most_tokens / BYTES_PER_TOKEN + request.max_output)
         worst = self.price.worst(most_tokens, request.max_output)
         reservation = await self.account.reserve(worst)
-        sent = False
+        sent = came = False
+        turn, start, cost = 0, time.perf_counter(), 0.0
         try:
             async with self._at_server:
-                start, sent = time.perf_counter(), True
+                turn, start, sent = next(self._turns), time.perf_counter(), True
                 response = await send(
                     self.client, request.path, request.body, who=self.who, most=self.most_bytes, heard=self._pace.heard
                 )
-                seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            came, cost = True, self._billed(response, worst)  # what is not said is not taken for nothing
+            result = self._read(request, response, read)
         except ApiError as error:
             if error.wait is not None and self._pace.hold(error.wait) and error.wait >= _TOLD:
                 log.warning("%s; all calls wait, and ask again after a minute at most", error)
-            await self.account.settle(reservation, worst if error.charged else 0.0)
-            raise
-        except BaseException:  # cancelled, say, which the server need not notice
-            await self.account.settle(reservation, worst if sent else 0.0)
-            raise
-        usage = self.usage(response)
-        cost = worst if usage is None else self.price.of(usage)  # what is not said is not taken for nothing
-        try:
+            error.turn, error.seconds = turn, time.perf_counter() - start
+            error.cost_usd = cost = self._billed(error.body, worst if error.charged else 0.0)
+            if self.control is None or not key or error.verdict not in ("refused", "invalid"):
+                await self.account.settle(reservation, cost)
+                raise
+            response, seconds = Rejection(error.verdict, error.said).response(error.body), error.seconds
             result = read(response)
-        except Exception:
-            await self.account.settle(reservation, cost)
+        except BaseException:  # cancelled, say, which the server need not notice
+            await self.account.settle(reservation, cost if came else worst if sent else 0.0)
             raise
-        paid = Paid(response, cost, seconds)
-        await self.account.settle(reservation, cost, key, paid)
+        else:
+            self._answered = max(self._answered, turn)
+        paid = Paid(response, before + cost, seconds)
+        await self.account.settle(reservation, cost, key, paid if key else None)
         return result, paid
 
     @property
@@ -303,6 +376,19 @@ class Api:
     def stop(self) -> None:
         """Make no further call: those that wait for their turn, or for another attempt, raise TeacherError."""
         self._pace.stop()
+
+    def _read(self, request: Request, response: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+        """What `read` makes of a response. Raises ApiError for one that holds an error in the place of an answer."""
+        try:
+            return read(response)
+        except UnreadableError as error:
+            sent = self.client.build_request("POST", request.path, json=request.body)
+            raise unanswered(response, error, self.who, sent) from error
+
+    def _billed(self, body: object, unsaid: float) -> float:
+        """What a response cost by the usage that it tells, or `unsaid` where it tells none."""
+        usage = self.usage(body) if isinstance(body, Mapping) else None
+        return unsaid if usage is None else self.price.of(usage)
 
     async def aclose(self) -> None:
         """Close the connections."""

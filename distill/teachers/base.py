@@ -20,18 +20,20 @@ Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised",
 """How a distribution was obtained; kept with every soft label, since it says what the numbers are worth."""
 
 Outcome = Literal["ok", "refused", "invalid"]
-"""`refused`: the teacher declined to answer; `invalid`: its answer names no label. Neither becomes a label."""
+"""`refused`: the teacher declined to answer; `invalid`: no answer names a label. Neither becomes a label."""
 
 
 class TeacherError(Exception):
     """A teacher cannot be had or cannot answer; the message says why and what to do.
 
-    `retryable` tells a caller whether asking again later may help (a refused connection) or not (a wrong key).
+    `retryable` tells a caller whether asking again later may help (a refused connection) or not (a wrong key), `text`
+    what was asked about, where that may be to blame.
     """
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    def __init__(self, message: str, *, retryable: bool = False, text: str | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Answer:
     cost_usd: float = 0.0
     seconds: float = 0.0
     outcome: Outcome = "ok"
+    said: str = ""
+    doubtful: bool = False
 
 
 class Teacher(Protocol):

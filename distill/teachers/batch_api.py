@@ -18,7 +18,18 @@ import httpx
 
 from distill.teachers import bodies
 from distill.teachers.api import Api, Batching, Request
-from distill.teachers.http import ApiError, failure, fetch, json_object, received, too_large, transport_errors
+from distill.teachers.http import (
+    ApiError,
+    failure,
+    failure_of,
+    fetch,
+    json_object,
+    masked,
+    received,
+    too_large,
+    transport_errors,
+)
+from distill.teachers.rejections import words
 
 SKEW = 3600.0
 """Seconds that a vendor's clock may be away from ours."""
@@ -44,16 +55,20 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one call: its response, or the problem, which is `final` where asking again will not help."""
+    """What became of one call: its response, or the problem, which is `final` where asking again will not help.
+
+    `error` is the problem as an ordinary call would have had it, where the vendor tells as much.
+    """
 
     custom_id: str
     response: Mapping[str, Any] | None = None
     problem: str = ""
     final: bool = False
+    error: ApiError | None = None
 
 
 class BatchApi(ABC):
-    """One vendor's batches, of calls to `api`. `read` raises TeacherError for a response that holds no answer."""
+    """One vendor's batches, of calls to `api`. `read` raises UnreadableError for a response without an answer."""
 
     most_calls: ClassVar[int]
     most_bytes: ClassVar[int]
@@ -94,6 +109,12 @@ class BatchApi(ABC):
     @abstractmethod
     def row(self, line: Mapping[str, Any]) -> Row:
         """A line of the results. Raises KeyError, TypeError, ValueError or AttributeError for one that is none."""
+
+    def failed(self, custom_id: str, status: int, body: object) -> Row:
+        """The row of a call that was answered with this status, whose `body` says why."""
+        said = masked(words(body) or "no reason", self.api.client.headers)
+        error = failure_of(status, body, said, self.api.who)
+        return Row(custom_id, problem=f"{status}: {said}", final=not error.retryable, error=error)
 
     async def rows(self, progress: Progress) -> AsyncIterator[Row]:
         """The results of a batch that has ended, in whatever order. Raises ApiError."""

@@ -11,14 +11,15 @@ import secrets
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 from distill.teachers.account import BudgetError, Paid
 from distill.teachers.api import Api, Request
 from distill.teachers.base import Teacher, TeacherError
 from distill.teachers.batch_api import BatchApi, Batched, Progress, Row, shaped
+from distill.teachers.batch_rows import Result, RowReader
 from distill.teachers.http import ApiError, Attempts, persistent
 from distill.teachers.pace import MINUTE
 
@@ -98,9 +99,9 @@ async def fill(
     TeacherError for a teacher without a batch API, and for calls that stay without a usable answer; BudgetError when
     the money does not last. What was answered is kept, whatever happens.
     """
-    filling = _Filling(batched(teacher), ledger, told)
+    filling = _Filling(batched(teacher), questions, ledger, told)
     await filling.finish()
-    while await filling.submit(questions):
+    while await filling.submit():
         await filling.finish()
         filling.check()
 
@@ -160,16 +161,24 @@ class _Bundle:
 class _Filling:
     """Batches on their way, and what came of them in this round."""
 
-    def __init__(self, teacher: Batched, ledger: BatchLedger, told: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        teacher: Batched,
+        questions: Sequence[tuple[str, int]],
+        ledger: BatchLedger,
+        told: Callable[[str], None],
+    ) -> None:
         self._teacher = teacher
+        self._questions = questions
         self._ledger = ledger
         self._told = told
         self._apis = teacher.batch_apis()
+        self._rows = RowReader(self._apis)
         self._prepared = False
         self._kept = 0
         self._problems: Counter[str] = Counter()
 
-    async def submit(self, questions: Sequence[tuple[str, int]]) -> int:
+    async def submit(self) -> int:
         """Submit what can be asked now and was not paid for. Gives how many calls that is.
 
         Where the money does not reach, the rest waits until these batches have given some of theirs back.
@@ -178,7 +187,7 @@ class _Filling:
         submitted = 0
         bundles: dict[tuple[int, str, object], _Bundle] = {}  # one endpoint and one model each
         try:
-            for text, repeat in questions:
+            for text, repeat in self._questions:
                 for api, request in await self._plan(text, repeat):
                     batches = self._of(api)
                     key = api.key(request)
@@ -346,7 +355,7 @@ class _Filling:
 
         Raises TeacherError for what would go wrong in another batch too; what can be used is kept before.
         """
-        final: Counter[str] = Counter()
+        final: dict[str, str] = {}
         answered = await self._read(api, batch, progress, final)
         if answered < progress.answered:
             raise ApiError(
@@ -365,33 +374,57 @@ class _Filling:
             )
         if final:
             raise TeacherError(
-                f"{final.total()} of the {batch.calls} calls of batch {batch.vendor_id} of {api.api.who} got no answer "
-                f"that can be used ({_most(final)}). The others are kept; correct the teacher and run the command again"
+                f"{len(final)} of the {batch.calls} calls of batch {batch.vendor_id} of {api.api.who} got no answer "
+                f"that can be used ({_most(Counter(final.values()))}). The others are kept; correct the teacher and "
+                "run the command again, or without --batch, which sees whether it is for the texts",
+                text=await self._text(next(iter(final))),
             )
 
-    async def _read(self, api: BatchApi, batch: Batch, progress: Progress, final: Counter[str]) -> int:
-        """Settle what was answered, and give how many calls that is. `final` counts what asking again will not help."""
+    async def _read(self, api: BatchApi, batch: Batch, progress: Progress, final: dict[str, str]) -> int:
+        """Settle what was answered, and give how many calls that is. `final` gets, by key, what cannot be helped."""
         answered: set[str] = set()
+        doubtful: dict[str, Result] = {}
         waiting: dict[str, Settled] = {}
         rows = 0
         async for row in api.rows(progress):
             if (rows := rows + 1) > _MOST_ROWS * batch.calls:
                 raise ApiError(f"{api.api.who} gives results of batch {batch.vendor_id} without end")
             key = self._key(api, batch, row)
-            if row.response is None:
-                self._problems[row.problem] += 1
-                final.update([row.problem] if row.final else [])
-                continue
-            answered.add(key)
+            if row.response is not None:
+                answered.add(key)
             reserved = self._ledger.reserved(batch, key)
-            if reserved is None or key in waiting:
-                continue  # settled before
-            waiting[key], problem = self._settled(api, row.response, key, reserved)
-            final.update([problem] if problem else [])
+            if reserved is None or key in waiting or key in doubtful:  # settled before
+                await self._rows.recognise(api, row, key)
+                continue
+            result = self._rows.read(api, row, key, reserved)
+            if result.doubtful:
+                doubtful[key] = result
+            else:
+                self._take(key, result, waiting, final)
             if len(waiting) >= _TOGETHER:
                 await self._settle(batch, waiting)
+        for key, result in self._rows.decide(api, doubtful.items(), len(answered - doubtful.keys())):
+            self._take(key, result, waiting, final)
         await self._settle(batch, waiting)
         return len(answered)
+
+    def _take(self, key: str, result: Result, waiting: dict[str, Settled], final: dict[str, str]) -> None:
+        """Have a result settled, and its problem counted."""
+        if result.problem:
+            self._problems[result.problem] += 1
+        if result.final:
+            final[key] = result.problem
+        if result.settles:
+            # How long one call of a batch took is not known.
+            paid = None if result.response is None else Paid(result.response, result.cost_usd, 0.0)
+            waiting[key] = Settled(key, result.cost_usd, paid)
+
+    async def _text(self, key: str) -> str | None:
+        """The text that a call is for, where the teacher as it is now would make that call."""
+        for text, repeat in self._questions:
+            if any(api.key(request) == key for api, request in await self._teacher.plan(text, repeat)):
+                return text
+        return None
 
     def _key(self, api: BatchApi, batch: Batch, row: Row) -> str:
         """The key of a row's call. Raises ApiError for a row of another batch."""
@@ -399,20 +432,6 @@ class _Filling:
         if ours != batch.id:
             raise ApiError(f"{api.api.who} gave results of another batch for {batch.vendor_id}", retryable=True)
         return key
-
-    def _settled(self, api: BatchApi, response: Mapping[str, Any], key: str, reserved: float) -> tuple[Settled, str]:
-        """What a call cost, with its response where the teacher can read it, and else why not."""
-        usage = api.api.usage(response)
-        cost = reserved if usage is None else api.api.price.of(usage) * api.api.price.batch
-        problem = ""
-        for reader in (one.read for one in self._apis if one.place == api.place):
-            try:
-                reader(response)
-            except TeacherError as error:
-                problem = f"paid for, but {error}"
-            else:
-                return Settled(key, cost, Paid(response, cost, 0.0)), ""  # how long one call took is not known
-        return Settled(key, cost, None), problem
 
     async def _settle(self, batch: Batch, waiting: dict[str, Settled]) -> None:
         await self._ledger.settle(batch, tuple(waiting.values()))

@@ -15,9 +15,16 @@ from distill.teachers.batch_api import SKEW, BatchApi, Progress, Row, created
 from distill.teachers.http import ApiError
 
 _PATH = "/v1/messages/batches"
-_FINAL = frozenset(
-    {"invalid_request_error", "authentication_error", "permission_error", "not_found_error", "request_too_large"}
-)
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+}
+_SERVER = 500
 _CHUNK = 1 << 20
 
 
@@ -73,7 +80,7 @@ class AnthropicBatches(BatchApi):
         if result["type"] != "errored":
             return Row(custom_id, problem=f"the call {result['type']}")
         error = result["error"].get("error") or result["error"]
-        return Row(custom_id, problem=f"{error['type']}: {error.get('message')}", final=error["type"] in _FINAL)
+        return self.failed(custom_id, _STATUS_OF.get(error["type"], _SERVER), {"error": error})
 
     async def _candidates(self, calls: int, since: float, known: Collection[str]) -> list[str]:
         """Batches of so many calls that were made after `since` and are not known, the oldest first."""

@@ -8,11 +8,13 @@ from typing import Any, BinaryIO
 
 from distill.teachers.api import Request
 from distill.teachers.batch_api import SKEW, BatchApi, Progress, Row, created
-from distill.teachers.http import RETRIED, ApiError
+from distill.teachers.http import ApiError
+from distill.teachers.rejections import verdict
 
 _OPEN = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 _FULL = "token_limit_exceeded"
 _MARK = "reflux"
+_BAD_REQUEST = 400
 _PREFIX = "/v1"  # an endpoint is named from the vendor's root, wherever base_url leads
 
 
@@ -89,13 +91,12 @@ class OpenAIBatches(BatchApi):
         custom_id, response, error = str(line["custom_id"]), line.get("response"), line.get("error")
         if response and response["status_code"] == 200:
             return Row(custom_id, dict(response["body"]))
-        if error:
-            told = str(error.get("message") or error.get("code"))
-            return Row(custom_id, problem=told)
-        status = int(response["status_code"]) if response else 0
-        body = response["body"] if response else {}
-        told = str(((body if isinstance(body, Mapping) else {}).get("error") or {}).get("message") or "no reason")
-        return Row(custom_id, problem=f"{status}: {told}", final=400 <= status < 500 and status not in RETRIED)
+        if response and (status := int(response["status_code"])) >= 400:
+            return self.failed(custom_id, status, response["body"])
+        told = error or {}
+        if verdict(_BAD_REQUEST, told) in ("refused", "invalid"):  # Azure has it here
+            return self.failed(custom_id, _BAD_REQUEST, {"error": told})
+        return Row(custom_id, problem=str(told.get("message") or told.get("code") or "no reason"))
 
 
 def _id(item: Mapping[str, Any], who: str) -> str:

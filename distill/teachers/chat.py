@@ -5,22 +5,27 @@ Servers differ in what they take. A Dialect is what one of them is known to take
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill.teachers.base import TeacherError
+from distill.teachers.base import Outcome, TeacherError
 from distill.teachers.codes import Reading, codes, read, read_all
-from distill.teachers.http import ApiError
+from distill.teachers.http import ApiError, UnreadableError
 from distill.teachers.pricing import Usage
+from distill.teachers.rejections import rejection
 
 MOST_IDS = 128
 """How many token ids vLLM takes in one request."""
 
 LIMITS = ("max_completion_tokens", "max_tokens")
 _REFUSALS = (400, 403, 404, 422)
+_DECLINED = ("content_filter", "content-filter", "refus", "safety", "prohibited", "blocklist", "guardrail", "sensitive")
+_FAILED = ("error", "abort", "network_error", "insufficient_system_resource")
+_FILTERED = re.compile(r'"filtered": true|"block_?reason": "')
 _THOUGHTS = ("<think", "<|channel", "<reason", "[think", "<seed:think", "◁think")
 _SWITCH_OFF = (
     "switch that off with `extra_body` (OpenAI: {reasoning_effort: none}; vLLM and SGLang: {chat_template_kwargs: "
@@ -28,7 +33,7 @@ _SWITCH_OFF = (
 )
 
 
-class UnheededError(TeacherError):
+class UnheededError(UnreadableError):
     """A server took a parameter and did not do what it says."""
 
 
@@ -58,15 +63,17 @@ class Dialect:
             return []
         return self._all(names)[:MOST_IDS]
 
-    def reading(self, response: Mapping[str, Any], order: Sequence[int], who: str) -> Reading | None:
-        """What a response says of the labels that `order` assigns to codes; None for a refusal.
+    def reading(self, response: Mapping[str, Any], order: Sequence[int], who: str) -> Reading | Outcome:
+        """What a response says of the labels that `order` assigns to codes, or why it says nothing of this text.
 
-        Raises TeacherError where it has no log probabilities, and UnheededError where token ids are not listed.
+        Raises UnreadableError where it has no log probabilities, and UnheededError where token ids are not listed.
         """
+        if (rejected := rejection(response)) is not None:
+            return rejected.outcome
+        choice = choice_of(response, who)
+        if declined(choice):
+            return "refused"
         try:
-            choice = response["choices"][0]
-            if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
-                return None
             content = choice["logprobs"]["content"]
             if content == []:  # it ended at once
                 return read([], order)
@@ -75,17 +82,19 @@ class Dialect:
             if any(math.isnan(logprob) for _, logprob in listed):
                 raise ValueError("NaN")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise TeacherError(_without(response, who, type(error).__name__)) from error
+            raise _without(response, who, type(error).__name__) from error
         ids = self.asked(len(order))
         if not ids:
             if not listed:
-                raise TeacherError(_without(response, who, "none are listed"))
+                raise _without(response, who, "none are listed")
             return read(listed, order, sampled)
         mass = {token: math.exp(min(logprob, 0.0)) for token, logprob in listed}
         by_code = [0.0] * len(order)
         for token, code in ids:
             if (probability := mass.get(f"token_id:{token}")) is None:
-                raise UnheededError(f"{who} does not list the token ids it is asked for; set `exact: never`")
+                raise UnheededError(
+                    f"{who} does not list the token ids it is asked for; set `exact: never`", "token ids not listed"
+                )
             by_code[code] += probability
         complete = len(ids) == len(self._all(codes(len(order))))
         return read_all(by_code, order, 0.0 if complete else max(0.0, 1.0 - sum(mass.values())))
@@ -167,12 +176,43 @@ def usage_of(response: Mapping[str, Any]) -> Usage | None:
     return Usage(input=prompt - cached, cached=cached, output=output)
 
 
-def _without(response: Mapping[str, Any], who: str, why: str) -> str:
+def choice_of(response: Mapping[str, Any], who: str) -> Mapping[str, Any]:
+    """The one choice of a chat completion. Raises UnreadableError for a response without one, or that failed.
+
+    A choice that was filtered away altogether is given as one that was declined.
+    """
+    choices = response.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(choice, Mapping) and choice.get("finish_reason") in _FAILED:
+        why = f"finish_reason {choice['finish_reason']}"
+        raise UnreadableError(f"{who} broke off its answer ({why})", why, passing=True)
+    if isinstance(choice, Mapping) and choice.get("error"):
+        raise UnreadableError(f"{who} answered an error in the place of a message", "an error", passing=True)
+    if isinstance(choice, Mapping) and (isinstance(choice.get("message"), Mapping) or declined(choice)):
+        return choice
+    if not choice and _FILTERED.search(json.dumps(response)):
+        return {"finish_reason": "content_filter"}
+    why = "no choices" if not choice else "no message"
+    raise UnreadableError(
+        f"{who} gives no chat completion ({why}); is base_url that of a chat API?", why, passing="choices" in response
+    )
+
+
+def declined(choice: Mapping[str, Any]) -> bool:
+    """Whether the model, or a filter, would not answer."""
+    message, reason = choice.get("message"), str(choice.get("finish_reason") or "").lower()
+    return reason.startswith(_DECLINED) or (isinstance(message, Mapping) and bool(message.get("refusal")))
+
+
+def _without(response: Mapping[str, Any], who: str, why: str) -> UnreadableError:
     if _reasons(response):
-        return f"{who} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}"
-    return (
+        return UnreadableError(
+            f"{who} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}", "no top_logprobs"
+        )
+    return UnreadableError(
         f"{who} gives no top_logprobs ({why}): this model or server does not have them here. Use one that has, start "
-        f"the server with them (llama.cpp: --logits_all true), or, for a model that reasons first, {_SWITCH_OFF}"
+        f"the server with them (llama.cpp: --logits_all true), or, for a model that reasons first, {_SWITCH_OFF}",
+        "no top_logprobs",
     )
 
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from distill.artifacts import fingerprint
 from distill.teachers import chat
 from distill.teachers.account import Paid
-from distill.teachers.api import Api, Request
-from distill.teachers.base import TeacherError
+from distill.teachers.api import Api, Call, Request
+from distill.teachers.base import Outcome, TeacherError
 from distill.teachers.codes import Reading, codes, order_of
 from distill.teachers.groups import Choice
 from distill.teachers.http import ApiError
@@ -25,7 +25,7 @@ Exact = Literal["auto", "never", "always"]
 """Whether to ask for codes by their token ids: where the server can, not at all, or else not at all."""
 
 Probe = tuple[Choice, str]
-Heard = tuple[Reading | None, Paid]
+Heard = tuple[Reading | Outcome, Paid]
 
 
 class Dialogue:
@@ -67,12 +67,13 @@ class Dialogue:
         return Request("/chat/completions", body, max_output=1, sample=repeat), order
 
     async def read(self, choice: Choice, text: str, repeat: int = 0) -> Heard:
-        """One call: what it says of the options (None for a refusal), and what was paid. Raises TeacherError."""
-        request, order = self.request(choice, text, repeat)
-        dialect = self._dialect
-        return await self.api.call(request, lambda response: dialect.reading(response, order, self.api.who))
+        """One call: what it says of the options, or why nothing, and what was paid. Raises TeacherError."""
+        call = self._call(choice, text, repeat)
+        return await self.api.call(call.request, call.read)
 
-    async def recall(self, choice: Choice, text: str, repeat: int = 0) -> tuple[Request, Paid | None, Reading | None]:
+    async def recall(
+        self, choice: Choice, text: str, repeat: int = 0
+    ) -> tuple[Request, Paid | None, Reading | Outcome | None]:
         """The call for a question, and what was paid for it and read before; it makes none."""
         if not self._recalled and (kept := await self.api.account.recall(self._agreement)) is not None:
             self._dialect = chat.Dialect(**kept.response)
@@ -99,7 +100,14 @@ class Dialogue:
                 heard = await self._agree_on_ids(heard, probes)
             await self._check(probes, heard)
             await self._keep()
+            self.api.control = self._call(*probes[0])
             self._prepared = True
+
+    def _call(self, choice: Choice, text: str, repeat: int = 0) -> Call[Reading | Outcome]:
+        """A question, and how to read what the server answers in the dialect of now."""
+        request, order = self.request(choice, text, repeat)
+        dialect = self._dialect
+        return Call(request, lambda response: dialect.reading(response, order, self.api.who))
 
     async def _agree(self, choice: Choice, text: str) -> Heard:
         """Put a question until the server takes it, in another dialect each time."""
@@ -154,8 +162,8 @@ class Dialogue:
         for index, (choice, text) in enumerate(probes):
             answers[len(choice.options)].append(heard.get(index) or await self.read(choice, text))
         for size, ones in answers.items():
-            best, paid = max(ones, key=lambda one: (one[0].covered, -one[0].tail) if one[0] else (-1.0, 0.0))
-            covered, tail = (best.covered, best.tail) if best else (0.0, 0.0)
+            best, paid = max(ones, key=lambda one: _covered(one[0]))
+            covered, tail = (0.0, 0.0) if isinstance(best, str) else (best.covered, best.tail)
             if covered < self._min_covered:
                 raise TeacherError(chat.complaint(paid.response, covered, tail, self._min_covered, size, self.api.who))
 
@@ -164,3 +172,7 @@ class Dialogue:
         if await self.api.account.recall(self._agreement) is None:
             reservation = await self.api.account.reserve(0.0)
             await self.api.account.settle(reservation, 0.0, self._agreement, Paid(asdict(self._dialect), 0.0, 0.0))
+
+
+def _covered(heard: Reading | Outcome) -> tuple[float, float]:
+    return (-1.0, 0.0) if isinstance(heard, str) else (heard.covered, -heard.tail)

@@ -172,6 +172,8 @@ class EnsembleTeacher:
             cost_usd=sum(answer.cost_usd for answer in answers),
             seconds=max(answer.seconds for answer in answers),
             outcome=outcome,
+            said=next((answer.said for answer in answers if answer.said and outcome != "ok"), ""),
+            doubtful=any(answer.doubtful for answer in answers),
         )
 
 

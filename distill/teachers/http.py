@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from distill.teachers import bodies
+from distill.teachers import bodies, rejections
 from distill.teachers.base import TeacherError
 from distill.teachers.pace import MINUTE, retry_after, told, used_up
+from distill.teachers.rejections import Verdict
 from distill.teachers.scrubbing import scrubbed
 
 RETRIED = frozenset({408, 409, 429})
@@ -30,7 +31,9 @@ class ApiError(TeacherError):
     """A call that failed. `wait` is how many seconds the server asked to be left alone for, where it said so.
 
     `charged` says that the server may have done the work, and charge for it, though nothing came of it here. `status`
-    is that of its response, if there was one, and `said` its own words.
+    is that of its response, if there was one, `said` its own words and `body` the whole of them. `verdict` is what they
+    say of the text that was asked about; None where they are about no text. Who made the call notes in `turn` which
+    call of its own it was, and what it cost, in dollars and seconds.
     """
 
     def __init__(
@@ -42,12 +45,31 @@ class ApiError(TeacherError):
         charged: bool = False,
         status: int | None = None,
         said: str = "",
+        body: object = None,
+        verdict: Verdict | None = None,
     ) -> None:
         super().__init__(message, retryable=retryable)
         self.wait = wait
         self.charged = charged
         self.status = status
         self.said = said
+        self.body = body
+        self.verdict = verdict
+        self.turn = 0
+        self.cost_usd = 0.0
+        self.seconds = 0.0
+
+
+class UnreadableError(ApiError):
+    """A response of 200 that holds no answer; `why` says what it lacks, in a word or two.
+
+    `passing` says that asking again may help even where no answer was ever read.
+    """
+
+    def __init__(self, message: str, why: str, *, passing: bool = False) -> None:
+        super().__init__(message, said=f"no answer that can be read ({why})", verdict="unclear")
+        self.why = why
+        self.passing = passing
 
 
 async def send(
@@ -114,6 +136,17 @@ def too_large(who: str, most: int) -> ApiError:
         "If it is, raise max_response_bytes",
         charged=True,
     )
+
+
+@contextmanager
+def about(text: str) -> Iterator[None]:
+    """Notes in an ApiError that may be for what is asked about, and not for every call, that this is the text."""
+    try:
+        yield
+    except ApiError as error:
+        if error.verdict is not None or error.retryable:
+            error.text = text
+        raise
 
 
 @contextmanager
@@ -198,22 +231,44 @@ def persistent(
 
 def failure(response: httpx.Response, who: str) -> ApiError:
     """What a response other than 200 means."""
-    status, said = response.status_code, _message(response)
-    if status == 401 or (status == 403 and "logprobs" not in said):
-        message = f"{who} refuses the key ({status}: {said}); set the variable that `key_env` names"
-        return ApiError(message, status=status, said=said)
-    if "insufficient_quota" in response.text:
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        body = response.text
+    said = scrubbed(rejections.words(body) or response.text or response.reason_phrase, response.request)
+    return failure_of(response.status_code, body, said, who, response.headers)
+
+
+def failure_of(status: int, body: object, said: str, who: str, headers: Mapping[str, str] = {}) -> ApiError:
+    """What an error of this status means, whose `body` says this."""
+    verdict = rejections.verdict(status, body)
+    if verdict is None and rejections.no_money(status, body):
         message = f"{who} has no money left ({said}); waiting does not help"
-        return ApiError(message, status=status, said=said)
-    advice = response.headers.get("x-should-retry")
-    retryable = status in RETRIED or status >= 500 if advice not in ("true", "false") else advice == "true"
-    wait = retry_after(response.headers)
-    if wait is None and status == 429:
-        wait = used_up(response.headers)
+        return ApiError(message, status=status, said=said, body=body)
+    if verdict is None and (status == 401 or (status == 403 and "logprobs" not in said)):
+        message = f"{who} refuses the key ({status}: {said}); set the variable that `key_env` names"
+        return ApiError(message, status=status, said=said, body=body)
     message = f"{who} answered {status}: {said}"
+    if verdict in ("refused", "invalid"):
+        return ApiError(message, status=status, said=said, body=body, verdict=verdict)
+    passing = verdict is None and (status in RETRIED or status >= 500)
+    retryable = {"true": True, "false": False}.get(headers.get("x-should-retry", ""), passing)
+    wait = retry_after(headers)
+    if wait is None and status == 429:
+        wait = used_up(headers)
     if wait is not None and wait >= _SHORTEST_WAIT:
         message = f"{message}; it asks to be left alone for {told(wait)}"
-    return ApiError(message, retryable=retryable, wait=wait, status=status, said=said)
+    return ApiError(message, retryable=retryable, wait=wait, status=status, said=said, body=body, verdict=verdict)
+
+
+def unanswered(response: Mapping[str, Any], error: UnreadableError, who: str, request: httpx.Request) -> ApiError:
+    """What a response of 200 without an answer means: the error that it holds, else that it could not be read."""
+    found = rejections.trouble(response)
+    if found is None:
+        error.body, error.charged = response, True
+        return error
+    status, body = found
+    return failure_of(status, body, scrubbed(rejections.words(body) or str(body), request), who)
 
 
 def is_local(base_url: str) -> bool:
@@ -236,13 +291,3 @@ def _pause(state: RetryCallState) -> float:
     if asked is not None:
         return min(asked, MINUTE) + random.uniform(0, 0.1)
     return min(0.5 * 2.0 ** (min(state.attempt_number, 9) - 1), 8.0) * random.uniform(0.75, 1.0)
-
-
-def _message(response: httpx.Response) -> str:
-    """What the server says is wrong, without the keys and the texts that it may repeat."""
-    try:
-        error = response.json()["error"]
-        said = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        said = response.text or response.reason_phrase
-    return scrubbed(said, response.request)

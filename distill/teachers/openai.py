@@ -19,13 +19,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from distill.artifacts import fingerprint
-from distill.teachers import chat, groups
+from distill.teachers import chat, groups, rejections
 from distill.teachers.account import Account, NoAccount
 from distill.teachers.api import Api, Request
-from distill.teachers.base import Answer, Method, TeacherError
+from distill.teachers.base import Answer, Method, Outcome, TeacherError
 from distill.teachers.codes import Reading, codes
 from distill.teachers.dialogue import Dialogue, Exact, Probe
-from distill.teachers.http import is_local
+from distill.teachers.http import about, is_local
 from distill.teachers.stated import StatedConfig, StatedMethod
 from distill.teachers.stated_chat import StatedChat
 
@@ -156,7 +156,7 @@ class OpenAITeacher:
         """The Batch API of the server, if it has one."""
         from distill.teachers.batches_openai import OpenAIBatches
 
-        read = self._dialogue.usable if self._stated is None else self._stated.said
+        read = self._dialogue.usable if self._stated is None else self._stated.read
         return [OpenAIBatches(self.api, self._config.batch, read)]
 
     @property
@@ -174,33 +174,39 @@ class OpenAITeacher:
 
     async def _ask(self, text: str, repeat: int) -> Answer:
         start = time.perf_counter()
-        reading, paid = await self._dialogue.read(self._first, text, repeat)
-        expanded = self._to_expand(reading)
-        inner = await asyncio.gather(*(self._dialogue.read(self._within[one], text, repeat) for one in expanded))
+        with about(text):
+            reading, paid = await self._dialogue.read(self._first, text, repeat)
+            expanded = self._to_expand(reading)
+            inner = await asyncio.gather(*(self._dialogue.read(self._within[one], text, repeat) for one in expanded))
         calls = [paid, *(call for _, call in inner)]
         usages = [usage for call in calls if (usage := chat.usage_of(call.response)) is not None]
+        said, doubtful = rejections.first(call.response for call in calls)
         return replace(
             self._judge(reading, dict(zip(expanded, (within for within, _ in inner), strict=True))),
+            said=said,
+            doubtful=doubtful,
             tokens=sum(usage.total for usage in usages),
             cost_usd=sum(call.cost_usd for call in calls),
             seconds=time.perf_counter() - start,
         )
 
-    def _to_expand(self, reading: Reading | None) -> list[int]:
+    def _to_expand(self, reading: Reading | Outcome | None) -> list[int]:
         """The groups to ask within; none where the first answer is none."""
-        if reading is None or reading.covered < self._config.min_covered or not self._within:
+        if not isinstance(reading, Reading) or reading.covered < self._config.min_covered or not self._within:
             return []
         sizes = [len(members) for members in self._members]
         return groups.to_expand(reading.probabilities, sizes, self._config.epsilon)
 
-    def _judge(self, reading: Reading | None, inner: Mapping[int, Reading | None]) -> Answer:
+    def _judge(self, reading: Reading | Outcome, inner: Mapping[int, Reading | Outcome]) -> Answer:
         """What was read as an answer: a distribution, unless the model refused or meant something else."""
-        if reading is None or None in inner.values():
-            return Answer(None, "two_step" if self._within else "logprobs", outcome="refused")
+        method: Method = "two_step" if self._within else "logprobs"
+        heard = {group: one for group, one in inner.items() if isinstance(one, Reading)}
+        if not isinstance(reading, Reading) or len(heard) < len(inner):
+            refused = any(one == "refused" for one in (reading, *inner.values()) if isinstance(one, str))
+            return Answer(None, method, 0.0, outcome="refused" if refused else "invalid")
         if not self._within:
-            method: Method = "logprobs" if reading.seen == len(self.labels) else "logprobs_tail"
+            method = "logprobs" if reading.seen == len(self.labels) else "logprobs_tail"
             return self._answer(reading.probabilities, method, reading.covered, reading.tail)
-        heard = {group: one for group, one in inner.items() if one is not None}
         combined = groups.combine(reading, heard, self._members, len(self.labels))
         return self._answer(combined.probabilities, "two_step", combined.covered, combined.bound)
 

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from distill.teachers import votes
+from distill.teachers import rejections, votes
 from distill.teachers.account import Paid
-from distill.teachers.api import Api, ApiConfig, Request
+from distill.teachers.api import Api, ApiConfig, Call, Request
 from distill.teachers.base import Answer, Outcome, TeacherError
 from distill.teachers.codes import order_of
+from distill.teachers.http import about
 from distill.teachers.prompts import Prompt, wrap
 from distill.teachers.votes import Said
 
@@ -64,7 +65,7 @@ class Question:
 class StatedLabels:
     """Answers from what a model says. `request` puts a question as the vendor wants it, `said` reads the response.
 
-    `said` raises TeacherError for a response that has no answer in it at all.
+    `said` raises UnreadableError for a response that has no answer in it at all.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class StatedLabels:
     ) -> None:
         self.api = api
         self.config = config
-        self.said = said
+        self._said = said
         self._method: StatedMethod = method
         self._labels = tuple(labels)
         self._request = request
@@ -88,20 +89,30 @@ class StatedLabels:
 
     async def ask(self, text: str, repeat: int = 0) -> Answer:
         """Answer a text. Each draw is a call of its own, and is kept whatever becomes of the others."""
-        calls = [self.api.call(request, self.said) for request in self._requests(text, repeat)]
+        calls = [self.api.call(request, self.read) for request in self._requests(text, repeat)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         heard: list[tuple[Said, Paid]] = []
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            heard.append(outcome)
+        with about(text):
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                heard.append(outcome)
         usages = [self.api.usage(paid.response) for _, paid in heard]
+        answer = self._judge([said for said, _ in heard])
+        said, doubtful = rejections.first(paid.response for _, paid in heard) if answer.outcome != "ok" else ("", False)
         return replace(
-            self._judge([said for said, _ in heard]),
+            answer,
             tokens=sum(usage.total for usage in usages if usage is not None),
             cost_usd=sum(paid.cost_usd for _, paid in heard),
             seconds=max(paid.seconds for _, paid in heard),
+            said=said,
+            doubtful=doubtful,
         )
+
+    def read(self, response: Mapping[str, Any]) -> Said:
+        """What a response says, or the rejection in its place. Raises UnreadableError for one without an answer."""
+        rejected = rejections.rejection(response)
+        return self._said(response) if rejected is None else Said("", refused=rejected.outcome == "refused")
 
     async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, Request]]:
         """The calls for a text that were not paid for."""
@@ -120,10 +131,11 @@ class StatedLabels:
                 return
             heard = []
             for label in self._labels[:_PROBES]:
-                said, _ = await self.api.call(self._requests(label, 0)[0], self.said)
+                said, _ = await self.api.call(self._requests(label, 0)[0], self.read)
                 heard.append(said)
             if all(self._judge([said]).outcome != "ok" for said in heard):
                 raise TeacherError(self._complaint(heard))
+            self.api.control = Call(self._requests(self._labels[0], 0)[0], self.read)
             self._prepared = True
 
     def _requests(self, text: str, repeat: int) -> list[Request]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.teachers.api import Api, Request
-from distill.teachers.base import TeacherError
-from distill.teachers.chat import LIMITS
+from distill.teachers.chat import LIMITS, choice_of, declined
 from distill.teachers.http import ApiError, is_local
+from distill.teachers.naming import said_in
 from distill.teachers.stated import Question, StatedConfig, StatedLabels, StatedMethod
 from distill.teachers.votes import Said
 
@@ -48,13 +48,13 @@ class StatedChat(StatedLabels):
         return Request("/chat/completions", body, max_output=question.max_output, sample=question.sample)
 
     def _chat_said(self, response: Mapping[str, Any]) -> Said:
-        """What the model said. Raises TeacherError for a response that is no chat completion."""
-        try:
-            choice = response["choices"][0]
-            reason, message = choice.get("finish_reason"), choice["message"]
-            refused = reason == "content_filter" or bool(message.get("refusal"))
-            return Said(str(message.get("content") or ""), refused=refused, cut=reason == "length")
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise TeacherError(
-                f"{self.api.who} gives no chat completion ({type(error).__name__}); is base_url that of a chat API?"
-            ) from error
+        """What the model said. Raises UnreadableError for a response that is no chat completion."""
+        choice = choice_of(response, self.api.who)
+        message = choice.get("message") or {}
+        content = message.get("content")
+        refused = declined(choice) or (isinstance(content, list) and any(map(_is_refusal, content)))
+        return Said(said_in(content), refused=refused, cut=choice.get("finish_reason") == "length")
+
+
+def _is_refusal(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "refusal"

@@ -7,7 +7,6 @@ is `distill.teachers.stated`.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from distill.teachers import naming
+from distill.teachers.naming import label_of as label_of
 
 PRIOR = 0.5
 """Votes that smoothing adds in all, evenly over the labels: 0.5/K for each."""
@@ -71,45 +73,19 @@ def ranking_room(labels: Sequence[str], ranked: int) -> int:
 
 def read_vote(text: str, labels: Sequence[str]) -> int | None:
     """The label that an answer names, by index; None where it names none. A bare name will do too."""
-    answer = _parsed(text)
-    return label_of(answer.get("label") if isinstance(answer, Mapping) else text, labels)
+    return naming.named(text, labels)
 
 
 def read_ranking(text: str, labels: Sequence[str]) -> dict[int, float] | None:
     """The confidence, in [0, 1], that an answer states for each label it names, by index; None where it is no ranking.
 
-    A label that is named twice has what was said first. Numbers up to 100 are per cent where one is 2 or more; one
-    between 1 and 2 makes no sense. More than everything in all is brought down to 1.
+    More than everything in all is brought down to 1.
     """
-    answer = _parsed(text)
-    entries = answer.get("ranking") if isinstance(answer, Mapping) else None
-    if not isinstance(entries, list):
+    stated = naming.stated(text, labels)
+    total = sum(stated.values()) if stated else 0.0
+    if stated is None or total == 0:
         return None
-    stated: dict[int, float] = {}
-    largest = 0.0
-    for entry in entries:
-        label = label_of(entry.get("label"), labels) if isinstance(entry, Mapping) else None
-        confidence = _number(entry.get("confidence")) if isinstance(entry, Mapping) else None
-        if confidence is None:
-            return None
-        largest = max(largest, confidence)
-        if label is not None:
-            stated.setdefault(label, confidence)
-    whole = 1.0 if largest <= 1 else 100.0
-    total = sum(stated.values()) / whole
-    if total == 0 or 1 < largest < 2 or largest > whole:
-        return None
-    return {label: confidence / whole / max(1.0, total) for label, confidence in stated.items()}
-
-
-def label_of(name: object, labels: Sequence[str]) -> int | None:
-    """The label of this name, by index: as it is written, else in whatever case, where that is only one."""
-    if not isinstance(name, str):
-        return None
-    if name in labels:
-        return labels.index(name)
-    alike = [index for index, label in enumerate(labels) if _folded(label) == _folded(name)]
-    return alike[0] if len(alike) == 1 else None
+    return {label: confidence / max(1.0, total) for label, confidence in stated.items()}
 
 
 def counted(votes: Sequence[int], draws: int, count: int) -> Estimate:
@@ -152,21 +128,3 @@ def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bytes(value: object) -> int:
     return len(json.dumps(value).encode())
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _number(value: object) -> float | None:
-    """A confidence as a number, where it is one and not below 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        return None
-    return float(value)
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.casefold().split())

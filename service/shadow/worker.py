@@ -279,7 +279,7 @@ def read_reply(answers: object, order: npt.NDArray[np.intp]) -> Reply:
     if not isinstance(answer, Answer):
         return Reply(Outcome.INVALID_ANSWER)
     tokens, cost_usd = int(min(_amount(answer.tokens), 2**53)), _amount(answer.cost_usd)
-    if answer.outcome == "refused":
+    if answer.outcome == "refused" or (answer.outcome == "invalid" and answer.said):  # the server would not take it
         return Reply(Outcome.REFUSED, tokens=tokens, cost_usd=cost_usd)
     try:
         probabilities = np.asarray(answer.probabilities, dtype=np.float32)

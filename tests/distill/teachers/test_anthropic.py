@@ -282,7 +282,7 @@ async def test_an_overloaded_server_is_asked_again(server) -> None:
     [
         (error(401, "authentication_error"), "refuses the key .*authentication_error.*key_env"),
         (error(400, "invalid_request_error"), "400: it is invalid_request_error"),
-        (message("Sure! It is billing."), r"none of the labels, but for example 'Sure!.*JSON schema"),
+        (message("Sure! What is it?"), r"none of the labels, but for example 'Sure!.*JSON schema"),
         (message('{"la', stop_reason="max_tokens"), "did not finish .*max_output_tokens: raise that"),
         (message("no", stop_reason="refusal"), "refuses to classify even the names of labels"),
         ((200, b'{"choices": []}'), "gives no message .*base_url"),

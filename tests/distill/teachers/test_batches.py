@@ -297,7 +297,8 @@ class OpenAI(Vendor):
         elif outcome == "200":
             row["response"] = {"status_code": 200, "request_id": "r", "body": self.response(body)}
         else:
-            row["response"] = {"status_code": int(outcome), "body": {"error": {"message": f"row {outcome}"}}}
+            error = {"message": f"row {outcome}", **({"code": "content_filter"} if outcome == "451" else {})}
+            row["response"] = {"status_code": 400 if outcome == "451" else int(outcome), "body": {"error": error}}
         return row
 
 
@@ -369,8 +370,10 @@ class Anthropic(Vendor):
         elif outcome in ("expired", "cancelled"):
             result = {"type": outcome.replace("ll", "l")}
         else:
-            kind = "invalid_request_error" if outcome == "400" else "api_error"
-            error = {"type": "error", "error": {"type": kind, "message": f"row {outcome}"}}
+            kinds = {"400": "invalid_request_error", "451": "invalid_request_error", "413": "request_too_large"}
+            kind = {**kinds, "404": "not_found_error"}.get(outcome, "api_error")
+            why = "Output blocked by content filtering policy, " if outcome == "451" else ""
+            error = {"type": "error", "error": {"type": kind, "message": f"{why}row {outcome}"}}
             result = {"type": "errored", "error": error}
         return {"custom_id": custom_id, "result": result}
 
@@ -579,14 +582,57 @@ async def test_calls_that_failed_for_once_are_in_the_next_round(vendor, path) ->
 
 
 async def test_calls_that_fail_for_good_are_named_and_the_others_kept(vendor, path) -> None:
-    vendor.row_says = lambda text: 400 if text == "refund 1" else 200
-    with pytest.raises(TeacherError, match=r"1 of the 6 calls .*\(1 × .*row 400.*others are kept"):
+    vendor.row_says = lambda text: 404 if text == "refund 1" else 200
+    with pytest.raises(TeacherError, match=r"1 of the 6 calls .*\(1 × .*others are kept"):
         await live(vendor, path, pool(6))
     assert_once(vendor, 5)
     assert account(path)[1] == 0
     vendor.row_says = lambda text: 200
     assert_right(await live(vendor, path, pool(6)), pool(6))
     assert_once(vendor, 6)
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(400, "invalid"), (413, "invalid"), (451, "refused")])
+async def test_a_text_rejected_while_others_are_answered_has_that_outcome(vendor, path, status, outcome) -> None:
+    vendor.row_says = lambda text: status if text == "refund 1" else 200
+    life = await live(vendor, path, pool(6))
+    assert [answer.outcome for answer in life.answers] == ["ok", outcome, "ok", "ok", "ok", "ok"]
+    assert life.answers[1].cost_usd == 0
+    assert f"row {status}" in life.answers[1].said
+    again = await live(vendor, path, pool(6))
+    assert [answer.outcome for answer in again.answers].count(outcome) == 1
+    assert len(vendor.made) == 1
+    assert account(path)[1] == 0
+    assert_once(vendor, 5)
+
+
+async def test_a_text_that_is_said_to_be_at_fault_is_so_in_a_batch_of_its_own(vendor, path) -> None:
+    vendor.row_says = lambda text: 413
+    life = await live(vendor, path, ["refund 1"])
+    assert [answer.outcome for answer in life.answers] == ["invalid"]
+
+
+async def test_a_text_that_was_rejected_is_known_by_texts_that_were_answered_in_other_batches(vendor, path) -> None:
+    vendor.row_says = lambda text: 400 if text == "refund 1" else 200
+    life = await live(vendor, path, pool(3), batch={"interval_seconds": 0.005, "calls": 1})
+    assert [answer.outcome for answer in life.answers] == ["ok", "invalid", "ok"]
+
+
+async def test_where_no_text_is_answered_it_is_for_none_of_them_and_one_is_named(vendor, path) -> None:
+    vendor.row_says = lambda text: 400
+    with pytest.raises(TeacherError, match=r"3 of the 3 calls .*\(3 × 400: row 400\)") as failure:
+        await live(vendor, path, pool(3))
+    assert failure.value.text in pool(3)
+    vendor.row_says = lambda text: 200
+    assert_right(await live(vendor, path, pool(3)), pool(3))
+
+
+async def test_nor_where_many_are_rejected_alike_and_few_are_answered(vendor, path) -> None:
+    vendor.row_says = lambda text: 200 if text == "refund 1" else 400
+    with pytest.raises(TeacherError, match=r"29 of the 30 calls .*\(29 × 400: row 400\)"):
+        await live(vendor, path, pool(30))
+    vendor.row_says = lambda text: 200
+    assert_right(await live(vendor, path, pool(30)), pool(30))
 
 
 async def test_what_expired_was_paid_as_far_as_it_came_and_the_rest_is_in_the_next_round(vendor, path) -> None:
@@ -632,16 +678,52 @@ async def test_a_batch_that_the_vendors_queue_had_no_room_for_is_submitted_again
     assert_once(openai, 10)
 
 
-async def test_answers_that_cannot_be_read_are_paid_and_not_kept(vendor, path) -> None:
+async def test_an_answer_that_cannot_be_read_is_paid_and_its_texts_own_where_others_can(vendor, path) -> None:
     texts = [*pool(4), "broken 1"]
-    with pytest.raises(TeacherError, match=r"1 of the 5 calls .*paid for, but"):
-        await live(vendor, path, texts)
+    life = await live(vendor, path, texts)
+    assert [answer.outcome for answer in life.answers] == ["ok"] * 4 + ["invalid"]
+    assert life.answers[4].cost_usd == pytest.approx(vendor.cost)
     spent, reserved = account(path)
     probes = len(vendor.ordinary) * 2 * vendor.cost
     assert (spent, reserved) == (pytest.approx(5 * vendor.cost + probes), 0)
-    life = await live(vendor, path, pool(4))
-    assert_right(life, pool(4))
+    await live(vendor, path, texts)
     assert len(vendor.made) == 1
+
+
+async def test_answers_that_can_never_be_read_are_paid_and_not_kept(vendor, path) -> None:
+    with pytest.raises(TeacherError, match=r"1 of the 1 calls .*paid for, but"):
+        await live(vendor, path, ["broken 1"])
+    spent, reserved = account(path)
+    probes = len(vendor.ordinary) * 2 * vendor.cost
+    assert (spent, reserved) == (pytest.approx(vendor.cost + probes), 0)
+
+
+@pytest.mark.parametrize("trouble", [{"choices": []}, {"error": {"code": 502, "message": "bad gateway"}}])
+async def test_a_servers_trouble_in_a_row_of_200_is_in_the_next_round(openai, path, trouble, monkeypatch) -> None:
+    answered, left = openai.response, ["refund 1"]
+
+    def response(body: dict[str, Any]) -> dict[str, Any]:
+        if openai.text(body) not in left:
+            return answered(body)
+        left.remove(openai.text(body))
+        return {**trouble, "usage": answered(body)["usage"]}
+
+    monkeypatch.setattr(openai, "response", response)
+    life = await live(openai, path, pool(3))
+    assert_right(life, pool(3))
+    assert [len(made.requests) for made in openai.made] == [3, 1]
+
+
+async def test_a_row_of_200_that_never_holds_an_answer_is_its_texts_own(openai, path, monkeypatch) -> None:
+    answered = openai.response
+
+    def response(body: dict[str, Any]) -> dict[str, Any]:
+        return {"choices": [], "usage": {}} if openai.text(body) == "refund 1" else answered(body)
+
+    monkeypatch.setattr(openai, "response", response)
+    life = await live(openai, path, pool(3))
+    assert [answer.outcome for answer in life.answers] == ["ok", "invalid", "ok"]
+    assert [len(made.requests) for made in openai.made] == [3, 1]
 
 
 async def test_what_does_not_say_its_tokens_costs_what_was_reserved(vendor, path) -> None:

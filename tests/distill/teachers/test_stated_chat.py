@@ -114,7 +114,7 @@ async def test_another_refusal_of_a_request_is_told(server) -> None:
         (said(None, message={"content": None, "refusal": "I cannot"}), "refused"),
         (said("", finish_reason="content_filter"), "refused"),
         (said(None, finish_reason="length"), "invalid"),
-        (said("I would say it is a refund"), "invalid"),
+        (said("It may be billing or a refund"), "invalid"),
     ],
 )
 async def test_refusals_and_answers_without_a_label_are_outcomes_that_cost(server, reply, outcome) -> None:

@@ -27,7 +27,6 @@ def ranking(*entries: tuple[object, object]) -> str:
         (vote("REFUND"), 2),
         (vote("card  arrival "), 1),
         ("Billing\n", 0),
-        ('"refund"', None),
         (vote("refunds"), None),
         (vote(None), None),
         (vote(["refund"]), None),

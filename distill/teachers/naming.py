@@ -1,0 +1,250 @@
+"""Which label a model names, and with what confidence, where its answer is not quite the JSON that it was asked for.
+
+What is plainly meant is taken: within a fence or quotes, with a full stop or a comma too many, in per cent. What may
+mean two labels, or is denied, names none. Pure, and knows nothing of votes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(r".*</(think|thinking|thought|reasoning)>|.*<\|message\|>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_BEGINS = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
+_FENCE = re.compile(r"```[\w-]*\s*(.*?)```", re.DOTALL)
+_EXTRA_COMMA = re.compile(r",(\s*[}\]])")
+_CURLY = str.maketrans("“”„‟«»‘’", '""""""\'\'')
+_AROUND = " \t\r\n\"'`“”„‟«»‘’*_#<>[](){}.,;:!…。"
+_LABEL_KEYS = ("label", "category", "class", "classification", "intent", "answer", "name")
+_NUMBER_KEYS = ("confidence", "probability", "score", "likelihood")
+_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?|[.,]\d+)\s*(%|per ?cent|pct)?\.?", re.IGNORECASE)
+_STATED = re.compile(
+    r"^\W*(?:the\s+|my\s+)?(?:final\s+|best\s+|correct\s+)?(?:label|category|class|classification|answer|intent)"
+    r"[\s*_`\"']*(?:\bis\b|[:=–—-])(.+)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DENIED = re.compile(
+    r"\b(not|no|never|neither|nor|none|without|cannot|unable|unsure|uncertain|unclear|whether|except|unlike|rather than"
+    r"|instead of|nicht|kein\w*|weder|pas|aucune?|nunca|não|niet|geen)\b|n['’]t\b|\?",
+    re.IGNORECASE,
+)
+_BEFORE = re.compile(r"(?:[\"'`*“‘«\[(]|[:=]\s*|\b(?:is|as|be)\s+)$", re.IGNORECASE)
+_AFTER = re.compile(r"\s*(?:$|[.,;!\"'`*”’»\])])")
+_COMMON = frozenset(
+    "other others general none yes text message category label class answer question topic intent customer user "
+    "request issue problem this that all any one".split()
+)
+"""Labels that are words of any sentence; alone in one they are meant only where they are marked."""
+
+
+def said_in(content: object) -> str:
+    """The text of an answer that is given as text or as a list of parts; what the model thought is no part of it."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(
+        part if isinstance(part, str) else str(part.get("text") or "")
+        for part in parts
+        if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type", "text") in ("text", "output_text"))
+    )
+
+
+def label_of(name: object, labels: Sequence[str]) -> int | None:
+    """The label of this name, by index: as it is written, else in whatever case and spacing, where that is only one."""
+    if not isinstance(name, str):
+        return None
+    if name in labels:
+        return labels.index(name)
+    for alike in (_folded, _joined):
+        told = alike(name)
+        if found := [index for index, label in enumerate(labels) if alike(label) == told]:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def named(text: str, labels: Sequence[str]) -> int | None:
+    """The one label that an answer names, by index: in JSON, by itself, or in a sentence. None for none, or for two."""
+    text = _aloud(text)
+    if (label := label_of(text.strip(), labels)) is not None:
+        return label
+    if values := list(_values(text)):
+        found = {_label_in(value, labels) for value in values}
+        return found.pop() if len(found) == 1 else None
+    if text.rfind("{") > text.rfind("}"):  # it was cut
+        return None
+    if (label := _bare(text, labels)) is not None:
+        return label
+    if stated := [match[1] for match in _STATED.finditer(text)]:
+        found = {label if (label := _bare(rest, labels)) is not None else _mentioned(rest, labels) for rest in stated}
+        return found.pop() if len(found) == 1 else None
+    return _mentioned(text, labels)
+
+
+def stated(text: str, labels: Sequence[str]) -> dict[int, float] | None:
+    """The confidence that an answer states for each label it names, by index, in [0, 1]; None where it states none.
+
+    A label that is named twice has what was said first. Numbers without a per cent sign are per cent where one is 2 or
+    more; one between 1 and 2 makes no sense, nor does one above 100.
+    """
+    found = [one for value in _values(_aloud(text)) if (one := _confidences(value, labels)) is not None]
+    return found[0] if found and all(one == found[0] for one in found) else None
+
+
+def _confidences(value: object, labels: Sequence[str]) -> dict[int, float] | None:
+    pairs = _pairs(value)
+    if not pairs:
+        return None
+    numbers = [_number(confidence) for _, confidence in pairs]
+    known = [one for one in numbers if one is not None]
+    if len(known) < len(pairs):
+        return None
+    largest = max((number for number, percent in known if not percent), default=0.0)
+    if 1 < largest < 2 or largest > 100 or any(percent and number > 100 for number, percent in known):
+        return None
+    confidences: dict[int, float] = {}
+    for (name, _), (number, percent) in zip(pairs, known, strict=True):
+        if (label := _bare(name, labels)) is not None:
+            confidences.setdefault(label, number / 100 if percent or largest > 1 else number)
+    return confidences
+
+
+def _pairs(value: object) -> list[tuple[object, object]] | None:
+    """Names with their confidences, out of a list of entries, a mapping, or something that holds one of these."""
+    if isinstance(value, Mapping):
+        keys = {str(key).lower(): part for key, part in value.items()}
+        if "ranking" in keys or (len(keys) == 1 and isinstance(next(iter(keys.values())), list | dict)):
+            return _pairs(keys.get("ranking", next(iter(keys.values()))))
+        if any(key in keys for key in _NUMBER_KEYS):
+            return [(_first(keys, _LABEL_KEYS), _first(keys, _NUMBER_KEYS))]
+        return list(value.items())
+    if not isinstance(value, list):
+        return None
+    pairs: list[tuple[object, object]] = []
+    for entry in value:
+        if isinstance(entry, list) and len(entry) == 2:
+            pairs.append((entry[0], entry[1]))
+        elif isinstance(entry, Mapping) and (one := _pairs(entry)) and len(one) == 1:
+            pairs += one
+        else:
+            return None
+    return pairs
+
+
+def _number(value: object) -> tuple[float, bool] | None:
+    """A confidence as a number, where it is one and not below 0, and whether it is marked as per cent."""
+    if isinstance(value, str) and (match := _NUMBER.fullmatch(value.strip())):
+        return float(match[1].replace(",", ".")), match[2] is not None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        return None
+    return float(value), False
+
+
+def _label_in(value: object, labels: Sequence[str]) -> int | None:
+    """The label that a JSON value names."""
+    if isinstance(value, Mapping):
+        keys = {str(key).lower(): part for key, part in value.items()}
+        value = _first(keys, _LABEL_KEYS)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return _bare(value, labels)
+
+
+def _first(keys: Mapping[str, object], names: Sequence[str]) -> object:
+    return next((keys[name] for name in names if name in keys), None)
+
+
+def _bare(name: object, labels: Sequence[str]) -> int | None:
+    """The label of a name that may have quotes, marks of emphasis or a full stop around it."""
+    label = label_of(name, labels)
+    return label_of(name.strip(_AROUND), labels) if label is None and isinstance(name, str) else label
+
+
+def _mentioned(text: str, labels: Sequence[str]) -> int | None:
+    """The one label that a sentence names in whole words, unless the sentence denies, doubts or asks something.
+
+    A label within a longer one that stands there is not named.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    spans = [match.span(1) for match in _pattern(tuple(labels)).finditer(text)]
+    spans = [(a, b) for a, b in spans if not any(c <= a and b <= d and (a, b) != (c, d) for c, d in spans)]
+    found = {label_of(text[a:b], labels) for a, b in spans}
+    rest = text
+    for a, b in reversed(spans):
+        rest = rest[:a] + " " * (b - a) + rest[b:]
+    if len(found) != 1 or _DENIED.search(rest):
+        return None
+    label = found.pop()
+    if label is not None and (len(labels[label]) < 3 or _folded(labels[label]) in _COMMON):
+        marked = any(_BEFORE.search(text[:a]) and _AFTER.match(text[b:]) for a, b in spans)
+        return label if marked else None
+    return label
+
+
+@lru_cache(maxsize=16)
+def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """Where any label begins, and the longest that does, in whatever case and spacing."""
+    written = sorted({_joined(label) for label in labels}, key=len, reverse=True)
+    either = "|".join(r"[\s_-]+".join(map(re.escape, label.split())) for label in written if label)
+    return re.compile(rf"(?<!\w)(?<!\w-)(?=({either or '(?!)'})(?!\w)(?!-\w))", re.IGNORECASE)
+
+
+def _aloud(text: str) -> str:
+    """What is said, without what was thought before it."""
+    text = _THOUGHT_ENDS.sub("", _THOUGHT.sub("", text))
+    begun = _THOUGHT_BEGINS.search(text)
+    return text[: begun.start()] if begun else text
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The JSON values of an answer: all of it, else those within fences, else every object that stands in it."""
+    if (whole := _parsed(text)) is not None:
+        yield whole
+        return
+    fenced = [value for block in _FENCE.findall(text) if (value := _parsed(block)) is not None]
+    if fenced:
+        yield from fenced
+        return
+    decoder, at, any_found = json.JSONDecoder(), text.find("{"), False
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            end = at + 1
+        else:
+            any_found = True
+            yield value
+        at = text.find("{", end)
+    if not any_found and (spanned := _parsed(text[text.find("{") : text.rfind("}") + 1])) is not None:
+        yield spanned
+
+
+def _parsed(text: str) -> Any:
+    """The value of JSON, also with commas too many, with curly quotes, or with single ones as Python writes it."""
+    text = text.strip()
+    straight = text.translate(_CURLY)
+    for form in dict.fromkeys((text, straight, _EXTRA_COMMA.sub(r"\1", straight))):
+        try:
+            return json.loads(form)
+        except (ValueError, RecursionError):
+            continue
+    if not straight.startswith(("{", "[")):
+        return None
+    try:
+        return ast.literal_eval(straight)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _joined(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", _folded(name)))

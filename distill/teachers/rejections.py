@@ -1,0 +1,155 @@
+"""What a server's rejection of a call means: that it will not take this text, or that it would take no text at all.
+
+Servers have no common way to say it, so this file knows their codes and the words around them. What neither settles is
+`unclear`, and shown by whether other texts are answered. A rejection of a text is kept like a response, as its answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+Verdict = Literal["refused", "invalid", "unclear"]
+"""What becomes of the text: its content is `refused`, it is `invalid` (too long, say), or the server does not say."""
+
+_KEY = "rejected"
+_UNCLEAR = frozenset({400, 422})
+_TOO_LARGE = 413
+_DEEPEST = 12  # levels of a body that are read
+_ECHOED = frozenset({"input", "inputs", "body", "messages", "prompt", "flagged_input", "failed_generation", "url"})
+"""Where servers repeat the request: what stands there are our words, not theirs."""
+
+_EVERY_TEXT = re.compile(
+    r"insufficient[ _](quota|balance|credit|fund)|credit balance|(out of|no|more|insufficient) credits|usage limits"
+    r"|current quota|billing[ _](hard|not|details)|api[ _]key|unauthori[sz]ed|permission"
+    r"|\b(your|this) (account|organi[sz]ation|project|workspace|subscription|access)\b"
+    r"|model[ _]not[ _]found|unsupported[ _](parameter|value)|unknown[ _]parameter"
+)
+_NO_MONEY = re.compile(
+    r"insufficient[ _](quota|balance|credit|fund)|credit balance|(out of|no|more|insufficient) credits|current quota"
+    r"|billing[ _](hard|not)"
+)
+_REFUSED = re.compile(
+    r"content[ _-]?filter|responsibleaipolicy|content[ _]?(policy|management|moderation|safety|violation|blocked)"
+    r"|moderation|flagged|invalid_prompt|safety (system|polic|filter|setting|reason)|prohibited[ _]content"
+    r"|data_?inspection|inappropriate|harmful|(usage|cyber|acceptable use)[ _]polic|polic(y|ies)[ _]violation"
+    r"|violat\w* .{0,60}polic|guardrail|sensitive (content|information|words?)|敏感"
+)
+_TOO_LONG = re.compile(
+    r"context[ _](length|window|size|limit)|exceed_context|contextwindow|(exceeds?|exceeding) .{0,40}context"
+    r"|(input|prompt|request|message|text|content|sequence|string)s?( \S+){0,4} too (long|large)|too_(long|large)"
+    r"|above_max_length|token_limit_exceeded|max_tokens_exceeded|input token count|too many (input |prompt )?tokens"
+    r"|exceeds? (the )?(max|limit|model)|maximum (allowed )?(prompt|input|sequence|token|request)|payload too large"
+    r"|entity too large|range of input length|tokens.{0,40} must be (<|less|at most)|longer than the"
+    r"|reduce the (length|size)"
+)
+_NO_ROOM_EVER = re.compile(r"request too large")  # Groq and OpenAI, where one call is more than a minute's tokens
+
+_STATUS_OF = (  # of an error in a response of 200, by its type or code
+    (429, re.compile(r"rate.?limit|too.?many.?requests|resource.?exhausted")),
+    (401, re.compile(r"authentication|unauthori[sz]ed|unauthenticated|invalid_api_key")),
+    (402, re.compile(r"insufficient|payment|billing")),
+    (403, re.compile(r"permission|forbidden")),
+    (404, re.compile(r"not.?found")),
+    (400, re.compile(r"invalid|bad.?request|validation|exceed|content|context|too.?(long|large)|polic|moderation")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """That a server would not answer a text: `said` are its words.
+
+    Where it did not say that it is about this text, and other texts had to show it, the rejection is `doubtful`.
+    """
+
+    outcome: Literal["refused", "invalid"]
+    said: str
+    doubtful: bool = False
+
+    def response(self, body: object) -> dict[str, Any]:
+        """The rejection in the place of a response, with the usage that the error's `body` may tell."""
+        usage = body.get("usage") if isinstance(body, Mapping) else None
+        told = {"outcome": self.outcome, "said": self.said, "doubtful": self.doubtful}
+        return {_KEY: told, **({"usage": usage} if usage else {})}
+
+
+def rejection(response: Mapping[str, Any]) -> Rejection | None:
+    """The rejection that stands in the place of a response, if one does."""
+    kept = response.get(_KEY)
+    return Rejection(**kept) if isinstance(kept, Mapping) else None
+
+
+def first(responses: Iterable[Mapping[str, Any]]) -> tuple[str, bool]:
+    """What the first rejection among responses says, nothing where there is none, and whether any is doubtful."""
+    found = [one for response in responses if (one := rejection(response)) is not None]
+    return (found[0].said if found else "", any(one.doubtful for one in found))
+
+
+def verdict(status: int, body: object) -> Verdict | None:
+    """What a response of this status says of the text; None where it is about no text, or may pass."""
+    told = "\n".join(_strings(body)).lower()
+    if status in (401, 402, 404, 405, 408, 409) or _EVERY_TEXT.search(told):
+        return None
+    if status == 429:
+        return "invalid" if _NO_ROOM_EVER.search(told) else None
+    if _REFUSED.search(told):
+        return "refused"
+    if status == _TOO_LARGE or _TOO_LONG.search(told):
+        return "invalid"
+    return "unclear" if status in _UNCLEAR else None
+
+
+def no_money(status: int, body: object) -> bool:
+    """Whether a response says that the account is empty."""
+    return status == 402 or bool(_NO_MONEY.search("\n".join(_strings(body)).lower()))
+
+
+def trouble(response: Mapping[str, Any]) -> tuple[int, object] | None:
+    """The status that an error in a response of 200 stands for, and the error as a body; None where there is no error.
+
+    Gateways put it there where the model failed after it had begun, for all of the response or for its one choice.
+    """
+    choices = response.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    error = response.get("error") or (first.get("error") if isinstance(first, Mapping) else None)
+    if not error:
+        return None
+    body = {"error": error, "usage": response.get("usage")}
+    if not isinstance(error, Mapping):
+        return 500, body
+    for name in ("code", "status", "status_code"):
+        number = str(error.get(name) or "")
+        if number.isdigit() and 400 <= int(number) < 600:
+            return int(number), body
+    kind = " ".join(str(error.get(name) or "") for name in ("type", "code", "status")).lower()
+    return next((status for status, pattern in _STATUS_OF if pattern.search(kind)), 500), body
+
+
+def words(body: object, depth: int = _DEEPEST) -> str:
+    """What the body of an error says is wrong, in its own words; nothing where it says it nowhere that is known."""
+    if isinstance(body, list) and depth:  # of details, as FastAPI has them, or of one error, as Gemini has it
+        return "; ".join(said for item in body[:3] if (said := words(item, depth - 1)))
+    if not isinstance(body, Mapping) or not depth:
+        return body if isinstance(body, str) else ""
+    if isinstance(body.get("msg"), str):
+        where = ".".join(str(part) for part in body.get("loc") or () if part != "body")
+        return f"{where}: {body['msg']}" if where else body["msg"]
+    for name in ("error", "message", "detail", "details", "error_message"):
+        if said := words(body.get(name), depth - 1):
+            return said
+    return ""
+
+
+def _strings(value: object, depth: int = _DEEPEST) -> Iterator[str]:
+    """Every string of a body, but for what repeats the request."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping) and depth:
+        for name, part in cast("Mapping[str, object]", value).items():
+            if name not in _ECHOED:
+                yield from _strings(part, depth - 1)
+    elif isinstance(value, list) and depth:
+        for part in value:
+            yield from _strings(part, depth - 1)
