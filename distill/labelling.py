@@ -41,7 +41,6 @@ MOST_ALIKE = 20
 """Texts that may be rejected in the same words one after the other before it is taken to be for something else."""
 
 _DIGITS = re.compile(r"\d+")
-_SHOWN = 60  # characters of a text in a message
 _NAMED = 10  # rows without a label that are named
 _WINDOW = 32  # batches, for each that may be asked at once, that are ordered by length together
 
@@ -244,14 +243,9 @@ def naming_rows(examples: Examples) -> Iterator[None]:
     except TeacherError as error:
         if error.text is not None:
             rows = zip(examples.ids, examples.texts, strict=True)
-            row = next((name for name, text in rows if text == error.text), "a text")
-            error.args = (f"{row} ({shortened(error.text)}): {error}",)
+            if row := next((name for name, text in rows if text == error.text), ""):
+                error.args = (f"{row}: {error}",)
         raise
-
-
-def shortened(text: str) -> str:
-    """The beginning of a text in quotes, for a message of one line."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 async def _until_done(workers: Sequence[asyncio.Task[None]]) -> None:

@@ -24,12 +24,12 @@ from distill.teachers.http import (
     failure_of,
     fetch,
     json_object,
-    masked,
     received,
     too_large,
     transport_errors,
 )
 from distill.teachers.rejections import words
+from distill.teachers.scrubbing import scrubbed
 
 SKEW = 3600.0
 """Seconds that a vendor's clock may be away from ours."""
@@ -112,7 +112,7 @@ class BatchApi(ABC):
 
     def failed(self, custom_id: str, status: int, body: object) -> Row:
         """The row of a call that was answered with this status, whose `body` says why."""
-        said = masked(words(body) or "no reason", self.api.client.headers)
+        said = scrubbed(words(body) or "no reason", self.api.client.build_request("POST", ""))
         error = failure_of(status, body, said, self.api.who)
         return Row(custom_id, problem=f"{status}: {said}", final=not error.retryable, error=error)
 

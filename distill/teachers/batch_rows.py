@@ -88,7 +88,7 @@ class RowReader:
             try:
                 reader(response)
             except UnreadableError as error:
-                failure = unanswered(response, error, api.api.who, api.api.client.headers)
+                failure = unanswered(response, error, api.api.who, api.api.client.build_request("POST", ""))
             else:
                 return None
         return failure

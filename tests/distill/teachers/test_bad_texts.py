@@ -207,7 +207,7 @@ async def test_what_no_text_is_answered_with_any_more_ends_the_run_and_is_nobody
 
 async def test_many_texts_rejected_alike_end_the_run_and_are_asked_again(kind, path) -> None:
     bad = [f"bad {number}" for number in range(MOST_ALIKE)]
-    with pytest.raises(TeacherError, match=r"train-\d+ \('bad \d+'\).*rejected 20 texts.*I did not like that"):
+    with pytest.raises(TeacherError, match=r"^train-\d+: .*rejected 20 texts.*I did not like that"):
         await run(kind, Server(bad=UNKNOWN), path, *bad, concurrency=1)
     labelled, _ = await run(kind, Server(), path, *bad, concurrency=1)
     assert len(labelled.soft) == MOST_ALIKE
