@@ -20,6 +20,9 @@ HEAD_BYTES = 64 * 1024
 HEADERS = 256
 """A request's head is no longer, and has no more headers."""
 
+PIPELINED = 64
+"""So many requests of one connection may wait for their turn."""
+
 LINGER_SECONDS = 5.0
 LINGER_BODIES = 16
 """How long, and for how many bodies of the largest size, a client that goes on sending is listened to after an answer
@@ -69,14 +72,18 @@ class Door:
         """What a client is told that connects when all connections are in use."""
         return BusyError(f"all {self.most_connections} connections are in use; try again, or ask another replica")
 
+    def too_many_at_once(self) -> BusyError:
+        """What a client is told that does not wait for its answers."""
+        return BusyError(f"more than {PIPELINED} requests wait on this connection; send the rest on another, or later")
+
     def too_long(self) -> TooLargeError:
         """What a client is told whose body is too long, or has too much around it."""
         return too_large(self.body_bytes)
 
 
-def check_head(url: bytes, headers: list[tuple[bytes, bytes]], *, several_pieces: bool) -> None:
-    """Raise HeadTooLargeError when a head is too long; one that came in one piece is not."""
-    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers) if several_pieces else 0
+def check_head(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Raise HeadTooLargeError when a head is too long."""
+    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
     if len(headers) > HEADERS or size > HEAD_BYTES:
         raise head_too_large()
 

@@ -126,7 +126,7 @@ class Protocol(Reader):
         plain = (
             not self.busy
             and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
+            and self.version == "1.1"
             and self.parser.should_keep_alive()
             and not self.expect_100_continue
             and not self.flow.write_paused

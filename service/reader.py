@@ -14,7 +14,7 @@ import httptools
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.door import HEAD_BYTES, HEADERS, LINGER_SECONDS, Door, check_head, head_too_large, no_http
+from service.door import HEAD_BYTES, HEADERS, LINGER_SECONDS, PIPELINED, Door, check_head, head_too_large, no_http
 from service.errors import MethodNotAllowedError, ServiceError, VersionError, failure
 from service.exchange import Exchange
 from service.headers import CLOSE, Headers, written
@@ -39,7 +39,7 @@ class Reader(HttpToolsProtocol):
         self.app = self._serve
         self._door: Door = self.config.app.state.door  # type: ignore[union-attr]
         self._requests: RequestMiddleware = self.config.app.state.requests  # type: ignore[union-attr]
-        self.url = b""
+        self.url, self.version = b"", ""
         self._reading = self._in_head = False
         """Whether a part of a request has come and not the whole, and whether that is a part of its head."""
 
@@ -55,8 +55,15 @@ class Reader(HttpToolsProtocol):
         self._ended = False
         """Whether the last answer was written."""
 
+        self._waiting_since: float | None = None
+        """Since when a request has been coming that has not come whole."""
+
         self._timer: asyncio.TimerHandle | None = None
-        """Ends a request that does not come, and after the last answer the connection."""
+        """Looks how long that is, and ends the connection after the last answer. It is left where it is not needed
+        any more, for a new one for each request costs more."""
+
+        self._unread: asyncio.TimerHandle | None = None
+        """Ends the connection where answers are not read."""
 
         self._idle_since = self.loop.time()
 
@@ -73,20 +80,11 @@ class Reader(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Give bytes to the parser, a piece at a time: of what has not come whole no more is held than may be."""
-        for at in range(0, len(data), HEAD_BYTES):
-            if self._failure is not None or self._ended:
-                self._drop(len(data) - at)
-                return
-            piece = data if len(data) <= HEAD_BYTES else data[at : at + HEAD_BYTES]
-            try:
-                self._parse(piece)
-                if self._reading:
-                    self._wait(len(piece))
-            except ServiceError as error:
-                self._fail(error)
-            except httptools.HttpParserError as error:
-                cause = error.__context__  # what a callback raised
-                self._fail(cause if isinstance(cause, ServiceError) else no_http(data, self.parser.get_method(), error))
+        if len(data) <= HEAD_BYTES:
+            self._read(data)
+        else:
+            for at in range(0, len(data), HEAD_BYTES):
+                self._read(data[at : at + HEAD_BYTES])
 
     def on_message_begin(self) -> None:
         """Begin to read a request. Its scope is made when it is needed."""
@@ -99,15 +97,22 @@ class Reader(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header. What comes behind a body in chunks is none."""
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Go on to the body. Raises ServiceError for a request that is not to be read any further."""
         if self._ended:
             raise ServiceError("nothing is read behind the last answer")
-        check_head(self.url, self.headers, several_pieces=self._came > 0)
-        if (version := self.parser.get_http_version()) not in _VERSIONS:
-            raise VersionError(f"HTTP/{version} is not spoken here; ask by HTTP/1.1")
+        if self._came or len(self.headers) > HEADERS:  # one that came in one piece is not too long
+            check_head(self.url, self.headers)
+        if len(self.pipeline) >= PIPELINED:
+            raise self._door.too_many_at_once()
+        self.version = self.parser.get_http_version()
+        if self.version not in _VERSIONS:
+            raise VersionError(f"HTTP/{self.version} is not spoken here; ask by HTTP/1.1")
         if not self.parser.should_upgrade():
             self._in_head = False
             self.begin(dict(self.headers))
@@ -135,9 +140,23 @@ class Reader(HttpToolsProtocol):
         """Take a request that has come whole."""
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """Wait for the client to read its answers; not for ever."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._door.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Free what the client waited for."""
         self._stop_waiting()
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
@@ -158,10 +177,10 @@ class Reader(HttpToolsProtocol):
             self._came = 0
             self.flow.resume_reading()
             self.transport.write_eof()
-            self._watch(LINGER_SECONDS, self.transport.abort)
+            self._abort_after(LINGER_SECONDS)
         else:
             self.transport.close()
-            self._watch(self._door.seconds, self.transport.abort)  # for who does not read
+            self._abort_after(self._door.seconds)  # for who does not read
 
     def on_response_complete(self) -> None:
         """Turn to the next request, or wait for it."""
@@ -228,14 +247,29 @@ class Reader(HttpToolsProtocol):
     def _unset_keepalive_if_required(self) -> None:
         """Leave the timer, which looks how long the connection was idle: a new one for each request costs more."""
 
+    def _read(self, data: bytes) -> None:
+        """Read no more than a piece."""
+        if self._failure is not None or self._ended:
+            self._drop(len(data))
+            return
+        try:
+            self._parse(data)
+            if self._reading:
+                self._wait(len(data))
+        except ServiceError as error:
+            self._fail(error)
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what a callback raised
+            self._fail(cause if isinstance(cause, ServiceError) else no_http(data, self.parser.get_method(), error))
+
     def _parse(self, data: bytes) -> None:
         while data:
             try:
                 self.parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offer:
-                method, version = self.parser.get_method(), self.parser.get_http_version()
-                data = without_offer(method, self.url, version, self.headers) + data[offer.args[0] :]
+                head = without_offer(self.parser.get_method(), self.url, self.version, self.headers)
+                data = head + data[offer.args[0] :]
                 self.parser = new_parser(self)
 
     def _wait(self, size: int) -> None:
@@ -251,33 +285,37 @@ class Reader(HttpToolsProtocol):
             self._held += door.hold(size)
         else:  # it has its answer, and the rest is not kept
             self._release()
-        if self._timer is None:
-            self._watch(door.seconds, self._too_late)
+        if self._waiting_since is None:
+            self._waiting_since = self.loop.time()
+            if self._timer is None:
+                self._timer = self.loop.call_later(door.seconds, self._look)
 
     def _stop_waiting(self) -> None:
-        self._reading = False
+        self._reading, self._waiting_since = False, None
         if self._held:
             self._release()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _release(self) -> None:
         self._door.release(self._held)
         self._held = 0
 
-    def _watch(self, seconds: float, call: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, call)
-
-    def _too_late(self) -> None:
-        """Give up a request, unless what holds it up is one before it."""
+    def _look(self) -> None:
+        """Give up a request that takes too long, unless what holds it up is one before it."""
         self._timer = None
+        if self._waiting_since is None:
+            return
         if self.pipeline or (self._in_head and self.busy):
-            self._watch(self._door.seconds, self._too_late)
+            self._waiting_since = self.loop.time()
+        left = self._waiting_since + self._door.seconds - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look)
         else:
             self._fail(self._door.too_slow())
+
+    def _abort_after(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _drop(self, size: int) -> None:
         """Read what is for nobody, so that the client reads its answer; not for ever."""

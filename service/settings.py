@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     """Largest request body; a larger one gets 413."""
 
     receive_seconds: float = Field(default=30.0, gt=0)
-    """Longest that a request may take to come, from its first byte to its last; a slower one gets 408."""
+    """Longest that a request may take to come, from its first byte to its last, else it gets 408; answers may wait as
+    long to be read."""
 
     max_unfinished_bytes: int | None = Field(default=None, ge=1)
     """Most bytes to hold of all requests that have not come whole; more get 503. By default 64 of the largest."""

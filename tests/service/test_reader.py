@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shutil
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -447,3 +448,34 @@ async def test_another_connection_than_may_be_takes_the_place_of_the_one_that_wa
         gate.opened.set()
         for connection in (*several, fourth):
             assert (await connection.receive())[0] == 200
+
+
+async def test_only_so_many_requests_of_a_connection_wait_for_their_turn(listening, connect, gate):
+    async with small(listening, connect) as (_, begin):
+        gate.close()
+        connection = await begin(post(), post(path="/livez?a", method="GET") * 100)
+        await gate.held()
+        gate.opened.set()
+        assert [(await connection.receive())[0] for _ in range(66)] == [200] * 65 + [503]
+        assert await is_closed(connection)
+
+
+async def test_a_client_that_does_not_read_its_answers_is_cut(listening):
+    async with listening(receive_seconds=0.5) as serving:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", serving.port))
+        reader, writer = await asyncio.open_connection(sock=client)
+        writer.transport.pause_reading()
+        await until(lambda: serving.server.server_state.connections)
+        (served,) = serving.server.server_state.connections
+        body = json.dumps({"texts": ["invoice"] * 64, "logits": True, "embedding": True}).encode()
+
+        def stuck():
+            if not served.busy and not served.flow.write_paused:
+                writer.write(post(body))
+            return served.flow.write_paused
+
+        await until(stuck)
+        await until(lambda: not serving.server.server_state.connections)
+        assert not reader.at_eof()
