@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from string import Template
@@ -27,6 +27,7 @@ from distill.teachers.account import Account, Paid
 from distill.teachers.base import TeacherError
 from distill.teachers.bodies import ENCODINGS
 from distill.teachers.connections import Connections
+from distill.teachers.gateways import Draws, Gateway
 from distill.teachers.http import (
     MOST_BYTES,
     PATIENCE,
@@ -195,12 +196,16 @@ def _sendable(secret: str, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call to be made: `sample` tells draws of one and the same question apart, `max_output` bounds its tokens."""
+    """A call to be made: `sample` tells draws of one and the same question apart, `max_output` bounds its tokens.
+
+    An answer out of somebody's cache will not do where it has to be `fresh`.
+    """
 
     path: str
     body: Mapping[str, Any]
     max_output: int
     sample: int = 0
+    fresh: bool = False
 
     @property
     def most_tokens(self) -> int:
@@ -258,6 +263,7 @@ class Api:
         self._turns = count(1)
         self._answered = 0  # the last turn that was answered
         self._blaming = asyncio.Lock()
+        self._draws = Draws(who)
         self._under_way = asyncio.Semaphore(config.under_way)
         self._at_server = asyncio.Semaphore(config.concurrency)
         self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
@@ -283,6 +289,7 @@ class Api:
         """
         key = self.key(request)
         if (paid := await self.account.recall(key)) is not None:
+            self._draws.draw(request.body, request.sample, paid.response)
             return read(paid.response), paid
         async with self._under_way:
             try:
@@ -310,6 +317,16 @@ class Api:
                 return result, paid
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    async def remember(self, request: Request) -> None:
+        """Know an earlier draw, where it was kept, so that a later one is seen to be another."""
+        if (paid := await self.account.recall(self.key(request))) is not None:
+            self._draws.draw(request.body, request.sample, paid.response)
+
+    @property
+    def gateway(self) -> Gateway | None:
+        """What stands between here and the server, as far as responses told."""
+        return self._draws.gateway
+
     async def _blame(self, control: Call[Any], error: ApiError) -> float:
         """See that it is the text that an unclear error is about: that others are answered. Gives what that cost.
 
@@ -319,7 +336,7 @@ class Api:
             if self._answered > error.turn:
                 return 0.0
             try:
-                _, paid = await self._persist(control.request, "", control.read)
+                _, paid = await self._persist(replace(control.request, fresh=False), "", control.read)
             except UnreadableError as worse:
                 raise ApiError(
                     f"{self.who} gave answers that could be read before, and gives none now ({worse.why}): see whether "
@@ -340,14 +357,22 @@ class Api:
         reservation = await self.account.reserve(worst)
         sent = came = False
         turn, start, cost = 0, time.perf_counter(), 0.0
+        headers: list[httpx.Headers] = []
+
+        def heard(told: httpx.Headers) -> None:
+            self._pace.heard(told)
+            headers.append(told)
+
         try:
             async with self._at_server:
                 turn, start, sent = next(self._turns), time.perf_counter(), True
                 response = await send(
-                    self.client, request.path, request.body, who=self.who, most=self.most_bytes, heard=self._pace.heard
+                    self.client, request.path, request.body, who=self.who, most=self.most_bytes, heard=heard
                 )
             seconds = time.perf_counter() - start
             came, cost = True, self._billed(response, worst)  # what is not said is not taken for nothing
+            self._draws.received(headers[-1], response, request.fresh)
+            self._draws.draw(request.body, request.sample, response)
             result = self._read(request, response, read)
         except ApiError as error:
             if error.wait is not None and self._pace.hold(error.wait) and error.wait >= _TOLD:

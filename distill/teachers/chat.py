@@ -210,8 +210,8 @@ def _without(response: Mapping[str, Any], who: str, why: str) -> UnreadableError
             f"{who} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}", "no top_logprobs"
         )
     return UnreadableError(
-        f"{who} gives no top_logprobs ({why}): this model or server does not have them here. Use one that has, start "
-        f"the server with them (llama.cpp: --logits_all true), or, for a model that reasons first, {_SWITCH_OFF}",
+        f"{who} gives no top_logprobs ({why}): this model or server does not have them here. Use one that has, or, for "
+        f"a model that reasons first, {_SWITCH_OFF}",
         "no top_logprobs",
     )
 

@@ -6,6 +6,7 @@ What a dialect is, is in `distill.teachers.chat`; what the answers make of a tex
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +24,8 @@ from distill.teachers.token_ids import token_ids
 
 Exact = Literal["auto", "never", "always"]
 """Whether to ask for codes by their token ids: where the server can, not at all, or else not at all."""
+
+log = logging.getLogger(__name__)
 
 Probe = tuple[Choice, str]
 Heard = tuple[Reading | Outcome, Paid]
@@ -64,10 +67,13 @@ class Dialogue:
             **self._dialect.parameters(count),
             **self._extra_body,
         }
-        return Request("/chat/completions", body, max_output=1, sample=repeat), order
+        fresh = repeat > 0 or not self._prepared
+        return Request("/chat/completions", body, max_output=1, sample=repeat, fresh=fresh), order
 
     async def read(self, choice: Choice, text: str, repeat: int = 0) -> Heard:
         """One call: what it says of the options, or why nothing, and what was paid. Raises TeacherError."""
+        for earlier in range(repeat):
+            await self.api.remember(self.request(choice, text, earlier)[0])
         call = self._call(choice, text, repeat)
         return await self.api.call(call.request, call.read)
 
@@ -149,10 +155,24 @@ class Dialogue:
         except chat.UnheededError:
             pass
         self._dialect = plain
+        gateway = self.api.gateway
         if self._exact == "always":
+            between = f". {gateway.name} stands between: give the server's own address as base_url" if gateway else ""
             raise TeacherError(
                 f"{self.api.who}: `exact: always` needs a server that lists given token ids (vLLM: logprob_token_ids), "
                 f"with /tokenize beside its API, and at most {chat.MOST_IDS} labels whose codes are one token each"
+                + between
+            )
+        if gateway is not None or chat.is_vllm(heard[0][1].response):
+            why = (
+                f"{gateway.name} hides whether its server does" if gateway else "this server does not, for these labels"
+            )
+            log.warning(
+                "%s is asked for its %d likeliest tokens: to list given token ids takes vLLM from May 2026 on, with "
+                "/tokenize, and %s. Answers are exact up to their `tail`; `exact: never` leaves this line out",
+                self.api.who,
+                plain.top,
+                why,
             )
         return heard
 

@@ -89,6 +89,9 @@ class StatedLabels:
 
     async def ask(self, text: str, repeat: int = 0) -> Answer:
         """Answer a text. Each draw is a call of its own, and is kept whatever becomes of the others."""
+        for earlier in range(repeat):
+            for request in self._requests(text, earlier):
+                await self.api.remember(request)
         calls = [self.api.call(request, self.read) for request in self._requests(text, repeat)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         heard: list[tuple[Said, Paid]] = []
@@ -141,7 +144,9 @@ class StatedLabels:
     def _requests(self, text: str, repeat: int) -> list[Request]:
         """The calls for a text: as many draws as make a vote, or one ranking."""
         draws = self.config.samples if self._method == "votes" else 1
-        return [self._request(self._question(text, repeat * draws + draw)) for draw in range(draws)]
+        fresh = self._method == "votes" or repeat > 0 or not self._prepared
+        samples = range(repeat * draws, (repeat + 1) * draws)
+        return [replace(self._request(self._question(text, sample)), fresh=fresh) for sample in samples]
 
     def _question(self, text: str, sample: int) -> Question:
         labels, config = self._labels, self.config

@@ -216,7 +216,7 @@ async def test_a_limit_that_is_not_obeyed_is_found_by_what_it_costs() -> None:
         (completion("Okay", reasoning_content="Okay"), "'Okay' 0.99.*reasons before it answers"),
         (completion("<think>"), "'<think>' 0.99.*reasons before it answers.*enable_thinking"),
         (completion("<|channel|>"), "reasons before it answers"),
-        (completion(logprobs=None), "gives no top_logprobs.*logits_all"),
+        (completion(logprobs=None), "gives no top_logprobs.*Use one that has"),
         (completion(logprobs={"content": None}), "gives no top_logprobs"),
         (completion(logprobs={"content": [{"token": "A", "logprob": 0, "top_logprobs": []}]}), "gives no top_logprobs"),
         (

@@ -1,0 +1,121 @@
+"""Gateways between here and a model, and their caches: draws that are no draws are found out.
+
+A cache gives one answer to all draws of a question, so that eight votes are one, counted eight times. It says so in a
+header, or its answers have one and the same id. What each gateway's headers mean is as their documentation has it, and
+for LiteLLM as `findings/litellm-cache-key.sh` shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.teachers.base import TeacherError
+
+_HIT = re.compile(r"\bhit\b", re.IGNORECASE)
+_SAYS_YES = re.compile(r"(?:true|yes|1|hit)\b", re.IGNORECASE)
+_PROMPT = re.compile(r"prompt|token|kv|prefix", re.IGNORECASE)
+_REMEMBERED = 10_000  # draws; those of one text come together
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway by its `name`, the header `mark` that begins its headers, and how to have it ask the model."""
+
+    name: str
+    mark: str
+    remedy: str
+
+
+GATEWAYS = (
+    Gateway("LiteLLM", "x-litellm-", "`extra_body: {cache: {no-cache: true}}`"),
+    Gateway("Portkey", "x-portkey-", '`headers: {x-portkey-cache-force-refresh: "true"}`'),
+    Gateway("Helicone", "helicone-", '`headers: {Helicone-Cache-Enabled: "false"}`'),
+    Gateway("Cloudflare AI Gateway", "cf-aig-", '`headers: {cf-aig-skip-cache: "true"}`'),
+    Gateway("OpenRouter", "x-openrouter-", '`headers: {X-OpenRouter-Cache: "false"}`'),
+    Gateway("Kong", "x-kong-", "leaving its cache plugin off for this route"),
+    Gateway("Vercel", "x-vercel-", "leaving its cache off for this route"),
+)
+
+
+def gateway_of(headers: Mapping[str, str]) -> Gateway | None:
+    """The gateway that a response came through, where its headers tell."""
+    return next((one for one in GATEWAYS if any(name.lower().startswith(one.mark) for name in headers)), None)
+
+
+def from_cache(headers: Mapping[str, str], response: Mapping[str, Any]) -> str:
+    """What shows that a response came out of a cache, such as `cf-aig-cache-status: HIT`; nothing where nothing does.
+
+    What vendors say of their caches of prompts is something else.
+    """
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower == "x-litellm-cache-key":  # which it sends with hits alone
+            return name
+        if "cache" not in lower or _PROMPT.search(lower):
+            continue
+        if _HIT.search(value) or (lower.endswith(("cache-hit", "cached")) and _SAYS_YES.match(value)):
+            return f"{name}: {value[:60]}"
+    extra = response.get("extra_fields")  # Bifrost's
+    debug = extra.get("cache_debug") if isinstance(extra, Mapping) else None
+    return "extra_fields.cache_debug" if isinstance(debug, Mapping) and debug.get("cache_hit") is True else ""
+
+
+class Draws:
+    """Sees that what is taken for a draw is one. `gateway` is what stands before the server, as far as is known."""
+
+    def __init__(self, who: str) -> None:
+        self.gateway: Gateway | None = None
+        self._who = who
+        self._known: dict[str, tuple[str, int]] | None = {}
+
+    def received(self, headers: Mapping[str, str], response: Mapping[str, Any], fresh: bool) -> None:
+        """Take a response that just came. Raises TeacherError where it is out of a cache and must be `fresh`.
+
+        An answer to a question that was only like this one will do in no case.
+        """
+        self.gateway = gateway_of(headers) or self.gateway
+        if (sign := from_cache(headers, response)) and (fresh or "semantic" in sign.lower()):
+            raise TeacherError(
+                f"{self._who} answered out of a cache ({sign}), where the model itself has to: {self._advice}"
+            )
+
+    def draw(self, body: Mapping[str, Any], sample: int, response: Mapping[str, Any]) -> None:
+        """Take a draw, just received or kept. Raises TeacherError where it is another draw's response.
+
+        A server that gives one id to different questions gives none that would tell.
+        """
+        name = _id(response)
+        if self._known is None or not name:
+            return
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        question, drawn = self._known.setdefault(name, (digest, sample))
+        if question != digest:
+            self._known = None
+        elif drawn != sample:
+            raise TeacherError(
+                f"{self._who} gave one response ({name[:40]}) to two draws of a question, so that a cache answers in "
+                f"the model's place: {self._advice}"
+            )
+        elif len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+    @property
+    def _advice(self) -> str:
+        again = "What was kept of it before is left out by a new --output"
+        if self.gateway is None:
+            known = "; ".join(f"{one.name}: {one.remedy}" for one in GATEWAYS[:2])
+            return f"switch off the cache of the gateway in between ({known}). {again}"
+        return f"{self.gateway.name} keeps answers; have it ask the model by {self.gateway.remedy}. {again}"
+
+
+def _id(response: Mapping[str, Any]) -> str:
+    """The id of a response; nothing where it is none, such as Ollama's numbers below 999, or the time in seconds."""
+    name, created = response.get("id"), response.get("created")
+    if not isinstance(name, str) or response.get("system_fingerprint") == "fp_ollama":
+        return ""
+    return "" if isinstance(created, int) and created and str(created) in name else name
