@@ -17,6 +17,7 @@ from distill.labelling import AnswerStore
 from distill.teachers import Teacher
 from distill.teachers.account import BudgetError, Paid
 from distill.teachers.api import BYTES_PER_TOKEN, Api, Priced, Request
+from distill.teachers.rejections import rejection
 
 _SAMPLE = 500  # answered texts to learn from
 _MINUTE = 60.0
@@ -36,7 +37,8 @@ class Ledger:
     async def recall(self, key: str) -> Paid | None:
         """The response that was paid for under this key, if one was."""
         paid = await self.book.recall(key)
-        if paid is not None and (paid.cost_usd or paid.seconds):  # else it was no call
+        # What an agreement took is no call's, and what a rejection took is no answer's.
+        if paid is not None and (paid.cost_usd or paid.seconds) and rejection(paid.response) is None:
             self.recalled.append(paid)
         return paid
 
@@ -89,7 +91,9 @@ async def foresee(
     plan = _Plan()
     for text, repeat in (*new, *answered[:: max(1, -(-len(answered) // _SAMPLE))]):
         ledger.recalled.clear()
-        _note(plan, text, await teacher.plan(text, repeat), tuple(ledger.recalled))
+        calls = await teacher.plan(text, repeat)
+        if (text, repeat) in lacking or not calls:  # a text whose rejection was not sure has calls that were not kept
+            _note(plan, text, calls, tuple(ledger.recalled))
         advance(1)
     return forecast(
         teacher.name,

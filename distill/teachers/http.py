@@ -66,7 +66,7 @@ class UnreadableError(ApiError):
     `passing` says that asking again may help even where no answer was ever read.
     """
 
-    def __init__(self, message: str, why: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, why: str = "", *, passing: bool = False) -> None:
         super().__init__(message, said=f"no answer that can be read ({why})", verdict="unclear")
         self.why = why
         self.passing = passing
@@ -135,6 +135,8 @@ def too_large(who: str, most: int) -> ApiError:
         f"{who} answers with more than {most / 2**20:.3g} MiB, which no answer to a question has; is base_url right? "
         "If it is, raise max_response_bytes",
         charged=True,
+        said=f"an answer of more than {most / 2**20:.3g} MiB",
+        verdict="unclear",
     )
 
 
@@ -184,14 +186,15 @@ def json_object(response: httpx.Response, who: str) -> dict[str, Any]:
     try:
         data = response.json()
     except (ValueError, RecursionError) as error:
-        raise ApiError(
-            f"{who} answered something that is not JSON; is base_url that of an API?", retryable=True, charged=True
-        ) from error
+        raise _no_object(who, "something that is not JSON; is base_url that of an API?") from error
     if not isinstance(data, dict):
-        raise ApiError(
-            f"{who} answered {type(data).__name__} where an object was expected", retryable=True, charged=True
-        )
+        raise _no_object(who, f"{type(data).__name__} where an object was expected")
     return data
+
+
+def _no_object(who: str, what: str) -> ApiError:
+    message = f"{who} answered {what}"
+    return ApiError(message, retryable=True, charged=True, said="an answer that is no JSON object", verdict="unclear")
 
 
 class Attempts:
@@ -245,9 +248,9 @@ def failure_of(status: int, body: object, said: str, who: str, headers: Mapping[
     if verdict is None and rejections.no_money(status, body):
         message = f"{who} has no money left ({said}); waiting does not help"
         return ApiError(message, status=status, said=said, body=body)
-    if verdict is None and (status == 401 or (status == 403 and "logprobs" not in said)):
+    if verdict in (None, "unclear") and (status == 401 or (status == 403 and "logprobs" not in said)):
         message = f"{who} refuses the key ({status}: {said}); set the variable that `key_env` names"
-        return ApiError(message, status=status, said=said, body=body)
+        return ApiError(message, status=status, said=said, body=body, verdict=verdict)
     message = f"{who} answered {status}: {said}"
     if verdict in ("refused", "invalid"):
         return ApiError(message, status=status, said=said, body=body, verdict=verdict)

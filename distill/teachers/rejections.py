@@ -15,7 +15,8 @@ Verdict = Literal["refused", "invalid", "unclear"]
 """What becomes of the text: its content is `refused`, it is `invalid` (too long, say), or the server does not say."""
 
 _KEY = "rejected"
-_UNCLEAR = frozenset({400, 422})
+_UNCLEAR = frozenset({400, 422, 451})
+_FORBIDDEN = 403
 _TOO_LARGE = 413
 _DEEPEST = 12  # levels of a body that are read
 _ECHOED = frozenset({"input", "inputs", "body", "messages", "prompt", "flagged_input", "failed_generation", "url"})
@@ -98,7 +99,8 @@ def verdict(status: int, body: object) -> Verdict | None:
         return "refused"
     if status == _TOO_LARGE or _TOO_LONG.search(told):
         return "invalid"
-    return "unclear" if status in _UNCLEAR else None
+    blocked = status == _FORBIDDEN and not isinstance(body, Mapping | list)  # by a firewall, with a page of its own
+    return "unclear" if status in _UNCLEAR or blocked else None
 
 
 def no_money(status: int, body: object) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from distill.cashbook import Cashbook
 from distill.cluster.desk import MOST_DEATHS, Desk, Question, Reply
 from distill.errors import DistillError
-from distill.labelling import AnswerStore
+from distill.labelling import MOST_ALIKE, AnswerStore
 from distill.teachers import Answer, TeacherError
 from distill.teachers.account import BudgetError, Paid
 
@@ -88,6 +88,28 @@ async def test_answers_are_as_many_as_texts_and_distributions(office) -> None:
     with pytest.raises(DistillError, match="played gave 1 answers for 2 texts"):
         await office.ask("first", "keep", ["x", "y"], [ANSWER])
     await office.ask("first", "keep", ["x"], [Answer(np.array([0.5, 0.9], np.float32), "logprobs")])
+    assert [one.outcome for one in office.store.get(Teacher(), ["x"])] == ["invalid"]
+
+
+async def test_rejections_that_may_not_be_for_the_text_wait_for_an_answer_and_too_many_end_the_run(office) -> None:
+    rejected = Answer(None, "logprobs", 0.0, outcome="invalid", said="no", doubtful=True)
+    await office.ask("first", "keep", ["x"], [rejected])
+    assert list(office.store.get(Teacher(), ["x"])) == [None]
+    await office.ask("second", "keep", ["y"], [ANSWER])
+    assert [one.outcome for one in office.store.get(Teacher(), ["x", "y"])] == ["invalid", "ok"]
+    texts = [str(number) for number in range(MOST_ALIKE)]
+    with pytest.raises(TeacherError, match="rejected 20 texts one after the other, and said: no") as failure:
+        for text in texts:
+            await office.ask(text, "keep", [text], [rejected])
+    assert failure.value.text in texts
+    await office.ask("first", "failed", failure.value)
+    await office.desk.close()
+    assert set(office.store.get(Teacher(), texts)) == {None}
+
+
+async def test_rejections_at_the_end_are_stored_when_the_run_is_over(office) -> None:
+    await office.ask("first", "keep", ["x"], [Answer(None, "logprobs", outcome="invalid", said="no", doubtful=True)])
+    await office.desk.close()
     assert [one.outcome for one in office.store.get(Teacher(), ["x"])] == ["invalid"]
 
 

@@ -15,6 +15,7 @@ import pytest
 from distill.cashbook import Cashbook
 from distill.data.splits import Examples
 from distill.labelling import MOST_ALIKE, AnswerStore, label
+from distill.planning import Ledger, foresee
 from distill.teachers import TeacherError
 from distill.teachers.account import NoAccount
 from distill.teachers.anthropic import AnthropicConfig, AnthropicTeacher
@@ -137,6 +138,10 @@ async def run(kind: str, server: Server, path, *texts: str, **more: Any) -> Any:
         ),
         (UNKNOWN, "invalid"),
         ((422, b""), "invalid"),
+        ((403, b"<html>Sorry, you have been blocked</html>"), "invalid"),
+        ((200, b"<html>Sorry, you have been blocked</html>"), "invalid"),
+        ((200, b"[]"), "invalid"),
+        ((200, b'"' + bytes(5 * 2**20) + b'"'), "invalid"),
         ((200, {"error": {"code": 400, "message": "maximum context length is 8 tokens"}}), "invalid"),
         ((200, {"choices": [{"error": {"code": 403, "message": "flagged by moderation"}}]}), "refused"),
     ],
@@ -203,6 +208,22 @@ async def test_what_no_text_is_answered_with_any_more_ends_the_run_and_is_nobody
     with pytest.raises(TeacherError, match="400: I did not like that"):
         await made.ask(["refund 1"])
     await made.aclose()
+
+
+async def test_a_forecast_knows_that_rejected_texts_are_answered_and_learns_nothing_from_them(kind, path) -> None:
+    texts = [f"refund {number}" for number in range(12)]
+    server = Server(bad=TOO_LONG, odd=UNKNOWN)
+    await run(kind, server, path, *texts, "bad " + "long " * 400, "odd " + "long " * 400)
+    with AnswerStore(path) as store:
+        ledger = Ledger(Cashbook(store))
+        made = KINDS[kind](server, ledger)
+        foreseen = await foresee(
+            made, [(text, 0) for text in (*texts, "bad " + "long " * 400, "refund x")], store, ledger
+        )
+        none = await foresee(made, [(text, 0) for text in (*texts, "odd " + "long " * 400)], store, ledger)
+        await made.aclose()
+    assert (foreseen.to_ask, foreseen.learnt_from) == (1, len(texts))
+    assert (none.to_ask, none.most_usd) == (0, 0)
 
 
 async def test_many_texts_rejected_alike_end_the_run_and_are_asked_again(kind, path) -> None:
@@ -313,6 +334,13 @@ async def test_the_content_of_a_message_may_be_a_list_of_parts() -> None:
     message = {"role": "assistant", "content": parts}
     (answer,) = await ask("votes", Server(bad=(200, {"choices": [{"message": message}], "usage": USAGE})), "bad one")
     assert int(np.argmax(answer.probabilities)) == 1
+
+
+async def test_an_error_in_the_place_of_a_message_is_asked_again() -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    replies = [(200, error), (200, error), (200, answered("refund", "anthropic"))]
+    (answer,) = await ask("anthropic", Server(bad=replies), "bad one")
+    assert answer.outcome == "ok"
 
 
 @pytest.mark.parametrize("body", [{"type": "message", "content": None}, {"type": "message", "stop_reason": "end_turn"}])

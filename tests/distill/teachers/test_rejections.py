@@ -116,6 +116,8 @@ UNCLEAR: list[tuple[int, object]] = [
     (400, openai("Failed to validate JSON.", "json_validate_failed")),
     (400, "Bad Request"),
     (400, {}),
+    (403, "<html>Sorry, you have been blocked</html>"),
+    (451, {}),
     (422, {"object": "error", "message": {"detail": [{"type": "missing", "loc": ["body", "x"], "msg": "required"}]}}),
     (422, {"detail": [{"loc": ["body", "top_logprobs"], "msg": "extra", "input": "the prompt is too long"}]}),
 ]
