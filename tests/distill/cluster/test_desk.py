@@ -98,9 +98,10 @@ async def test_rejections_that_may_not_be_for_the_text_wait_for_an_answer_and_to
     await office.ask("second", "keep", ["y"], [ANSWER])
     assert [one.outcome for one in office.store.get(Teacher(), ["x", "y"])] == ["invalid", "ok"]
     texts = [str(number) for number in range(MOST_ALIKE)]
+    for text in texts[:-1]:
+        await office.ask("first", "keep", [text], [rejected])
     with pytest.raises(TeacherError, match="rejected 20 texts one after the other, and said: no") as failure:
-        for text in texts:
-            await office.ask(text, "keep", [text], [rejected])
+        await office.ask("first", "keep", texts[-1:], [rejected])
     assert failure.value.text in texts
     await office.ask("first", "failed", failure.value)
     await office.desk.close()
