@@ -5,6 +5,7 @@ It knows nothing of tasks; what the values mean is checked by who reads them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -19,6 +20,9 @@ MAX_CHARACTERS = 4 * 2**20
 MAX_DEPTH = 100
 MAX_VALUES = 200_000
 """Values of a file, each alias counted as the values that it stands for."""
+
+_NAMED = re.compile(r"(\b(?:tag|alias)) '[^']{8,}'")
+"""What the library repeats of a value that begins with `!` or `*`, which may be a secret that was not quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def read_yaml(text: str) -> Document:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        problem = " ".join(filter(None, (error.context, error.problem)))
+        problem = _NAMED.sub(r"\1", " ".join(filter(None, (error.context, error.problem))))
         raise TaskError(f"not YAML: {problem}{_place(error.problem_mark or error.context_mark)}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise TaskError(f"not YAML: {' '.join(str(error).split())}") from error

@@ -1,8 +1,8 @@
 """What a server says of a call that failed, without the keys and the texts that it repeats from the call.
 
-Servers echo what they were sent, whole or cut, as it was or with JSON's escapes. Keys are known from the headers and
-the address; the texts are what stands in the turns of the user. Of those, every run of words that is long enough to
-tell something is masked, and every whole line, however short.
+Servers echo what they were sent, whole or cut, as it was or with JSON's escapes. Keys are known from the headers,
+the address and what users add to a body; the texts are what stands in the turns of the user. Of those, every run of
+words that is long enough to tell something is masked, and every whole line, however short.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ MASK = "***"
 _OPEN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )
+_OURS = frozenset({"model", "messages", "prompt", "input", "system", "response_format", "stop", "tools", "tool_choice"})
+"""Keys of a body whose texts are not of `extra_body`."""
+
 _SHORTEST_SECRET = 8
 _SHORTEST_RUN = 8
 """In bytes of UTF-8: a character of Chinese tells more than a letter."""
@@ -41,9 +44,10 @@ def scrubbed(said: str, request: httpx.Request) -> str:
 
 
 def _secrets(request: httpx.Request) -> set[str]:
-    """The keys in a request's headers and address, as they are and as an address spells them."""
+    """What is in a request's headers, its address and what users add to its body, also as an address spells it."""
     url = request.url
     values = [url.password, *(value for _, value in url.params.multi_items())]
+    values += _strings({key: value for key, value in _body(request).items() if key not in _OURS})
     for name, value in request.headers.items():
         if name not in _OPEN_HEADERS:
             values += value.split()
@@ -54,18 +58,22 @@ def _secrets(request: httpx.Request) -> set[str]:
 
 def _texts(request: httpx.Request) -> Iterator[str]:
     """What stands in the turns of the user, and in what else APIs call their input."""
-    try:
-        body: Any = json.loads(request.content)
-    except (ValueError, httpx.RequestNotRead):
-        return
-    if not isinstance(body, dict):
-        return
+    body = _body(request)
     turns = body.get("messages")
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict) and turn.get("role") == "user":
             yield from _strings(turn.get("content"))
     for key in ("prompt", "input"):
         yield from _strings(body.get(key))
+
+
+def _body(request: httpx.Request) -> dict[str, Any]:
+    """The JSON object that a request sends; an empty one where it sends something else."""
+    try:
+        body = json.loads(request.content)
+    except (ValueError, httpx.RequestNotRead):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _strings(value: object) -> Iterator[str]:

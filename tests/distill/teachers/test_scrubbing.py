@@ -59,6 +59,11 @@ def test_keys_of_headers_address_and_password_are_masked():
     assert said == "bad key *** or *** or *** or *** at gpt-4o"
 
 
+def test_what_users_add_to_a_body_is_masked():
+    sent = {"model": "gpt-4o", "user": "canary-1", "metadata": {"token": ["canary-2"]}, "stop": ["a stop sign"]}
+    assert scrubbed("bad canary-1, canary-2, a stop sign", request(body=sent)) == "bad ***, ***, a stop sign"
+
+
 def test_what_the_server_says_itself_stays():
     said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
     assert scrubbed(said, request()) == said
