@@ -30,6 +30,9 @@ _STATED = re.compile(
     r"[\s*_`\"']*(?:\bis\b|[:=–—-])(.+)$",
     re.IGNORECASE | re.MULTILINE,
 )
+_LISTED = re.compile(  # a name and a number on a line, such as "1. billing: 90%"
+    r"^\W*(?:\d+[.)]\s*)?([^\n]+?)\s*[:=(–—-]+\s*(\d+(?:[.,]\d+)?\s*%?)\)?[.,;]?\s*$", re.MULTILINE
+)
 _DENIED = re.compile(
     r"\b(not|no|never|neither|nor|none|without|cannot|unable|unsure|uncertain|unclear|whether|except|unlike|rather than"
     r"|instead of|nicht|kein\w*|weder|pas|aucune?|nunca|não|niet|geen)\b|n['’]t\b|\?",
@@ -82,8 +85,11 @@ def named(text: str, labels: Sequence[str]) -> int | None:
     if (label := _bare(text, labels)) is not None:
         return label
     if stated := [match[1] for match in _STATED.finditer(text)]:
-        found = {label if (label := _bare(rest, labels)) is not None else _mentioned(rest, labels) for rest in stated}
+        found = {_told(rest, labels) for rest in stated}
         return found.pop() if len(found) == 1 else None
+    lines = {label for line in text.splitlines() if (label := _bare(line, labels)) is not None}
+    if lines:  # a line of its own, and an explanation beside it
+        return lines.pop() if len(lines) == 1 else None
     return _mentioned(text, labels)
 
 
@@ -93,7 +99,9 @@ def stated(text: str, labels: Sequence[str]) -> dict[int, float] | None:
     A label that is named twice has what was said first. Numbers without a per cent sign are per cent where one is 2 or
     more; one between 1 and 2 makes no sense, nor does one above 100.
     """
-    found = [one for value in _values(_aloud(text)) if (one := _confidences(value, labels)) is not None]
+    text = _aloud(text)
+    values = list(_values(text)) or [[list(pair) for pair in _LISTED.findall(text)]]
+    found = [one for value in values if (one := _confidences(value, labels)) is not None]
     return found[0] if found and all(one == found[0] for one in found) else None
 
 
@@ -153,7 +161,13 @@ def _label_in(value: object, labels: Sequence[str]) -> int | None:
         value = _first(keys, _LABEL_KEYS)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return _bare(value, labels)
+    return _told(value, labels) if isinstance(value, str) else None
+
+
+def _told(text: str, labels: Sequence[str]) -> int | None:
+    """The label of a text that should be a name and no more."""
+    label = _bare(text, labels)
+    return _mentioned(text, labels) if label is None else label
 
 
 def _first(keys: Mapping[str, object], names: Sequence[str]) -> object:

@@ -36,7 +36,7 @@ _REFUSED = re.compile(
     r"content[ _-]?filter|responsibleaipolicy|content[ _]?(policy|management|moderation|safety|violation|blocked)"
     r"|moderation|flagged|invalid_prompt|safety (system|polic|filter|setting|reason)|prohibited[ _]content"
     r"|data_?inspection|inappropriate|harmful|(usage|cyber|acceptable use)[ _]polic|polic(y|ies)[ _]violation"
-    r"|violat\w* .{0,60}polic|guardrail|sensitive (content|information|words?)|敏感"
+    r"|violat\w* .{0,60}(polic|guideline|terms)|safety_check|guardrail|sensitive (content|information|words?)|敏感"
 )
 _TOO_LONG = re.compile(
     r"context[ _](length|window|size|limit)|exceed_context|contextwindow|(exceeds?|exceeding) .{0,40}context"

@@ -58,6 +58,7 @@ REFUSED: list[tuple[int, object]] = [
             }
         },
     ),
+    (403, {"code": "forbidden", "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"}),
     (400, openai("Input data may contain inappropriate content.", "data_inspection_failed")),
     (400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}),
 ]
