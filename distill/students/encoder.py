@@ -113,23 +113,24 @@ def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: S
     if start.head is not None and start.labels == tuple(labels):
         module.head = start.head
     student = Student(Encoder(module), start.tokenizer, tuple(labels), max_tokens)
-    require_sound(student, module.config.model_type, name)
+    require_sound(student, module.config, name)
     if layers is not None:
         settle_layers(start.encoder, [longest_row(start.tokenizer, length) for length in (8, max_tokens)])
     return student
 
 
-def require_sound(student: Student, kind: str, model: str) -> None:
-    """Raise DistillError, naming `model` and its architecture `kind`, unless a student reads what it will be given.
+def require_sound(student: Student, config: Any, model: str) -> None:
+    """Raise DistillError, naming `model`, unless a student of this configuration reads what it will be given.
 
     That is a text of `max_tokens`, and batches in which no text changes another's answer.
     """
+    module, kind = student.network.module, config.model_type
     try:
         require_longest(student, model)  # first, for some read a long text otherwise once they have read a short one
     except DistillError:
-        try_out(student.network.module, kind, student.tokenizer, model)
+        try_out(module, kind, student.tokenizer, model, student.max_tokens)
         raise
-    check_batches(student.network.module, kind, student.tokenizer, model, student.max_tokens)
+    check_batches(module, kind, student.tokenizer, model, student.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,11 +100,10 @@ def load_classifier(model: str, max_tokens: int) -> Student:
     config = _or_refuse(model, lambda: PretrainedConfig.get_config_dict(name)[0])
     labels = labels_of(config, model)
     classifier = _load(name, model)
-    kind = classifier.config.model_type
     if classifier.config.is_encoder_decoder:
         raise DistillError(
-            f"model {model}: a {kind} model reads a text twice, as encoder and decoder, which is not supported; "
-            "use an encoder, such as BERT, or a decoder, such as GPT-2"
+            f"model {model}: a {classifier.config.model_type} model reads a text twice, as encoder and decoder, which "
+            "is not supported; use an encoder, such as BERT, or a decoder, such as GPT-2"
         )
     whole = load_tokenizer(name)
     if pad_id_of(classifier) is None:
@@ -119,7 +118,7 @@ def load_classifier(model: str, max_tokens: int) -> Student:
         min(limits),
         multi_label=is_multi_label(config),
     )
-    require_sound(student, kind, model)
+    require_sound(student, classifier.config, model)
     return student
 
 

@@ -17,11 +17,8 @@ from torch import Tensor, nn
 from distill.errors import DistillError
 from distill.truncation import longest_row
 
-_SHORT = (1, 6)
+_SHORT = (1, 6, 20)
 """Tokens between the special ones of the short rows that are tried."""
-
-_LONG = 1024
-"""Tokens of the long one, where the model reads so many. Some read long texts in another way than short ones."""
 
 _TOLERANCE = 1e-3
 """The largest difference that is taken for rounding, relative to the largest value; in 32 bits it is about 1e-6."""
@@ -65,24 +62,26 @@ def add_pad_id(model: Any) -> None:
 def check_batches(module: nn.Module, kind: str, tokenizer: Tokenizer, name: str, max_tokens: int) -> None:
     """Raise DistillError when a model, whose architecture is `kind`, answers otherwise alone than in a batch.
 
-    `module` maps ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d].
+    `module` maps ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d]. Short texts are tried, and one
+    beside a text of `max_tokens`: there some models compute the positions of all texts in another way.
     """
-    rows = [*_short_rows(tokenizer, max_tokens), longest_row(tokenizer, min(max_tokens, _LONG))]
-    together = _outputs(module, rows)
-    for index, row in enumerate(rows[:-1]):  # the longest is not padded
-        for expected, found in zip(_outputs(module, [row]), together, strict=True):
-            difference = float((expected[0] - found[index]).abs().max() / expected.abs().max().clamp_min(1e-9))
-            if not difference <= _TOLERANCE:
-                raise DistillError(
-                    f"model {name}: a {kind} model answers otherwise where texts share a batch "
-                    f"(values differ by {difference:.1%}); {_REMEDY}"
-                )
+    short = _short_rows(tokenizer, max_tokens)
+    for rows in (short, [short[1], longest_row(tokenizer, max_tokens)]):
+        together = _outputs(module, rows)
+        for index, row in enumerate(rows[:-1]):  # the longest is not padded
+            for expected, found in zip(_outputs(module, [row]), together, strict=True):
+                difference = float((expected[0] - found[index]).abs().max() / expected.abs().max().clamp_min(1e-9))
+                if not difference <= _TOLERANCE:
+                    raise DistillError(
+                        f"model {name}: a {kind} model answers otherwise where texts share a batch, here with one of "
+                        f"{len(rows[-1])} tokens (values differ by {difference:.1%}); {_REMEDY}"
+                    )
 
 
-def try_out(module: nn.Module, kind: str, tokenizer: Tokenizer, name: str) -> None:
+def try_out(module: nn.Module, kind: str, tokenizer: Tokenizer, name: str, max_tokens: int) -> None:
     """Raise DistillError when a model, whose architecture is `kind`, cannot read a short text."""
     try:
-        _outputs(module, _short_rows(tokenizer))
+        _outputs(module, _short_rows(tokenizer, max_tokens)[:2])
     except Exception as error:  # of many kinds: inputs that it lacks, shapes, tables that end
         reason = " ".join(str(error).split())
         raise DistillError(
@@ -96,6 +95,6 @@ def _outputs(module: nn.Module, rows: Sequence[Sequence[int]]) -> tuple[Tensor, 
     return outputs
 
 
-def _short_rows(tokenizer: Tokenizer, max_tokens: int = _LONG) -> list[list[int]]:
+def _short_rows(tokenizer: Tokenizer, max_tokens: int) -> list[list[int]]:
     special = len(tokenizer.encode("").ids)
     return [longest_row(tokenizer, min(special + count, max_tokens)) for count in _SHORT]

@@ -83,7 +83,7 @@ def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -
     """An untrained student over what a pretrained encoder makes of each token, its token weights from the corpus."""
     start = pretrained(locate(config.model), max_tokens=1)
     tokenizer = start.tokenizer
-    try_out(EncoderModule(start.encoder, len(labels)), start.encoder.config.model_type, tokenizer, config.model)
+    try_out(EncoderModule(start.encoder, len(labels)), start.encoder.config.model_type, tokenizer, config.model, 1)
     words = token_embeddings(start.encoder, tokenizer)
     module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
     with torch.no_grad():

@@ -149,6 +149,17 @@ def test_an_architecture_that_cannot_be_right_is_refused_by_name(tiny_classifier
     assert "\n" not in str(refused.value)
 
 
+def test_positions_that_depend_on_the_longest_of_a_batch_are_refused(tiny_classifier):
+    short, long = [1.0] * 8, [4.0] * 8
+    scaling = {"type": "longrope", "short_factor": short, "long_factor": long}
+    folder = tiny_classifier(
+        "phi3", special=False, original_max_position_embeddings=32, rope_scaling=scaling, max_position_embeddings=64
+    )
+    assert load_classifier(str(folder), 32).max_tokens == 32
+    with pytest.raises(DistillError, match="share a batch, here with one of 48 tokens"):
+        load_classifier(str(folder), MAX_TOKENS)
+
+
 def test_a_tokenizer_whose_types_tell_tokens_of_one_text_apart_is_refused(tiny_classifier):
     folder = tiny_classifier("bert", types=True)
     parts = json.loads((folder / "tokenizer.json").read_text())
