@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
@@ -77,14 +78,20 @@ def load_encoder(name: str | Path) -> Any:
     if not hasattr(config, _TAKEN):
         return _without_pooler(AutoModel.from_pretrained(name))
     encoder = _built(config)
-    encoder.load_state_dict(_weights(Path(name)))
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(Path(name).glob("*.safetensors")):
+        state |= load_file(str(file))
+    encoder.load_state_dict(state)
     return encoder
 
 
 def load_own_encoder(folder: Path) -> Any:
     """What was saved of a student. Raises ValueError where its configuration makes other layers than it has weights."""
     encoder = load_encoder(folder)
-    saved = set(_weights(folder))
+    saved: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), "pt") as weights:
+            saved.update(weights.keys())
     needed, known = {name for name, _ in encoder.named_parameters()}, set(encoder.state_dict())
     if wrong := sorted((needed - saved) | (saved - known)):
         raise ValueError(f"its layers are others than its weights: {', '.join(wrong[:3])}")
@@ -125,12 +132,6 @@ def _built(config: Any, **options: Any) -> Any:
     if taken is not None:
         take_layers(encoder, taken)
     return encoder.eval()
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(str(file)).items()
-    }
 
 
 @torch.inference_mode()
