@@ -17,7 +17,7 @@ from distill.errors import DataError
 from distill.progress import track
 from distill.sections import FileSource
 from export.bundle import Bundle
-from export.runtime import Classifier
+from export.runtime import Classifier, InferenceError
 
 COLUMNS = ("id", "text", "label", "score", "truncated")
 _TARGETS = (*CSV, *JSONL, *PARQUET)
@@ -39,7 +39,10 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int
             answers.append((name, text, "", None, False))
             blank += 1
             continue
-        answer = classifier.classify(text)
+        try:
+            answer = classifier.classify(text)
+        except InferenceError as error:
+            raise InferenceError(f"{source.path}: {name}: {error}; remove the row, or correct its text") from error
         best = answer.best
         answers.append(
             (name, text, bundle.manifest.labels[best], float(answer.probabilities[best]), bool(answer.truncated))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.teachers import Account, Answer, TeacherError, label_order
 from export.bundle import Bundle, BundleError
 from export.runtime import Classifier, InferenceError
-from export.verify import check_longest
+from export.verify import check_longest, refusing
 
 
 class BundleTeacherConfig(BaseModel):
@@ -41,16 +41,18 @@ class BundleTeacher:
         self.version = bundle.manifest.version
         self.labels = tuple(labels)
         self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
-        self._classifier = Classifier.load(bundle, threads=threads)
-        check_longest(bundle, self._classifier)
+        with refusing(bundle.path):
+            self._classifier = Classifier.load(bundle, threads=threads)
+            self._classifier.check()
+            check_longest(bundle, self._classifier)
         self._usd_per_second = usd_per_hour / 3600
 
     @classmethod
     def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str], account: Account | None = None) -> Self:
         """Open the bundle.
 
-        Raises TeacherError when it is none, was changed, is multi-label, has other labels or reads no text of
-        `max_tokens`.
+        Raises TeacherError when it is none, was changed, is multi-label, has other labels, or does not read what its
+        tokenizer gives, up to `max_tokens`.
         """
         try:
             return cls(Bundle.open(config.path), labels, threads=config.threads, usd_per_hour=config.usd_per_hour)

@@ -13,7 +13,7 @@ import pytest
 from distill.errors import DataError
 from distill.sections import FileSource
 from export.classify import COLUMNS, classify_file
-from export.runtime import Classifier
+from export.runtime import Classifier, InferenceError
 
 TEXTS = ("my invoice", "", 'parcel, "lost"\nin Köln', " \u200b ", "login " * 40)
 
@@ -120,3 +120,13 @@ def test_a_file_that_cannot_be_read_leaves_the_target_as_it_was(tiny_bundle, sou
     with pytest.raises(DataError, match="line 2: expected 2 columns"):
         classify_file(tiny_bundle, source, tmp_path / "answers.csv")
     assert (tmp_path / "answers.csv").read_text() == "old"
+
+
+def test_a_text_that_the_graph_fails_on_is_named_by_its_row_and_not_repeated(tiny_bundle, tmp_path):
+    (tmp_path / "a.csv").write_text("text\ninvoice\npoison canary\n")
+    with pytest.raises(
+        InferenceError, match=rf"{tmp_path / 'a.csv'}: row-\S+: the graph returned .*; remove the row"
+    ) as failed:
+        classify_file(tiny_bundle, FileSource(path=tmp_path / "a.csv"), tmp_path / "b.csv")
+    assert "canary" not in str(failed.value)
+    assert not (tmp_path / "b.csv").exists()

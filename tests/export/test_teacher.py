@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from distill import teachers
 from distill.teachers import TeacherError
 from export.runtime import Classifier
 from export.teacher import BundleTeacher, BundleTeacherConfig
+from tests.support.broken_bundles import FAULTS
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["my invoice", "login login", "a parcel and a refund", ""]
@@ -129,3 +132,15 @@ def test_importing_it_loads_no_training_library():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "optimum", "accelerate", "onnx", "scipy", "pyarrow", "matplotlib", "datasketch"}
     assert set(json.loads(done.stdout)) & heavy == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["labels: equal", "graph has three classes", "tokenizer has ids beyond the graph's", "graph is cut off at 0.5"],
+)
+def test_a_bundle_with_anything_wrong_is_no_teacher(tiny_bundle, tmp_path, words, name):
+    folder = shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
+    FAULTS[name].apply(folder)
+    with pytest.raises(TeacherError) as refused:
+        teachers.create({"kind": "bundle", "path": str(folder)}, tuple(words))
+    assert re.search(FAULTS[name].names, str(refused.value))
