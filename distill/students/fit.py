@@ -200,16 +200,27 @@ def _load(name: str, model: str) -> Any:
     return classifier
 
 
+@torch.inference_mode()
 def _reads_types(classifier: Any, tokenizer: Any, model: str) -> bool:
-    """Whether transformers gives this classifier types of tokens. Raises DistillError when they are not all 0."""
-    types = tokenizer("a").get("token_type_ids")
-    takes = types is not None and "token_type_ids" in signature(classifier.forward).parameters
-    if takes and any(types):
+    """Whether a classifier computes something else when it is told that all tokens are of the type 0.
+
+    transformers tells it wherever the tokenizer has types, and GPT-2 adds the embedding of the token 0 to each then.
+    Raises DistillError when the tokens of one text are of several types.
+    """
+    given = tokenizer("a", return_tensors="pt")
+    if "token_type_ids" not in given or "token_type_ids" not in signature(classifier.forward).parameters:
+        return False
+    types = given.pop("token_type_ids")
+    if types.any():
         raise DistillError(
             f"model {model}: its tokenizer gives tokens of one text several types, which is not supported; "
             "use another architecture, such as BERT, RoBERTa, GPT-2 or Qwen2"
         )
-    return takes
+    try:
+        told, plain = classifier.eval()(**given, token_type_ids=types).logits, classifier(**given).logits
+    except Exception:  # what cannot be read is refused, with a reason, by `require_sound`
+        return False
+    return not torch.equal(told, plain)
 
 
 def _or_refuse(model: str, load: Callable[[], Any]) -> Any:

@@ -87,9 +87,15 @@ def test_encoders_do_whatever_their_padding_id(tiny_classifier, kind, pad_id):
     assert_right(tiny_classifier(kind, pad_token_id=pad_id))
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bert"])
-def test_types_of_tokens_are_given_where_transformers_gives_them(tiny_classifier, kind):
-    assert_right(tiny_classifier(kind, types=True))
+@pytest.mark.parametrize(("kind", "told"), [("gpt2", True), ("bert", False), ("roberta", False)])
+def test_types_of_tokens_are_told_where_that_changes_answers(tiny_classifier, kind, told):
+    folder = tiny_classifier(kind, types=True)
+    assert_right(folder)
+    given = []
+    module = load_classifier(str(folder), MAX_TOKENS).network.module
+    module.classifier.register_forward_pre_hook(lambda _, __, named: given.append(named), with_kwargs=True)
+    module(*pad([[0, 30, 1]]))
+    assert ["token_type_ids" in named for named in given] == [told]
 
 
 def test_weights_of_16_bits_are_computed_in_32(tiny_classifier):
