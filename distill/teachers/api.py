@@ -38,7 +38,7 @@ from distill.teachers.http import (
     send,
     unanswered,
 )
-from distill.teachers.pace import Pace
+from distill.teachers.pace import Pace, told
 from distill.teachers.pricing import Price, Usage, known_price
 from distill.teachers.prompts import Prompt
 from distill.teachers.rejections import Rejection
@@ -359,9 +359,9 @@ class Api:
         turn, start, cost = 0, time.perf_counter(), 0.0
         headers: list[httpx.Headers] = []
 
-        def heard(told: httpx.Headers) -> None:
-            self._pace.heard(told)
-            headers.append(told)
+        def heard(given: httpx.Headers) -> None:
+            self._pace.heard(given)
+            headers.append(given)
 
         try:
             async with self._at_server:
@@ -376,7 +376,10 @@ class Api:
             result = self._read(request, response, read)
         except ApiError as error:
             if error.wait is not None and self._pace.hold(error.wait) and error.wait >= _TOLD:
-                log.warning("%s; all calls wait, and ask again after a minute at most", error)
+                asked = (
+                    "%s answered %s and asks to be left alone for %s; all calls wait, and ask again in a minute at most"
+                )
+                log.warning(asked, self.who, error.status, told(error.wait))
             error.turn, error.seconds = turn, time.perf_counter() - start
             error.cost_usd = cost = self._billed(error.body, worst if error.charged else 0.0)
             if self.control is None or not key or error.verdict not in ("refused", "invalid"):
@@ -397,6 +400,10 @@ class Api:
     def held(self) -> float:
         """For how many seconds calls are held, because the server asked to be left alone."""
         return self._pace.held
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait before another attempt. Raises TeacherError when stopped."""
+        await self._pace.sleep(seconds)
 
     def stop(self) -> None:
         """Make no further call: those that wait for their turn, or for another attempt, raise TeacherError."""

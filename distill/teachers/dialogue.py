@@ -145,7 +145,7 @@ class Dialogue:
         plain = self._dialect
         if self._exact == "always" or chat.is_vllm(heard[0][1].response):
             names = codes(max(len(choice.options) for choice, _ in probes))
-            self._dialect = replace(plain, ids=await token_ids(self.api.client, self._model, names, self.api.who))
+            self._dialect = replace(plain, ids=await token_ids(self.api, self._model, names))
         able = [index for index, (choice, _) in enumerate(probes) if self._dialect.asked(len(choice.options))]
         try:
             if able:

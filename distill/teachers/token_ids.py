@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx
-
+from distill.teachers.api import Api
 from distill.teachers.codes import forms
 from distill.teachers.http import ApiError, persistent, send
 
@@ -16,18 +15,18 @@ _BEFORE = "\n"
 """A tokenizer that puts a space before every text shows how a bare code is written only after something else."""
 
 
-async def token_ids(client: httpx.AsyncClient, model: str, names: Sequence[str], who: str) -> dict[str, list[int]]:
+async def token_ids(api: Api, model: str, names: Sequence[str]) -> dict[str, list[int]]:
     """The ids of each code's forms that are one token, the bare code first. A code of which none is has no entry.
 
     Gives nothing where the server has no tokenizer. Raises ApiError where the server cannot be reached, or stays busy.
     """
-    url = _beside(str(client.base_url))
+    url = _beside(str(api.client.base_url))
 
     async def tokens(text: str) -> list[int]:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        async for attempt in persistent(_ATTEMPTS):
+        async for attempt in persistent(_ATTEMPTS, sleep=api.sleep):
             with attempt:
-                found = (await send(client, url, body, who=f"{who} (/tokenize)")).get("tokens")
+                found = (await send(api.client, url, body, who=f"{api.who} (/tokenize)")).get("tokens")
         return found if isinstance(found, list) and all(isinstance(one, int) for one in found) else []
 
     async def ids(name: str) -> list[int]:

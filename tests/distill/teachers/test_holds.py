@@ -16,6 +16,7 @@ from distill.teachers.account import NoAccount
 from distill.teachers.api import Api, ApiConfig, Request
 from distill.teachers.base import TeacherError
 from distill.teachers.http import ApiError
+from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 from distill.teachers.pricing import Price, Usage
 
 _TAKES = 0.001
@@ -139,8 +140,7 @@ def test_a_wait_is_said_once_a_minute_whoever_waits(run, caplog) -> None:
         made = api(Busy({"retry-after": "90"}, 100))
         await asyncio.gather(*(ask(made) for _ in range(8)))
         assert [record.getMessage() for record in caplog.records if record.name.startswith("distill")] == [
-            "it answered 429: slow down; it asks to be left alone for 90 s; all calls wait, and ask again after a "
-            "minute at most"
+            "it answered 429 and asks to be left alone for 90 s; all calls wait, and ask again in a minute at most"
         ] * 2
 
     run(test)
@@ -157,5 +157,34 @@ def test_stopping_ends_a_wait_at_once(run) -> None:
             with pytest.raises(TeacherError, match="stopped"):
                 await one
         assert clock() == 10.0
+
+    run(test)
+
+
+@pytest.mark.parametrize(("refusals", "method"), [(5, "logprobs"), (10**6, None)])
+def test_a_tokenizer_that_is_busy_is_asked_again_and_never_taken_for_none(
+    run, language_model, refusals: int, method: str | None
+) -> None:
+    model = language_model(lambda options, text: dict.fromkeys(options, 0.9 / len(options)))
+    left = refusals
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        nonlocal left
+        if request.url.path == "/tokenize" and left:
+            left -= 1
+            return httpx.Response(429, headers={"retry-after": "90"}, json={})
+        return model(request)
+
+    async def test(clock: Callable[[], float]) -> None:
+        config = OpenAIConfig(base_url="http://vllm:8000/v1", model="m", usd_per_million=Price(input=0, output=0))
+        labels = [f"label {number}" for number in range(26)]
+        made = OpenAITeacher(config, labels, NoAccount(), transport=httpx.MockTransport(serve))
+        if method is None:
+            with pytest.raises(ApiError, match=r"tokenize.*429"):
+                await made.ask(["a text"])
+        else:
+            (answer,) = await made.ask(["a text"])
+            assert (answer.method, answer.tail) == (method, pytest.approx(0.0, abs=1e-9))
+        await made.aclose()
 
     run(test)
