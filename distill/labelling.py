@@ -161,6 +161,10 @@ async def answer(
     failures: list[BaseException] = []
     asked = 0
 
+    def stop() -> None:
+        stopped.set()
+        getattr(teacher, "stop", lambda: None)()  # else calls that a server keeps waiting would be waited for
+
     async def work() -> None:
         nonlocal asked
         try:
@@ -172,15 +176,14 @@ async def answer(
                 asked += len(batch)
                 advance(len(batch))
         except BaseException as error:
-            stopped.set()
             failures.append(error)
+            stop()
 
     workers = [asyncio.create_task(work()) for _ in range(teacher.concurrency)]
     try:
         await asyncio.wait(workers)
     except asyncio.CancelledError:
-        stopped.set()
-        getattr(teacher, "stop", lambda: None)()
+        stop()
         await _until_done(workers)
         raise
     if failures:

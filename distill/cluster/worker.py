@@ -99,6 +99,7 @@ class Worker:
 
     def _stop(self) -> None:
         self._stopped = True
+        getattr(self._teacher, "stop", lambda: None)()
 
 
 class _Line:

@@ -341,17 +341,20 @@ async def test_what_is_in_flight_when_labelling_is_cancelled_is_waited_for_and_s
     assert stored(path, teacher) == keys(teacher.asked)
 
 
+class Waiting(Played):
+    """A teacher whose server wants to be left alone."""
+
+    def __init__(self) -> None:
+        super().__init__(self.wait, concurrency=2)
+        self.stopped = asyncio.Event()
+        self.stop = self.stopped.set
+
+    async def wait(self, texts: Sequence[str]) -> list[Answer]:
+        await self.stopped.wait()
+        raise TeacherError("stopped")
+
+
 async def test_labelling_that_is_cancelled_does_not_wait_for_a_server_that_asked_to_be_left_alone(path):
-    class Waiting(Played):
-        def __init__(self) -> None:
-            super().__init__(self.wait, concurrency=2)
-            self.stopped = asyncio.Event()
-            self.stop = self.stopped.set
-
-        async def wait(self, texts: Sequence[str]) -> list[Answer]:
-            await self.stopped.wait()
-            raise TeacherError("stopped")
-
     teacher = Waiting()
     with AnswerStore(path) as store:
         asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
@@ -361,6 +364,18 @@ async def test_labelling_that_is_cancelled_does_not_wait_for_a_server_that_asked
         with pytest.raises(asyncio.CancelledError):
             await asking
     assert len(teacher.batches) == 2
+
+
+async def test_labelling_that_fails_does_not_wait_for_such_a_server_either(path):
+    class Late(Waiting):
+        async def wait(self, texts: Sequence[str]) -> list[Answer]:
+            if len(self.batches) == 2:
+                raise TeacherError("out of money")
+            return await super().wait(texts)
+
+    with AnswerStore(path) as store:
+        with pytest.raises(TeacherError, match="out of money"):
+            await answer(Late(), pool(20).texts, store)
 
 
 async def test_labelling_that_is_cancelled_twice_gives_up_what_is_in_flight(path):
