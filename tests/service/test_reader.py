@@ -399,6 +399,20 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
         assert serving.app.state.door.held == 0
 
 
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_wrong_body_costs_its_key_a_text_before_it_is_read(listening, connect, write_keys, way):
+    for body, status in (
+        (b'{"texts": [1]}', 422),
+        (b"[", 400),
+        (b'{"texts": [' + b"1," * 450 + b"1]}", 422),
+        (BODY, 200),
+    ):
+        async with small(listening, connect, api_keys=write_keys(slow="one:rate=0.001/s")) as (_, begin):
+            data = post(body, "x-api-key: one\r\n", path=f"/classify{way}")
+            assert (await (await begin(data)).receive())[0] == status
+            assert (await (await begin(data[: len(data) - len(body)])).receive())[0] == 429
+
+
 async def flood(connection):
     async with asyncio.timeout(PATIENCE):
         while True:

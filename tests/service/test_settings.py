@@ -108,6 +108,13 @@ def test_a_queue_that_could_never_admit_the_largest_request_is_refused(environme
         environment(REFLUX_QUEUE_LIMIT="63")
 
 
+def test_room_for_less_than_the_largest_request_is_refused(environment):
+    with pytest.raises(
+        StartupError, match=r"REFLUX_MAX_UNFINISHED_BYTES is 1999, less than twice the 1000 of REFLUX_M"
+    ):
+        environment(REFLUX_MAX_UNFINISHED_BYTES="1999", REFLUX_MAX_BODY_BYTES="1000")
+
+
 def test_two_ports_that_are_one_are_refused(environment):
     with pytest.raises(StartupError, match=r"REFLUX_METRICS_PORT and REFLUX_PORT are both 9000"):
         environment(REFLUX_PORT="9000", REFLUX_METRICS_PORT="9000")
