@@ -86,6 +86,7 @@ class GraphTokenizer:
                 truncate_at(self._tokenizer, max_tokens)
                 self._words = Words.of(self._tokenizer)
                 longest = len(self._tokenizer.encode("a " * max_tokens).ids)
+                vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path}: not a tokenizer ({one_line(error)}); export the bundle again") from error
         if longest > max_tokens:
@@ -93,13 +94,8 @@ class GraphTokenizer:
                 f"{path}: makes {longest} tokens of a text that is cut to 'max_tokens', which is {max_tokens}; "
                 "export the bundle again"
             )
-
-    @property
-    def highest_id(self) -> int:
-        """The highest token id that a text may be given, where ids are counted through from 0."""
-        added: dict[int, object] = self._tokenizer.get_added_tokens_decoder()
-        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        return max(size - 1, 0, *added)
+        self.highest_id = max(vocabulary.values(), default=0)
+        """The highest token id that a text may be given."""
 
     def encode(self, text: str) -> Encoded:
         """Tokenise a text as far as the graph reads it.

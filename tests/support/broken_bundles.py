@@ -346,6 +346,10 @@ def _more_words(tokenizer: dict[str, Any]) -> None:
     vocabulary["beyond"] = len(vocabulary)
 
 
+def _far_word(tokenizer: dict[str, Any]) -> None:
+    tokenizer["model"]["vocab"]["beyond"] = 2**31
+
+
 def _added_token(tokenizer: dict[str, Any]) -> None:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     tokenizer["added_tokens"].append({"id": 7_000, "content": "beyond", **flags})
@@ -375,6 +379,7 @@ def _tokenizer_faults() -> dict[str, Fault]:
     )
     faults["tokenizer has no words"] = Fault(TOKENIZER, _json_tokenizer(lambda one: one["model"].update(vocab={})))
     faults["tokenizer has ids beyond the graph's"] = Fault(f"{MODEL}.*highest", _json_tokenizer(_more_words))
+    faults["tokenizer has an id far from the others"] = Fault(f"{MODEL}.*highest", _json_tokenizer(_far_word))
     faults["tokenizer adds a token beyond the graph's"] = Fault(f"{MODEL}.*highest", _json_tokenizer(_added_token))
     return faults
 
