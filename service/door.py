@@ -28,6 +28,7 @@ LINGER_BODIES = 16
 """How long, and for how many bodies of the largest size, a client that goes on sending is listened to after an answer
 that ends its connection: to close it at once would take the answer from it."""
 
+_REFUSED = 16
 _BODIES = 64
 _FRAMING = 8
 """A body in chunks of one byte is six times as long with their frames."""
@@ -45,6 +46,9 @@ class Door:
         self.seconds = settings.receive_seconds
         self.body_bytes = settings.max_body_bytes
         self.most_connections = settings.max_connections
+        self.most_refused = _REFUSED + settings.max_connections // 4
+        """So many more are told why there is no place for them."""
+
         self.message_bytes = HEAD_BYTES + _FRAMING * settings.max_body_bytes
         """What the largest request may have, frames and trailers included."""
 

@@ -71,7 +71,10 @@ class Reader(HttpToolsProtocol):
         """Wait for a request, where there is room for another connection."""
         super().connection_made(transport)
         self._ending = _Transport(transport, self.close)
-        if len(self.connections) > self._door.most_connections and not self._make_room():
+        beyond = len(self.connections) - self._door.most_connections
+        if beyond > self._door.most_refused:
+            transport.abort()
+        elif beyond > 0 and not self._make_room():
             self._fail(self._door.too_many())
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -358,15 +361,19 @@ class Reader(HttpToolsProtocol):
         await self.config.loaded_app(scope, come, send)
 
     def _make_room(self) -> bool:
-        """Close the connections that have been idle for longest; false where none is."""
-        idle = [one for one in self.connections if isinstance(one, Reader) and one is not self and one._is_idle()]
-        idle.sort(key=lambda one: one._idle_since)
-        for one in idle[: 1 + self._door.most_connections // 64]:
+        """Close connections that have been idle for longest, else those whose requests have; false where none is."""
+        others = [one for one in self.connections if isinstance(one, Reader) and one is not self and not one._ended]
+        few = 1 + self._door.most_connections // 64
+        idle = sorted((one for one in others if not (one.busy or one._reading)), key=lambda one: one._idle_since)
+        for one in idle[:few]:
             one.close()
-        return bool(idle)
-
-    def _is_idle(self) -> bool:
-        return not (self.busy or self._reading or self._ended)
+        if idle:
+            return True
+        coming = [(one._waiting_since, one) for one in others if one._failure is None]
+        slow = sorted(((since, id(one), one) for since, one in coming if since is not None))[:few]
+        for _, _, one in slow:
+            one._fail(self._door.too_many())
+        return bool(slow)
 
 
 class _Transport:

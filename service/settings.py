@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     """Most bytes to hold of all requests that have not come whole; more get 503. By default 64 of the largest."""
 
     max_connections: int = Field(default=4096, ge=1)
-    """Most connections; for another one that is idle is closed, and where none is it gets 503."""
+    """Most connections; for another, one that is idle or slow is closed, and where none is it gets 503."""
 
     max_texts: int = Field(default=64, ge=1)
     """Most texts in one request."""

@@ -256,6 +256,8 @@ async def output(*command):
 
 SMALL = {"max_body_bytes": 1000, "max_texts": 8, "max_characters": 200, "queue_limit": 8}
 LONG = 64 * 1024
+TICK = 0.005
+"""More than the milliseconds in which the event loop tells the time."""
 
 
 @asynccontextmanager
@@ -400,6 +402,36 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_longest(listening, connect, way):
+    async with small(listening, connect, max_connections=3) as (serving, begin):
+        data = post(path=f"/classify{way}")
+        several = []
+        for part in (data[:-5], data[:20], data[:-5]):
+            several.append(await begin(part))
+            await until(lambda: serving.app.state.door.held > 64 * len(several))
+            await asyncio.sleep(TICK)
+        probe = await begin(post(b"", path="/livez", method="GET"))
+        assert (await probe.receive())[0] == 200
+        for at, (status, rest) in enumerate([(503, b""), (200, data[20:]), (200, data[-5:])]):
+            await send(several[at], rest)
+            assert (await several[at].receive())[0] == status
+        assert await is_closed(several[0])
+
+
+async def test_who_comes_when_even_refusals_are_too_many_is_not_answered(listening, connect, gate, monkeypatch):
+    async with small(listening, connect, max_connections=1) as (serving, begin):
+        monkeypatch.setattr(serving.app.state.door, "most_refused", 1)
+        gate.close()
+        first = await begin(post())
+        await gate.held()
+        refused = await begin()
+        assert (await refused.receive())[0] == 503
+        assert await is_closed(await begin())
+        gate.opened.set()
+        assert (await first.receive())[0] == 200
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_a_wrong_body_costs_its_key_a_text_before_it_is_read(listening, connect, write_keys, way):
     for body, status in (
         (b'{"texts": [1]}', 422),
@@ -447,9 +479,9 @@ async def test_another_connection_than_may_be_takes_the_place_of_the_one_that_wa
 ):
     async with small(listening, connect, max_connections=3) as (serving, begin):
         several = [await begin() for _ in range(3)]
-        for connection in several:
+        for connection in (*several, several[0]):
             assert (await asked(connection, post()))[0] == 200
-        assert (await asked(several[0], post()))[0] == 200
+            await asyncio.sleep(TICK)
         fourth = await begin()
         assert await is_closed(several.pop(1))
         gate.close()
