@@ -25,7 +25,7 @@ from rich.table import Table
 
 from distill.data import tickets
 from distill.errors import DistillError
-from distill.progress import bar
+from distill.progress import bar, status
 from distill.report import percent
 from distill.run import Run
 from distill.task import load_task
@@ -52,7 +52,8 @@ def demo(folder: Path, console: Console, *, keep: bool) -> None:
     address = f"127.0.0.1:{_free_port()}"
     with _service(exported, address) as process:
         base_url = f"http://{address}"
-        _wait_until_ready(base_url, process)
+        with status("starting the service"):
+            _wait_until_ready(base_url, process)
         console.rule("Serving, with a sample shadowed to the teacher")
         seconds = asyncio.run(_send_traffic(base_url))
         live = _wait_for_shadow(base_url)

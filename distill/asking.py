@@ -97,7 +97,8 @@ class Asking:
             yield engine
 
     async def _ask(self, engine: Engine, store: AnswerStore, book: Cashbook, batch: bool) -> Appraised:
-        teacher = teachers.create(self.config, self.splits.labels, book)
+        with status("loading the teacher"):
+            teacher = teachers.create(self.config, self.splits.labels, book)
         try:
             return await interruptible(
                 self._appraise(teacher, engine, store, book, batch),
@@ -136,7 +137,8 @@ class Asking:
         questions = self._extra.questions(self.splits.everything)
         with AnswerStore(self.path) as store:
             ledger = Ledger(Cashbook(store))
-            teacher = teachers.create(self.config, self.splits.labels, ledger)
+            with status("loading the teacher"):
+                teacher = teachers.create(self.config, self.splits.labels, ledger)
             if not priced(teacher):
                 raise TypeError(f"{teacher.name} cannot plan")
             try:

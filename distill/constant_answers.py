@@ -24,7 +24,11 @@ def teacher_warnings(teacher: Floats, labels: Sequence[str], gold: Classes | Non
             "distil; check its model, its prompt and the labels"
         ]
     if gold is None:
-        return []
+        never = [repr(label) for label, times in zip(labels, chosen, strict=True) if not times]
+        listed = ", ".join(never[:5]) + (", …" if len(never) > 5 else "")
+        if not never:
+            return []
+        return [f"the teacher says {listed} for none of {count} texts; no student can learn that from it"]
     found = []
     truth = np.bincount(gold, minlength=len(labels))
     right = int((teacher.argmax(1) == gold).sum())

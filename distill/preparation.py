@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from distill.appraisal import gold_rows, shared_with_fit
 from distill.artifacts import write_atomic
-from distill.data.duplicates import clean
+from distill.data.duplicates import Cleaning, clean
 from distill.data.sources import delimiter_found, read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
 from distill.data.sufficiency import (
@@ -29,7 +29,7 @@ from distill.data.sufficiency import (
     unknown_labels,
 )
 from distill.errors import DataError
-from distill.progress import bar
+from distill.progress import bar, status
 from distill.sections import FileSource
 from distill.task import Task
 from distill.teachers.local import Fit, LocalConfig
@@ -67,15 +67,26 @@ class Splits:
 
 def prepare(task: Task, folder: Path) -> None:
     """Write the data of a task into a folder. Raises DataError where the data has a problem."""
-    pool = read(task.data.train, "train")
-    test = read(task.data.test, "test")
-    given = None if isinstance(task.data.validation, float) else read(task.data.validation, "validation")
+    with status("reading the data"):
+        pool = read(task.data.train, "train")
+        test = read(task.data.test, "test")
+        given = None if isinstance(task.data.validation, float) else read(task.data.validation, "validation")
     held = {"test": test} if given is None else {"validation": given, "test": test}
     with bar("comparing texts", len(pool) + sum(map(len, held.values()))) as advance:
         pool, cleaning = clean(pool, held, task.data.near_duplicate, advance)
+    with status("examining the data"):
+        _split(task, pool, test, given, cleaning, folder)
+
+
+def _split(
+    task: Task, pool: Examples, test: Examples, given: Examples | None, cleaning: Cleaning, folder: Path
+) -> None:
+    """Divide the clean pool, examine what came of it, and write it into a folder."""
+    held = {"test": test} if given is None else {"validation": given, "test": test}
     if not len(pool):
         raise DataError("train: every row duplicates a held-out row; check that train and test are different files")
-    labels = task.labels or _labels_of([pool, *held.values()], task)
+    gold = _gold_of_the_teacher(task)
+    labels = task.labels or _labels_of([pool, *held.values(), *gold.values()])
     if given is None:
         train, validation = hold_out(pool, float(task.data.validation), task.data.seed)  # type: ignore[arg-type]
     else:
@@ -85,8 +96,9 @@ def prepare(task: Task, folder: Path) -> None:
         raise DataError("validation: no rows; raise data.validation or give it a source of its own")
     if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
         raise DataError("an id stands in two splits; ids must differ across train, validation and test")
-    findings = examine_labels(splits, labels, listed=task.labels is not None) + examine(splits, labels)
-    findings += _other_uses(task, splits["test"], given, labels)
+    everywhere = {**splits, **gold}
+    findings = examine_labels(everywhere, labels, listed=task.labels is not None) + examine(splits, labels)
+    findings += _other_uses(task, splits["test"], given, gold.get("fit"), labels)
     if problems := [finding.message for finding in findings if finding.level == "problem"]:
         raise DataError("; ".join(problems))
     for name, split in splits.items():
@@ -94,7 +106,7 @@ def prepare(task: Task, folder: Path) -> None:
     report = {
         "labels": labels,
         "rows": {name: len(split) for name, split in splits.items()},
-        "counts": label_counts(splits, labels),
+        "counts": label_counts(everywhere, labels),
         "delimiters": delimiters_found(task),
         "cleaning": asdict(cleaning),
         "findings": [asdict(finding) for finding in findings],
@@ -134,21 +146,25 @@ def _parts(section: BaseModel) -> Iterator[BaseModel]:
         yield from (part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, BaseModel))
 
 
-def _labels_of(splits: list[Examples], task: Task) -> tuple[str, ...]:
+def _gold_of_the_teacher(task: Task) -> dict[str, Examples]:
+    """The rows that fit the teacher and those that calibrate it, where the task has them."""
+    sections = {"fit": fit_section(task.teacher), "calibration": task.labelling.calibration}
+    return {name: read(section.data, "gold") for name, section in sections.items() if section is not None}
+
+
+def _labels_of(splits: Iterable[Examples]) -> tuple[str, ...]:
     """The labels that the data names, sorted. Raises DataError when it names fewer than two."""
-    sources = [section.data for section in (fit_section(task.teacher), task.labelling.calibration) if section]
-    gold = {label for split in (*splits, *(read(source, "gold") for source in sources)) for label in split.gold}
-    named = {label for label in gold if label is not None}
+    named = {label for split in splits for label in split.gold if label is not None}
     if len(named) < 2:
         raise DataError("the data names fewer than two gold labels; list the task's `labels`")
     return tuple(sorted(named))
 
 
-def _other_uses(task: Task, test: Examples, validation: Examples | None, labels: tuple[str, ...]) -> list[Finding]:
+def _other_uses(
+    task: Task, test: Examples, validation: Examples | None, fitted: Examples | None, labels: tuple[str, ...]
+) -> list[Finding]:
     """What else uses the test split's texts, and the labels that fitting and calibrating the teacher do not see."""
     findings = [] if validation is None else shared_with_test("validation", validation, test)
-    fit = fit_section(task.teacher)
-    fitted = None if fit is None else read(fit.data, "gold")
     if fitted is not None:
         if why := lacks_gold(fitted) or unknown_labels(fitted.gold, labels):
             findings.append(Finding("problem", f"teacher.fit.data: {why}"))

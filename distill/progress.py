@@ -86,7 +86,8 @@ def status(description: str) -> Iterator[Callable[[str], None]]:
         said = now
 
     def again() -> str:
-        return f"{description}: {said or 'started'}, for {duration(time.monotonic() - start)}"
+        doing = f"{said}, for" if said else "at work for"
+        return f"{description}: {doing} {duration(time.monotonic() - start)}"
 
     with _lines(again, last=False):
         yield tell

@@ -24,6 +24,7 @@ from distill.data.splits import S
 from distill.digests import source_digest, teacher_digest
 from distill.preparation import SCHEMA as SCHEMA_OF_DATA
 from distill.preparation import Splits, fit_section, prepare, read_splits
+from distill.progress import status
 from distill.soft_labels import SCHEMA, SoftLabels
 from distill.task import TEACHER, Task
 from distill.teachers.local import LocalConfig
@@ -134,7 +135,9 @@ class Run:
         Raises BudgetError when the money is not enough, and StoppedError for Ctrl-C; what was answered is kept.
         """
         self.make_teacher()
-        self.labels.ensure(lambda folder: self._write_labels(folder, means or Means()))
+        with status("reading what the labels depend on"):  # weights of a teacher, and the examples of a prompt
+            stage = self.labels
+        stage.ensure(lambda folder: self._write_labels(folder, means or Means()))
         return self.soft_labels()
 
     def forecast(self) -> list[str]:

@@ -74,7 +74,7 @@ def read_yaml(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         problem = _NAMED.sub(r"\1", " ".join(filter(None, (error.context, error.problem))))
         raise TaskError(f"not YAML: {problem}{_place(error.problem_mark or error.context_mark)}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except yaml.YAMLError as error:
         raise TaskError(f"not YAML: {' '.join(str(error).split())}") from error
     return Document(data, root)
 
@@ -127,6 +127,8 @@ class _Bounds:
                 self._open.append((event.anchor, self._count))
             else:
                 self._sizes[event.anchor] = 1
+                if isinstance(event, events.ScalarEvent) and _has_half_a_character(event.value):
+                    return f"half a character (a lone surrogate){place}; correct the escape"
             self._count += 1
         if len(self._open) > MAX_DEPTH:
             return f"nested more than {MAX_DEPTH} deep{place}; a task needs less than ten"
@@ -135,17 +137,49 @@ class _Bounds:
         return None
 
 
+def _has_half_a_character(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _place(mark: Any) -> str:
     return "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
 
 
+_SHOWN = 40  # characters of a value, at most
+_MERGE = "tag:yaml.org,2002:merge"
+_TEXT = ("tag:yaml.org,2002:value", _MERGE)
+_KINDS = {
+    "tag:yaml.org,2002:timestamp": "a date",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:bool": "true or false",
+}
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where YAML would silently keep the last."""
+    """Safe YAML that refuses a key given twice, where YAML would silently keep the last.
+
+    `=`, and `<<` where it is no key, are text, as in YAML 1.2.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.tag in _TEXT:
+            return node.value
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:  # of PyYAML, where a scalar does not fit its tag
+            if not isinstance(node, yaml.ScalarNode):
+                raise
+            kind = _KINDS.get(node.tag, node.tag)
+            spelled = node.value if len(node.value) <= _SHOWN else f"{node.value[:_SHOWN]}…"
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{spelled!r} is read as {kind}, and is none; quote it to make it text", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
                 continue  # what is no plain key is refused, or merged, by YAML's own rules
             key = self.construct_object(key_node, deep=True)
             if key in seen:

@@ -200,7 +200,10 @@ def _resolve(value: Any, base: Path, key: str = "") -> Any:
 def _explain(error: ValidationError, document: Document) -> list[str]:
     """One line for each thing wrong: the key's path, what was expected, what was given."""
     lines = []
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for item in errors:
+        if item["type"] == "too_short" and any(_within(other["loc"], item["loc"]) for other in errors):
+            continue  # it counts only the entries that fit
         keys = _key_path(item["loc"], document.data, missing=item["type"] == "missing")
         where = ".".join(keys)
         private = not _PRIVATE.isdisjoint(keys)
@@ -209,6 +212,10 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
             message = "unknown key; remove it or correct its spelling"
         elif item["type"] == "missing":
             message = "missing; this key is required"
+        elif item["type"] in ("tuple_type", "list_type"):
+            message = "expected a list" if private else f"expected a list (got {item['input']!r})"
+        elif item["type"] == "too_short":
+            message = f"expected {item['ctx']['min_length']} or more entries, got {item['ctx']['actual_length']}"
         elif item["type"] == "union_tag_not_found":
             message = f"the key {item['ctx']['discriminator']} is missing"
         elif hint := _quoting(item, document):
@@ -218,6 +225,10 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
             message = f"{message} (got {item['input']!r})"
         lines.append(f"{where}: {message}" if where else message)
     return lines
+
+
+def _within(location: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(location) > len(outer) and location[: len(outer)] == outer
 
 
 def _quoting(item: ErrorDetails, document: Document) -> str | None:

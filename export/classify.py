@@ -14,7 +14,7 @@ from distill.data.files import CSV, JSONL, PARQUET
 from distill.data.sources import read
 from distill.data.values import is_blank
 from distill.errors import DataError
-from distill.progress import track
+from distill.progress import status, track
 from distill.sections import FileSource
 from export.bundle import Bundle
 from export.runtime import Classifier, InferenceError
@@ -30,8 +30,9 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int
     Raises DataError for a file that cannot be read or is the target, and InferenceError when the graph fails on a text.
     """
     _require_target(source, target)
-    rows = read(source, "row", blanks=True)
-    classifier = Classifier.load(bundle)
+    with status(f"reading {source.path.name}"):
+        rows = read(source, "row", blanks=True)
+        classifier = Classifier.load(bundle)
     answers: list[tuple[str, str, str, float | None, bool]] = []
     blank = 0
     for name, text in zip(rows.ids, track(rows.texts, "classifying", len(rows)), strict=True):

@@ -97,11 +97,15 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 continue
             try:
                 pairs = decoder.decode(line)
+            except json.JSONDecodeError as error:
+                problem = f"{error.msg} at character {error.pos + 1}"
+                raise DataError(f"{path}, line {number}: not JSON ({problem}); write one object a line") from error
             except (ValueError, ArithmeticError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(pairs, Object):
                 raise DataError(f"{path}, line {number}: expected an object, got {type(pairs).__name__}")
-            yield f"line {number}", tuple(name for name, _ in pairs), [value for _, value in pairs]
+            names, values = zip(*pairs, strict=True) if pairs else ((), ())
+            yield f"line {number}", names, values
 
 
 def _parquet(path: Path, wanted: Sequence[str], identifier: str) -> Iterator[Row]:

@@ -55,9 +55,13 @@ def _examples(source: FileSource, prefix: str, rows: Iterable[Row], *, blanks: b
     wanted = _wanted(source)
     unseen = set(wanted)
     names: tuple[str, ...] = ()
+    last: tuple[str, ...] | None = None
+    found: dict[str, int] = {}
     for number, (where, names, values) in enumerate(rows):
         at = f"{source.path}, {where}"
-        found = {name: index for name in wanted if (index := position(names, name, at)) is not None}
+        if names != last:  # rows of JSONL may differ in their columns
+            found = {name: index for name in wanted if (index := position(names, name, at)) is not None}
+            last = names
         cells = {name: _cell(at, name, values[index]) for name, index in found.items()}
         unseen.difference_update(cells)
         if source.text not in cells and not blanks:
@@ -89,6 +93,8 @@ def _cell(where: str, name: str, value: Any) -> str | None:
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -35,7 +35,7 @@ def alike(labels: Iterable[str]) -> list[Alike]:
     """The groups of labels that look alike, each sorted.
 
     They are the same number or boolean, or differ only in case, spacing, invisible characters, Unicode normalisation,
-    or the form of dashes and quotes.
+    the form of dashes and quotes, or quotes around them.
     """
     groups: dict[Decimal | str, list[str]] = {}
     for label in sorted(set(labels)):
@@ -88,7 +88,8 @@ def _shown(character: str, composed: bool) -> str:
 def _key(label: str) -> Decimal | str:
     """What labels that look alike have in common."""
     text = "".join(character for character in label if character.isspace() or not is_invisible(character))
-    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold()
+    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold().replace("i\u0307", "i")  # from a dotted İ
     text = "".join("-" if unicodedata.category(character) == "Pd" else character for character in text)
     text = unicodedata.normalize("NFKC", text).strip()
+    text = text.strip("' ") or text  # quotes around a label
     return Decimal(text) if _NUMBER.fullmatch(text) else "".join(text.split())

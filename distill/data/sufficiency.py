@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.data.spelling import alike, nearest_to, reads_as_missing, shown
+from distill.data.spelling import alike, nearest_to, plain, reads_as_missing, shown
 from distill.data.splits import Examples, normalise
 
 ENOUGH_ROWS = 10_000
@@ -159,8 +159,9 @@ def _thin(name: str, counts: Counter[str | None] | Counter[str], labels: Sequenc
     thin = sorted((counts[label], label) for label in labels if counts[label] < ENOUGH_PER_LABEL)
     if not thin:
         return []
-    listed = ", ".join(f"{label} ({count})" for count, label in thin[:5])
-    return [Finding("warning", f"{name}: {len(thin)} labels have fewer than {ENOUGH_PER_LABEL} rows: {listed}")]
+    listed = ", ".join(f"{plain(label)} ({count})" for count, label in thin[:5])
+    have = "label has" if len(thin) == 1 else "labels have"
+    return [Finding("warning", f"{name}: {len(thin)} {have} fewer than {ENOUGH_PER_LABEL} rows: {listed}")]
 
 
 def _listed(labels: Sequence[str]) -> str:

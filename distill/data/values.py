@@ -47,6 +47,9 @@ def label_of(text: str | None) -> str | None:
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: it is empty, or of spaces and invisible characters alone."""
+    first = text[:1]
+    if first.isascii() and first.isalnum():  # nearly every text
+        return False
     return all(is_invisible(character) for character in text)
 
 
@@ -64,7 +67,7 @@ def _float(value: float | np.floating[Any]) -> str | None:
     if math.isnan(value):
         return None
     bits = np.finfo(type(value)).nmant + 1
-    if abs(value) >= 2**bits:
+    if math.isfinite(value) and abs(value) >= 2**bits:
         raise ValueError(
             f"the float {value}, which may stand for several whole numbers; write it as text or an integer"
         )

@@ -12,6 +12,7 @@ from distill.calibration import fit_temperature
 from distill.data.splits import Train, Validation, require
 from distill.errors import DistillError
 from distill.losses import distillation_loss
+from distill.progress import status
 from distill.soft_labels import SoftLabels
 from distill.students.base import Student, predict
 from distill.students.vocabulary import compact
@@ -42,11 +43,13 @@ def distil(
         )
     set_seed(config.optimisation.seed)  # the head is drawn
     student = untrained(config, soft.labels, learn)
+    with status(f"{description}: splitting the texts into tokens"):
+        tokens, held_tokens = student.encode(learn.texts), student.encode(choose.texts)
     targets = soft.probabilities[soft.rows_of(learn.ids)]
     wanted = soft.probabilities[soft.rows_of(choose.ids)]
     module = student.network.module
     frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
-    with compact(module, student.encode(learn.texts), student.encode(choose.texts), frozen=frozen) as (rows, held):
+    with compact(module, tokens, held_tokens, frozen=frozen) as (rows, held):
         history = train(
             module,
             rows,
@@ -58,8 +61,10 @@ def distil(
             config.optimisation,
             description,
         )
-        logits = predict(module, held)
-    student = student.with_temperature(fit_temperature(logits, wanted))
+        with status(f"{description}: calibrating"):
+            logits = predict(module, held)
+            temperature = fit_temperature(logits, wanted)
+    student = student.with_temperature(temperature)
     record = {
         "validation_agreement": float(np.max(history.scores)),
         "best_epoch": history.best,

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError
+from distill.progress import status
 from distill.students.base import (
     CARD,
     Student,
@@ -28,7 +29,7 @@ from distill.students.padding import check_batches, fill, pad_id_of, try_out
 from distill.students.positions import most_tokens
 from distill.task import EncoderStudent
 from distill.truncation import longest_row
-from distill.weights import locate
+from distill.weights import display_name, locate
 
 set_verbosity_error()  # it warns of a pooler that we do not use
 disable_progress_bar()
@@ -172,7 +173,8 @@ def _ours(name: str) -> StartingPoint:
 
 def _theirs(name: str) -> StartingPoint:
     try:
-        encoder = load_encoder(name)
+        with status(f"loading {display_name(name)}"):
+            encoder = load_encoder(name)
     except Exception as error:  # of many kinds: a folder that is none, files cut off, a hub that is out of reach
         raise DistillError(
             f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"

@@ -30,6 +30,11 @@ def test_a_label_that_a_good_teacher_never_says_is_named():
     assert "never says 'other' (1 texts)" in warning
 
 
+def test_labels_that_a_teacher_never_says_are_named_without_gold_too():
+    (warning,) = teacher_warnings(says(0, 0, 0, 1), LABELS)
+    assert warning == "the teacher says 'other' for none of 4 texts; no student can learn that from it"
+
+
 def test_a_good_teacher_and_a_good_student_are_not_warned_of():
     teacher, gold = says(0, 1, 2, 0), np.array([0, 1, 2, 0])
     assert teacher_warnings(teacher, LABELS, gold) == teacher_warnings(teacher, LABELS) == []

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import pytest
 import yaml
 from scipy.special import softmax
 
-from distill import teachers
+from distill import preparation, progress, teachers
 from distill.errors import DataError, DistillError
 from distill.run import Run
+from distill.students import distil, encoder
 from distill.students.base import load_student
 from distill.task import load_task
 from distill.teachers import Answer
@@ -400,6 +402,38 @@ def test_a_teacher_that_says_one_label_for_everything_is_doubted_before_training
     assert doubt.startswith(f"the teacher says {labels[1]!r} for each of {TRAIN + TEST} texts")
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "said"),
+    [
+        (preparation, "read", "reading the data: at work for "),
+        (preparation, "examine", "examining the data: at work for "),
+        (teachers, "create", "loading the teacher: at work for "),
+        (encoder, "load_encoder", "loading tiny-bert: at work for "),
+        (distil, "fit_temperature", "training deep: calibrating: at work for "),
+    ],
+)
+def test_what_takes_long_without_a_count_says_that_it_is_at_work(fresh, monkeypatch, capsys, module, function, said):
+    monkeypatch.setattr(progress, "INTERVAL", 0.01)
+    usual = getattr(module, function)
+    heard = []
+
+    def slow(*given: Any, **named: Any) -> Any:
+        deadline = time.monotonic() + 30
+        while not any(said in text for text in heard) and time.monotonic() < deadline:
+            heard.append(capsys.readouterr().err)
+            time.sleep(0.005)
+        return usual(*given, **named)
+
+    monkeypatch.setattr(module, function, slow)
+    run = fresh.open()
+    run.make_data()
+    if module is not preparation:
+        run.make_labels()
+    if module in (encoder, distil):
+        run.make_student(next(iter(run.task.students)))
+    assert any(said in text for text in heard)
+
+
 # A teacher that is fitted first
 
 
@@ -528,6 +562,15 @@ def test_gold_rows_of_a_fit_that_lack_a_label_are_found_before_training(local_te
     write("gold.csv", [row for row in gold if row[1] == labels[0]])
     with pytest.raises(DataError, match=r"teacher\.fit\.data: all rows have the label"):
         job.open().make_data()
+
+
+def test_labels_that_only_the_gold_rows_of_a_fit_have_are_counted_there(local_template, tmp_path):
+    folder = tmp_path / "job"
+    shutil.copytree(local_template.folder, folder)
+    with (folder / "gold.csv").open("a") as file:
+        file.write("rain and snow,odd\nsun and wind,odd\n")
+    counts = Job(folder, local_template.task).open().make_data().report["counts"]
+    assert counts["odd"] == {"train": 0, "validation": 0, "test": 0, "fit": 2}
 
 
 def test_gold_rows_of_a_fit_without_a_label_of_the_task_are_found_before_training(local_template, tmp_path, labels):

@@ -140,14 +140,14 @@ MISSING = "missing; this key is required"
         ),
         ({"teacher": "{kind: local, model: x, fit: {data: {path: 1}}}"}, "teacher.fit.data.path: "),
         ({"teacher": "local"}, "teacher: expected a mapping with a `kind`"),
-        ({"more": "labels: [a]"}, "labels: Tuple should have at least 2 items"),
+        ({"more": "labels: [a]"}, "labels: expected 2 or more entries, got 1"),
         ({"more": "labels: [yes, no]"}, 'labels.0: expected text, and YAML reads yes as true; quote it: "yes"'),
         ({"more": "labels: [a, b, a]"}, "labels: the label 'a' is given twice; remove one"),
         ({"more": "labels: [a, b, ' a ']"}, "labels: the label 'a' is given twice; remove one"),
         ({"more": "labels: [a, b, '']"}, "labels: a label is empty; remove it"),
         ({"more": 'labels: [a, b, " \\u200B"]'}, "labels: a label is empty; remove it"),
         ({"train": "{path: a.csv, delimiter: ;;}"}, "data.train.delimiter: expected one character"),
-        ({"more": "labels: billing"}, "labels: Input should be a valid tuple (got 'billing')"),
+        ({"more": "labels: billing"}, "labels: expected a list (got 'billing')"),
         ({"more": "  No!: {family: static, model: x}"}, "students.No!: String should match pattern"),
         ({"more": "budget: {latency_ms: -1}"}, "budget.latency_ms: Input should be greater than 0 (got -1)"),
         (
@@ -234,7 +234,13 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "x" * (4 * 2**20), "more than 4,194,304 characters"),
         ("a: *b", "not YAML: found undefined alias 'b' (line 1, column 4)"),
         ("a: !!python/object:os.system {}", "not YAML: could not determine a constructor for the tag"),
-        ("a: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("a: " + "9" * 5000, f"not YAML: '{'9' * 40}…' is read as a number, and is none; quote it to make it text"),
+        ("a: 2024-13-45", "not YAML: '2024-13-45' is read as a date, and is none; quote it to make it text (line 1,"),
+        ("a: !!timestamp soon", "not YAML: 'soon' is read as a date"),
+        ("a: [!!bool maybe]", "not YAML: 'maybe' is read as true or false"),
+        ("a: !!int ''", "not YAML: '' is read as a number"),
+        ("? !!float ''\n: b", "not YAML: '' is read as a number"),
+        ('a: "\\ud800"', "half a character (a lone surrogate) (line 1, column 4); correct the escape"),
         ("a: \x00", "not YAML: unacceptable character #x0000"),
         ("a: 1\n---\nb: 2", "not YAML: expected a single document in the stream but found another document (line 2,"),
     ],
@@ -287,6 +293,15 @@ def test_yaml_out_of_bounds_is_refused_in_one_line(tmp_path, text, message):
 )
 def test_what_yaml_takes_for_something_else_than_text_is_to_be_quoted(tmp_path, change, message):
     assert any(line.startswith(message) for line in refusal(written(tmp_path, **change)))
+
+
+def test_an_entry_that_does_not_fit_is_the_only_complaint_about_its_list(tmp_path):
+    (line,) = refusal(written(tmp_path, more="labels: [a, no]"))
+    assert line.startswith("labels.1: expected text, and YAML reads no as false")
+
+
+def test_marks_that_old_yaml_gives_a_meaning_are_labels(tmp_path):
+    assert load_task(written(tmp_path, more="labels: [=, <<, <]")).labels == ("=", "<<", "<")
 
 
 def test_a_tilde_is_ones_own_folder(tmp_path, monkeypatch):

@@ -288,6 +288,16 @@ def test_jsonl_that_python_cannot_hold_says_where(tmp_path, line):
     assert refusal(source(tmp_path / "a.jsonl", line)).startswith(", line 1: not JSON (")
 
 
+@pytest.mark.parametrize(
+    "content", ['[{"text": "a"},\n{"text": "b"}]', '{"text": "a"}{"text": "b"}', '{\n"text": "a"}']
+)
+def test_json_that_is_not_one_object_a_line_says_what_to_do(tmp_path, content):
+    message = refusal(source(tmp_path / "a.jsonl", content))
+    assert message.startswith(", line 1: not JSON (")
+    assert message.endswith("); write one object a line")
+    assert "line 2" not in message
+
+
 @pytest.mark.parametrize("value", [["a", "b"], {"de": "a"}])
 def test_a_text_that_is_a_list_or_an_object_says_where(tmp_path, value):
     message = refusal(source(tmp_path / "a.jsonl", json.dumps({"text": value})))

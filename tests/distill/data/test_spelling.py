@@ -27,6 +27,9 @@ from distill.data.spelling import alike, nearest_to, plain, shown
         ("e\u2011mail", "e-mail"),
         ("don\u2019t", "don't"),
         ("\u201cother\u201d", '"other"'),
+        ('"refund"', "refund"),
+        ("'refund'", "refund"),
+        ("\u0130ade", "iade"),
     ],
 )
 def test_labels_that_differ_in_spelling_alone_look_alike(one, other):

@@ -130,6 +130,12 @@ def test_labels_with_few_rows_are_named_with_their_number():
     assert message == f"train: 2 labels have fewer than {ENOUGH_PER_LABEL} rows: c (0), b (10)"
 
 
+def test_labels_with_few_rows_are_named_in_one_line_whatever_they_hold():
+    thin = split(Train, ENOUGH_ROWS, gold=("a",) * 999 + ("b\n\x1b[31m\u202e",))
+    ((_, message),) = found(train=thin, labels=("a", "b\n\x1b[31m\u202e"))
+    assert message.endswith(r"rows: 'b\n\x1b[31m\u202e' (10)")
+
+
 def test_gold_rows_of_one_label_cannot_fit_a_teacher():
     (finding,) = fit_coverage(split(Examples, 100, gold=("a",)), ("a", "b", "c", "d"))
     assert finding.level == "problem"
@@ -146,7 +152,7 @@ def test_labels_that_the_gold_rows_of_a_fit_hardly_have_are_named():
     (finding,) = fit_coverage(split(Examples, 100, gold=("a",) * 49 + ("b",)), ("a", "b"))
     assert (finding.level, finding.message) == (
         "warning",
-        f"teacher.fit.data: 1 labels have fewer than {ENOUGH_PER_LABEL} rows: b (2)",
+        f"teacher.fit.data: 1 label has fewer than {ENOUGH_PER_LABEL} rows: b (2)",
     )
 
 
