@@ -17,6 +17,8 @@ def teacher_warnings(teacher: Floats, labels: Sequence[str], gold: Classes | Non
     `gold` has the classes [N] where they are known; then labels that stand there and are never chosen are named too.
     """
     count = len(teacher)
+    if not count:
+        return []
     chosen = np.bincount(teacher.argmax(1), minlength=len(labels))
     if chosen.max() == count:
         return [
@@ -45,16 +47,17 @@ def teacher_warnings(teacher: Floats, labels: Sequence[str], gold: Classes | Non
 
 
 def student_warnings(students: Mapping[str, Floats], teacher: Floats, labels: Sequence[str]) -> list[str]:
-    """Warn about each student, [N, K], that agrees with the teacher no more often than one label for all would."""
+    """Warn about each student, [N, K], that agrees with the teacher no more often than one label for all would.
+
+    A student that always agrees with a teacher of one label is not named: the teacher's warning says what that means.
+    """
     count = len(teacher)
     chosen = np.bincount(teacher.argmax(1), minlength=len(labels))
     most = int(chosen.max())
-    if most == count:  # any agreement with one label says nothing, and the teacher's warning says that
-        return []
     found = []
     for name, student in students.items():
         agree = int((student.argmax(1) == teacher.argmax(1)).sum())
-        if agree <= most:
+        if agree <= most and agree < count:
             found.append(
                 f"{name} agrees with the teacher on {_percent(agree, count)} of {count} texts, and "
                 f"{labels[int(chosen.argmax())]!r} for each would on {_percent(most, count)}; train it on more text or "

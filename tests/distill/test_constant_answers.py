@@ -49,5 +49,14 @@ def test_a_student_that_agrees_no_more_often_than_one_label_is_named():
     assert constant.startswith("constant agrees with the teacher on 75.0 % of 4 texts")
 
 
+def test_a_student_that_never_agrees_with_a_constant_teacher_is_named():
+    (warning,) = student_warnings({"small": says(1, 1)}, says(0, 0), LABELS)
+    assert warning.startswith("small agrees with the teacher on 0.0 % of 2 texts")
+
+
+def test_without_texts_there_is_nothing_to_warn_of():
+    assert teacher_warnings(says(), LABELS) == student_warnings({"small": says()}, says(), LABELS) == []
+
+
 def test_under_a_constant_teacher_its_own_warning_is_enough():
     assert student_warnings({"small": says(0, 0)}, says(0, 0), LABELS) == []
