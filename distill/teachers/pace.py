@@ -24,6 +24,10 @@ _SLACK = 0.1
 _SAME = 5.0  # seconds by which the holds of calls that were refused together differ
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_IN_WORDS = re.compile(
+    r"(?:retry|try again) (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[smhd])[a-z]*[\s,]*)+)", re.IGNORECASE
+)
+_WORDED = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|[smhd])", re.IGNORECASE)
 _FORMS = ("x-ratelimit-{what}-{kind}", "anthropic-ratelimit-{kind}-{what}")
 _USED_UP_FORMS = (*_FORMS, "x-ratelimit-{what}", "ratelimit-{what}")
 _USED_UP_KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
@@ -104,14 +108,15 @@ class Pace:
         self._allowances = {kind: Allowance(clock) for kind in ("requests", "tokens", "input-tokens")}
         self._clock = clock
         self._held_until = clock()
+        self._asked = 0.0  # tokens of the call whose turn it was last
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
         self._stopped = asyncio.Event()
 
     @property
     def held(self) -> float:
-        """For how many seconds more the server wants to be left alone, as far as calls are held for it."""
-        return max(0.0, self._held_until - self._clock())
+        """For how many seconds calls are held for the server: it asked for that, or says that a limit is used up."""
+        return max(0.0, self._server_delay(self._asked))
 
     def stop(self) -> None:
         """Let nobody wait any longer: who does, or begins to, gets TeacherError."""
@@ -131,6 +136,7 @@ class Pace:
         """
         async with self._turn:
             self._check()
+            self._asked = tokens
             while (seconds := self._delay(tokens)) > 0:
                 self._check()
                 self._news.clear()
@@ -171,8 +177,11 @@ class Pace:
             raise TeacherError("stopped while calls waited for their turn; run the command again to go on")
 
     def _delay(self, tokens: float) -> float:
+        return max(self._server_delay(tokens), self._requests.delay(), self._tokens.delay())
+
+    def _server_delay(self, tokens: float) -> float:
         told = [one.delay(1.0 if kind == "requests" else tokens) for kind, one in self._allowances.items()]
-        return max(self._held_until - self._clock(), self._requests.delay(), self._tokens.delay(), *told)
+        return max(self._held_until - self._clock(), *told)
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -191,6 +200,15 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         date = _date(value)
         seconds = until(value, now) if date is None else date - now
     return seconds if seconds is not None and seconds >= 0 else None
+
+
+def asked_in_words(said: str) -> float | None:
+    """Seconds to wait by the words of an error, as Gemini and Groq say it: `Please retry in 36.2s`, `… in 7m12s`."""
+    found = _IN_WORDS.search(said)
+    if found is None:
+        return None
+    parts = ((float(number), unit.lower()) for number, unit in _WORDED.findall(found[1]))
+    return sum(number * _UNITS.get(unit, 0.001) for number, unit in parts)
 
 
 def used_up(headers: Mapping[str, str], now: float | None = None) -> float | None:

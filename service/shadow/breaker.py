@@ -62,6 +62,11 @@ class Breaker:
         if len(self._results) >= self._minimum and self._failures >= self._share * len(self._results):
             self._become(State.OPEN)
 
+    def release(self, ticket: int) -> None:
+        """Take back the ticket of a call that showed nothing. Where it was to decide, another does after a pause."""
+        if ticket == self._era and self.state is State.HALF_OPEN:
+            self._become(State.OPEN)
+
     def _become(self, state: State) -> None:
         self.state = state
         self._changed = self._clock()

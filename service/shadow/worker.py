@@ -111,7 +111,11 @@ class Worker:
         while (row := await self._next()) is not None:
             self._ledger.ask(row.band)
             try:
-                await self._keep(row, *await self._ask(row))
+                ended = await self._ask(row)
+                if ended is None:
+                    self._put_back(row)
+                    continue
+                await self._keep(row, *ended)
             except asyncio.CancelledError:
                 self._ledger.put_back(row.band)
                 raise
@@ -126,13 +130,25 @@ class Worker:
         """Wait for the next row to ask for; None when stopped."""
         async with self._claiming:
             while not self._stopping:
-                if (seconds := getattr(self._teacher, "held", 0.0)) > 0:
+                if (seconds := self._left_alone) > 0:
                     await self._pause(seconds)
                 elif self._claimed:
                     return self._claimed.popleft()
                 else:
                     await self._claim()
             return None
+
+    @property
+    def _left_alone(self) -> float:
+        """For how many seconds the teacher's server asked to be left alone."""
+        held: float = getattr(self._teacher, "held", 0.0)
+        return held
+
+    def _put_back(self, row: WaitingRow) -> None:
+        """Have a row wait like those that were not asked yet."""
+        self._ledger.put_back(row.band)
+        self._claimed.appendleft(row)
+        self._more.set()
 
     async def _pause(self, seconds: float) -> None:
         """Leave the teacher alone for as long as its server asked; rows wait in the outbox. A new row ends it early."""
@@ -170,7 +186,8 @@ class Worker:
         age = wall - row.time
         return self._stored.pop(row.id, monotonic - (age if 0.0 <= age <= OLDEST_SECONDS else 0.0))
 
-    async def _ask(self, row: WaitingRow) -> tuple[Ending, Comparison | None]:
+    async def _ask(self, row: WaitingRow) -> tuple[Ending, Comparison | None] | None:
+        """Ask for a row; None where nothing came of it since the teacher's server asks to be left alone."""
         reserved = self.budget.reserve()
         if reserved is None:
             return Ending(Outcome.BUDGET, time.time()), None
@@ -181,6 +198,10 @@ class Worker:
         start = time.perf_counter()
         reply = await self._call(row.text)
         seconds = time.perf_counter() - start
+        if reply.outcome in FAILURES and self._left_alone > 0:
+            self.breaker.release(ticket)
+            self.budget.release(reserved)
+            return None
         self._timed(reply.outcome, seconds)
         self.breaker.record(ticket, success=reply.outcome not in FAILURES)
         self._settle(reserved, reply)

@@ -98,6 +98,19 @@ def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_re
     run(test)
 
 
+def test_a_limit_that_is_used_up_holds_calls_as_much_as_a_429(run) -> None:
+    async def test(clock: Callable[[], float]) -> None:
+        pace = Pace(clock=clock)
+        assert pace.held == 0.0
+        await times(pace, clock, 1)
+        pace.heard(rate(1, "10s"))
+        assert pace.held == 0.0
+        pace.heard(rate(0, "10s"))
+        assert pace.held == 10.0
+
+    run(test)
+
+
 def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
         pace = Pace(clock=clock)

@@ -86,3 +86,28 @@ def test_a_call_from_before_says_nothing_about_the_probe():
     assert breaker.allow() is not None
     breaker.record(late, success=True)
     assert breaker.state is State.HALF_OPEN
+
+
+def test_a_probe_that_shows_nothing_leaves_it_to_another_after_a_pause():
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 30
+    probe = breaker.allow()
+    assert probe is not None
+    breaker.release(probe)
+    assert breaker.allow() is None
+    clock.now += 30
+    another = breaker.allow()
+    assert another is not None
+    breaker.release(probe)  # of before: it takes nothing from the other
+    breaker.record(another, success=True)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_call_that_shows_nothing_is_no_failure():
+    breaker = Breaker(Clock())
+    for _ in range(40):
+        ticket = breaker.allow()
+        assert ticket is not None
+        breaker.release(ticket)
+    assert breaker.state is State.CLOSED

@@ -179,6 +179,31 @@ async def test_a_teacher_whose_server_asked_to_be_left_alone_is_and_texts_wait_i
     assert shadow.outcomes() == {"completed": 6}
 
 
+@pytest.mark.parametrize("failing", [hang, raises(TeacherError("slow down", retryable=True))])
+async def test_texts_that_were_asked_when_the_server_asks_to_be_left_alone_wait_like_the_others(make_shadow, failing):
+    async def busy(texts):
+        shadow.teacher.held = 3600.0
+        return await failing(texts)
+
+    shadow = make_shadow(busy, concurrency=25, deadline_seconds=0.05)
+    shadow.teacher.held = 0.0
+    await shadow.start()
+    shadow.observe(30)
+    await until(lambda: shadow.teacher.asked and shadow.metric("shadow_inflight") == 0)
+    await until(lambda: len(shadow.rows("seq")) == 30)
+    assert shadow.outcomes() == {}
+    assert shadow.metric("shadow_breaker_state") == 0
+    assert shadow.metric("shadow_queue_depth") == 30
+    assert shadow.metric("shadow_oldest_age_seconds") > 0
+    assert shadow.unaccounted() == 0
+
+    shadow.teacher.held, shadow.teacher.reply = 0.0, agree
+    shadow.observe()  # whose row wakes the worker, as the end of the wait would
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 31}
+    assert [outcome for (outcome,) in shadow.rows("outcome")] == ["completed"] * 31
+
+
 async def test_a_teacher_that_is_left_alone_holds_up_no_stop(make_shadow):
     shadow = make_shadow(agree)
     shadow.teacher.held = 3600.0
