@@ -16,8 +16,11 @@ from typing import Any
 
 from distill.teachers.base import TeacherError
 
-_HIT = re.compile(r"\bhit\b", re.IGNORECASE)
+_HIT = re.compile(r"(?<![a-z])hit(?![a-z])|^(?:stale|updating|revalidated)$", re.IGNORECASE)
 _SAYS_YES = re.compile(r"(?:true|yes|1|hit)\b", re.IGNORECASE)
+_FLAGS = ("cache-hit", "cached", "from-cache")
+_SECONDS_OR_HITS = frozenset({"age", "x-cache-hits"})  # above 0, of what a cache kept
+_ABOVE_ZERO = re.compile(r"[1-9]")
 _PROMPT = re.compile(r"prompt|token|kv|prefix", re.IGNORECASE)
 _REMEMBERED = 10_000  # draws; those of one text come together
 
@@ -56,13 +59,20 @@ def from_cache(headers: Mapping[str, str], response: Mapping[str, Any]) -> str:
         lower = name.lower()
         if lower == "x-litellm-cache-key":  # which it sends with hits alone
             return name
-        if "cache" not in lower or _PROMPT.search(lower):
-            continue
-        if _HIT.search(value) or (lower.endswith(("cache-hit", "cached")) and _SAYS_YES.match(value)):
+        if _tells_of_hit(lower, value):
             return f"{name}: {value[:60]}"
     extra = response.get("extra_fields")  # Bifrost's
     debug = extra.get("cache_debug") if isinstance(extra, Mapping) else None
     return "extra_fields.cache_debug" if isinstance(debug, Mapping) and debug.get("cache_hit") is True else ""
+
+
+def _tells_of_hit(name: str, value: str) -> bool:
+    """Whether a header, its name in lower case, says that a cache answered."""
+    if name in _SECONDS_OR_HITS:
+        return _ABOVE_ZERO.search(value) is not None
+    if "cache" not in name or _PROMPT.search(name):
+        return False
+    return bool(_HIT.search(value) or (name.endswith(_FLAGS) and _SAYS_YES.match(value)))
 
 
 class Draws:
