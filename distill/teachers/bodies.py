@@ -13,7 +13,10 @@ import httpx
 ENCODINGS = "gzip, deflate"
 """What to ask a server for; these are unpacked within bounds."""
 
+_UNPACKED = frozenset({"", "identity", "none", "utf-8"})  # the last two are no encodings, but are sent
+
 _PIECE = 1 << 18
+_MEMBER = b"\x1f"  # how a member of gzip begins
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -24,9 +27,10 @@ class TooLargeError(Exception):
 async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     """The body as it comes in, unpacked, in pieces of 256 KiB at most for what was packed.
 
-    Raises httpx.DecodingError for what cannot be unpacked.
+    Raises httpx.DecodingError for what cannot be unpacked, or ends too soon.
     """
-    encodings = [one for one in response.headers.get_list("content-encoding", True) if one.lower() != "identity"]
+    given = [one.lower() for one in response.headers.get_list("content-encoding", True)]
+    encodings = [one for one in given if one not in _UNPACKED]
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     if not encodings:
@@ -42,7 +46,8 @@ async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
         async for part in stream:
             for piece in unpack(part):
                 yield piece
-        yield unpack.rest()
+        if not unpack.ended:
+            raise httpx.DecodingError("it ends too soon", request=response.request)
     except zlib.error as error:
         raise httpx.DecodingError(str(error), request=response.request) from error
 
@@ -77,7 +82,7 @@ async def lines(response: httpx.Response, most: int) -> AsyncIterator[bytes]:
 
 
 class _Unpacking:
-    """Unpacks gzip or deflate, which some servers send without its header."""
+    """Unpacks gzip, of one or more members, or deflate, which some servers send without its header."""
 
     def __init__(self, encoding: str) -> None:
         self._window = _ZLIB if encoding == "deflate" else _GZIP
@@ -85,9 +90,18 @@ class _Unpacking:
         self._begun = False
         self._head = b""  # what came before the first piece
 
+    @property
+    def ended(self) -> bool:
+        """Whether what came so far is whole; nothing at all is."""
+        return self._inflate.eof or not (self._begun or self._head)
+
     def __call__(self, part: bytes) -> Iterator[bytes]:
         """What a part of the packed body unpacks to. Raises zlib.error for one that is not packed like that."""
         while part:
+            if self._inflate.eof:
+                if self._window != _GZIP or part[:1] != _MEMBER:
+                    return  # padding, which gzip's own tools leave out too
+                self._inflate = zlib.decompressobj(_GZIP)
             try:
                 piece = self._inflate.decompress(part, _PIECE)
             except zlib.error:
@@ -101,8 +115,4 @@ class _Unpacking:
             self._head = b"" if self._begun else self._head + part
             if piece:
                 yield piece
-            part = self._inflate.unconsumed_tail
-
-    def rest(self) -> bytes:
-        """What is left at the end, of the last piece."""
-        return self._inflate.flush()
+            part = self._inflate.unconsumed_tail or self._inflate.unused_data

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from distill.teachers import bodies, rejections
 from distill.teachers.base import TeacherError
-from distill.teachers.pace import MINUTE, retry_after, told, used_up
+from distill.teachers.pace import MINUTE, asked_in_words, retry_after, told, used_up
 from distill.teachers.rejections import Verdict
 from distill.teachers.scrubbing import scrubbed
 
@@ -107,12 +107,19 @@ async def fetch(
 
 
 async def received(response: httpx.Response, who: str, most: int) -> httpx.Response:
-    """A response whose body is read and unpacked. Raises ApiError where it is a success of more than `most` bytes."""
+    """A response whose body is read and unpacked; that of an error is empty where it cannot be.
+
+    Raises ApiError for a success of more than `most` bytes, and httpx.DecodingError for one that cannot be unpacked.
+    """
     try:
         body = await bodies.whole(response, most)
     except bodies.TooLargeError:
         if response.status_code == 200:
             raise too_large(who, most) from None
+        body = b""
+    except httpx.DecodingError:
+        if response.status_code == 200:
+            raise
         body = b""
     headers = httpx.Headers(response.headers)
     headers.pop("content-encoding", None)
@@ -245,7 +252,8 @@ def failure(response: httpx.Response, who: str) -> ApiError:
 def failure_of(status: int, body: object, said: str, who: str, headers: Mapping[str, str] = {}) -> ApiError:
     """What an error of this status means, whose `body` says this."""
     verdict = rejections.verdict(status, body)
-    if verdict is None and rejections.no_money(status, body):
+    worded = asked_in_words(rejections.words(body)) if status in (429, 503) else None
+    if verdict is None and worded is None and rejections.no_money(status, body):
         message = f"{who} has no money left ({said}); waiting does not help"
         return ApiError(message, status=status, said=said, body=body)
     if verdict in (None, "unclear") and (status == 401 or (status == 403 and "logprobs" not in said)):
@@ -257,6 +265,8 @@ def failure_of(status: int, body: object, said: str, who: str, headers: Mapping[
     passing = verdict is None and (status in RETRIED or status >= 500)
     retryable = {"true": True, "false": False}.get(headers.get("x-should-retry", ""), passing)
     wait = retry_after(headers)
+    if wait is None:
+        wait = worded
     if wait is None and status == 429:
         wait = used_up(headers)
     if wait is not None and wait >= _SHORTEST_WAIT:

@@ -33,18 +33,21 @@ class Proxy:
         port = "" if self.url.port is None else f":{self.url.port}"
         return f"{self.url.scheme}://{self.url.host}{port}"
 
-    def failed(self, host: str, why: str) -> ApiError:
-        """The error of a call to a host for which the proxy did not do."""
+    def failed(self, host: str, why: str, *, charged: bool = False) -> ApiError:
+        """The error of a call to a host that did not get through; `charged` where the host may have got it."""
         return ApiError(
             f"the proxy {self.address}, which {self.named} names, does not lead to {host}: {why}; is it up, and right? "
             f"Without one, unset {self.named} or add {host} to no_proxy",
             retryable=True,
+            charged=charged,
         )
 
     def blame(self, error: BaseException, host: str) -> None:
-        """Raise ApiError for a failure that is the proxy's."""
+        """Raise ApiError for a failure, before any answer came, that may be the proxy's."""
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
             raise self.failed(host, str(error) or type(error).__name__) from error
+        if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
+            raise self.failed(host, f"it broke off ({type(error).__name__})", charged=True) from error
 
 
 def proxy_for(base_url: str) -> Proxy | None:

@@ -25,6 +25,10 @@ PACKED = {
     "identity": lambda content: content,
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,
+    "GZip": lambda content: gzip.compress(content[:9]) + gzip.compress(content[9:]),  # in members
+    "gzip,": lambda content: gzip.compress(content) + bytes(20),  # padded
+    "utf-8": lambda content: content,
+    " ": lambda content: content,
     "deflate": zlib.compress,
     "Deflate": lambda content: zlib.compress(content)[2:-4],  # without its header, as some servers do
 }
@@ -81,7 +85,7 @@ async def ask(made: Api) -> Any:
 async def test_an_answer_is_read_however_it_is_packed_and_cut_up(encoding: str, size: int) -> None:
     content = PACKED[encoding](json.dumps(ANSWER).encode())
     body = Sends(content[start : start + size] for start in range(0, len(content), size))
-    assert await ask(api(body, encoding=encoding.lower())) == ANSWER
+    assert await ask(api(body, encoding=encoding)) == ANSWER
     assert body.closed
 
 
@@ -90,7 +94,7 @@ async def test_an_answer_that_is_too_large_ends_the_run_and_is_not_asked_for_aga
     content = PACKED[encoding](b" " * (MOST + 1))
     body = Sends(iter([content]))
     with pytest.raises(ApiError, match=r"it answers with more than 0.0954 MiB.*max_response_bytes") as failure:
-        await ask(api(body, encoding=encoding.lower()))
+        await ask(api(body, encoding=encoding))
     assert not failure.value.retryable
     assert failure.value.charged
 
@@ -129,6 +133,20 @@ async def test_what_is_not_packed_as_it_says_is_an_answer_broken_off() -> None:
     with pytest.raises(ApiError, match="broke off its answer") as failure:
         await ask(api(Sends(iter([b"{}"])), encoding="gzip"))
     assert failure.value.retryable
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_packed_answer_that_ends_too_soon_is_broken_off(encoding: str) -> None:
+    content = PACKED[encoding](json.dumps(ANSWER).encode())[:-6]
+    with pytest.raises(ApiError, match="broke off its answer .it ends too soon") as failure:
+        await ask(api(Sends(iter([content])), encoding=encoding))
+    assert failure.value.retryable
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip"])
+async def test_of_an_error_that_cannot_be_unpacked_the_status_is_told(encoding: str) -> None:
+    with pytest.raises(ApiError, match="it answered 429: Too Many Requests"):
+        await ask(api(Sends(iter([b"no"])), status=429, encoding=encoding))
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])

@@ -16,8 +16,8 @@ import pytest
 from distill.teachers.account import NoAccount
 from distill.teachers.api import Api, ApiConfig, Request
 from distill.teachers.base import TeacherError
-from distill.teachers.http import is_local
-from distill.teachers.pace import retry_after
+from distill.teachers.http import failure_of, is_local
+from distill.teachers.pace import asked_in_words, retry_after
 from distill.teachers.pricing import Price, Usage
 
 KEY = "sk-secret-0123456789"
@@ -172,6 +172,35 @@ def test_a_key_that_no_header_takes_is_refused_without_telling_it(monkeypatch, k
 )
 def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, now=60.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Quota exceeded for metric: requests, limit: 15\nPlease retry in 36.25s.", 36.25),
+        ("Rate limit reached on tokens per day. Please try again in 7m12s. Visit the console", 432.0),
+        ("Please retry after 60 seconds. To increase your limit", 60.0),
+        ("Please try again in 250ms.", 0.25),
+        ("please retry in 1 minute, 5 seconds", 65.0),
+        ("try again in 2 hours", 7200.0),
+        ("Please try again later", None),
+        ("retry after 12", None),
+        ("limit: 15s", None),
+        ("", None),
+    ],
+)
+def test_how_long_an_error_says_to_wait_in_words(said: str, seconds: float | None) -> None:
+    assert asked_in_words(said) == seconds
+
+
+def test_a_quota_that_comes_back_is_waited_for_and_no_empty_account() -> None:
+    quota = "You exceeded your current quota, please check your plan and billing details."
+    again = failure_of(429, [{"error": {"code": 429, "message": f"{quota}\nPlease retry in 36s."}}], quota, "it")
+    assert again.retryable
+    assert again.wait == 36.0
+    empty = failure_of(429, {"error": {"message": quota}}, quota, "it")
+    assert not empty.retryable
+    assert "no money left" in str(empty)
 
 
 @pytest.mark.parametrize(

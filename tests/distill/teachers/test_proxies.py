@@ -13,6 +13,7 @@ import pytest
 from distill.teachers import create
 from distill.teachers.base import TeacherError
 from distill.teachers.connections import Connections
+from distill.teachers.http import ApiError
 from distill.teachers.proxies import proxy_for
 
 SECRET = "s3cret-of-the-proxy"
@@ -86,6 +87,20 @@ async def test_a_server_with_tls_is_reached_through_a_tunnel(proxy, monkeypatch)
     with pytest.raises(TeacherError, match=rf"the proxy http://{proxy.address}, which https_proxy names.*502"):
         await get("https://api.example.invalid")
     assert proxy.heard == [("CONNECT api.example.invalid:443 HTTP/1.1", "")]
+
+
+async def test_a_proxy_that_breaks_off_is_named_and_the_call_may_be_charged(monkeypatch) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.close()
+
+    listening = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    monkeypatch.setenv("http_proxy", f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    with pytest.raises(ApiError, match=r"the proxy http://.*which http_proxy names, .* it broke off") as failure:
+        await get(SERVER)
+    assert failure.value.retryable
+    assert failure.value.charged
+    listening.close()
 
 
 async def test_credentials_go_to_the_proxy_and_into_no_message(proxy, monkeypatch) -> None:
