@@ -138,7 +138,7 @@ async def test_what_is_not_packed_as_it_says_is_an_answer_broken_off() -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_a_packed_answer_that_ends_too_soon_is_broken_off(encoding: str) -> None:
     content = PACKED[encoding](json.dumps(ANSWER).encode())[:-6]
-    with pytest.raises(ApiError, match="broke off its answer .it ends too soon") as failure:
+    with pytest.raises(ApiError, match=r"broke off its answer .it ends too soon") as failure:
         await ask(api(Sends(iter([content])), encoding=encoding))
     assert failure.value.retryable
 
