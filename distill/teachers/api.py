@@ -48,6 +48,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _KEYS = frozenset({"authorization", "api-key", "x-api-key"})
+_CONNECT = 10.0
+"""Seconds for a connection: less than for an answer, so that a server that is not there is not taken for a slow one."""
+
 _TOLD = 5.0  # seconds: a shorter wait is not worth a line
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READINGS = 3  # of answers that hold none, as each is paid for
@@ -252,7 +255,7 @@ class Api:
             base_url=base_url.rstrip("/"),
             params=query,  # such as Azure's api-version
             headers={"accept-encoding": ENCODINGS, **headers, **config.own_headers()},
-            timeout=config.timeout_seconds,
+            timeout=httpx.Timeout(config.timeout_seconds, connect=min(_CONNECT, config.timeout_seconds / 2)),
             transport=transport or Connections(base_url),
         )
         self.account = account

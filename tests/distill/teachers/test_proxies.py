@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -123,6 +125,37 @@ async def test_a_proxy_that_is_down_is_named_and_no_password_told(monkeypatch, d
     assert f"unset {name} or add api.example.invalid to no_proxy" in said
     assert SECRET not in said
     assert failure.value.retryable
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address whose packets are dropped: no connection to it is made or refused, since its queue is full."""
+    with ExitStack() as opened:
+        listening = opened.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses")
+@pytest.mark.parametrize("proxied", [True, False])
+async def test_what_drops_packets_is_not_there_and_is_not_said_to_be_slow(monkeypatch, silent, proxied: bool) -> None:
+    config = {"kind": "openai", "model": "m", "usd_per_million": {"input": 0, "output": 0}, "attempts": 1}
+    base_url = "http://vllm:8000/v1" if proxied else f"http://{silent}/v1"
+    if proxied:
+        monkeypatch.setenv("http_proxy", silent)
+    made = create(config | {"timeout_seconds": 0.2, "base_url": base_url}, ("a", "b"))
+    said = f"the proxy http://{silent}, which http_proxy names" if proxied else "cannot be reached .*base_url"
+    with pytest.raises(ApiError, match=said) as failure:
+        await made.ask(["a text"])
+    assert failure.value.retryable
+    assert not failure.value.charged
+    await made.aclose()
 
 
 @pytest.mark.parametrize(
