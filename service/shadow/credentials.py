@@ -14,12 +14,12 @@ _FORMS = re.compile(
     r"|(?:sk|pk|rk)-(?=[\w-]{0,64}\d)[\w-]{16,}"
     r"|(?:sk|pk|rk)_(?:live|test)_\w{10,}"
     r"|(?:gh[opsru]|github_pat|glpat|hf|npm)[_-](?=[\w-]{0,64}\d)[\w-]{20,}"
-    r"|xox[abeoprs]-[\w-]{10,}"
-    r"|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|(?:xox[abeoprs]|xapp)-[\w-]{10,}|hooks\.slack\.com/services/[\w/]+"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16,}"
     r"|AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"
-    r"|SG\.[\w-]{16,}\.[\w-]{16,}|whsec_\w{16,}|shp(?:at|ca|pa|ss)_[0-9a-f]{32}|dop_v1_[0-9a-f]{64}"
-    r"|pypi-[\w-]{30,}|\d{8,10}:AA[\w-]{33}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+    r"|SG\.[\w-]{16,64}\.[\w-]{16,}|whsec_\w{16,}|shp(?:at|ca|pa|ss)_[0-9a-f]{32,}|dop_v1_[0-9a-f]{64,}"
+    r"|pypi-[\w-]{30,}|\d{8,10}(?::AA[\w-]{33,})+"
+    r"|eyJ[\w-]{8,1000}\.[\w-]{8,}\.[\w-]*"
     r"|(?i:bearer)\s+[\w.~+/-]{16,}=*"
     r"|(?i:authorization:\s*basic)\s+[\w+/-]{8,}={0,2}"
     r")"
@@ -27,7 +27,10 @@ _FORMS = re.compile(
 _USERINFO = re.compile(r"(?i)(?<![a-z0-9])[a-z][a-z0-9+.-]{1,20}://(?P<span>[^\s/?#@:<>]*:[^\s/?#<>]+)@")
 
 _PASSWORD = r"pass ?words?|passwd|passphrase|passcode|pwd|pw|passwort|kennwort|mot de passe|contraseña|senha|wachtwoord"
-_KEY = r"(?:client[ _-]?)?secret(?:[ _-]?(?:access[ _-]?)?key)?|token|(?:api|access|private|auth)[ _-]?key"
+_KEY = (
+    r"(?:client[ _-]?)?secret(?:[ _-]?(?:access[ _-]?)?key)?|token"
+    r"|(?:api|private|auth|account|master|encryption|(?:shared[ _-]?)?access)[ _-]?key"
+)
 _HINTS = (
     "pass",
     "pwd",
@@ -55,11 +58,11 @@ _ASSIGNED = re.compile(
 _CODE = re.compile(
     rf"{_ALONE}(?:pin|otp|cvv2?|cvc2?|(?:pin|pass|security|verification|access|door|login|auth|2fa|"
     r"one-time|confirmation|unlock)[ -]?code)(?:\s(?:number|no\.?))?"
-    r"(?:\s(?:is|was|ist|war))?\s?[:=#]?\s?(?P<span>\d{3,8})(?![\w-]|[.,]\d)"
+    r"(?:\s(?:is|was|ist|war|est|es|é|è))?\s?[:=#]?\s?(?P<span>\d{3}[ -]\d{3}|\d{3,8})(?![\w-]|[.,]\d)"
 )
 _BETWEEN = r"(?:(?:\s(?:for|of|on|at|für|zu|von|pour|para)|(?P<loose>))(?:\s\(?[\w.@'/-]{1,30}\)?){1,4}?)?"
 _VERB = (
-    r"(?:'s|\s(?:(?:has|have) been|was|is|are|ist|war|wurde|lautet|heißt|est|es|é)"
+    r"(?:'s|\s(?:(?:has|have) been|was|is|are|ist|war|wurde|lautet|heißt|est|es|é|è)"
     r"(?:\s(?:now|still|currently|really|actually|just|jetzt))?(?:\s(?:set|reset|changed)\s(?:to|from|auf|von))?"
     r"|\s(?:set|reset|changed)\s(?:to|from)|(?P<weak>\s(?:to|as|auf|->?)))\s?:?"
 )
@@ -70,16 +73,20 @@ _BESIDE = re.compile(rf"{_ALONE}(?:{_PASSWORD})\s(?P<word>{_WORD})")
 _ALSO = re.compile(rf"[.,;]?\s(?:to|and|or|und|oder|auf|et|y)\s(?P<word>{_WORD})")
 
 _CLAUSE_END = re.compile(r"[.,;:!?)]*(?:\s*$|\s*\n|[.,;!?)]|\s(?:and|but|or|for|please|und|aber|et|y)\b)")
-_TRAILING = ".,;:!?)]}"
-_IS_SIZE = re.compile(r"\d+-[A-Za-z]+")  # such as `128-bit`
+_TRAILING = ".,;:!?)]}\"'`"
+_IS_SIZE = re.compile(r"\d+-[A-Za-z]+|\d{1,2}-\d{1,2}")  # such as `128-bit` or `8-16`
 _ORDINARY = re.compile(
     r"(?:\w+(?:ed|ing|ly|able|ible|ful|less|ous|ory)|wrong|incorrect|correct|right|invalid|valid|okay|fine|good|better|"
     r"best|secure|safe|strong|stronger|weak|weaker|short|shorter|long|longer|blank|empty|null|none|unknown|known|"
-    r"different|same|public|private|secret|stale|lost|sent|gone|case|sensitive|case-\w+|mandatory|optional|present|"
+    r"different|same|public|private|secret|stale|lost|sent|gone|case|sensitive|mandatory|optional|present|"
     r"absent|missing|unique|simple|complex|easy|hard|hidden|visible|broken|stolen|forgotten|written|given|shown|"
     r"there|here|mine|yours|theirs|ours|this|that|these|those|what|which|when|where|never|always|again|once|only|also|"
     r"just|even|very|quite|really|often|rather|about|over|under|with|from|your|their|some|both|each|every|"
-    r"old|new|fresh|current|random|temporary|default|too|not|off|out|due|down)"
+    r"old|new|fresh|current|random|temporary|default|too|not|off|out|due|down|special|reset|jwt|bearer)"
+)
+_DESCRIBED = re.compile(
+    rf"\(?{_ORDINARY.pattern}(?:/{_ORDINARY.pattern})+|\([a-z]+"
+    r"|case-\w+|\w+-(?:sensitive|encoded|encrypted|protected|based)"
 )
 
 
@@ -109,7 +116,8 @@ def find_stated(text: str) -> Iterator[Span]:
     found = [match.span("span") for match in _CODE.finditer(text)]
     for match in _overlapping(_STATED, text):
         if match["quoted"] is not None:
-            found.append(match.span("quoted"))
+            if not (match["pass"] or match["loose"] is not None) or _is_mixed(match["quoted"]):
+                found.append(match.span("quoted"))
             continue
         start, stop = _word(match)
         strict = any(match[group] is not None for group in ("weak", "loose", "pass"))
@@ -146,7 +154,7 @@ def _word(match: re.Match[str]) -> Span:
 def _is_stated(text: str, start: int, stop: int) -> bool:
     """Whether a word after `password is` is one, rather than what is said of it."""
     word = text[start:stop]
-    if len(word) < 4 or _IS_SIZE.fullmatch(word):
+    if len(word) < 4 or _IS_SIZE.fullmatch(word) or _DESCRIBED.fullmatch(word.lower()):
         return False
     if re.search(r"\d|[^\w'/-]|[a-z][A-Z]", word):
         return True

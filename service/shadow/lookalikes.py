@@ -6,8 +6,33 @@ Spans are of a folded text, see `folding`.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 
 Span = tuple[int, int]
+
+
+class Spans:
+    """Places in a text: given in any order, kept in order and merged where they overlap."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for start, stop in sorted(spans):
+            if self._stops and start < self._stops[-1]:
+                self._stops[-1] = max(stop, self._stops[-1])
+            else:
+                self._starts.append(start)
+                self._stops.append(stop)
+
+    def __iter__(self) -> Iterator[Span]:
+        return zip(self._starts, self._stops, strict=True)
+
+    def first_in(self, start: int, stop: int) -> Span | None:
+        """Return the first that has a character between `start` and `stop`."""
+        at = bisect_right(self._stops, start)
+        return (self._starts[at], self._stops[at]) if at < len(self._starts) and self._starts[at] < stop else None
+
 
 _YEAR = r"(?:19|20)\d\d"
 _DAY, _MONTH = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
@@ -39,13 +64,14 @@ _NUMBER_WORD = r"\s?(?:numbers?|no|nr|num|id|code|nummer|numéro|número|#)\.?"
 _REFERENCE_BEFORE = re.compile(
     r"(?i)(?<![^\W_])(?:(?:orders?|invoice|bill|receipt|ref|reference|case|ticket|request|article|item|part|product|model|"
     r"serial|batch|lot|tracking|shipment|parcel|booking|contract|policy|claim|transaction|quote|page|row|line|error|code|"
-    r"id|voucher|coupon|bestell|bestellung|rechnungs?|rechnung|auftrags?|artikel|vorgangs?|sendungs?|vertrags?|zip|postcode|postal|plz|commande|"
+    r"id|po|note|asset|voucher|coupon|bestell|bestellung|rechnungs?|rechnung|auftrags?|artikel|vorgangs?|sendungs?|vertrags?|zip|postcode|postal|plz|commande|"
     rf"facture|dossier|pedido|factura|ordine|fattura)(?:{_NUMBER_WORD})?"
     rf"|(?:customer|client|member|user|account|payment|patient|student|kunden|mitglieds?){_NUMBER_WORD})"
     r"(?:\s(?:is|was|ist|war|est|es))?\s?[:=#]?\s?[A-Za-z]{0,4}[-/#]?$"
 )
 _VERSION_BEFORE = re.compile(
     r"(?i)(?:(?<![^\W_])(?:v|ver|vers|versions?|versionen|release[ds]?|build|firmware|fw|software|sdk|driver|kernel|"
+    r"windows|macos|ios|android|office|outlook|excel|teams|chrome|firefox|edge|safari|java|python|node|"
     r"updat(?:e[ds]?|ing)|patch|hotfix|rev|revision|(?:up|down)grad(?:e[ds]?|ing)|rollback|install(?:ed|ing)?|section|sec|chapter|clause|paragraph|para|"
     r"article|annex|appendix|table|figure|fig|kapitel|abschnitt|ziffer)\.?"
     r"(?:\s(?:notes?|candidate|no\.?|number|is|was|to|of|from|auf|von|ist)){0,2}\s?[:=]?\s?|§\s?|[=<>~^]=\s?)"
@@ -59,9 +85,9 @@ _NEAR = 60
 """Characters before a number in which a word says what it is."""
 
 
-def harmless(text: str) -> list[Span]:
-    """Return where dates and the numbers of products are, in no order."""
-    return [match.span() for pattern in (_DATES, _LABELLED_PRODUCT, _ISBN) for match in pattern.finditer(text)]
+def harmless(text: str) -> Spans:
+    """Return where dates and the numbers of products are."""
+    return Spans(match.span() for pattern in (_DATES, _LABELLED_PRODUCT, _ISBN) for match in pattern.finditer(text))
 
 
 def is_reference(text: str, start: int) -> bool:

@@ -30,12 +30,19 @@ _REMEDIES = {
     "SQLITE_FULL": "free disk space or raise shadow.max_bytes",
     "SQLITE_BUSY": "another program holds a lock on it; end that program",
     "SQLITE_LOCKED": "another program holds a lock on it; end that program",
+    "NO_FILE": "set shadow.path to a file",
     "SQLITE_CANTOPEN": "make its directory writable for this process",
     "SQLITE_READONLY": "make the file and its directory writable for this process",
     "SQLITE_CORRUPT": "move the file away, a new one is started; `sqlite3 FILE .recover` saves what can be saved",
     "SQLITE_NOTADB": "move the file away, or set shadow.path to another one",
 }
-_ERRNO = {errno.ENOSPC: "SQLITE_FULL", errno.EDQUOT: "SQLITE_FULL", errno.EACCES: "SQLITE_READONLY"}
+_ERRNO = {
+    errno.ENOSPC: "SQLITE_FULL",
+    errno.EDQUOT: "SQLITE_FULL",
+    errno.EACCES: "SQLITE_READONLY",
+    errno.EINVAL: "NO_FILE",
+    errno.EISDIR: "NO_FILE",
+}
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 
 

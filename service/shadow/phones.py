@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from service.shadow.lookalikes import Span, harmless, is_reference, is_version
+from service.shadow.lookalikes import Span, Spans, harmless, is_reference, is_version
 
-_BEFORE, _AFTER = r"(?<![\w+.,-])", r"(?!\w)"
+_BEFORE, _AFTER = r"(?<![\w+.,-])", r"(?!(?!(?i:ext|x)\.? ?\d)\w)"
 _INTERNATIONAL = re.compile(rf"{_BEFORE}(?:\(\+\d{{1,3}}\)|\+\d{{1,3}})(?:[ ()./-]{{0,3}}\d){{5,14}}{_AFTER}")
 _DIALLED = re.compile(rf"{_BEFORE}00 ?(?P<rest>[1-9](?:[ ()./-]{{0,3}}\d){{7,14}}){_AFTER}")
 _NORTH_AMERICAN = re.compile(rf"{_BEFORE}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{{3}}[ .-]\d{{4}}{_AFTER}")
@@ -21,12 +21,18 @@ _TRUNK = re.compile(rf"{_BEFORE}0[1-9]\d{{0,4}}[ /-]\d(?:[ /-]?\d){{4,8}}{_AFTER
 _SAID = re.compile(
     r"(?i)(?<!\w)(?:(?:telephone|telefon|telefono|teléfono|téléphone|tel|tél|phone|mobile|mobil|móvil|cell|cellphone|"
     r"landline|fax|whats ?app|handy|handynummer|telefonnummer|rufnummer|portable)(?P<noun>)"
-    r"|call|ring|dial|text|sms|reach|anrufen|appelez)[.:]?"
+    r"|(?:call|ring|dial|text|sms|anrufen|appelez)(?!=)|(?:reach(?:ed)?(?=\s+(?:me|us|him|her|them|at|on|under)\b)))[.:]?"
     r"(?:\s{1,2}(?:me|us|him|her|them|you|back|on|at|under|via|is|are|was|my|our|the|numbers?|no|nr|unter|ist|mich|au|al|"
     r"nummer|numéro|número)[.:]?){0,5}\s{0,3}[:=#]?\s{0,3}"
     r"(?P<span>\(?\d(?:[ ()/.-]{0,3}\d){5,14})(?!\w)"
 )
 _LIST = re.compile(r"\s?(?:,|;|/|or|and|oder|und|ou|et|o|y)\s?\(?0\d(?:[ ()/.-]{0,3}\d){5,12}(?!\w)")
+_LIKELY = re.compile(rf"{_BEFORE}\(?\d(?:[ ()/.-]{{0,3}}\d){{6,}}+{_AFTER}")
+_THOROUGH = 10_000
+"""Characters in which numbers of a country are looked up: a second for so many digits. After them every number that
+is long enough is taken for one."""
+
+_OVERLAP = 100
 _LEAST_DIGITS, _CALLED_DIGITS = 6, 7
 
 
@@ -37,7 +43,7 @@ def find_phones(text: str, countries: Sequence[str]) -> Iterator[Span]:
     """
     found = [match.span() for match in _INTERNATIONAL.finditer(text)]
     candidates = [*_said(text), *_formed(text)]
-    dates = harmless(text) if candidates or found or countries else []
+    dates = harmless(text) if candidates or found or countries else Spans(())
     for start, stop in (*candidates, *_national(text, dates, countries)):
         stop = _until_a_date(text, start, stop, dates)
         if stop and not is_reference(text, start) and not is_version(text, start, stop):
@@ -56,22 +62,19 @@ def find_phones(text: str, countries: Sequence[str]) -> Iterator[Span]:
             yield first, end
 
 
-def _without(text: str, spans: Sequence[Span]) -> str:
+def _without(text: str, spans: Spans) -> str:
     """The text with letters in place of what is in `spans`: to try every date as a number would take long."""
     parts, end = [], 0
-    for start, stop in sorted(spans):
-        if stop > end:
-            start = max(start, end)
-            parts += [text[end:start], "x" * (stop - start)]
-            end = stop
+    for start, stop in spans:
+        parts += [text[end:start], "x" * (stop - start)]
+        end = stop
     return "".join([*parts, text[end:]])
 
 
-def _until_a_date(text: str, start: int, stop: int, dates: Sequence[Span]) -> int:
+def _until_a_date(text: str, start: int, stop: int, dates: Spans) -> int:
     """Where a number ends that may run into a date; 0 when it is one, or nothing before one."""
-    for begin, end in dates:
-        if begin < stop and start < end:
-            stop = start + len(text[start:begin].rstrip(" ()./-"))
+    if (date := dates.first_in(start, stop)) is not None:
+        stop = start + len(text[start : date[0]].rstrip(" ()./-"))
     return stop if sum(map(str.isdigit, text[start:stop])) >= _LEAST_DIGITS else 0
 
 
@@ -91,10 +94,13 @@ def _formed(text: str) -> Iterator[Span]:
             yield match.span()
 
 
-def _national(text: str, dates: Sequence[Span], countries: Sequence[str]) -> Iterator[Span]:
+def _national(text: str, dates: Spans, countries: Sequence[str]) -> Iterator[Span]:
     if not countries:
         return
     text = _without(text, dates)
+    if len(text) > _THOROUGH:
+        yield from (match.span() for match in _LIKELY.finditer(text, _THOROUGH - _OVERLAP))
+        text = text[:_THOROUGH]
     import phonenumbers
 
     for country in countries:

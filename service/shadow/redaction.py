@@ -1,8 +1,8 @@
 """Redaction: personal data and secrets leave a text before it is stored or shown to a teacher.
 
 Patterns, and checksums where there are any, for what has a recognisable form. Names and addresses have none and
-stay; those need a model. A typed placeholder such as `<EMAIL>` keeps what the text is about. Every pattern scans in
-time linear in the text, which is folded for it (`folding`); the rest of the text stays as it is.
+stay; those need a model. A typed placeholder such as `<EMAIL>` keeps what the text is about. The time it takes grows
+with the length of a text and no faster. Patterns see the text folded (`folding`); the rest of it stays as it is.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from ipaddress import AddressValueError, IPv6Address
 
 from service.shadow.credentials import find_assigned, find_secrets, find_stated, find_userinfo, names_secret
 from service.shadow.folding import fold
-from service.shadow.lookalikes import Span, harmless, is_reference, is_version
+from service.shadow.lookalikes import Span, Spans, harmless, is_reference, is_version
 from service.shadow.phones import find_phones
 
 Needs = Callable[[str], object]
 Find = Callable[[str], Iterator[Span]]
 Detector = tuple[str, Needs, Find]
 """A kind, what tells cheaply that a text may have it, and what finds it."""
+
+_MOST_PASSES = 16
+"""Texts that are not made to show something new after every pass need three at most."""
 
 KINDS = ("SECRET", "EMAIL", "IBAN", "SSN", "CARD", "IP", "PHONE")
 
@@ -33,11 +36,14 @@ _SSN_SAID = re.compile(
     r"(?i)(?<!\w)(?:ssn|ss#|social[ -]?security(?:[ -](?:number|no\.?|num|#))?)(?:\s(?:is|was|ends))?\s?[:=#]?\s?"
     r"(?P<span>(?!000|666|9)\d{3}[ .-]?(?!00)\d{2}[ .-]?(?!0000)\d{4})(?![\w-])"
 )
-_DIGIT_GROUPS = re.compile(r"(?<!\d)\d+(?: ?[ .-] ?\d+)*+")
+_DIGIT_GROUPS = re.compile(r"(?<!\d)\d+(?: ?[ ._/-] ?\d+)*+")
+_FRACTION = re.compile(r"\d[.,]$")
 _DIGITS = re.compile(r"\d+")
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"(?<![\w.])(?<![A-Za-z]-)(?:{_BYTE}\.){{3}}{_BYTE}(?!\.?\w)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}(?:(?:\.\d{1,3}){3})?(?!\w)")
+
+_LONG_GROUP = re.compile(r"[0-9A-Fa-f]{3}|\.")
 
 _IBAN_LENGTHS = {
     entry[:2]: int(entry[2:])
@@ -61,21 +67,24 @@ class Redacted:
 def redact(text: str, countries: Sequence[str] = ()) -> Redacted:
     """Replace what looks personal or secret by a placeholder of its kind. Redacting twice changes nothing more.
 
+    Of a text that shows something new after each of many passes nothing is left but `<SECRET>`.
+
     `countries` (ISO 3166, two capitals) are those whose telephone numbers may stand without the prefix of a country.
     """
     phones: Find = partial(find_phones, countries=countries)
     detectors: tuple[Detector, ...] = (*_DETECTORS, ("PHONE", _six_digits, phones))
     found: Counter[str] = Counter()
     folded, places = fold(text)
-    before = -1
-    while found.total() > before:  # what is replaced may show something else beside it
+    for _ in range(_MOST_PASSES):  # what is replaced may show something else beside it
         before = found.total()
         for kind, needs, find in detectors:
             if needs(folded) and (spans := list(find(folded))):
                 text = _replace(text, kind, [(places[start], places[stop - 1] + 1) for start, stop in spans])
                 folded, places = fold(text)
                 found[kind] += len(spans)
-    return Redacted(text, found)
+        if found.total() == before:
+            return Redacted(text, found)
+    return Redacted("<SECRET>", found + Counter(SECRET=1))
 
 
 def _replace(text: str, kind: str, spans: Sequence[Span]) -> str:
@@ -132,36 +141,46 @@ def _end_of(text: str, start: int, length: int) -> int:
 
 
 def _find_cards(text: str) -> Iterator[Span]:
-    dates: list[Span] | None = None
+    dates: Spans | None = None
     for sequence in _DIGIT_GROUPS.finditer(text):
         groups = [(match[0], match.start() + sequence.start()) for match in _DIGITS.finditer(sequence[0])]
         first = 0
         while first < len(groups):
-            last = _card_end(groups, first)
+            last = _card_end(text, groups, first)
             if last is not None:
                 start, stop = groups[first][1], groups[last][1] + len(groups[last][0])
                 dates = harmless(text) if dates is None else dates
-                if not any(start < end and begin < stop for begin, end in dates):
+                if dates.first_in(start, stop) is None:
                     yield start, stop
                 first = last
             first += 1
 
 
-def _card_end(groups: list[tuple[str, int]], first: int) -> int | None:
-    """Return the last group of the card number that starts with group `first`: 13 to 19 digits in groups."""
-    digits = ""
+def _card_end(text: str, groups: list[tuple[str, int]], first: int) -> int | None:
+    """Return the last group of the card number that starts with group `first`: 13 to 19 digits, perhaps in groups.
+
+    Groups have 2 to 6 digits, and full stops between all of them or none. Digits after a decimal point are no card.
+    """
+    start = end = groups[first][1]
+    digits, stops = "", set()
     for index in range(first, len(groups)):
-        group = groups[index][0]
-        digits += group
-        if len(digits) > 19 or digits[0] not in "23456" or (index > first and not 2 <= len(group) <= 7):
+        group, begin = groups[index]
+        if index > first:
+            stops.add("." in text[end:begin])
+            if len(stops) > 1 or not 2 <= len(group) <= 6 or not 2 <= len(groups[first][0]) <= 6:
+                return None
+        digits, end = digits + group, begin + len(group)
+        if len(digits) > 19 or digits[0] not in "23456":
             return None
         if len(digits) >= 13 and luhn(digits):
-            return index
+            return None if index == first and _FRACTION.match(text[max(start - 2, 0) : start]) else index
     return None
 
 
 def _find_ipv6(text: str) -> Iterator[Span]:
     for match in _IPV6.finditer(text):
+        if _LONG_GROUP.search(match[0]) is None:
+            continue  # a slice such as `[::2]`: of addresses at least one group has more digits
         try:
             IPv6Address(match[0])
         except AddressValueError:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.shadow import redaction
+from service.shadow.folding import fold
 from service.shadow.redaction import KINDS, iban, luhn, redact
 
 
@@ -89,3 +91,36 @@ def test_redacting_twice_changes_nothing_more(text, countries):
 def test_what_is_not_replaced_stays_as_it_was(text):
     kept = re.split("<(?:" + "|".join(KINDS) + ")>", redact(text).text)
     assert re.fullmatch(".*".join(map(re.escape, kept)), text, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [("12345678:AA" + "x" * 33) * 500, "AKIA" * 1500, ("shpat_" + "a" * 32) * 500, ("eyJ" + "a" * 8 + "-") * 500],
+)
+def test_of_secrets_without_end_nothing_is_left_to_look_through_again_and_again(text, monkeypatch):
+    passes = 0
+
+    def count(given):
+        nonlocal passes
+        passes += 1
+        return fold(given)
+
+    monkeypatch.setattr(redaction, "fold", count)
+    left = redact(text).text
+    assert "AA" not in left
+    assert passes < 20
+    assert redact(left).text == left
+
+
+def test_a_number_of_a_country_goes_wherever_it_stands_in_a_long_text():
+    numbers = ["030 1234567", "0171/1234567", "01711234567"]
+    for shift in range(0, 40, 3):  # also where it lies across the end of what is looked through closely
+        text = "x " * 4_900 + "y" * shift + " " + " and ".join(numbers * 15) + " of 05.01.2024"
+        left = redact(text, ("DE",)).text
+        assert not re.search(r"1234567|030|017", left)
+        assert left.endswith(" of 05.01.2024")
+
+
+def test_dates_between_numbers_stay_however_many_there_are():
+    text = "05.01.2024, call 030 1234567; 4111111111111111, 06.01.2024 - 07.01.2024; " * 200
+    assert redact(text).text == "05.01.2024, call <PHONE>; <CARD>, 06.01.2024 - 07.01.2024; " * 200

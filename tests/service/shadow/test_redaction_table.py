@@ -24,6 +24,7 @@ GO = [  # a text, what is left of it
     ("card 41\u200b1111\u200b11111\u206011111", "card <CARD>"),
     ("بطاقة ٤١١١١١١١١١١١١١١١ شكرا", "بطاقة <CARD> شكرا"),
     ("amex 3782 822463 10005.", "amex <CARD>."),
+    ("4111.1111.1111.1111 or 4111/1111/1111/1111", "<CARD> or <CARD>"),
     ("mastercard 5555555555554444, exp 12/26", "mastercard <CARD>, exp 12/26"),
     ("order 12 4111-1111-1111-1111", "order 12 <CARD>"),
     # bank accounts
@@ -48,6 +49,7 @@ GO = [  # a text, what is left of it
     ("(415) 555-2671 / 415-555-2671", "<PHONE> / <PHONE>"),
     ("415‐555‐2671", "<PHONE>"),
     ("Tel.: 030/901820-0", "Tel.: <PHONE>"),
+    ("+4930901820ext5", "<PHONE>ext5"),
     ("phone 07700 900123", "phone <PHONE>"),
     ("my number is on file, text me on 07700 900123 today", "my number is on file, text me on <PHONE> today"),
     ("mobile: 0612345678", "mobile: <PHONE>"),
@@ -62,6 +64,8 @@ GO = [  # a text, what is left of it
     ("ghp_abcdefghijklmnopqrstuvwxyz0123 leaked", "<SECRET> leaked"),
     ("github_pat_11ABCDEFG0abcdefghijkl_mnopqrstu", "<SECRET>"),
     ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s5c_abc-DEF", "<SECRET>"),
+    ("AccountName=x;AccountKey=abcdEFGH1234567890==", "AccountName=x;AccountKey=<SECRET>"),
+    ("post to https://hooks.slack.com/services/T000/B000/XXXXabcd1234", "post to https://<SECRET>"),
     ("Authorization: Bearer abcdefghijklmnop1234==", "Authorization: <SECRET>"),
     ("curl -H 'Authorization: Basic dXNlcjpwYXNz'", "curl -H '<SECRET>'"),
     ("xoxb-1234567890-abcdefghij", "<SECRET>"),
@@ -90,6 +94,8 @@ GO = [  # a text, what is left of it
     ("The password I use is hunter2", "The password I use is <SECRET>"),
     ("passwords are hunter2 and hunter3", "passwords are <SECRET> and <SECRET>"),
     ("my password’s hunter2", "my password’s <SECRET>"),
+    ("la password è Sole1975", "la password è <SECRET>"),
+    ("il mio PIN è 4821, OTP 123-456", "il mio PIN è <SECRET>, OTP <SECRET>"),
     ("CVV 123, exp 12/26", "CVV <SECRET>, exp 12/26"),
     # addresses of machines
     ("from 10.0.0.1. to fe80::1: down", "from <IP>. to <IP>: down"),
@@ -168,6 +174,14 @@ STAY = [
     "1Z999AA10123456784",
     "666-12-3456, 000-12-3456, 123-00-4567, 900-12-3456",
     "pin 12 of the connector",
+    "0.5454545454545454, 299792458.00000, 6.666666666666667j, -8.2470971974947",
+    "order 112-3456789-1234567",
+    "x[::2] and y[0::2, 1::3] and ::1",
+    "the first token is special. my password was reset... the token is (still invalid",
+    "select a token to use as `pad_token`, what you pass to `requests.request`",
+    "the API key is missing/expired, a token is base64-encoded, password is 8-16 characters",
+    "we reach 2500000 customers, text=2310144",
+    "Office 16.0.5430.1000, iOS 17.2.1.1, PO 4500012345",
     "call 911 about the text of 2024-01-15",
 ]
 
