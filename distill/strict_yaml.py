@@ -25,6 +25,14 @@ _NAMED = re.compile(r"(\b(?:tag|alias)) '[^']{8,}'")
 """What the library repeats of a value that begins with `!` or `*`, which may be a secret that was not quoted."""
 
 
+_LIKE_A_SECRET = re.compile(r"(?=.*\d)[\w.~+/=-]{16,}")
+
+
+def shown(name: object) -> str:
+    """Return the name of a key for a message, or `***` where a secret may have been put in its place."""
+    return "***" if _LIKE_A_SECRET.fullmatch(str(name)) else str(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """What a file says: its `data`, and the node it was read from, which knows how each value is spelled."""
@@ -117,7 +125,7 @@ class _Bounds:
         place = _place(event.start_mark)
         if isinstance(event, events.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in self._open):
-                return f"the alias *{event.anchor} stands within what it names{place}; write it out"
+                return f"the alias *{shown(event.anchor)} stands within what it names{place}; write it out"
             self._count += self._sizes.get(event.anchor, 1)
         elif isinstance(event, events.CollectionEndEvent):
             anchor, before = self._open.pop()
@@ -184,7 +192,7 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    None, None, f"the key {shown(key)!r} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -17,7 +17,7 @@ from distill import teachers
 from distill.data.values import label_of
 from distill.errors import TaskError
 from distill.sections import Optimisation, Section, Source
-from distill.strict_yaml import MAX_CHARACTERS, Document, quoting_hint, read_yaml
+from distill.strict_yaml import MAX_CHARACTERS, Document, quoting_hint, read_yaml, shown
 
 TEACHER = "teacher"
 """As the `model` of a student: start from the layers and the head of the fitted teacher."""
@@ -205,8 +205,8 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
         if item["type"] == "too_short" and any(_within(other["loc"], item["loc"]) for other in errors):
             continue  # it counts only the entries that fit
         keys = _key_path(item["loc"], document.data, missing=item["type"] == "missing")
-        where = ".".join(keys)
         private = not _PRIVATE.isdisjoint(keys)
+        where = ".".join(map(shown, keys) if private else keys)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"

@@ -74,6 +74,21 @@ def test_nor_is_one_in_the_place_of_the_teacher(told, value):
     assert KEY not in message
 
 
+@pytest.mark.parametrize("kind", ["openai", "ensemble"])
+def test_nor_is_one_that_is_the_name_of_a_value(told, kind):
+    for value in ({KEY: 1}, {"headers": {KEY: [1]}}, {"extra_body": {KEY: {1: 2}}}):
+        message = told({"kind": kind, **WHOLE[kind], **value})
+        assert KEY not in message
+    assert "teacher.***: unknown key" in told({"kind": kind, **WHOLE[kind], KEY: 1})
+
+
+def test_nor_is_one_that_is_an_alias_of_itself(tmp_path):
+    (tmp_path / "task.yaml").write_text(f"teacher: &{KEY}\n  headers: *{KEY}\n")
+    with pytest.raises(TaskError, match="stands within what it names") as refused:
+        load_task(tmp_path / "task.yaml")
+    assert KEY not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -85,6 +100,7 @@ def test_nor_is_one_in_the_place_of_the_teacher(told, value):
         f"teacher:\n  api_key: @{KEY}",
         f"teacher:\n  api_key: %{KEY}",
         f'teacher:\n  api_key: "\\x{KEY}"',
+        f"teacher:\n  {KEY}: 1\n  {KEY}: 2",
     ],
 )
 def test_nor_is_one_where_the_file_is_not_yaml(tmp_path, text):
