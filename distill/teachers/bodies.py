@@ -1,6 +1,6 @@
-"""The body of a response, read and unpacked piece by piece, so that none is larger in memory than it may be.
+"""Reads and unpacks the body of a response piece by piece, within a limit of bytes.
 
-A few kilobytes can unpack to gigabytes, and a server can go on for ever: neither is let in whole before it is measured.
+A few kilobytes can unpack to gigabytes, and a server can send for ever; memory holds no more than the limit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 
 ENCODINGS = "gzip, deflate"
-"""What to ask a server for; these are unpacked within bounds."""
+"""The encodings to ask a server for: those that can be unpacked here."""
 
 _UNPACKED = frozenset({"", "identity", "none", "utf-8"})  # the last two are no encodings, but are sent
 
@@ -25,7 +25,7 @@ class TooLargeError(Exception):
 
 
 async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it comes in, unpacked, in pieces of 256 KiB at most for what was packed.
+    """Yield the body as it comes in. A packed one is unpacked, in pieces of 256 KiB at most.
 
     Raises httpx.DecodingError for what cannot be unpacked, or ends too soon.
     """
@@ -53,7 +53,7 @@ async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def whole(response: httpx.Response, most: int) -> bytes:
-    """The body, unpacked. Raises TooLargeError where it has more than `most` bytes, once so many were read."""
+    """Return the unpacked body. Raises TooLargeError as soon as more than `most` bytes of it were read."""
     found = bytearray()
     async for piece in pieces(response):
         if len(found) + len(piece) > most:
@@ -63,7 +63,7 @@ async def whole(response: httpx.Response, most: int) -> bytes:
 
 
 async def lines(response: httpx.Response, most: int) -> AsyncIterator[bytes]:
-    """The lines of the body that are not blank, unpacked. Raises TooLargeError for one of more than `most` bytes."""
+    """Yield the lines of the unpacked body, without blank ones. Raises TooLargeError for one above `most` bytes."""
     rest = bytearray()
     async for piece in pieces(response):
         *ended, begun = piece.split(b"\n")

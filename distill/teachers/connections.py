@@ -1,7 +1,7 @@
-"""HTTP connections for many calls at once to one server: one each, taken from a stack.
+"""HTTP connections for many calls at once to one server: a stack of httpx transports, each of one connection.
 
-httpcore's own pool looks at every connection, and polls its socket, whenever a call begins or ends, so that 64 calls at
-once cost a processor more than they cost the server (httpx issue 3215). Here a pool never has more than one.
+httpcore's pool polls the socket of every connection whenever a call begins or ends; with 64 calls at once that costs
+more processor time here than at the server (httpx issue 3215).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
 
 class Connections(httpx.AsyncBaseTransport):
-    """As many connections as there are calls at once; who calls bounds that.
+    """Has as many connections as there are calls at once; the caller limits these.
 
-    They go through the proxy that the environment names for the server, if it does. Raises TeacherError where that
-    cannot be used, and ApiError, in a call, where it does not work.
+    They go through the proxy that the environment names for the server, if any. Raises TeacherError where that proxy
+    cannot be used; a call raises ApiError where it does not work.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -65,7 +65,7 @@ class Connections(httpx.AsyncBaseTransport):
 
 
 class _Lent(httpx.AsyncByteStream):
-    """The body of a response; `give_back` is called when it is closed, for the first time."""
+    """The body of a response; calls `give_back` once, when it is closed."""
 
     def __init__(self, stream: httpx.AsyncByteStream, give_back: Callable[[], None]) -> None:
         self._stream = stream

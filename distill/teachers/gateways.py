@@ -1,7 +1,7 @@
-"""Gateways between here and a model, and their caches: draws that are no draws are found out.
+"""Recognises gateways in front of a model, and answers that come from their caches.
 
-A cache gives one answer to all draws of a question, so that eight votes are one, counted eight times. It says so in a
-header, or its answers have one and the same id. What each gateway's headers mean is as their documentation has it, and
+A cache gives the same answer to every draw of a question: eight votes would be one, counted eight times. A header of
+the response tells, or two draws have the same response id. What each gateway's headers mean is as their documentation has it, and
 for LiteLLM as `findings/litellm-cache-key.sh` shows.
 """
 
@@ -76,7 +76,7 @@ def _tells_of_hit(name: str, value: str) -> bool:
 
 
 class Draws:
-    """Sees that what is taken for a draw is one. `gateway` is what stands before the server, as far as is known."""
+    """Checks that every draw is a response of its own. `gateway` is the one that responses came through, if known."""
 
     def __init__(self, who: str) -> None:
         self.gateway: Gateway | None = None
@@ -84,9 +84,9 @@ class Draws:
         self._known: dict[str, tuple[str, int]] | None = {}
 
     def received(self, headers: Mapping[str, str], response: Mapping[str, Any], fresh: bool) -> None:
-        """Take a response that just came. Raises TeacherError where it is out of a cache and must be `fresh`.
+        """Check a response that just came. Raises TeacherError where it must be `fresh` and is out of a cache.
 
-        An answer to a question that was only like this one will do in no case.
+        One out of a cache of similar questions (`semantic`) is never taken, since it may answer another question.
         """
         self.gateway = gateway_of(headers) or self.gateway
         if (sign := from_cache(headers, response)) and (fresh or "semantic" in sign.lower()):
@@ -95,9 +95,9 @@ class Draws:
             )
 
     def draw(self, body: Mapping[str, Any], sample: int, response: Mapping[str, Any]) -> None:
-        """Take a draw, just received or kept. Raises TeacherError where it is another draw's response.
+        """Check a draw, just received or kept. Raises TeacherError where its response id is that of another draw.
 
-        A server that gives one id to different questions gives none that would tell.
+        Ids are ignored from when a server gives the same one to two different questions.
         """
         name = _id(response)
         if self._known is None or not name:

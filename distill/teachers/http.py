@@ -1,4 +1,4 @@
-"""Asking an API over HTTP: what is tried again, when, and what each failure means. No vendor's formats are here."""
+"""Calls an API over HTTP: what is tried again and when, and what each failure means. It knows no vendor's formats."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ async def send(
 async def fetch(
     client: httpx.AsyncClient, method: str, path: str, *, who: str, most: int = MOST_BYTES, **content: Any
 ) -> httpx.Response:
-    """The whole response to a request, whose body has `most` bytes at most when it is unpacked.
+    """Return the whole response to a request, with an unpacked body of `most` bytes at most.
 
-    From when it begins, it may take as long as the client waits for a read. Raises ApiError for one that is larger or
-    slower, and for none; of one that is no success, what is too much is left out.
+    Once it has begun, it may take as long as the client's timeout for reads. Raises ApiError for a response that is
+    larger or slower, and for none; the body of an error that is too large is left out.
     """
     with transport_errors(who):
         async with client.stream(method, path, **content) as response:
@@ -205,9 +205,9 @@ def _no_object(who: str, what: str) -> ApiError:
 
 
 class Attempts:
-    """So many attempts, of which a wait that the server asked for uses none.
+    """Counts attempts down. A failure after which the server asked for a wait is free.
 
-    It does once the server was waited for `patience` seconds in all, and where it asks for more than that at once.
+    It counts like any other once waits come to `patience` seconds in all, or where the server asks for more than that.
     """
 
     def __init__(self, count: int, patience: float = PATIENCE) -> None:

@@ -1,6 +1,6 @@
-"""How fast an API may be called: limits per minute, as configured and as the server's headers tell.
+"""Limits how fast an API is called: per minute, as configured and as the server's headers say.
 
-Who calls waits here first, in the order of coming. This file knows headers and clocks, and makes no calls.
+Every call waits here for its turn, first come, first served. This file knows headers and clocks, and makes no calls.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EPOCH = 1e9  # from here on a number of seconds is a moment since 1970, and a t
 class Spacing:
     """Lets `per_minute` through a minute, evenly; None lets everything through.
 
-    A tenth of a second that was slept too long is made up for, which is all that a minute may have too much.
+    Up to a tenth of a second of oversleeping is made up for, so that a minute has at most that much too many.
     """
 
     def __init__(self, per_minute: float | None, clock: Clock) -> None:
@@ -57,10 +57,10 @@ class Spacing:
 
 
 class Allowance:
-    """What is left of a server's limit by its own account, less what was sent since it said so.
+    """What is left of a server's limit: what it last said, less what was sent since.
 
-    Nothing is known, and nothing held back, before it says. When the limit resets it is taken to be full again, as far
-    as it was ever said to be, until as much time has passed again or the server says otherwise.
+    Until it says something, nothing is held back. When the limit resets, it is taken to be as full as it was ever said
+    to be, for the same time again or until the server says otherwise.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -148,9 +148,9 @@ class Pace:
                 allowance.take(1.0 if kind == "requests" else tokens)
 
     def hold(self, seconds: float) -> bool:
-        """The server asked to be left alone for so long: by everybody, for a minute at most. Gives whether it is new.
+        """Hold all calls, since the server asked for it, for so many seconds or a minute, whichever is less.
 
-        It is not where calls were held already, for about as long.
+        Returns whether that is news: calls were not yet held for about as long.
         """
         until = self._clock() + min(seconds, MINUTE)
         new = until > self._held_until + _SAME

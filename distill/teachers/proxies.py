@@ -1,6 +1,6 @@
-"""The proxy that the environment names for a server, and the variable that names it, for when it does not work.
+"""The proxy that the environment names for a server, and the variable that names it, which errors tell.
 
-httpx heeds these variables only for transports of its own making, and says neither which one it went by nor why.
+httpx reads these variables too, but not for a transport that it is given, and its errors do not name the proxy.
 """
 
 from __future__ import annotations

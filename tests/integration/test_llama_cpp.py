@@ -57,7 +57,7 @@ def base_url(model: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = {"model": model, "host": "127.0.0.1", "port": port, "logits_all": "true", "n_ctx": 2048, "n_threads": 2}
+    options = {"model": model, "host": "127.0.0.1", "port": port, "n_ctx": 2048, "n_threads": 2}
     command = [
         PYTHON,
         "-m",
