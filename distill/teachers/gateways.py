@@ -1,8 +1,8 @@
 """Recognises gateways in front of a model, and answers that come from their caches.
 
 A cache gives the same answer to every draw of a question: eight votes would be one, counted eight times. A header of
-the response tells, or two draws have the same response id. What each gateway's headers mean is as their documentation has it, and
-for LiteLLM as `findings/litellm-cache-key.sh` shows.
+the response tells, or two draws have the same response id. The headers are as each gateway documents them, and for
+LiteLLM as `findings/litellm-cache-key.sh` shows.
 """
 
 from __future__ import annotations
