@@ -265,6 +265,7 @@ class Api:
         self._attempts = config.attempts
         self._turns = count(1)
         self._answered = 0  # the last turn that was answered
+        self._failed: ApiError | None = None  # the last failure of `control`
         self._blaming = asyncio.Lock()
         self._draws = Draws(who)
         self._under_way = asyncio.Semaphore(config.under_way)
@@ -287,26 +288,34 @@ class Api:
 
         A response is kept once `read` takes it; what it raises TeacherError for is paid and not kept, so that a
         server set right is asked again. Once there is a `control`, a text that the server rejects, or gives no answer
-        to that can be read, has a Rejection in the place of the response. Raises ApiError when the call fails for good,
+        to that can be read, has a Rejection in the place of the response. So has one that the server still fails on
+        when it was asked again after others had been answered. Raises ApiError when the call fails for good,
         BudgetError when there is not enough money left.
         """
         key = self.key(request)
         if (paid := await self.account.recall(key)) is not None:
             self._draws.draw(request.body, request.sample, paid.response)
             return read(paid.response), paid
+        cost = 0.0
         async with self._under_way:
-            try:
-                return await self._persist(request, key, read)
-            except ApiError as error:
-                if self.control is None or error.verdict is None:
-                    raise
-                cost = error.cost_usd + await self._blame(self.control, error)
-                rejected = Rejection("invalid", error.said, doubtful=True).response(error.body)
-                return read(rejected), Paid(rejected, cost, error.seconds)  # not kept: whoever asks may think better
+            for last in (False, True):
+                try:
+                    return await self._persist(request, key, read, cost)
+                except ApiError as error:
+                    if self.control is None or error.verdict is None:
+                        raise
+                    cost = error.cost_usd + await self._blame(self.control, error)
+                    if last or not error.retryable:
+                        rejected = Rejection("invalid", error.said, doubtful=True).response(error.body)
+                        # Not kept: whoever asks may think better.
+                        return read(rejected), Paid(rejected, cost, error.seconds)
+        raise AssertionError("unreachable: the last round returns or raises")
 
-    async def _persist(self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T, Paid]:
+    async def _persist(
+        self, request: Request, key: str, read: Callable[[Mapping[str, Any]], T], spent: float = 0.0
+    ) -> tuple[T, Paid]:
         """A call, made again while that may help; what earlier attempts cost is in what the last one did."""
-        spent, unread = 0.0, 0
+        unread = 0
         async for attempt in persistent(self._attempts, self.config.patience_seconds, self._pace.sleep):
             with attempt:
                 try:
@@ -333,18 +342,25 @@ class Api:
     async def _blame(self, control: Call[Any], error: ApiError) -> float:
         """See that it is the text that an unclear error is about: that others are answered. Gives what that cost.
 
-        Raises ApiError where they are not.
+        Raises ApiError where they are not; several calls that fail together find that out once.
         """
         async with self._blaming:
             if self._answered > error.turn:
                 return 0.0
+            if self._failed is not None and self._failed.turn > error.turn:
+                raise self._failed
             try:
                 _, paid = await self._persist(replace(control.request, fresh=False), "", control.read)
             except UnreadableError as worse:
-                raise ApiError(
+                self._failed = ApiError(
                     f"{self.who} gave answers that could be read before, and gives none now ({worse.why}): see whether "
                     "another model or server has come behind base_url"
-                ) from worse
+                )
+                self._failed.turn = worse.turn
+                raise self._failed from worse
+            except ApiError as worse:
+                self._failed = worse
+                raise
         return paid.cost_usd
 
     async def _pay(

@@ -58,7 +58,8 @@ class RowReader:
         if error is None:
             return Result(0.0, problem=problem, final=row.final)
         cost = _cost(api, error.body, reserved if error.charged else 0.0)
-        if isinstance(error, UnreadableError) and error.passing and key not in self._again:
+        passing = error.passing if isinstance(error, UnreadableError) else error.retryable
+        if passing and error.verdict is not None and key not in self._again:
             self._again.add(key)
             return Result(cost, problem=problem)
         if error.verdict is None:

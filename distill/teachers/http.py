@@ -171,7 +171,13 @@ def transport_errors(who: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise _late(who, type(error).__name__) from error
     except httpx.RequestError as error:
-        raise ApiError(f"{who} broke off its answer ({_why(error)})", retryable=True, charged=True) from error
+        raise ApiError(
+            f"{who} broke off its answer ({_why(error)})",
+            retryable=True,
+            charged=True,
+            said="an answer that was broken off",
+            verdict="unclear",
+        ) from error
 
 
 def _why(error: httpx.RequestError) -> str:
@@ -182,7 +188,11 @@ def _why(error: httpx.RequestError) -> str:
 
 def _late(who: str, what: str) -> ApiError:
     return ApiError(
-        f"{who} did not answer in time ({what}); raise timeout_seconds if it is only slow", retryable=True, charged=True
+        f"{who} did not answer in time ({what}); raise timeout_seconds if it is only slow",
+        retryable=True,
+        charged=True,
+        said="no answer in time",
+        verdict="unclear",
     )
 
 
@@ -262,7 +272,7 @@ def failure_of(status: int, body: object, said: str, who: str, headers: Mapping[
     message = f"{who} answered {status}: {said}"
     if verdict in ("refused", "invalid"):
         return ApiError(message, status=status, said=said, body=body, verdict=verdict)
-    passing = verdict is None and (status in RETRIED or status >= 500)
+    passing = status in RETRIED or status >= 500
     retryable = {"true": True, "false": False}.get(headers.get("x-should-retry", ""), passing)
     wait = retry_after(headers)
     if wait is None:

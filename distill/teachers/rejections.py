@@ -15,16 +15,17 @@ Verdict = Literal["refused", "invalid", "unclear"]
 """What becomes of the text: its content is `refused`, it is `invalid` (too long, say), or the server does not say."""
 
 _KEY = "rejected"
-_UNCLEAR = frozenset({400, 422, 451})
-_FORBIDDEN = 403
+_OF_EVERY_TEXT = frozenset({401, 402, 404, 405, 409})
 _TOO_LARGE = 413
+_TOO_MANY = 429
 _DEEPEST = 12  # levels of a body that are read
 _ECHOED = frozenset({"input", "inputs", "body", "messages", "prompt", "flagged_input", "failed_generation", "url"})
 """Where servers repeat the request: what stands there are our words, not theirs."""
 
 _EVERY_TEXT = re.compile(
     r"insufficient[ _](quota|balance|credit|fund)|credit balance|(out of|no|more|insufficient) credits|usage limits"
-    r"|current quota|billing[ _](hard|not|details)|api[ _]key|unauthori[sz]ed|permission"
+    r"|current quota|billing[ _](hard|not|details)|api[ _]key|unauthori[sz]ed|permission[ _](denied|error)"
+    r"|(no|not|lacks?|missing|insufficient|without)( \S+){0,3} permissions?|permissions? to (access|use|call|perform)"
     r"|\b(your|this) (account|organi[sz]ation|project|workspace|subscription|access)\b"
     r"|model[ _]not[ _]found|unsupported[ _](parameter|value)|unknown[ _]parameter"
 )
@@ -89,18 +90,20 @@ def first(responses: Iterable[Mapping[str, Any]]) -> tuple[str, bool]:
 
 
 def verdict(status: int, body: object) -> Verdict | None:
-    """What a response of this status says of the text; None where it is about no text, or may pass."""
+    """What a response other than 200 says of the text; None where it is not about the text.
+
+    A server's trouble, such as a 500, is `unclear`: some servers have it with certain texts each time.
+    """
     told = "\n".join(_strings(body)).lower()
-    if status in (401, 402, 404, 405, 408, 409) or _EVERY_TEXT.search(told):
+    if status in _OF_EVERY_TEXT or _EVERY_TEXT.search(told):
         return None
-    if status == 429:
+    if status == _TOO_MANY:
         return "invalid" if _NO_ROOM_EVER.search(told) else None
     if _REFUSED.search(told):
         return "refused"
     if status == _TOO_LARGE or _TOO_LONG.search(told):
         return "invalid"
-    blocked = status == _FORBIDDEN and not isinstance(body, Mapping | list)  # by a firewall, with a page of its own
-    return "unclear" if status in _UNCLEAR or blocked else None
+    return "unclear"
 
 
 def no_money(status: int, body: object) -> bool:
@@ -138,7 +141,7 @@ def words(body: object, depth: int = _DEEPEST) -> str:
     if isinstance(body.get("msg"), str):
         where = ".".join(str(part) for part in body.get("loc") or () if part != "body")
         return f"{where}: {body['msg']}" if where else body["msg"]
-    for name in ("error", "message", "detail", "details", "error_message"):
+    for name in ("error", "errors", "message", "detail", "details", "error_message"):
         if said := words(body.get(name), depth - 1):
             return said
     return ""

@@ -247,7 +247,7 @@ async def test_every_draw_is_kept_so_that_a_failure_in_the_middle_loses_none(ser
     account = Kept()
     async with teacher(server, account, concurrency=1, attempts=1) as asked:
         await asked.prepare()
-        server.first = [named(server.asked[0]), error(500, "api_error"), named(server.asked[0])]
+        server.first = [named(server.asked[0]), error(401, "authentication_error"), named(server.asked[0])]
         with pytest.raises(ApiError):
             await asked.ask(["odd"])
         assert len(await asked.plan("odd")) == 1

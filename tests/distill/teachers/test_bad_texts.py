@@ -139,6 +139,14 @@ async def run(kind: str, server: Server, path, *texts: str, **more: Any) -> Any:
         (UNKNOWN, "invalid"),
         ((422, b""), "invalid"),
         ((403, b"<html>Sorry, you have been blocked</html>"), "invalid"),
+        ((403, {"message": "Forbidden"}), "invalid"),
+        ((406, b"Not Acceptable"), "invalid"),
+        ((424, {"error": {"message": "Request failed during generation"}}), "invalid"),
+        ((500, {"error": {"message": "Internal server error"}}), "invalid"),
+        ((502, b"<html>bad gateway</html>"), "invalid"),
+        ((503, b"no healthy upstream"), "invalid"),
+        ((504, b""), "invalid"),
+        ((529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}), "invalid"),
         ((200, b"<html>Sorry, you have been blocked</html>"), "invalid"),
         ((200, b"[]"), "invalid"),
         ((200, b'"' + bytes(5 * 2**20) + b'"'), "invalid"),
@@ -183,7 +191,7 @@ async def test_a_call_that_was_rejected_is_not_made_again_for_another_store(kind
         ((400, {"error": {"message": "Your credit balance is too low"}}), "no money left"),
         ((402, {"error": {"message": "Insufficient Balance"}}), "no money left"),
         ((401, {"error": {"message": "bad key"}}), "refuses the key"),
-        ((403, {"error": {"message": "not for you"}}), "refuses the key"),
+        ((403, {"error": {"message": "Your account is not allowed this"}}), "refuses the key"),
         ((404, {"error": {"message": "no such model"}}), "404: no such model"),
         ((200, {"error": {"code": 402, "message": "out of credits"}}), "no money left"),
         ((400, {"error": {"message": "odd", "code": "unsupported_parameter"}}), "400: odd"),
@@ -194,7 +202,43 @@ async def test_what_would_meet_every_text_ends_the_run(kind, path, reply, said) 
         await run(kind, Server(bad=reply), path, "refund 1", "bad one", "shipping 2")
 
 
-@pytest.mark.parametrize("reply", [FILTERED, TOO_LONG, UNKNOWN, (413, b"")])
+@pytest.mark.parametrize("failure", [httpx.ReadTimeout("late"), httpx.RemoteProtocolError("gone")])
+async def test_a_text_on_which_a_server_fails_each_time_is_invalid_and_asked_for_in_two_rounds(
+    kind, path, failure
+) -> None:
+    class Failing(Server):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            response = super().__call__(request)
+            if b"bad one" in request.content:
+                raise failure
+            return response
+
+    server = Failing()
+    labelled, _ = await run(kind, server, path, "refund 1", "bad one", "shipping 2", attempts=3)
+    assert (labelled.invalid, labelled.unlabelled[0].split(":")[0]) == (1, "train-1 invalid")
+    assert server.asked["bad one"] == 2 * 3 * (1 if kind == "logprobs" else 2)
+
+
+async def test_a_text_that_met_an_outage_is_labelled_once_that_is_over(path) -> None:
+    trouble = (500, {"error": {"message": "no"}})
+    server = Server(bad=[trouble, trouble, (200, answered("refund", "openai"))])
+    labelled, _ = await run("logprobs", server, path, "bad one", attempts=2)
+    assert labelled.soft.texts == ("bad one",)
+
+
+async def test_an_outage_ends_the_run_and_many_that_meet_it_find_that_out_once(kind) -> None:
+    server = Server()
+    made = KINDS[kind](server, NoAccount(), attempts=2)
+    await made.prepare()
+    probes = server.asked["billing"]
+    server.bad = {"every": [(500, {"error": {"message": "down"}})]}
+    with pytest.raises(TeacherError, match="500: down"):
+        await made.ask([f"refund {number}" for number in range(6)])
+    await made.aclose()
+    assert server.asked["billing"] - probes == 2
+
+
+@pytest.mark.parametrize("reply", [FILTERED, TOO_LONG, UNKNOWN, (413, b""), (502, b"")])
 async def test_the_probes_end_the_run_whatever_they_meet(kind, path, reply) -> None:
     with pytest.raises(TeacherError, match=str(reply[0])):
         await run(kind, Server(every=reply), path, "refund 1")

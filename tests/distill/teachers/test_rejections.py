@@ -118,7 +118,14 @@ UNCLEAR: list[tuple[int, object]] = [
     (400, "Bad Request"),
     (400, {}),
     (403, "<html>Sorry, you have been blocked</html>"),
+    (403, {"message": "Forbidden"}),
+    (406, "Not Acceptable: blocked by Mod_Security"),
+    (414, "URI too long"),
+    (424, {"error": {"message": "Request failed during generation", "type": "generation"}}),
     (451, {}),
+    (500, openai("The server had an error")),
+    (502, "<html>bad gateway</html>"),
+    (529, anthropic("overloaded_error", "Overloaded")),
     (422, {"object": "error", "message": {"detail": [{"type": "missing", "loc": ["body", "x"], "msg": "required"}]}}),
     (422, {"detail": [{"loc": ["body", "top_logprobs"], "msg": "extra", "input": "the prompt is too long"}]}),
 ]
@@ -134,8 +141,6 @@ ALL: list[tuple[int, object]] = [
     (400, openai("Unsupported parameter: 'max_tokens'", "unsupported_parameter")),
     (429, openai("Rate limit reached for m: too many tokens per minute", "rate_limit_exceeded")),
     (429, openai("You exceeded your current quota", "insufficient_quota")),
-    (500, openai("The server had an error")),
-    (529, anthropic("overloaded_error", "Overloaded")),
 ]
 
 
@@ -161,6 +166,7 @@ def test_what_is_said_of_a_text_is_told_from_what_is_said_of_every_one(status, b
         ({"message": {"detail": [{"loc": ["body", "x"], "msg": "required"}]}}, "x: required"),
         ({"detail": [{"loc": ["body", "messages", 0], "msg": "too long"}, {"msg": "b"}]}, "messages.0: too long; b"),
         ({"detail": "Not Found"}, "Not Found"),
+        ({"success": False, "errors": [{"code": 3030, "message": "no good"}]}, "no good"),
         ("a page", "a page"),
         ({"error": {"code": 7}}, ""),
         (None, ""),
