@@ -158,7 +158,7 @@ def _label_in(value: object, labels: Sequence[str]) -> int | None:
     """The label that a JSON value names."""
     if isinstance(value, Mapping):
         keys = {str(key).lower(): part for key, part in value.items()}
-        value = _first(keys, _LABEL_KEYS)
+        return _label_in(_first(keys, _LABEL_KEYS), labels)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return _told(value, labels) if isinstance(value, str) else None
@@ -225,7 +225,7 @@ def _values(text: str) -> Iterator[Any]:
     if fenced:
         yield from fenced
         return
-    decoder, at, any_found = json.JSONDecoder(), text.find("{"), False
+    decoder, at, any_found = json.JSONDecoder(object_pairs_hook=_agreed), text.find("{"), False
     while at >= 0:
         try:
             value, end = decoder.raw_decode(text, at)
@@ -245,7 +245,7 @@ def _parsed(text: str) -> Any:
     straight = text.translate(_CURLY)
     for form in dict.fromkeys((text, straight, _EXTRA_COMMA.sub(r"\1", straight))):
         try:
-            return json.loads(form)
+            return json.loads(form, object_pairs_hook=_agreed)
         except (ValueError, RecursionError):
             continue
     if not straight.startswith(("{", "[")):
@@ -254,6 +254,14 @@ def _parsed(text: str) -> Any:
         return ast.literal_eval(straight)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
+
+
+def _agreed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which a name that stands there twice with different values has none."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        values[name] = value if values.get(name, value) == value else None
+    return values
 
 
 def _folded(name: str) -> str:
