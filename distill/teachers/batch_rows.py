@@ -1,6 +1,6 @@
 """What a row of a batch's results means: an answer, a call to be made again, or a text that the vendor will not take.
 
-What may be for one text or for every one is for the text where others were answered; that shows once all rows are read.
+An unclear failure is the text's own where other texts were answered, which is known once all rows are read.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MOST_ALIKE = 20
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a call: what it cost in dollars, and what stands for its answer, if anything does.
+    """What came of a call: its cost in dollars, and the response to keep, which is None where it is asked again.
 
-    `problem` is `final` where asking again will not help, and `doubtful` where other calls show whether it is the
-    text's.
+    `problem` is what went wrong. It is `final` where asking again will not help, and `doubtful` while it is not known
+    whether it is about this text alone.
     """
 
     cost_usd: float
@@ -47,7 +47,10 @@ class RowReader:
         self._again: set[str] = set()
 
     def read(self, api: BatchApi, row: Row, key: str, reserved: float) -> Result:
-        """What came of the call of this key, for which so much is reserved."""
+        """What came of the call of this key, for which so many dollars are reserved.
+
+        A failure that may pass is doubtful only where it is the call's second one.
+        """
         error, problem = row.error, row.problem
         if row.response is not None:
             error = self._failure(api, row.response)
@@ -74,7 +77,10 @@ class RowReader:
             self._answering.update([api.place] if rejection(paid.response) is None else [])
 
     def decide(self, api: BatchApi, doubtful: Iterable[tuple[str, Result]], answered: int) -> list[tuple[str, Result]]:
-        """What doubtful results of a batch are, of which so many other calls were answered: the texts', or final."""
+        """Decide doubtful results of a batch in which `answered` other calls were answered.
+
+        Each becomes its text's own, or final where no text was answered, or too many failed in the same words.
+        """
         results = list(doubtful)
         alike = Counter(result.problem for _, result in results)
         many = max(alike.values(), default=0) > max(MOST_ALIKE, answered)

@@ -1,7 +1,7 @@
-"""What a server's rejection of a call means: that it will not take this text, or that it would take no text at all.
+"""What an error of a server is about: the text that was asked about, or every text.
 
-Servers have no common way to say it, so this file knows their codes and the words around them. What neither settles is
-`unclear`, and shown by whether other texts are answered. A rejection of a text is kept like a response, as its answer.
+Servers have no common way to say it, so this file knows their codes and phrases. Where neither tells, the verdict is
+`unclear`, and whether other texts are answered decides. A rejection of a text is kept in the place of its response.
 """
 
 from __future__ import annotations

@@ -581,6 +581,13 @@ async def test_calls_that_failed_for_once_are_in_the_next_round(vendor, path) ->
     assert_once(vendor, 6)
 
 
+async def test_a_call_that_fails_in_two_rounds_while_others_are_answered_is_its_texts_own(vendor, path) -> None:
+    vendor.row_says = lambda text: 500 if text == "refund 1" else 200
+    life = await live(vendor, path, pool(6))
+    assert [answer.outcome for answer in life.answers] == ["ok", "invalid", "ok", "ok", "ok", "ok"]
+    assert [len(made.requests) for made in vendor.made] == [6, 1]
+
+
 async def test_calls_that_fail_for_good_are_named_and_the_others_kept(vendor, path) -> None:
     vendor.row_says = lambda text: 404 if text == "refund 1" else 200
     with pytest.raises(TeacherError, match=r"1 of the 6 calls .*\(1 × .*others are kept"):
