@@ -13,14 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from service import console
+from service import console, door
 from service.api import admin, classify, documentation, health, model
 from service.api.hot import hot_routes
 from service.api.protocols.errors import SHAPES, Shape, error_shape
 from service.api.protocols.routers import create_routers
 from service.api.schema import define
 from service.auth import Keys, describe
-from service.door import Door
 from service.errors import ErrorBody, ServiceError, handle_error
 from service.middleware import RequestMiddleware
 from service.settings import Settings
@@ -52,6 +51,7 @@ class App(FastAPI):
         state: State = self.state.reflux
         if state.keys is not None:
             describe(document, state.keys, _error_shape(state.settings))
+        door.describe(document, _error_shape(state.settings))
         define(document, SHAPES)
         return document
 
@@ -110,7 +110,7 @@ def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **o
     hot = hot_routes(route for router in routers for route in router.routes)
     app.state.requests = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)
     app.state.edge = app.state.requests
-    app.state.door = Door(state.settings)
+    app.state.door = door.Door(state.settings)
     return app
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import httptools
+from pydantic import BaseModel
 
 from service.errors import (
     BusyError,
@@ -27,6 +31,10 @@ LINGER_SECONDS = 5.0
 LINGER_BODIES = 16
 """How long, and for how many bodies of the largest size, a client that goes on sending is listened to after an answer
 that ends its connection: to close it at once would take the answer from it."""
+
+LEFT_SECONDS = 1.0
+"""How long a client that has ended its side of a connection may wait for its answer. Some read it still, such as
+`nc -N`; others have gone, and there is no way to tell."""
 
 _REFUSED = 16
 _BODIES = 64
@@ -83,6 +91,19 @@ class Door:
     def too_long(self) -> TooLargeError:
         """What a client is told whose body is too long, or has too much around it."""
         return too_large(self.body_bytes)
+
+
+def describe(document: dict[str, Any], error_shape: Callable[[str], type[BaseModel]]) -> None:
+    """Say in an OpenAPI document how any operation may be refused here: by the body of an error for its path."""
+    described = {
+        error.status_code: (error.__doc__ or "").partition("\n")[0]
+        for error in (TooSlowError, HeadTooLargeError, BusyError, VersionError)
+    }
+    for path, operations in document["paths"].items():
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error_shape(path).__name__}"}}}
+        for operation in operations.values():
+            for status, description in described.items():
+                operation["responses"].setdefault(str(status), {"description": description, "content": content})
 
 
 def check_head(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:

@@ -14,7 +14,17 @@ import httptools
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.door import HEAD_BYTES, HEADERS, LINGER_SECONDS, PIPELINED, Door, check_head, head_too_large, no_http
+from service.door import (
+    HEAD_BYTES,
+    HEADERS,
+    LEFT_SECONDS,
+    LINGER_SECONDS,
+    PIPELINED,
+    Door,
+    check_head,
+    head_too_large,
+    no_http,
+)
 from service.errors import MethodNotAllowedError, ServiceError, VersionError, failure
 from service.exchange import Exchange
 from service.headers import CLOSE, Headers, written
@@ -88,6 +98,17 @@ class Reader(HttpToolsProtocol):
         else:
             for at in range(0, len(data), HEAD_BYTES):
                 self._read(data[at : at + HEAD_BYTES])
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what has come whole, but not for long: the client may still read, or be gone. Else close."""
+        failed = self._failure is not None  # which ends the connection in its turn
+        in_body = self._reading and not self._in_head and not failed
+        if self._ended or in_body or not self.busy:
+            return False
+        self._stop_waiting()
+        self.cycle.keep_alive = self.cycle.keep_alive and failed
+        self._abort_after(LEFT_SECONDS)
+        return True
 
     def on_message_begin(self) -> None:
         """Begin to read a request. Its scope is made when it is needed."""

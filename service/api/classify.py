@@ -144,10 +144,10 @@ def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> With
     """Do the same for a body that is well-formed and declared to be JSON; see `hot.Direct`."""
     if exchange.headers.get(b"content-type") != JSON:
         return None
+    check_items(body, exchange.state.settings)
     try:
-        check_items(body, exchange.state.settings)
         asked = ClassifyRequest.model_validate_json(body)
-    except (InvalidRequestError, ValidationError):
+    except ValidationError:
         return None
 
     def done(outcome: Answer | Exception) -> None:

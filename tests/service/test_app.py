@@ -21,7 +21,7 @@ async def test_a_tampered_bundle_is_refused(running, tiny_bundle, tmp_path):
 
 async def test_a_shadow_that_cannot_start_is_refused(running, tmp_path):
     teacher = {"kind": "no such kind"}
-    with pytest.raises(StartupError, match="no such kind"):
+    with pytest.raises(StartupError, match=r"shadow\.teacher: kind: expected one of .*bundle"):
         async with running(shadow={"enabled": True, "teacher": teacher, "path": tmp_path / "shadow.sqlite"}):
             pass
 

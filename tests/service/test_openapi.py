@@ -212,7 +212,7 @@ async def test_every_other_answer_fits_its_schema(client, document, path):
 
 async def test_every_status_of_classify_is_described(client, document):
     responses = document["paths"]["/classify"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(responses) == {"200", "400", "404", "408", "413", "415", "422", "429", "431", "500", "503", "504", "505"}
     assert "Retry-After" in responses["429"]["headers"]
     body = (await client.post("/classify", content=b"{", headers={"content-type": "application/json"})).json()
     for status in sorted(set(responses) - {"200", "404"}):  # 404 is infinity's, for another model

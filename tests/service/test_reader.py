@@ -401,6 +401,39 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
         assert serving.app.state.door.held == 0
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_client_that_ends_its_side_after_its_requests_is_answered(listening, connect, gate, way, chunked):
+    async with small(listening, connect) as (serving, begin):
+        data = post(path=f"/classify{way}", chunked=chunked)
+        nonsense = b"nonsense\r\n\r\n"
+        for pieces in ([data], [data, data[:30]], [post(), data], [post(), data, data[:30]], [data, nonsense]):
+            gate.close()
+            connection = await begin(*pieces)
+            await gate.held()
+            connection.writer.write_eof()
+            await asyncio.sleep(TICK)
+            gate.opened.set()
+            whole = [piece for piece in pieces if len(piece) > 30]
+            assert [(await connection.receive())[0] for _ in whole] == [200] * len(whole)
+            if nonsense in pieces:
+                assert (await connection.receive())[0] == 400
+            assert await is_closed(connection)
+        await until(lambda: not serving.server.server_state.connections)
+        assert serving.app.state.door.held == 0
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_client_that_ends_its_side_before_its_request_is_whole_is_not_waited_for(listening, connect, way):
+    async with small(listening, connect) as (serving, begin):
+        data = post(path=f"/classify{way}")
+        for part in (b"", data[:30], data[:-5]):
+            connection = await begin(part)
+            connection.writer.write_eof()
+            assert await is_closed(connection)
+        assert serving.app.state.door.held == 0
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_longest(listening, connect, way):
     async with small(listening, connect, max_connections=3) as (serving, begin):
