@@ -65,9 +65,11 @@ def check(task: TaskFile, output: Output = None) -> None:
     """Read, clean and split the data, list its labels, and say whether it will do."""
     from distill.report import data_lines, label_lines
 
-    splits = _run(task, output).make_data()
+    run = _run(task, output)
+    splits = run.make_data()
     for line in (*data_lines(splits.report), *label_lines(splits.report)):
         console.print(line)
+    run.require_models()
 
 
 @app.command()

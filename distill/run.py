@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ class Run:
         """The data of the finished stage."""
         return read_splits(self.data.require("check"))
 
+    def require_models(self) -> None:
+        """Raise DistillError for a model that cannot be trained as the task says, where this machine can tell.
+
+        Where transformers is not installed, labels can still be asked for, and students be trained elsewhere.
+        """
+        if find_spec("transformers") is None:
+            return
+        from distill.students.foresight import require_models
+
+        require_models(self.task)
+
     def make_teacher(self) -> None:
         """Fit the teacher, where the task asks for it and it is not up to date."""
         if self.fitted_teacher is not None:
@@ -134,6 +146,8 @@ class Run:
 
         Raises BudgetError when the money is not enough, and StoppedError for Ctrl-C; what was answered is kept.
         """
+        if not self.labels.done:
+            self.require_models()
         self.make_teacher()
         with status("reading what the labels depend on"):  # weights of a teacher, and the examples of a prompt
             stage = self.labels

@@ -134,7 +134,8 @@ def load_student(folder: Path) -> Student:
         network = network_class(card["family"]).load(folder, len(card["labels"]))
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # of many kinds: safetensors, tokenizers and torch have their own
-        raise DistillError(f"{folder}: not a trained student ({error}); run `reflux train` again") from error
+        reason = " ".join(str(error).split())
+        raise DistillError(f"{folder}: not a trained student ({reason}); run `reflux train` again") from error
     network.module.eval()
     require_positions(network.module.most_tokens(), card["max_tokens"], str(folder), "and train it again")
     return Student(

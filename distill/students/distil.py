@@ -42,7 +42,10 @@ def distil(
             "both need some"
         )
     set_seed(config.optimisation.seed)  # the head is drawn
-    student = untrained(config, soft.labels, learn)
+    try:
+        student = untrained(config, soft.labels, learn)
+    except DistillError as error:
+        raise DistillError(f"{description}: {error}") from error
     with status(f"{description}: splitting the texts into tokens"):
         tokens, held_tokens = student.encode(learn.texts), student.encode(choose.texts)
     targets = soft.probabilities[soft.rows_of(learn.ids)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -17,6 +19,7 @@ from distill.errors import DistillError
 from distill.progress import status
 from distill.students.base import (
     CARD,
+    TOKENIZER,
     Student,
     StudentModule,
     load_student,
@@ -24,7 +27,14 @@ from distill.students.base import (
     require_longest,
     require_positions,
 )
-from distill.students.layers import load_encoder, load_own_encoder, settle_layers, take_layers, whole_config
+from distill.students.layers import (
+    blank_encoder,
+    load_encoder,
+    load_own_encoder,
+    settle_layers,
+    take_layers,
+    whole_config,
+)
 from distill.students.padding import check_batches, fill, pad_id_of, try_out
 from distill.students.positions import most_tokens
 from distill.task import EncoderStudent
@@ -154,33 +164,78 @@ def pretrained(name: str, max_tokens: int) -> StartingPoint:
     Raises DistillError when it cannot be loaded, or does not read texts of `max_tokens`.
     """
     start = _ours(name) if (Path(name) / CARD).is_file() else _theirs(name)
+    require_length(start, max_tokens, name)
+    return start
+
+
+def blank_start(name: str) -> StartingPoint | None:
+    """What `pretrained` gives, without weights to compute with, from the configuration and the tokenizer alone.
+
+    None where more is needed. Raises DistillError when either cannot be loaded.
+    """
+    folder = Path(name)
+    if not (folder / CARD).is_file():
+        encoder = _loaded(name, lambda: blank_encoder(name))
+        return None if encoder is None else _start(encoder, name)
+    _require_encoder(name, _loaded(name, lambda: json.loads((folder / CARD).read_text(encoding="utf-8"))["family"]))
+    encoder = _loaded(name, lambda: blank_encoder(folder / _FOLDER))
+    tokenizer = _loaded(name, lambda: Tokenizer.from_file(str(folder / TOKENIZER)))
+    return None if encoder is None else StartingPoint(encoder, tokenizer)
+
+
+def require_length(start: StartingPoint, max_tokens: int, name: str) -> None:
+    """Raise DistillError unless a model reads texts of `max_tokens`, as far as it and its tokenizer say."""
     require_positions(most_tokens(start.encoder), max_tokens, name)
     if start.own_limit is not None and max_tokens > start.own_limit:
         raise DistillError(
             f"model {name}: max_tokens is {max_tokens}, but model_max_length in its tokenizer_config.json is "
             f"{start.own_limit}; set max_tokens to {start.own_limit} or less, or correct the file"
         )
-    return start
 
 
 def _ours(name: str) -> StartingPoint:
     student = load_student(Path(name))
-    if not isinstance(student.network, Encoder):
-        raise DistillError(f"model {name}: a {student.network.family} student has no encoder to start from")
-    module = student.network.module
+    _require_encoder(name, student.network.family)
+    module = cast(Encoder, student.network).module
     return StartingPoint(module.encoder, student.tokenizer, module.head, student.labels)
 
 
+def _require_encoder(name: str, family: str) -> None:
+    if family != Encoder.family:
+        raise DistillError(f"model {name}: a {family} student has no encoder to start from")
+
+
 def _theirs(name: str) -> StartingPoint:
-    try:
-        with status(f"loading {display_name(name)}"):
-            encoder = load_encoder(name)
-    except Exception as error:  # of many kinds: a folder that is none, files cut off, a hub that is out of reach
-        raise DistillError(
-            f"model {name}: cannot be loaded ({error}); give a folder, package:NAME or a hub id"
-        ) from error
+    with status(f"loading {display_name(name)}"):
+        encoder = _loaded(name, lambda: load_encoder(name))
+    return _start(encoder, name)
+
+
+def _start(encoder: Any, name: str) -> StartingPoint:
     tokenizer = fast_tokenizer(name)
+    require_tokens(encoder, tokenizer, name)
     return StartingPoint(encoder, tokenizer, own_limit=tokenizer.truncation["max_length"])
+
+
+def _loaded(name: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # of many kinds: a folder that is none, files cut off, a hub that is out of reach
+        reason = " ".join(str(error).split())
+        raise DistillError(
+            f"model {name}: cannot be loaded ({reason}); give a folder, package:NAME or a hub id"
+        ) from error
+
+
+def require_tokens(model: Any, tokenizer: Tokenizer, name: str) -> None:
+    """Raise DistillError where a tokenizer gives ids for which a transformers model has no embedding."""
+    size = len(model.get_input_embeddings().weight)
+    token, highest = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=itemgetter(1), default=("", 0))
+    if highest >= size:
+        raise DistillError(
+            f"model {name}: its tokenizer gives ids up to {highest} ({token!r}), but the model has embeddings for 0 to "
+            f"{size - 1}; use the tokenizer that it was trained with, or resize_token_embeddings"
+        )
 
 
 def fast_tokenizer(name: str) -> Tokenizer:
@@ -195,7 +250,7 @@ def load_tokenizer(name: str) -> Any:
         backend(tokenizer)
     except Exception as error:  # `tokenizers` raises no kind of its own
         raise DistillError(
-            f"model {name}: has no fast tokenizer ({error}); use a model with a tokenizer.json"
+            f"model {name}: has no fast tokenizer ({' '.join(str(error).split())}); use a model with a tokenizer.json"
         ) from error
     return tokenizer
 

@@ -25,7 +25,7 @@ from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
 from distill.students.base import Student, StudentModule, masked_mean, predict
-from distill.students.encoder import backend, classifier_over, load_tokenizer, require_sound
+from distill.students.encoder import backend, classifier_over, load_tokenizer, require_sound, require_tokens
 from distill.students.label_map import is_multi_label, labels_of
 from distill.students.padding import add_pad_id, fill, pad_id_of
 from distill.students.positions import most_tokens
@@ -100,6 +100,7 @@ def load_classifier(model: str, max_tokens: int) -> Student:
     config = _or_refuse(model, lambda: PretrainedConfig.get_config_dict(name)[0])
     labels = labels_of(config, model)
     classifier = _load(name, model)
+    _or_refuse(model, classifier.get_input_embeddings)
     if classifier.config.is_encoder_decoder:
         raise DistillError(
             f"model {model}: a {classifier.config.model_type} model reads a text twice, as encoder and decoder, which "
@@ -108,8 +109,9 @@ def load_classifier(model: str, max_tokens: int) -> Student:
     whole = load_tokenizer(name)
     if pad_id_of(classifier) is None:
         _or_refuse(model, lambda: add_pad_id(classifier))
-    setattr(classifier.config, _TYPES, _reads_types(classifier, whole, model))
     tokenizer, positions = backend(whole), most_tokens(classifier)
+    require_tokens(classifier, tokenizer, model)
+    setattr(classifier.config, _TYPES, _reads_types(classifier, whole, model))
     limits = [max_tokens, tokenizer.truncation["max_length"], *([] if positions is None else [positions])]
     student = Student(
         SequenceClassifier(ClassifierModule(classifier)),

@@ -85,6 +85,16 @@ def load_encoder(name: str | Path) -> Any:
     return encoder
 
 
+def blank_encoder(name: str | Path) -> Any | None:
+    """An encoder of a model's configuration, without weights to compute with; None where that cannot be made."""
+    config = AutoConfig.from_pretrained(name)
+    try:
+        with torch.device("meta"):
+            return _built(config)
+    except Exception:  # of the architectures' own: some compute a value while they are made
+        return None
+
+
 def load_own_encoder(folder: Path) -> Any:
     """What was saved of a student. Raises ValueError where its configuration makes other layers than it has weights."""
     encoder = load_encoder(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -75,8 +76,12 @@ class LocalTeacher:
         try:
             folder = Path(config.model)
             if (folder / CARD).is_file():
-                model = load_student(folder)
-                version = fingerprint([file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()])
+                whole = load_student(folder)
+                model = replace(whole, max_tokens=min(whole.max_tokens, config.max_tokens))
+                # Versions of before there was a choice stay as they were.
+                shorter = [model.max_tokens] if model.max_tokens < whole.max_tokens else []
+                files = [file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()]
+                version = fingerprint([*files, *shorter])
             else:
                 model = load_classifier(config.model, config.max_tokens)
                 side = truncation_side(model.tokenizer)

@@ -231,6 +231,23 @@ def test_changed_data_makes_everything_anew_but_asks_only_for_new_texts(fresh, r
     assert fresh.asked() == 20
 
 
+def test_a_student_that_cannot_be_trained_stops_the_run_before_the_teacher_is_asked(fresh):
+    fresh.task["students"]["deep"]["max_tokens"] = 65
+    run = fresh.open()
+    run.make_data()
+    with pytest.raises(DistillError, match=r"^students.deep.max_tokens: .* has 64 positions; set max_tokens to 64"):
+        run.make_labels()
+    assert not (fresh.root / "answers.sqlite").exists()
+
+
+def test_labels_are_asked_for_where_no_student_can_be_trained(fresh, monkeypatch):
+    monkeypatch.setattr("distill.run.find_spec", lambda name: None)
+    fresh.task["students"]["deep"]["max_tokens"] = 65
+    run = fresh.open()
+    run.make_data()
+    assert len(run.make_labels()) == TRAIN + TEST
+
+
 def test_another_recording_is_asked_anew_on_the_same_data(fresh, rows, labels):
     run = fresh.open()
     run.make_data()

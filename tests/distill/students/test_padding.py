@@ -145,6 +145,7 @@ def test_a_student_over_an_encoder_answers_alone_as_in_a_batch_before_training_a
         ("xlnet", "a xlnet model answers otherwise where texts share a batch"),
         ("convbert", "a convbert model answers otherwise where texts share a batch"),
         ("fnet", "a fnet model cannot read token ids with a mask"),
+        ("canine", "cannot be loaded .*get_input_embeddings"),
     ],
 )
 def test_an_architecture_that_cannot_be_right_is_refused_by_name(tiny_classifier, kind, message):
@@ -153,6 +154,13 @@ def test_an_architecture_that_cannot_be_right_is_refused_by_name(tiny_classifier
         load_classifier(str(folder), MAX_TOKENS)
     assert str(folder) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_ids_without_an_embedding_are_refused(tiny_classifier, kind):
+    folder = tiny_classifier(kind, vocab_size=300)
+    with pytest.raises(DistillError, match=r"tokenizer gives ids up to \d+ \(.*\), but .* embeddings for 0 to 299;"):
+        load_classifier(str(folder), 32)
 
 
 def test_positions_that_depend_on_the_longest_of_a_batch_are_refused(tiny_classifier):

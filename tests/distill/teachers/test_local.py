@@ -151,6 +151,17 @@ async def test_labels_are_brought_into_the_tasks_order(folder, splits, labels):
     np.testing.assert_array_equal((await answers(mine, texts))[:, ::-1], await answers(reversed_, texts))
 
 
+async def test_a_students_folder_reads_no_more_than_is_asked_nor_than_it_was_trained_to(folder, splits, labels):
+    def teacher(max_tokens):
+        return LocalTeacher.from_config(LocalConfig(model=str(folder), max_tokens=max_tokens), labels)
+
+    whole, longer, shorter = teacher(32), teacher(400), teacher(8)
+    assert (longer.model.max_tokens, longer.version) == (32, whole.version)
+    assert shorter.version != whole.version
+    (answer,) = await shorter.ask([" ".join(splits[2].texts[:5])])
+    assert answer.tokens == 8
+
+
 async def test_an_answer_says_what_it_took(folder, labels):
     teacher = LocalTeacher.from_config(LocalConfig(model=str(folder), usd_per_hour=3600.0), labels)
     short, long = await teacher.ask(["invoice", "invoice refund parcel"])

