@@ -146,6 +146,7 @@ def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
 
     stages = _run(task, output)
     _warn_of_data(stages.make_data())
+    stages.require_models()
     stages.make_labels(Means(max_usd))
     _warn(stages.doubts_of_labels())
     for name in stages.task.students:

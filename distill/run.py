@@ -112,16 +112,16 @@ class Run:
         """The data of the finished stage."""
         return read_splits(self.data.require("check"))
 
-    def require_models(self) -> None:
+    def require_models(self, *, elsewhere: bool = False) -> None:
         """Raise DistillError for a model that cannot be trained as the task says, where this machine can tell.
 
-        Where transformers is not installed, labels can still be asked for, and students be trained elsewhere.
+        Labels can be asked for where transformers or the students' models are not, and students be trained `elsewhere`.
         """
         if find_spec("transformers") is None:
             return
         from distill.students.foresight import require_models
 
-        require_models(self.task)
+        require_models(self.task, elsewhere=elsewhere)
 
     def make_teacher(self) -> None:
         """Fit the teacher, where the task asks for it and it is not up to date."""
@@ -147,7 +147,7 @@ class Run:
         Raises BudgetError when the money is not enough, and StoppedError for Ctrl-C; what was answered is kept.
         """
         if not self.labels.done:
-            self.require_models()
+            self.require_models(elsewhere=True)
         self.make_teacher()
         with status("reading what the labels depend on"):  # weights of a teacher, and the examples of a prompt
             stage = self.labels

@@ -13,11 +13,12 @@ from distill.teachers.local import LocalConfig
 from distill.weights import locate
 
 
-def require_models(task: Task) -> None:
+def require_models(task: Task, *, elsewhere: bool = False) -> None:
     """Raise DistillError, naming the key, for a model of the task that is not there or is asked for more than it has.
 
     That is `max_tokens` of a teacher that is to be fitted, and `max_tokens` and `layers` of students. What a
-    configuration does not tell is found when the model is loaded.
+    configuration does not tell is found when the model is loaded. Where students are trained `elsewhere`, their models
+    need not be here.
     """
     fitted = task.teacher if isinstance(task.teacher, LocalConfig) and task.teacher.fit is not None else None
     if fitted is not None:
@@ -25,15 +26,22 @@ def require_models(task: Task) -> None:
     for name, student in task.students.items():
         model = fitted.model if student.model == TEACHER and fitted is not None else student.model
         if isinstance(student, EncoderStudent):
-            _require(f"students.{name}", model, student.max_tokens, student.layers)
+            _require(f"students.{name}", model, student.max_tokens, student.layers, elsewhere=elsewhere)
         else:
-            _require(f"students.{name}", model, 1)  # it reads on where its model's positions end
+            _require(f"students.{name}", model, 1, elsewhere=elsewhere)  # it reads on where its model's positions end
 
 
-def _require(key: str, model: str, max_tokens: int, layers: tuple[int, ...] | None = None) -> None:
-    with _named(f"{key}.model"):
-        name = locate(model)
-        start = blank_start(name)
+def _require(
+    key: str, model: str, max_tokens: int, layers: tuple[int, ...] | None = None, *, elsewhere: bool = False
+) -> None:
+    try:
+        with _named(f"{key}.model"):
+            name = locate(model)
+            start = blank_start(name)
+    except DistillError:
+        if elsewhere:
+            return
+        raise
     if start is None:
         return
     with _named(f"{key}.max_tokens"):

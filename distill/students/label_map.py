@@ -73,7 +73,9 @@ def _check_others(config: Mapping[str, Any], labels: tuple[str, ...], model: str
     """What else the configuration says must fit the labels."""
     count = config.get("num_labels")
     if count is not None and count != len(labels):
-        raise _refusal(model, f"num_labels is {count!r}, but id2label names {len(labels)}; correct the one that is wrong")
+        raise _refusal(
+            model, f"num_labels is {count!r}, but id2label names {len(labels)}; correct the one that is wrong"
+        )
     # Of other names, such as LABEL_0, it is the default that transformers leaves behind.
     other = config.get("label2id") or {}
     if not isinstance(other, dict):

@@ -48,6 +48,7 @@ import json, os, signal, sys
 from pathlib import Path
 
 import reflux
+import distill.students.foresight  # once, and not in each child
 from distill.run import Run
 from distill.task import load_task
 from distill.teachers import create

@@ -64,6 +64,12 @@ def test_the_key_is_named_in_one_line(task, student, message):
     assert "\n" not in str(refused.value)
 
 
+def test_a_model_may_be_on_the_machine_that_trains_alone(task):
+    require_models(task({"model": "/nowhere"}), elsewhere=True)
+    with pytest.raises(DistillError, match=r"^students.small.max_tokens: "):
+        require_models(task({"max_tokens": 65}), elsewhere=True)
+
+
 def test_positions_that_are_no_tokens_are_not_counted(task, tiny_model):
     folder = str(tiny_model(RobertaConfig, **SHORT))
     require_models(task({"model": folder, "layers": [0], "max_tokens": 18}))
