@@ -1,4 +1,4 @@
-"""What the connections of a port share: the limits on what comes in, and how much of it is held."""
+"""What the connections of a port share: their limits, and the count of the bytes held for incomplete requests."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from service.settings import Settings
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 256
-"""A request's head is no longer, and has no more headers."""
+"""The most bytes and headers of a request's head."""
 
 PIPELINED = 64
-"""So many requests of one connection may wait for their turn."""
+"""How many requests of one connection may wait for their turn."""
 
 LINGER_SECONDS = 5.0
 LINGER_BODIES = 16
-"""How long, and for how many bodies of the largest size, a client that goes on sending is listened to after an answer
-that ends its connection: to close it at once would take the answer from it."""
+"""For how long, and up to how many bodies of the largest size, bytes are still read after the last answer: to close
+while a client is sending could lose it the answer."""
 
 LEFT_SECONDS = 1.0
 """How long a client that has ended its side of a connection may wait for its answer. Some read it still, such as
@@ -44,21 +44,21 @@ _FRAMING = 8
 _HTTP2 = b"PRI"
 _TLS = b"\x16\x03"
 _PIECE = 64
-"""What a piece of a body costs beside its bytes."""
+"""What a piece costs in memory beside its bytes."""
 
 
 class Door:
-    """The limits by the settings, and the bytes that are held for requests of which not all has come."""
+    """The limits by the settings, and the bytes held for incomplete requests."""
 
     def __init__(self, settings: Settings) -> None:
         self.seconds = settings.receive_seconds
         self.body_bytes = settings.max_body_bytes
         self.most_connections = settings.max_connections
         self.most_refused = _REFUSED + settings.max_connections // 4
-        """So many more are told why there is no place for them."""
+        """How many connections beyond the limit are still told why they are refused."""
 
         self.message_bytes = HEAD_BYTES + _FRAMING * settings.max_body_bytes
-        """What the largest request may have, frames and trailers included."""
+        """The most bytes of a whole request, chunk framing and trailers included."""
 
         self.linger_bytes = LINGER_BODIES * settings.max_body_bytes
         self._most = settings.max_unfinished_bytes or _BODIES * (settings.max_body_bytes + HEAD_BYTES)
@@ -73,23 +73,23 @@ class Door:
         return cost
 
     def release(self, cost: int) -> None:
-        """Hold so much less."""
+        """Count `cost` as no longer held."""
         self.held -= cost
 
     def too_slow(self) -> TooSlowError:
-        """What a client is told that takes too long to send its request."""
+        """Make the error for a request that arrives too slowly."""
         return TooSlowError(f"the request did not come whole within {self.seconds:g} s; send it again, faster")
 
     def too_many(self) -> BusyError:
-        """What a client is told that connects when all connections are in use."""
+        """Make the error for a connection beyond the limit."""
         return BusyError(f"all {self.most_connections} connections are in use; try again, or ask another replica")
 
     def too_many_at_once(self) -> BusyError:
-        """What a client is told that does not wait for its answers."""
+        """Make the error for too many pipelined requests."""
         return BusyError(f"more than {PIPELINED} requests wait on this connection; send the rest on another, or later")
 
     def too_long(self) -> TooLargeError:
-        """What a client is told whose body is too long, or has too much around it."""
+        """Make the error for a body that is too long, or has too much framing."""
         return too_large(self.body_bytes)
 
 
@@ -114,14 +114,14 @@ def check_head(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
 
 
 def head_too_large() -> HeadTooLargeError:
-    """What a client is told whose request line and headers are too long."""
+    """Make the error for a head that is too large."""
     return HeadTooLargeError(
         f"the request line and the headers have more than {HEAD_BYTES} bytes or {HEADERS} headers; send fewer"
     )
 
 
 def no_http(data: bytes, method: bytes, error: httptools.HttpParserError) -> ServiceError:
-    """What a client is told that sends something else."""
+    """Make the error for bytes that are not HTTP/1.1."""
     if method == _HTTP2:
         return VersionError("HTTP/2 is not spoken here; ask by HTTP/1.1")
     if data.startswith(_TLS):

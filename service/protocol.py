@@ -1,9 +1,8 @@
-"""A short way for the routes that have one.
+"""A short way through the server for plain requests to hot routes: no ASGI scope, task or message in between.
 
-There a whole request becomes bytes to write, with no ASGI scope, task or message in between. That way is for plain
-requests alone; whatever is special about another, such as a body in chunks or one that the route does not understand,
-is a matter of the usual way. A request that comes when there are too many may be refused before it is even parsed, and
-a head that was parsed before is not parsed again.
+Everything else, such as a body in chunks or one that the route does not understand, takes the usual way, through
+uvicorn and the app. Under overload a request may be refused before it is parsed, and a head that was parsed before is
+not parsed again.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Plain(NamedTuple):
 
 
 class Protocol(Reader):
-    """One connection."""
+    """One connection, with the short way."""
 
     def __init__(
         self, *args: Any, refusals: Refusals | None = None, heads: Heads[Plain] | None = None, **options: Any
@@ -99,7 +98,7 @@ class Protocol(Reader):
             super().complete()
 
     def fail(self, error: ServiceError) -> None:
-        """Answer the request whose body is being read with an error, and close."""
+        """Make the request whose body is arriving fail with an error, and close after it."""
         if self._direct is None or self.cycle is not self._direct:
             super().fail(error)
         else:
@@ -136,7 +135,7 @@ class Protocol(Reader):
         return route if plain else None
 
     def _take(self, route: HotRoute, headers: dict[bytes, bytes]) -> _Cycle | None:
-        """Let a request in that takes the short way; None where it is refused, which it then has been told."""
+        """Admit a request to the short way; None when it is refused, which is answered here."""
         exchange = self._requests.exchange(headers, gone)
         self.cycle = self._direct = cycle = _Cycle(route, exchange, self.server_state.default_headers)
         try:

@@ -1,7 +1,7 @@
-"""HTTP/1.1 as uvicorn speaks it, read with limits: on a head, on time, on what is held, on the connections.
+"""uvicorn's HTTP/1.1 protocol with limits: on heads, on time, on the bytes held, on the number of connections.
 
-Whoever breaks one is answered in the one shape, and reads that answer: a connection is not closed over what the client
-is still sending. An offer of another protocol is left unanswered.
+A client that exceeds a limit gets an error in the service's own shape. The connection then stays open a little longer,
+for to close it while the client is still sending could lose it the answer. Offers of another protocol are ignored.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Reader(HttpToolsProtocol):
     """One connection, whose requests all go through the app."""
 
     cycle: Any
-    """The request that came last: uvicorn's, or one of a subclass."""
+    """The latest request: a cycle of uvicorn's, or one of a subclass."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -51,34 +51,34 @@ class Reader(HttpToolsProtocol):
         self._requests: RequestMiddleware = self.config.app.state.requests  # type: ignore[union-attr]
         self.url, self.version = b"", ""
         self._reading = self._in_head = False
-        """Whether a part of a request has come and not the whole, and whether that is a part of its head."""
+        """Whether a request has begun to arrive and is not complete, and whether its head is not."""
 
         self._came = self._held = 0
-        """How many bytes have come of what is being read, and what is counted as held for it."""
+        """Bytes received of the incomplete request, and what the door counts as held for it."""
 
         self._failure: ServiceError | None = None
-        """Why no more is read. What still comes is for nobody."""
+        """Why no more requests are read. Further bytes are dropped."""
 
         self._cut: object = None
-        """The request that failed, where the app has it."""
+        """The scope of the request that failed while the app was reading it."""
 
         self._ended = False
-        """Whether the last answer was written."""
+        """Whether the last answer of this connection was written."""
 
         self._waiting_since: float | None = None
-        """Since when a request has been coming that has not come whole."""
+        """When the incomplete request began to arrive, by the event loop's clock."""
 
         self._timer: asyncio.TimerHandle | None = None
-        """Looks how long that is, and ends the connection after the last answer. It is left where it is not needed
-        any more, for a new one for each request costs more."""
+        """Ends a request that arrives too slowly, and the connection after its last answer. It is not cancelled when
+        a request is complete: a new timer for each request would cost more."""
 
         self._unread: asyncio.TimerHandle | None = None
-        """Ends the connection where answers are not read."""
+        """Ends the connection of a client that does not read its answers."""
 
         self._idle_since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request, where there is room for another connection."""
+        """Wait for a request if there is room for another connection, else refuse it."""
         super().connection_made(transport)
         self._ending = _Transport(transport, self.close)
         beyond = len(self.connections) - self._door.most_connections
@@ -92,7 +92,7 @@ class Reader(HttpToolsProtocol):
             )
 
     def data_received(self, data: bytes) -> None:
-        """Give bytes to the parser, a piece at a time: of what has not come whole no more is held than may be."""
+        """Parse bytes a piece at a time, so that the limits are checked before more is held."""
         if len(data) <= HEAD_BYTES:
             self._read(data)
         else:
@@ -111,7 +111,7 @@ class Reader(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
-        """Begin to read a request. Its scope is made when it is needed."""
+        """Begin to read a request. `begin` makes its scope, where uvicorn's way needs one."""
         self._reading = self._in_head = True
         self._came = 0
         self.url = b""
@@ -119,7 +119,7 @@ class Reader(HttpToolsProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header. What comes behind a body in chunks is none."""
+        """Keep a header. Trailers, behind a body in chunks, are dropped."""
         if self._in_head:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -127,10 +127,10 @@ class Reader(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Go on to the body. Raises ServiceError for a request that is not to be read any further."""
+        """Check the head, and go on to the body. Raises ServiceError when the request is refused."""
         if self._ended:
             raise ServiceError("nothing is read behind the last answer")
-        if self._came or len(self.headers) > HEADERS:  # one that came in one piece is not too long
+        if self._came or len(self.headers) > HEADERS:  # a head in one piece cannot be too long
             check_head(self.url, self.headers)
         if len(self.pipeline) >= PIPELINED:
             raise self._door.too_many_at_once()
@@ -144,7 +144,7 @@ class Reader(HttpToolsProtocol):
             raise MethodNotAllowedError("this is no proxy, so there is no CONNECT here")
 
     def begin(self, headers: dict[bytes, bytes]) -> None:
-        """Take a request whose head has come: uvicorn goes on from there."""
+        """Take a request whose head is complete; uvicorn goes on from there."""
         url, several, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expect
@@ -152,31 +152,31 @@ class Reader(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.transport = self._ending
         if int(headers.get(b"content-length", 0)) > self._door.message_bytes:
-            self.cycle.keep_alive = False  # nobody will read so much for the next one's sake
+            self.cycle.keep_alive = False  # the body will not be read, so the next request cannot be
 
     def on_message_complete(self) -> None:
-        """Begin to answer, unless a parser only stopped at an offer."""
+        """Begin to answer, unless the parser only stopped at an offer of another protocol."""
         if not self.parser.should_upgrade():
             self._stop_waiting()
             self.complete()
 
     def complete(self) -> None:
-        """Take a request that has come whole."""
+        """Take a request that is complete."""
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read its answers; not for ever."""
+        """Wait for the client to read its answers, for a limited time."""
         super().pause_writing()
         self._unread = self.loop.call_later(self._door.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Go on writing: the client has read its answers."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Free what the client waited for."""
+        """Cancel the timers and release what is held."""
         self._stop_waiting()
         for timer in (self._timer, self._unread):
             if timer is not None:
@@ -184,7 +184,7 @@ class Reader(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
-        self.app, self._ending.close = self.config.loaded_app, self.transport.close  # these kept the connection
+        self.app, self._ending.close = self.config.loaded_app, self.transport.close  # break cycles
 
     @property
     def busy(self) -> bool:
@@ -192,7 +192,7 @@ class Reader(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def close(self) -> None:
-        """Close. Where the client may still be sending, it first gets the time to read its answer."""
+        """Close; where the client may still be sending, only after it has had time to read its answer."""
         if self._ended:
             return
         self._ended = True
@@ -204,14 +204,14 @@ class Reader(HttpToolsProtocol):
             self._abort_after(LINGER_SECONDS)
         else:
             self.transport.close()
-            self._abort_after(self._door.seconds)  # for who does not read
+            self._abort_after(self._door.seconds)  # if the client does not read
 
     def on_response_complete(self) -> None:
         """Turn to the next request, or wait for it."""
         self._idle_since = self.loop.time()
         if self._ended:
             return
-        if self._held and not self._in_head and not self.pipeline:  # it was answered before it had come whole
+        if self._held and not self._in_head and not self.pipeline:  # answered before its body was complete
             self._release()
         if self._failure is not None and not self.pipeline:
             self._end(self._failure)
@@ -223,12 +223,12 @@ class Reader(HttpToolsProtocol):
                 self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that has been idle for long."""
+        """Close the connection if it has been idle for `timeout_keep_alive` seconds."""
         self.timeout_keep_alive_task = None
         if self.busy:  # the answer will start this anew
             return
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self._reading:  # it has a time of its own
+        if self._reading:  # the incomplete request has a limit of its own
             left = self.timeout_keep_alive
         if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
@@ -238,7 +238,7 @@ class Reader(HttpToolsProtocol):
     def write(
         self, exchange: Exchange, outcome: bytes | Exception, method: str, default_headers: Headers, *, keep_alive: bool
     ) -> int:
-        """Write an answer, JSON or an error, past uvicorn, and return its status."""
+        """Write an answer, JSON or an error, without uvicorn's cycle, and return its status."""
         code, more = OK, b""
         if isinstance(outcome, Exception):
             known, content = failure(exchange, outcome, method)
@@ -262,17 +262,17 @@ class Reader(HttpToolsProtocol):
         return code
 
     def fail(self, error: ServiceError) -> None:
-        """Answer the request whose body is being read with an error, and close."""
+        """Make the request whose body is arriving fail with an error, and close after it."""
         self._cut = self.scope
         self.cycle.keep_alive = False
         self.cycle.body.clear()
-        self.cycle.message_event.set()  # for `_serve`
+        self.cycle.message_event.set()  # `_serve` raises the error
 
     def _unset_keepalive_if_required(self) -> None:
-        """Leave the timer, which looks how long the connection was idle: a new one for each request costs more."""
+        """Keep uvicorn's idle timer, which checks `_idle_since`: a new one for each request would cost more."""
 
     def _read(self, data: bytes) -> None:
-        """Read no more than a piece."""
+        """Parse a piece of at most HEAD_BYTES."""
         if self._failure is not None or self._ended:
             self._drop(len(data))
             return
@@ -283,7 +283,7 @@ class Reader(HttpToolsProtocol):
         except ServiceError as error:
             self._fail(error)
         except httptools.HttpParserError as error:
-            cause = error.__context__  # what a callback raised
+            cause = error.__context__  # an error raised in a callback
             self._fail(cause if isinstance(cause, ServiceError) else no_http(data, self.parser.get_method(), error))
 
     def _parse(self, data: bytes) -> None:
@@ -297,7 +297,7 @@ class Reader(HttpToolsProtocol):
                 self.parser = new_parser(self)
 
     def _wait(self, size: int) -> None:
-        """Wait for the rest of a request, of which `size` bytes have come. Raises ServiceError when it is too much."""
+        """Count `size` more bytes of an incomplete request. Raises ServiceError when they are too many."""
         door = self._door
         self._came += size
         if self._in_head:
@@ -307,7 +307,7 @@ class Reader(HttpToolsProtocol):
             raise door.too_long()
         if self._in_head or self.busy:
             self._held += door.hold(size)
-        else:  # it has its answer, and the rest is not kept
+        else:  # already answered, so the rest is not kept
             self._release()
         if self._waiting_since is None:
             self._waiting_since = self.loop.time()
@@ -324,7 +324,7 @@ class Reader(HttpToolsProtocol):
         self._held = 0
 
     def _look(self) -> None:
-        """Give up a request that takes too long, unless what holds it up is one before it."""
+        """Fail a request that arrives too slowly, unless it waits for an earlier one."""
         self._timer = None
         if self._waiting_since is None:
             return
@@ -342,16 +342,16 @@ class Reader(HttpToolsProtocol):
         self._timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _drop(self, size: int) -> None:
-        """Read what is for nobody, so that the client reads its answer; not for ever."""
+        """Drop bytes that nobody needs, up to a limit, so that the client can read its answer."""
         self._came += size
         if self._came > self._door.linger_bytes:
             self.transport.abort()
 
     def _fail(self, error: ServiceError) -> None:
-        """Read no more; what is being read gets an error when its turn has come, and the connection closes."""
+        """Stop reading; the incomplete request gets the error in its turn, and the connection closes."""
         if self._ended:
             return
-        self._failure = error.with_traceback(None)  # whose frames have what was read
+        self._failure = error.with_traceback(None)  # its frames hold what was read
         self._release()
         if self._in_head or not self._reading:
             if not self.busy and not self.pipeline:
@@ -362,16 +362,16 @@ class Reader(HttpToolsProtocol):
             self.fail(error)
 
     def _end(self, error: ServiceError) -> None:
-        """Answer what is no request with an error, and close."""
+        """Answer a request without a complete head with an error, and close."""
         exchange = self._requests.exchange(dict(self.headers or ()), gone)
         exchange.error_body = self._requests.error_shape(self.url.partition(b"?")[0].decode("latin-1")).of
         code = self.write(exchange, error, _UNKNOWN, self.server_state.default_headers, keep_alive=False)
         self._requests.record(exchange, _UNKNOWN, None, code)
-        self._reading = True  # whatever the client goes on to send
+        self._reading = True  # the client may go on sending
         self.close()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request by the app, which learns from its `receive` that no more will come."""
+        """Run the app, whose `receive` raises the error when reading its request has failed."""
 
         async def come() -> Message:
             message = await receive() if self._cut is not scope else _GONE
@@ -382,7 +382,7 @@ class Reader(HttpToolsProtocol):
         await self.config.loaded_app(scope, come, send)
 
     def _make_room(self) -> bool:
-        """Close connections that have been idle for longest, else those whose requests have; false where none is."""
+        """Close the connections idle for longest, else fail the slowest requests. Return whether there were any."""
         others = [one for one in self.connections if isinstance(one, Reader) and one is not self and not one._ended]
         few = 1 + self._door.most_connections // 64
         idle = sorted((one for one in others if not (one.busy or one._reading)), key=lambda one: one._idle_since)
@@ -398,7 +398,7 @@ class Reader(HttpToolsProtocol):
 
 
 class _Transport:
-    """What uvicorn needs of a transport to answer, with another end."""
+    """What uvicorn uses of a transport to answer, with our own `close`."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write = transport.write
@@ -407,5 +407,5 @@ class _Transport:
 
 
 async def gone() -> Message:
-    """Nothing more comes."""
+    """Report a disconnect: no body comes through ASGI."""
     return _GONE
