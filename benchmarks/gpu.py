@@ -27,9 +27,9 @@ from serving_tools.jobs import begin, finish
 from serving_tools.plan import Load, Plan, load_of
 from serving_tools.process import Server, ServerError, ask, free_port
 
-from export.bundle import Bundle, BundleError
-from export.providers import Device, Kind
-from export.runtime import Classifier, Encoded
+from export.bundle.classifier import Classifier, Encoded
+from export.bundle.format import Bundle, BundleError
+from export.bundle.providers import Device, Kind
 
 _ROWS = (1, 8, 32, 128, 256)
 _TOKENS = (16, 64, 256)

@@ -27,8 +27,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from distill import teachers
-from distill.cashbook import Cashbook
-from distill.labelling import AnswerStore, answer
+from distill.labelling.account import Cashbook
+from distill.labelling.label import AnswerStore, answer
 
 LABELS = tuple(f"category {number}" for number in range(15))
 WORDS = "my order of last week has not come and nobody says when it will while the money is gone from here".split()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.data.sources import read
 from distill.sections import FileSource
-from distill.teachers.nearest import Nearest
+from distill.teachers.prompting.few_shot import Nearest
 
 
 def main() -> None:

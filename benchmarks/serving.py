@@ -41,7 +41,7 @@ from serving_tools.process import ServerError
 from serving_tools.reloading import reloads
 from serving_tools.report import figure, table, write
 
-from export.bundle import Bundle
+from export.bundle.format import Bundle
 
 _HERE = Path(__file__).parent
 

@@ -39,8 +39,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from export.bundle import Bundle, write_bundle
-from export.runtime import Classifier
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle, write_bundle
 
 ROOT = Path(__file__).parents[1]
 MOST_GROWTH = 1.0

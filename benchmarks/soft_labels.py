@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distill.data import tickets
-from distill.language_model import LanguageModel
+from distill.data.support_desk import tickets
 from distill.teachers.causal import CausalConfig, CausalTeacher
-from distill.teachers.codes import forms, read
+from distill.teachers.language_model import LanguageModel
+from distill.teachers.prompting.label_codes import forms, read
 
 ROOT = Path(__file__).parents[1]
 DESK = ("account_access", "billing", "refund", "shipping_delay", "technical_bug")

@@ -15,21 +15,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distill.appraisal import terms_of
-from distill.artifacts import Stage, fingerprint, write_atomic
-from distill.asking import Asking, Means
-from distill.cashbook import dollars
-from distill.constant_answers import teacher_warnings
+from distill.data.digests import source_digest, teacher_digest
+from distill.data.preparation import SCHEMA as SCHEMA_OF_DATA
+from distill.data.preparation import Splits, fit_section, prepare, read_splits
 from distill.data.sources import read
 from distill.data.splits import S
-from distill.digests import source_digest, teacher_digest
-from distill.preparation import SCHEMA as SCHEMA_OF_DATA
-from distill.preparation import Splits, fit_section, prepare, read_splits
+from distill.evaluation.constant_answers import teacher_warnings
+from distill.labelling.account import dollars
+from distill.labelling.audit import terms_of
+from distill.labelling.session import Asking, Means
+from distill.labelling.soft_labels import SCHEMA, SoftLabels
 from distill.progress import status
-from distill.soft_labels import SCHEMA, SoftLabels
+from distill.stages import Stage, fingerprint, write_atomic
+from distill.students.pretrained import display_name, weights_version
 from distill.task import TEACHER, Task
 from distill.teachers.local import LocalConfig
-from distill.weights import display_name, weights_version
 
 LABELS = "labels.parquet"
 ANSWERS = "answers.sqlite"
@@ -178,14 +178,14 @@ class Run:
 
     def make_student(self, name: str) -> Path:
         """Train a student unless it is up to date. Gives its folder."""
-        from distill.training import on_every_process
+        from distill.training.loop import on_every_process
 
         self.labels.require("label")
         stage = self.student(name)
         return on_every_process(stage, lambda folder: self._train(folder, name))
 
     def _fit_teacher(self, folder: Path) -> None:
-        from distill.students.fit import fit
+        from distill.training.finetune import fit
 
         config = self.task.teacher
         if not isinstance(config, LocalConfig) or config.fit is None:
@@ -213,7 +213,7 @@ class Run:
         self._asked = labelled.asked
 
     def _train(self, folder: Path, name: str) -> None:
-        from distill.students.distil import distil
+        from distill.training.distil import distil
 
         splits, soft = self.splits(), self.soft_labels()
         known = set(soft.ids)

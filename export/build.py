@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from distill.data.splits import Validation, require
 from distill.progress import bar, status
-from distill.students.base import TOKENIZER as STUDENT_TOKENIZER
-from distill.students.base import Student, predict
+from distill.students.student import TOKENIZER as STUDENT_TOKENIZER
+from distill.students.student import Student, predict
 from distill.task import Export
 from distill.truncation import truncate_at, truncation_side
 from export import gates
-from export.bundle import (
+from export.bundle.classifier import Classifier, Encoded, InferenceError, Prediction, has_gpu
+from export.bundle.format import (
     CARD,
     FP16,
     FUSED,
@@ -38,13 +39,12 @@ from export.bundle import (
     golden_jsonl,
     write_bundle,
 )
-from export.card import card
-from export.fit import fit_reference
-from export.guard import one_line
-from export.onnx import export_onnx
-from export.runtime import Classifier, Encoded, InferenceError, Prediction, has_gpu
-from export.variants import REDUCED, load_variants, make_variants, measure, measurement_rounds
-from export.verify import repeated
+from export.bundle.guard import one_line
+from export.bundle.verify import repeated
+from export.fit_reference import fit_reference
+from export.graph.variants import REDUCED, load_variants, make_variants, measure, measurement_rounds
+from export.model_card import card
+from export.torch_to_onnx import export_onnx
 
 Floats = npt.NDArray[np.float32]
 

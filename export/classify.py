@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.artifacts import write_atomic
 from distill.data.files import CSV, JSONL, PARQUET
 from distill.data.sources import read
 from distill.data.values import is_blank
 from distill.errors import DataError
 from distill.progress import status, track
 from distill.sections import FileSource
-from export.bundle import Bundle
-from export.runtime import Classifier, InferenceError
+from distill.stages import write_atomic
+from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.format import Bundle
 
 COLUMNS = ("id", "text", "label", "score", "truncated")
 _TARGETS = (*CSV, *JSONL, *PARQUET)

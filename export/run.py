@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.artifacts import Stage, fingerprint, write_atomic
-from distill.constant_answers import student_warnings, teacher_warnings
+from distill.data.preparation import Splits
 from distill.data.splits import gold_classes
 from distill.errors import DistillError
-from distill.gap import SCHEMA, compare
-from distill.preparation import Splits
+from distill.evaluation.constant_answers import student_warnings, teacher_warnings
+from distill.evaluation.gap import SCHEMA, compare
+from distill.evaluation.report import write_report
+from distill.labelling.soft_labels import SoftLabels
 from distill.progress import track
-from distill.report import write_report
 from distill.run import RECORD, Run
-from distill.soft_labels import SoftLabels
-from distill.students.base import load_student
+from distill.stages import Stage, fingerprint, write_atomic
+from distill.students.student import load_student
 from export.build import Baseline, build_bundle
-from export.bundle import Bundle
-from export.runtime import Classifier
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle
 
 GAP = "gap.json"
 TEACHER = "teacher"

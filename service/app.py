@@ -13,15 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from service import console, door
-from service.api import admin, classify, documentation, health, model
-from service.api.hot import hot_routes
-from service.api.protocols.errors import SHAPES, Shape, error_shape
-from service.api.protocols.routers import create_routers
-from service.api.schema import define
-from service.auth import Keys, describe
+from service import console
+from service.auth.keys import Keys, describe
+from service.compat.errors import SHAPES, Shape, error_shape
+from service.compat.routers import create_routers
 from service.errors import ErrorBody, ServiceError, handle_error
-from service.middleware import RequestMiddleware
+from service.http.openapi import define
+from service.routes import admin, classify, docs, health, model
+from service.server import door
+from service.server.hot import hot_routes
+from service.server.middleware import RequestMiddleware
 from service.settings import Settings
 from service.state import State
 
@@ -120,7 +121,7 @@ def _error_shape(settings: Settings) -> Callable[[str], Shape]:
 
 
 def _routers(settings: Settings) -> list[APIRouter]:
-    routers = [classify.create_router(settings), model.router, health.router, documentation.router]
+    routers = [classify.create_router(settings), model.router, health.router, docs.router]
     if settings.metrics_port is None:
         routers.append(health.metrics_router)
     if settings.admin:

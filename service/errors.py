@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from service.exchange import Exchange
+    from service.http.context import Exchange
 
 logger = structlog.get_logger(__name__)
 

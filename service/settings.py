@@ -14,14 +14,14 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from export.providers import Kind
+from export.bundle.providers import Kind
 from service.errors import StartupError
 from service.shadow.settings import ShadowSettings
 
 PREFIX = "REFLUX_"
 NESTED = "__"
 CLIENT = frozenset({"api_key"})
-"""Variables that are for `service.client`, and may stand in the same environment."""
+"""Variables that are for `reflux_client`, and may stand in the same environment."""
 
 
 class Settings(BaseSettings):
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     """Longest text. The graph reads no further than the bundle's `max_tokens`; the answer says `truncated` then."""
 
     api_keys: Path | None = None
-    """File of the API keys, see `service.keyfile`; whoever asks without one gets 401. Without the file all may ask."""
+    """File of the API keys, see `auth.keyfile`; whoever asks without one gets 401. Without the file all may ask."""
 
     metrics_open: bool = True
     """Serve `/metrics` on `port` to all, also where there are API keys."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from service.access import Access, access
-from service.auth import Keys
-from service.metrics import Metrics
-from service.models import Models
+from service.auth.access import Access, access
+from service.auth.keys import Keys
+from service.inference.registry import Models
 from service.settings import Settings
-from service.tracing import Tracer
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracer
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from export.bundle import (
+from export.bundle.classifier import Classifier
+from export.bundle.format import (
     CARD,
     GOLDEN,
     MODEL,
@@ -28,8 +29,7 @@ from export.bundle import (
     golden_jsonl,
     write_bundle,
 )
-from export.fit import fit_reference
-from export.runtime import Classifier
+from export.fit_reference import fit_reference
 
 WORDS: dict[str, tuple[str, ...]] = {
     "billing": ("invoice", "refund", "charge", "payment", "card", "price", "subscription", "receipt", "tax", "fee"),

@@ -14,8 +14,8 @@ from typing import cast
 
 import uvloop
 
-from export.bundle import Bundle
-from export.runtime import Classifier
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle
 
 
 class Connection(asyncio.Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Bundle, cpu_features
+from export.bundle.format import Bundle, cpu_features
 
 
 @dataclass(frozen=True, slots=True)

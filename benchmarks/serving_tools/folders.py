@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from export.bundle import MODEL, TOKENIZER, Bundle
+from export.bundle.format import MODEL, TOKENIZER, Bundle
 
 
 def hugging_face(bundle: Path, student: Path | None, folder: Path) -> None:

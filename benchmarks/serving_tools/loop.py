@@ -14,8 +14,8 @@ import time
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from export.bundle import Bundle
-from export.runtime import Classifier
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle
 
 _WARM_UP = 0.2
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill.errors import DistillError
-from distill.students.base import load_student
-from export.bundle import GOLDEN, INT8, MODEL, REFERENCE, TOKENIZER, Bundle, write_bundle
-from export.onnx import export_onnx
-from export.quiet import quiet
-from export.variants import fuse, saturates
+from distill.students.student import load_student
+from export.bundle.format import GOLDEN, INT8, MODEL, REFERENCE, TOKENIZER, Bundle, write_bundle
+from export.graph.quiet import quiet
+from export.graph.variants import fuse, saturates
+from export.torch_to_onnx import export_onnx
 
 
 def portable(bundle: Bundle, student: Path, target: Path) -> None:

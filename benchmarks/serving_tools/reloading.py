@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from export.bundle import Bundle, write_bundle
+from export.bundle.format import Bundle, write_bundle
 from serving_tools.bounds import Bound, Part, ratio
 from serving_tools.conditions import Conditions
 from serving_tools.contenders import REFLUX

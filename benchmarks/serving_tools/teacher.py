@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from labelling import Chat, processes
 
-from distill.teachers.codes import codes
+from distill.teachers.prompting.label_codes import codes
 
 _SLOTS = 1024
 

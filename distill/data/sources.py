@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from distill.data import csv_files, files, tickets
+from distill.data import csv_files, files
 from distill.data.columns import Row, no_column, position
 from distill.data.splits import Examples
+from distill.data.support_desk import tickets
 from distill.data.values import is_blank, label_of, spelled
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource

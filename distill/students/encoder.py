@@ -17,16 +17,6 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError
 from distill.progress import status
-from distill.students.base import (
-    CARD,
-    TOKENIZER,
-    Student,
-    StudentModule,
-    load_student,
-    masked_mean,
-    require_longest,
-    require_positions,
-)
 from distill.students.layers import (
     blank_encoder,
     load_encoder,
@@ -37,9 +27,19 @@ from distill.students.layers import (
 )
 from distill.students.padding import check_batches, fill, pad_id_of, try_out
 from distill.students.positions import most_tokens
+from distill.students.pretrained import display_name, locate
+from distill.students.student import (
+    CARD,
+    TOKENIZER,
+    Student,
+    StudentModule,
+    load_student,
+    masked_mean,
+    require_longest,
+    require_positions,
+)
 from distill.task import EncoderStudent
 from distill.truncation import longest_row
-from distill.weights import display_name, locate
 
 set_verbosity_error()  # it warns of a pooler that we do not use
 disable_progress_bar()

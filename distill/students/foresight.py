@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from distill.errors import DistillError
 from distill.students.encoder import blank_start, require_length
 from distill.students.layers import take_layers
+from distill.students.pretrained import locate
 from distill.task import TEACHER, EncoderStudent, Task
 from distill.teachers.local import LocalConfig
-from distill.weights import locate
 
 
 def require_models(task: Task, *, elsewhere: bool = False) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.students.base import StudentModule
+from distill.students.student import StudentModule
 
 
 @contextmanager

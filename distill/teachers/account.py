@@ -1,7 +1,7 @@
 """What a teacher's calls are charged to: the responses that were paid for, and what may still be spent.
 
 This file says what an account is, and holds the one that keeps nothing, for shadowing. The account of a run, which is
-on disk, is `distill.cashbook`.
+on disk, is `distill.labelling.account`.
 """
 
 from __future__ import annotations

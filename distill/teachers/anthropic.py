@@ -13,18 +13,18 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, Field
 
-from distill.artifacts import fingerprint
+from distill.stages import fingerprint
 from distill.teachers.account import Account, NoAccount
-from distill.teachers.api import Api, Request
+from distill.teachers.api.client import Api, Request
+from distill.teachers.api.http import UnreadableError
+from distill.teachers.api.pricing import Usage
 from distill.teachers.base import Answer
-from distill.teachers.http import UnreadableError
-from distill.teachers.naming import said_in
-from distill.teachers.pricing import Usage
-from distill.teachers.stated import Question, StatedConfig, StatedLabels, StatedMethod
-from distill.teachers.votes import Said
+from distill.teachers.prompting.naming import said_in
+from distill.teachers.prompting.verbalised import Question, StatedConfig, StatedLabels, StatedMethod
+from distill.teachers.prompting.votes import Said
 
 if TYPE_CHECKING:
-    from distill.teachers.batch_api import BatchApi
+    from distill.teachers.batch.base import BatchApi
 
 _HOST = "api.anthropic.com"
 VERSION = "2023-06-01"
@@ -93,7 +93,7 @@ class AnthropicTeacher:
 
     def batch_apis(self) -> Sequence[BatchApi]:
         """The Message Batches API."""
-        from distill.teachers.batches_anthropic import AnthropicBatches
+        from distill.teachers.batch.anthropic import AnthropicBatches
 
         return [AnthropicBatches(self.api, self._config.batch, self._stated.read)]
 

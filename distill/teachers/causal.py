@@ -15,18 +15,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from distill.artifacts import fingerprint
 from distill.errors import DistillError
+from distill.stages import fingerprint
+from distill.students.pretrained import WEIGHTS, display_name, weights_version
 from distill.teachers.account import Account
-from distill.teachers.api import Terms
+from distill.teachers.api.client import Terms
 from distill.teachers.base import Answer, TeacherError
-from distill.teachers.chat_template import ChatTemplate
-from distill.teachers.codes import Reading, order_of, read_all
-from distill.teachers.prompts import Prompt
-from distill.weights import WEIGHTS, display_name, weights_version
+from distill.teachers.prompting.chat_template import ChatTemplate
+from distill.teachers.prompting.label_codes import Reading, order_of, read_all
+from distill.teachers.prompting.prompt import Prompt
 
 if TYPE_CHECKING:
-    from distill.language_model import LanguageModel, Prefix
+    from distill.teachers.language_model import LanguageModel, Prefix
 
 _CHECKED = 3
 _PROBES = ("a", "1", " ", "\n", ".")  # texts that begin unlike each other, to find what prompts have in common
@@ -107,7 +107,7 @@ class CausalTeacher:
         if unknown := config.prompt.unknown(labels):
             raise TeacherError(f"teacher.prompt names labels {unknown[:5]} that the task does not have; correct them")
         try:
-            from distill.language_model import LanguageModel
+            from distill.teachers.language_model import LanguageModel
 
             model = LanguageModel.load(
                 config.model, gguf_file=config.gguf_file, dtype=config.dtype, device_map=config.device_map

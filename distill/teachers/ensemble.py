@@ -12,13 +12,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from distill import teachers
-from distill.artifacts import fingerprint
+from distill.stages import fingerprint
 from distill.teachers.account import Account
 from distill.teachers.base import Answer, Outcome, Teacher, TeacherError
 
 if TYPE_CHECKING:
-    from distill.teachers.api import Api, Request
-    from distill.teachers.batch_api import BatchApi
+    from distill.teachers.api.client import Api, Request
+    from distill.teachers.batch.base import BatchApi
 
 _ROUNDING = 1e-9  # of weights that are added up
 

@@ -1,6 +1,6 @@
 """The teacher kind `local`: a transformers sequence classifier on this machine, asked through torch.
 
-With a `fit` section the model is a pretrained encoder that is fine-tuned on gold labels first (`distill.students.fit`).
+With a `fit` section the model is a pretrained encoder, fine-tuned on gold labels first (`distill.training.finetune`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distill.teachers.account import Account
 from distill.teachers.base import Answer, TeacherError, label_order
 
 if TYPE_CHECKING:
-    from distill.students.base import Student
+    from distill.students.student import Student
 
 
 class Fit(BaseModel):
@@ -65,11 +65,11 @@ class LocalTeacher:
     @classmethod
     def from_config(cls, config: LocalConfig, labels: Sequence[str], account: Account | None = None) -> Self:
         """Load the classifier. Raises TeacherError when it cannot be had or must be fitted first."""
-        from distill.artifacts import file_digest, fingerprint
-        from distill.students.base import CARD, load_student
-        from distill.students.fit import load_classifier
+        from distill.stages import file_digest, fingerprint
+        from distill.students.pretrained import display_name, weights_version
+        from distill.students.student import CARD, load_student
+        from distill.training.finetune import load_classifier
         from distill.truncation import truncation_side
-        from distill.weights import display_name, weights_version
 
         if config.fit is not None:
             raise TeacherError(f"the model {config.model} must be fitted first: run `reflux label` with the task")
@@ -104,8 +104,8 @@ class LocalTeacher:
         """The model goes with the object."""
 
     def _answer(self, texts: Sequence[str]) -> list[Answer]:
-        from distill.students.base import predict
-        from distill.students.fit import probabilities
+        from distill.students.student import predict
+        from distill.training.finetune import probabilities
 
         start = time.perf_counter()
         rows = self.model.encode(texts)

@@ -1,7 +1,7 @@
 """The teacher kind `openai`: any server with OpenAI's chat API that gives log probabilities, asked for one-token codes.
 
 OpenAI, Azure, vLLM, llama.cpp, SGLang, Ollama, gateways. The key comes from the environment, never from a task file.
-What their requests and responses look like is in `distill.teachers.chat`.
+What their requests and responses look like is in `distill.teachers.prompting.chat_logprobs`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from distill.artifacts import fingerprint
-from distill.teachers import chat, groups, rejections
+from distill.stages import fingerprint
 from distill.teachers.account import Account, NoAccount
-from distill.teachers.api import Api, Request
+from distill.teachers.api import rejections
+from distill.teachers.api.client import Api, Request
+from distill.teachers.api.http import about, is_local
 from distill.teachers.base import Answer, Method, Outcome, TeacherError
-from distill.teachers.codes import Reading, codes
-from distill.teachers.dialogue import Dialogue, Exact, Probe
-from distill.teachers.http import about, is_local
-from distill.teachers.stated import StatedConfig, StatedMethod
-from distill.teachers.stated_chat import StatedChat
+from distill.teachers.prompting import chat_logprobs
+from distill.teachers.prompting import two_step as groups
+from distill.teachers.prompting.label_codes import Reading, codes
+from distill.teachers.prompting.probe import Dialogue, Exact, Probe
+from distill.teachers.prompting.verbalised import StatedConfig, StatedMethod
+from distill.teachers.prompting.verbalised_chat import StatedChat
 
 if TYPE_CHECKING:
-    from distill.teachers.batch_api import BatchApi
+    from distill.teachers.batch.base import BatchApi
 
 _HOST = "api.openai.com"
 _PROBES = 3
@@ -98,12 +100,14 @@ class OpenAITeacher:
             codes(len(choice.options))
         key = config.key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.api = Api(config, account, who=self.name, headers=headers, usage=chat.usage_of, transport=transport)
+        self.api = Api(
+            config, account, who=self.name, headers=headers, usage=chat_logprobs.usage_of, transport=transport
+        )
         self._dialogue = Dialogue(
             self.api,
             self.version,
             model=config.model,
-            start=chat.Dialect(limit=chat.LIMITS[is_local(config.base_url)], top=config.top_logprobs),
+            start=chat_logprobs.Dialect(limit=chat_logprobs.LIMITS[is_local(config.base_url)], top=config.top_logprobs),
             exact=config.exact,
             min_covered=config.min_covered,
             permutations=config.permutations,
@@ -154,7 +158,7 @@ class OpenAITeacher:
 
     def batch_apis(self) -> Sequence[BatchApi]:
         """The Batch API of the server, if it has one."""
-        from distill.teachers.batches_openai import OpenAIBatches
+        from distill.teachers.batch.openai import OpenAIBatches
 
         read = self._dialogue.usable if self._stated is None else self._stated.read
         return [OpenAIBatches(self.api, self._config.batch, read)]
@@ -179,7 +183,7 @@ class OpenAITeacher:
             expanded = self._to_expand(reading)
             inner = await asyncio.gather(*(self._dialogue.read(self._within[one], text, repeat) for one in expanded))
         calls = [paid, *(call for _, call in inner)]
-        usages = [usage for call in calls if (usage := chat.usage_of(call.response)) is not None]
+        usages = [usage for call in calls if (usage := chat_logprobs.usage_of(call.response)) is not None]
         said, doubtful = rejections.first(call.response for call in calls)
         return replace(
             self._judge(reading, dict(zip(expanded, (within for within, _ in inner), strict=True))),

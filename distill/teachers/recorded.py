@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from distill.artifacts import file_digest, fingerprint
 from distill.errors import DataError
 from distill.sections import FileSource
+from distill.stages import file_digest, fingerprint
 from distill.teachers.account import Account
 from distill.teachers.base import Answer, TeacherError, label_order
 

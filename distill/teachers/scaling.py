@@ -1,7 +1,7 @@
 """Scaling: a teacher's probabilities made to mean what they say, label by label or all alike (Guo et al. 2017).
 
-It applies what `distill.calibration` fitted on gold labels. Its parameters go where the teacher's answers are compared
-with a student's, into the soft labels and into the bundle, so this file needs numpy alone.
+It applies what `distill.evaluation.calibration` fitted on gold labels. Its parameters go where the teacher's answers
+are compared with a student's, into the soft labels and into the bundle, so this file needs numpy alone.
 """
 
 from __future__ import annotations

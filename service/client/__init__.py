@@ -1,11 +1,12 @@
-"""The Python client: what production systems import to call Reflux. Needs httpx and nothing else of ours.
+"""The former place of the Python client, which is the distribution `reflux-client`. It goes with the next release."""
 
-with Client("http://reflux:8080") as client:
-    print(client.classify("where is my parcel?").results[0].label)
-"""
+import warnings
 
-from service.client.answers import Classification, RefluxError, Result, Score
-from service.client.calls import Retry, Variant
-from service.client.clients import AsyncClient, Client
+try:
+    from reflux_client import AsyncClient, Classification, Client, RefluxError, Result, Retry, Score, Variant
+except ImportError as error:
+    raise ImportError("the Python client is the distribution reflux-client now: pip install reflux-client") from error
 
 __all__ = ["AsyncClient", "Classification", "Client", "RefluxError", "Result", "Retry", "Score", "Variant"]
+
+warnings.warn("import reflux_client instead of service.client", DeprecationWarning, stacklevel=2)

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from export.reference import Reference
+from export.bundle.reference import Reference
 from service.monitor.evalues import BAND_FACTORS, log_factors
 from service.monitor.gap import estimate
 from service.shadow.ledger import OUTCOMES, Ledger, Outcome

@@ -13,9 +13,9 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from export.bundle import Bundle
-from export.reference import Reference
-from export.runtime import Prediction
+from export.bundle.classifier import Prediction
+from export.bundle.format import Bundle
+from export.bundle.reference import Reference
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.metrics import ShadowMetrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.reference import Reference
+from export.bundle.reference import Reference
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET, log_evalue
 from service.monitor.gap import GapEstimate, confidence_sequence, estimate, estimate_mean
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from distill.teachers import Teacher, TeacherError, create
 from distill.teachers.scaling import Scaling
-from export.bundle import Manifest
+from export.bundle.format import Manifest
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.outbox import Outbox

@@ -10,7 +10,7 @@ import math
 import os
 from random import Random
 
-from export.reference import Reference
+from export.bundle.reference import Reference
 from service.monitor.bands import propensities
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from service.niceness import give_way
+from service.process.priority import give_way
 
 P = ParamSpec("P")
 T = TypeVar("T")

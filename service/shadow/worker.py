@@ -22,7 +22,7 @@ import structlog
 
 from distill.teachers import Answer, Teacher, TeacherError, label_order
 from distill.teachers.scaling import Scaling
-from export.guard import is_panic
+from export.bundle.guard import is_panic
 from service.shadow.breaker import Breaker
 from service.shadow.budget import Budget
 from service.shadow.comparison import Comparison, compare

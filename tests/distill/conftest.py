@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from distill.data.splits import Examples, Test, Train, Validation
-from distill.soft_labels import SoftLabels
-from distill.students.distil import Distilled, distil
+from distill.labelling.soft_labels import SoftLabels
 from distill.task import EncoderStudent, StaticStudent
+from distill.training.distil import Distilled, distil
 
 torch.set_num_threads(1)
 

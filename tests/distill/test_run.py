@@ -18,13 +18,15 @@ import pytest
 import yaml
 from scipy.special import softmax
 
-from distill import preparation, progress, teachers
+from distill import progress, teachers
+from distill.data import preparation
 from distill.errors import DataError, DistillError
 from distill.run import Run
-from distill.students import distil, encoder
-from distill.students.base import load_student
+from distill.students import encoder
+from distill.students.student import load_student
 from distill.task import load_task
 from distill.teachers import Answer
+from distill.training import distil
 
 ROOT = Path(__file__).parents[2]
 TRAIN, TEST = 240, 60
@@ -747,7 +749,7 @@ import torch
 
 torch.set_num_threads(1)
 
-import distill.students.encoder, distill.students.static, distill.training
+import distill.students.encoder, distill.students.static, distill.training.loop
 from distill.run import Run
 from distill.task import load_task
 from distill.teachers.recorded import RecordedTeacher
@@ -804,16 +806,16 @@ for point in [*points, None]:
 """
 
 POINTS = [
-    ("distill.preparation", "_write_split", 1),  # within the data
+    ("distill.data.preparation", "_write_split", 1),  # within the data
     ("distill.run", "Run.make_data", 1),  # between data and labels
-    ("distill.store", "Store._commit", 1),  # within the labels, the first batch stored
-    ("distill.store", "Store._commit", 4),
-    ("distill.soft_labels", "SoftLabels.write", 1),  # all answers stored, the stage not finished
+    ("distill.labelling.sqlite_store", "Store._commit", 1),  # within the labels, the first batch stored
+    ("distill.labelling.sqlite_store", "Store._commit", 4),
+    ("distill.labelling.soft_labels", "SoftLabels.write", 1),  # all answers stored, the stage not finished
     ("distill.run", "Run.make_labels", 1),  # between labels and students
-    ("distill.training", "_epoch", 2),  # within the training of the first student
-    ("distill.students.base", "Student.save", 1),  # the first student saved, its stage not finished
+    ("distill.training.loop", "_epoch", 2),  # within the training of the first student
+    ("distill.students.student", "Student.save", 1),  # the first student saved, its stage not finished
     ("distill.run", "Run.make_student", 1),  # between the students
-    ("distill.artifacts", "write_atomic", 1),  # the record of the second student written, its stage not in place
+    ("distill.stages", "write_atomic", 1),  # the record of the second student written, its stage not in place
 ]
 
 

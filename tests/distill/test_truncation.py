@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distill.students.base import encode
 from distill.students.encoder import fast_tokenizer
+from distill.students.student import encode
 from distill.truncation import truncate_at, truncation_side
 
 CORPUS = [f"ticket {number} says my parcel is late and my card was charged" for number in range(40)]

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from export import runtime
-from export.bundle import GOLDEN, MODEL, TOKENIZER, Bundle, BundleError, Manifest, write_bundle
-from export.reference import Reference
-from export.runtime import Classifier, InferenceError
-from export.verify import verify
+from export.bundle import classifier
+from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.format import GOLDEN, MODEL, TOKENIZER, Bundle, BundleError, Manifest, write_bundle
+from export.bundle.reference import Reference
+from export.bundle.verify import verify
 from tests.support.broken_bundles import EXTERNAL, FAULTS, FITS, LINKS, OTHER_KINDS, seal, set_in_manifest
 
 
@@ -119,7 +119,7 @@ class Fragile:
         return self._real.encode(text, **options)
 
 
-REAL = runtime.Tokenizer
+REAL = classifier.Tokenizer
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def fragile(monkeypatch):
     """`fragile(word, kind)`: from now on, tokenizers raise `kind` for texts with the word."""
 
     def break_on(word, kind=PanicException):
-        monkeypatch.setattr(runtime, "Tokenizer", type("Fragile", (Fragile,), {"word": word, "kind": kind}))
+        monkeypatch.setattr(classifier, "Tokenizer", type("Fragile", (Fragile,), {"word": word, "kind": kind}))
 
     return break_on
 
@@ -165,6 +165,6 @@ def test_what_is_to_end_the_process_does(folder, fragile, kind):
 
 def test_a_graph_that_reads_other_files_is_not_loaded_at_all(folder, monkeypatch):
     FAULTS["graph has weights in another folder"].apply(folder)
-    monkeypatch.setattr(runtime, "create_session", lambda *_, **__: pytest.fail("ONNX Runtime has read it"))
+    monkeypatch.setattr(classifier, "create_session", lambda *_, **__: pytest.fail("ONNX Runtime has read it"))
     with pytest.raises(BundleError, match=rf"{folder / MODEL}: the graph reads '\.\./outside/weights\.bin'"):
         verify(folder)

@@ -13,16 +13,17 @@ from tokenizers import Tokenizer
 
 from distill.data.splits import Test
 from distill.task import Export, Gates
-from export import build, gates, variants
+from export import build, gates
 from export.build import Baseline, build_bundle
-from export.bundle import CARD, MODEL, TOKENIZER, Bundle
-from export.card import card
+from export.bundle.classifier import Classifier
+from export.bundle.format import CARD, MODEL, TOKENIZER, Bundle
+from export.bundle.reference import Reference
+from export.bundle.verify import verify
 from export.gates import GateError
-from export.onnx import export_onnx
-from export.reference import Reference
-from export.runtime import Classifier
-from export.variants import FP16, FUSED, INT8, PLAIN
-from export.verify import verify
+from export.graph import variants
+from export.graph.variants import FP16, FUSED, INT8, PLAIN
+from export.model_card import card
+from export.torch_to_onnx import export_onnx
 
 LOOSE = Gates(agreement=0.5)
 

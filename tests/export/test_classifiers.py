@@ -9,14 +9,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.data.splits import Validation
 from distill.errors import DistillError
-from distill.students.fit import load_classifier, probabilities
 from distill.task import Export, Gates
+from distill.training.finetune import load_classifier, probabilities
 from export import build
 from export.build import Baseline, build_bundle
+from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.verify import verify
 from export.gates import GateError
-from export.onnx import export_onnx
-from export.runtime import Classifier, InferenceError
-from export.verify import verify
+from export.torch_to_onnx import export_onnx
 
 TEXTS = (
     "refund",

@@ -12,8 +12,8 @@ import pytest
 
 from distill.errors import DataError
 from distill.sections import FileSource
+from export.bundle.classifier import Classifier, InferenceError
 from export.classify import COLUMNS, classify_file
-from export.runtime import Classifier, InferenceError
 
 TEXTS = ("my invoice", "", 'parcel, "lost"\nin Köln', " \u200b ", "login " * 40)
 

@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from distill.students.base import TOKENIZER
-from export.bundle import FP16, FUSED, PLAIN
-from export.providers import CPU, CUDA, TENSORRT, Device
-from export.runtime import Classifier, GraphTokenizer, create_session, has_gpu
-from export.variants import make_variants
+from distill.students.student import TOKENIZER
+from export.bundle.classifier import Classifier, GraphTokenizer, create_session, has_gpu
+from export.bundle.format import FP16, FUSED, PLAIN
+from export.bundle.providers import CPU, CUDA, TENSORRT, Device
+from export.graph.variants import make_variants
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="needs a GPU and reflux[gpu]")
 

@@ -17,20 +17,20 @@ from transformers import (
     RobertaConfig,
 )
 
-from distill.students.base import load_student
 from distill.students.encoder import build as build_encoder
-from distill.students.fit import load_classifier
 from distill.students.static import Static, StaticModule
+from distill.students.student import load_student
 from distill.task import EncoderStudent, Export
 from distill.teachers import TeacherError
+from distill.training.finetune import load_classifier
 from export.build import build_bundle
-from export.bundle import BundleError, write_bundle
+from export.bundle.classifier import Classifier
+from export.bundle.format import BundleError, write_bundle
+from export.bundle.teacher import BundleTeacher, BundleTeacherConfig
+from export.bundle.verify import verify
 from export.gates import GateError
-from export.runtime import Classifier
-from export.teacher import BundleTeacher, BundleTeacherConfig
-from export.verify import verify
-from service.engine.load import load
 from service.errors import StartupError
+from service.inference.load import load
 
 SHORT = {"max_position_embeddings": 20}
 RELATIVE = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["c2p", "p2c"]}

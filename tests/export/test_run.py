@@ -11,17 +11,17 @@ import pytest
 
 from distill import teachers
 from distill.errors import DistillError
+from distill.evaluation.self_agreement import CONSTANT
+from distill.labelling.soft_labels import SoftLabels
 from distill.run import RECORD, Run
-from distill.self_agreement import CONSTANT
-from distill.soft_labels import SoftLabels
 from distill.task import Budget, Export
 from distill.teachers.scaling import Scaling
 from export import run as module
-from export.bundle import CARD, MODEL, Bundle, BundleError
-from export.reference import Reference
+from export.bundle.classifier import Classifier
+from export.bundle.format import CARD, MODEL, Bundle, BundleError
+from export.bundle.reference import Reference
+from export.bundle.verify import verify
 from export.run import GAP, TEACHER, ExportRun
-from export.runtime import Classifier
-from export.verify import verify
 
 STUDENTS = ("small", "large")
 

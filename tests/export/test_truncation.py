@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from distill.students.base import load_student
 from distill.students.encoder import build as build_encoder
-from distill.students.fit import load_classifier
 from distill.students.static import build as build_static
+from distill.students.student import load_student
 from distill.task import EncoderStudent, Export, StaticStudent
 from distill.teachers.local import LocalConfig, LocalTeacher
+from distill.training.finetune import load_classifier
 from export.build import build_bundle
-from export.bundle import CARD
-from export.runtime import Classifier
-from export.teacher import BundleTeacher, BundleTeacherConfig
-from export.verify import verify
+from export.bundle.classifier import Classifier
+from export.bundle.format import CARD
+from export.bundle.teacher import BundleTeacher, BundleTeacherConfig
+from export.bundle.verify import verify
 
 MOST = 16
 LONG = ["invoice " * 9 + "parcel " * 11, "login " * 30 + "refund", "late " * MOST]

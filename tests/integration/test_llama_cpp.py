@@ -15,9 +15,9 @@ import httpx
 import numpy as np
 import pytest
 
-from distill import labelling
-from distill.data import tickets
 from distill.data.splits import Train
+from distill.data.support_desk import tickets
+from distill.labelling import label
 from distill.teachers import TeacherError, create
 from distill.teachers.openai import OpenAITeacher
 
@@ -119,11 +119,11 @@ async def test_a_base_model_that_is_shown_examples_labels_tickets(base_url: str,
     drawn = tickets.generate(TEXTS, seed=11)
     pool = Train(tuple(map(str, range(TEXTS))), tuple(one.text for one in drawn), tuple(one.label for one in drawn))
     made = teacher(base_url, SHOWN)
-    with labelling.AnswerStore(tmp_path / "answers.sqlite") as store:
+    with label.AnswerStore(tmp_path / "answers.sqlite") as store:
         start = time.monotonic()
-        found = await labelling.label(made, pool, store)
+        found = await label.label(made, pool, store)
         seconds = time.monotonic() - start
-        assert (await labelling.label(made, pool, store)).asked == 0
+        assert (await label.label(made, pool, store)).asked == 0
     await made.aclose()
     soft = found.soft
     gold = [tickets.CATEGORIES.index(drawn[int(row)].label) for row in soft.ids]

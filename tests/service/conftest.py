@@ -21,11 +21,11 @@ import pytest_asyncio
 import structlog
 from fastapi import FastAPI
 
-from export.bundle import Bundle
-from export.runtime import Classifier, Encoded, Prediction
+from export.bundle.classifier import Classifier, Encoded, Prediction
+from export.bundle.format import Bundle
 from service.app import create_app
-from service.keyfile import key_line
-from service.server import Server, bind
+from service.auth.keyfile import key_line
+from service.server.lifecycle import Server, bind
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

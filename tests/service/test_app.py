@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from export.bundle import MODEL
+from export.bundle.format import MODEL
 from service.errors import StartupError
 
 

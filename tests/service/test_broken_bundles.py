@@ -75,7 +75,7 @@ async def test_a_fault_of_the_program_while_a_bundle_is_loaded_is_a_refusal_too(
         def fail(*_, **__):
             raise LookupError("nobody foresaw\nthis")
 
-        monkeypatch.setattr("service.engine.load.Reference.open", fail)
+        monkeypatch.setattr("service.inference.load.Reference.open", fail)
         response = await client.post("/admin/reload")
         assert response.status_code == 409
         assert "LookupError: nobody foresaw this" in response.json()["error"]["message"]

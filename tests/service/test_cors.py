@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.keyfile import key_line
+from service.auth.keyfile import key_line
 
 ORIGIN = "https://desk.example"
 ASKED = {"origin": ORIGIN, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}

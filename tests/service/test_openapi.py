@@ -8,7 +8,7 @@ import re
 import pytest
 import pytest_asyncio
 
-from service.api.protocols.errors import error_shape
+from service.compat.errors import error_shape
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,7 +7,7 @@ import json
 
 import httpx
 
-from export.runtime import Classifier
+from export.bundle.classifier import Classifier
 
 PATIENCE = 30
 

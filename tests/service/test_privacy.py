@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from service.keyfile import key_line
+from service.auth.keyfile import key_line
 
 SECRET = "xyzzyplugh"
 QUICK = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0", "REFLUX_LOG_LEVEL": "debug"}

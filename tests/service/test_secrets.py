@@ -15,11 +15,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from service.errors import StartupError
-from service.logging import configure_logging
 from service.settings import Settings, load_settings
 from service.shadow.errors import ShadowError
 from service.shadow.running import make_teacher
 from service.shadow.settings import ShadowSettings
+from service.telemetry.logging import configure_logging
 
 KEY = "sk-canary0123456789"
 TEXT = "my canary text 4111"

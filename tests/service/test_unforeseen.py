@@ -11,11 +11,11 @@ import httpx
 import pytest
 import structlog
 
-from export import runtime
-from service.api import health
-from service.logging import configure_logging, describe, log_loop_errors
-from service.models import Models
+from export.bundle import classifier
+from service.inference.registry import Models
+from service.routes import health
 from service.shadow.pipeline import ShadowPipeline
+from service.telemetry.logging import configure_logging, describe, log_loop_errors
 
 SECRET = "xyzzyplugh"
 STATIC = {"/v2", "/docs", "/openapi.json", "/"}
@@ -200,13 +200,13 @@ class Fragile:
         return self._real.encode(text, **options)
 
 
-REAL = runtime.Tokenizer
+REAL = classifier.Tokenizer
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("path", ["/classify", "/v1/models/tiny:predict"])
 async def test_a_text_that_breaks_the_tokenizer_fails_alone(running, monkeypatch, workers, path):
-    monkeypatch.setattr(runtime, "Tokenizer", Fragile)
+    monkeypatch.setattr(classifier, "Tokenizer", Fragile)
     key = "texts" if path == "/classify" else "instances"
     async with running(workers=workers) as client:
         texts = ["invoice", f"a fragile {SECRET}", "parcel"]
@@ -225,7 +225,7 @@ async def test_a_text_that_breaks_the_tokenizer_fails_alone(running, monkeypatch
 
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_a_panic_in_the_run_itself_fails_its_text_alone(running, monkeypatch, workers):
-    run = runtime.Classifier.run
+    run = classifier.Classifier.run
 
     def panic(classifier: Any, rows: Any) -> Any:
         if any(len(row.ids) == 4 for row in rows):
@@ -233,7 +233,7 @@ async def test_a_panic_in_the_run_itself_fails_its_text_alone(running, monkeypat
         return run(classifier, rows)
 
     async with running(workers=workers) as client:
-        monkeypatch.setattr(runtime.Classifier, "run", panic)
+        monkeypatch.setattr(classifier.Classifier, "run", panic)
         asked = [client.post("/classify", json={"text": text}) for text in ("my invoice", "my late parcel")]
         assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 500]
         assert (await client.get("/livez")).status_code == 200
@@ -241,7 +241,7 @@ async def test_a_panic_in_the_run_itself_fails_its_text_alone(running, monkeypat
 
 async def test_what_ends_the_inference_is_told_to_who_waits_and_to_the_probe(running, monkeypatch):
     async with running(workers=0) as client:
-        monkeypatch.setattr("service.engine.scheduler.tokens_of", fail)
+        monkeypatch.setattr("service.inference.scheduler.tokens_of", fail)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_loop_errors)
         with structlog.testing.capture_logs() as log:

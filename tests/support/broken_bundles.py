@@ -21,8 +21,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from export.bundle import CARD, GOLDEN, MANIFEST, MODEL, REFERENCE, TOKENIZER
-from export.reference import Reference
+from export.bundle.format import CARD, GOLDEN, MANIFEST, MODEL, REFERENCE, TOKENIZER
+from export.bundle.reference import Reference
 
 OUTSIDE = "outside"
 """A folder beside the bundle, which some faults write to."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from distill.data.checks import shared_with_test
 from distill.data.splits import Examples
-from distill.data.sufficiency import shared_with_test
 
 
 def examples(*texts: str) -> Examples:

@@ -11,9 +11,9 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
-from distill.data import tickets
+from distill.data.digests import source_digest
 from distill.data.sources import delimiter_found, read
-from distill.digests import source_digest
+from distill.data.support_desk import tickets
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource
 

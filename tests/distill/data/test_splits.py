@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.data.splits import Examples, Test, Train, Validation, hold_out, require
-from distill.students.distil import distil
+from distill.training.distil import distil
 
 
 def labelled(**counts: int) -> Examples:

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.errors import DistillError
-from distill.students.fit import load_classifier
 from distill.students.label_map import is_multi_label, labels_of
 from distill.teachers import TeacherError
 from distill.teachers.local import LocalConfig, LocalTeacher
+from distill.training.finetune import load_classifier
 
 NAMED = {"0": "a", "1": "b", "2": "c"}
 MULTI_LABEL = "multi_label_classification"

@@ -28,10 +28,10 @@ from transformers import (
 )
 
 from distill.errors import DistillError
-from distill.students.base import load_student
-from distill.students.distil import distil
 from distill.students.encoder import build
+from distill.students.student import load_student
 from distill.task import EncoderStudent
+from distill.training.distil import distil
 
 POSITIONS = {"max_position_embeddings": 130, "num_hidden_layers": 8}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

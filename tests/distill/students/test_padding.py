@@ -12,14 +12,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.errors import DistillError
 from distill.sections import Optimisation
-from distill.students.base import load_student, predict
 from distill.students.encoder import classifier_over
-from distill.students.fit import load_classifier, probabilities
 from distill.students.padding import fill, pad
 from distill.students.static import build as build_static
+from distill.students.student import load_student, predict
 from distill.students.vocabulary import compact
 from distill.task import StaticStudent
-from distill.training import train
+from distill.training.finetune import load_classifier, probabilities
+from distill.training.loop import train
 
 TEXTS = (
     "refund",

@@ -30,15 +30,16 @@ from transformers import (
 from distill.data.splits import Examples
 from distill.errors import DistillError
 from distill.sections import Optimisation
-from distill.students import base, encoder
-from distill.students.base import CARD, load_student
+from distill.students import encoder
+from distill.students import student as base
 from distill.students.encoder import build, pretrained
-from distill.students.fit import fit, load_classifier
 from distill.students.positions import most_tokens
 from distill.students.static import build as build_static
+from distill.students.student import CARD, load_student
 from distill.task import EncoderStudent, StaticStudent
 from distill.teachers import TeacherError
 from distill.teachers.local import LocalConfig, LocalTeacher
+from distill.training.finetune import fit, load_classifier
 
 LONG = "invoice " * 100
 SHORT = {"max_position_embeddings": 20}

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModel
 
 from distill.errors import DistillError
-from distill.students.base import load_student, pad
 from distill.students.static import StaticModule, build
+from distill.students.student import load_student, pad
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 

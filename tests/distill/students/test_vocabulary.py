@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.students.base import StudentModule, pad, predict
-from distill.students.distil import untrained
+from distill.students.student import StudentModule, pad, predict
 from distill.students.vocabulary import compact
+from distill.training.distil import untrained
 
 
 class Padded(StudentModule):

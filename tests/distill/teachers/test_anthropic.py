@@ -14,7 +14,7 @@ import pytest
 from distill.teachers import TeacherError, create
 from distill.teachers.account import NoAccount, Paid
 from distill.teachers.anthropic import AnthropicTeacher, usage_of
-from distill.teachers.http import ApiError
+from distill.teachers.api.http import ApiError
 
 LABELS = ("billing", "refund", "shipping")
 PRICE = {"input": 3.0, "cached": 0.3, "cache_write": 3.75, "output": 15.0}

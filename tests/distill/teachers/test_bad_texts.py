@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from distill.cashbook import Cashbook
 from distill.data.splits import Examples
-from distill.labelling import MOST_ALIKE, AnswerStore, label
-from distill.planning import Ledger, foresee
+from distill.labelling.account import Cashbook
+from distill.labelling.dry_run import Ledger, foresee
+from distill.labelling.label import MOST_ALIKE, AnswerStore, label
 from distill.teachers import TeacherError
 from distill.teachers.account import NoAccount
 from distill.teachers.anthropic import AnthropicConfig, AnthropicTeacher
@@ -89,7 +89,7 @@ KINDS: Mapping[str, Callable[..., Any]] = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch) -> None:
-    monkeypatch.setattr("distill.teachers.http._pause", lambda state: 0.0)
+    monkeypatch.setattr("distill.teachers.api.http._pause", lambda state: 0.0)
 
 
 @pytest.fixture(params=KINDS)

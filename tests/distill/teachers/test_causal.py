@@ -17,9 +17,9 @@ from distill.run import Run
 from distill.task import load_task
 from distill.teachers import TeacherError, causal, create
 from distill.teachers.causal import CausalTeacher
-from distill.teachers.chat_template import ChatTemplate
-from distill.teachers.codes import codes, forms, order_of
-from distill.teachers.prompts import Prompt
+from distill.teachers.prompting.chat_template import ChatTemplate
+from distill.teachers.prompting.label_codes import codes, forms, order_of
+from distill.teachers.prompting.prompt import Prompt
 
 LABELS = ("billing", "refund request", "shipping")
 TEXTS = (

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from distill.teachers.account import NoAccount
-from distill.teachers.api import Api, ApiConfig, Request
+from distill.teachers.api.client import Api, ApiConfig, Request
+from distill.teachers.api.http import ApiError
+from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.base import TeacherError
-from distill.teachers.http import ApiError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
-from distill.teachers.pricing import Price, Usage
 
 _TAKES = 0.001
 

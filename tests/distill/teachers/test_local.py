@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from distill.calibration import one_hot
 from distill.data.splits import Examples, gold_classes
 from distill.errors import DistillError
+from distill.evaluation.calibration import one_hot
 from distill.sections import FileSource, Optimisation
-from distill.students.fit import fit, load_classifier, probabilities
 from distill.teachers import TeacherError, create
 from distill.teachers.local import LocalConfig, LocalTeacher
+from distill.training.finetune import fit, load_classifier, probabilities
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)
 WRONG = 8  # every eighth gold label is, so that certainty would be a mistake

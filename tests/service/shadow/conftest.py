@@ -16,9 +16,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from distill.teachers import Answer
-from export.bundle import Bundle, Manifest
-from export.reference import Reference
-from export.runtime import Prediction
+from export.bundle.classifier import Prediction
+from export.bundle.format import Bundle, Manifest
+from export.bundle.reference import Reference
 from service.shadow import running
 from service.shadow.ledger import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline

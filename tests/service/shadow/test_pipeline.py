@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from distill.teachers import TeacherError
-from export.bundle import Bundle
-from export.reference import Reference
-from export.runtime import Classifier
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle
+from export.bundle.reference import Reference
 from service.shadow import running
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import OUTCOMES

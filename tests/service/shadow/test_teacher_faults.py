@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 from distill.teachers import Answer, TeacherError
-from service.logging import describe
 from service.shadow.ledger import Ledger
+from service.telemetry.logging import describe
 
 from .conftest import PlayedTeacher, agree, answer, hang, until
 

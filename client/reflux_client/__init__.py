@@ -1,0 +1,11 @@
+"""The Python client: what production systems import to call Reflux. Needs httpx and nothing else of ours.
+
+with Client("http://reflux:8080") as client:
+    print(client.classify("where is my parcel?").results[0].label)
+"""
+
+from reflux_client.answers import Classification, RefluxError, Result, Score
+from reflux_client.calls import Retry, Variant
+from reflux_client.clients import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Classification", "Client", "RefluxError", "Result", "Retry", "Score", "Variant"]

@@ -1,0 +1,1 @@
+"""The built-in support desk: its generator, its wordings and its task."""

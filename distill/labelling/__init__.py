@@ -1,0 +1,1 @@
+"""Asking a teacher for soft labels: the session, the store of answers, the account, the dry run."""

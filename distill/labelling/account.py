@@ -1,0 +1,171 @@
+"""The account of a run, on disk: every response that was paid for, what was spent, and what calls in flight may cost.
+
+A call that was in flight when the process was killed may have been paid, so that it counts as spent at its worst price:
+the budget holds however often a run is killed. Calls in open batches stay reserved; `batch_account` settles them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from distill.errors import DistillError
+from distill.labelling.sqlite_store import Statement, Store
+from distill.teachers.account import BudgetError, Paid
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+  key TEXT PRIMARY KEY, response BLOB NOT NULL, cost_usd REAL NOT NULL, seconds REAL NOT NULL, time REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reservations (id INTEGER PRIMARY KEY, usd REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (
+  id TEXT PRIMARY KEY, place TEXT NOT NULL, version TEXT NOT NULL, calls INTEGER NOT NULL, time REAL NOT NULL,
+  vendor_id TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch_calls (key TEXT PRIMARY KEY, batch TEXT NOT NULL, usd REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS calls_of_batch ON batch_calls (batch);
+CREATE TABLE IF NOT EXISTS money (only INTEGER PRIMARY KEY CHECK (only = 1), spent REAL NOT NULL);
+INSERT OR IGNORE INTO money VALUES (1, 0.0);
+UPDATE money SET spent = spent + (SELECT coalesce(sum(usd), 0.0) FROM reservations);
+DELETE FROM reservations;
+"""
+_RESERVED = "INSERT INTO reservations VALUES (?, ?)"
+_SETTLED = "DELETE FROM reservations WHERE id = ?"
+_SPENT = "UPDATE money SET spent = spent + ?"
+_KEPT = "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)"
+
+
+class Cashbook:
+    """Keeps responses, and refuses a call that might bring what was ever spent in this run above `max_usd`.
+
+    Once it has refused a call, or the disk did not take what was paid for, it refuses every call that comes after.
+    """
+
+    def __init__(self, store: Store, max_usd: float | None = None) -> None:
+        self._store = store
+        self._max_usd = max_usd
+        ((self.spent,),) = store.read("SELECT spent FROM money")
+        ((batched,),) = store.read("SELECT coalesce(sum(usd), 0.0) FROM batch_calls")
+        self.batched = float(batched)
+        self._reserved: dict[int, float] = {}
+        self._last = 0
+        self._refusal: Exception | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def reserved(self) -> float:
+        """What the calls in flight and those in open batches may cost, in dollars."""
+        return sum(self._reserved.values()) + self.batched
+
+    @property
+    def left(self) -> float:
+        """What may still be reserved, in dollars; infinity where there is no bound."""
+        return math.inf if self._max_usd is None else self._max_usd - self.spent - self.reserved
+
+    def charge(self, cost_usd: float, key: str = "", paid: Paid | None = None) -> list[Statement]:
+        """What writes down that so much was spent, and keeps the response, where there is one."""
+        statements: list[Statement] = [(_SPENT, (cost_usd,))]
+        if paid is not None:
+            statements.append((_KEPT, (key, _packed(paid.response), paid.cost_usd, paid.seconds, time.time())))
+        return statements
+
+    async def recall(self, key: str) -> Paid | None:
+        """The response that was paid for under this key, if one was."""
+        for response, cost_usd, seconds in self._store.read(
+            "SELECT response, cost_usd, seconds FROM calls WHERE key = ?", (key,)
+        ):
+            return Paid(json.loads(zlib.decompress(response)), cost_usd, seconds)
+        return None
+
+    async def reserve(self, usd: float) -> int:
+        """Set money apart for one call; waits for calls in flight where they may give back what is lacking.
+
+        Raises BudgetError when they cannot, and DistillError when the disk does not take it.
+        """
+        while self._refusal is None and not self._fits(usd):
+            if self._reserved:
+                await self._changed.wait()
+            else:
+                self._refuse(self._overrun(usd))
+        if self._refusal is not None:
+            raise self._refusal
+        self._last += 1
+        reservation = self._last
+        self._reserved[reservation] = usd
+        if usd > 0:
+            try:
+                await self._store.write((_RESERVED, (reservation, usd)))
+            except BaseException as error:  # the call will not be made
+                self._release(reservation)
+                if isinstance(error, DistillError):
+                    self._refuse(error)
+                else:
+                    self._store.put((_SETTLED, (reservation,)))
+                raise
+        return reservation
+
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+        """End a reservation at what was spent, and keep the response, where there is one.
+
+        Raises DistillError when the disk does not take it: the call then counts as spent at its worst price.
+        """
+        statements = [(_SETTLED, (reservation,)), *self.charge(cost_usd, key, paid)]
+        worst = self._reserved.get(reservation, 0.0)
+        written = self._store.put(*statements)
+        try:
+            await written
+        except DistillError as error:
+            cost_usd = worst
+            self._refuse(error)
+            raise
+        finally:  # what was handed over is written, also if who waits for it is cancelled
+            self.spent += cost_usd
+            self._release(reservation)
+
+    async def close(self) -> None:
+        """Refuse further calls, and wait for those in flight to be settled: nobody may have waited for them."""
+        self._refuse(BudgetError("the account is closed"))
+        while self._reserved:
+            await self._changed.wait()
+
+    def _fits(self, usd: float) -> bool:
+        return self._max_usd is None or self.spent + self.reserved + usd <= self._max_usd
+
+    def _overrun(self, usd: float) -> BudgetError:
+        held = f" and {dollars(self.batched)} reserved for open batches" if self.batched else ""
+        return BudgetError(
+            f"{dollars(self.spent)} of {dollars(self._max_usd or 0.0)} are spent{held}, and the next call may cost "
+            f"{dollars(usd)}. Every answer that was paid for is stored: raise --max-usd and run the command again; "
+            "nothing is paid for twice"
+        )
+
+    def _refuse(self, error: Exception) -> None:
+        self._refusal = self._refusal or error
+        self._notify()
+
+    def _release(self, reservation: int) -> None:
+        self._reserved.pop(reservation, None)
+        self._notify()
+
+    def _notify(self) -> None:
+        """Let those who wait for money look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _packed(response: Mapping[str, Any]) -> bytes:
+    """A response as zlib's bytes. Most are a few kilobytes: a small window takes a tenth of the time to set up."""
+    compressor = zlib.compressobj(wbits=12, memLevel=5)
+    text = json.dumps(response, ensure_ascii=False, separators=(",", ":"))
+    return compressor.compress(text.encode("utf-8", "surrogatepass")) + compressor.flush()
+
+
+def dollars(usd: float) -> str:
+    """An amount with cents, or with two digits that count where it is less than a dollar."""
+    digits = 2 if usd >= 1 or usd <= 0 else 1 - math.floor(math.log10(usd))
+    return f"${usd:,.{digits}f}"

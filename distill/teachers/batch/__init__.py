@@ -1,0 +1,1 @@
+"""Vendors' batch APIs: many calls handed in together, at a lower price."""

@@ -1,0 +1,1 @@
+"""Training: the loop, the losses, distilling a student and fine-tuning a teacher."""

@@ -1,0 +1,91 @@
+"""Distil: a student of either family learns a teacher's soft labels, and is calibrated to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from accelerate.utils import set_seed
+
+from distill.data.splits import Train, Validation, require
+from distill.errors import DistillError
+from distill.evaluation.calibration import fit_temperature
+from distill.labelling.soft_labels import SoftLabels
+from distill.progress import status
+from distill.students.student import Student, predict
+from distill.students.vocabulary import compact
+from distill.task import EncoderStudent, StaticStudent
+from distill.training.loop import train
+from distill.training.losses import distillation_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A trained student and the record of its training."""
+
+    student: Student
+    record: dict[str, Any]
+
+
+def distil(
+    config: EncoderStudent | StaticStudent, soft: SoftLabels, learn: Train, choose: Validation, description: str
+) -> Distilled:
+    """Train a student on the soft labels of `learn`; `choose` picks the epoch, by agreement, and the temperature.
+
+    Raises TypeError when handed a split of another kind, and DistillError when training fails.
+    """
+    learn, choose = require(learn, Train), require(choose, Validation)
+    if not len(learn) or not len(choose):
+        raise DistillError(
+            f"{description}: of the rows that the teacher labelled, {len(learn)} train and {len(choose)} choose; "
+            "both need some"
+        )
+    set_seed(config.optimisation.seed)  # the head is drawn
+    try:
+        student = untrained(config, soft.labels, learn)
+    except DistillError as error:
+        raise DistillError(f"{description}: {error}") from error
+    with status(f"{description}: splitting the texts into tokens"):
+        tokens, held_tokens = student.encode(learn.texts), student.encode(choose.texts)
+    targets = soft.probabilities[soft.rows_of(learn.ids)]
+    wanted = soft.probabilities[soft.rows_of(choose.ids)]
+    module = student.network.module
+    frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
+    with compact(module, tokens, held_tokens, frozen=frozen) as (rows, held):
+        history = train(
+            module,
+            rows,
+            targets,
+            lambda logits, target: distillation_loss(
+                logits, target, temperature=config.loss.temperature, hard=config.loss.hard
+            ),
+            lambda trained: float((predict(trained, held).argmax(1) == wanted.argmax(1)).mean()),
+            config.optimisation,
+            description,
+        )
+        with status(f"{description}: calibrating"):
+            logits = predict(module, held)
+            temperature = fit_temperature(logits, wanted)
+    student = student.with_temperature(temperature)
+    record = {
+        "validation_agreement": float(np.max(history.scores)),
+        "best_epoch": history.best,
+        "epochs": len(history.losses),
+        "losses": history.losses,
+        "scores": history.scores,
+        "temperature": student.temperature,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
+    return Distilled(student, record)
+
+
+def untrained(config: EncoderStudent | StaticStudent, labels: tuple[str, ...], learn: Train) -> Student:
+    """The student of a configuration, before it has learned anything."""
+    if isinstance(config, EncoderStudent):
+        from distill.students.encoder import build as build_encoder
+
+        return build_encoder(config, labels)
+    from distill.students.static import build as build_static
+
+    return build_static(config, labels, learn.texts)

@@ -1,0 +1,183 @@
+"""The training loop: length-bucketed batches, warm-up and decay, early stopping. Devices are accelerate's business.
+
+What is learned comes in as a loss over targets, and what is better as a score, so teachers and students share it.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from distill.errors import DistillError
+from distill.progress import bar
+from distill.sections import Optimisation
+from distill.stages import Stage
+from distill.students.padding import pad
+
+Floats = npt.NDArray[np.floating]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_POOL = 64  # batches sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened: the mean loss and the validation score of each epoch, and the epoch (from 0) that was kept."""
+
+    losses: tuple[float, ...]
+    scores: tuple[float, ...]
+    best: int
+
+
+class _Rows(Dataset[tuple[list[int], Floats]]):
+    def __init__(self, rows: Sequence[list[int]], targets: Floats) -> None:
+        self.rows, self.targets = rows, targets
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[list[int], Floats]:
+        return self.rows[index], self.targets[index]
+
+
+class LengthBuckets(BatchSampler):
+    """Batches of rows of like length, in an order drawn anew each epoch, so that little is padded."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.drop_last = lengths, batch_size, False
+        self._random = random.Random(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(len(self.lengths)))
+        self._random.shuffle(order)
+        span = self.batch_size * _POOL
+        batches = []
+        for start in range(0, len(order), span):
+            pool = sorted(order[start : start + span], key=lambda row: self.lengths[row])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        self._random.shuffle(batches)
+        yield from batches
+
+
+def train(
+    module: nn.Module,
+    rows: Sequence[list[int]],
+    targets: Floats,
+    loss: Loss,
+    score: Callable[[nn.Module], float],
+    optimisation: Optimisation,
+    description: str,
+) -> History:
+    """Train the module in place on token ids and float targets [N, K], and keep the epoch with the best score.
+
+    `score` is higher for better and is computed on validation data. Raises DistillError when the loss stops being a
+    number.
+    """
+    set_seed(optimisation.seed)
+    accelerator = Accelerator()
+    sampler = LengthBuckets([len(row) for row in rows], optimisation.batch_size, optimisation.seed)
+    loader = DataLoader(_Rows(rows, targets.astype(np.float32)), batch_sampler=sampler, collate_fn=_collate)
+    optimizer = torch.optim.AdamW(_groups(module, optimisation.weight_decay), lr=optimisation.learning_rate)
+    steps = len(sampler) * optimisation.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(steps, optimisation.warmup))
+    prepared, optimizer, loader, schedule = accelerator.prepare(module, optimizer, loader, schedule)
+    losses: list[float] = []
+    scores: list[float] = []
+    best: dict[str, Any] = {}
+    with bar(description, len(loader) * optimisation.epochs) as advance:
+        for epoch in range(optimisation.epochs):
+            losses.append(_epoch(prepared, loader, loss, optimizer, schedule, accelerator, advance))
+            if not np.isfinite(losses[-1]):
+                raise DistillError(
+                    f"{description}: the loss became {losses[-1]} in epoch {epoch}; lower the learning rate"
+                )
+            plain = accelerator.unwrap_model(prepared)
+            scores.append(score(plain))
+            if scores[-1] >= max(scores):
+                best = copy.deepcopy(plain.state_dict())
+            if optimisation.patience and epoch - int(np.argmax(scores)) >= optimisation.patience:
+                advance((optimisation.epochs - epoch - 1) * len(loader))
+                break
+    accelerator.unwrap_model(prepared).load_state_dict(best)
+    module.to("cpu").eval()
+    kept = max(epoch for epoch, value in enumerate(scores) if value == max(scores))
+    return History(tuple(losses), tuple(scores), kept)
+
+
+def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
+    """The stage's path, its result made first unless it is up to date.
+
+    Under `accelerate launch` every process does the work, for they train together, and the main one keeps the result.
+    """
+    # Not PartialState, which knows of no processes on CPUs unless it is told.
+    state = Accelerator()
+    done = stage.done
+    state.wait_for_everyone()
+    if done:
+        return stage.path
+    if state.is_main_process:
+        stage.build(work)
+    else:
+        with TemporaryDirectory() as folder:
+            work(Path(folder))
+    state.wait_for_everyone()
+    return stage.path
+
+
+def _epoch(
+    module: nn.Module,
+    loader: Any,
+    loss: Loss,
+    optimizer: Any,
+    schedule: Any,
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
+) -> float:
+    module.train()
+    total = 0.0
+    for ids, mask, target in loader:
+        logits, _ = module(ids, mask)
+        value = loss(logits.float(), target)
+        accelerator.backward(value)
+        accelerator.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        total += float(value.detach())
+        advance(1)
+    return total / len(loader)
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices only: biases, norms and token tables are left alone."""
+    tables = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in tables]
+    plain = [p for p in parameters if p.ndim <= 1 or id(p) in tables]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _warmup_then_linear(steps: int, warmup: float) -> Callable[[int], float]:
+    rising = max(1, round(steps * warmup))
+    return lambda step: min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+
+
+def _collate(items: list[tuple[list[int], Floats]]) -> tuple[Tensor, Tensor, Tensor]:
+    ids, mask = pad([row for row, _ in items])
+    return ids, mask, torch.from_numpy(np.stack([target for _, target in items]))

@@ -1,0 +1,276 @@
+"""A bundle: the directory that holds a classifier and everything that serving needs to trust it.
+
+`model.onnx`, `tokenizer.json`, `manifest.json`, `reference.npz`, `golden.jsonl`, `CARD.md`. This file knows what is in
+it, writes it atomically and refuses one that was changed. It does not run the graph; `runtime` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from export.bundle.manifest_rules import broken, encodable, is_number, kind_of, read_object
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+TOKENIZER = "tokenizer.json"
+REFERENCE = "reference.npz"
+GOLDEN = "golden.jsonl"
+CARD = "CARD.md"
+
+PLAIN, FUSED, INT8, FP16 = "plain", "fused", "int8", "fp16"
+"""The variants of a graph."""
+
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_AT_FDCWD = -100  # linux/fcntl.h
+
+
+class BundleError(Exception):
+    """A directory is not a bundle that can be served; the message says which file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself. `version` is a hash of all that determines its answers.
+
+    `teacher` has the `name` and `version` of whom the student learned from, the `terms` that were acknowledged, where
+    there are any, and the `calibration` of its answers, where it was calibrated: shadowing applies that to the teacher.
+    The probabilities of a `multi_label` bundle are each on its own, and a text has every label from `threshold`.
+    `truncation_side`, `left` or `right`, is the end of a text of more than `max_tokens` that is left out; the tokenizer
+    has it too.
+    """
+
+    name: str
+    family: str
+    labels: tuple[str, ...]
+    max_tokens: int
+    variant: str
+    temperature: float
+    files: dict[str, str]
+    version: str = ""
+    role: str = "student"
+    teacher: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+    cpu: dict[str, Any] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    multi_label: bool = False
+    threshold: float = 0.5
+    truncation_side: str = "right"
+    schema: int = SCHEMA
+
+    def content_version(self) -> str:
+        """Twelve hexadecimal digits over the files and the settings that change an answer."""
+        content = {
+            "files": {name: digest for name, digest in sorted(self.files.items()) if name != CARD},
+            "labels": list(self.labels),
+            "max_tokens": self.max_tokens,
+        }
+        if self.multi_label:
+            content |= {"multi_label": True, "threshold": self.threshold}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """The manifest as the text of `manifest.json`."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: Path) -> Self:
+        """Read a manifest. Raises BundleError naming the keys that do not fit, and what each must hold."""
+        try:
+            data = read_object(text)
+        except ValueError as error:
+            raise BundleError(f"{where}: not JSON ({error}); export the bundle again") from error
+        schema = data.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
+            raise BundleError(
+                f"{where}: schema {kind_of(schema)}, this version reads {SCHEMA}; export the bundle again"
+            )
+        if wrong := broken(data):
+            raise BundleError(f"{where}: {'; '.join(wrong)}; export the bundle again")
+        return cls(**{**data, "labels": tuple(data["labels"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A text with the answer the graph gave when it was exported: its most probable label, and K `probabilities`."""
+
+    text: str
+    label: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its path and its manifest, the hashes already checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a bundle and check every file against its hash.
+
+        Raises BundleError when the directory is not a bundle, a file is missing, changed or not ours to read, or the
+        version is not that of the content.
+        """
+        root = Path(path)
+        try:
+            return cls(root, _checked_manifest(root))
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+            raise _unreadable(root, error) from error
+
+    def golden(self) -> list[Golden]:
+        """The texts with known answers. Raises BundleError on a line that is not one, or is of other labels."""
+        rows = []
+        try:
+            content = (self.path / GOLDEN).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.path / GOLDEN, error) from error
+        # Lines of bytes: those of str would also end at characters such as U+2028, which a text may hold.
+        for number, line in enumerate(content.splitlines(), start=1):
+            try:
+                rows.append(_golden(line, self.manifest.labels))
+            except ValueError as error:
+                raise BundleError(
+                    f"{self.path / GOLDEN}:{number}: not a golden row ({error}); export the bundle again"
+                ) from error
+        return rows
+
+
+def _golden(line: bytes, labels: tuple[str, ...]) -> Golden:
+    """The golden row in a line of JSON. Raises ValueError saying which key does not fit."""
+    row = read_object(line)
+    text, label, probabilities = row.get("text"), row.get("label"), row.get("probabilities")
+    if not isinstance(text, str) or not encodable(text):
+        raise ValueError("'text' must be text in UTF-8")
+    if not isinstance(label, str) or label not in labels:
+        raise ValueError(f"'label' must be one of the {len(labels)} labels of the manifest")
+    if (
+        not isinstance(probabilities, list)
+        or len(probabilities) != len(labels)
+        or not all(map(is_number, probabilities))
+    ):
+        raise ValueError(f"'probabilities' must be {len(labels)} numbers, one for each label")
+    return Golden(text, label, tuple(map(float, probabilities)))
+
+
+def _checked_manifest(root: Path) -> Manifest:
+    if not (root / MANIFEST).is_file():
+        raise BundleError(f"{root}: no {MANIFEST}; a bundle is a directory that `reflux export` wrote")
+    manifest = Manifest.from_json((root / MANIFEST).read_bytes(), root / MANIFEST)
+    for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN):
+        if name not in manifest.files:
+            raise BundleError(f"{root / MANIFEST}: 'files' lists no {name}; export the bundle again")
+    inside = root.resolve()
+    for name, expected in manifest.files.items():
+        if not (root / name).is_file():
+            raise BundleError(f"{root / name}: missing; copy the bundle whole or export it again")
+        if not (root / name).resolve().is_relative_to(inside):
+            raise BundleError(f"{root / name}: a link to a file outside the bundle; copy the file itself into it")
+        if file_sha256(root / name) != expected:
+            raise BundleError(f"{root / name}: does not match its hash; copy the bundle again or export it again")
+    if manifest.version != manifest.content_version():
+        raise BundleError(f"{root / MANIFEST}: version {manifest.version} is not that of its content; export again")
+    return manifest
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"{path}: cannot be read ({error}); correct the path or its permissions")
+
+
+def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifest: Manifest) -> Bundle:
+    """Write a bundle at `path`, whole or not at all; one that stands there is replaced.
+
+    `contents` maps a file's name to its bytes or to a file to copy. The manifest's hashes and version are computed
+    here. Raises OSError when the disk does not take it, and BundleError when the manifest would be refused; what stood
+    at `path` is then still there.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # One dot, so that what a killed process leaves is known as a leftover of its stage where `target` is hidden itself.
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name.lstrip('.')}-", dir=target.parent))
+    try:
+        for name, content in contents.items():
+            _write(staging / name, content)
+        files = {name: file_sha256(staging / name) for name in sorted(contents)}
+        values = {item.name: getattr(manifest, item.name) for item in fields(manifest)}
+        sealed = Manifest(**{**values, "files": files})
+        sealed = Manifest(**{**values, "files": files, "version": sealed.content_version()})
+        Manifest.from_json(sealed.to_json(), target / MANIFEST)  # what would be refused is not written
+        _write(staging / MANIFEST, sealed.to_json().encode())
+        staging.chmod(0o755)
+        _replace(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Bundle(target, sealed)
+
+
+def golden_jsonl(rows: list[Golden]) -> bytes:
+    """Golden rows as the bytes of `golden.jsonl`."""
+    return "".join(
+        json.dumps({"text": row.text, "label": row.label, "probabilities": row.probabilities}, ensure_ascii=False)
+        + "\n"
+        for row in rows
+    ).encode()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cpu_features() -> dict[str, Any]:
+    """The architecture of this machine and the vector extensions that decide how int8 kernels compute."""
+    try:
+        line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        flags = set(line.split(":", 1)[1].split())
+    except (OSError, StopIteration):
+        flags = set()
+    watched = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    return {"machine": platform.machine(), "features": [name for name in watched if name in flags]}
+
+
+def _replace(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    aside = staging
+    if not _exchange(staging, target):
+        aside = staging.with_name(f"{staging.name}-old")
+        target.rename(aside)
+        try:
+            staging.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two directories in one step, so that neither name is ever free. False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    paths = (os.fsencode(first), os.fsencode(second))
+    return rename is not None and rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0
+
+
+def _write(path: Path, content: bytes | Path) -> None:
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    else:
+        path.write_bytes(content)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,146 @@
+"""What a bundle knows of its own mistakes: how often it disagrees with its teacher, by confidence.
+
+`Reference` is what serving reads (numpy only); `export.fit_reference` makes it from the validation split, offline. It
+is the baseline that live traffic is compared with, and it sets how often each confidence band is shadowed.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from export.bundle.format import REFERENCE, Bundle, BundleError
+from export.bundle.guard import one_line
+
+Floats = npt.NDArray[np.float64]
+
+_ROUNDING = 1e-6  # a probability of 32 bits may be a little above 1
+_KINDS = {
+    "confidence": "numbers that do not increase",
+    "disagreement": "numbers that increase",
+    "edges": "numbers that do not increase",
+    "share": "shares that do not sum to 1",
+    "rows": "counts below 0, or none above it",
+    "disagreements": "counts below 0, or above those of 'rows'",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Arrays over B confidence bands and J calibration knots, from the validation split.
+
+    `confidence` [J], increasing, and `disagreement` [J], non-increasing, give P(student ≠ teacher) at a top
+    probability by linear interpolation. `edges` [B−1] cut that probability into bands; `share` [B] sums to 1 and is
+    the traffic expected in each, `spread` [B] the standard deviation of disagreement there, `null` [B] an upper bound
+    of the disagreement there that holds while nothing changed. `rows` and `disagreements` [B] are the counts behind.
+    """
+
+    confidence: Floats
+    disagreement: Floats
+    edges: Floats
+    share: Floats
+    spread: Floats
+    null: Floats
+    rows: Floats
+    disagreements: Floats
+
+    @property
+    def bands(self) -> int:
+        """The number of bands."""
+        return len(self.share)
+
+    @property
+    def gap(self) -> float:
+        """The share of validation rows on which student and teacher disagree."""
+        return float(self.disagreements.sum() / self.rows.sum())
+
+    def expected_disagreement(self, top_probability: float) -> float:
+        """P(student ≠ teacher) for an answer with this top probability, in [1e-4, 0.5]."""
+        knots, values = self._curve
+        place = bisect_right(knots, top_probability)
+        if place in (0, len(knots)):
+            return values[min(place, len(knots) - 1)]
+        low, high = knots[place - 1], knots[place]
+        share = (top_probability - low) / (high - low)
+        return values[place - 1] + share * (values[place] - values[place - 1])
+
+    def band(self, expected: float) -> int:
+        """The band, in [0, B), of an expected disagreement."""
+        return bisect_right(self._edges, expected)
+
+    # Lists, for one number at a time: on small arrays numpy spends ten times as long.
+    @cached_property
+    def _curve(self) -> tuple[list[float], list[float]]:
+        return self.confidence.tolist(), self.disagreement.tolist()
+
+    @cached_property
+    def _edges(self) -> list[float]:
+        edges: list[float] = self.edges.tolist()
+        return edges
+
+    @classmethod
+    def open(cls, bundle: Bundle) -> Self:
+        """The reference of a bundle. Raises BundleError when it is not one."""
+        return cls.load(bundle.path / REFERENCE)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read `reference.npz`. Raises BundleError when it is none, or an array is missing or does not fit."""
+        arrays: dict[str, Floats] = {}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                for item in fields(cls):
+                    arrays[item.name] = _numbers(item.name, stored[item.name])
+            reference = cls(**arrays)
+            if problem := reference._problem():
+                raise ValueError(problem)
+        except Exception as error:  # numpy and zipfile raise many classes with no common base
+            raise BundleError(f"{path}: not a reference ({one_line(error)}); export the bundle again") from error
+        return reference
+
+    def _problem(self) -> str | None:
+        """Say which array does not fit, if one does not; see the class for what they hold."""
+        bands = len(self.share)
+        sizes = {
+            "disagreement": len(self.confidence),
+            "edges": bands - 1,
+            **dict.fromkeys(("spread", "null", "rows", "disagreements"), bands),
+        }
+        for name, size in {"share": max(bands, 1), "confidence": max(len(self.confidence), 1), **sizes}.items():
+            if len(getattr(self, name)) != size:
+                return f"{name!r} has {len(getattr(self, name))} numbers, expected {size}"
+        shares = ("confidence", "disagreement", "edges", "share", "spread", "null")
+        if out := [
+            name for name in shares if ((getattr(self, name) < 0) | (getattr(self, name) > 1 + _ROUNDING)).any()
+        ]:
+            return f"{out[0]!r} holds numbers that are not from 0 to 1"
+        checks = {
+            "confidence": bool((np.diff(self.confidence) > 0).all()),
+            "disagreement": bool((np.diff(self.disagreement) <= 0).all()),
+            "edges": bool((np.diff(self.edges) > 0).all()),
+            "share": abs(float(self.share.sum()) - 1) < _ROUNDING,
+            "rows": bool((self.rows >= 0).all() and self.rows.sum() > 0),
+            "disagreements": bool(((self.disagreements >= 0) & (self.disagreements <= self.rows)).all()),
+        }
+        wrong = next((name for name, holds in checks.items() if not holds), None)
+        return None if wrong is None else f"{wrong!r} holds {_KINDS[wrong]}"
+
+    def to_bytes(self) -> bytes:
+        """The reference as the bytes of `reference.npz`."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **{item.name: getattr(self, item.name) for item in fields(self)})
+        return buffer.getvalue()
+
+
+def _numbers(name: str, values: npt.NDArray[np.generic]) -> Floats:
+    """An array of finite numbers in one dimension, as float64. Raises ValueError naming one that is not."""
+    if values.ndim != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ValueError(f"{name!r} must be finite numbers in one dimension, not {values.dtype} {list(values.shape)}")
+    return values.astype(np.float64)

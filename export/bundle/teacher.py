@@ -1,0 +1,80 @@
+"""The teacher kind `bundle`: a classifier that was exported, asked through ONNX Runtime, so without torch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distill.teachers import Account, Answer, TeacherError, label_order
+from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.format import Bundle, BundleError
+from export.bundle.verify import check_longest, refusing
+
+
+class BundleTeacherConfig(BaseModel):
+    """`path` is the bundle's directory; `threads` its intra-op pool; `usd_per_hour` what its machine costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: Literal["bundle"] = "bundle"
+    path: Path
+    threads: int = Field(default=1, ge=1)
+    usd_per_hour: float = Field(default=0.0, ge=0.0)
+
+
+class BundleTeacher:
+    """Answers with an exported classifier, one text a run, off the event loop."""
+
+    config_type: ClassVar[type[BaseModel]] = BundleTeacherConfig
+    batch_size = 16
+    concurrency = 1
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], *, threads: int = 1, usd_per_hour: float = 0.0) -> None:
+        if bundle.manifest.multi_label:
+            raise TeacherError(f"the bundle {bundle.path} is multi-label; a teacher gives each text one label")
+        self.name = f"bundle:{bundle.manifest.name}"
+        self.version = bundle.manifest.version
+        self.labels = tuple(labels)
+        self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
+        with refusing(bundle.path):
+            self._classifier = Classifier.load(bundle, threads=threads)
+            self._classifier.check()
+            check_longest(bundle, self._classifier)
+        self._usd_per_second = usd_per_hour / 3600
+
+    @classmethod
+    def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str], account: Account | None = None) -> Self:
+        """Open the bundle.
+
+        Raises TeacherError when it is none, was changed, is multi-label, has other labels, or does not read what its
+        tokenizer gives, up to `max_tokens`.
+        """
+        try:
+            return cls(Bundle.open(config.path), labels, threads=config.threads, usd_per_hour=config.usd_per_hour)
+        except BundleError as error:
+            raise TeacherError(str(error)) from error
+
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
+        """Answer each text in a worker thread. A text on which the graph fails is answered as `invalid`."""
+        return await asyncio.to_thread(lambda: [self._answer(text) for text in texts])
+
+    async def aclose(self) -> None:
+        """Nothing is held beyond the session, which goes with the object."""
+
+    def _answer(self, text: str) -> Answer:
+        start = time.perf_counter()
+        try:
+            prediction = self._classifier.classify(text)
+        except InferenceError:
+            prediction = None
+        seconds = time.perf_counter() - start
+        cost = seconds * self._usd_per_second
+        if prediction is None:
+            return Answer(None, "local", cost_usd=cost, seconds=seconds, outcome="invalid")
+        probabilities = prediction.probabilities[self._order]
+        return Answer(probabilities, "local", tokens=prediction.tokens, cost_usd=cost, seconds=seconds)

@@ -1,0 +1,126 @@
+"""Smoothing before int8: channels that are large in the activations lend their size to the weights.
+
+Activations are quantised with one scale for all channels, weights with one per output, so a few large channels cost
+all others their precision. Each product X·W becomes (X / s)·(s·W), the same in fp32 (SmoothQuant, Xiao et al. 2023,
+equations 3 and 4). What attention gives is divided where its values are made, at no cost; all else has to be divided by
+an operator of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.graph.activations import Floats, activations
+
+MIGRATION = 0.75
+"""How much of the range moves into the weights (α of the paper, 0 none, 1 all)."""
+
+_PRODUCTS = ("MatMul", "Attention")
+_LEAST = 1e-5
+
+
+def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: Collection[str] = ()) -> Path:
+    """Write a graph that computes the same, ready to be quantised. `rows` are token ids of typical texts.
+
+    `exclude` names the products that stay fp32. A graph without products of activations and weights is left as it is.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(source))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [
+        node
+        for node in model.graph.node
+        if node.op_type in _PRODUCTS and node.input[1] in constants and node.name not in exclude
+    ]
+    users: dict[str, list[Any]] = {}
+    for node in products:
+        users.setdefault(node.input[0], []).append(node)
+    for name, largest in _largest(model, target, list(users), rows).items():
+        weights = {node.input[1]: numpy_helper.to_array(constants[node.input[1]]) for node in users[name]}
+        factor = factors(largest, list(weights.values()))
+        for weight, values in weights.items():
+            constants[weight].CopyFrom(numpy_helper.from_array(values * factor[:, None], weight))
+        projection = _projection(model.graph, name, constants, len(factor)) if len(users[name]) == 1 else []
+        for constant in projection:
+            values = numpy_helper.to_array(constants[constant])
+            constants[constant].CopyFrom(numpy_helper.from_array(values / factor, constant))
+        if not projection:
+            _divide(model.graph, name, factor, users[name])
+    onnx.save(model, str(target))
+    return target
+
+
+def _divide(graph: Any, name: str, factor: Floats, users: list[Any]) -> None:
+    """Have products read an activation divided by a factor for each channel."""
+    from onnx import helper, numpy_helper
+
+    graph.initializer.append(numpy_helper.from_array(1 / factor, f"{name}/factor"))
+    scaled = helper.make_node("Mul", [name, f"{name}/factor"], [f"{name}/smooth"], name=f"{name}/smooth")
+    first = min(place for place, node in enumerate(graph.node) if node in users)
+    for node in users:
+        node.input[0] = f"{name}/smooth"
+    graph.node.insert(first, scaled)
+
+
+def _projection(graph: Any, name: str, constants: Mapping[str, Any], channels: int) -> list[str]:
+    """The bias and the weights that make the values which attention averages to the named activation; else nothing.
+
+    It averages each channel for itself, so that a factor for each may as well be in the values, where nothing else
+    reads them.
+    """
+    made = {output: node for node in graph.node for output in node.output}
+    read = Counter([*(each for node in graph.node for each in node.input), *(value.name for value in graph.output)])
+    found: list[str] = []
+    attended = False
+    while name in made and read[name] == 1:
+        node = made[name]
+        constant = next((each for each in node.input if each in constants and read[each] == 1), None)
+        if node.op_type == "MultiHeadAttention":
+            name, attended = node.input[2], True
+        elif node.op_type == "Gather" or (node.op_type == "Reshape" and _width(node, constants) == channels):
+            name = node.input[0]
+        elif attended and node.op_type == "Add" and constant is not None:
+            found.append(constant)
+            name = next(each for each in node.input if each != constant)
+        elif attended and node.op_type == "MatMul" and constant == node.input[1]:
+            return [*found, constant]
+        else:
+            break
+    return []
+
+
+def _width(node: Any, constants: Mapping[str, Any]) -> int | None:
+    """The last dimension that a Reshape gives, where that is constant."""
+    from onnx import numpy_helper
+
+    shape = constants.get(node.input[1])
+    return None if shape is None else int(numpy_helper.to_array(shape)[-1])
+
+
+def factors(largest: Floats, weights: Sequence[Floats]) -> Floats:
+    """What each of C channels is divided by, float32 [C], with a geometric mean of 1.
+
+    `largest` [C] is the largest magnitude of each channel's activations; `weights` are the matrices [C, outputs] that
+    read them.
+    """
+    reading = np.max([np.abs(matrix).max(axis=1) for matrix in weights], axis=0)
+    logs = MIGRATION * np.log(np.maximum(largest, _LEAST)) - (1 - MIGRATION) * np.log(np.maximum(reading, _LEAST))
+    factor: Floats = np.exp(logs - logs.mean()).astype(np.float32)
+    return factor
+
+
+def _largest(model: Any, scratch: Path, names: list[str], rows: Sequence[Sequence[int]]) -> dict[str, Floats]:
+    """The largest magnitude of each channel of the named activations over all rows; a graph is written to `scratch`."""
+    largest: dict[str, Floats] = {}
+    for seen in activations(model, names, rows, scratch) if names else ():
+        for name, values in seen.items():
+            here = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
+            largest[name] = np.maximum(largest.get(name, here), here)
+    return largest

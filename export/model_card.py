@@ -1,0 +1,67 @@
+"""The model card of a bundle, in Markdown: what it is, whom it learned from, what was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from export.bundle.format import Manifest
+
+
+def card(manifest: Manifest) -> str:
+    """The text of `CARD.md`."""
+    gates = [
+        f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
+        for gate in manifest.gates.values()
+    ]
+    speeds = [f"| {name} | {value:.3f} |" for name, value in manifest.measured["milliseconds_by_variant"].items()]
+    return "\n".join(
+        [
+            f"# {manifest.name}",
+            "",
+            f"A {manifest.role} classifier of the family `{manifest.family}` over {len(manifest.labels)} labels, "
+            f"graph variant `{manifest.variant}` ({manifest.measured['reason']}).",
+            "",
+            *_teacher(manifest.teacher),
+            f"- Agreement with the teacher on {manifest.measured['validation_rows']} validation rows, which also chose "
+            f"the epoch: {manifest.measured['validation_agreement']:.4f}",
+            *_threshold(manifest),
+            f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
+            f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
+            f"- Exported {manifest.created} on {manifest.cpu['machine']} ({', '.join(manifest.cpu['features'])})",
+            "",
+            "| gate | measured | required | passed |",
+            "|---|---|---|---|",
+            *gates,
+            "",
+            f"| variant | ms per text, {manifest.measured['rows']} in a run, one thread |",
+            "|---|---|",
+            *speeds,
+            "",
+            f"Labels: {', '.join(manifest.labels)}",
+            "",
+        ]
+    )
+
+
+def _threshold(manifest: Manifest) -> list[str]:
+    """From what probability a label is given, where there may be several, and what agreement means then."""
+    if not manifest.multi_label:
+        return []
+    return [
+        f"- Multi-label: a text has every label whose probability is at least {manifest.threshold:g}; "
+        "agreement is about its most probable one"
+    ]
+
+
+def _teacher(teacher: Mapping[str, Any]) -> list[str]:
+    """Whom the student learned from, how its answers were calibrated, and what its terms are."""
+    lines = [f"- Teacher: {teacher.get('name', 'unknown')}, version {teacher.get('version', 'unknown')}"]
+    calibration = teacher.get("calibration")
+    if calibration is not None and calibration["method"] == "temperature":
+        lines.append(
+            f"- Its answers were calibrated on gold labels, by a temperature of {calibration['temperature']:.4f}"
+        )
+    elif calibration is not None:
+        lines.append("- Its answers were calibrated on gold labels, by a scale and a bias per label")
+    return lines + [f"- Its terms were acknowledged: {terms['reference']}" for terms in teacher.get("terms", ())]

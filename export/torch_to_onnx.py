@@ -1,0 +1,130 @@
+"""A trained classifier becomes an fp32 ONNX graph, the same for every family.
+
+`input_ids` and `attention_mask` (int64 [batch, tokens]) go in; `logits` [batch, K], `probabilities` (calibrated, the
+softmax is in the graph, or the sigmoid of a multi-label student) and `embedding` [batch, d] come out. Optimum exports
+the families it knows, `torch.onnx` the others; both trace, since a dynamo export needs what optimum-onnx 0.1.0 does not
+support.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import DistillError
+from distill.students.student import Student
+from export.bundle.classifier import INPUTS, OUTPUTS
+from export.bundle.guard import one_line
+from export.graph.quiet import quiet
+
+OPSET = 18
+_BATCH_TOKENS = {0: "batch", 1: "tokens"}
+
+
+class Exporter(Protocol):
+    """Writes a graph."""
+
+    def export(self, graph: Graph, path: Path) -> None:
+        """Write the module as ONNX at `path`."""
+
+
+class Graph(nn.Module):
+    """What is exported: a classifier with its temperature and its softmax, or sigmoids where it is multi-label."""
+
+    def __init__(self, module: nn.Module, temperature: float, *, multi_label: bool = False) -> None:
+        super().__init__()
+        self.module = module
+        self.multi_label = multi_label
+        self.config = getattr(module, "config", None)
+        self.register_buffer("temperature", torch.tensor(temperature))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """The three outputs of every bundle."""
+        logits, embedding = self.module(input_ids, attention_mask)
+        scaled = logits / self.temperature
+        probabilities = torch.sigmoid(scaled) if self.multi_label else torch.softmax(scaled, dim=-1)
+        return {"logits": logits, "probabilities": probabilities, "embedding": embedding}
+
+
+def export_onnx(student: Student, path: Path) -> None:
+    """Write a student's fp32 graph at `path`, with the exporter for its family.
+
+    Raises DistillError when its architecture cannot be exported, and OSError when the disk does not take it.
+    """
+    graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
+    try:
+        exporter_for(graph).export(graph, path)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds: torch and optimum have their own
+        kind = getattr(graph.config, "model_type", student.network.family)
+        raise DistillError(
+            f"a {kind} model cannot be exported as ONNX ({one_line(error)}); use another architecture, such as BERT, "
+            "RoBERTa, GPT-2 or Qwen2"
+        ) from error
+
+
+def exporter_for(graph: Graph) -> Exporter:
+    """Optimum where its exporter knows the encoder's architecture, torch otherwise."""
+    from optimum.exporters.tasks import TasksManager
+
+    import_module("optimum.exporters.onnx.model_configs")  # enters the architectures into the TasksManager
+    known = "onnx" in TasksManager._SUPPORTED_MODEL_TYPE.get(getattr(graph.config, "model_type", None), {})
+    return OptimumExporter() if known else TorchExporter()
+
+
+class OptimumExporter:
+    """Export through optimum, with its patches for transformers' attention."""
+
+    def export(self, graph: Graph, path: Path) -> None:
+        """Write the graph."""
+        from optimum.exporters.onnx import export
+        from optimum.exporters.onnx.config import TextEncoderOnnxConfig
+        from optimum.utils import NormalizedTextConfig
+
+        class ClassifierOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]
+            """Our inputs and outputs, whatever the encoder."""
+
+            NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+            @property
+            def inputs(self) -> dict[str, dict[int, str]]:
+                return dict.fromkeys(INPUTS, _BATCH_TOKENS)
+
+            @property
+            def outputs(self) -> dict[str, dict[int, str]]:
+                return {name: {0: "batch"} for name in OUTPUTS}
+
+        with quiet():
+            export(
+                model=graph,
+                config=ClassifierOnnxConfig(graph.config, task="feature-extraction"),
+                output=path,
+                opset=OPSET,
+                disable_dynamic_axes_fix=True,
+            )
+
+
+class TorchExporter:
+    """Export through torch alone."""
+
+    def export(self, graph: Graph, path: Path) -> None:
+        """Write the graph."""
+        ids = torch.ones(2, 8, dtype=torch.int64)
+        axes: dict[str, Any] = dict.fromkeys(INPUTS, _BATCH_TOKENS)
+        axes.update({name: {0: "batch"} for name in OUTPUTS})
+        with quiet():
+            torch.onnx.export(
+                graph,
+                (ids, torch.ones_like(ids)),
+                str(path),
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )

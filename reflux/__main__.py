@@ -1,0 +1,5 @@
+"""`python -m reflux`: the command."""
+
+from reflux.cli import main
+
+main()

@@ -1,0 +1,286 @@
+"""The command line: one verb per stage, no logic of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from distill.data.preparation import Splits
+    from distill.run import Run
+    from export.run import ExportRun
+
+app = typer.Typer(
+    help="Distil a teacher classifier into a small student, serve it, and know the distillation gap.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]
+Output = Annotated[Path | None, typer.Option(help="Folder of the run; `runs/NAME` where none is given.")]
+MaxUsd = Annotated[
+    float | None,
+    typer.Option("--max-usd", min=0.0, help="The most that the teacher's calls may cost in this run, ever; no limit."),
+]
+
+
+def main() -> None:
+    """Run the command; an error that we foresaw is one message and exit code 1, or 130 for Ctrl-C."""
+    try:
+        app()
+    except Exception as error:
+        if not _foreseen(error):
+            raise
+        interrupted = type(error).__name__ == "StoppedError"
+        mark = Text("" if interrupted else "error: ", style="bold red")
+        Console(stderr=True, soft_wrap=True).print(mark + Text(str(error)))
+        sys.exit(130 if interrupted else 1)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"reflux {version('reflux')}")
+        raise typer.Exit
+
+
+@app.command()
+def check(task: TaskFile, output: Output = None) -> None:
+    """Read, clean and split the data, list its labels, and say whether it will do."""
+    from distill.evaluation.report import data_lines, label_lines
+
+    run = _run(task, output)
+    splits = run.make_data()
+    for line in (*data_lines(splits.report), *label_lines(splits.report)):
+        console.print(line)
+    run.require_models()
+
+
+@app.command()
+def label(
+    task: TaskFile,
+    output: Output = None,
+    max_usd: MaxUsd = None,
+    batch: Annotated[
+        bool,
+        typer.Option("--batch", help="Use the vendor's batch API: at its lower price, and within a day or so."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it will cost and take, and call nothing.")
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Ask from this process, or from workers of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Workers of the Ray cluster.")] = 2,
+) -> None:
+    """Ask the teacher for soft labels; nothing that was answered is asked again."""
+    from distill.labelling.session import Means
+
+    run = _run(task, output)
+    _warn_of_data(run.make_data())
+    if dry_run:
+        for line in run.forecast():
+            console.print(line)
+        return
+    soft = run.make_labels(Means(max_usd, batch, workers if engine == "ray" else 0))
+    console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
+    console.print(run.labelling())
+    _warn(run.doubts_of_labels())
+
+
+@app.command()
+def train(task: TaskFile, output: Output = None) -> None:
+    """Train every student of the task on the soft labels."""
+    run = _run(task, output)
+    for name in run.task.students:
+        console.print(f"{name}: {run.make_student(name)}")
+
+
+@app.command()
+def export(
+    task: Annotated[Path | None, typer.Argument(help="The task file (YAML).")] = None,
+    output: Output = None,
+    verify: Annotated[Path | None, typer.Option(help="Check an existing bundle on this machine instead.")] = None,
+) -> None:
+    """Turn every student into a bundle behind gates, and choose one; or verify a bundle."""
+    if verify is not None:
+        from export.bundle.verify import verify as verify_bundle
+
+        bundle = verify_bundle(verify)
+        console.print(f"{verify}: version {bundle.manifest.version} is whole and answers as it should")
+    elif task is not None:
+        bundle = _export_run(task, output).make_bundles()
+        console.print(f"{bundle.path}: {bundle.manifest.name}, {bundle.manifest.measured['reason']}")
+    else:
+        raise typer.BadParameter("give a task file, or --verify with a bundle")
+
+
+@app.command()
+def evaluate(task: TaskFile, output: Output = None) -> None:
+    """Judge every bundle on the test split: the distillation gap, with intervals."""
+    exported = _export_run(task, output)
+    _print_gap(exported.make_report(), exported.report.path)
+
+
+@app.command()
+def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
+    """All stages, from data to bundle and report, skipping what is up to date."""
+    from distill.labelling.session import Means
+    from export.run import ExportRun
+
+    stages = _run(task, output)
+    _warn_of_data(stages.make_data())
+    stages.require_models()
+    stages.make_labels(Means(max_usd))
+    _warn(stages.doubts_of_labels())
+    for name in stages.task.students:
+        stages.make_student(name)
+    exported = ExportRun(stages)
+    exported.make_bundles()
+    _print_gap(exported.make_report(), exported.report.path)
+    console.print(f"bundle to serve: {exported.chosen.path}")
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle to serve; REFLUX_BUNDLE where none is given.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve a bundle over HTTP. Every other setting comes from the environment (REFLUX_...)."""
+    from service.server.lifecycle import serve as serve_bundle
+    from service.settings import load_settings
+
+    given = {"bundle": bundle, "host": host, "port": port}
+    serve_bundle(load_settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@keys.command("new")
+def make_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the log and the metrics have it.")],
+    rate: Annotated[float | None, typer.Option(help="The most texts a second; no limit.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may administer the service too.")] = False,
+) -> None:
+    """Make an API key, and the line for the file of REFLUX_API_KEYS, which does not hold the key."""
+    from service.auth.keyfile import key_line, new_key
+
+    key = new_key()
+    options = ["admin"] * admin + ([] if rate is None else [f"rate={rate:g}/s"])
+    line = key_line(name, key, ",".join(options))
+    console.print(f"key, shown this once: {key}")
+    console.print(f"line for the file: {line}")
+
+
+@app.command()
+def classify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to ask.")],
+    source: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file of texts.")],
+    target: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file to write, by its ending.")],
+    text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; without, row numbers.")] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(help="Character between the fields of a CSV file, or `tab`; found out where not given."),
+    ] = None,
+) -> None:
+    """Classify a whole file on this machine, without a service. A row without a text gets no label."""
+    from pydantic import ValidationError
+
+    from distill.data.sources import delimiter_found
+    from distill.sections import FileSource
+    from export.bundle.format import Bundle
+    from export.classify import classify_file
+
+    try:
+        given = FileSource(path=source, text=text, id=identifier, delimiter=delimiter)
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--delimiter") from error
+    if (found := delimiter_found(given)) is not None:
+        console.print(found)
+    rows, blank = classify_file(Bundle.open(bundle), given, target)
+    without = f" ({blank} of them blank, without a label)" if blank else ""
+    console.print(f"{rows} texts classified{without}: {target}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    keep: Annotated[bool, typer.Option("--serve", help="Leave the service running until Ctrl-C.")] = False,
+) -> None:
+    """The main job from end to end on the built-in support desk, with no key and no other file."""
+    from reflux.demo import demo as run_demo
+
+    run_demo(output, console, keep=keep)
+
+
+def _run(task: Path, output: Path | None) -> Run:
+    from distill.run import Run
+    from distill.task import load_task
+
+    loaded = load_task(task)
+    return Run(loaded, output or Path("runs") / loaded.name)
+
+
+def _export_run(task: Path, output: Path | None) -> ExportRun:
+    from export.run import ExportRun
+
+    return ExportRun(_run(task, output))
+
+
+def _warn(messages: Iterable[str]) -> None:
+    for message in messages:
+        typer.echo(f"warning: {message}", err=True)
+
+
+def _warn_of_data(splits: Splits) -> None:
+    _warn(finding.message for finding in splits.findings)
+
+
+def _print_gap(gap: dict[str, Any], folder: Path) -> None:
+    from distill.evaluation.report import summary
+
+    header, rows = summary(gap)
+    table = Table(*header, title=f"Distillation gap of {gap['task']}, 95 % intervals")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, soft_wrap=False)
+    for name, student in gap["students"].items():
+        console.print(f"{name}: {student['measured']['reason']}")
+    _warn(gap.get("warnings", ()))
+    console.print(f"{folder}/report.md, {folder}/gap.json")
+
+
+def _foreseen(error: Exception) -> bool:
+    """Whether an error's message was written for the user, or says what a disk or an address refused.
+
+    By name, since importing the classes would load every stage.
+    """
+    named = {
+        "DistillError",
+        "TeacherError",
+        "BundleError",
+        "GateError",
+        "InferenceError",
+        "StartupError",
+        "ShadowError",
+        "OSError",
+    }
+    return any(kind.__name__ in named for kind in type(error).__mro__)

@@ -1,0 +1,127 @@
+"""KServe's V1 protocol, `POST /v1/models/{name}:predict`. It answers labels and probabilities, never bare indices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+from export.bundle.classifier import Prediction
+from service.compat.errors import CODES, KServeErrorBody
+from service.compat.names import served, variant_of
+from service.compat.reply import json_reply
+from service.compat.scores import rounded
+from service.errors import NotReadyError
+from service.http.body import read_json
+from service.http.context import exchange_of
+from service.http.openapi import EXAMPLE, Text, failures, request_body
+from service.inference import dataplane
+from service.settings import Settings
+
+_EXACTLY_ONE: list[JsonValue] = [
+    {"properties": {name: {"type": "array"}}, "required": [name]} for name in ("instances", "inputs")
+]
+
+
+class V1Request(BaseModel):
+    """Texts, as `instances` or as `inputs`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"oneOf": _EXACTLY_ONE})
+
+    instances: Annotated[list[Text], Field(min_length=1)] | None = None
+    inputs: Annotated[list[Text], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.instances is None) == (self.inputs is None):
+            raise PydanticCustomError("exactly_one", "give exactly one of `instances` and `inputs`")
+        return self
+
+
+class V1Prediction(TypedDict):
+    """The answer to one text: the best label, its calibrated probability, and that of each label."""
+
+    label: str
+    score: float
+    probabilities: dict[str, float]
+
+
+class V1Response(TypedDict):
+    """One prediction per text, in order."""
+
+    predictions: list[V1Prediction]
+
+
+class V1Models(TypedDict):
+    """The names of what is served."""
+
+    models: list[str]
+
+
+class V1Model(TypedDict):
+    """A model that is served."""
+
+    name: str
+    ready: bool
+
+
+def create_router(settings: Settings) -> APIRouter:
+    """Make the routes."""
+    router = APIRouter(prefix="/v1/models", tags=["kserve v1"])
+    router.add_api_route(
+        "", models, methods=["GET"], response_model=V1Models, responses=failures(503, shapes=(KServeErrorBody,))
+    )
+    router.add_api_route(
+        "/{name}",
+        model,
+        methods=["GET"],
+        response_model=V1Model,
+        responses=failures(404, 422, 503, shapes=(KServeErrorBody,)),
+    )
+    router.add_api_route(
+        "/{name}:predict",
+        predict,
+        methods=["POST"],
+        response_model=V1Response,
+        responses=failures(404, *CODES, shapes=(KServeErrorBody,)),
+        openapi_extra={"requestBody": request_body(settings, V1Request, example={"instances": [EXAMPLE]})},
+    )
+    return router
+
+
+async def predict(request: Request, name: str) -> Response:
+    """Classify as a KServe predictor does."""
+    exchange = exchange_of(request)
+    variant = variant_of(exchange, name)
+    asked = await read_json(exchange, V1Request)
+    texts, key = (asked.inputs or [], "inputs") if asked.instances is None else (asked.instances, "instances")
+    answer = await dataplane.classify(exchange, texts, name=key, variant=variant)
+    labels = answer.manifest.labels
+    reply: V1Response = {"predictions": [_prediction(labels, prediction) for prediction in answer.predictions]}
+    return json_reply(reply)
+
+
+async def models(request: Request) -> Response:
+    """List what is served."""
+    reply: V1Models = {"models": sorted({manifest.name for manifest in served(exchange_of(request)).values()})}
+    return json_reply(reply)
+
+
+async def model(request: Request, name: str) -> Response:
+    """Tell whether a model is ready."""
+    exchange = exchange_of(request)
+    variant_of(exchange, name)
+    if not exchange.state.ready:
+        raise NotReadyError("not working or stopping")
+    reply: V1Model = {"name": name, "ready": True}
+    return json_reply(reply)
+
+
+def _prediction(labels: tuple[str, ...], prediction: Prediction) -> V1Prediction:
+    scores = rounded(prediction.probabilities)
+    best = prediction.best
+    return {"label": labels[best], "score": scores[best], "probabilities": dict(zip(labels, scores, strict=True))}

@@ -1,0 +1,97 @@
+"""vLLM's classification, at SGLang's path `POST /v1/classify`: `/classify` itself is infinity's by the same key."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from export.bundle.classifier import Prediction
+from service.compat.errors import CODES, OpenAIErrorBody
+from service.compat.infinity import Usage
+from service.compat.names import variant_in_body
+from service.compat.reply import json_reply
+from service.compat.scores import activated, rounded
+from service.compat.texts import Texts
+from service.http.body import read_json
+from service.http.context import exchange_of
+from service.http.openapi import EXAMPLE, failures, request_body
+from service.inference import dataplane
+from service.server.hot import HotRoute
+from service.settings import Settings
+
+
+class VLLMRequest(BaseModel):
+    """A request as vLLM's clients send it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: Texts = Field(description="One text or several.")
+    model: str | None = Field(
+        default=None, description="The bundle's name; absent or `default` for whichever there is."
+    )
+    use_activation: bool | None = Field(default=None, description="`false` answers with logits.")
+    user: str | None = Field(default=None, description="Not used.")
+
+
+class Classified(TypedDict):
+    """The answer to one text; `probs` are in the order of the bundle's labels."""
+
+    index: int
+    label: str
+    probs: list[float]
+    num_classes: int
+
+
+class VLLMResponse(TypedDict):
+    """One item per text, in order."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Classified]
+    usage: Usage
+
+
+def create_router(settings: Settings) -> APIRouter:
+    """Make the route."""
+    router = APIRouter(tags=["vllm"], route_class=HotRoute)
+    router.add_api_route(
+        "/v1/classify",
+        classify,
+        methods=["POST"],
+        response_model=VLLMResponse,
+        responses=failures(404, *CODES, shapes=(OpenAIErrorBody,)),
+        openapi_extra={"requestBody": request_body(settings, VLLMRequest, example={"input": EXAMPLE})},
+    )
+    return router
+
+
+async def classify(request: Request) -> Response:
+    """Classify as vLLM and SGLang do."""
+    exchange = exchange_of(request)
+    asked = await read_json(exchange, VLLMRequest)
+    variant = variant_in_body(exchange, asked.model)
+    answer = await dataplane.classify(exchange, asked.input.root, name="input", variant=variant)
+    raw, labels = asked.use_activation is False, answer.manifest.labels
+    tokens = sum(prediction.tokens for prediction in answer.predictions)
+    reply: VLLMResponse = {
+        "id": f"classify-{exchange.request_id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": answer.manifest.name,
+        "data": [_classified(index, one, labels, raw) for index, one in enumerate(answer.predictions)],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return json_reply(reply)
+
+
+def _classified(index: int, prediction: Prediction, labels: tuple[str, ...], raw: bool) -> Classified:
+    values = activated(prediction, "none" if raw else "softmax")
+    label = labels[int(values.argmax())]
+    return {"index": index, "label": label, "probs": rounded(values), "num_classes": len(labels)}

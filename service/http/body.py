@@ -1,0 +1,93 @@
+"""Reading a JSON body into a model, with a clear error for each way in which it can fail."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
+from service.http.context import Exchange
+from service.settings import Settings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+JSON = b"application/json"
+
+_ITEMS_PER_TEXT = 10
+_ITEMS_BESIDE = 1000
+"""So many strings and commas are enough for any request, whatever its protocol."""
+
+_OPENS = re.compile(rb"\s*:\s*[\[{]")
+_SHOWN_NAME = 64
+
+
+async def read_json(exchange: Exchange, model: type[Model]) -> Model:
+    """Read the body as `model`.
+
+    Raises what `read_body` and `parse` raise.
+    """
+    return parse(await read_body(exchange), model)
+
+
+async def read_body(exchange: Exchange) -> bytes:
+    """Read the body, which must be declared to be JSON, and not too much of it.
+
+    Raises UnsupportedMediaTypeError, TooLargeError, and what `check_items` raises.
+    """
+    declared = exchange.headers.get(b"content-type", b"")
+    if declared != JSON and not _is_json(declared.decode("latin-1")):
+        shown = declared[:64].decode("latin-1")
+        raise UnsupportedMediaTypeError(f"send JSON with `Content-Type: application/json`, not {shown!r}")
+    body = await exchange.body()
+    check_items(body, exchange.state.settings)
+    return body
+
+
+def check_items(body: bytes, settings: Settings) -> None:
+    """Raise InvalidRequestError where JSON has more items than any request needs, before there is an object for each.
+
+    Strings and commas are counted, those in strings left out. A mebibyte of `[1,1,…]` would be half a million errors.
+    """
+    most = _ITEMS_PER_TEXT * settings.max_texts + _ITEMS_BESIDE
+    if len(body) <= most or body.count(b'"') // 2 + body.count(b",") <= most:
+        return
+    left, name = most, "body"
+    parts = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 2 * most)
+    for before, outside in zip([b"", *parts[1::2]], parts[::2], strict=False):
+        if _OPENS.match(outside):
+            name = before[:_SHOWN_NAME].decode(errors="replace")
+        left -= 1 + outside.count(b",")
+        if left < 0:
+            raise InvalidRequestError(
+                f"{name}: more than {most} items; send at most {settings.max_texts} texts per request, and nothing else"
+            )
+
+
+def parse(body: bytes, model: type[Model]) -> Model:
+    """Read JSON as `model`. Raises MalformedBodyError, InvalidRequestError."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_context=False, include_url=False)
+        if found[0]["type"] == "json_invalid":
+            raise MalformedBodyError(f"the body is not JSON in UTF-8: {found[0]['msg']}") from None
+        raise InvalidRequestError.from_errors(found) from None
+
+
+def has_key(body: bytes, key: str) -> bool:
+    """Whether a body is a JSON object with this key; told without parsing where it cannot be."""
+    if f'"{key}"'.encode() not in body:
+        return False
+    try:
+        content = from_json(body)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and key in content
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

@@ -1,0 +1,1 @@
+"""What the process has of the machine: its CPUs, and the priority of its threads."""

@@ -1,0 +1,225 @@
+"""`POST /classify`: one text or several, each answered with its label, its score and how it was read."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from export.bundle.classifier import Prediction
+from export.bundle.format import Manifest
+from service.compat import infinity
+from service.compat.errors import CODES, OpenAIErrorBody
+from service.errors import ErrorBody, InferenceFailedError, InvalidRequestError
+from service.http.body import JSON, check_items, has_key, parse, read_body
+from service.http.context import Exchange, exchange_of
+from service.http.openapi import EXAMPLE, Text, failures, request_body
+from service.inference import dataplane
+from service.inference.dataplane import Answer
+from service.inference.runner import Withdraw
+from service.server.hot import HotRoute, Respond
+from service.settings import Settings
+
+_DIGITS = 6
+_SCORE = f".{_DIGITS}f"
+_MOST_KNOWN = 16
+_EXACTLY_ONE: list[JsonValue] = [
+    {"properties": {"text": {"type": "string"}}, "required": ["text"]},
+    {"properties": {"texts": {"type": "array"}}, "required": ["texts"]},
+]
+
+
+class ClassifyRequest(BaseModel):
+    """What to classify: exactly one of `text` and `texts`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"oneOf": _EXACTLY_ONE})
+
+    text: Text | None = Field(default=None, description="One text.")
+    texts: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="Several texts, answered in their order, all or none."
+    )
+    top_k: int = Field(default=1, ge=1, description="How many labels to list in `top`; more than there are means all.")
+    logits: bool = Field(
+        default=False,
+        description="Answer with the `logits` too, one per label in the order of the bundle's labels, uncalibrated.",
+    )
+    embedding: bool = Field(
+        default=False, description="Answer with the `embedding` too: what the student made of the text before it chose."
+    )
+
+    def all(self) -> list[str]:
+        """Return the texts, be they one or several. Raises InvalidRequestError unless exactly one of the two is given.
+
+        It is looked at here, for a validator in Python costs more than all that pydantic does itself.
+        """
+        if (self.text is None) == (self.texts is None):
+            raise InvalidRequestError("body: give exactly one of `text` and `texts`")
+        return [self.text] if self.text is not None else self.texts or []
+
+
+class Score(BaseModel):
+    """A label and its calibrated probability, rounded to six digits."""
+
+    label: str
+    score: float = Field(ge=0, le=1)
+
+
+class Result(BaseModel):
+    """The answer to one text."""
+
+    label: str = Field(description="The most probable label.")
+    score: float = Field(ge=0, le=1, description="Its calibrated probability, rounded to six digits.")
+    top: list[Score] = Field(description="The `top_k` most probable labels, best first.")
+    labels: list[str] | None = Field(
+        default=None,
+        description="From a multi-label bundle alone: every label from its threshold on, best first, if any.",
+    )
+    tokens: int = Field(ge=0, description="How many tokens the student read.")
+    truncated: bool = Field(description="Whether the text had more.")
+    logits: list[float] | None = Field(
+        default=None,
+        description="Where they were asked for: one per label, in the order of the bundle's labels, uncalibrated.",
+    )
+    embedding: list[float] | None = Field(
+        default=None, description="Where it was asked for: what the student made of the text before it chose."
+    )
+
+
+class ClassifyResponse(BaseModel):
+    """One result per text, in order."""
+
+    request_id: str = Field(description="That of the header `X-Request-ID`, or a new one.")
+    model: str = Field(description="The name of the bundle that answered.")
+    version: str = Field(description="Its version; another may answer otherwise.")
+    results: list[Result]
+
+
+def create_router(settings: Settings) -> APIRouter:
+    """Make the route, documented with the limits that are in force."""
+    router = APIRouter(tags=["classify"], route_class=HotRoute)
+    requests: list[type[BaseModel]] = [ClassifyRequest]
+    response: Any = ClassifyResponse
+    errors = failures(*CODES)
+    if settings.protocols:
+        requests.append(infinity.InfinityRequest)
+        response = ClassifyResponse | infinity.InfinityResponse
+        errors = failures(*CODES, shapes=(ErrorBody, OpenAIErrorBody)) | failures(404, shapes=(OpenAIErrorBody,))
+    router.add_api_route(
+        "/classify",
+        classify,
+        methods=["POST"],
+        response_model=response,
+        responses=errors,
+        openapi_extra={"requestBody": request_body(settings, *requests, example={"text": EXAMPLE})},
+    )
+    (route,) = router.routes
+    assert isinstance(route, HotRoute)
+    route.direct = classify_directly
+    return router
+
+
+async def classify(request: Request) -> Response:
+    """Classify one text or several.
+
+    Each text is answered as if it had come alone. A request is answered whole or not at all.
+    """
+    exchange = exchange_of(request)
+    body = await read_body(exchange)
+    try:
+        asked = parse(body, ClassifyRequest)
+    except InvalidRequestError:
+        if exchange.state.settings.protocols and has_key(body, "input"):
+            return await infinity.classify(exchange, body)
+        raise
+    answer = await dataplane.classify(exchange, asked.all(), name="text" if asked.texts is None else "texts")
+    return Response(_to_json(exchange.request_id, answer, asked), media_type="application/json")
+
+
+def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> Withdraw | None:
+    """Do the same for a body that is well-formed and declared to be JSON; see `hot.Direct`."""
+    if exchange.headers.get(b"content-type") != JSON:
+        return None
+    check_items(body, exchange.state.settings)
+    try:
+        asked = ClassifyRequest.model_validate_json(body)
+    except ValidationError:
+        return None
+
+    def done(outcome: Answer | Exception) -> None:
+        respond(outcome if isinstance(outcome, Exception) else _written(exchange.request_id, outcome, asked))
+
+    return dataplane.submit(exchange, asked.all(), done, name="text" if asked.texts is None else "texts")
+
+
+def _written(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes | Exception:
+    """An answer's JSON, or why there is none."""
+    try:
+        return _to_json(request_id, answer, asked).encode()
+    except Exception as error:
+        return error
+
+
+def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
+    """Write a `ClassifyResponse` by hand: to build its models would take longer than a small student's run.
+
+    There is nothing to escape in the request's id.
+    """
+    fixed = _fixed(answer.manifest)
+    results = ",".join([_result(prediction, fixed.labels, asked, fixed.threshold) for prediction in answer.predictions])
+    return f'{{"request_id":"{request_id}",{fixed.model},"results":[{results}]}}'
+
+
+def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
+    probabilities = prediction.probabilities
+    best = top = f'"label":{labels[prediction.best]},"score":{prediction.score:{_SCORE}}'
+    if asked.top_k > 1:  # stable, so that of equal scores the first label wins, as it does for argmax
+        order = np.argsort(-probabilities, kind="stable")[: asked.top_k].tolist()
+        top = "},{".join(f'"label":{labels[index]},"score":{probabilities[index]:{_SCORE}}' for index in order)
+    several = "" if threshold is None else f',"labels":[{_from(threshold, probabilities, labels)}]'
+    truncated = "true" if prediction.truncated else "false"
+    vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
+        f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
+    )
+    return f'{{{best},"top":[{{{top}}}]{several},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
+
+
+def _from(threshold: float, probabilities: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:
+    """The labels from a threshold on, best first."""
+    order = np.argsort(-probabilities, kind="stable").tolist()
+    return ",".join(labels[index] for index in order if probabilities[index] >= threshold)
+
+
+class _Fixed(NamedTuple):
+    """What the answers of a bundle share, written once."""
+
+    model: str
+    labels: tuple[str, ...]
+    threshold: float | None
+    """From where on a multi-label bundle gives a label."""
+
+
+_known: dict[str, _Fixed] = {}
+
+
+def _fixed(manifest: Manifest) -> _Fixed:
+    """The fixed parts for a bundle, kept by its version: to look them up by all labels would read all labels."""
+    if manifest.version not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[manifest.version] = _Fixed(
+            f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
+            tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
+            manifest.threshold if manifest.multi_label else None,
+        )
+    return _known[manifest.version]
+
+
+def _vector(values: npt.NDArray[np.float32]) -> str:
+    if not np.isfinite(values).all():
+        raise InferenceFailedError("the graph returned values that are not numbers")
+    return json.dumps([round(value, _DIGITS) for value in values.tolist()])

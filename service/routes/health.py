@@ -1,0 +1,61 @@
+"""Probes for Kubernetes and metrics for Prometheus. None depends on a teacher, a database or the queue's length."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from service.errors import NotReadyError
+from service.http.openapi import failures
+from service.state import state_of
+from service.telemetry.metrics import render
+
+router = APIRouter(tags=["health"])
+metrics_router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """A probe that succeeded; one that fails is an error of status 503."""
+
+    status: str = "ok"
+
+
+OK = Health()
+
+
+@router.get("/livez", responses=failures(503))
+async def livez(request: Request) -> Health:
+    """Tell whether this process is worth keeping: its inference threads run and none is stuck."""
+    if not state_of(request).models.alive:
+        raise NotReadyError("the inference threads ended or are stuck; replace this process")
+    return OK
+
+
+@router.get("/readyz", responses=failures(503))
+async def readyz(request: Request) -> Health:
+    """Tell whether to send requests here: loaded, tested, and not about to stop."""
+    state = state_of(request)
+    if not state.ready:
+        raise NotReadyError("stopping" if state.draining else "not loaded or not working")
+    return OK
+
+
+@router.get("/startupz", responses=failures(503))
+async def startupz(request: Request) -> Health:
+    """Tell whether the bundle is loaded, warm and tested."""
+    state_of(request).models.choose()
+    return OK
+
+
+@metrics_router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Return the metrics in the Prometheus text format."""
+    state = state_of(request)
+    models = {model.manifest.version: model.registries for model in state.models}
+    return Response(render(state.metrics.registry, models), headers={"content-type": CONTENT_TYPE_LATEST})

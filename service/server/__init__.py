@@ -1,0 +1,1 @@
+"""Listening for requests, and leaving without losing one."""

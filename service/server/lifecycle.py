@@ -1,0 +1,283 @@
+"""Listening, and leaving without losing a request: `serve` runs the app on uvicorn with an orderly end.
+
+On SIGHUP the bundles are loaded again.
+
+On SIGTERM or SIGINT `/readyz` fails at once while everything is still served, so that load balancers look away
+(`drain_seconds`). Then the listener closes, every answer says `Connection: close`, idle connections get a short grace
+(`idle_grace_seconds`), and what is in flight is finished (`shutdown_seconds`). A second signal cuts this short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from uvicorn.server import HANDLED_SIGNALS
+
+from service.app import create_app, create_monitoring_app
+from service.errors import ReloadingError, StartupError
+from service.process.priority import give_way
+from service.server.fast_path import Plain, Protocol
+from service.server.heads import Heads
+from service.server.middleware import RequestMiddleware
+from service.server.refusals import Refusals
+from service.settings import Settings, variable
+from service.state import State
+from service.telemetry.logging import configure_logging, log_loop_errors
+
+logger = structlog.get_logger(__name__)
+
+_TICK = 0.02
+_CLOSED = -1
+_ACCEPT_AGAIN_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005
+"""So long at most does the event loop wait for a thread that computes in Python."""
+
+_LAST_SECONDS = 1
+"""What a scrape under way may still take at the very end."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises StartupError when the address, the bundle or the shadow do not fit."""
+    configure_logging(settings.log_level)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(bind(settings.host, settings.port))
+        monitoring = None
+        if settings.metrics_port is not None:
+            monitoring = sockets.enter_context(bind(settings.host, settings.metrics_port, "metrics_port"))
+        runner = sockets.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(Server(create_app(settings), settings, monitoring).serve([listener]))
+
+
+def bind(host: str, port: int, setting: str = "port") -> socket.socket:
+    """Bind a TCP socket, not yet listening. Raises StartupError when the address cannot be had, naming the setting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {host}:{port} ({error}); change {variable('host')} or {variable(setting)}"
+        ) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with the end that the module describes.
+
+    It runs the app's lifespan itself, so that an error there reaches the caller. On the socket `monitoring` it serves
+    the probes and the metrics for as long as there is something to see: until every request has ended.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings, monitoring: socket.socket | None = None) -> None:
+        super().__init__(_config(app, settings))
+        self._app = app
+        self._settings = settings
+        self._state: State = app.state.reflux
+        self._monitoring = monitoring
+        edge = app.state.edge
+        plain = isinstance(edge, RequestMiddleware) and edge.plain
+        self._refusals = Refusals(edge) if plain else None
+        self._heads: Heads[Plain] = Heads(settings.max_body_bytes)
+        self._connecting: set[asyncio.Task[Any]] = set()
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_due = False
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, serve on bound sockets until told to stop, and leave in order."""
+        # Whoever hands work to a thread, such as a teacher that runs here, must not make those wait who are served.
+        asyncio.get_running_loop().set_exception_handler(log_loop_errors)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=give_way))
+        with self.capture_signals():
+            async with self._app.router.lifespan_context(self._app), self._monitored():
+                await self._serve(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals on the event loop.
+
+        This begins before the bundle is loaded: for process 1 of a container no default action would end it.
+        """
+        loop = asyncio.get_running_loop()
+        for number in HANDLED_SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        try:
+            yield
+        finally:
+            for number in (*HANDLED_SIGNALS, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    @contextlib.asynccontextmanager
+    async def _monitored(self) -> AsyncIterator[None]:
+        """Serve the other port meanwhile."""
+        if self._monitoring is None:
+            yield
+            return
+        config = _config(create_monitoring_app(self._state), self._settings)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        host, port = self._monitoring.getsockname()[:2]
+        await server.startup([self._monitoring])
+        logger.info("monitoring", host=host, metrics_port=port)
+        try:
+            yield
+        finally:
+            await server.shutdown([self._monitoring])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain at the first signal, cut what is open at the second."""
+        if self._state.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._state.draining = True
+        seconds = self._settings.drain_seconds if self.started else 0.0
+        asyncio.get_running_loop().call_later(seconds, setattr, self, "should_exit", True)
+        logger.info("draining", seconds=seconds)
+
+    def _reload(self) -> None:
+        """Begin to load the bundles again; those that are served go on until others can take over.
+
+        While a reload runs, one more is due after it, however many signals come: nobody is told to try again, and what
+        is being loaded may lie there no more.
+        """
+        self._reload_due = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload_bundles(), name="reload")
+
+    async def _reload_bundles(self) -> None:
+        while self._reload_due:
+            try:
+                await self._state.models.unchanging()
+                self._reload_due = False
+                logger.info("reloaded", **await self._state.models.reload())
+            except ReloadingError:  # a request was faster
+                self._reload_due = True
+            except StartupError as error:
+                logger.error("not reloaded; what was served before is served still", error=str(error))
+            except Exception:  # nobody waits for this task
+                logger.exception("not reloaded; what was served before is served still")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        # What is loaded stays: to search it for garbage again and again would make requests wait. Not even once, for
+        # that takes a tenth of a start, and there is next to none.
+        gc.freeze()
+        gc.enable()
+        await super().startup([])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            listener.listen(self.config.backlog)
+            self._accept_from(listener)
+            host, port = listener.getsockname()[:2]
+            logger.info("listening", host=host, port=port)
+        if self._state.access.notice is not None:
+            logger.warning("open to all", notice=self._state.access.notice)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, answer what was sent, close the connections."""
+        self._announce_close()
+        await self._stop_listening(sockets or [])
+        try:
+            async with asyncio.timeout(self._settings.shutdown_seconds):
+                await self._connections_end()
+        except TimeoutError:
+            cut = sum(
+                isinstance(connection, Protocol) and connection.busy for connection in self.server_state.connections
+            )
+            logger.error("requests cut", requests=cut, after=self._settings.shutdown_seconds)
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+        logger.info("stopped")
+
+    def _accept_from(self, listener: socket.socket) -> None:
+        """Take every connection that waits, whenever one does.
+
+        uvloop takes one for each turn of the event loop, and a turn may have a run of the graph in it.
+        """
+        if listener.fileno() != _CLOSED:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            for connection in _accepted(listener):
+                task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
+        except OSError as error:  # no descriptor is left: the connection goes on waiting, and would be told at once
+            logger.error("cannot accept", error=str(error), again_after=_ACCEPT_AGAIN_SECONDS)
+            loop.remove_reader(listener)
+            loop.call_later(_ACCEPT_AGAIN_SECONDS, self._accept_from, listener)
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in sockets:
+            self._accept(listener)  # closing it resets the connections that the kernel has accepted and we have not
+            loop.remove_reader(listener)
+            listener.close()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state, refusals=self._refusals, heads=self._heads)
+
+    def _announce_close(self) -> None:
+        """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        for connection in self.server_state.connections:
+            if isinstance(connection, Protocol) and connection.cycle is not None:
+                connection.cycle.keep_alive = False
+
+    async def _connections_end(self) -> None:
+        idle_until = time.monotonic() + self._settings.idle_grace_seconds
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            if time.monotonic() >= idle_until:
+                for connection in list(self.server_state.connections):
+                    connection.shutdown()  # closes an idle one, leaves a busy one to end with its answer
+            await asyncio.sleep(_TICK)
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        proxy_headers=False,  # nothing here depends on who the client is
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+
+
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that wait. Raises OSError when one cannot be taken."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except ConnectionAbortedError:  # it has gone meanwhile
+            continue
+        except BlockingIOError:
+            return
+        connection.setblocking(False)
+        yield connection

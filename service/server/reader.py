@@ -1,0 +1,411 @@
+"""uvicorn's HTTP/1.1 protocol with limits: on heads, on time, on the bytes held, on the number of connections.
+
+A client that exceeds a limit gets an error in the service's own shape. The connection then stays open a little longer,
+for to close it while the client is still sending could lose it the answer. Offers of another protocol are ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import MethodNotAllowedError, ServiceError, VersionError, failure
+from service.http.context import Exchange
+from service.server.door import (
+    HEAD_BYTES,
+    HEADERS,
+    LEFT_SECONDS,
+    LINGER_SECONDS,
+    PIPELINED,
+    Door,
+    check_head,
+    head_too_large,
+    no_http,
+)
+from service.server.headers import CLOSE, Headers, written
+from service.server.middleware import REQUEST_ID, RequestMiddleware
+from service.server.upgrades import new_parser, without_offer
+
+OK = 200
+_UNKNOWN = "-"
+_VERSIONS = ("1.1", "1.0")
+_CONNECT = b"CONNECT"
+_GONE: Message = {"type": "http.disconnect"}
+
+
+class Reader(HttpToolsProtocol):
+    """One connection, whose requests all go through the app."""
+
+    cycle: Any
+    """The latest request: a cycle of uvicorn's, or one of a subclass."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.app = self._serve
+        self._door: Door = self.config.app.state.door  # type: ignore[union-attr]
+        self._requests: RequestMiddleware = self.config.app.state.requests  # type: ignore[union-attr]
+        self.url, self.version = b"", ""
+        self._reading = self._in_head = False
+        """Whether a request has begun to arrive and is not complete, and whether its head is not."""
+
+        self._came = self._held = 0
+        """Bytes received of the incomplete request, and what the door counts as held for it."""
+
+        self._failure: ServiceError | None = None
+        """Why no more requests are read. Further bytes are dropped."""
+
+        self._cut: object = None
+        """The scope of the request that failed while the app was reading it."""
+
+        self._ended = False
+        """Whether the last answer of this connection was written."""
+
+        self._waiting_since: float | None = None
+        """When the incomplete request began to arrive, by the event loop's clock."""
+
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends a request that arrives too slowly, and the connection after its last answer. It is not cancelled when
+        a request is complete: a new timer for each request would cost more."""
+
+        self._unread: asyncio.TimerHandle | None = None
+        """Ends the connection of a client that does not read its answers."""
+
+        self._idle_since = self.loop.time()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request if there is room for another connection, else refuse it."""
+        super().connection_made(transport)
+        self._ending = _Transport(transport, self.close)
+        beyond = len(self.connections) - self._door.most_connections
+        if beyond > self._door.most_refused:
+            transport.abort()
+        elif beyond > 0 and not self._make_room():
+            self._fail(self._door.too_many())
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes a piece at a time, so that the limits are checked before more is held."""
+        if len(data) <= HEAD_BYTES:
+            self._read(data)
+        else:
+            for at in range(0, len(data), HEAD_BYTES):
+                self._read(data[at : at + HEAD_BYTES])
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what has come whole, but not for long: the client may still read, or be gone. Else close."""
+        failed = self._failure is not None  # which ends the connection in its turn
+        in_body = self._reading and not self._in_head and not failed
+        if self._ended or in_body or not self.busy:
+            return False
+        self._stop_waiting()
+        self.cycle.keep_alive = self.cycle.keep_alive and failed
+        self._abort_after(LEFT_SECONDS)
+        return True
+
+    def on_message_begin(self) -> None:
+        """Begin to read a request. `begin` makes its scope, where uvicorn's way needs one."""
+        self._reading = self._in_head = True
+        self._came = 0
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. Trailers, behind a body in chunks, are dropped."""
+        if self._in_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and go on to the body. Raises ServiceError when the request is refused."""
+        if self._ended:
+            raise ServiceError("nothing is read behind the last answer")
+        if self._came or len(self.headers) > HEADERS:  # a head in one piece cannot be too long
+            check_head(self.url, self.headers)
+        if len(self.pipeline) >= PIPELINED:
+            raise self._door.too_many_at_once()
+        self.version = self.parser.get_http_version()
+        if self.version not in _VERSIONS:
+            raise VersionError(f"HTTP/{self.version} is not spoken here; ask by HTTP/1.1")
+        if not self.parser.should_upgrade():
+            self._in_head = False
+            self.begin(dict(self.headers))
+        elif self.parser.get_method() == _CONNECT:
+            raise MethodNotAllowedError("this is no proxy, so there is no CONNECT here")
+
+    def begin(self, headers: dict[bytes, bytes]) -> None:
+        """Take a request whose head is complete; uvicorn goes on from there."""
+        url, several, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += several
+        super().on_headers_complete()
+        self.cycle.transport = self._ending
+        if int(headers.get(b"content-length", 0)) > self._door.message_bytes:
+            self.cycle.keep_alive = False  # the body will not be read, so the next request cannot be
+
+    def on_message_complete(self) -> None:
+        """Begin to answer, unless the parser only stopped at an offer of another protocol."""
+        if not self.parser.should_upgrade():
+            self._stop_waiting()
+            self.complete()
+
+    def complete(self) -> None:
+        """Take a request that is complete."""
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read its answers, for a limited time."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._door.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing: the client has read its answers."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timers and release what is held."""
+        self._stop_waiting()
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        self.app, self._ending.close = self.config.loaded_app, self.transport.close  # break cycles
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has begun and has no answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def close(self) -> None:
+        """Close; where the client may still be sending, only after it has had time to read its answer."""
+        if self._ended:
+            return
+        self._ended = True
+        self._release()
+        if self._reading and not self.transport.is_closing():
+            self._came = 0
+            self.flow.resume_reading()
+            self.transport.write_eof()
+            self._abort_after(LINGER_SECONDS)
+        else:
+            self.transport.close()
+            self._abort_after(self._door.seconds)  # if the client does not read
+
+    def on_response_complete(self) -> None:
+        """Turn to the next request, or wait for it."""
+        self._idle_since = self.loop.time()
+        if self._ended:
+            return
+        if self._held and not self._in_head and not self.pipeline:  # answered before its body was complete
+            self._release()
+        if self._failure is not None and not self.pipeline:
+            self._end(self._failure)
+        elif self.pipeline or self.timeout_keep_alive_task is None:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for `timeout_keep_alive` seconds."""
+        self.timeout_keep_alive_task = None
+        if self.busy:  # the answer will start this anew
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._reading:  # the incomplete request has a limit of its own
+            left = self.timeout_keep_alive
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            self.close()
+
+    def write(
+        self, exchange: Exchange, outcome: bytes | Exception, method: str, default_headers: Headers, *, keep_alive: bool
+    ) -> int:
+        """Write an answer, JSON or an error, without uvicorn's cycle, and return its status."""
+        code, more = OK, b""
+        if isinstance(outcome, Exception):
+            known, content = failure(exchange, outcome, method)
+            code, outcome = known.status_code, content.encode()
+            more = b"".join(f"{name}: {value}\r\n".encode() for name, value in known.headers.items())
+        defaults = written(default_headers)
+        closing = b"" if keep_alive or CLOSE in default_headers else b"connection: close\r\n"
+        self.transport.write(
+            b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b%b%b\r\n%b"
+            % (
+                STATUS_LINE[code],
+                len(outcome),
+                REQUEST_ID,
+                exchange.request_id.encode(),
+                more,
+                defaults,
+                closing,
+                outcome,
+            )
+        )
+        return code
+
+    def fail(self, error: ServiceError) -> None:
+        """Make the request whose body is arriving fail with an error, and close after it."""
+        self._cut = self.scope
+        self.cycle.keep_alive = False
+        self.cycle.body.clear()
+        self.cycle.message_event.set()  # `_serve` raises the error
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Keep uvicorn's idle timer, which checks `_idle_since`: a new one for each request would cost more."""
+
+    def _read(self, data: bytes) -> None:
+        """Parse a piece of at most HEAD_BYTES."""
+        if self._failure is not None or self._ended:
+            self._drop(len(data))
+            return
+        try:
+            self._parse(data)
+            if self._reading:
+                self._wait(len(data))
+        except ServiceError as error:
+            self._fail(error)
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # an error raised in a callback
+            self._fail(cause if isinstance(cause, ServiceError) else no_http(data, self.parser.get_method(), error))
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                head = without_offer(self.parser.get_method(), self.url, self.version, self.headers)
+                data = head + data[offer.args[0] :]
+                self.parser = new_parser(self)
+
+    def _wait(self, size: int) -> None:
+        """Count `size` more bytes of an incomplete request. Raises ServiceError when they are too many."""
+        door = self._door
+        self._came += size
+        if self._in_head:
+            if self._came > HEAD_BYTES or len(self.headers) > HEADERS:
+                raise head_too_large()
+        elif self._came > door.message_bytes:
+            raise door.too_long()
+        if self._in_head or self.busy:
+            self._held += door.hold(size)
+        else:  # already answered, so the rest is not kept
+            self._release()
+        if self._waiting_since is None:
+            self._waiting_since = self.loop.time()
+            if self._timer is None:
+                self._timer = self.loop.call_later(door.seconds, self._look)
+
+    def _stop_waiting(self) -> None:
+        self._reading, self._waiting_since = False, None
+        if self._held:
+            self._release()
+
+    def _release(self) -> None:
+        self._door.release(self._held)
+        self._held = 0
+
+    def _look(self) -> None:
+        """Fail a request that arrives too slowly, unless it waits for an earlier one."""
+        self._timer = None
+        if self._waiting_since is None:
+            return
+        if self.pipeline or (self._in_head and self.busy):
+            self._waiting_since = self.loop.time()
+        left = self._waiting_since + self._door.seconds - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look)
+        else:
+            self._fail(self._door.too_slow())
+
+    def _abort_after(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _drop(self, size: int) -> None:
+        """Drop bytes that nobody needs, up to a limit, so that the client can read its answer."""
+        self._came += size
+        if self._came > self._door.linger_bytes:
+            self.transport.abort()
+
+    def _fail(self, error: ServiceError) -> None:
+        """Stop reading; the incomplete request gets the error in its turn, and the connection closes."""
+        if self._ended:
+            return
+        self._failure = error.with_traceback(None)  # its frames hold what was read
+        self._release()
+        if self._in_head or not self._reading:
+            if not self.busy and not self.pipeline:
+                self._end(error)
+        elif self.cycle.response_complete:
+            self.close()
+        else:
+            self.fail(error)
+
+    def _end(self, error: ServiceError) -> None:
+        """Answer a request without a complete head with an error, and close."""
+        exchange = self._requests.exchange(dict(self.headers or ()), gone)
+        exchange.error_body = self._requests.error_shape(self.url.partition(b"?")[0].decode("latin-1")).of
+        code = self.write(exchange, error, _UNKNOWN, self.server_state.default_headers, keep_alive=False)
+        self._requests.record(exchange, _UNKNOWN, None, code)
+        self._reading = True  # the client may go on sending
+        self.close()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app, whose `receive` raises the error when reading its request has failed."""
+
+        async def come() -> Message:
+            message = await receive() if self._cut is not scope else _GONE
+            if self._cut is scope and self._failure is not None:
+                raise self._failure
+            return message
+
+        await self.config.loaded_app(scope, come, send)
+
+    def _make_room(self) -> bool:
+        """Close the connections idle for longest, else fail the slowest requests. Return whether there were any."""
+        others = [one for one in self.connections if isinstance(one, Reader) and one is not self and not one._ended]
+        few = 1 + self._door.most_connections // 64
+        idle = sorted((one for one in others if not (one.busy or one._reading)), key=lambda one: one._idle_since)
+        for one in idle[:few]:
+            one.close()
+        if idle:
+            return True
+        coming = [(one._waiting_since, one) for one in others if one._failure is None]
+        slow = sorted(((since, id(one), one) for since, one in coming if since is not None))[:few]
+        for _, _, one in slow:
+            one._fail(self._door.too_many())
+        return bool(slow)
+
+
+class _Transport:
+    """What uvicorn uses of a transport to answer, with our own `close`."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+async def gone() -> Message:
+    """Report a disconnect: no body comes through ASGI."""
+    return _GONE

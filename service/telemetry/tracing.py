@@ -1,0 +1,124 @@
+"""OpenTelemetry spans: one per request, and one per stage that its texts went through. Never a text.
+
+A request's times are gathered while it is answered, in a `Trace` that needs no library; the spans are made of them
+afterwards. Without `tracing` nothing of this runs, and OpenTelemetry is not even imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from service.errors import StartupError
+from service.settings import variable
+from service.telemetry.metrics import METHODS
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from service.http.context import Exchange
+
+SERVICE = "reflux"
+TRACEPARENT = ("traceparent", "tracestate")
+
+_FLUSH_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of one request."""
+
+    texts: int | None = None
+    version: str | None = None
+    """That of the bundle which answers."""
+
+    stages: dict[tuple[str, float, float], None] = field(default_factory=dict)
+    """Name, begin and end, as times of `time.monotonic()`, in order."""
+
+    def stage(self, name: str, began: float, ended: float) -> None:
+        """Add a stage; texts that went through one together share it."""
+        self.stages[name, began, ended] = None
+
+
+class Tracer:
+    """Makes spans, and hands them to the exporter that the environment's `OTEL_...` variables describe.
+
+    Raises StartupError when the extra is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry import trace
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        except ImportError as error:
+            raise StartupError(
+                f"{variable('tracing')} needs the extra `otel`: `pip install 'reflux[otel]'` ({error.name} is missing)"
+            ) from error
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
+        self._provider: TracerProvider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("reflux")
+        self._propagator = TraceContextTextMapPropagator()
+        self._otel = trace
+
+    def record(self, exchange: Exchange, method: str, route: str | None, code: int) -> None:
+        """Make the spans of a request that has ended now."""
+        gathered = exchange.trace
+        if gathered is None:
+            return
+        since = time.time_ns() - time.monotonic_ns()
+
+        def at(seconds: float) -> int:
+            return since + int(seconds * 1e9)
+
+        known = method if method in METHODS else "_OTHER"
+        span = self._tracer.start_span(
+            f"{known} {route}" if route else known,
+            context=self._propagator.extract(_carrier(exchange.headers)),
+            kind=self._otel.SpanKind.SERVER,
+            attributes=_attributes(exchange, gathered, known, route, code),
+            start_time=at(exchange.began),
+        )
+        if span.is_recording():
+            if code >= 500:
+                span.set_status(self._otel.StatusCode.ERROR)
+            inside = self._otel.set_span_in_context(span)
+            for name, began, ended in gathered.stages:
+                self._tracer.start_span(name, context=inside, start_time=at(began)).end(at(ended))
+        span.end()
+
+    async def close(self) -> None:
+        """Send what is left, for as long as that may take; a collector that is away must not keep the service."""
+        sending = Thread(target=self._provider.shutdown, name="tracing", daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, _FLUSH_SECONDS)
+
+
+def _carrier(headers: dict[bytes, bytes]) -> dict[str, str]:
+    return {name: headers[name.encode()].decode("latin-1") for name in TRACEPARENT if name.encode() in headers}
+
+
+def _attributes(
+    exchange: Exchange, gathered: Trace, method: str, route: str | None, code: int
+) -> dict[str, AttributeValue]:
+    """Names as in OpenTelemetry's conventions for HTTP, and ours under `reflux.`."""
+    attributes: dict[str, AttributeValue | None] = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": code,
+        "error.type": str(code) if code >= 500 else None,
+        "reflux.request_id": exchange.request_id,
+        "reflux.model.version": gathered.version,
+        "reflux.texts": gathered.texts,
+    }
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,0 +1,759 @@
+"""The client reads answers into types, says what went wrong, and asks again when that helps and time is left."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+import threading
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from reflux_client import AsyncClient, Classification, Client, RefluxError, Result, Retry, Score
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+
+RESULT = {"label": "a", "score": 0.9, "top": [{"label": "a", "score": 0.9}], "tokens": 3, "truncated": False, "new": 1}
+ANSWER = {"request_id": "r1", "model": "tiny", "version": "v1", "results": [RESULT], "new": 1}
+READ = Classification("r1", "tiny", "v1", (Result("a", 0.9, (Score("a", 0.9),), 3, False),))
+
+
+def reply(status, **content):
+    """What makes a response, afresh each time."""
+    return lambda: httpx.Response(status, **content)
+
+
+def failing(status, code, message="no", **headers):
+    """A failure as Reflux words it."""
+    return reply(
+        status, headers=headers, json={"error": {"code": code, "message": message, "request_id": f"r{status}"}}
+    )
+
+
+def full(after):
+    return failing(429, "overloaded", **{"retry-after": after})
+
+
+OK = reply(200, json=ANSWER)
+QUICK = Retry(backoff_seconds=0.0)
+
+
+class Service:
+    """Plays back outcomes, the last for good, and keeps what it was asked."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.requests = []
+        self.headers = []
+
+    def __call__(self, request):
+        self.requests.append(request)
+        self.headers.append(request.headers.copy())
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome()
+
+
+def labelled(request):
+    """Answers each text with itself as its label."""
+    results = [RESULT | {"label": text} for text in json.loads(request.content)["texts"]]
+    return httpx.Response(200, json=ANSWER | {"results": results})
+
+
+def refusing(text):
+    """Like `labelled`, except for the batch with this text."""
+
+    def answer(request):
+        if text in json.loads(request.content)["texts"]:
+            return failing(500, "inference_failed")()
+        return labelled(request)
+
+    return answer
+
+
+class Clock:
+    """Time that passes when it is told to, or when someone sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.pauses = []
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    async def asleep(self, seconds):
+        self.sleep(seconds)
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("REFLUX_API_KEY", raising=False)
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def connect(request):
+    """`async with connect(service, **options) as client`, with either client."""
+
+    @asynccontextmanager
+    async def connect(service, *, retry=QUICK, base_url="http://reflux", clock=None, **options):
+        client = request.param(base_url, retry=retry, transport=httpx.MockTransport(service), **options)
+        if clock is not None:
+            client._calls = replace(client._calls, clock=clock)
+            client._sleep = clock.asleep if request.param is AsyncClient else clock.sleep
+        try:
+            yield client
+        finally:
+            await settled(client.aclose() if request.param is AsyncClient else client.close())
+
+    return connect
+
+
+async def settled(value):
+    """What either client answers."""
+    return await value if inspect.isawaitable(value) else value
+
+
+async def following(results):
+    """The next of what either client's classify_many gives."""
+    return await settled(anext(results) if hasattr(results, "__anext__") else next(results))
+
+
+async def listed(results, given=None):
+    """The labels that either client's classify_many gives, also in `given` as they come."""
+    given = [] if given is None else given
+    if hasattr(results, "__aiter__"):
+        async for result in results:
+            given.append(result.label)
+    else:
+        for result in results:
+            given.append(result.label)
+    return given
+
+
+async def ask(connect, service, texts="a", *, clock=None, client=None, **options):
+    async with connect(service, clock=clock, **(client or {})) as connected:
+        return await settled(connected.classify(texts, **options))
+
+
+async def test_an_answer_is_read_and_what_a_newer_service_adds_is_ignored(connect):
+    assert await ask(connect, Service(OK)) == READ
+
+
+async def test_labels_logits_and_embedding_are_read_where_they_are_answered(connect):
+    more = RESULT | {"labels": ["a", "c"], "logits": [2.5, -1], "embedding": [0.5, 0.25]}
+    answer = await ask(connect, Service(reply(200, json=ANSWER | {"results": [more]})))
+    (result,) = answer.results
+    assert (result.labels, result.logits, result.embedding) == (("a", "c"), (2.5, -1), (0.5, 0.25))
+    assert (READ.results[0].labels, READ.results[0].logits, READ.results[0].embedding) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "sent"),
+    [
+        ("a", {}, {"text": "a", "top_k": 1}),
+        (["a"], {"top_k": 3}, {"texts": ["a"], "top_k": 3}),
+        (("a",), {"logits": True}, {"texts": ["a"], "top_k": 1, "logits": True}),
+        ("a", {"embedding": True}, {"text": "a", "top_k": 1, "embedding": True}),
+    ],
+)
+async def test_a_request_says_what_is_wanted_and_no_more(connect, texts, options, sent):
+    service = Service(OK)
+    await ask(connect, service, texts, **options)
+    assert json.loads(service.requests[0].content) == sent
+    assert not {"x-reflux-variant", "x-request-id", "authorization"} & set(service.headers[0])
+
+
+async def test_variant_request_id_and_a_path_before_ours_are_passed_on(connect):
+    service = Service(OK)
+    gateway = {"base_url": "http://gateway/reflux/"}
+    await ask(connect, service, request_id="mine", variant="candidate", client=gateway)
+    assert service.headers[0]["x-request-id"] == "mine"
+    assert service.headers[0]["x-reflux-variant"] == "candidate"
+    assert str(service.requests[0].url) == "http://gateway/reflux/classify"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        full("0"),
+        full("0.001"),
+        reply(503, text="no"),
+        httpx.ConnectError("no"),
+        httpx.ConnectTimeout("no"),
+        httpx.PoolTimeout("no"),
+        httpx.ReadError("no"),
+        httpx.WriteError("no"),
+        httpx.RemoteProtocolError("no"),
+    ],
+)
+async def test_what_may_pass_is_asked_again(connect, outcome):
+    service = Service(outcome, outcome, OK)
+    assert await ask(connect, service) == READ
+    assert len(service.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "status", "request_id", "asked"),
+    [
+        (full("0"), "overloaded", 429, "r429", 3),
+        (httpx.ConnectError("refused"), "unreachable", None, None, 3),
+        (httpx.ReadTimeout("slow"), "timeout", None, None, 1),
+        (httpx.WriteTimeout("slow"), "timeout", None, None, 1),
+        (httpx.UnsupportedProtocol("no http://"), "unreachable", None, None, 1),
+        (httpx.DecodingError("not gzip"), "unexpected_answer", None, None, 1),
+        *((failing(status, "x"), "x", status, f"r{status}", 1) for status in (400, 401, 404, 413, 422, 500, 504)),
+        (failing(504, "deadline", **{"retry-after": "0"}), "deadline", 504, "r504", 1),
+        (reply(502, text="<html>"), "unexpected_answer", 502, None, 1),
+        (reply(200, text="<html>"), "unexpected_answer", 200, None, 1),
+        (reply(200, json={"hello": 1}), "unexpected_answer", 200, None, 1),
+        (reply(200, json=[]), "unexpected_answer", 200, None, 1),
+        (reply(200, json=ANSWER | {"results": [RESULT, RESULT]}), "unexpected_answer", 200, None, 1),
+        (reply(400, json={"error": "no"}), "unexpected_answer", 400, None, 1),
+    ],
+)
+async def test_no_answer_is_one_error_that_says_why(connect, outcome, code, status, request_id, asked):
+    service = Service(outcome)
+    with pytest.raises(RefluxError) as failure:
+        await ask(connect, service)
+    error = failure.value
+    assert (error.code, error.status_code, error.request_id) == (code, status, request_id)
+    assert error.message
+    assert error.texts is None
+    assert len(service.requests) == asked
+
+
+def test_an_error_survives_the_way_from_another_process():
+    error = RefluxError("overloaded", "full", status_code=429, request_id="r1")
+    error.texts = range(2, 4)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), vars(again)) == ("overloaded: full (texts 2 to 3)", vars(error))
+
+
+# Deadlines
+
+
+async def test_each_attempt_tells_the_service_what_is_left_and_the_last_begins_before_the_deadline(connect):
+    clock = Clock()
+
+    def slow():
+        clock.now += 3
+        return full("2.5")()
+
+    service = Service(slow)
+    with pytest.raises(RefluxError, match="overloaded"):
+        await ask(connect, service, clock=clock, client={"timeout": 10, "retry": Retry(attempts=9)})
+    assert [headers["x-request-timeout-ms"] for headers in service.headers] == ["10000", "4500"]
+    assert clock.pauses == [2.5]
+
+
+@pytest.mark.parametrize(("after", "pauses"), [("9.5", [9.5]), ("10", []), ("3600", [])])
+async def test_a_pause_that_the_deadline_does_not_allow_is_not_begun(connect, after, pauses):
+    clock, service = Clock(), Service(full(after), OK)
+    if pauses:
+        assert await ask(connect, service, clock=clock) == READ
+    else:
+        with pytest.raises(RefluxError, match="overloaded"):
+            await ask(connect, service, clock=clock)
+    assert clock.pauses == pauses
+
+
+@pytest.mark.parametrize(("timeout", "sent"), [(2.5, "2500"), (0.0001, "1"), (None, "10000")])
+async def test_a_call_may_have_a_timeout_of_its_own(connect, timeout, sent):
+    service = Service(OK)
+    await ask(connect, service, timeout=timeout, clock=Clock())
+    assert service.headers[0]["x-request-timeout-ms"] == sent
+
+
+async def test_without_time_nothing_is_sent(connect):
+    service = Service(OK)
+    with pytest.raises(RefluxError, match="timeout"):
+        await ask(connect, service, timeout=-0.5)
+    assert service.requests == []
+
+
+async def test_a_pause_that_took_longer_than_it_should_is_followed_by_no_attempt(connect):
+    clock = Clock()
+    clock.sleep = lambda seconds: setattr(clock, "now", 99.0)
+    service = Service(full("1"))
+    with pytest.raises(RefluxError, match="timeout"):
+        await ask(connect, service, clock=clock)
+    assert len(service.requests) == 1
+
+
+async def test_every_wait_of_httpx_is_bounded_by_what_is_left_when_it_begins(connect):
+    clock, seen = Clock(), []
+
+    def look(request):
+        timeouts = request.extensions["timeout"]
+        for now, wait in ((0, "pool"), (1, "connect"), (8.5, "connect"), (9, "write"), (9.5, "read"), (11, "read")):
+            clock.now = now
+            seen.append(timeouts.get(wait))
+        return OK()
+
+    await ask(connect, look, clock=clock, client={"timeout": 10, "connect_timeout": 3})
+    assert seen == [10, 3, 1.5, 1, 0.5, 0.001]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+async def test_a_call_without_end_is_refused(connect, seconds):
+    with pytest.raises(ValueError, match="finite"):
+        await ask(connect, Service(OK), timeout=seconds)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_timeout_is_a_number_of_seconds(client, seconds):
+    with pytest.raises(ValueError, match="seconds"):
+        client("http://reflux", timeout=seconds)
+    with pytest.raises(ValueError, match="seconds"):
+        client("http://reflux", connect_timeout=seconds)
+
+
+# Pauses
+
+NOON = "Wed, 21 Oct 2015 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "600"}, 600.0),
+        ({"retry-after": "Wed, 21 Oct 2015 12:00:07 GMT", "date": NOON}, 7.0),
+        ({"retry-after": "Wed, 21 Oct 2015 11:59:00 GMT", "date": NOON}, 0.0),
+        ({"retry-after": NOON}, 0.0),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_honoured_in_seconds_and_as_a_date(status, headers, pause):
+    assert Retry().pause(1, httpx.Response(status, headers=headers), 1000) == pause
+
+
+def test_a_date_without_a_clock_of_the_server_is_compared_with_ours():
+    response = httpx.Response(429, headers={"retry-after": "Thu, 31 Dec 2399 23:59:59 GMT"})
+    assert Retry().pause(1, response, 10) is None
+    assert Retry().pause(1, response, 1e12) > 1e9
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["", "soon", "-1", "nan", "inf", "1e3", "Wed, 99 Oct 2015 12:00:00 GMT", f"Wed, 21 Oct {9**30} 12:00:00 GMT"],
+)
+def test_a_retry_after_without_sense_is_as_none(after):
+    assert 0.05 <= Retry().pause(1, httpx.Response(429, headers={"retry-after": after, "date": NOON}), 10) <= 0.1
+
+
+def test_without_retry_after_pauses_grow_and_vary():
+    retry = Retry(attempts=10_000)
+    pauses = [retry.pause(attempt, httpx.Response(503), 10) for attempt in (1, 2, 3, 8, 9_999)]
+    for pause, longest in zip(pauses, (0.1, 0.2, 0.4, 5.0, 5.0), strict=True):
+        assert longest / 2 <= pause <= longest
+    assert len({retry.pause(1, httpx.Response(503), 10) for _ in range(9)}) > 1
+
+
+# The key
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "sent"),
+    [
+        ("mine-1234", None, "Bearer mine-1234"),
+        (None, "theirs-1", "Bearer theirs-1"),
+        ("mine-1234", "theirs-1", "Bearer mine-1234"),
+        ("", "theirs-1", None),
+        (None, "", None),
+    ],
+)
+async def test_a_key_is_sent_that_of_the_environment_where_none_is_given(connect, monkeypatch, given, variable, sent):
+    if variable is not None:
+        monkeypatch.setenv("REFLUX_API_KEY", variable)
+    service = Service(OK)
+    await ask(connect, service, client={"api_key": given})
+    assert service.headers[0].get("authorization") == sent
+
+
+async def test_a_header_of_the_callers_own_stands(connect, monkeypatch):
+    monkeypatch.setenv("REFLUX_API_KEY", "theirs-1")
+    service = Service(OK)
+    await ask(connect, service, client={"headers": {"Authorization": "Basic xyz"}})
+    assert service.headers[0]["authorization"] == "Basic xyz"
+
+
+async def test_the_key_is_not_shown(connect):
+    service = Service(failing(401, "unauthorized", "no such key: secret-1234"))
+    async with connect(service, api_key="secret-1234") as client:
+        with pytest.raises(RefluxError, match=r"no such key: \*\*\*") as failure:
+            await settled(client.classify("a"))
+        assert "secret" not in repr(client) + repr(vars(client)) + repr(failure.value) + repr(vars(failure.value))
+
+
+@pytest.mark.parametrize("key", ["secret\n", "sec ret", "sécret"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(client, key, monkeypatch):
+    with pytest.raises(ValueError, match=r"^api_key has characters") as failure:
+        client("http://reflux", api_key=key)
+    assert key.strip() not in str(failure.value)
+    monkeypatch.setenv("REFLUX_API_KEY", key)
+    with pytest.raises(ValueError, match=r"^REFLUX_API_KEY has characters"):
+        client("http://reflux")
+
+
+# Many texts
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7])
+async def test_many_texts_are_answered_in_order_by_full_batches(connect, count):
+    sizes = []
+
+    def answer(request):
+        sizes.append(len(json.loads(request.content)["texts"]))
+        return labelled(request)
+
+    texts = [f"t{index}" for index in range(count)]
+    async with connect(answer) as client:
+        assert await listed(client.classify_many(iter(texts), batch_size=3)) == texts
+    assert sorted(sizes, reverse=True) == [3] * (count // 3) + [count % 3] * (count % 3 > 0)
+
+
+async def test_many_texts_are_asked_about_as_one_is(connect):
+    service = Service(OK)
+    async with connect(service) as client:
+        options = {"top_k": 2, "logits": True, "embedding": True, "variant": "stable"}
+        await listed(client.classify_many(["x"], **options))
+    sent = {"texts": ["x"], "top_k": 2, "logits": True, "embedding": True}
+    assert json.loads(service.requests[0].content) == sent
+    assert service.headers[0]["x-reflux-variant"] == "stable"
+
+
+@pytest.mark.parametrize(("concurrency", "ahead"), [(1, 2), (3, 6)])
+async def test_texts_are_taken_only_as_they_are_needed(connect, concurrency, ahead):
+    taken = []
+
+    def endless():
+        for index in itertools.count():
+            taken.append(index)
+            yield str(index)
+
+    async with connect(labelled) as client:
+        results = client.classify_many(endless(), batch_size=2, concurrency=concurrency)
+        assert taken == []
+        for given in range(20):
+            assert (await following(results)).label == str(given)
+            assert len(taken) <= given + 1 + ahead
+        await settled(results.close() if isinstance(client, Client) else results.aclose())
+
+
+async def test_what_came_before_a_failure_is_given_and_the_failure_says_what_it_is_about(connect):
+    given = []
+    async with connect(refusing("5")) as client:
+        results = client.classify_many(map(str, range(100)), batch_size=2, concurrency=3)
+        with pytest.raises(RefluxError, match=r"inference_failed: no \(texts 4 to 5\)") as failure:
+            await listed(results, given)
+    assert given == ["0", "1", "2", "3"]
+    assert failure.value.texts == range(4, 6)
+    assert failure.value.request_id == "r500"
+
+
+async def test_an_iterable_that_fails_fails_the_whole(connect):
+    def broken():
+        yield "a"
+        raise OSError("disk")
+
+    async with connect(labelled) as client:
+        with pytest.raises(OSError, match="disk"):
+            await listed(client.classify_many(broken(), batch_size=1))
+    assert not running_threads()
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "error"),
+    [
+        ("hello", {}, TypeError),
+        (["a"], {"batch_size": 0}, ValueError),
+        (["a"], {"concurrency": 0}, ValueError),
+    ],
+)
+async def test_what_cannot_be_classified_in_batches_is_refused_at_once(connect, texts, options, error):
+    async with connect(labelled) as client:
+        with pytest.raises(error):
+            client.classify_many(texts, **options)
+
+
+def running_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("reflux")]
+
+
+def test_threads_ask_at_once_and_are_gone_at_the_end():
+    together = threading.Barrier(3, timeout=PATIENCE)
+
+    def meet(request):
+        together.wait()
+        return labelled(request)
+
+    with Client("http://reflux", transport=httpx.MockTransport(meet)) as client:
+        results = client.classify_many(map(str, range(6)), batch_size=1, concurrency=3)
+        assert [result.label for result in results] == list("012345")
+    assert not running_threads()
+
+
+def test_leaving_early_ends_the_pauses_of_threads_and_the_threads():
+    asked = []
+    second = threading.Event()
+
+    def answer(request):
+        asked.append(json.loads(request.content)["texts"])
+        if asked[-1] == ["0"]:
+            second.wait(PATIENCE)
+            return labelled(request)
+        second.set()
+        return full(str(PATIENCE))()
+
+    with Client("http://reflux", transport=httpx.MockTransport(answer), timeout=PATIENCE * 100) as client:
+        results = client.classify_many(map(str, itertools.count()), batch_size=1, concurrency=2)
+        assert next(results).label == "0"
+        results.close()
+    assert sorted(asked) == [["0"], ["1"]]
+    assert not running_threads()
+
+
+async def test_tasks_ask_at_once_of_an_asynchronous_iterable_too():
+    together = asyncio.Barrier(3)
+
+    async def meet(request):
+        async with asyncio.timeout(PATIENCE):
+            await together.wait()
+        return labelled(request)
+
+    async def source():
+        for index in range(7):
+            await asyncio.sleep(0)
+            yield str(index)
+
+    async with AsyncClient("http://reflux", transport=httpx.MockTransport(meet)) as client:
+        results = client.classify_many(source(), batch_size=3, concurrency=3)
+        assert [result.label async for result in results] == list("0123456")
+
+
+async def test_texts_of_an_asynchronous_iterable_are_counted_too():
+    async def source():
+        for index in range(100):
+            yield str(index)
+
+    given = []
+    async with AsyncClient("http://reflux", transport=httpx.MockTransport(refusing("5"))) as client:
+        with pytest.raises(RefluxError) as failure:
+            await listed(client.classify_many(source(), batch_size=2), given)
+    assert (given, failure.value.texts) == (["0", "1", "2", "3"], range(4, 6))
+
+
+async def test_leaving_early_cancels_what_is_in_flight():
+    waiting, cancelled = asyncio.Semaphore(0), []
+
+    async def hang(request):
+        texts = json.loads(request.content)["texts"]
+        if texts == ["0"]:
+            for _ in range(2):
+                await waiting.acquire()
+            return labelled(request)
+        try:
+            waiting.release()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.extend(texts)
+            raise
+
+    before = asyncio.all_tasks()
+    async with AsyncClient("http://reflux", transport=httpx.MockTransport(hang)) as client:
+        async with (
+            asyncio.timeout(PATIENCE),
+            aclosing(client.classify_many(map(str, itertools.count()), batch_size=1, concurrency=3)) as results,
+        ):
+            assert (await anext(results)).label == "0"
+        assert sorted(cancelled) == ["1", "2"]
+        assert asyncio.all_tasks() == before
+
+
+async def test_a_cancelled_caller_leaves_no_task_behind():
+    begun, before = asyncio.Event(), asyncio.all_tasks()
+
+    async def hang(request):
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with AsyncClient("http://reflux", transport=httpx.MockTransport(hang)) as client:
+        task = asyncio.create_task(listed(client.classify_many(map(str, range(9)), batch_size=1)))
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert asyncio.all_tasks() == before
+
+
+# The other routes
+
+
+async def test_model_and_gap_are_what_the_service_says(connect):
+    service = Service(reply(503), reply(200, json={"name": "tiny"}))
+    async with connect(service, base_url="http://gateway/reflux") as client:
+        assert await settled(client.model()) == {"name": "tiny"}
+        assert await settled(client.gap()) == {"name": "tiny"}
+    asked = [(request.method, str(request.url)) for request in service.requests]
+    assert asked == [("GET", f"http://gateway/reflux/{path}") for path in ("model", "model", "gap")]
+
+
+async def test_a_model_that_is_none_is_not_from_reflux(connect):
+    async with connect(Service(reply(200, json=["hello"]))) as client:
+        with pytest.raises(RefluxError, match="unexpected_answer"):
+            await settled(client.model())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ready"),
+    [
+        (reply(200, json={"status": "ok"}), True),
+        (failing(503, "not_ready"), False),
+        (reply(503, text="<html>"), False),
+        (httpx.ConnectError("refused"), False),
+        (httpx.ReadTimeout("slow"), False),
+    ],
+)
+async def test_ready_is_asked_once(connect, outcome, ready):
+    service = Service(outcome)
+    async with connect(service) as client:
+        assert await settled(client.ready()) is ready
+    assert [request.url.path for request in service.requests] == ["/readyz"]
+
+
+@pytest.mark.parametrize("outcome", [reply(404, text="no"), reply(200, text="<html>"), httpx.UnsupportedProtocol("no")])
+async def test_what_can_never_be_ready_is_an_error(connect, outcome):
+    async with connect(Service(outcome)) as client:
+        with pytest.raises(RefluxError):
+            await settled(client.ready())
+
+
+# Real sockets
+
+
+@contextmanager
+def listening(*behaviours):
+    """A server that answers like `labelled`, the first requests as told; gives its address and its connections."""
+    left = list(behaviours)
+    connections = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self):
+            super().setup()
+            connections.append(self.client_address)
+
+        def do_POST(self):
+            content = self.rfile.read(int(self.headers["content-length"]))
+            if left and left.pop(0) == "break off":
+                self.close_connection = True
+                return
+            body = labelled(httpx.Request("POST", "http://reflux", content=content)).content
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", connections
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("limits", "made"), [({}, 1), ({"limits": httpx.Limits(max_keepalive_connections=0)}, 3)])
+def test_connections_are_kept_unless_limits_say_otherwise(limits, made):
+    with listening() as (url, connections), Client(url, timeout=PATIENCE, **limits) as client:
+        for _ in range(3):
+            assert client.classify(["a"]).results[0].label == "a"
+        assert len(connections) == made
+
+
+async def test_a_connection_that_breaks_is_asked_again_on_another():
+    with listening("break off") as (url, connections):
+        async with AsyncClient(url, timeout=PATIENCE, retry=QUICK) as client:
+            assert (await client.classify(["a"])).results[0].label == "a"
+        assert len(connections) == 2
+
+
+def test_a_service_that_never_answers_costs_the_timeout():
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as silent:  # it listens, and accepts nothing
+        with Client(f"http://127.0.0.1:{silent.server_port}", timeout=0.05) as client:
+            with pytest.raises(RefluxError, match="timeout"):
+                client.classify("a")
+
+
+# What it needs
+
+ALONE = """
+import asyncio, sys
+
+with_httpx = {"httpx", "httpcore", "h11", "anyio", "idna", "certifi", "typing_extensions", "exceptiongroup"}
+allowed = sys.stdlib_module_names | with_httpx | {"reflux_client"}
+
+class Missing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing)
+for module in ("pydantic", "numpy", "export", "service"):
+    try:
+        __import__(module)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{module} is not missing")
+
+import httpx
+from reflux_client import AsyncClient, Client, RefluxError
+
+def refuse(request):
+    return httpx.Response(401, json={"error": {"code": "unauthorized", "message": "no", "request_id": "r"}})
+
+try:
+    Client("http://127.0.0.1:1", transport=httpx.MockTransport(refuse)).classify("a")
+except RefluxError as error:
+    print(error.code)
+
+async def asked():
+    async with AsyncClient("http://127.0.0.1:1", timeout=1) as client:
+        print(await client.ready())
+
+asyncio.run(asked())
+"""
+
+
+def test_it_needs_httpx_alone():
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT / "client", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "unauthorized\nFalse\n"), done.stderr

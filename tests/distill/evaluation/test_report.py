@@ -1,0 +1,217 @@
+"""The report says what `gap.json` says, for people, with every number in its interval."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.evaluation.gap import compare
+from distill.evaluation.report import data_lines, label_lines, markdown, number, percent, summary, write_report
+
+LABELS = ("billing", "shipping", "account")
+
+
+@pytest.fixture
+def gap() -> dict[str, Any]:
+    """A `gap.json` of two students, read back."""
+    generator = np.random.default_rng(0)
+    teacher = generator.dirichlet(np.ones(3), size=50)
+    gold = teacher.argmax(1)
+    students = {
+        name: {
+            "gap": compare(teacher, generator.dirichlet(np.ones(3), size=50), LABELS, gold).as_dict(),
+            "variant": variant,
+            "measured": {"milliseconds": milliseconds, "bytes": 3 * 2**20, "reason": f"{variant} was fastest"},
+            "usd_per_1000": 0.000012,
+        }
+        for name, variant, milliseconds in (("small", "int8", 1.25), ("large", "fp32", 4.0))
+    }
+    return json.loads(
+        json.dumps(
+            {
+                "task": "desk",
+                "created": "2026-01-02T03:04:05+00:00",
+                "teacher": {
+                    "name": "local:big",
+                    "version": "abc",
+                    "milliseconds": None,
+                    "usd_per_1000": 0.5,
+                    "labelled": {"rows": 940, "refused": 2, "invalid": 1},
+                    "calibration": None,
+                    "self_agreement": None,
+                    "terms": [],
+                },
+                "students": students,
+                "chosen": "small",
+                "budget": {"latency_ms": 3.0},
+                "data": {
+                    "rows": {"train": 800, "validation": 90, "test": 50},
+                    "cleaning": {
+                        "rows": 1000,
+                        "kept": 890,
+                        "exact": 60,
+                        "near": 30,
+                        "leaked": {"validation": 11, "test": 9},
+                        "conflicting": 4,
+                    },
+                    "counts": {
+                        "": {"train": 5, "validation": 0, "test": 0},
+                        "a": {"train": 3, "validation": 2, "test": 1},
+                        "b\xa0c": {"train": 0, "validation": 0, "test": 0},
+                    },
+                    "delimiters": ["train.csv: read with the delimiter ';'"],
+                    "findings": [{"level": "warning", "message": "train: 800 rows"}],
+                },
+            }
+        )
+    )
+
+
+def test_shares_are_percentages_with_their_interval():
+    assert percent({"value": 0.9512, "lower": 0.9, "upper": 1.0}) == "95.1 % [90.0, 100.0]"
+    assert percent(None) == "–"
+    assert number({"value": 0.12345, "lower": 0.1, "upper": 0.2}) == "0.123 [0.100, 0.200]"
+
+
+def test_the_summary_has_a_column_for_the_teacher_and_for_each_student(gap):
+    header, rows = summary(gap)
+    assert header == ["", "teacher", "small", "large"]
+    assert all(len(row) == 4 for row in rows)
+    table = {row[0]: row[1:] for row in rows}
+    assert table["accuracy"][0].startswith("100.0 % [")
+    assert table["agreement with teacher"][1] == percent(gap["students"]["small"]["gap"]["agreement"])
+    assert table["ms per text"] == ["not known", "1.25", "4.00"]
+    assert table["$ per 1,000 texts"] == ["0.500000", "0.000012", "0.000012"]
+    assert table["graph"] == ["", "int8", "fp32"]
+    assert table["MiB"] == ["", "3.0", "3.0"]
+
+
+def test_without_gold_labels_there_is_a_dash(gap):
+    for student in gap["students"].values():
+        student["gap"] |= dict.fromkeys(("teacher_accuracy", "student_accuracy", "retention", "loss"))
+    table = {row[0]: row[1:] for row in summary(gap)[1]}
+    assert table["accuracy"] == ["–", "–", "–"]
+    assert table["retention"] == ["", "–", "–"]
+
+
+def test_the_account_of_the_data_loses_no_row(gap):
+    account, delimiter, finding = data_lines(gap["data"])
+    for part in ("800 rows to train", "90 to choose", "50 to judge", "1000 rows in the pool", "60 exact and 30 near"):
+        assert part in account
+    assert "11 that stand in validation, 9 that stand in test" in account
+    assert "4 texts had more than one gold label" in account
+    assert delimiter == "- train.csv: read with the delimiter ';'"
+    assert finding == "- warning: train: 800 rows"
+
+
+def test_every_label_is_listed_with_its_rows(gap):
+    assert label_lines(gap["data"]) == [
+        "- no label: 5 rows (5 train, 0 validation, 0 test)",
+        "- label a: 6 rows (3 train, 2 validation, 1 test)",
+        "- label 'b\\xa0c': 0 rows (0 train, 0 validation, 0 test)",
+    ]
+
+
+def test_the_text_names_teacher_choice_and_reasons(gap):
+    text = markdown(gap)
+    assert text.startswith("# Distillation gap: desk\n")
+    assert "Teacher: local:big (version abc)" in text
+    assert "**small**" in text
+    assert "- large: fp32 was fastest" in text
+    assert "## small by label" in text
+    assert "## large by label" in text
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "lower": value - 0.05, "upper": value + 0.05}
+
+
+def section(gap: dict[str, Any]) -> str:
+    return markdown(gap).split("## The teacher\n")[1].split("## ")[0]
+
+
+def test_warnings_come_before_every_number(gap):
+    assert "Warning" not in markdown(gap)
+    gap["warnings"] = ["the teacher says 'billing' for each of 50 texts"]
+    text = markdown(gap)
+    assert text.index("**Warning:** the teacher says 'billing' for each of 50 texts.") < text.index("95 % intervals")
+
+
+def test_the_rows_that_the_teacher_did_not_label_are_counted(gap):
+    text = section(gap).strip()
+    assert text.startswith("It labelled 940 texts, refused 2, and answered 1 with no label;")
+    assert "\n" not in text  # there is nothing else to say
+
+
+@pytest.mark.parametrize(
+    ("scaling", "how"),
+    [
+        ({"method": "temperature", "temperature": 1.84321}, "a temperature of 1.843 (asked for)"),
+        ({"method": "vector", "scale": [1, 1, 1], "bias": [0, 0, 0]}, "a scale and a bias per label (asked for)"),
+    ],
+)
+def test_calibration_is_shown_before_and_after(gap, scaling, how):
+    gap["teacher"]["calibration"] = {
+        "scaling": scaling,
+        "reason": "asked for",
+        "rows": 480,
+        **{
+            name: {"before": interval(before), "after": interval(after)}
+            for name, before, after in (
+                ("log_loss", 0.9, 0.6),
+                ("calibration_error", 0.14, 0.06),
+                ("accuracy", 0.8, 0.81),
+            )
+        },
+    }
+    text = section(gap)
+    assert f"calibrated by {how}, fitted on 480 gold rows" in text
+    assert "log-loss is 0.600 [0.550, 0.650] instead of 0.900" in text
+    assert "calibration error 0.060 [0.010, 0.110] instead of 0.140" in text
+    assert "accuracy 81.0 % [76.0, 86.0] instead of 80.0 %" in text
+
+
+def test_self_agreement_is_shown_with_the_ceiling_that_follows(gap):
+    gap["teacher"]["self_agreement"] = {
+        "rows": 200,
+        "agreement": interval(0.9),
+        "variation": interval(0.07),
+        "ceiling": interval(0.95),
+        "by_construction": False,
+    }
+    text = section(gap)
+    assert "The teacher agrees with itself on 90.0 % [85.0, 95.0] of 200 texts" in text
+    assert "total variation of 0.070" in text
+    assert "on more than 95.0 % [90.0, 100.0]" in text
+    gap["teacher"]["self_agreement"]["by_construction"] = True
+    assert "agrees with itself on every text, by construction" in section(gap)
+
+
+def test_terms_are_shown(gap):
+    gap["teacher"]["terms"] = [{"acknowledged": True, "reference": "https://example.org/terms"}]
+    assert "Its terms were acknowledged: https://example.org/terms" in section(gap)
+
+
+def test_the_labels_that_are_followed_least_come_first(gap):
+    section = markdown(gap).split("## small by label")[1].split("## ")[0]
+    shown = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][2:]
+    recalls = {row["label"]: row["recall"]["value"] for row in gap["students"]["small"]["gap"]["classes"]}
+    assert shown == sorted(recalls, key=lambda label: recalls[label])
+
+
+def test_tables_are_rectangular(gap):
+    tables = [line for line in markdown(gap).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in tables} == {5, 6}  # four columns in the summary, five by label
+
+
+@pytest.mark.parametrize("limit", [3.0, None])
+def test_the_report_and_its_figures_are_written(gap, tmp_path, limit):
+    gap["budget"]["latency_ms"] = limit
+    write_report(gap, tmp_path)
+    assert (tmp_path / "report.md").read_text() == markdown(gap)
+    for name in ("reliability.png", "frontier.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in markdown(gap)

@@ -1,0 +1,217 @@
+"""Calls over real sockets: what a server asks for is obeyed by all who call, and keys stay where they belong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.teachers.account import NoAccount
+from distill.teachers.api.client import Api, ApiConfig, Request
+from distill.teachers.api.http import failure_of, is_local
+from distill.teachers.api.pricing import Price, Usage
+from distill.teachers.api.rate_limit import asked_in_words, retry_after
+from distill.teachers.base import TeacherError
+
+KEY = "sk-secret-0123456789"
+NOW = datetime(2026, 11, 24, 8, tzinfo=UTC)
+
+
+class Server:
+    """Answers 429 with some headers first, then 200; or always with one reply that repeats the key it was sent."""
+
+    def __init__(self, refusals: list[dict[str, str]] = [], status: int = 200) -> None:  # noqa: B006
+        self.refusals = list(refusals)
+        self.status = status
+        self.refused_at = 0.0
+        self.asked: list[tuple[float, str, dict[str, str]]] = []
+        self.refused = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        sent = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.asked.append((time.monotonic(), f"{scope['path']}?{scope['query_string'].decode()}", sent))
+        headers: Mapping[str, str] = self.refusals.pop(0) if self.refusals else {}
+        status = 429 if headers else self.status
+        if headers:
+            self.refused_at = time.monotonic()
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        said = {"error": {"message": f"no good: {sent.get('authorization')} {sent.get('api-key')}"}}
+        await send({"type": "http.response.body", "body": json.dumps(said).encode()})
+        self.refused.set()
+
+
+def api(base_url: str, **settings: Any) -> Api:
+    config = ApiConfig(
+        **{"base_url": base_url, "model": "m", "key_env": "K", "usd_per_million": Price(input=1, output=1)} | settings
+    )
+    key = config.key()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return Api(config, NoAccount(), who="it", headers=headers, usage=lambda _: Usage(input=1))
+
+
+async def ask(made: Api, text: str = "hi") -> None:
+    await made.call(Request("/chat", {"text": text}, max_output=1), lambda response: None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "300"}, 0.3),
+        ({"retry-after": "0.3"}, 0.3),
+        ({"retry-after": "1"}, 1.0),
+        ({"date": format_datetime(NOW, usegmt=True), "retry-after": format_datetime(NOW + timedelta(seconds=1))}, 1.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "300ms"}, 0.3),
+    ],
+)
+async def test_what_a_429_asks_for_holds_everybody_back(serve: Callable[[Any], str], headers, seconds) -> None:
+    server = Server([headers])
+    made = api(serve(server))
+    refused = asyncio.create_task(ask(made, "refused"))
+    await server.refused.wait()
+    while len(server.asked) == 1 and not made._pace._delay(1.0):  # until the client has read it
+        await asyncio.sleep(0)
+    await asyncio.gather(refused, ask(made, "another"), ask(made, "a third"))
+    await made.aclose()
+    assert len(server.asked) == 4
+    assert min(moment for moment, *_ in server.asked[1:]) >= server.refused_at + seconds - 0.01
+
+
+async def test_a_base_url_may_have_a_query_and_a_header_the_key(serve: Callable[[Any], str], monkeypatch) -> None:
+    monkeypatch.setenv("AZURE_KEY", f" {KEY}\n")
+    server = Server()
+    root = serve(server)
+    azure = {"headers": {"api-key": "$AZURE_KEY", "x-team": "costs $$5"}}
+    made = api(f"{root}/openai/deployments/d?api-version=2024-10-21", **azure)
+    other = api(f"{root}/openai/deployments/d?api-version=2025-04-01", **azure)
+    await ask(made)
+    await made.aclose()
+    await other.aclose()
+    (_, url, sent) = server.asked[0]
+    assert url == "/openai/deployments/d/chat?api-version=2024-10-21"
+    assert (sent["api-key"], sent["x-team"]) == (KEY, "costs $5")
+    assert "authorization" not in sent
+    request = Request("/chat", {}, max_output=1)
+    assert made.key(request) != other.key(request)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 500])
+@pytest.mark.parametrize("settings", [{}, {"key_env": "NONE", "headers": {"api-key": "$K"}}, {"key_file": "key"}])
+async def test_a_key_is_in_no_error_version_or_repr(
+    serve: Callable[[Any], str], monkeypatch, tmp_path: Path, caplog, status: int, settings: dict[str, Any]
+) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    if "key_file" in settings:
+        settings = {"key_file": tmp_path / "key"}
+    else:
+        monkeypatch.setenv("K", KEY)
+    caplog.set_level("DEBUG")
+    server = Server(status=status)
+    made = api(serve(server), attempts=1, **settings)
+    with pytest.raises(TeacherError, match=r"\*\*\*") as failure:
+        await ask(made)
+    await made.aclose()
+    assert KEY in str(server.asked[0][2])  # it was sent, and the server repeats it
+    told = [str(failure.value), repr(failure.value), failure.value.said, repr(made.config), repr(made.__dict__)]
+    assert not any(KEY in one for one in [*told, json.dumps(made.config.answering())])
+    assert KEY not in "".join(record.getMessage() for record in caplog.records if record.name != "httpcore.http11")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"headers": {"api-key": "$NOT_SET"}}, "api-key names a variable that is not set"),
+        ({"headers": {"api-key": "sk-1"}}, "api-key holds a key"),
+        ({"headers": {"x-team": "5$"}}, r"\$ is followed by no variable"),
+        ({"key_file": "/nowhere/key"}, "key_file: the file cannot be read"),
+    ],
+)
+def test_a_key_that_cannot_be_had_is_said(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(TeacherError, match=said):
+        api("http://localhost:1", **settings)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY}\u2026", f"\x1b{KEY}"])
+def test_a_key_that_no_header_takes_is_refused_without_telling_it(monkeypatch, key: str) -> None:
+    monkeypatch.setenv("K", key)
+    with pytest.raises(TeacherError, match="the variable that key_env names") as failure:
+        api("http://localhost:1")
+    assert KEY not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, 30.0),
+        ({"retry-after": "3600"}, 3600.0),
+        ({"retry-after": "86400"}, 86400.0),
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after": "1970-01-01T00:03:00Z"}, 120.0),
+        ({"llm_provider-retry-after": "90"}, 90.0),
+        ({"llm_provider-retry-after-ms": "90000", "llm_provider-retry-after": "9"}, 90.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:30 GMT"}, None),
+        ({"retry-after": "Thu, 32 Foo 1970 00:00:30 GMT"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, now=60.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Quota exceeded for metric: requests, limit: 15\nPlease retry in 36.25s.", 36.25),
+        ("Rate limit reached on tokens per day. Please try again in 7m12s. Visit the console", 432.0),
+        ("Please retry after 60 seconds. To increase your limit", 60.0),
+        ("Please try again in 250ms.", 0.25),
+        ("please retry in 1 minute, 5 seconds", 65.0),
+        ("try again in 2 hours", 7200.0),
+        ("Please try again later", None),
+        ("retry after 12", None),
+        ("limit: 15s", None),
+        ("", None),
+    ],
+)
+def test_how_long_an_error_says_to_wait_in_words(said: str, seconds: float | None) -> None:
+    assert asked_in_words(said) == seconds
+
+
+def test_a_quota_that_comes_back_is_waited_for_and_no_empty_account() -> None:
+    quota = "You exceeded your current quota, please check your plan and billing details."
+    again = failure_of(429, [{"error": {"code": 429, "message": f"{quota}\nPlease retry in 36s."}}], quota, "it")
+    assert again.retryable
+    assert again.wait == 36.0
+    empty = failure_of(429, {"error": {"message": quota}}, quota, "it")
+    assert not empty.retryable
+    assert "no money left" in str(empty)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://vllm:8000/v1", True),
+        ("http://10.1.2.3/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("https://8.8.8.8/v1", False),
+    ],
+)
+def test_ones_own_servers_are_told_from_services(url: str, local: bool) -> None:
+    assert is_local(url) is local

@@ -1,0 +1,149 @@
+"""The device that was asked for is the device that is used, or there is an error that says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnxruntime
+import pytest
+
+from export.bundle.classifier import Classifier, create_session, has_gpu
+from export.bundle.format import FP16, FUSED, INT8, MODEL, PLAIN, BundleError
+from export.bundle.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
+
+CPU_BUILD = ["AzureExecutionProvider", CPU]
+GPU_BUILD = [TENSORRT, CUDA, CPU]
+
+
+def names(device, available, max_tokens=128):
+    return [name for name, _ in providers(device, available, max_tokens=max_tokens)]
+
+
+def options(device, available=GPU_BUILD, max_tokens=128):
+    return providers(device, available, max_tokens=max_tokens)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "available", "expected"),
+    [
+        ("auto", CPU_BUILD, [CPU]),
+        ("auto", GPU_BUILD, [CUDA, CPU]),
+        ("cpu", CPU_BUILD, [CPU]),
+        ("cpu", GPU_BUILD, [CPU]),
+        ("cuda", GPU_BUILD, [CUDA, CPU]),
+        ("tensorrt", GPU_BUILD, [TENSORRT, CUDA, CPU]),
+    ],
+)
+def test_a_device_gets_its_providers_best_first(kind, available, expected):
+    assert names(Device(kind), available) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "available", "missing"),
+    [("cuda", CPU_BUILD, CUDA), ("tensorrt", CPU_BUILD, TENSORRT), ("tensorrt", [CUDA, CPU], TENSORRT)],
+)
+def test_a_device_that_this_build_lacks_is_an_error_with_the_remedy(kind, available, missing):
+    with pytest.raises(BundleError, match=rf"device {kind}: this build .* has no {missing}.*reflux\[gpu\]"):
+        names(Device(kind), available)
+
+
+def test_the_gpu_is_the_one_that_was_asked_for():
+    for name, chosen in providers(Device("tensorrt", index=3), GPU_BUILD, max_tokens=128)[:2]:
+        assert chosen["device_id"] == "3", name
+
+
+def test_fp32_is_fp32_on_cuda_too():
+    assert options(Device("cuda"))["use_tf32"] == "0"
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_tensorrt_computes_in_16_bits_only_where_it_may(fp16):
+    assert options(Device("tensorrt", fp16=fp16))["trt_fp16_enable"] == str(int(fp16))
+
+
+@pytest.mark.parametrize(("max_tokens", "typical"), [(128, 64), (32, 32)])
+def test_one_profile_covers_every_bucket(max_tokens, typical):
+    given = options(Device("tensorrt"), max_tokens=max_tokens)
+    assert {name: given[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")} == {
+        "min": "input_ids:1x1,attention_mask:1x1",
+        "opt": f"input_ids:32x{typical},attention_mask:32x{typical}",
+        "max": f"input_ids:256x{max_tokens},attention_mask:256x{max_tokens}",
+    }
+
+
+def test_engines_are_kept_only_where_there_is_a_cache(tmp_path):
+    assert not [name for name in options(Device("tensorrt")) if "cache" in name]
+    assert {name: value for name, value in options(Device("tensorrt", cache=tmp_path)).items() if "cache" in name} == {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(tmp_path),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(tmp_path),
+    }
+
+
+def test_each_bundle_has_a_cache_of_its_own(tiny_bundle, tmp_path):
+    plain = dataclasses.replace(tiny_bundle.manifest, variant=PLAIN)
+    other = dataclasses.replace(plain, version="another")
+    device = Device("tensorrt", cache=tmp_path)
+    assert {device.for_bundle(manifest).cache for manifest in (plain, other)} == {
+        tmp_path / plain.version,
+        tmp_path / "another",
+    }
+
+
+@pytest.mark.parametrize("variant", [FUSED, INT8, FP16])
+def test_tensorrt_refuses_a_graph_with_operators_that_it_does_not_know(tiny_bundle, variant):
+    manifest = dataclasses.replace(tiny_bundle.manifest, variant=variant)
+    with pytest.raises(BundleError, match=f"this bundle's is `{variant}`; export it with `variant: plain`"):
+        Device("tensorrt").for_bundle(manifest)
+    assert Device("cuda").for_bundle(manifest) == Device("cuda")
+
+
+def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(tiny_bundle, monkeypatch, recwarn):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_BUILD)
+    for device in (AUTO, Device("cuda")):
+        with pytest.raises(BundleError, match=rf"{tiny_bundle.path / MODEL}: .*{CUDA}; see that a GPU.*device cpu"):
+            create_session(tiny_bundle.path / MODEL, device=device)
+    assert create_session(tiny_bundle.path / MODEL, device=Device("cpu")).get_providers() == [CPU]
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("cuda", "ask for the device cpu"), ("tensorrt", "on LD_LIBRARY_PATH, or ask for cuda")]
+)
+def test_a_provider_that_cannot_be_loaded_has_its_own_remedy(tiny_bundle, monkeypatch, kind, remedy):
+    def fail(*_, **__):
+        raise RuntimeError("no library")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_BUILD)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(BundleError, match=rf"cannot load this graph \(no library\); .*{remedy}"):
+        create_session(tiny_bundle.path / MODEL, device=Device(kind))
+
+
+def test_the_folder_for_engines_is_made(tiny_bundle, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_BUILD)
+    cache = tmp_path / "engines" / "one"
+    with pytest.raises(BundleError, match="could not start its Tensorrt"):
+        create_session(tiny_bundle.path / MODEL, device=Device("tensorrt", cache=cache))
+    assert cache.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match=rf"{tmp_path}/file/one: cannot be made .*a directory to write to"):
+        create_session(tiny_bundle.path / MODEL, device=Device("tensorrt", cache=tmp_path / "file" / "one"))
+
+
+def test_other_devices_need_no_folder_for_engines(tiny_bundle, tmp_path):
+    create_session(tiny_bundle.path / MODEL, device=Device("cpu", cache=tmp_path / "engines"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_loaded_on_the_device_that_was_asked_for(tiny_bundle):
+    classifier = Classifier.load(tiny_bundle, device=Device("cpu"))
+    assert (classifier.provider, classifier.on_gpu) == (CPU, False)
+    with pytest.raises(BundleError, match="device cuda: this build of ONNX Runtime has no"):
+        Classifier.load(tiny_bundle, device=Device("cuda"))
+
+
+@pytest.mark.parametrize(("available", "expected"), [(CPU_BUILD, False), (GPU_BUILD, True)])
+def test_there_is_a_gpu_where_auto_would_use_one(monkeypatch, available, expected):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    assert has_gpu() == expected

@@ -1,0 +1,138 @@
+"""A bundle that does not answer here as it did where it was made is not passed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from export.bundle.classifier import Classifier
+from export.bundle.format import (
+    CARD,
+    GOLDEN,
+    MODEL,
+    REFERENCE,
+    TOKENIZER,
+    Bundle,
+    BundleError,
+    golden_jsonl,
+    write_bundle,
+)
+from export.bundle.verify import check_golden, verify
+
+
+@pytest.fixture
+def rewrite(tiny_bundle, tmp_path):
+    """`rewrite({file: bytes})`: a sealed bundle like `tiny_bundle`, with other files."""
+
+    def write(changes):
+        contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
+        return write_bundle(tmp_path / "changed", {**contents, **changes}, tiny_bundle.manifest).path
+
+    return write
+
+
+@pytest.fixture
+def golden(tiny_bundle):
+    """A golden row whose label is beyond doubt."""
+    return next(row for row in tiny_bundle.golden() if max(row.probabilities) > 0.8)
+
+
+@pytest.fixture
+def tie(tiny_bundle):
+    """A golden row whose best two labels are equally probable."""
+    return next(row for row in tiny_bundle.golden() if row.text == "my invoice is late")
+
+
+def shifted(row, shift):
+    return dataclasses.replace(row, probabilities=tuple(value + shift for value in row.probabilities))
+
+
+def test_a_good_bundle_passes(tiny_bundle):
+    assert verify(str(tiny_bundle.path)) == tiny_bundle
+
+
+def test_a_multi_label_bundle_passes(make_bundle, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", multi_label=True)
+    assert verify(bundle.path).manifest.multi_label
+    assert any(sum(row.probabilities) > 1.1 for row in bundle.golden())
+
+
+def test_a_changed_file_is_named(tiny_bundle, tmp_path):
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    (copy / MODEL).write_bytes(b"")
+    with pytest.raises(BundleError, match=rf"{copy / MODEL}: does not match its hash"):
+        verify(copy)
+
+
+@pytest.mark.parametrize("name", [MODEL, TOKENIZER, REFERENCE, GOLDEN])
+def test_a_sealed_file_that_cannot_be_read_is_named(rewrite, name):
+    with pytest.raises(BundleError, match=name):
+        verify(rewrite({name: b"garbage"}))
+
+
+def test_another_label_fails_with_its_text_and_both_labels(rewrite, golden):
+    other = next(label for label in ("billing", "shipping") if label != golden.label)
+    path = rewrite({GOLDEN: golden_jsonl([golden, dataclasses.replace(golden, label=other)])})
+    with pytest.raises(BundleError) as refused:
+        verify(path)
+    assert str(refused.value) == (
+        f"{path / GOLDEN}: golden row 2 of 2, {golden.text!r}: this CPU answers {golden.label!r}, expected {other!r} "
+        "(a probability is off by 0.000); export the bundle again on a machine like this one"
+    )
+
+
+@pytest.mark.parametrize(("shift", "fits"), [(0.019, True), (-0.019, True), (0.021, False), (-0.021, False)])
+def test_a_probability_may_be_off_by_the_tolerance(rewrite, golden, shift, fits):
+    path = rewrite({GOLDEN: golden_jsonl([golden, shifted(golden, shift)])})
+    if fits:
+        verify(path)
+    else:
+        message = rf"golden row 2 of 2, '{golden.text}': a probability is off by 0\.021, allowed are 0\.02"
+        with pytest.raises(BundleError, match=message):
+            verify(path)
+
+
+def test_a_probability_that_is_not_a_number_fails(rewrite, golden):
+    with pytest.raises(BundleError, match=r"golden\.jsonl:1.*NaN is not a number"):
+        verify(rewrite({GOLDEN: golden_jsonl([shifted(golden, float("nan"))])}))
+
+
+def test_a_near_tie_may_fall_either_way(rewrite, tie):
+    verify(rewrite({GOLDEN: golden_jsonl([dataclasses.replace(tie, label="shipping")])}))
+
+
+def test_a_near_tie_whose_probabilities_moved_fails(rewrite, tie):
+    moved = dataclasses.replace(shifted(tie, 0.03), label="shipping")
+    with pytest.raises(BundleError, match=r"off by 0\.030"):
+        verify(rewrite({GOLDEN: golden_jsonl([moved])}))
+
+
+def test_rows_of_another_number_of_labels_fail(rewrite, golden):
+    short = dataclasses.replace(golden, probabilities=golden.probabilities[:2])
+    with pytest.raises(BundleError, match=r"golden\.jsonl:1.*'probabilities' must be 4 numbers"):
+        verify(rewrite({GOLDEN: golden_jsonl([short])}))
+
+
+def test_a_text_that_the_graph_fails_on_fails(rewrite, golden):
+    with pytest.raises(BundleError, match="row 1 of 1, 'poison': the graph returned"):
+        verify(rewrite({GOLDEN: golden_jsonl([dataclasses.replace(golden, text="poison")])}))
+
+
+def test_a_long_text_is_cut_in_the_message(rewrite, golden):
+    long = dataclasses.replace(golden, text=golden.text + " my" * 1000, probabilities=golden.probabilities[::-1])
+    with pytest.raises(BundleError) as refused:
+        verify(rewrite({GOLDEN: golden_jsonl([long])}))
+    assert len(str(refused.value)) < 400
+
+
+def test_nothing_to_compare_is_not_passed(rewrite):
+    with pytest.raises(BundleError, match="no golden rows"):
+        verify(rewrite({GOLDEN: b""}))
+
+
+def test_another_bundles_classifier_fails(tiny_bundle, tiny_teacher):
+    check_golden(tiny_bundle, Classifier.load(tiny_bundle))
+    with pytest.raises(BundleError, match=r"golden row \d of \d"):
+        check_golden(tiny_bundle, Classifier.load(Bundle.open(tiny_teacher.path)))

@@ -1,0 +1,102 @@
+"""What every route learns of a request: until when to answer, what its body is, and when its client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from service.errors import InvalidRequestError, TooLargeError
+from service.http.context import Exchange
+from service.state import State
+
+BEGAN = 1000.0
+LEFT = {"type": "http.disconnect"}
+
+
+@pytest.fixture
+def exchange(make_settings):
+    """`exchange(messages, headers, **settings)`: a request that receives these messages, taking them off the list."""
+
+    def make(messages=(), headers=(), **settings):
+        async def receive():
+            return messages.pop(0)
+
+        return Exchange(State(make_settings(**settings)), "mine", dict(headers), receive, BEGAN)
+
+    return make
+
+
+def part(content, more=False):
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+def test_without_any_limit_there_is_no_deadline(exchange):
+    assert exchange().deadline() is None
+
+
+@pytest.mark.parametrize("limits", [*itertools.permutations((None, 0.5, 2.0))])
+@pytest.mark.parametrize("smallest", [0.25, 1.0])
+def test_the_smallest_of_header_protocol_and_setting_is_the_deadline(exchange, limits, smallest):
+    limits = [smallest if limit == 0.5 else limit for limit in limits]
+    asked, protocol, setting = limits
+    headers = [] if asked is None else [(b"x-request-timeout-ms", f"{asked * 1000}".encode())]
+    assert exchange(headers=headers, timeout_seconds=setting).deadline(protocol) == BEGAN + smallest
+
+
+@pytest.mark.parametrize("given", [b"", b"soon", b"0", b"-1", b"inf", b"nan", b"1 s", b"1e999", b"\xff"])
+def test_a_timeout_that_is_no_number_of_milliseconds_is_refused(exchange, given):
+    with pytest.raises(InvalidRequestError, match="X-Request-Timeout-Ms: give milliseconds"):
+        exchange(headers=[(b"x-request-timeout-ms", given)]).deadline()
+
+
+async def test_a_timeout_that_does_not_fit_is_a_422(client):
+    response = await client.post("/classify", json={"text": "invoice"}, headers={"x-request-timeout-ms": "soon"})
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid")
+
+
+@pytest.mark.parametrize(("given", "variant"), [(None, None), (b"candidate", "candidate"), (b"\xe9", "é")])
+def test_the_variant_is_what_the_client_asks_for(exchange, given, variant):
+    assert exchange(headers=[(b"x-reflux-variant", given)] if given else []).variant == variant
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [part(b"0123456789")],
+        [part(b"01234", more=True), part(b"", more=True), part(b"56789")],
+        [part(b"0123456789", more=True), {"type": "http.request"}],
+    ],
+)
+async def test_the_body_is_all_of_its_parts(exchange, messages):
+    headers = [(b"content-length", b"10")]
+    assert await exchange([*messages], headers, max_body_bytes=10).body() == b"0123456789"
+
+
+async def test_nothing_is_read_of_a_body_that_says_it_is_too_large(exchange):
+    messages = [part(b"0123456789")]
+    with pytest.raises(TooLargeError, match="more than 9 bytes"):
+        await exchange(messages, [(b"content-length", b"10")], max_body_bytes=9).body()
+    assert messages
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"1")]])
+async def test_a_body_that_turns_out_too_large_is_read_no_further(exchange, headers):
+    messages = [part(b"01234", more=True), part(b"56789", more=True), part(b"more")]
+    with pytest.raises(TooLargeError):
+        await exchange(messages, headers, max_body_bytes=9).body()
+    assert messages == [part(b"more")]
+
+
+async def test_a_client_may_leave_in_the_middle_of_its_body(exchange):
+    with pytest.raises(ClientDisconnect):
+        await exchange([part(b"{", more=True), LEFT]).body()
+
+
+async def test_leaving_returns_when_the_client_has_left(exchange):
+    messages = [part(b""), LEFT, part(b"beyond")]
+    async with asyncio.timeout(30):
+        await exchange(messages).leaving()
+    assert messages == [part(b"beyond")]

@@ -1,0 +1,304 @@
+"""How a graph is run is what was measured to answer most, unless a setting says it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from export.bundle.classifier import Encoded
+from service.inference import autotune as planning
+from service.inference.autotune import BUDGETS, Asked, Conditions, choose
+from service.inference.batching import ALONE, Limits
+
+LENGTH = 16
+TEXTS = ["a" * length for length in (2, LENGTH, 30)]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that is measured: it passes only where a run takes some.
+
+    `others` is how much more passes meanwhile in which others have the CPU, in terms of the run's.
+    """
+    clock = SimpleNamespace(now=0.0, others=0.0)
+    now = SimpleNamespace(thread_time=lambda: clock.now, monotonic=lambda: clock.now * (1 + clock.others))
+    monkeypatch.setattr(planning, "time", now)
+    return clock
+
+
+@pytest.fixture
+def hop(monkeypatch):
+    """`hop(seconds)`: to a thread and back takes so long."""
+    return lambda seconds: monkeypatch.setattr(planning, "_hop_seconds", lambda: seconds)
+
+
+class Graph:
+    """A graph whose run of so many tokens takes `cost(tokens)` seconds of a clock."""
+
+    packed = False
+
+    def __init__(self, clock, cost):
+        self.clock, self.cost = clock, cost
+        self.shapes = []
+
+    def encode(self, text):
+        return Encoded([1] * len(text), False)
+
+    def run(self, rows):
+        self.shapes.append((len(rows), max(len(row.ids) for row in rows)))
+        self.clock.now += self.cost(sum(len(row.ids) for row in rows))
+        return []
+
+
+def planned(graph, asked, *, cpus=2, batches=True):
+    return choose(lambda threads: graph, TEXTS, asked, cpus=cpus, batches=batches)[0]
+
+
+def linear(token, run):
+    return lambda tokens: token * tokens + run
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """`rates(function)`: let a plan answer `function(plan)` texts per second; the list of the plans that were tried."""
+
+    def replace(function):
+        tried = []
+
+        def rate(graph, texts, plan, *_, **__):
+            tried.append(plan)
+            return function(plan)
+
+        monkeypatch.setattr(planning, "_texts_per_second", rate)
+        return tried
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("cost", "limits"),
+    [
+        (linear(1e-4, 0.0), ALONE),  # nothing is gained by waiting for each other
+        (linear(1e-5, 1e-2), Limits(max(BUDGETS))),  # the more the better
+        (linear(1e-4, 3e-5), ALONE),  # a gain of less than 2%
+        (linear(1e-4, 4e-5), Limits(32)),  # of more
+        (lambda tokens: 1e-3 + 1e-5 * tokens + (1.0 if tokens > 256 else 0.0), Limits(256)),
+    ],
+)
+def test_a_run_is_as_long_as_it_pays(clock, cost, limits):
+    plan = planned(Graph(clock, cost), Asked(workers=1))
+    assert (plan.workers, plan.threads, plan.limits) == (1, 1, limits)
+
+
+def test_what_was_measured_is_known_to_whoever_runs_the_plan(clock):
+    plan = planned(Graph(clock, linear(2e-5, 1e-3)), Asked(workers=1))
+    for tokens, runs in [(8, 1), (100, 1), (1000, 4)]:
+        assert plan.cost.seconds(tokens, runs) == pytest.approx(2e-5 * tokens + 1e-3 * runs, rel=0.05)
+
+
+def test_what_is_measured_are_full_runs_of_the_text_of_median_length(clock):
+    graph = Graph(clock, linear(1e-5, 1e-3))
+    planned(graph, Asked(workers=1))
+    rows = {min(64, max(1, tokens // LENGTH)) for tokens in (1, *BUDGETS)}
+    assert set(graph.shapes) == {(count, LENGTH) for count in rows}
+
+
+def test_a_graph_that_is_cheaper_than_a_thread_runs_on_the_event_loop(clock, hop):
+    hop(1e-4)
+    graph = Graph(clock, linear(1e-6, 1e-5))
+    assert planned(graph, Asked()).workers == 0
+
+
+def test_a_graph_that_costs_more_than_a_thread_runs_on_threads(clock, hop, rates):
+    hop(1e-6)
+    rates(lambda plan: plan.workers)
+    plan = planned(Graph(clock, linear(1e-6, 1e-5)), Asked())
+    assert (plan.workers, plan.threads) == (2, 1)
+
+
+@pytest.mark.parametrize(("seconds", "workers"), [(0.002, 0), (0.1, 1)])
+def test_a_single_cpu_has_no_threads_unless_everything_else_would_wait_too_long(clock, hop, seconds, workers):
+    hop(1e-6)
+    plan = planned(Graph(clock, linear(0.0, seconds)), Asked(batch_tokens=0), cpus=1)
+    assert plan.workers == workers
+
+
+def test_a_run_on_the_event_loop_is_short_though_a_longer_one_would_pay(clock):
+    graph = Graph(clock, linear(5e-5, 3e-3))
+    assert planned(graph, Asked(workers=1)).limits == Limits(max(BUDGETS))
+    limits = planned(graph, Asked(workers=0)).limits
+    assert limits == Limits(256)
+    assert graph.cost(limits.tokens) < 0.02 < graph.cost(2 * limits.tokens)
+
+
+def test_on_the_event_loop_each_run_costs_a_turn_more(clock):
+    graph = Graph(clock, linear(1e-4, 0.0))
+    assert planned(graph, Asked(workers=1)).limits == ALONE
+    assert planned(graph, Asked(workers=0)).limits == Limits(128)
+
+
+@pytest.mark.parametrize(("packed", "workers", "tokens"), [(True, 0, 512), (False, 0, 256), (True, 1, 256)])
+def test_of_runs_as_good_the_event_loop_takes_the_longest_if_packed(clock, rates, packed, workers, tokens):
+    rates(lambda plan: {256: 1000.0, 512: 985.0, 1024: 970.0}.get(plan.limits.tokens, 900.0))
+    graph = Graph(clock, linear(1e-5, 1e-3))
+    graph.packed = packed
+    assert planned(graph, Asked(workers=workers)).limits.tokens == tokens
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_graph_that_is_packed_gets_limits_that_say_so(clock, packed):
+    graph = Graph(clock, linear(1e-5, 1e-2))
+    graph.packed = packed
+    for asked in (Asked(workers=1), Asked(workers=1, batch_tokens=512)):
+        assert planned(graph, asked).limits.packed is packed
+    assert planned(graph, Asked(workers=1), batches=False).limits == ALONE
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "expected"),
+    [
+        (Asked(workers=2, threads=3, batch_tokens=500), 8, (2, 3, Limits(500))),
+        (Asked(workers=2, threads=3, batch_tokens=0), 8, (2, 3, ALONE)),
+        (Asked(workers=0, batch_tokens=64), 8, (0, 1, Limits(64))),
+        (Asked(workers=5, batch_tokens=64), 1, (5, 1, Limits(64))),
+    ],
+)
+def test_where_settings_say_all_nothing_is_measured(clock, asked, cpus, expected):
+    graph, made = Graph(clock, linear(1e-5, 1e-3)), []
+    plan, chosen = choose(lambda threads: made.append(threads) or graph, TEXTS, asked, cpus=cpus, batches=True)
+    assert (plan.workers, plan.threads, plan.limits) == expected
+    assert (made, chosen, graph.shapes) == ([expected[1]], graph, [])
+
+
+@pytest.mark.parametrize(("threads", "cpus", "workers"), [(2, 8, 4), (3, 8, 2), (8, 4, 1)])
+def test_threads_that_are_asked_for_leave_the_other_cpus_to_workers(clock, hop, threads, cpus, workers):
+    hop(0.0)
+    plan = planned(Graph(clock, linear(1e-5, 1e-3)), Asked(threads=threads, batch_tokens=0), cpus=cpus)
+    assert (plan.workers, plan.threads) == (workers, threads)
+
+
+@pytest.mark.parametrize("asked", [Asked(workers=1), Asked(workers=0), Asked(workers=2, batch_tokens=512)])
+def test_texts_that_must_not_share_a_run_do_not_whatever_is_asked(clock, asked):
+    graph = Graph(clock, linear(1e-5, 1e-2))
+    assert planned(graph, asked, batches=False).limits == ALONE
+    assert {rows for rows, _ in graph.shapes} <= {1}
+
+
+def test_the_best_of_workers_threads_and_tokens_is_taken_with_its_graph(clock, hop, rates):
+    hop(0.0)
+    best = (2, 2, Limits(128))
+    tried = rates(lambda plan: 2.0 if (plan.workers, plan.threads, plan.limits) == best else 1.0)
+    graphs = {}
+
+    def make(threads):
+        return graphs.setdefault(threads, Graph(clock, linear(1e-5, 1e-3)))
+
+    plan, graph = choose(make, TEXTS, Asked(), cpus=4, batches=True)
+    assert (plan.workers, plan.threads, plan.limits) == best
+    assert graph is graphs[2]
+    assert {(plan.workers, plan.threads) for plan in tried} == {(4, 1), (2, 2), (1, 4)}
+    assert {plan.limits for plan in tried} == {ALONE, *map(Limits, BUDGETS)}
+
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_a_disturbance_during_one_measurement_does_not_decide(clock, rates, time):
+    seen = []
+
+    def rate(plan):
+        seen.append(plan)
+        disturbed = plan.limits == Limits(256) and seen.count(plan) == time
+        return 0.1 if disturbed else plan.limits.tokens if plan.limits.tokens <= 256 else 1.0
+
+    rates(rate)
+    assert planned(Graph(clock, linear(1e-5, 1e-3)), Asked(workers=1)).limits == Limits(256)
+
+
+@pytest.mark.parametrize("asked", [Asked(), Asked(workers=0), Asked(workers=1)])
+def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, asked):
+    hop(1e-6)
+    cost = linear(5e-5, 3e-3)
+    alone, graph = planned(Graph(clock, cost), asked, cpus=1), Graph(clock, cost)
+    clock.others = 20.0
+    plan = planned(graph, asked, cpus=1)
+    assert plan == alone
+    assert plan.cost.seconds(100, 1) == pytest.approx(cost(100), rel=0.05)
+
+
+def test_on_several_busy_cpus_a_run_is_compared_with_a_hop_that_waits_as_long(clock, hop):
+    clock.others = 20.0
+    hop(1e-4 * 21)
+    assert planned(Graph(clock, linear(0.0, 5e-4)), Asked(batch_tokens=0), cpus=2).workers == 2
+
+
+def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock):
+    threads = set()
+
+    class Noting(Graph):
+        def run(self, rows):
+            threads.add(threading.get_ident())
+            return super().run(rows)
+
+    planned(Noting(clock, linear(5e-5, 3e-3)), Asked(workers=1))
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("shape", [{"workers": 2}, {"workers": 1, "threads": 2}])
+def test_where_several_threads_run_the_graph_all_the_time_that_passes_counts(clock, shape):
+    cost = linear(5e-5, 3e-3)
+    clock.others = 1.0  # as where each waits for the others
+    plan = planned(Graph(clock, cost), Asked(**shape))
+    assert plan.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
+
+
+def test_a_gpus_time_is_no_time_of_a_thread(clock):
+    cost = linear(5e-5, 3e-3)
+    clock.others = 1.0  # as where the thread waits for the GPU
+    plan, _ = choose(lambda _: Graph(clock, cost), TEXTS, Asked(), cpus=1, batches=True, gpu=True)
+    assert plan.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
+
+
+def test_measuring_ends_though_each_run_takes_long(clock):
+    graph = Graph(clock, linear(0.0, 5.0))
+    assert planned(graph, Asked(workers=1)).limits == ALONE
+    assert len(graph.shapes) == 1
+
+
+def test_every_worker_runs_at_the_same_time(clock):
+    together = threading.Barrier(3)
+
+    class Shared(Graph):
+        def run(self, rows):
+            together.wait(30)
+            self.clock.now += 1.0
+            return []
+
+    planned(Shared(clock, None), Asked(workers=3))
+
+
+async def test_the_way_to_a_thread_and_back_is_measured_beside_a_running_event_loop():
+    assert 0 < planning._hop_seconds() < 1
+
+
+CONDITIONS = Conditions("encoder", "int8", graph_bytes=1000, max_tokens=128, batches=True, cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "like"),
+    [
+        ({}, True),
+        ({"graph_bytes": 1049}, True),
+        ({"graph_bytes": 951}, True),
+        ({"graph_bytes": 1060}, False),
+        ({"graph_bytes": 900}, False),
+        ({"family": "static"}, False),
+        ({"variant": "fused"}, False),
+        ({"max_tokens": 256}, False),
+        ({"batches": False}, False),
+        ({"cpus": 4}, False),
+    ],
+)
+def test_a_plan_is_as_good_for_what_costs_the_same_on_as_many_cpus(change, like):
+    assert replace(CONDITIONS, **change).like(CONDITIONS) is like

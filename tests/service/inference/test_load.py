@@ -1,0 +1,152 @@
+"""A bundle that does not do here what it did where it was made is not served."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.format import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, golden_jsonl, write_bundle
+from service.errors import StartupError
+from service.inference.autotune import Asked
+from service.inference.load import load
+
+
+@pytest.fixture
+def rewrite(tiny_bundle, tmp_path):
+    """`rewrite({file: bytes})`: a sealed bundle like `tiny_bundle`, with other files."""
+
+    def write(changes):
+        contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
+        return write_bundle(tmp_path / "changed", {**contents, **changes}, tiny_bundle.manifest).path
+
+    return write
+
+
+@pytest.fixture
+def golden(tiny_bundle):
+    """A golden row whose label is beyond doubt."""
+    return next(row for row in tiny_bundle.golden() if max(row.probabilities) > 0.8)
+
+
+def test_a_good_bundle_is_loaded(tiny_bundle):
+    loaded = load(tiny_bundle.path)
+    assert loaded.bundle == tiny_bundle
+    assert loaded.classifier.classify("invoice").tokens == 2
+
+
+def test_the_memory_of_the_runs_that_measured_is_given_back_and_that_of_the_longest_text_is_there(
+    tiny_bundle, monkeypatch
+):
+    called = []
+    for name in ("run", "shrink"):
+        method = getattr(Classifier, name)
+
+        def spy(classifier, *rows, name=name, method=method):
+            called.append((name, [len(row.ids) for row in rows[0]] if rows else None))
+            return method(classifier, *rows)
+
+        monkeypatch.setattr(Classifier, name, spy)
+    load(tiny_bundle.path)
+    assert called[-2:] == [("shrink", None), ("run", [tiny_bundle.manifest.max_tokens])]
+
+
+def test_what_is_like_something_loaded_before_runs_as_that_does_and_learns_for_itself(tiny_bundle, rewrite):
+    before = load(tiny_bundle.path, Asked(workers=1, batch_tokens=64))
+    after = load(rewrite({CARD: b"# again"}), before=[before])
+    assert after.plan == before.plan != load(tiny_bundle.path).plan
+    assert after.classifier.tokenizer is before.classifier.tokenizer
+    runs = before.plan.cost.runs
+    after.plan.cost.learn(8, 0.001)
+    assert before.plan.cost.runs == runs
+
+
+def test_of_several_loaded_before_it_is_the_one_that_is_like_it(tiny_bundle):
+    like = load(tiny_bundle.path, Asked(workers=1, batch_tokens=64))
+    other = dataclasses.replace(like, plan=None, conditions=dataclasses.replace(like.conditions, cpus=99))
+    assert load(tiny_bundle.path, before=[other, like]).plan == like.plan
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_plan_of_several_threads_has_a_graph_of_its_own(tiny_bundle, monkeypatch, threads):
+    before = load(tiny_bundle.path, Asked(workers=1, threads=threads, batch_tokens=64))
+    made = []
+    read = Classifier.load
+
+    def spy(bundle, **options):
+        made.append(options["threads"])
+        return read(bundle, **options)
+
+    monkeypatch.setattr(Classifier, "load", spy)
+    load(tiny_bundle.path, before=[before])
+    assert made[-1] == threads
+
+
+def test_another_tokenizer_is_read(tiny_bundle, rewrite):
+    before = load(tiny_bundle.path)
+    text = (tiny_bundle.path / TOKENIZER).read_text()
+    after = load(rewrite({TOKENIZER: f"{text}\n".encode()}), before=[before])
+    assert after.classifier.tokenizer is not before.classifier.tokenizer
+
+
+def test_a_tokenizer_that_reads_further_is_another(tiny_bundle, tmp_path):
+    before = load(tiny_bundle.path)
+    contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
+    manifest = dataclasses.replace(tiny_bundle.manifest, max_tokens=tiny_bundle.manifest.max_tokens - 1)
+    after = load(write_bundle(tmp_path / "shorter", contents, manifest).path, before=[before])
+    assert after.classifier.tokenizer.max_tokens == manifest.max_tokens
+
+
+def test_a_changed_file_is_named(tiny_bundle, tmp_path):
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    (copy / TOKENIZER).write_text("{}")
+    with pytest.raises(StartupError, match=r"tokenizer\.json: does not match its hash"):
+        load(copy)
+
+
+def test_a_directory_that_is_no_bundle_is_named(tmp_path):
+    with pytest.raises(StartupError, match=str(tmp_path)):
+        load(tmp_path)
+
+
+def test_a_bundle_that_answers_otherwise_here_is_refused(rewrite, golden):
+    other = next(label for label in ("billing", "shipping") if label != golden.label)
+    path = rewrite({GOLDEN: golden_jsonl([dataclasses.replace(golden, label=other)])})
+    message = rf"golden row 1 of 1, '{golden.text}': this CPU answers '{golden.label}', expected '{other}'"
+    with pytest.raises(StartupError, match=message):
+        load(path)
+
+
+def test_a_bundle_without_golden_rows_is_refused(rewrite):
+    with pytest.raises(StartupError, match="no golden rows"):
+        load(rewrite({GOLDEN: b""}))
+
+
+@pytest.mark.parametrize("name", [MODEL, TOKENIZER, REFERENCE, GOLDEN])
+def test_a_sealed_file_that_cannot_be_read_is_named(rewrite, name):
+    with pytest.raises(StartupError, match=name):
+        load(rewrite({name: b"garbage"}))
+
+
+def test_a_golden_text_that_the_graph_fails_on_is_refused(rewrite, golden):
+    with pytest.raises(StartupError, match="export the bundle again"):
+        load(rewrite({GOLDEN: golden_jsonl([dataclasses.replace(golden, text="poison")])}))
+
+
+def test_a_graph_that_fails_on_the_longest_text_is_refused(tiny_bundle, monkeypatch):
+    run = Classifier.run
+
+    def fail(classifier, rows):
+        if max(len(row.ids) for row in rows) > 30:
+            raise InferenceError("the graph failed on 31 tokens")
+        return run(classifier, rows)
+
+    monkeypatch.setattr(Classifier, "run", fail)
+    message = (
+        f"{tiny_bundle.path}: max_tokens is 32, but on a text of that many the graph failed on 31 tokens; "
+        "train it with max_tokens of 30 or less and export the bundle again"
+    )
+    with pytest.raises(StartupError, match=message):
+        load(tiny_bundle.path)

@@ -1,0 +1,396 @@
+"""While requests are refused a thread runs the graph in the event loop's place, and nobody's answer suffers by it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from export.bundle.classifier import Encoded, Prediction
+from export.bundle.format import Manifest
+from service.errors import NotReadyError, OverloadedError
+from service.inference.batching import Limits
+from service.inference.cost_model import Cost
+from service.inference.scheduler import _GATHER_SECONDS, Scheduler
+from service.telemetry.metrics import ModelMetrics
+
+PATIENCE = 30
+PLACES = 100
+CALM = 0.01
+LONG, SHORT = 0.003, 0.001
+"""Seconds of a run: to wait for one, and for the other, is too long and not."""
+
+LOOP, THREAD = "MainThread", "inference-0"
+MANIFEST = Manifest(
+    name="tiny", family="tiny", labels=("a", "b"), max_tokens=32, variant="fp32", temperature=1.0, files={}
+)
+
+
+class Known(Cost):
+    """What a run costs is told, and learned by none."""
+
+    def __init__(self, run):
+        super().__init__()
+        self._run = run
+
+    def learn(self, tokens, seconds):
+        pass
+
+    def seconds(self, tokens, runs):
+        return self._run * runs
+
+
+class Graph:
+    """Answers a text with its own letters, and keeps who ran what. A thread waits before each step until it may."""
+
+    packed = False
+
+    def __init__(self):
+        self.runs = []
+        self.ran_by = []
+        self.niceness = []
+        self.may_encode, self.may_run, self.reached = threading.Event(), threading.Event(), threading.Event()
+        self.may_encode.set()
+        self.may_run.set()
+
+    def encode(self, text):
+        self._wait(self.may_encode)
+        return Encoded([ord(letter) for letter in text], False)
+
+    def run(self, rows):
+        self.runs.append(["".join(map(chr, row.ids)) for row in rows])
+        self.ran_by.append(threading.current_thread().name)
+        if hasattr(os, "getpriority"):
+            self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        self._wait(self.may_run)
+        one = np.ones(1, dtype=np.float32)
+        return [Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False, 0, 1.0) for row in rows]
+
+    def _wait(self, allowed):
+        if threading.current_thread().name == THREAD:
+            self.reached.set()
+            assert allowed.wait(PATIENCE)
+
+
+class Bench:
+    """A scheduler whose event loop runs the graph as a rule."""
+
+    def __init__(self, run=LONG, rows=2):
+        self.graph = Graph()
+        self.asked = []
+        self._registry = CollectorRegistry()
+        self.scheduler = Scheduler(
+            self.graph,
+            ModelMetrics(self._registry, MANIFEST, "stable"),
+            workers=0,
+            limits=Limits(1000, rows=rows),
+            max_tokens=MANIFEST.max_tokens,
+            queue_limit=PLACES,
+            stall_seconds=60,
+            cost=Known(run),
+        )
+        self.scheduler.start()
+
+    def submit(self, *texts):
+        """Ask for texts; gives what is told of them."""
+        told = []
+        self.asked.append((list(texts), told))
+        self.scheduler.submit(texts, told.append)
+        return told
+
+    @property
+    def waiting(self):
+        """How many texts wait for a run."""
+        return self._registry.get_sample_value("reflux_queue_depth")
+
+    def refuse(self):
+        """Refuse a request."""
+        with pytest.raises(OverloadedError):
+            self.scheduler.submit(["x"] * (PLACES + 1), None)
+
+    async def answered(self):
+        """Wait until all that was asked has been answered, and see that it was, once and right."""
+        await until(lambda: all(told for _, told in self.asked))
+        for texts, told in self.asked:
+            (answers,) = told
+            assert ["".join(chr(int(letter)) for letter in one.embedding) for one in answers] == texts
+
+    async def close(self):
+        self.graph.may_encode.set()
+        self.graph.may_run.set()
+        await self.scheduler.close()
+
+
+@pytest.fixture
+async def start(clock):
+    """`start(**options)`: a bench that is closed at the end. Its time stands still unless it is set."""
+    benches = []
+
+    def make(**options):
+        benches.append(Bench(**options))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        await bench.close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that schedulers see, `clock.now`: calm begins CALM after a refusal by this, and not sooner.
+
+    `clock.pauses` has what they pause, which takes no time.
+    """
+    clock = SimpleNamespace(now=1000.0, pauses=[])
+    time = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.pauses.append)
+    monkeypatch.setattr("service.inference.scheduler.time", time)
+    monkeypatch.setattr("service.inference.scheduler._CALM_SECONDS", CALM)
+    return clock
+
+
+async def until(condition):
+    """Wait for what the scheduler is about to do."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.0001)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("inference")]
+
+
+async def test_before_the_first_refusal_there_is_no_thread(start):
+    bench = start()
+    bench.submit("a")
+    await bench.answered()
+    assert bench.graph.ran_by == [LOOP]
+    assert (threads(), bench.scheduler.crowded, bench.scheduler.alive) == ([], False, True)
+
+
+@pytest.mark.parametrize(("run", "runner"), [(LONG, THREAD), (SHORT, LOOP)])
+async def test_after_a_refusal_a_thread_makes_the_runs_that_are_long(start, run, runner):
+    bench = start(run=run)
+    bench.refuse()
+    bench.submit("a", "b", "c")
+    await bench.answered()
+    assert bench.graph.ran_by == [runner] * 2
+    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (True, runner != THREAD)
+    assert len(threads()) == (runner == THREAD)
+    assert bench.scheduler.alive
+
+
+async def test_what_is_refused_before_anything_is_known_of_it_counts_as_much(start):
+    bench = start(rows=1)
+    bench.submit(*"abcdef")
+    assert bench.scheduler.refusal(4 * LONG) is not None
+    assert bench.scheduler.crowded
+    await bench.answered()
+    assert bench.graph.ran_by == [THREAD] * 6
+
+
+@pytest.mark.parametrize("run", [LONG, SHORT])
+async def test_once_nothing_was_refused_for_a_while_the_event_loop_makes_the_runs(start, clock, run):
+    bench = start(run=run)
+    bench.refuse()
+    clock.now += 2 * CALM
+    await until(lambda: not bench.scheduler.crowded)
+    assert bench.scheduler._by_turns
+    bench.submit("a")
+    await bench.answered()
+    assert bench.graph.ran_by == [LOOP]
+    assert bench.scheduler.alive
+
+
+async def test_only_while_a_thread_makes_the_runs_does_the_event_loop_let_requests_gather(start, clock):
+    bench = start()
+    bench.submit("a")
+    await bench.answered()
+    assert clock.pauses == []
+    bench.refuse()
+    await until(lambda: len(clock.pauses) > 2)
+    assert set(clock.pauses) == {_GATHER_SECONDS}
+    clock.now += 2 * CALM
+    await until(lambda: bench.scheduler._by_turns)
+    await asyncio.sleep(0)
+    count = len(clock.pauses)
+    bench.submit("b")
+    await bench.answered()
+    assert len(clock.pauses) == count
+
+
+async def test_there_is_one_pause_a_turn_though_calm_and_refusals_follow_at_once(start, clock):
+    bench = start()
+    for _ in range(3):
+        bench.refuse()
+        clock.now += 2 * CALM
+        bench.scheduler._calm()
+    bench.refuse()
+    await asyncio.sleep(0)
+    for _ in range(5):
+        before = len(clock.pauses)
+        await asyncio.sleep(0)
+        assert len(clock.pauses) == before + 1
+
+
+async def test_where_runs_are_short_requests_do_not_gather(start, clock):
+    bench = start(run=SHORT)
+    bench.refuse()
+    await asyncio.sleep(0.01)
+    assert bench.scheduler.crowded
+    assert clock.pauses == []
+
+
+async def test_each_refusal_puts_the_calm_off(start, clock, monkeypatch):
+    calls = []
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda *call: calls.append(call))
+    bench = start()
+    bench.refuse()
+    clock.now += 0.75 * CALM
+    bench.refuse()
+    ((_, calm),) = calls
+    clock.now += 0.75 * CALM
+    calm()
+    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (True, False)
+    _, (seconds, calm) = calls
+    assert seconds == pytest.approx(0.25 * CALM)
+    clock.now += 0.3 * CALM
+    calm()
+    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (False, True)
+    assert len(calls) == 2
+    monkeypatch.undo()
+
+
+async def test_the_same_thread_takes_over_each_time(start, clock):
+    bench = start()
+    for _ in range(3):
+        bench.refuse()
+        bench.submit("a")
+        await bench.answered()
+        clock.now += 2 * CALM
+        await until(lambda: not bench.scheduler.crowded)
+        bench.submit("b")
+        await bench.answered()
+    assert bench.graph.ran_by == [THREAD, LOOP] * 3
+    assert len(threads()) == 1
+
+
+async def test_what_waits_at_each_change_is_answered_once(start, clock):
+    bench = start()
+
+    def ask(name):
+        for number in range(5):
+            bench.submit(*(f"{name} {number} {place}" for place in range(3)))
+
+    ask("first")
+    await until(lambda: bench.graph.runs)
+    assert bench.waiting, "some of it is left to the thread"
+    bench.graph.may_run.clear()
+    bench.refuse()
+    ask("second")
+    await until(lambda: bench.graph.ran_by[-1] == THREAD)
+    clock.now += 2 * CALM
+    ask("third")
+    await until(lambda: not bench.scheduler.crowded)
+    await until(lambda: not bench.waiting)
+    assert bench.graph.ran_by[-1] == LOOP, "though the thread is on its run still"
+    assert bench.scheduler.alive
+    bench.graph.may_run.set()
+    await bench.answered()
+    texts = [text for run in bench.graph.runs for text in run]
+    assert sorted(texts) == sorted(text for asked, _ in bench.asked for text in asked), "each was run once"
+
+
+async def test_what_the_thread_puts_back_after_the_change_is_answered_too(start, clock):
+    bench = start(rows=2)
+    bench.graph.may_encode.clear()
+    bench.refuse()
+    bench.submit("a", "b", "c")
+    assert await asyncio.to_thread(bench.graph.reached.wait, PATIENCE)
+    clock.now += 2 * CALM
+    await until(lambda: not bench.scheduler.crowded)
+    bench.graph.may_encode.set()
+    await bench.answered()
+    assert bench.graph.ran_by == [THREAD, LOOP]
+
+
+async def test_answers_to_the_threads_runs_come_in_the_order_of_the_requests(start):
+    bench = start()
+    order = []
+    for number in range(10):
+        bench.scheduler.submit([f"{number}"], lambda _, number=number: order.append(number))
+    await until(lambda: bench.graph.runs)
+    bench.refuse()
+    await until(lambda: len(order) == 10)
+    assert order == [*range(10)]
+    assert {*bench.graph.ran_by} == {LOOP, THREAD}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["at work", "at rest"])
+async def test_closing_ends_the_thread(start, clock, again):
+    bench = start()
+    bench.refuse()
+    bench.submit("a")
+    await bench.answered()
+    if again:
+        clock.now += 2 * CALM
+        await until(lambda: not bench.scheduler.crowded)
+    assert len(threads()) == 1
+    await bench.scheduler.close()
+    assert (threads(), bench.scheduler.alive) == ([], False)
+    with pytest.raises(NotReadyError):
+        bench.submit("b")
+
+
+async def test_closing_fails_what_waits_for_the_thread(start):
+    bench = start()
+    bench.graph.may_run.clear()
+    bench.refuse()
+    running, waiting = bench.submit("a"), bench.submit("b", "c")
+    assert await asyncio.to_thread(bench.graph.reached.wait, PATIENCE)
+    closing = asyncio.create_task(bench.scheduler.close())
+    await until(lambda: running and waiting)
+    bench.graph.may_run.set()
+    await closing
+    assert [type(outcome) for outcome in running + waiting] == [NotReadyError] * 2
+    assert threads() == []
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")
+
+
+@linux
+async def test_the_thread_gives_way_to_the_event_loop(start):
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    bench = start()
+    bench.refuse()
+    bench.submit("a")
+    await bench.answered()
+    assert bench.graph.ran_by == [THREAD]
+    assert bench.graph.niceness[0] > own
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+
+
+@linux
+@pytest.mark.parametrize("own", [12, 19])
+async def test_the_thread_of_a_process_that_is_nice_itself_is_no_less_so(clock, own):
+    async def serve():
+        bench = Bench()
+        bench.refuse()
+        bench.submit("a")
+        await bench.answered()
+        await bench.close()
+        return bench.graph
+
+    def nice():
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own)
+        return asyncio.run(serve())
+
+    graph = await asyncio.to_thread(nice)
+    assert graph.ran_by == [THREAD]
+    assert graph.niceness[0] == 19

@@ -1,0 +1,36 @@
+"""A thread gives way, and goes on where it may not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_native_id
+
+import pytest
+
+from service.process.priority import give_way
+
+
+def in_a_thread(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
+def test_a_thread_that_gives_way_is_nicer_than_its_process():
+    def nice():
+        give_way()
+        return os.getpriority(os.PRIO_PROCESS, get_native_id())
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert in_a_thread(nice) == min(before + 10, 19)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_a_thread_that_may_not_give_way_goes_on(monkeypatch):
+    def forbid(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    assert in_a_thread(lambda: give_way() or "went on") == "went on"

@@ -1,0 +1,21 @@
+"""What is served, told as it is."""
+
+from __future__ import annotations
+
+import json
+
+from export.bundle.format import MANIFEST
+
+
+async def test_model_is_the_manifest(client, tiny_bundle):
+    response = await client.get("/model")
+    assert response.headers["content-type"] == "application/json"
+    served = response.json()
+    assert served.pop("access")["keys"] is False
+    assert served == json.loads((tiny_bundle.path / MANIFEST).read_text())
+
+
+async def test_gap_is_what_the_shadow_says(client):
+    response = await client.get("/gap")
+    assert response.status_code == 200
+    assert isinstance(response.json(), dict)

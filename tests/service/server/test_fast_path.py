@@ -1,0 +1,1058 @@
+"""Plain requests go past ASGI, and no client can tell: same answers, same errors, same counts, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import weakref
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvloop
+from structlog.testing import capture_logs
+
+from service.errors import UnauthorisedError
+from service.http.context import Exchange
+from service.inference.dataplane import _Task
+from service.inference.registry import Model
+from service.server import fast_path
+from service.server.middleware import RequestMiddleware
+
+# To replace the policy is the one way that every version of pytest-asyncio knows.
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
+
+PATIENCE = 30
+LIMIT = 1000
+SETTINGS = {"max_body_bytes": LIMIT, "max_texts": 8, "max_characters": 200, "queue_limit": 8}
+INVOICE = b'{"text":"invoice"}'
+CHUNKED = {"transfer-encoding": "chunked"}
+
+
+def request(body, *, target="/classify", method="POST", version="1.1", length=None, **headers):
+    """A request as bytes; a header that is None is left out. In chunks where that is its `transfer_encoding`."""
+    headers = {"host": "reflux", "content_type": "application/json", **headers}
+    if headers.get("transfer_encoding") == "chunked":
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:]) if part) + b"0\r\n\r\n"
+    else:
+        headers["content_length"] = str(len(body) if length is None else length)
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([f"{method} {target} HTTP/{version}", *lines, "", ""]).encode() + body
+
+
+SPECIAL = {
+    "in chunks": {"transfer_encoding": "chunked"},
+    "by HTTP/1.0": {"version": "1.0"},
+    "by HTTP/1.0, to stay": {"version": "1.0", "connection": "keep-alive"},
+    "closing": {"connection": "close"},
+    "with a charset": {"content_type": "application/json; charset=utf-8"},
+    "with a query": {"target": "/classify?a=b"},
+    "by its absolute URL": {"target": "http://reflux/classify"},
+}
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy():
+    """The event loop that serves: others differ in what a transport does when its client leaves."""
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture
+def asgi(monkeypatch):
+    """The paths that are asked for by way of ASGI."""
+    paths = []
+    serve = RequestMiddleware.__call__
+
+    async def spy(middleware, scope, receive, send):
+        paths.append(scope["path"])
+        await serve(middleware, scope, receive, send)
+
+    monkeypatch.setattr(RequestMiddleware, "__call__", spy)
+    return paths
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The bytes that HTTP's parser has read."""
+    read = []
+    parse = fast_path.Protocol._parse
+
+    def spy(connection, data):
+        read.append(data)
+        parse(connection, data)
+
+    monkeypatch.setattr(fast_path.Protocol, "_parse", spy)
+    return read
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """How many more requests have entered a model than left it, and that none left twice."""
+    inside = []
+    enter, leave = Model.enter, Model.leave
+
+    def entering(model):
+        inside.append(model)
+        enter(model)
+
+    def leaving(model):
+        inside.remove(model)
+        leave(model)
+
+    monkeypatch.setattr(Model, "enter", entering)
+    monkeypatch.setattr(Model, "leave", leaving)
+    return inside
+
+
+async def exchange(connection, data):
+    """Send bytes and read one answer: its status, its headers but for the date, and its JSON."""
+    connection.writer.write(data)
+    return await answer(connection)
+
+
+async def answer(connection):
+    status, headers, body = await connection.receive()
+    assert headers.pop("date")
+    return status, headers, body
+
+
+async def ask(connection, body=INVOICE, /, **options):
+    return await exchange(connection, request(body, **options))
+
+
+async def until(condition):
+    """Wait for what the service is about to do."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def samples(serving):
+    """What is counted, but for times and for the process."""
+    models = serving.app.state.reflux.models
+    registries = [serving.app.state.reflux.metrics.registry, *(part for model in models for part in model.registries)]
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for registry in registries
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.value > 0
+        if sample.name.startswith("reflux_") and not sample.name.endswith(("seconds_sum", "_bucket"))
+    }
+
+
+def requests(serving, **labels):
+    """How many requests were counted with these labels."""
+    wanted = {(name, str(value)) for name, value in labels.items()}
+    return sum(
+        count
+        for (name, *found), count in samples(serving).items()
+        if name == "reflux_http_requests_total" and wanted <= set(found)
+    )
+
+
+def answers(serving):
+    """How many requests had which outcome."""
+    counted = samples(serving).items()
+    return {dict(labels)["outcome"]: count for (name, *labels), count in counted if name == "reflux_answers_total"}
+
+
+def depth(serving):
+    return samples(serving).get(("reflux_queue_depth",), 0)
+
+
+@contextmanager
+def uncollected():
+    """Let nothing but reference counts free objects."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def kept():
+    """How many requests are in memory still, of the kind of object of which there are most."""
+    kinds = (fast_path._Cycle, _Task, Exchange)
+    return max(Counter(type(thing) for thing in gc.get_objects() if isinstance(thing, kinds)).values(), default=0)
+
+
+@pytest.mark.parametrize("special", SPECIAL.values(), ids=SPECIAL)
+async def test_a_plain_request_is_answered_past_asgi_exactly_as_any_other(listening, connect, asgi, special):
+    async with listening() as serving:
+        status, headers, body = await ask(await connect(serving.port), x_request_id="mine")
+        assert (status, asgi) == (200, [])
+        assert set(headers) == {"content-type", "content-length", "x-request-id"}
+        usual = await ask(await connect(serving.port), x_request_id="mine", **special)
+        usual[1].pop("connection", None)
+        assert usual == (status, headers, body)
+        assert asgi == ["/classify"]
+
+
+async def test_a_client_that_waits_to_be_asked_for_the_body_is_asked(listening, connect, asgi):
+    async with listening() as serving:
+        connection = await connect(serving.port)
+        connection.writer.write(request(b"", length=len(INVOICE), expect="100-continue"))
+        async with asyncio.timeout(PATIENCE):
+            assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.writer.write(INVOICE)
+        assert (await answer(connection))[0] == 200
+        assert asgi == ["/classify"]
+
+
+async def test_a_request_gets_an_id_of_its_own_and_keeps_one_that_it_has(listening, connect):
+    async with listening() as serving:
+        connection = await connect(serving.port)
+        found = [await ask(connection) for _ in range(3)]
+        found.append(await ask(connection, transfer_encoding="chunked"))
+        ids = [headers["x-request-id"] for _, headers, _ in found]
+        assert ids == [body["request_id"] for _, _, body in found]
+        assert len(set(ids)) == 4
+        assert {len(given) for given in ids} == {32}
+        for given, kept in (("Mine-1", True), ("not safe", False)):
+            _, _, body = await ask(connection, x_request_id=given)
+            assert (body["request_id"] == given) is kept
+
+
+ASKED = [
+    ({"text": "invoice"}, {}, 200),
+    ({"texts": ["invoice", "my parcel is late", "ünïcödé ☃ login"], "top_k": 3}, {}, 200),
+    ({"text": "crash", "top_k": 9, "logits": True, "embedding": True}, {}, 200),
+    ({"text": "invoice " * 25}, {}, 200),
+    ({"text": "poison"}, {}, 500),
+    ({"texts": ["invoice", "poison"]}, {}, 500),
+    ({"texts": ["a"] * 9}, {}, 422),
+    ({"text": "a" * 201}, {}, 422),
+    ({"text": "invoice"}, {"x_request_timeout_ms": "soon"}, 422),
+    ({"text": "invoice"}, {"x_request_timeout_ms": "0.000001"}, 429),
+    ({"text": "invoice"}, {"x_reflux_variant": "stable"}, 200),
+    ({"text": "invoice"}, {"x_reflux_variant": "candidate"}, 422),
+]
+
+
+async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(listening, connect, asgi, left):
+    async def ask_all(**special):
+        async with listening(access_log=True, batch_tokens=0, **SETTINGS) as serving:
+            connection = await connect(serving.port)
+            with capture_logs() as logs:
+                found = []
+                for body, headers, status in ASKED:
+                    options = {"x_request_id": "mine", **headers, **special}
+                    found.append(await ask(connection, json.dumps(body).encode(), **options))
+                    assert found[-1][0] == status, found[-1]
+            lines = [{**event, "ms": None, "exc_info": None} for event in logs]
+            return found, samples(serving), lines
+
+    found, counted, lines = await ask_all()
+    assert asgi == []
+    usual, usually_counted, usual_lines = await ask_all(transfer_encoding="chunked")
+    assert len(asgi) == len(ASKED)
+    for (status, headers, body), (usual_status, usual_headers, usual_body) in zip(found, usual, strict=True):
+        if status == 429:  # the number of seconds that it would take is in the message
+            assert int(headers.pop("retry-after")) == int(usual_headers.pop("retry-after")) == 1
+            for error in (body["error"], usual_body["error"]):
+                assert error.pop("message").startswith("an answer may take")
+                assert error == {"code": "overloaded", "request_id": "mine"}
+            del headers["content-length"], usual_headers["content-length"]
+        assert (status, headers, body) == (usual_status, usual_headers, usual_body)
+    assert counted == usually_counted
+    assert lines == usual_lines
+    assert [line["code"] for line in lines if line["event"] == "request"] == [status for *_, status in ASKED]
+    assert left == []
+
+
+def without_id(found):
+    """An answer but for the id that it was given; the seconds it would take are left out of an error's message."""
+    status, headers, body = found
+    body = {name: value for name, value in body.items() if name != "request_id"}
+    if "error" in body:
+        body["error"] = {**body["error"], "request_id": None, "message": body["error"]["message"][:12]}
+    return status, {name for name in headers if name != "x-request-id"}, body
+
+
+async def test_a_head_that_comes_again_is_not_parsed_and_answered_and_counted_alike(listening, connect, parsed, left):
+    async with listening(batch_tokens=0, **SETTINGS) as serving:
+        rounds, counts = [], []
+        for _ in range(3):
+            connection = await connect(serving.port)
+            rounds.append(
+                [without_id(await ask(connection, json.dumps(body).encode(), **headers)) for body, headers, _ in ASKED]
+            )
+            counts.append((requests(serving), answers(serving), len(parsed)))
+        assert rounds[0] == rounds[1] == rounds[2]
+        assert [status for status, _, _ in rounds[0]] == [status for *_, status in ASKED]
+        for total, outcomes, _ in counts[1:]:
+            times = total // counts[0][0]
+            assert outcomes == {outcome: times * count for outcome, count in counts[0][1].items()}
+        assert counts[0][0] == len(ASKED)
+        assert [read for *_, read in counts] == [counts[0][2]] * 3
+        assert left == []
+
+
+async def test_behind_a_known_head_anything_may_follow(served, parsed, asgi):
+    serving, connection = served
+    other = b'{"text": 12345678}'
+    assert len(other) == len(INVOICE)
+    whole, whole_other = request(INVOICE), request(other)
+    assert [(await exchange(connection, whole))[0] for _ in range(2)] == [200, 200]
+    assert (parsed, asgi) == ([whole], [])
+    assert (await exchange(connection, whole_other))[0] == 422
+    assert requests(serving, code=422) == 1
+    for pieces in ([whole[:-5], whole[-5:]], [whole[:30], whole[30:]], [whole + whole_other], [whole + whole[:-3]]):
+        for piece in pieces:
+            connection.writer.write(piece)
+            await connection.writer.drain()
+            await asyncio.sleep(0.01)
+        assert (await answer(connection))[0] == 200
+        if whole_other in pieces[0]:
+            assert (await answer(connection))[0] == 422
+    connection.writer.write(whole[-3:])
+    assert (await answer(connection))[0] == 200
+    assert requests(serving) == 9
+
+
+async def test_a_known_head_is_let_in_each_time(served, monkeypatch):
+    _, connection = served
+    await ask(connection)
+
+    def refuse(*_):
+        raise UnauthorisedError("no key")
+
+    monkeypatch.setattr(RequestMiddleware, "admit", refuse)
+    assert (await ask(connection))[0] == 401
+
+
+async def test_the_head_of_a_request_with_an_id_is_not_kept(served, parsed):
+    _, connection = served
+    for name in ("x_request_id", "traceparent"):
+        for _ in range(2):
+            assert (await ask(connection, **{name: "mine"}))[0] == 200
+    assert len(parsed) == 4
+
+
+@pytest_asyncio.fixture
+async def served(listening, connect):
+    """A server with small limits, and a connection to it."""
+    async with listening(**SETTINGS) as serving:
+        connection = await connect(serving.port)
+        yield serving, connection
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "status", "code"),
+    [
+        (b"", {}, 400, "malformed"),
+        (b'{"text": "invoice"', {}, 400, "malformed"),
+        (b'{"text": "\xff"}', {}, 400, "malformed"),
+        (b'{"text": 1}', {}, 422, "invalid"),
+        (b'{"text": "a", "texts": ["b"]}', {}, 422, "invalid"),
+        (b'{"text": "a", "top": 1}', {}, 422, "invalid"),
+        (b'{"texts": []}', {}, 422, "invalid"),
+        (b"[]", {}, 422, "invalid"),
+        (INVOICE, {"content_type": "text/plain"}, 415, "unsupported_media_type"),
+        (INVOICE, {"content_type": None}, 415, "unsupported_media_type"),
+        (b"", {"length": LIMIT + 1}, 413, "too_large"),
+        (b" " * LIMIT + INVOICE, {}, 413, "too_large"),
+        (b" " * LIMIT + INVOICE, {"transfer_encoding": "chunked"}, 413, "too_large"),
+        (INVOICE, {"method": "PUT"}, 405, "method_not_allowed"),
+        (INVOICE, {"method": "GET"}, 405, "method_not_allowed"),
+        (INVOICE, {"target": "/classify/"}, 404, "not_found"),
+        (INVOICE, {"target": "//classify"}, 404, "not_found"),
+    ],
+)
+async def test_what_the_short_way_does_not_understand_gets_its_usual_error(
+    served, connect, body, options, status, code
+):
+    serving, connection = served
+    found, headers, content = await ask(connection, body, x_request_id="mine", **options)
+    assert (found, headers["content-type"], headers["x-request-id"]) == (status, "application/json", "mine")
+    assert (content["error"]["code"], content["error"]["request_id"]) == (code, "mine")
+    assert content["error"]["message"]
+    assert requests(serving, code=status) == requests(serving) == 1
+    assert (await ask(await connect(serving.port)))[0] == 200
+
+
+async def test_a_body_may_be_as_large_as_the_limit(served, asgi):
+    _, connection = served
+    assert (await ask(connection, INVOICE + b" " * (LIMIT - len(INVOICE))))[0] == 200
+    assert asgi == []
+    assert (await ask(connection, INVOICE + b" " * (LIMIT - len(INVOICE) + 1)))[0] == 413
+    assert asgi == ["/classify"]
+
+
+async def test_the_body_of_another_protocol_is_answered_in_its_own_shape(served, asgi):
+    serving, connection = served
+    status, _, body = await ask(connection, b'{"model": "tiny", "input": ["invoice", "courier"]}')
+    assert (status, asgi) == (200, ["/classify"])
+    assert [row[0]["label"] for row in body["data"]] == ["billing", "shipping"]
+    assert (await ask(connection, b'{"model": "tiny", "input": 1}'))[0] in (400, 422)
+    assert requests(serving) == 2
+
+
+async def test_what_is_no_http_is_told_so(served):
+    _, connection = served
+    connection.writer.write(request(INVOICE, content_length_="1") + b"nonsense\r\n\r\n")
+    assert (await connection.reader.readuntil(b"\r\n")).startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+    async with asyncio.timeout(PATIENCE):
+        assert b"connection: close" in await connection.reader.read()
+
+
+PIPELINED = [
+    {},
+    {},
+    {"transfer_encoding": "chunked"},
+    {},
+    {"target": "/nope"},
+    {"target": "/classify?a"},
+    {"body": b'{"text": 1}'},
+    {"body": b'{"text": "poison"}'},
+    {"x_request_timeout_ms": "soon"},
+    {},
+]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_pipelined_requests_are_answered_in_order_each_once(listening, connect, workers):
+    async with listening(workers=workers) as serving:
+        for several in (PIPELINED, PIPELINED[::-1], *itertools.permutations(PIPELINED[1:4])):
+            connection = await connect(serving.port)
+            data = [request(**{"body": INVOICE, **one}, x_request_id=str(at)) for at, one in enumerate(several)]
+            connection.writer.write(b"".join(data))
+            found = [await answer(connection) for _ in several]
+            assert [headers["x-request-id"] for _, headers, _ in found] == [str(at) for at in range(len(several))]
+            expected = {"/nope": 404, b'{"text": 1}': 422, b'{"text": "poison"}': 500, "soon": 422}
+            wanted = [next((expected[value] for value in one.values() if value in expected), 200) for one in several]
+            assert [status for status, _, _ in found] == wanted
+            connection.writer.write_eof()
+            async with asyncio.timeout(PATIENCE):
+                assert await connection.reader.read() == b""
+
+
+async def test_a_plain_request_behind_one_that_waits_is_not_answered_first(listening, connect, gate):
+    async with listening() as serving:
+        for first, second in ([{}, CHUNKED], [CHUNKED, {}], [{}, {}]):
+            gate.close()
+            connection = await connect(serving.port)
+            for at, special in enumerate((first, second)):
+                options = {name.replace("-", "_"): value for name, value in special.items()}
+                connection.writer.write(request(INVOICE, x_request_id=str(at), **options))
+                await connection.writer.drain()
+                await gate.held()
+            gate.opened.set()
+            ids = [(await answer(connection))[1]["x-request-id"] for _ in range(2)]
+            assert ids == ["0", "1"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+async def test_a_request_that_comes_in_pieces_is_put_together(served, asgi, size):
+    _, connection = served
+    body = json.dumps({"texts": ["my invoice is late", "courier"]}).encode()
+    whole = await ask(connection, body, x_request_id="mine")
+    data = request(body, x_request_id="mine")
+    for at in range(0, len(data), size):
+        connection.writer.write(data[at : at + size])
+        await connection.writer.drain()
+        await asyncio.sleep(0)
+    assert await answer(connection) == whole
+    assert asgi == []
+
+
+async def test_a_connection_serves_one_request_after_another_until_the_client_is_done(served, asgi):
+    serving, connection = served
+    for special in ({}, CHUNKED, {}, {}):
+        options = {name.replace("-", "_"): value for name, value in special.items()}
+        assert (await ask(connection, **options))[0] == 200
+    assert len(asgi) == 1
+    status, headers, _ = await ask(connection, connection="close")
+    assert (status, headers["connection"]) == (200, "close")
+    async with asyncio.timeout(PATIENCE):
+        assert await connection.reader.read() == b""
+    assert requests(serving, code=200) == 5
+
+
+async def test_an_idle_connection_keeps_no_body(served):
+    serving, connection = served
+    await ask(connection)
+    (kept,) = serving.server.server_state.connections
+    assert kept.cycle.response_complete
+    assert kept.cycle.parts == []
+    assert kept._first == b""
+
+
+@pytest.mark.parametrize("special", [{}, {"transfer_encoding": "chunked"}], ids=["short", "usual"])
+async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listening, connect, gate, left, special):
+    async with listening(**SETTINGS, access_log=True) as serving:
+        gate.close()
+        held, leaving = await connect(serving.port), await connect(serving.port)
+        held.writer.write(request(INVOICE))
+        await gate.held()
+        leaving.writer.write(request(json.dumps({"texts": ["courier"] * 7}).encode(), x_request_id="gone", **special))
+        await until(lambda: depth(serving) == 7)
+        with capture_logs() as logs:
+            leaving.close()
+            await until(lambda: requests(serving))
+        assert depth(serving) == 0
+        assert answers(serving) == {"left": 1}
+        assert requests(serving, code=499, route="/classify", method="POST") == requests(serving) == 1
+        assert [(event["request_id"], event["code"]) for event in logs] == [("gone", 499)]
+        assert len(left) == 1, "who holds the worker"
+        gate.opened.set()
+        assert (await answer(held))[0] == 200
+        await until(lambda: not left)
+        assert answers(serving) == {"left": 1, "ok": 1}
+        assert (await ask(held))[0] == 200
+
+
+async def test_a_client_that_leaves_during_its_run_is_counted_once(listening, connect, gate, left):
+    async with listening() as serving:
+        gate.close()
+        leaving = await connect(serving.port)
+        leaving.writer.write(request(INVOICE))
+        await gate.held()
+        leaving.close()
+        await until(lambda: answers(serving))
+        gate.opened.set()
+        assert (await ask(await connect(serving.port)))[0] == 200
+        assert answers(serving) == {"left": 1, "ok": 1}
+        assert (requests(serving, code=499), requests(serving, code=200)) == (1, 1)
+        await until(lambda: not left)
+
+
+@pytest.mark.parametrize("special", [{}, {"target": "/classify?a"}], ids=["short", "usual"])
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_too(listening, connect, special, left):
+    async with listening() as serving:
+        leaving = await connect(serving.port)
+        leaving.writer.write(request(INVOICE, length=100, **special))
+        await leaving.writer.drain()
+        await until(lambda: any(connection.cycle is not None for connection in serving.server.server_state.connections))
+        leaving.close()
+        await until(lambda: requests(serving))
+        assert requests(serving, code=499) == 1
+        assert (answers(serving), left) == ({}, [])
+
+
+async def test_a_model_that_a_client_left_can_be_released(listening, connect, gate, make_bundle, tmp_path, words):
+    path = make_bundle(tmp_path / "served").path
+    async with listening(bundle=path, shutdown_seconds=600) as serving:
+        (before,) = serving.app.state.reflux.models
+        gate.close()
+        leaving = await connect(serving.port)
+        leaving.writer.write(request(INVOICE))
+        await gate.held()
+        leaving.close()
+        await until(lambda: answers(serving))
+        gate.opened.set()
+        make_bundle(path, labels=tuple(words)[::-1])
+        await serving.app.state.reflux.models.reload()
+        await until(lambda: not before.runner.alive)
+        assert (await ask(await connect(serving.port)))[0] == 200
+
+
+async def test_a_full_queue_refuses_with_retry_after_and_is_counted(listening, connect, gate, asgi, left):
+    async with listening(**SETTINGS) as serving:
+        gate.close()
+        connections = [await connect(serving.port) for _ in range(3)]
+        connections[0].writer.write(request(INVOICE))
+        await gate.held()
+        connections[1].writer.write(request(json.dumps({"texts": ["courier"] * 8}).encode()))
+        await until(lambda: depth(serving) == 8)
+        status, headers, body = await ask(connections[2])
+        assert (status, body["error"]["code"]) == (429, "overloaded")
+        assert body["error"]["request_id"] == headers["x-request-id"]
+        assert int(headers["retry-after"]) >= 1
+        assert answers(serving) == {"overloaded": 1}
+        assert requests(serving, code=429) == 1
+        assert len(left) == 2
+        gate.opened.set()
+        assert [(await answer(one))[0] for one in connections[:2]] == [200, 200]
+        assert (await ask(connections[2]))[0] == 200
+        assert asgi == []
+
+
+@pytest.fixture
+def exchanges(monkeypatch):
+    """The requests that are parsed, by their ids."""
+    ids = []
+    begin = RequestMiddleware.exchange
+
+    def spy(middleware, headers, receive):
+        exchange = begin(middleware, headers, receive)
+        ids.append(exchange.request_id)
+        return exchange
+
+    monkeypatch.setattr(RequestMiddleware, "exchange", spy)
+    return ids
+
+
+@pytest.fixture
+def crowding(listening, connect, gate, monkeypatch, exchanges):
+    """`async with crowding(**settings) as crowded`: a server whose queue is full until the gate is opened.
+
+    A request waits on `waiting`, `connection` was refused once, the usual way, which gave `usual`.
+    """
+    monkeypatch.setattr("service.inference.scheduler._CALM_SECONDS", 600.0)
+
+    @asynccontextmanager
+    async def crowding(**settings):
+        async with listening(**SETTINGS, **settings) as serving:
+            gate.close()
+            running, waiting, connection = [await connect(serving.port) for _ in range(3)]
+            running.writer.write(request(INVOICE))
+            await gate.held()
+            waiting.writer.write(request(json.dumps({"texts": ["courier"] * 8}).encode()))
+            await until(lambda: depth(serving) == 8)
+            usual = await ask(connection, x_request_id="mine")
+            assert (usual[0], exchanges.pop()) == (429, "mine")
+            exchanges.clear()
+            try:
+                yield SimpleNamespace(serving=serving, connection=connection, waiting=waiting, usual=usual)
+            finally:
+                gate.opened.set()
+            assert [(await answer(one))[0] for one in (running, waiting)] == [200, 200]
+
+    return crowding
+
+
+async def test_refusals_that_are_made_from_bytes_are_those_of_the_usual_way(crowding, connect, gate, exchanges, left):
+    async with crowding() as crowded:
+        serving, connection = crowded.serving, crowded.connection
+        for one in (connection, await connect(serving.port)):
+            for _ in range(2):
+                assert await ask(one, x_request_id="mine") == crowded.usual
+        _, headers, body = await ask(connection)
+        assert headers["x-request-id"] == body["error"]["request_id"] != "mine"
+        assert exchanges == []
+        gate.opened.set()
+        await until(lambda: depth(serving) == 0)
+        assert (await ask(connection))[0] == 200
+        await until(lambda: answers(serving) == {"overloaded": 6, "ok": 3})
+        assert requests(serving, code=429, route="/classify", method="POST") == 6
+        assert left == []
+
+
+@pytest.mark.parametrize("at", [1, 30, -1])
+async def test_a_request_in_two_pieces_is_refused_the_usual_way(crowding, exchanges, at):
+    async with crowding() as crowded:
+        data = request(INVOICE, x_request_id="mine")
+        await send_in_two(crowded, data[:at], data[at:])
+        assert await answer(crowded.connection) == crowded.usual
+        assert exchanges == ["mine"]
+        assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        assert exchanges == ["mine"]
+
+
+async def test_a_body_that_is_a_request_is_none(crowding, exchanges):
+    async with crowding() as crowded:
+        inner = request(INVOICE, x_request_id="inner")
+        await send_in_two(crowded, request(b"", length=len(inner), x_request_id="mine"), inner)
+        status, headers, _ = await answer(crowded.connection)
+        assert (status, headers["x-request-id"]) == (400, "mine")
+        assert {*exchanges} == {"mine"}
+        _, headers, _ = await ask(crowded.connection, x_request_id="next")
+        assert headers["x-request-id"] == "next"
+        assert "next" not in exchanges
+
+
+async def test_a_header_that_is_a_request_is_none(crowding, exchanges):
+    async with crowding() as crowded:
+        inner = request(INVOICE, x_request_id="mine")
+        await send_in_two(crowded, b"POST /classify HTTP/1.1\r\nx-first: ", inner)
+        assert await answer(crowded.connection) == crowded.usual
+        assert exchanges == ["mine"]
+
+
+async def send_in_two(crowded, first, second):
+    """Send the second part once the first is known to the server."""
+    crowded.connection.writer.write(first)
+    await until(lambda: any(one._reading for one in crowded.serving.server.server_state.connections))
+    crowded.connection.writer.write(second)
+
+
+async def test_what_is_pipelined_is_refused_in_order_the_usual_way(crowding, exchanges):
+    async with crowding() as crowded:
+        crowded.connection.writer.write(request(INVOICE, x_request_id="mine") * 2)
+        assert [await answer(crowded.connection) for _ in range(2)] == [crowded.usual] * 2
+        assert exchanges == ["mine"] * 2
+
+
+async def test_behind_a_request_that_waits_nothing_is_refused_before_it_is_answered(crowding, exchanges):
+    async with crowding() as crowded:
+        crowded.waiting.writer.write(request(INVOICE, x_request_id="behind"))
+        await until(lambda: any(one.pipeline for one in crowded.serving.server.server_state.connections))
+        assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        assert exchanges == []
+    assert (await answer(crowded.waiting))[1]["x-request-id"] == "behind"
+
+
+async def test_a_log_of_requests_has_those_that_are_refused_too(crowding, exchanges):
+    async with crowding(access_log=True) as crowded:
+        with capture_logs() as logs:
+            for _ in range(2):
+                assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        assert [(event["request_id"], event["code"]) for event in logs] == [("mine", 429)] * 2
+        assert exchanges == ["mine"] * 2
+
+
+async def test_a_refusal_while_the_server_stops_tells_to_close(crowding, exchanges):
+    async with crowding(idle_grace_seconds=600) as crowded:
+        assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
+        crowded.serving.stop()
+        await until(lambda: (b"connection", b"close") in crowded.serving.server.server_state.default_headers)
+        crowded.connection.writer.write(request(INVOICE, x_request_id="mine"))
+        status, headers, body = await answer_while_closing(crowded.connection)
+        assert (status, headers["connection"], body) == (429, "close", crowded.usual[2])
+        async with asyncio.timeout(PATIENCE):
+            assert await crowded.connection.reader.read() == b""
+        assert exchanges == ["mine"]
+
+
+async def test_a_deadline_that_passes_while_waiting_is_a_504(listening, connect, gate, asgi):
+    async with listening(**SETTINGS) as serving:
+        gate.close()
+        held, late = await connect(serving.port), await connect(serving.port)
+        held.writer.write(request(INVOICE))
+        await gate.held()
+        late.writer.write(request(INVOICE, x_request_timeout_ms="300"))
+        await until(lambda: depth(serving) == 1 or requests(serving, code=429))
+        await asyncio.sleep(0.31)
+        gate.opened.set()
+        status, headers, body = await answer(late)
+        assert (status, body["error"]["code"]) == (504, "deadline")
+        assert body["error"]["request_id"] == headers["x-request-id"]
+        assert (await answer(held))[0] == 200
+        assert answers(serving) == {"deadline": 1, "ok": 1}
+        assert asgi == []
+
+
+async def test_the_deadline_counts_from_the_head_though_the_body_comes_late(listening, connect, asgi):
+    async with listening() as serving:
+        connection = await connect(serving.port)
+        assert (await ask(connection, x_request_timeout_ms="20000"))[0] == 200
+        connection.writer.write(request(INVOICE[:5], length=len(INVOICE), x_request_timeout_ms="100"))
+        await connection.writer.drain()
+        await asyncio.sleep(0.15)
+        status, _, body = await exchange(connection, INVOICE[5:])
+        assert (status, body["error"]["code"]) == (429, "overloaded")
+        assert asgi == []
+
+
+async def test_before_there_is_a_bundle_the_answer_is_503(listening, connect, asgi, monkeypatch):
+    async with listening() as serving:
+        monkeypatch.setattr(serving.app.state.reflux.models, "_serving", {})
+        monkeypatch.setattr(serving.app.state.reflux.models, "only", None)
+        status, headers, body = await ask(await connect(serving.port))
+        assert (status, body["error"]["code"]) == (503, "not_ready")
+        assert body["error"]["request_id"] == headers["x-request-id"]
+        assert requests(serving, code=503) == 1
+        assert asgi == []
+        monkeypatch.undo()
+
+
+async def test_a_defect_is_a_500_in_the_one_shape(listening, connect, asgi, monkeypatch, left):
+    async with listening() as serving:
+        connection = await connect(serving.port)
+        for place in ("service.inference.dataplane.check_limits", "service.routes.classify._to_json"):
+            with monkeypatch.context() as patched:
+                patched.setattr(place, lambda *_: 1 / 0)
+                with capture_logs() as logs:
+                    status, _, body = await ask(connection, x_request_id="mine")
+            assert (status, body["error"]["code"], body["error"]["request_id"]) == (500, "internal", "mine")
+            assert [event["event"] for event in logs] == ["request failed"]
+        assert (await ask(connection))[0] == 200
+        assert requests(serving, code=500) == 2
+        assert (asgi, left) == ([], [])
+
+
+@pytest.mark.parametrize("special", [{}, {"transfer_encoding": "chunked"}], ids=["short", "usual"])
+async def test_keys_are_asked_for_and_counted(listening, connect, write_keys, asgi, special):
+    path = write_keys(tickets="right", slow="one:rate=0.001/s")
+    async with listening(api_keys=path, access_log=True) as serving:
+        connection = await connect(serving.port)
+        with capture_logs() as logs:
+            for key, status, code in [
+                (None, 401, "unauthorised"),
+                ("wrong", 401, "unauthorised"),
+                ("right", 200, None),
+                ("one", 200, None),
+                ("one", 429, "rate_limited"),
+            ]:
+                found, headers, body = await ask(connection, x_api_key=key, **special)
+                assert (found, body.get("error", {}).get("code")) == (status, code)
+                assert ("www-authenticate" in headers, "retry-after" in headers) == (status == 401, status == 429)
+        assert [event["key"] for event in logs] == [None, None, "tickets", "slow", "slow"]
+        counted = {key: count for key, count in samples(serving).items() if key[0] == "reflux_key_requests_total"}
+        assert {tuple(value for _, value in labels): count for (_, *labels), count in counted.items()} == {
+            ("", "unauthorised"): 2,
+            ("tickets", "allowed"): 1,
+            ("slow", "allowed"): 1,
+            ("slow", "limited"): 1,
+        }
+        assert len(asgi) == (5 if special else 0)
+
+
+async def test_a_request_in_flight_when_told_to_stop_is_finished_and_told_to_close(listening, connect, gate, asgi):
+    async with listening(idle_grace_seconds=600) as serving:
+        gate.close()
+        flying, slow, idle = [await connect(serving.port) for _ in range(3)]
+        flying.writer.write(request(INVOICE))
+        await gate.held()
+        slow.writer.write(request(INVOICE[:5], length=len(INVOICE)))
+        idle.writer.write(b"")
+        await until(lambda: sum(one.busy for one in serving.server.server_state.connections) == 2)
+        await until(lambda: len(serving.server.server_state.connections) == 3)
+        serving.stop()
+        await until(lambda: (b"connection", b"close") in serving.server.server_state.default_headers)
+        gate.opened.set()
+        slow.writer.write(INVOICE[5:])
+        idle.writer.write(request(INVOICE))
+        for connection in (flying, slow, idle):
+            status, headers, _ = await answer_while_closing(connection)
+            assert (status, headers["connection"]) == (200, "close")
+            async with asyncio.timeout(PATIENCE):
+                assert await connection.reader.read() == b""
+        assert asgi == []
+
+
+async def answer_while_closing(connection):
+    """As `answer`; the header that tells it may come once alone."""
+    async with asyncio.timeout(PATIENCE):
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        assert head.lower().count(b"connection: close") == 1
+        headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+        body = await connection.reader.readexactly(int(headers["content-length"]))
+    return int(head.split()[1]), headers, json.loads(body)
+
+
+async def test_what_was_pipelined_before_the_stop_is_answered_too(listening, connect, gate):
+    async with listening(idle_grace_seconds=600) as serving:
+        gate.close()
+        connection = await connect(serving.port)
+        connection.writer.write(request(INVOICE))
+        await gate.held()
+        connection.writer.write(request(INVOICE))
+        (served,) = serving.server.server_state.connections
+        await until(lambda: served.pipeline)
+        serving.stop()
+        await until(lambda: (b"connection", b"close") in serving.server.server_state.default_headers)
+        gate.opened.set()
+        first, second = await answer(connection), await answer(connection)
+        assert (first[0], first[1].get("connection")) == (200, None)
+        assert (second[0], second[1].get("connection")) == (200, "close")
+        async with asyncio.timeout(PATIENCE):
+            assert await connection.reader.read() == b""
+
+
+async def test_a_request_that_is_cut_at_the_end_is_counted_and_named_in_the_log(listening, connect, gate, left):
+    with capture_logs() as logs:
+        async with listening(shutdown_seconds=0.1) as serving:
+            gate.close()
+            connection = await connect(serving.port)
+            connection.writer.write(request(INVOICE))
+            await gate.held()
+            serving.stop()
+            async with asyncio.timeout(PATIENCE):
+                assert await connection.reader.read() == b""
+            await until(lambda: requests(serving))
+            assert requests(serving, code=499) == 1
+            assert left == []
+            gate.opened.set()
+    assert [event["requests"] for event in logs if event["event"] == "requests cut"] == [1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_nothing_of_a_request_waits_for_the_collector(listening, connect, asgi, workers):
+    async with listening(workers=workers) as serving:
+        with uncollected():
+            for _ in range(10):
+                connection = await connect(serving.port)
+                for options in ({}, {"x_request_timeout_ms": "0.000001"}, {"x_reflux_variant": "none"}, {}):
+                    await ask(connection, **options)
+                connection.close()
+            await until(lambda: not serving.server.server_state.connections)
+            await until(lambda: kept() <= workers)  # a thread has its last run in its hands until the next
+        assert asgi == []
+
+
+async def test_nothing_of_a_client_that_left_waits_for_the_collector(listening, connect, gate):
+    async with listening() as serving:
+        with uncollected():
+            gate.close()
+            held = await connect(serving.port)
+            held.writer.write(request(INVOICE))
+            await gate.held()
+            several = [await connect(serving.port) for _ in range(5)]
+            for connection in several:
+                connection.writer.write(request(INVOICE))
+            await until(lambda: depth(serving) == 5)
+            for connection in several:
+                connection.close()
+            await until(lambda: depth(serving) == 0)
+            gate.opened.set()
+            await answer(held)
+            held.close()
+            await until(lambda: not serving.server.server_state.connections)
+            await until(lambda: kept() <= 1)
+
+
+async def test_an_idle_connection_is_closed_after_its_time(listening, connect, asgi):
+    async with listening(keep_alive_seconds=1) as serving:
+        connection = await connect(serving.port)
+        for _ in range(2):
+            assert (await ask(connection))[0] == 200
+        async with asyncio.timeout(PATIENCE):
+            assert await connection.reader.read() == b""
+        assert asgi == []
+
+
+async def test_a_request_that_takes_longer_than_an_idle_connection_may_is_not_cut(listening, connect, gate):
+    async with listening(keep_alive_seconds=1) as serving:
+        connection = await connect(serving.port)
+        assert (await ask(connection))[0] == 200
+        gate.close()
+        connection.writer.write(request(INVOICE))
+        await gate.held()
+        (served,) = serving.server.server_state.connections
+        served.timeout_keep_alive_task.cancel()
+        served.timeout_keep_alive_handler()
+        assert served.timeout_keep_alive_task is None
+        gate.opened.set()
+        assert (await answer(connection))[0] == 200
+        assert served.timeout_keep_alive_task is not None
+
+
+class Clock:
+    """The event loop of a connection, with a time of its own that passes when it is told to."""
+
+    def __init__(self, served):
+        self.now, self.timers, self._loop = 0.0, [], served.loop
+        served.loop = self
+        served.timeout_keep_alive_task.cancel()
+        served.timeout_keep_alive_task, served._idle_since = None, 0.0
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+
+    def time(self):
+        return self.now
+
+    def call_later(self, seconds, call):
+        timer = SimpleNamespace(at=self.now + seconds, call=call)
+        timer.cancel = lambda: self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def passes(self, seconds):
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer.at <= end]:
+            timer = min(due, key=lambda timer: timer.at)
+            self.timers.remove(timer)
+            self.now = timer.at
+            timer.call()
+        self.now = end
+
+
+@pytest_asyncio.fixture
+async def timed(listening, connect):
+    """A connection that may be idle for ten seconds, what serves it, and its time."""
+    async with listening(keep_alive_seconds=10, receive_seconds=1000) as serving:
+        connection = await connect(serving.port)
+        await until(lambda: serving.server.server_state.connections)
+        (served,) = serving.server.server_state.connections
+        yield connection, served, Clock(served)
+        connection.close()
+
+
+async def is_closed(connection):
+    async with asyncio.timeout(PATIENCE):
+        return await connection.reader.read() == b""
+
+
+@pytest.mark.parametrize("special", [{}, CHUNKED], ids=["short", "usual"])
+async def test_an_idle_connection_is_closed_so_long_after_its_last_answer(timed, special):
+    connection, served, clock = timed
+    options = {name.replace("-", "_"): value for name, value in special.items()}
+    for _ in range(3):
+        assert (await ask(connection, **options))[0] == 200
+        await until(lambda: not served.busy)
+        assert len(clock.timers) == 1
+        clock.passes(6)
+    clock.passes(3.9)
+    assert not served.transport.is_closing()
+    clock.passes(0.2)
+    assert await is_closed(connection)
+
+
+async def test_a_refusal_from_bytes_is_an_answer_that_keeps_a_connection(crowding, connect, exchanges):
+    async with crowding(keep_alive_seconds=10) as crowded:
+        before = set(crowded.serving.server.server_state.connections)
+        connection = await connect(crowded.serving.port)
+        await until(lambda: len(crowded.serving.server.server_state.connections) > len(before))
+        (served,) = set(crowded.serving.server.server_state.connections) - before
+        clock = Clock(served)
+        for _ in range(3):
+            assert await ask(connection, x_request_id="mine") == crowded.usual
+            assert len(clock.timers) == 1
+            clock.passes(6)
+        assert not served.transport.is_closing()
+        clock.passes(4.1)
+        assert await is_closed(connection)
+        assert exchanges == []
+
+
+async def test_a_connection_on_which_a_request_is_read_or_answered_is_not_idle(timed, gate):
+    connection, served, clock = timed
+    assert (await ask(connection))[0] == 200
+    clock.passes(6)
+    data = request(INVOICE)
+    gate.close()
+    for part in (data[:9], data[9:-1], data[-1:]):
+        connection.writer.write(part)
+        await until(lambda part=part: served._reading if part is not data[-1:] else True)
+        clock.passes(60)
+        assert not served.transport.is_closing()
+    await gate.held()
+    clock.passes(60)
+    gate.opened.set()
+    assert (await answer(connection))[0] == 200
+    clock.passes(9.9)
+    assert not served.transport.is_closing()
+    clock.passes(0.2)
+    assert await is_closed(connection)
+
+
+async def test_nothing_keeps_a_connection_that_was_lost(listening, connect):
+    async with listening(keep_alive_seconds=600) as serving:
+        with uncollected():
+            for options in ({}, {"x_request_timeout_ms": "0.000001"}):
+                connection = await connect(serving.port)
+                await ask(connection, **options)
+                (served,) = map(weakref.ref, serving.server.server_state.connections)
+                connection.close()
+                await until(lambda served=served: served() is None)
+
+
+async def test_web_pages_of_other_origins_are_served_the_usual_way(listening, connect, asgi):
+    async with listening(cors_origins=("https://desk.example",)) as serving:
+        status, headers, _ = await ask(await connect(serving.port), origin="https://desk.example")
+        assert (status, asgi) == (200, ["/classify"])
+        assert headers["access-control-allow-origin"] == "https://desk.example"
+
+
+async def test_many_clients_at_once_get_their_own_answers(listening, words):
+    async with listening(queue_limit=4000) as serving, httpx.AsyncClient(timeout=PATIENCE) as client:
+
+        async def user(number):
+            for label, several in words.items():
+                text = several[number % len(several)]
+                found = await client.post(f"{serving.url}/classify", json={"text": text})
+                assert found.json()["results"][0]["label"] == label
+
+        await asyncio.gather(*(user(number) for number in range(20)))
+        assert requests(serving, code=200) == 20 * len(words)

@@ -1,0 +1,562 @@
+"""A real process on a real socket: right answers under load, and none lost when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+import service.server.lifecycle
+from export.bundle.format import MODEL, write_bundle
+from service.app import create_app
+from service.auth.access import access
+from service.auth.keyfile import key_line
+from service.errors import StartupError
+from service.inference import registry
+from service.server.lifecycle import Server, bind
+
+CLIENTS = 200
+TEXTS = 40
+MANY = {"REFLUX_QUEUE_LIMIT": "4000", "REFLUX_MAX_TEXTS": "8"}
+
+
+def _texts(words: Mapping[str, tuple[str, ...]]) -> list[str]:
+    generator = random.Random(0)
+    pool = [word for group in words.values() for word in group]
+    return [" ".join(generator.choices(pool, k=generator.randint(1, 12))) for _ in range(TEXTS)]
+
+
+async def _expected(connection, texts):
+    answers = {}
+    for text in texts:
+        status, _, body = await connection.ask({"text": text, "top_k": 4})
+        assert status == 200
+        answers[text] = body["results"][0]
+    return answers
+
+
+async def _refused(connect, port):
+    """Wait until the port takes no connections any more."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                (await connect(port)).close()
+            except ConnectionRefusedError:
+                return
+            await asyncio.sleep(0.01)
+
+
+def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_settings, tmp_path):
+    usual = sys.getswitchinterval()
+    try:
+        with pytest.raises(StartupError):
+            service.server.serve(make_settings(bundle=tmp_path / "nowhere", port=0))
+        assert sys.getswitchinterval() < usual / 5
+    finally:
+        sys.setswitchinterval(usual)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
+async def test_what_is_handed_to_a_thread_gives_way_to_the_event_loop(listening):
+    async with listening():
+        nice = await asyncio.to_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        assert nice > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+async def test_two_hundred_clients_get_the_answers_that_each_would_get_alone(start_process, connect, words):
+    async with start_process(**MANY) as process:
+        texts = _texts(words)
+        expected = await _expected(await connect(process.port), texts)
+
+        async def user(seed):
+            generator = random.Random(seed)
+            connection = await connect(process.port)
+            for _ in range(8):
+                asked = generator.choices(texts, k=generator.randint(1, 4))
+                status, _, body = await connection.ask({"texts": asked, "top_k": 4})
+                assert status == 200
+                assert body["results"] == [expected[text] for text in asked]
+            connection.close()
+
+        async def deserter(seed):
+            connection = await connect(process.port)
+            connection.send(json.dumps({"texts": random.Random(seed).choices(texts, k=4)}).encode())
+            await connection.writer.drain()
+            connection.close()
+
+        await asyncio.gather(*(user(seed) for seed in range(CLIENTS)), *(deserter(seed) for seed in range(50)))
+
+
+async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(start_process, connect, words):
+    async with start_process(REFLUX_DRAIN_SECONDS="0.5", REFLUX_IDLE_GRACE_SECONDS="30", **MANY) as process:
+        texts = _texts(words)
+        expected = await _expected(await connect(process.port), texts)
+        answered = 0
+        warm = asyncio.Event()
+
+        async def user(seed):
+            """Ask on one connection until told to close it, then on another, until there is none to be had."""
+            nonlocal answered
+            generator = random.Random(seed)
+            farewells = 0
+            while True:
+                try:
+                    connection = await connect(process.port)
+                except ConnectionRefusedError:
+                    return farewells
+                closing = False
+                while not closing:
+                    text = generator.choice(texts)
+                    status, headers, body = await connection.ask({"text": text, "top_k": 4})
+                    assert status == 200
+                    assert body["results"] == [expected[text]]
+                    answered += 1
+                    if answered == 3 * CLIENTS:
+                        warm.set()
+                    closing = headers.get("connection") == "close"
+                farewells += 1
+                assert await connection.reader.read() == b""
+                connection.close()
+
+        async def stop():
+            probe = await connect(process.port)
+            assert (await probe.ask(None, method="GET", path="/readyz"))[0] == 200
+            await warm.wait()
+            process.terminate()
+            while (await probe.ask(None, method="GET", path="/readyz"))[0] == 200:
+                await asyncio.sleep(0)
+            # Not ready, and yet open to whoever has not heard of it.
+            late = await connect(process.port)
+            assert (await late.ask({"text": texts[0]}))[0] == 200
+            late.close()
+            probe.close()
+
+        stopping = asyncio.create_task(stop())
+        farewells = await asyncio.gather(*(user(seed) for seed in range(CLIENTS)))
+        await stopping
+        assert all(count >= 1 for count in farewells), "every client was told to close, none was cut"
+        assert await process.ended() == 0
+
+
+async def test_after_the_listener_closed_an_idle_connection_and_a_half_sent_request_are_still_answered(
+    start_process, connect
+):
+    # What is left open by mistake would be closed at the end of these limits, and the test with it.
+    forever = {"REFLUX_IDLE_GRACE_SECONDS": "600", "REFLUX_SHUTDOWN_SECONDS": "600"}
+    async with start_process(REFLUX_DRAIN_SECONDS="0", **forever) as process:
+        idle, slow = await connect(process.port), await connect(process.port)
+        assert (await idle.ask({"text": "invoice"}))[0] == 200
+        body = json.dumps({"text": "courier"}).encode()
+        slow.send(body[:5], length=len(body))
+        await slow.writer.drain()
+        assert (await idle.ask({"text": "invoice"}))[0] == 200
+        process.terminate()
+        await _refused(connect, process.port)
+        slow.writer.write(body[5:])
+        for connection, answer in ((slow, None), (idle, {"text": "invoice"})):
+            status, headers, _ = await (connection.receive() if answer is None else connection.ask(answer))
+            assert (status, headers["connection"]) == (200, "close")
+            async with asyncio.timeout(30):
+                assert await connection.reader.read() == b""
+        assert await process.ended() == 0
+
+
+async def test_idle_connections_are_closed_after_their_grace(start_process, connect):
+    async with start_process(REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="0.1") as process:
+        used, unused = await connect(process.port), await connect(process.port)
+        assert (await used.ask({"text": "invoice"}))[0] == 200
+        process.terminate()
+        assert await used.reader.read() == b""
+        assert await unused.reader.read() == b""
+        assert await process.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_at_once(start_process, connect, number):
+    async with start_process(REFLUX_DRAIN_SECONDS="600", REFLUX_SHUTDOWN_SECONDS="600") as process:
+        held = await connect(process.port)
+        held.send(b"{", length=100)
+        probe = await connect(process.port)
+        process.process.send_signal(number)
+        while (await probe.ask(None, method="GET", path="/readyz"))[0] == 200:
+            await asyncio.sleep(0)
+        process.process.send_signal(number)
+        assert await process.ended() == 0
+
+
+async def test_a_request_that_never_ends_is_cut_after_the_limit(start_process, connect):
+    async with start_process(
+        REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="0", REFLUX_SHUTDOWN_SECONDS="0.2"
+    ) as process:
+        held = await connect(process.port)
+        held.send(b"{", length=100)
+        await held.writer.drain()
+        probe = await connect(process.port)
+        assert (await probe.ask({"text": "invoice"}))[0] == 200
+        process.terminate()
+        assert await process.ended() == 0
+        assert "requests cut" in process.log
+
+
+async def test_a_tampered_bundle_refuses_to_start_and_names_the_file(start_process, tiny_bundle, tmp_path):
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
+    (copy / MODEL).write_bytes((copy / MODEL).read_bytes() + b"\0")
+    async with start_process(REFLUX_BUNDLE=str(copy)) as process:
+        assert await process.ended() == 1
+    assert str(copy / MODEL) in process.log
+    assert "Traceback" not in process.log
+
+
+async def test_a_wrong_setting_refuses_to_start_and_names_the_variable(start_process):
+    async with start_process(REFLUX_QUEUE_LIMIT="many") as process:
+        assert await process.ended() == 1
+    assert "REFLUX_QUEUE_LIMIT" in process.log
+
+
+async def test_no_log_line_holds_a_text(start_process, connect):
+    secret = "xyzzyplugh"
+    quick = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0"}
+    async with start_process(REFLUX_LOG_LEVEL="debug", REFLUX_ACCESS_LOG="true", **quick) as process:
+        connection = await connect(process.port)
+        for body, status in [
+            ({"text": f"invoice {secret}"}, 200),
+            ({"text": f"poison {secret}"}, 500),
+            ({"texts": [secret, "poison"]}, 500),
+            ({"text": secret, "top_k": 0}, 422),
+            ({"texts": [secret, 1]}, 422),
+            ({secret: secret}, 422),
+            ({"text": secret * 20_000}, 422),
+            ({"text": secret * 200_000}, 413),
+        ]:
+            assert (await connection.ask(body))[0] == status
+        connection.send(f'{{"text": "{secret}'.encode())
+        assert (await connection.receive())[0] == 400
+        process.terminate()
+        await process.ended()
+    events = [json.loads(line) for line in process.lines]
+    assert sum(event["event"] == "request" for event in events) == 9
+    failed = [event for event in events if event["event"] == "request failed"]
+    assert [bool(event["exception"]) for event in failed] == [True, True]
+    assert secret not in process.log
+
+
+async def test_a_start_does_not_search_for_garbage_which_is_collected_again_once_the_service_listens(listening):
+    gc.disable()
+    searches = gc.get_stats()[2]["collections"]
+    try:
+        async with listening():
+            assert gc.isenabled()
+            assert gc.get_stats()[2]["collections"] == searches
+    finally:
+        gc.enable()
+
+
+async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are_answered(make_settings):
+    settings = make_settings(host="127.0.0.1", port=0)
+    server = Server(create_app(settings), settings)
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    listener = bind("127.0.0.1", 0)
+    address = listener.getsockname()
+    await server.startup([listener])
+    # The kernel completes this connection while the event loop, and so its accepting, stands still.
+    with socket.create_connection(address) as waiting:
+        waiting.sendall(b"GET /livez HTTP/1.1\r\nhost: reflux\r\n\r\n")
+        await server.shutdown([listener])
+        answer = waiting.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
+
+
+def _ask_for_life(address, count):
+    """So many connections with a request, made while the event loop, and so its accepting, stands still."""
+    clients = [socket.create_connection(address) for _ in range(count)]
+    for client in clients:
+        client.sendall(b"GET /livez HTTP/1.1\r\nhost: reflux\r\nconnection: close\r\n\r\n")
+        client.setblocking(False)
+    return clients
+
+
+async def _answers(clients):
+    """The status of each answer; the connections are closed then."""
+
+    async def answer(client):
+        async with asyncio.timeout(30):
+            reader, writer = await asyncio.open_connection(sock=client)
+            status = int((await reader.read()).split()[1])
+        writer.close()
+        return status
+
+    return await asyncio.gather(*map(answer, clients))
+
+
+@pytest.fixture
+def accepting(monkeypatch):
+    """`accepting.taken`: how many connections were taken at each call; `accepting.full`: no descriptor is left."""
+    accepted = service.server._accepted
+    accepting = SimpleNamespace(taken=[], full=False)
+
+    def count(listener):
+        accepting.taken.append(0)
+        if accepting.full:
+            raise OSError(errno.EMFILE, "too many open files")
+        for connection in accepted(listener):
+            accepting.taken[-1] += 1
+            yield connection
+
+    monkeypatch.setattr(service.server, "_accepted", count)
+    return accepting
+
+
+async def test_all_connections_that_came_during_a_turn_of_the_event_loop_are_taken_in_the_next(listening, accepting):
+    async with listening() as serving:
+        clients = _ask_for_life(("127.0.0.1", serving.port), 40)
+        assert await _answers(clients) == [200] * 40
+        assert [count for count in accepting.taken if count] == [40]
+
+
+async def test_without_descriptors_accepting_pauses_and_no_connection_is_lost(listening, accepting, monkeypatch):
+    loop = asyncio.get_running_loop()
+    later, call_later = [], loop.call_later
+
+    def keep(delay, callback, *args):
+        if callback.__name__ != "_accept_from":
+            return call_later(delay, callback, *args)
+        later.append((delay, callback, args))
+        return None
+
+    monkeypatch.setattr(loop, "call_later", keep)
+    async with listening() as serving:
+        accepting.full = True
+        clients = _ask_for_life(("127.0.0.1", serving.port), 5)
+        with capture_logs() as logs:
+            async with asyncio.timeout(30):
+                while not later:
+                    await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert accepting.taken == [0], "it does not try again and again"
+        ((delay, callback, args),) = later
+        assert delay == 1.0
+        assert [event["event"] for event in logs] == ["cannot accept"]
+        callback(*args)
+        async with asyncio.timeout(30):
+            while len(later) < 2:
+                await asyncio.sleep(0)
+        accepting.full = False
+        callback(*args)
+        assert await _answers(clients) == [200] * 5
+        assert sum(accepting.taken) == 5
+    callback(*args)  # the listener is closed by now: that is no harm
+
+
+async def test_a_process_that_ran_out_of_descriptors_goes_on_when_it_has_some_again(start_process, connect):
+    async with start_process() as process:
+        held = [await connect(process.port) for _ in range(4)]
+        for connection in held:
+            assert (await connection.ask({"text": "invoice"}))[0] == 200
+        pid = process.process.pid
+        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), most))
+        waiting = [await connect(process.port) for _ in range(4)]
+        for connection in waiting:
+            connection.send(b'{"text": "courier"}')
+        async with asyncio.timeout(30):
+            while "cannot accept" not in process.log:
+                await asyncio.sleep(0.01)
+        assert (await held[0].ask({"text": "invoice"}))[0] == 200, "who is connected is served"
+        for connection in held:
+            connection.close()
+        for connection in waiting:
+            status, _, body = await connection.receive()
+            assert (status, body["results"][0]["label"]) == (200, "shipping")
+        assert process.log.count("cannot accept") < 10
+
+
+def _metrics_port(process):
+    return next(event["metrics_port"] for event in map(json.loads, process.lines) if event["event"] == "monitoring")
+
+
+async def test_metrics_can_have_a_port_of_their_own_open_to_all(start_process, connect, tmp_path):
+    (tmp_path / "keys").write_text(key_line("tickets", "right"))
+    closed = {"REFLUX_API_KEYS": str(tmp_path / "keys"), "REFLUX_METRICS_OPEN": "false"}
+    async with start_process(REFLUX_METRICS_PORT="0", **closed) as process:
+        async with httpx.AsyncClient() as client:
+            own, main = (f"http://127.0.0.1:{port}" for port in (_metrics_port(process), process.port))
+            page = await client.get(f"{own}/metrics")
+            assert (page.status_code, "reflux_http_requests_total" in page.text) == (200, True)
+            for path in ("/livez", "/readyz", "/startupz"):
+                assert [(await client.get(f"{port}{path}")).status_code for port in (own, main)] == [200, 200]
+            assert (await client.get(f"{main}/metrics", headers={"x-api-key": "right"})).status_code == 404
+            for path in ("/classify", "/model", "/docs", "/openapi.json", "/"):
+                missing = await client.get(f"{own}{path}", headers={"x-request-id": "mine"})
+                assert (missing.status_code, missing.headers["x-request-id"]) == (404, "mine")
+        process.terminate()
+
+
+async def test_the_metrics_port_answers_until_the_last_request_has_ended(start_process, connect):
+    quick = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0"}
+    async with start_process(REFLUX_METRICS_PORT="0", **quick) as process:
+        slow, watching = await connect(process.port), await connect(_metrics_port(process))
+        body = json.dumps({"text": "courier"}).encode()
+        slow.send(body[:5], length=len(body))
+        await slow.writer.drain()
+        assert (await watching.ask(None, method="GET", path="/readyz"))[0] == 200
+        process.terminate()
+        await _refused(connect, process.port)
+        assert (await watching.ask(None, method="GET", path="/readyz"))[0] == 503
+        assert (await (await connect(_metrics_port(process))).ask(None, method="GET", path="/livez"))[0] == 200
+        slow.writer.write(body[5:])
+        assert (await slow.receive())[0] == 200
+        assert await process.ended() == 0
+        await _refused(connect, _metrics_port(process))
+
+
+def test_a_metrics_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StartupError, match="REFLUX_METRICS_PORT"):
+            bind("127.0.0.1", taken.getsockname()[1], "metrics_port")
+
+
+async def test_sighup_under_load_swaps_the_bundle_and_loses_no_request(start_process, connect, make_bundle, tmp_path):
+    bundles = [make_bundle(tmp_path / label, flip={"refund": label}) for label in ("shipping", "account", "technical")]
+    labels = {bundle.manifest.version: bundle.path.name for bundle in bundles}
+
+    def publish(bundle):
+        contents = {name: bundle.path / name for name in bundle.manifest.files}
+        return write_bundle(tmp_path / "served", contents, bundle.manifest)
+
+    path = publish(bundles[0]).path
+    async with start_process(REFLUX_BUNDLE=str(path), REFLUX_WORKERS="1", REFLUX_BATCH_TOKENS="512") as process:
+        answered = dict.fromkeys(labels, 0)
+        done = asyncio.Event()
+
+        async def user():
+            connection = await connect(process.port)
+            while not done.is_set():
+                status, _, body = await connection.ask({"texts": ["refund", "invoice"]})
+                assert status == 200, body
+                found = [result["label"] for result in body["results"]]
+                assert found == [labels[body["version"]], "billing"]
+                answered[body["version"]] += 1
+            connection.close()
+
+        async def reload():
+            for number in range(1, 7):
+                version = publish(bundles[number % len(bundles)]).manifest.version
+                wanted = answered[version] + 20
+                process.process.send_signal(signal.SIGHUP)
+                async with asyncio.timeout(30):
+                    while answered[version] < wanted:
+                        await asyncio.sleep(0.01)
+
+        users = [asyncio.create_task(user()) for _ in range(20)]
+        try:
+            await reload()
+        finally:
+            done.set()
+            await asyncio.gather(*users)
+        assert min(answered.values()) > 0
+
+
+async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
+    start_process, connect, make_bundle, tmp_path
+):
+    path = make_bundle(tmp_path / "served").path
+    async with start_process(REFLUX_BUNDLE=str(path)) as process:
+        connection = await connect(process.port)
+        _, _, before = await connection.ask({"text": "invoice"})
+        (path / MODEL).write_bytes(b"")
+        process.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(30):
+            while "not reloaded" not in process.log:
+                await asyncio.sleep(0.01)
+        assert str(path / MODEL) in process.log
+        assert "Traceback" not in process.log
+        status, _, after = await connection.ask({"text": "invoice"})
+        assert (status, after["version"], after["results"]) == (200, before["version"], before["results"])
+
+
+async def test_signals_during_a_reload_make_one_more_and_requests_are_told_at_once(
+    listening, make_bundle, tmp_path, monkeypatch
+):
+    path = make_bundle(tmp_path / "served").path
+    keys = tmp_path / "keys"
+    keys.write_text(key_line("boss", "master", "admin"))
+    async with (
+        listening(bundle=path, api_keys=keys, admin=True, workers=0) as serving,
+        httpx.AsyncClient(base_url=serving.url, headers={"x-api-key": "master"}) as client,
+    ):
+        began, go_on, loads, load = threading.Event(), threading.Event(), [], registry.load
+
+        def linger(*arguments, **options):
+            loads.append(1)
+            began.set()
+            assert go_on.wait(30)
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(registry, "load", linger)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert await asyncio.to_thread(began.wait, 30)
+        for _ in range(5):
+            os.kill(os.getpid(), signal.SIGHUP)
+            response = await client.post("/admin/reload")
+            assert (response.status_code, response.json()["error"]["code"]) == (409, "reloading")
+        assert len(loads) == 1
+        written = make_bundle(path, flip={"refund": "shipping"}).manifest.version
+        go_on.set()
+        async with asyncio.timeout(30):
+            while (await client.get("/model")).json()["version"] != written:
+                await asyncio.sleep(0.01)
+            await serving.server._reloading
+    assert len(loads) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [("0.0.0.0", True), ("::", True), ("", True), ("127.0.0.1", False), ("127.1.2.3", False), ("::1", False),
+     ("::ffff:127.0.0.1", False), ("localhost", False), ("no.such.name.invalid", True)],
+)  # fmt: skip
+def test_without_keys_it_is_said_who_can_reach_the_port(make_settings, write_keys, host, network):
+    found = access(make_settings(host=host))
+    assert (found.network, found.notice is not None) == (network, network)
+    if network:
+        assert "REFLUX_API_KEYS" in found.notice
+    assert access(make_settings(host=host, api_keys=write_keys(tickets="right"))).notice is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+async def test_a_service_that_is_open_to_all_says_so_once_in_its_log_and_in_model(start_process, host):
+    async with start_process(REFLUX_HOST=host, REFLUX_METRICS_PORT="0") as process:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}") as client:
+            told = (await client.get("/model")).json()["access"]
+        process.terminate()
+        await process.ended()
+    notices = [line["notice"] for line in map(json.loads, process.lines) if line["event"] == "open to all"]
+    assert notices == ([told["notice"]] if host == "0.0.0.0" else [])
+    assert told["network"] == (host == "0.0.0.0")
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StartupError, match=r"127\.0\.0\.1:\d+ .*REFLUX_PORT"):
+            bind("127.0.0.1", taken.getsockname()[1])
