@@ -1,0 +1,141 @@
+"""What users build on stays as it is: operations and schemas, settings and their defaults, metrics and their labels.
+
+It is written down in `surface/*.json`. Whoever changes it says so in CHANGELOG.md and runs `make surface`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel, SecretStr
+
+from service.settings import CLIENT, Settings, variable
+
+SURFACE = Path(__file__).with_name("surface")
+WRITE = "WRITE_SURFACE"
+PATIENCE = 30.0
+
+
+def unchanged(file, found):
+    """Fail with a diff where `found` is not what `file` holds; under `make surface` write it instead."""
+    now = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    if WRITE in os.environ:
+        file.write_text(now, encoding="utf-8")
+    kept = file.read_text(encoding="utf-8")
+    lines = (kept.splitlines(), now.splitlines())
+    if diff := list(difflib.unified_diff(*lines, f"{file.name}, as it was", "now", lineterm="", n=2)):
+        remedy = "The public surface is another one. If that is meant, say it in CHANGELOG.md and run `make surface`."
+        pytest.fail("\n".join([remedy, *diff]), pytrace=False)
+
+
+def shape(schema):
+    """A JSON schema without prose and limits: names and types, `?` after what may be left out."""
+    if "$ref" in schema:
+        return schema["$ref"].rsplit("/", 1)[-1]
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return " | ".join(map(json.dumps, schema["enum"]))
+    if alternatives := schema.get("anyOf", schema.get("oneOf")):
+        found = [shape(one) for one in alternatives]
+        return " | ".join(found) if all(isinstance(one, str) for one in found) else {"any of": found}
+    if "properties" in schema:
+        required = schema.get("required", ())
+        return {name + "?" * (name not in required): shape(one) for name, one in schema["properties"].items()}
+    if schema.get("type") == "array":
+        item = shape(schema.get("items", {}))
+        return f"{item}[]" if isinstance(item, str) else [item]
+    if isinstance(values := schema.get("additionalProperties"), dict):
+        return {"any name": shape(values)}
+    return schema.get("type", "anything")
+
+
+def contents(described):
+    """What a body or an answer holds, by its media type; null where there is none."""
+    return {kind: shape(one.get("schema", {})) for kind, one in described.get("content", {}).items()} or None
+
+
+def operation(described):
+    return {
+        "body": contents(described.get("requestBody", {})),
+        "parameters": {f"{one['in']} {one['name']}": shape(one["schema"]) for one in described.get("parameters", ())},
+        "key": bool(described.get("security")),
+        "answers": {status: contents(one) for status, one in described["responses"].items()},
+    }
+
+
+def settings_of(model, *parents):
+    """Each variable of a model of settings, nested ones too, with its type and its default."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, *parents, name)
+            continue
+        described = schema["properties"][name]
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        kind = shape(definitions[shape(described)] if "$ref" in described else described)
+        required = {} if field.is_required() else {"default": default}
+        yield variable(*parents, name), {"type": kind, **required}
+
+
+@pytest.fixture
+def whole(running, tiny_teacher, tmp_path):
+    """A service with all of its routes, which shows every text to a teacher."""
+    shadow = {"enabled": True, "rate": 1.0, "path": tmp_path / "shadow.sqlite"}
+    return running(admin=True, shadow={**shadow, "teacher": {"kind": "bundle", "path": str(tiny_teacher.path)}})
+
+
+async def test_operations_and_schemas(whole):
+    async with whole as client:
+        document = (await client.get("/openapi.json")).json()
+    found = {
+        "operations": {
+            f"{method.upper()} {path}": operation(described)
+            for path, operations in document["paths"].items()
+            for method, described in operations.items()
+        },
+        "schemas": {name: shape(schema) for name, schema in document["components"]["schemas"].items()},
+        "keys": document["components"]["securitySchemes"],
+    }
+    unchanged(SURFACE / "openapi.json", found)
+
+
+def test_settings_and_their_defaults():
+    found = {**dict(settings_of(Settings)), **{variable(name): {"type": "string"} for name in CLIENT}}
+    unchanged(SURFACE / "settings.json", json.loads(json.dumps(found, default=str)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="metrics of the process are there on Linux alone")
+async def test_metrics_and_their_labels(whole):
+    async with whole as client:
+        await client.post("/classify", json={"text": "invoice"})
+        async with asyncio.timeout(PATIENCE):
+            while not (await client.get("/gap")).json()["counts"]["compared"]:  # before that the gap has no series
+                await asyncio.sleep(0.01)
+        page = (await client.get("/metrics")).text
+    families = list(text_string_to_metric_families(page))
+    assert [family.name for family in families if not family.samples] == []
+    found = {}
+    for sample in (sample for family in families for sample in family.samples):
+        found.setdefault(sample.name, set()).update(sample.labels)
+    unchanged(SURFACE / "metrics.json", {name: sorted(labels) for name, labels in found.items()})
+
+
+def test_a_difference_is_shown_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv(WRITE, raising=False)
+    file = tmp_path / "settings.json"
+    file.write_text('{\n "REFLUX_PORT": {\n  "default": 8080\n }\n}\n')
+    unchanged(file, {"REFLUX_PORT": {"default": 8080}})
+    with pytest.raises(pytest.fail.Exception) as failed:
+        unchanged(file, {"REFLUX_PORT": {"default": 80}})
+    for said in ("CHANGELOG.md", "make surface", "settings.json", '-  "default": 8080', '+  "default": 80'):
+        assert said in str(failed.value)
