@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from distill.teachers.account import Account
-from distill.teachers.base import Answer, Method, Outcome, Teacher, TeacherError, label_order
+from distill.teachers.base import Answer, Method, Outcome, Teacher, label_order
+from distill.teachers.errors import TeacherError
 
 __all__ = [
     "Account",

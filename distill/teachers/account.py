@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 
 class BudgetError(TeacherError):

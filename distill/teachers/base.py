@@ -7,33 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from distill.teachers.account import Account
+from distill.teachers.account import Account
+from distill.teachers.errors import TeacherError
 
 Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded", "ensemble"]
 """How a distribution was obtained; kept with every soft label, since it says what the numbers are worth."""
 
 Outcome = Literal["ok", "refused", "invalid"]
 """`refused`: the teacher declined to answer; `invalid`: no answer names a label. Neither becomes a label."""
-
-
-class TeacherError(Exception):
-    """A teacher cannot be had or cannot answer; the message says why and what to do.
-
-    `retryable` tells a caller whether asking again later may help (a refused connection) or not (a wrong key), `text`
-    what was asked about, where that may be to blame.
-    """
-
-    def __init__(self, message: str, *, retryable: bool = False, text: str | None = None) -> None:
-        super().__init__(message)
-        self.retryable = retryable
-        self.text = text
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from distill.stages import fingerprint
 from distill.students.pretrained import WEIGHTS, display_name, weights_version
 from distill.teachers.account import Account
 from distill.teachers.api.client import Terms
-from distill.teachers.base import Answer, TeacherError
+from distill.teachers.base import Answer
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.chat_template import ChatTemplate
 from distill.teachers.prompting.label_codes import Reading, order_of, read_all
 from distill.teachers.prompting.prompt import Prompt

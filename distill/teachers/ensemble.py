@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validat
 from distill import teachers
 from distill.stages import fingerprint
 from distill.teachers.account import Account
-from distill.teachers.base import Answer, Outcome, Teacher, TeacherError
+from distill.teachers.base import Answer, Outcome, Teacher
+from distill.teachers.errors import TeacherError
 
 if TYPE_CHECKING:
     from distill.teachers.api.client import Api, Request

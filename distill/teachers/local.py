@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.errors import DistillError
 from distill.sections import Optimisation, Source
 from distill.teachers.account import Account
-from distill.teachers.base import Answer, TeacherError, label_order
+from distill.teachers.base import Answer, label_order
+from distill.teachers.errors import TeacherError
 
 if TYPE_CHECKING:
     from distill.students.student import Student

@@ -23,7 +23,8 @@ from distill.teachers.account import Account, NoAccount
 from distill.teachers.api import rejections
 from distill.teachers.api.client import Api, Request
 from distill.teachers.api.http import about, is_local
-from distill.teachers.base import Answer, Method, Outcome, TeacherError
+from distill.teachers.base import Answer, Method, Outcome
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import chat_logprobs
 from distill.teachers.prompting import two_step as groups
 from distill.teachers.prompting.label_codes import Reading, codes

@@ -20,7 +20,8 @@ from distill.errors import DataError
 from distill.sections import FileSource
 from distill.stages import file_digest, fingerprint
 from distill.teachers.account import Account
-from distill.teachers.base import Answer, TeacherError, label_order
+from distill.teachers.base import Answer, label_order
+from distill.teachers.errors import TeacherError
 
 
 class Recording(BaseModel):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 Method = Literal["temperature", "vector"]
 

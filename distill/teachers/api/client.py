@@ -40,7 +40,7 @@ from distill.teachers.api.http import (
 from distill.teachers.api.pricing import Price, Usage, known_price
 from distill.teachers.api.rate_limit import Pace, told
 from distill.teachers.api.rejections import Rejection
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.prompt import Prompt
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 _HIT = re.compile(r"(?<![a-z])hit(?![a-z])|^(?:stale|updating|revalidated)$", re.IGNORECASE)
 _SAYS_YES = re.compile(r"(?:true|yes|1|hit)\b", re.IGNORECASE)

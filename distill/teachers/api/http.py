@@ -17,7 +17,7 @@ from distill.teachers.api import bodies, rejections
 from distill.teachers.api.rate_limit import MINUTE, asked_in_words, retry_after, told, used_up
 from distill.teachers.api.rejections import Verdict
 from distill.teachers.api.scrubbing import scrubbed
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 RETRIED = frozenset({408, 409, 429})
 MOST_BYTES = 4 * 2**20

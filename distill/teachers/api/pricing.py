@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 
 @dataclass(frozen=True, slots=True)

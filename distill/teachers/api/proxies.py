@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from distill.teachers.api.http import ApiError
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 

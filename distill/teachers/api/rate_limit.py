@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 MINUTE = 60.0
 """The longest that calls are held without asking again: a server that asks for more may have room sooner."""

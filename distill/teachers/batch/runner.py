@@ -19,9 +19,10 @@ from distill.teachers.account import BudgetError, Paid
 from distill.teachers.api.client import Api, Request
 from distill.teachers.api.http import ApiError, Attempts, persistent
 from distill.teachers.api.rate_limit import MINUTE
-from distill.teachers.base import Teacher, TeacherError
+from distill.teachers.base import Teacher
 from distill.teachers.batch.base import BatchApi, Batched, Progress, Row, shaped
 from distill.teachers.batch.rows import Result, RowReader
+from distill.teachers.errors import TeacherError
 
 _LOOKS = 3  # times that a batch is looked for whose submission was cut off; a vendor's list may lag
 _SUBMISSIONS = 3

@@ -15,7 +15,8 @@ from typing import Any
 from distill.teachers.api.http import ApiError, UnreadableError
 from distill.teachers.api.pricing import Usage
 from distill.teachers.api.rejections import rejection
-from distill.teachers.base import Outcome, TeacherError
+from distill.teachers.base import Outcome
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.label_codes import Reading, codes, read, read_all
 
 MOST_IDS = 128

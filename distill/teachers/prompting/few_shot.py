@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.errors import DataError
 from distill.sections import FileSource, Source, TicketSource
 from distill.stages import fingerprint
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 _WORD = re.compile(r"\w+")
 _GRAM = 3

@@ -16,7 +16,8 @@ from distill.stages import fingerprint
 from distill.teachers.account import Paid
 from distill.teachers.api.client import Api, Call, Request
 from distill.teachers.api.http import ApiError
-from distill.teachers.base import Outcome, TeacherError
+from distill.teachers.base import Outcome
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import chat_logprobs
 from distill.teachers.prompting.label_codes import Reading, codes, order_of
 from distill.teachers.prompting.token_ids import token_ids

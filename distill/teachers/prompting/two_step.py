@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.label_codes import Reading
 from distill.teachers.prompting.prompt import Prompt
 

@@ -17,7 +17,8 @@ from distill.teachers.account import Paid
 from distill.teachers.api import rejections
 from distill.teachers.api.client import Api, ApiConfig, Call, Request
 from distill.teachers.api.http import about
-from distill.teachers.base import Answer, Outcome, TeacherError
+from distill.teachers.base import Answer, Outcome
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import votes
 from distill.teachers.prompting.label_codes import order_of
 from distill.teachers.prompting.prompt import Prompt, wrap

@@ -16,7 +16,7 @@ from distill.teachers.account import NoAccount
 from distill.teachers.api.client import Api, ApiConfig, Request
 from distill.teachers.api.http import ApiError
 from distill.teachers.api.pricing import Price, Usage
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 
 _TAKES = 0.001

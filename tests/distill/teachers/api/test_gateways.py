@@ -19,7 +19,7 @@ from distill.teachers.account import Account, NoAccount
 from distill.teachers.anthropic import AnthropicConfig, AnthropicTeacher
 from distill.teachers.api.gateways import from_cache, gateway_of
 from distill.teachers.api.pricing import Price
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 
 LABELS = ("billing", "refund", "shipping")

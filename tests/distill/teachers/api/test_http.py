@@ -18,7 +18,7 @@ from distill.teachers.api.client import Api, ApiConfig, Request
 from distill.teachers.api.http import failure_of, is_local
 from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.api.rate_limit import asked_in_words, retry_after
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 KEY = "sk-secret-0123456789"
 NOW = datetime(2026, 11, 24, 8, tzinfo=UTC)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from distill.teachers.api.pricing import Price, Usage, _prices, known_price
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 HOST = "api.openai.com"
 

@@ -16,7 +16,7 @@ from distill.teachers import create
 from distill.teachers.api.connections import Connections
 from distill.teachers.api.http import ApiError
 from distill.teachers.api.proxies import proxy_for
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 SECRET = "s3cret-of-the-proxy"
 SERVER = "http://api.example.invalid"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from distill.teachers.api.rate_limit import Pace, server_time, told, until, used_up
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 
 
 def rate(remaining: float, reset: str, kind: str = "requests", **more: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distill.teachers import create
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.few_shot import Nearest
 from distill.teachers.prompting.prompt import Prompt
 

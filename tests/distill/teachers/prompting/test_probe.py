@@ -13,7 +13,7 @@ import pytest
 from distill.teachers.account import NoAccount, Paid
 from distill.teachers.api.http import ApiError
 from distill.teachers.api.pricing import Price
-from distill.teachers.base import TeacherError
+from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 from distill.teachers.prompting.chat_logprobs import Dialect, adapted
 from distill.teachers.prompting.label_codes import codes, forms

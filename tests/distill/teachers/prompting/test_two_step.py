@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from distill.teachers.account import NoAccount, Paid
 from distill.teachers.api.pricing import Price
-from distill.teachers.base import Answer, TeacherError
+from distill.teachers.base import Answer
+from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 from distill.teachers.prompting import two_step
 from distill.teachers.prompting.label_codes import read, read_all
