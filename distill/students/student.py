@@ -32,7 +32,7 @@ _KEPT = 1e-4
 FAMILIES = {
     "encoder": "distill.students.encoder:Encoder",
     "static": "distill.students.static:Static",
-    "sequence-classifier": "distill.training.finetune:SequenceClassifier",
+    "sequence-classifier": "distill.students.sequence_classifier:SequenceClassifier",
 }
 
 

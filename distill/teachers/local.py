@@ -68,8 +68,8 @@ class LocalTeacher:
         """Load the classifier. Raises TeacherError when it cannot be had or must be fitted first."""
         from distill.stages import file_digest, fingerprint
         from distill.students.pretrained import display_name, weights_version
+        from distill.students.sequence_classifier import load_classifier
         from distill.students.student import CARD, load_student
-        from distill.training.finetune import load_classifier
         from distill.truncation import truncation_side
 
         if config.fit is not None:

@@ -20,10 +20,10 @@ from onnx import numpy_helper
 from distill.data.splits import Validation
 from distill.run import Run
 from distill.students.encoder import build as build_encoder
+from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import Student
 from distill.task import EncoderStudent, StaticStudent, load_task
-from distill.training.finetune import load_classifier
 from export.build import Baseline
 from export.graph.variants import fuse
 from export.run import ExportRun

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from distill.students.encoder import build as build_encoder
+from distill.students.sequence_classifier import load_classifier
 from distill.students.static import Static, StaticModule
 from distill.students.student import load_student
 from distill.task import EncoderStudent, Export
 from distill.teachers import TeacherError
-from distill.training.finetune import load_classifier
 from export.build import build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import BundleError, write_bundle

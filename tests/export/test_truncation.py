@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.students.encoder import build as build_encoder
+from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student
 from distill.task import EncoderStudent, Export, StaticStudent
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.training.finetune import load_classifier
 from export.build import build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import CARD

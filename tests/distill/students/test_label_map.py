@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from distill.errors import DistillError
 from distill.students.label_map import is_multi_label, labels_of
+from distill.students.sequence_classifier import load_classifier
 from distill.teachers import TeacherError
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.training.finetune import load_classifier
 
 NAMED = {"0": "a", "1": "b", "2": "c"}
 MULTI_LABEL = "multi_label_classification"

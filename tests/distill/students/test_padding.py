@@ -14,11 +14,12 @@ from distill.errors import DistillError
 from distill.sections import Optimisation
 from distill.students.encoder import classifier_over
 from distill.students.padding import fill, pad
+from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student, predict
 from distill.students.vocabulary import compact
 from distill.task import StaticStudent
-from distill.training.finetune import load_classifier, probabilities
+from distill.training.finetune import probabilities
 from distill.training.loop import train
 
 TEXTS = (

@@ -15,9 +15,10 @@ from distill.data.splits import Examples, gold_classes
 from distill.errors import DistillError
 from distill.evaluation.calibration import one_hot
 from distill.sections import FileSource, Optimisation
+from distill.students.sequence_classifier import load_classifier
 from distill.teachers import TeacherError, create
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.training.finetune import fit, load_classifier, probabilities
+from distill.training.finetune import fit, probabilities
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)
 WRONG = 8  # every eighth gold label is, so that certainty would be a mistake
