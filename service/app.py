@@ -17,11 +17,13 @@ from service import console
 from service.auth.keys import Keys, describe
 from service.compat.errors import SHAPES, Shape, error_shape
 from service.compat.routers import create_routers
-from service.errors import ErrorBody, ServiceError, handle_error
+from service.errors import ServiceError
+from service.http.error_body import ErrorBody
+from service.http.error_responses import handle_error
+from service.http.hot import hot_routes
 from service.http.openapi import define
 from service.routes import admin, classify, docs, health, model
 from service.server import door
-from service.server.hot import hot_routes
 from service.server.middleware import RequestMiddleware
 from service.settings import Settings
 from service.state import State
@@ -64,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     do not.
     """
     state = State(settings)
-    routers = _routers(settings)
+    routers = _routers(state)
     protocols = create_routers(settings) if settings.protocols else []
     app = _assemble(
         state,
@@ -120,8 +122,9 @@ def _error_shape(settings: Settings) -> Callable[[str], Shape]:
     return error_shape if settings.protocols else lambda _: ErrorBody
 
 
-def _routers(settings: Settings) -> list[APIRouter]:
-    routers = [classify.create_router(settings), model.router, health.router, docs.router]
+def _routers(state: State) -> list[APIRouter]:
+    settings = state.settings
+    routers = [classify.create_router(settings, state.models), model.router, health.router, docs.router]
     if settings.metrics_port is None:
         routers.append(health.metrics_router)
     if settings.admin:

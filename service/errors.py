@@ -1,25 +1,15 @@
-"""What a client is told when there is no answer: one shape, and a status and a code for each cause.
+"""Why a client gets no answer: a status and a code for each cause.
 
-`{"error": {"code": "too_large", "message": "...", "request_id": "..."}}`. Not for what stops the service from starting:
-that is `StartupError`, which no client ever sees.
+What a client is told of one is made in `http.error_responses`. Not for what stops the service from starting: that is
+`StartupError`, which no client ever sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import structlog
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-
-if TYPE_CHECKING:
-    from service.http.context import Exchange
-
-logger = structlog.get_logger(__name__)
+from pydantic import ValidationError
 
 _SHOWN_ERRORS = 3
 _SHOWN_NAME = 64
@@ -207,66 +197,7 @@ class VersionError(ServiceError):
     code = "http_version"
 
 
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    code: str
-    """A stable word for programs, such as `too_large`."""
-
-    message: str
-    """A sentence for people: what was wrong, where, and what to do."""
-
-    request_id: str
-    """Also in the header `X-Request-ID` of the answer and in the service's log."""
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
-
-    error: ErrorDetail
-
-    @classmethod
-    def of(cls, error: ServiceError, request_id: str) -> Self:
-        """Tell a client of the native API."""
-        return cls(error=ErrorDetail(code=error.code, message=str(error), request_id=request_id))
-
-
 def _field(location: tuple[int | str, ...]) -> str:
     """`("texts", 2)` as `texts[2]`; names come from the client, so they are cut."""
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_SHOWN_NAME]}" for part in location)
     return name.lstrip(".") or "body"
-
-
-def error_response(request: Request, error: Exception) -> Response:
-    """Make the answer to a request that failed."""
-    known, content = failure(request.state.exchange, error, request.method)
-    return Response(content, known.status_code, known.headers, media_type="application/json")
-
-
-def failure(exchange: Exchange, error: Exception, method: str) -> tuple[ServiceError, str]:
-    """What a client is told of an error, and the body that tells it.
-
-    Faults of the service are logged here, once, with their traceback.
-    """
-    known = error if isinstance(error, ServiceError) else _translate(error, method)
-    if known.status_code == ServiceError.status_code:
-        exchange.fault = error
-        logger.error("request failed", code=known.code, request_id=exchange.request_id, exc_info=error)
-    return known, exchange.error_body(known, exchange.request_id).model_dump_json()
-
-
-async def handle_error(request: Request, error: Exception) -> Response:
-    """Answer an exception: the one handler, for ServiceError and for what the router raises."""
-    return error_response(request, error)
-
-
-def _translate(error: Exception, method: str) -> ServiceError:
-    if isinstance(error, HTTPException):
-        if error.status_code == NotFoundError.status_code:
-            return NotFoundError("there is nothing at this path; see /docs")
-        if error.status_code == MethodNotAllowedError.status_code:
-            allowed = (error.headers or {}).get("Allow", "")
-            return MethodNotAllowedError(f"use {allowed} here, not {method}", headers=error.headers)
-    if isinstance(error, RequestValidationError):
-        return InvalidRequestError.from_errors(error.errors())
-    return ServiceError("an error of the service; its log has the details under this request_id")

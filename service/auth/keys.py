@@ -12,18 +12,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from pydantic import BaseModel
 
 from service.auth.keyfile import KeysError, Line, NoKeysError, Terms, digest_of, read_keys
 from service.errors import ForbiddenError, RateLimitedError, UnauthorisedError
-from service.http.context import ADMISSION
-from service.telemetry.metrics import ALLOWED, FORBIDDEN, PROBES, UNAUTHORISED, Metrics
-
-if TYPE_CHECKING:
-    from service.http.context import Exchange
+from service.telemetry.metrics import PROBES, Metrics
 
 logger = structlog.get_logger(__name__)
 
@@ -50,6 +46,11 @@ class Caller:
         self.terms = terms
         self._left = terms.rate or 0.0
         self._since = 0.0
+
+    def check(self, path: str) -> None:
+        """Raise ForbiddenError where the key is not for a path."""
+        if path.startswith(_ADMIN) and not self.terms.admin:
+            raise ForbiddenError("this key may not administer; use one with the option `admin`")
 
     def spend(self, texts: int, now: float) -> None:
         """Take so many texts, at a time of `time.monotonic()`. Raises RateLimitedError while none is left."""
@@ -84,21 +85,10 @@ class Keys:
         """Whether it needs no key."""
         return method in _READING and (path in self._open or path.startswith(_DOCS))
 
-    def admit(self, exchange: Exchange, method: str, path: str) -> None:
-        """Let a request in, before its body is read, and note on it who asks.
-
-        Raises UnauthorisedError, ForbiddenError, RateLimitedError.
-        """
-        if self.is_open(method, path):
-            return
+    def identify(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Return who asks, by the headers of a request. Raises UnauthorisedError."""
         self._look(time.monotonic())
-        exchange.admission = UNAUTHORISED
-        exchange.caller = self._find(_key_of(exchange.headers))
-        exchange.admission = FORBIDDEN
-        if path.startswith(_ADMIN) and not exchange.caller.terms.admin:
-            raise ForbiddenError("this key may not administer; use one with the option `admin`")
-        exchange.admission = ALLOWED
-        exchange.spend(ADMISSION if method == "POST" else 0)
+        return self._find(_key_of(headers))
 
     def refresh(self) -> None:
         """Read the file again if it is another than before.

@@ -22,11 +22,12 @@ from service.compat.huggingface import (
 from service.compat.reply import json_reply
 from service.http.body import read_json
 from service.http.context import exchange_of
+from service.http.health import Health
+from service.http.hot import HotRoute
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
-from service.routes.health import Health
-from service.server.hot import HotRoute
 from service.settings import Settings
+from service.state import state_of
 
 
 class Instance(Options):
@@ -89,6 +90,8 @@ async def vertex(request: Request) -> Response:
     """Classify as a container of Vertex AI does."""
     exchange = exchange_of(request)
     asked = await read_json(exchange, VertexRequest)
-    answer = await dataplane.classify(exchange, [one.inputs for one in asked.instances], name="instances")
+    answer = await dataplane.classify(
+        state_of(request).models, exchange, [one.inputs for one in asked.instances], name="instances"
+    )
     reply: VertexResponse = {"predictions": rankings(answer, list(asked.instances), "instances")}
     return json_reply(reply)

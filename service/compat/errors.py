@@ -6,7 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from service.errors import ErrorBody, ServiceError
+from service.errors import ServiceError
+from service.http.error_body import ErrorBody
 
 CODES = (400, 413, 415, 422, 429, 500, 503, 504)
 """The statuses that a request with texts may get; where it names a model, 404 too."""

@@ -21,13 +21,14 @@ from service.compat.texts import Texts, Unpaired
 from service.errors import InvalidRequestError, NotReadyError
 from service.http.body import has_key, parse, read_body, read_json
 from service.http.context import Exchange, exchange_of
+from service.http.health import OK, Health
+from service.http.hot import HotRoute
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
 from service.inference.dataplane import Answer
-from service.inference.registry import Variant
-from service.routes.health import OK, Health
-from service.server.hot import HotRoute
+from service.inference.registry import Models, Variant
 from service.settings import Settings
+from service.state import state_of
 
 Ranking = list[Scored]
 """Labels with their scores, best first."""
@@ -152,25 +153,25 @@ def add_inference_route(router: APIRouter, path: str, settings: Settings) -> Non
 async def predict(request: Request) -> Response:
     """Classify as TEI does: all labels, best first, in a list per text unless there is one text."""
     exchange = exchange_of(request)
-    return await _predict(exchange, await read_json(exchange, PredictRequest))
+    return await _predict(state_of(request).models, exchange, await read_json(exchange, PredictRequest))
 
 
 async def infer(request: Request) -> Response:
     """Classify as the Inference API does where there are `parameters`, in a list per text; else as TEI does."""
-    exchange = exchange_of(request)
+    exchange, models = exchange_of(request), state_of(request).models
     body = await read_body(exchange)
     if not has_key(body, "parameters"):
-        return await _predict(exchange, parse(body, PredictRequest))
+        return await _predict(models, exchange, parse(body, PredictRequest))
     asked = parse(body, TextClassificationRequest)
-    answer = await dataplane.classify(exchange, asked.inputs.root, name="inputs")
+    answer = await dataplane.classify(models, exchange, asked.inputs.root, name="inputs")
     activation, top_k = asked.parameters.function_to_apply or "softmax", asked.parameters.top_k
     return json_reply([ranked(answer.manifest.labels, activated(one, activation), top_k) for one in answer.predictions])
 
 
 async def info(request: Request) -> Response:
     """Tell what is served, as TEI does."""
-    exchange = exchange_of(request)
-    manifest, settings = served(exchange)[Variant.STABLE], exchange.state.settings
+    state = state_of(request)
+    manifest, settings = served(state.models)[Variant.STABLE], state.settings
     labels = manifest.labels
     content: Info = {
         "model_id": manifest.name,
@@ -199,7 +200,7 @@ async def info(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     """Tell whether to send requests here."""
-    if not exchange_of(request).state.ready:
+    if not state_of(request).ready:
         raise NotReadyError("not loaded, not working or stopping")
     return json_reply(OK)
 
@@ -224,8 +225,8 @@ def rankings(answer: Answer, asked: list[Options], name: str) -> list[Ranking]:
     return [ranked(answer.manifest.labels, activated(one, options.activation)) for one, options in pairs]
 
 
-async def _predict(exchange: Exchange, asked: PredictRequest) -> Response:
+async def _predict(models: Models, exchange: Exchange, asked: PredictRequest) -> Response:
     texts = asked.inputs.root
-    answer = await dataplane.classify(exchange, texts, name="inputs")
+    answer = await dataplane.classify(models, exchange, texts, name="inputs")
     found = rankings(answer, [asked] * len(texts), "inputs")
     return json_reply(found[0] if asked.inputs.single else found)

@@ -17,6 +17,7 @@ from service.http.body import parse
 from service.http.context import Exchange
 from service.http.openapi import Text
 from service.inference import dataplane
+from service.inference.registry import Models
 
 
 class InfinityRequest(BaseModel):
@@ -52,12 +53,12 @@ class InfinityResponse(TypedDict):
     usage: Usage
 
 
-async def classify(exchange: Exchange, body: bytes) -> Response:
+async def classify(models: Models, exchange: Exchange, body: bytes) -> Response:
     """Answer a request in infinity's format."""
     exchange.error_body = OpenAIErrorBody.of
     asked = parse(body, InfinityRequest)
-    variant = variant_in_body(exchange, asked.model)
-    answer = await dataplane.classify(exchange, asked.input, name="input", variant=variant)
+    variant = variant_in_body(models, asked.model)
+    answer = await dataplane.classify(models, exchange, asked.input, name="input", variant=variant)
     labels = answer.manifest.labels
     activation: Activation = "none" if asked.raw_scores else "softmax"
     tokens = sum(prediction.tokens for prediction in answer.predictions)

@@ -21,6 +21,7 @@ from service.http.context import exchange_of
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
 from service.settings import Settings
+from service.state import state_of
 
 _EXACTLY_ONE: list[JsonValue] = [
     {"properties": {name: {"type": "array"}}, "required": [name]} for name in ("instances", "inputs")
@@ -95,11 +96,11 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def predict(request: Request, name: str) -> Response:
     """Classify as a KServe predictor does."""
-    exchange = exchange_of(request)
-    variant = variant_of(exchange, name)
+    exchange, models = exchange_of(request), state_of(request).models
+    variant = variant_of(models, name)
     asked = await read_json(exchange, V1Request)
     texts, key = (asked.inputs or [], "inputs") if asked.instances is None else (asked.instances, "instances")
-    answer = await dataplane.classify(exchange, texts, name=key, variant=variant)
+    answer = await dataplane.classify(models, exchange, texts, name=key, variant=variant)
     labels = answer.manifest.labels
     reply: V1Response = {"predictions": [_prediction(labels, prediction) for prediction in answer.predictions]}
     return json_reply(reply)
@@ -107,15 +108,15 @@ async def predict(request: Request, name: str) -> Response:
 
 async def models(request: Request) -> Response:
     """List what is served."""
-    reply: V1Models = {"models": sorted({manifest.name for manifest in served(exchange_of(request)).values()})}
+    reply: V1Models = {"models": sorted({manifest.name for manifest in served(state_of(request).models).values()})}
     return json_reply(reply)
 
 
 async def model(request: Request, name: str) -> Response:
     """Tell whether a model is ready."""
-    exchange = exchange_of(request)
-    variant_of(exchange, name)
-    if not exchange.state.ready:
+    state = state_of(request)
+    variant_of(state.models, name)
+    if not state.ready:
         raise NotReadyError("not working or stopping")
     reply: V1Model = {"name": name, "ready": True}
     return json_reply(reply)

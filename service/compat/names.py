@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.bundle.format import Manifest
 from service.errors import NotFoundError
-from service.http.context import Exchange
+from service.inference.registry import Models
 
 ANY = frozenset({"default", "default/not-specified"})
 """Names by which clients of infinity ask for whichever model there is."""
@@ -12,19 +12,18 @@ ANY = frozenset({"default", "default/not-specified"})
 _SHOWN = 64
 
 
-def served(exchange: Exchange) -> dict[str, Manifest]:
+def served(models: Models) -> dict[str, Manifest]:
     """The manifest of each variant. Raises NotReadyError before there is one."""
-    models = exchange.state.models
     models.choose()
     return {variant: models.choose(variant).manifest for variant in models.versions}
 
 
-def variant_of(exchange: Exchange, name: str, version: str | None = None) -> str | None:
+def variant_of(models: Models, name: str, version: str | None = None) -> str | None:
     """The variant that a name and a version stand for, None where they fit every one.
 
     Raises NotFoundError for what is not served, NotReadyError.
     """
-    manifests = served(exchange)
+    manifests = served(models)
     fitting = [
         variant
         for variant, manifest in manifests.items()
@@ -37,6 +36,6 @@ def variant_of(exchange: Exchange, name: str, version: str | None = None) -> str
     return None if len(fitting) == len(manifests) else fitting[0]
 
 
-def variant_in_body(exchange: Exchange, name: str | None) -> str | None:
+def variant_in_body(models: Models, name: str | None) -> str | None:
     """The same for the key `model`, which may be absent or ask for any."""
-    return None if name is None or name in ANY else variant_of(exchange, name)
+    return None if name is None or name in ANY else variant_of(models, name)

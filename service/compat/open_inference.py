@@ -41,11 +41,12 @@ from service.compat.tensors import HEADER, read_strings, split, write_floats, wr
 from service.compat.texts import Column
 from service.errors import InvalidRequestError, NotReadyError
 from service.http.body import check_items, parse
-from service.http.context import Exchange, exchange_of
+from service.http.context import exchange_of
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
 from service.inference.dataplane import Answer
 from service.settings import Settings
+from service.state import State, state_of
 
 EXTENSIONS = ["binary_tensor_data", "classification", "schedule_policy"]
 
@@ -110,7 +111,7 @@ async def server(request: Request) -> Response:
 
 async def live(request: Request) -> Response:
     """Tell whether this process is worth keeping."""
-    if not exchange_of(request).state.models.alive:
+    if not state_of(request).models.alive:
         raise NotReadyError("the inference threads ended or are stuck; replace this process")
     content: Live = {"live": True}
     return json_reply(content)
@@ -118,25 +119,25 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Tell whether to send requests here."""
-    _require_ready(exchange_of(request))
+    _require_ready(state_of(request))
     content: Ready = {"ready": True}
     return json_reply(content)
 
 
 async def model_ready(request: Request, name: str, version: str | None) -> Response:
     """Tell whether to send requests for a model."""
-    exchange = exchange_of(request)
-    variant_of(exchange, name, version)
-    _require_ready(exchange)
+    state = state_of(request)
+    variant_of(state.models, name, version)
+    _require_ready(state)
     content: ModelReady = {"name": name, "ready": True}
     return json_reply(content)
 
 
 async def metadata(request: Request, name: str, version: str | None) -> Response:
     """Tell what a model takes and gives."""
-    exchange = exchange_of(request)
-    variant = variant_of(exchange, name, version)
-    manifests = served(exchange)
+    models = state_of(request).models
+    variant = variant_of(models, name, version)
+    manifests = served(models)
     content: ModelMetadata = {
         "name": name,
         "versions": sorted({manifest.version for manifest in manifests.values() if manifest.name == name}),
@@ -149,14 +150,15 @@ async def metadata(request: Request, name: str, version: str | None) -> Response
 
 async def infer(request: Request, name: str, version: str | None) -> Response:
     """Classify the texts of a tensor. The body may have binary data, and so may the reply; see the protocol."""
-    exchange = exchange_of(request)
-    variant = variant_of(exchange, name, version)
+    exchange, models = exchange_of(request), state_of(request).models
+    variant = variant_of(models, name, version)
     text, data = split(await exchange.body(), exchange.headers.get(_HEADER))
-    check_items(text, exchange.state.settings)
+    check_items(text, exchange.settings)
     asked = parse(text, InferRequest)
-    texts = _texts(asked.inputs[0], data, exchange.state.settings.max_texts)
+    texts = _texts(asked.inputs[0], data, exchange.settings.max_texts)
     timeout = asked.parameters.timeout
     answer = await dataplane.classify(
+        models,
         exchange,
         texts,
         name="inputs[0].data",
@@ -166,8 +168,8 @@ async def infer(request: Request, name: str, version: str | None) -> Response:
     return _reply(asked, answer, exchange.request_id)
 
 
-def _require_ready(exchange: Exchange) -> None:
-    if not exchange.state.ready:
+def _require_ready(state: State) -> None:
+    if not state.ready:
         raise NotReadyError("not loaded, not working or stopping")
 
 

@@ -19,10 +19,11 @@ from service.compat.scores import activated, rounded
 from service.compat.texts import Texts
 from service.http.body import read_json
 from service.http.context import exchange_of
+from service.http.hot import HotRoute
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
-from service.server.hot import HotRoute
 from service.settings import Settings
+from service.state import state_of
 
 
 class VLLMRequest(BaseModel):
@@ -74,10 +75,10 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def classify(request: Request) -> Response:
     """Classify as vLLM and SGLang do."""
-    exchange = exchange_of(request)
+    exchange, models = exchange_of(request), state_of(request).models
     asked = await read_json(exchange, VLLMRequest)
-    variant = variant_in_body(exchange, asked.model)
-    answer = await dataplane.classify(exchange, asked.input.root, name="input", variant=variant)
+    variant = variant_in_body(models, asked.model)
+    answer = await dataplane.classify(models, exchange, asked.input.root, name="input", variant=variant)
     raw, labels = asked.use_activation is False, answer.manifest.labels
     tokens = sum(prediction.tokens for prediction in answer.predictions)
     reply: VLLMResponse = {

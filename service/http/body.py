@@ -42,7 +42,7 @@ async def read_body(exchange: Exchange) -> bytes:
         shown = declared[:64].decode("latin-1")
         raise UnsupportedMediaTypeError(f"send JSON with `Content-Type: application/json`, not {shown!r}")
     body = await exchange.body()
-    check_items(body, exchange.state.settings)
+    check_items(body, exchange.settings)
     return body
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from service.errors import ErrorBody, InvalidRequestError, RateLimitedError, ServiceError, TooLargeError
+from service.auth.keys import Caller
+from service.errors import InvalidRequestError, RateLimitedError, ServiceError, TooLargeError
+from service.http.error_body import ErrorBody
+from service.settings import Settings
 from service.telemetry.metrics import LIMITED
-
-if TYPE_CHECKING:
-    from service.auth.keys import Caller
-    from service.state import State
-    from service.telemetry.tracing import Trace
+from service.telemetry.trace import Trace
 
 TIMEOUT = b"x-request-timeout-ms"
 VARIANT = b"x-reflux-variant"
@@ -30,7 +28,7 @@ ADMISSION = 1
 class Exchange:
     """What the middleware knows of a request before any route sees it."""
 
-    state: State
+    settings: Settings
     request_id: str
     headers: dict[bytes, bytes]
     """Names in lower case; of a repeated header the last."""
@@ -66,7 +64,7 @@ class Exchange:
         A time of `time.monotonic()`. Raises InvalidRequestError when the header is not a number of milliseconds.
         """
         seconds = None if (given := self.headers.get(TIMEOUT)) is None else _seconds(given)
-        for limit in (timeout_seconds, self.state.settings.timeout_seconds):
+        for limit in (timeout_seconds, self.settings.timeout_seconds):
             if limit is not None and (seconds is None or limit < seconds):
                 seconds = limit
         return None if seconds is None else self.began + seconds
@@ -92,7 +90,7 @@ class Exchange:
 
     async def body(self) -> bytes:
         """Read the whole body. Raises TooLargeError, ClientDisconnect."""
-        limit = self.state.settings.max_body_bytes
+        limit = self.settings.max_body_bytes
         declared = self.headers.get(b"content-length", b"0")
         if int(declared) > limit:
             raise too_large(limit)

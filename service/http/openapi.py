@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from service.errors import ErrorBody
+from service.http.error_body import ErrorBody
 from service.settings import Settings
 
 NOT_BLANK = r"\S"

@@ -7,7 +7,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
 
@@ -15,11 +15,9 @@ from export.bundle.classifier import Prediction
 from export.bundle.format import Manifest
 from service.errors import DeadlineError, InvalidRequestError, OverloadedError
 from service.http.context import Exchange
+from service.inference.registry import Model, Models
 from service.inference.runner import Staged, Withdraw
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.inference.registry import Model
 
 _OUTCOMES: dict[type[BaseException], str] = {
     OverloadedError: "overloaded",
@@ -41,6 +39,7 @@ Done = Callable[[Answer | Exception], None]
 
 
 async def classify(
+    models: Models,
     exchange: Exchange,
     texts: Sequence[str],
     *,
@@ -48,13 +47,13 @@ async def classify(
     timeout_seconds: float | None = None,
     variant: str | None = None,
 ) -> Answer:
-    """Answer the texts of a request, all or none, count them, and let a sample go to the teacher.
+    """Answer the texts of a request by one of `models`, all or none, count them, and let a sample go to the teacher.
 
     `name` is what the protocol calls its list of texts, for messages; `timeout_seconds` and `variant` are those that
     it has a place for, beside the headers. Raises InvalidRequestError when the texts exceed
     a limit, and what `Runner.classify` raises.
     """
-    task = _Task.begin(exchange, texts, name, timeout_seconds, variant)
+    task = _Task.begin(models, exchange, texts, name, timeout_seconds, variant)
     try:
         predictions = await task.model.runner.classify(
             texts, deadline=task.deadline, leaving=exchange.leaving, staged=task.staged
@@ -66,12 +65,12 @@ async def classify(
     return Answer(task.model.manifest, predictions)
 
 
-def submit(exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:
+def submit(models: Models, exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:
     """Do the same and tell `done`, which is called later, once; what it gives withdraws the request.
 
     Raises what `classify` does before it waits.
     """
-    task = _Task.begin(exchange, texts, name, None, None)
+    task = _Task.begin(models, exchange, texts, name, None, None)
 
     def settled(outcome: list[Prediction] | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -108,13 +107,18 @@ class _Task:
 
     @classmethod
     def begin(
-        cls, exchange: Exchange, texts: Sequence[str], name: str, timeout_seconds: float | None, variant: str | None
+        cls,
+        models: Models,
+        exchange: Exchange,
+        texts: Sequence[str],
+        name: str,
+        timeout_seconds: float | None,
+        variant: str | None,
     ) -> _Task:
         """Check the limits, choose the model and count the texts for the caller."""
-        state = exchange.state
-        check_limits(texts, state.settings, name)
+        check_limits(texts, exchange.settings, name)
         deadline = exchange.deadline(timeout_seconds)
-        model = state.models.choose(variant or exchange.variant)
+        model = models.choose(variant or exchange.variant)
         exchange.spend_rest(len(texts))
         staged, trace = None, exchange.trace
         if trace is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -15,15 +16,18 @@ from export.bundle.classifier import Prediction
 from export.bundle.format import Manifest
 from service.compat import infinity
 from service.compat.errors import CODES, OpenAIErrorBody
-from service.errors import ErrorBody, InferenceFailedError, InvalidRequestError
+from service.errors import InferenceFailedError, InvalidRequestError
 from service.http.body import JSON, check_items, has_key, parse, read_body
 from service.http.context import Exchange, exchange_of
+from service.http.error_body import ErrorBody
+from service.http.hot import HotRoute, Respond
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
 from service.inference.dataplane import Answer
+from service.inference.registry import Models
 from service.inference.runner import Withdraw
-from service.server.hot import HotRoute, Respond
 from service.settings import Settings
+from service.state import state_of
 
 _DIGITS = 6
 _SCORE = f".{_DIGITS}f"
@@ -99,8 +103,8 @@ class ClassifyResponse(BaseModel):
     results: list[Result]
 
 
-def create_router(settings: Settings) -> APIRouter:
-    """Make the route, documented with the limits that are in force."""
+def create_router(settings: Settings, models: Models) -> APIRouter:
+    """Make the route to `models`, documented with the limits that are in force."""
     router = APIRouter(tags=["classify"], route_class=HotRoute)
     requests: list[type[BaseModel]] = [ClassifyRequest]
     response: Any = ClassifyResponse
@@ -119,7 +123,7 @@ def create_router(settings: Settings) -> APIRouter:
     )
     (route,) = router.routes
     assert isinstance(route, HotRoute)
-    route.direct = classify_directly
+    route.direct = partial(classify_directly, models)
     return router
 
 
@@ -128,23 +132,24 @@ async def classify(request: Request) -> Response:
 
     Each text is answered as if it had come alone. A request is answered whole or not at all.
     """
-    exchange = exchange_of(request)
+    exchange, models = exchange_of(request), state_of(request).models
     body = await read_body(exchange)
     try:
         asked = parse(body, ClassifyRequest)
     except InvalidRequestError:
-        if exchange.state.settings.protocols and has_key(body, "input"):
-            return await infinity.classify(exchange, body)
+        if exchange.settings.protocols and has_key(body, "input"):
+            return await infinity.classify(models, exchange, body)
         raise
-    answer = await dataplane.classify(exchange, asked.all(), name="text" if asked.texts is None else "texts")
+    name = "text" if asked.texts is None else "texts"
+    answer = await dataplane.classify(models, exchange, asked.all(), name=name)
     return Response(_to_json(exchange.request_id, answer, asked), media_type="application/json")
 
 
-def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> Withdraw | None:
+def classify_directly(models: Models, exchange: Exchange, body: bytes, respond: Respond) -> Withdraw | None:
     """Do the same for a body that is well-formed and declared to be JSON; see `hot.Direct`."""
     if exchange.headers.get(b"content-type") != JSON:
         return None
-    check_items(body, exchange.state.settings)
+    check_items(body, exchange.settings)
     try:
         asked = ClassifyRequest.model_validate_json(body)
     except ValidationError:
@@ -153,7 +158,7 @@ def classify_directly(exchange: Exchange, body: bytes, respond: Respond) -> With
     def done(outcome: Answer | Exception) -> None:
         respond(outcome if isinstance(outcome, Exception) else _written(exchange.request_id, outcome, asked))
 
-    return dataplane.submit(exchange, asked.all(), done, name="text" if asked.texts is None else "texts")
+    return dataplane.submit(models, exchange, asked.all(), done, name="text" if asked.texts is None else "texts")
 
 
 def _written(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes | Exception:

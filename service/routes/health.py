@@ -5,24 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
 
 from service.errors import NotReadyError
+from service.http.health import OK, Health
 from service.http.openapi import failures
 from service.state import state_of
 from service.telemetry.metrics import render
 
 router = APIRouter(tags=["health"])
 metrics_router = APIRouter(tags=["health"])
-
-
-class Health(BaseModel):
-    """A probe that succeeded; one that fails is an error of status 503."""
-
-    status: str = "ok"
-
-
-OK = Health()
 
 
 @router.get("/livez", responses=failures(503))

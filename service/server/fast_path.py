@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from service.errors import ServiceError
 from service.http.context import ADMISSION, Exchange
+from service.http.hot import HotRoute
 from service.inference.runner import Withdraw
 from service.server.headers import CLOSE, Headers
 from service.server.heads import Heads
-from service.server.hot import HotRoute
 from service.server.middleware import DISCONNECTED
 from service.server.reader import Reader, gone
 from service.server.refusals import Refusals

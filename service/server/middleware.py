@@ -20,13 +20,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth.keys import Keys
-from service.compat.errors import Shape
-from service.errors import error_response
-from service.http.context import Exchange, too_large
-from service.server.hot import HotRoute
+from service.http.context import ADMISSION, Exchange, too_large
+from service.http.error_body import ErrorShape
+from service.http.error_responses import error_response
+from service.http.hot import HotRoute
 from service.state import State
-from service.telemetry.metrics import PROBES
-from service.telemetry.tracing import Trace
+from service.telemetry.metrics import ALLOWED, FORBIDDEN, PROBES, UNAUTHORISED
+from service.telemetry.trace import Trace
 
 logger = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class RequestMiddleware:
         app: ASGIApp,
         state: State,
         hot: Mapping[tuple[str, str], HotRoute],
-        error_shape: Callable[[str], Shape],
+        error_shape: Callable[[str], type[ErrorShape]],
         keys: Keys | None = None,
     ) -> None:
         self._app = app
@@ -60,6 +60,7 @@ class RequestMiddleware:
         self.error_shape = error_shape
         self._tracer = state.tracer
         self._metrics = state.metrics
+        self._settings = state.settings
         self._access_log = state.settings.access_log
         self.plain = keys is None and state.tracer is None and not state.settings.access_log
         """Whether a request that is refused leaves nothing but counts."""
@@ -98,15 +99,26 @@ class RequestMiddleware:
 
     def exchange(self, headers: dict[bytes, bytes], receive: Receive) -> Exchange:
         """A request that begins now, with its id and, where there is tracing, its trace."""
-        exchange = Exchange(self.state, request_id_of(headers.get(REQUEST_ID, b"")), headers, receive, time.monotonic())
+        exchange = Exchange(
+            self._settings, request_id_of(headers.get(REQUEST_ID, b"")), headers, receive, time.monotonic()
+        )
         if self._tracer is not None:
-            exchange.trace = Trace()
+            exchange.trace = Trace(exchange.request_id, headers, exchange.began)
         return exchange
 
     def admit(self, exchange: Exchange, method: str, path: str) -> None:
-        """Let a request in; raises what `Keys.admit` does."""
-        if self._keys is not None:
-            self._keys.admit(exchange, method, path)
+        """Let a request in, before its body is read, and note on it who asks.
+
+        Raises UnauthorisedError, ForbiddenError, RateLimitedError.
+        """
+        if self._keys is None or self._keys.is_open(method, path):
+            return
+        exchange.admission = UNAUTHORISED
+        exchange.caller = self._keys.identify(exchange.headers)
+        exchange.admission = FORBIDDEN
+        exchange.caller.check(path)
+        exchange.admission = ALLOWED
+        exchange.spend(ADMISSION if method == "POST" else 0)
 
     def record(self, exchange: Exchange, method: str, route: str | None, code: int) -> None:
         """Count, trace and log a request that has ended. `route` is the template that matched, None when none did."""
@@ -119,8 +131,8 @@ class RequestMiddleware:
         key = exchange.caller.name if exchange.caller is not None else None
         if exchange.admission is not None:
             self._metrics.key_request(key or "", exchange.admission)
-        if self._tracer is not None:
-            self._tracer.record(exchange, method, route, code)
+        if self._tracer is not None and exchange.trace is not None:
+            self._tracer.record(exchange.trace, method, route, code)
         if self._access_log:
             logger.info(
                 "request",
@@ -156,7 +168,7 @@ async def _serve_hot(route: HotRoute, scope: Scope, receive: Receive, send: Send
 
 def _limited(exchange: Exchange) -> Receive:
     """`receive` for routes that read their body some other way: it raises TooLargeError once there is too much."""
-    limit = exchange.state.settings.max_body_bytes
+    limit = exchange.settings.max_body_bytes
     declared = int(exchange.headers.get(b"content-length", 0))
     received = 0
 

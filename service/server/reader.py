@@ -14,8 +14,9 @@ import httptools
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.errors import MethodNotAllowedError, ServiceError, VersionError, failure
+from service.errors import MethodNotAllowedError, ServiceError, VersionError
 from service.http.context import Exchange
+from service.http.error_responses import failure
 from service.server.door import (
     HEAD_BYTES,
     HEADERS,

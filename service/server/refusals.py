@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.errors import ErrorBody, OverloadedError
+from service.errors import OverloadedError
+from service.http.error_body import ErrorBody
 from service.inference.runner import Refusal
 from service.server.headers import CLOSE, Headers, written
 from service.server.heads import Heads

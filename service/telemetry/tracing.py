@@ -1,47 +1,30 @@
 """OpenTelemetry spans: one per request, and one per stage that its texts went through. Never a text.
 
-A request's times are gathered while it is answered, in a `Trace` that needs no library; the spans are made of them
-afterwards. Without `tracing` nothing of this runs, and OpenTelemetry is not even imported.
+A request's times are gathered in a `Trace` while it is answered; the spans are made of them afterwards. Without
+`tracing` nothing of this runs, and OpenTelemetry is not even imported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from service.errors import StartupError
 from service.settings import variable
 from service.telemetry.metrics import METHODS
+from service.telemetry.trace import Trace
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from service.http.context import Exchange
-
 SERVICE = "reflux"
 TRACEPARENT = ("traceparent", "tracestate")
 
 _FLUSH_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class Trace:
-    """What is known of one request."""
-
-    texts: int | None = None
-    version: str | None = None
-    """That of the bundle which answers."""
-
-    stages: dict[tuple[str, float, float], None] = field(default_factory=dict)
-    """Name, begin and end, as times of `time.monotonic()`, in order."""
-
-    def stage(self, name: str, began: float, ended: float) -> None:
-        """Add a stage; texts that went through one together share it."""
-        self.stages[name, began, ended] = None
 
 
 class Tracer:
@@ -71,11 +54,8 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
         self._otel = trace
 
-    def record(self, exchange: Exchange, method: str, route: str | None, code: int) -> None:
+    def record(self, gathered: Trace, method: str, route: str | None, code: int) -> None:
         """Make the spans of a request that has ended now."""
-        gathered = exchange.trace
-        if gathered is None:
-            return
         since = time.time_ns() - time.monotonic_ns()
 
         def at(seconds: float) -> int:
@@ -84,10 +64,10 @@ class Tracer:
         known = method if method in METHODS else "_OTHER"
         span = self._tracer.start_span(
             f"{known} {route}" if route else known,
-            context=self._propagator.extract(_carrier(exchange.headers)),
+            context=self._propagator.extract(_carrier(gathered.headers)),
             kind=self._otel.SpanKind.SERVER,
-            attributes=_attributes(exchange, gathered, known, route, code),
-            start_time=at(exchange.began),
+            attributes=_attributes(gathered, known, route, code),
+            start_time=at(gathered.began),
         )
         if span.is_recording():
             if code >= 500:
@@ -104,20 +84,18 @@ class Tracer:
         await asyncio.to_thread(sending.join, _FLUSH_SECONDS)
 
 
-def _carrier(headers: dict[bytes, bytes]) -> dict[str, str]:
+def _carrier(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name: headers[name.encode()].decode("latin-1") for name in TRACEPARENT if name.encode() in headers}
 
 
-def _attributes(
-    exchange: Exchange, gathered: Trace, method: str, route: str | None, code: int
-) -> dict[str, AttributeValue]:
+def _attributes(gathered: Trace, method: str, route: str | None, code: int) -> dict[str, AttributeValue]:
     """Names as in OpenTelemetry's conventions for HTTP, and ours under `reflux.`."""
     attributes: dict[str, AttributeValue | None] = {
         "http.request.method": method,
         "http.route": route,
         "http.response.status_code": code,
         "error.type": str(code) if code >= 500 else None,
-        "reflux.request_id": exchange.request_id,
+        "reflux.request_id": gathered.request_id,
         "reflux.model.version": gathered.version,
         "reflux.texts": gathered.texts,
     }

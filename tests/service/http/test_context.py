@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import InvalidRequestError, TooLargeError
 from service.http.context import Exchange
-from service.state import State
 
 BEGAN = 1000.0
 LEFT = {"type": "http.disconnect"}
@@ -24,7 +23,7 @@ def exchange(make_settings):
         async def receive():
             return messages.pop(0)
 
-        return Exchange(State(make_settings(**settings)), "mine", dict(headers), receive, BEGAN)
+        return Exchange(make_settings(**settings), "mine", dict(headers), receive, BEGAN)
 
     return make
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from export.bundle.format import Manifest
-from service.errors import ErrorBody, OverloadedError
+from service.errors import OverloadedError
+from service.http.error_body import ErrorBody
 from service.inference.runner import Refusal
 from service.server import refusals
 from service.server.refusals import Refusals

@@ -22,7 +22,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from service.app import create_app
 from service.errors import StartupError
 from service.telemetry import tracing
-from service.telemetry.tracing import Trace, Tracer
+from service.telemetry.trace import Trace
+from service.telemetry.tracing import Tracer
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -141,7 +142,7 @@ async def test_there_are_as_many_run_spans_as_runs(running, collected):
 
 
 def test_texts_that_went_through_a_stage_together_share_it():
-    trace = Trace()
+    trace = Trace("mine", {}, 0.0)
     for _ in range(3):
         trace.stage("run", 1.0, 2.0)
     trace.stage("run", 2.0, 3.0)

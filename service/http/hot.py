@@ -1,7 +1,7 @@
 """Routes that are served past FastAPI's machinery, which costs more than the run of a small student.
 
 FastAPI knows such a route and documents it; the middleware calls its endpoint, which takes the request and gives the
-response, and nothing else. One that is `direct` does not even need ASGI; see `protocol`.
+response, and nothing else. One that is `direct` does not even need ASGI; see `server.fast_path`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from service.http.context import Exchange
-from service.inference.runner import Withdraw
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 Respond = Callable[[bytes | Exception], None]
 """Writes an answer: its JSON, or an error."""
 
-Direct = Callable[[Exchange, bytes, Respond], Withdraw | None]
-"""Answers a body, later and once, unless it is withdrawn; raises for what it refuses.
+Direct = Callable[[Exchange, bytes, Respond], Callable[[], None] | None]
+"""Answers a body, later and once, and gives what withdraws the request before that; raises for what it refuses.
 
 Gives None for what it does not understand: that is for the endpoint, which says why.
 """
