@@ -166,7 +166,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Serve a bundle over HTTP. Every other setting comes from the environment (REFLUX_...)."""
-    from service.server.lifecycle import serve as serve_bundle
+    from service.serve import serve as serve_bundle
     from service.settings import load_settings
 
     given = {"bundle": bundle, "host": host, "port": port}

@@ -11,7 +11,7 @@ def main() -> None:
     gc.disable()  # what is imported stays, and is not searched for garbage until the server enables it again
     _import_structlog()
     from service.errors import StartupError
-    from service.server.lifecycle import serve
+    from service.serve import serve
     from service.settings import load_settings
 
     try:

@@ -1,4 +1,4 @@
-"""The ASGI app: settings in, routes and their shared state out. It does not listen; `server` does."""
+"""The ASGI app: settings in, routes and their shared state out. It does not listen; `serve` does that."""
 
 from __future__ import annotations
 

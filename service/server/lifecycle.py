@@ -1,4 +1,4 @@
-"""Listening, and leaving without losing a request: `serve` runs the app on uvicorn with an orderly end.
+"""Listening, and leaving without losing a request: `Server` runs an app on uvicorn with an orderly end.
 
 On SIGHUP the bundles are loaded again.
 
@@ -14,20 +14,17 @@ import contextlib
 import gc
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
-from service.app import create_app, create_monitoring_app
 from service.errors import ReloadingError, StartupError
 from service.process.priority import give_way
 from service.server.fast_path import Plain, Protocol
@@ -36,31 +33,15 @@ from service.server.middleware import RequestMiddleware
 from service.server.refusals import Refusals
 from service.settings import Settings, variable
 from service.state import State
-from service.telemetry.logging import configure_logging, log_loop_errors
+from service.telemetry.logging import log_loop_errors
 
 logger = structlog.get_logger(__name__)
 
 _TICK = 0.02
 _CLOSED = -1
 _ACCEPT_AGAIN_SECONDS = 1.0
-_SWITCH_SECONDS = 0.0005
-"""So long at most does the event loop wait for a thread that computes in Python."""
-
 _LAST_SECONDS = 1
 """What a scrape under way may still take at the very end."""
-
-
-def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises StartupError when the address, the bundle or the shadow do not fit."""
-    configure_logging(settings.log_level)
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    with contextlib.ExitStack() as sockets:
-        listener = sockets.enter_context(bind(settings.host, settings.port))
-        monitoring = None
-        if settings.metrics_port is not None:
-            monitoring = sockets.enter_context(bind(settings.host, settings.metrics_port, "metrics_port"))
-        runner = sockets.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        runner.run(Server(create_app(settings), settings, monitoring).serve([listener]))
 
 
 def bind(host: str, port: int, setting: str = "port") -> socket.socket:
@@ -79,14 +60,21 @@ def bind(host: str, port: int, setting: str = "port") -> socket.socket:
     return listener
 
 
+class Monitoring(NamedTuple):
+    """The app of the probes and the metrics, and the bound socket of its own that it is served on."""
+
+    app: FastAPI
+    listener: socket.socket
+
+
 class Server(uvicorn.Server):
     """uvicorn's server with the end that the module describes.
 
-    It runs the app's lifespan itself, so that an error there reaches the caller. On the socket `monitoring` it serves
-    the probes and the metrics for as long as there is something to see: until every request has ended.
+    It runs the app's lifespan itself, so that an error there reaches the caller. `monitoring` is served for as long
+    as there is something to see: until every request has ended.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, monitoring: socket.socket | None = None) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, monitoring: Monitoring | None = None) -> None:
         super().__init__(_config(app, settings))
         self._app = app
         self._settings = settings
@@ -131,17 +119,18 @@ class Server(uvicorn.Server):
         if self._monitoring is None:
             yield
             return
-        config = _config(create_monitoring_app(self._state), self._settings)
+        config = _config(self._monitoring.app, self._settings)
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
-        host, port = self._monitoring.getsockname()[:2]
-        await server.startup([self._monitoring])
+        listener = self._monitoring.listener
+        host, port = listener.getsockname()[:2]
+        await server.startup([listener])
         logger.info("monitoring", host=host, metrics_port=port)
         try:
             yield
         finally:
-            await server.shutdown([self._monitoring])
+            await server.shutdown([listener])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal, cut what is open at the second."""

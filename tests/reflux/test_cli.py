@@ -28,8 +28,8 @@ from export import build
 from export.bundle.classifier import Classifier
 from export.bundle.format import GOLDEN, MODEL, Bundle, golden_jsonl, write_bundle
 from reflux import cli as command
+from service import serve
 from service.auth.keyfile import Terms, digest_of, read_keys
-from service.server import lifecycle
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "keys", "classify", "demo")
@@ -436,7 +436,7 @@ def serving(cli, monkeypatch):
 
     def run(*arguments):
         given = []
-        monkeypatch.setattr(lifecycle, "serve", given.append)
+        monkeypatch.setattr(serve, "serve", given.append)
         assert cli("serve", *arguments).status == 0
         return given[0]
 

@@ -21,13 +21,14 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-import service.server.lifecycle
 from export.bundle.format import MODEL, write_bundle
 from service.app import create_app
 from service.auth.access import access
 from service.auth.keyfile import key_line
 from service.errors import StartupError
 from service.inference import registry
+from service.serve import serve
+from service.server import lifecycle
 from service.server.lifecycle import Server, bind
 
 CLIENTS = 200
@@ -65,7 +66,7 @@ def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_
     usual = sys.getswitchinterval()
     try:
         with pytest.raises(StartupError):
-            service.server.serve(make_settings(bundle=tmp_path / "nowhere", port=0))
+            serve(make_settings(bundle=tmp_path / "nowhere", port=0))
         assert sys.getswitchinterval() < usual / 5
     finally:
         sys.setswitchinterval(usual)
@@ -308,7 +309,7 @@ async def _answers(clients):
 @pytest.fixture
 def accepting(monkeypatch):
     """`accepting.taken`: how many connections were taken at each call; `accepting.full`: no descriptor is left."""
-    accepted = service.server._accepted
+    accepted = lifecycle._accepted
     accepting = SimpleNamespace(taken=[], full=False)
 
     def count(listener):
@@ -319,7 +320,7 @@ def accepting(monkeypatch):
             accepting.taken[-1] += 1
             yield connection
 
-    monkeypatch.setattr(service.server, "_accepted", count)
+    monkeypatch.setattr(lifecycle, "_accepted", count)
     return accepting
 
 

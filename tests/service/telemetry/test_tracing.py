@@ -211,7 +211,7 @@ async def test_the_service_has_a_name_unless_the_environment_gives_another(spans
     assert {span.resource.attributes["service.name"] for span in spans} == {expected}
 
 
-@pytest.mark.parametrize("module", ["service.server.lifecycle", "service.telemetry.tracing"])
+@pytest.mark.parametrize("module", ["service.serve", "service.telemetry.tracing"])
 def test_without_the_setting_nothing_of_the_extra_is_imported(module):
     code = f"import {module}, sys; print(*(name for name in sys.modules if name.startswith('opentelemetry')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
