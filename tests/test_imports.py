@@ -1,0 +1,16 @@
+"""What no contract of import-linter says: no module imports what imports it, in whichever room they are."""
+
+from __future__ import annotations
+
+from graphlib import TopologicalSorter
+
+import grimp
+
+PACKAGES = ("distill", "export", "reflux", "reflux_client", "service")
+
+
+def test_no_module_imports_itself_round_about_not_even_for_a_type():
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert {"distill.task", "service.app"} <= imports.keys()
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the modules
