@@ -9,6 +9,7 @@ where a bound does not hold. Compare within one run alone, on a machine that doe
 
     python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand --same-graph
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours --previous CHECKOUT
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload --reload
 
 The servers of others run the student as their users export it, with ONNX Runtime's own tools, which is made from
@@ -31,7 +32,7 @@ from pathlib import Path
 
 from serving_tools.bounds import Bound, Part, bounds
 from serving_tools.conditions import Conditions
-from serving_tools.contenders import CONTENDERS, OURS
+from serving_tools.contenders import CONTENDERS, OURS, Contender, previous
 from serving_tools.jobs import begin, finish
 from serving_tools.limit import Limit, labels_of
 from serving_tools.measure import Measured, measure, over
@@ -55,7 +56,7 @@ def main() -> None:
     conditions = conditions_of(given, given.bundle)
     parts: dict[str, Callable[[], Part]] = {}
     if given.only:
-        parts["results"] = lambda: compare(given.only, portable(conditions, given), given.output)
+        parts["results"] = lambda: compare(contenders_of(given), portable(conditions, given), given.output)
     if given.static:
         parts["static"] = lambda: static(conditions_of(given, given.static))
     if given.shadow:
@@ -77,14 +78,19 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def compare(only: list[str], conditions: Conditions, output: Path) -> Part:
+def contenders_of(given: argparse.Namespace) -> list[Contender]:
+    """The servers that were asked for, with Reflux of another checkout where one is given."""
+    chosen = [contender for contender in CONTENDERS if contender.key in given.only]
+    return [*chosen, previous(given.previous)] if given.previous else chosen
+
+
+def compare(contenders: list[Contender], conditions: Conditions, output: Path) -> Part:
     """Ours, the loop and the peers, with a table and a figure."""
     rows: list[Measured] = []
     limit = Limit(conditions)
-    for contender in CONTENDERS:
-        if contender.key in only:
-            rows.append(measure(contender, conditions, limit))
-            print(f"{contender.key:15} {told(rows[-1])}", flush=True)
+    for contender in contenders:
+        rows.append(measure(contender, conditions, limit))
+        print(f"{contender.key:15} {told(rows[-1])}", flush=True)
     limit.close()
     loop = limit.typical()
     page = table(rows, loop, conditions)
@@ -159,6 +165,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
     parser.add_argument(
         "--only", help=f"of {','.join(names)} (default all, none beside --shadow, --overload, --reload)"
+    )
+    parser.add_argument(
+        "--previous", type=Path, metavar="CHECKOUT", help="also Reflux of another checkout, with its own .venv"
     )
     parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also a static student's, beside a constant")
     parser.add_argument("--shadow", action="store_true", help="what it costs to shadow all traffic")

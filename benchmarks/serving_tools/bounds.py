@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serving_tools.contenders import BARE, HAND
+from serving_tools.contenders import BARE, HAND, PREVIOUS
 from serving_tools.measure import CLIENTS, Measured, over
 
 
@@ -48,7 +48,7 @@ def bounds(ours: Measured, others: Sequence[Measured]) -> list[Bound]:
     one is a limit, and in no bound.
     """
     found = []
-    peers = [other for other in others if other.key not in (BARE, HAND)]
+    peers = [other for other in others if other.key not in (BARE, HAND, PREVIOUS)]
     for clients in CLIENTS[1:]:
         share = over(ours.closed[clients], lambda one: one.share)
         best = max(_known(over(peer.closed[clients], lambda one: one.share) for peer in peers), default=math.nan)
@@ -63,11 +63,28 @@ def bounds(ours: Measured, others: Sequence[Measured]) -> list[Bound]:
         best = min(_known(over(peer.opened[0.7], lambda one: one.p99) for peer in peers), default=math.nan)
         p99 = over(ours.opened[0.7], lambda one: one.p99)
         found.append(Bound("p99 at 70 % load / the best peer's", ratio(p99, best), most=0.6))
+    for before in (other for other in others if other.key == PREVIOUS):
+        found += _against_previous(ours, before)
     for by_hand in (other for other in others if other.key == HAND):
         more = ours.memory.megabytes - by_hand.memory.megabytes
         found.append(Bound("memory less that of the server by hand, MB", more, most=40.0))
     found.append(Bound("seconds until ready", ours.ready_seconds, most=2.0))
     found.append(Bound("requests without an answer 200, up to 70 % load", failures(ours, most=0.7), most=0))
+    return found
+
+
+def _against_previous(ours: Measured, before: Measured) -> list[Bound]:
+    """The comparisons with another checkout of this repository."""
+    found = []
+    for clients in CLIENTS:
+        shares = [over(one.closed[clients], lambda load: load.share) for one in (ours, before)]
+        least = 0.95 if clients == CLIENTS[0] else 0.97
+        found.append(Bound(f"throughput at {clients} clients / the previous one's", ratio(*shares), least=least))
+    found.append(
+        Bound("seconds until ready / the previous one's", ratio(ours.ready_seconds, before.ready_seconds), most=1.1)
+    )
+    more = ours.memory.megabytes - before.memory.megabytes
+    found.append(Bound("memory less that of the previous one, MB", more, most=5.0))
     return found
 
 

@@ -14,6 +14,7 @@ from serving_tools.process import free_port
 OURS = "ours"
 HAND = "hand"
 BARE = "bare"
+PREVIOUS = "previous"
 BATCH = 8
 _SCRIPTS = Path(__file__).parent.parent / "serving_peers"
 
@@ -153,6 +154,19 @@ REFLUX = Contender(
     settings=_reflux,
     label=lambda answer: str(answer["results"][0]["label"]),
 )
+
+
+def previous(checkout: Path) -> Contender:
+    """Return Reflux as it is in another checkout, run by the environment `.venv` there."""
+    return Contender(
+        key=PREVIOUS,
+        title="Reflux, previous",
+        command=lambda _: [str(checkout.resolve() / ".venv" / "bin" / "python"), "-m", "service"],
+        settings=_reflux,
+        label=REFLUX.label,
+        note="another checkout; our graph",
+    )
+
 
 CONTENDERS = (
     REFLUX,
