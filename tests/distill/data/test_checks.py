@@ -132,7 +132,8 @@ def test_labels_with_few_rows_are_named_with_their_number():
 
 def test_labels_with_few_rows_are_named_in_one_line_whatever_they_hold():
     thin = split(Train, ENOUGH_ROWS, gold=("a",) * 999 + ("b\n\x1b[31m\u202e",))
-    ((_, message),) = found(train=thin, labels=("a", "b\n\x1b[31m\u202e"))
+    validation, test = (split(kind, ENOUGH_TO_JUDGE, gold=("a",)) for kind in (Validation, Test))
+    ((_, message),) = found(thin, validation, test, labels=("a", "b\n\x1b[31m\u202e"))
     assert message.endswith(r"rows: 'b\n\x1b[31m\u202e' (10)")
 
 

@@ -136,7 +136,7 @@ async def test_labels_of_any_type_are_spelled_as_those_of_data_files(make, recor
     ("recorded", "said"),
     [
         (np.array(["a", "", "c"]), "label 1 of array 'labels' is empty"),
-        (np.array([0, 1, np.inf]), "holds the float inf"),
+        (np.array([0, 1, np.inf]), "holds the number Infinity, which is out of range"),
         (np.array(["a", "a ", "c"]), "has 'a' twice"),
     ],
 )

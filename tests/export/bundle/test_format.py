@@ -306,7 +306,7 @@ KILL_AT_EVERY_STEP = textwrap.dedent(
     """
     import os, signal, sys
     from export.bundle.format import Bundle, write_bundle
-    from tests.export.test_bundle import MANIFEST_FACTS, contents
+    from tests.export.bundle.test_format import MANIFEST_FACTS, contents
 
     STEPS = ("open", "ctypes.dlopen", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 

@@ -40,7 +40,7 @@ async def test_a_clock_that_is_set_changes_no_age(make_shadow, set_clock, step):
 
 @pytest.mark.parametrize(("ago", "told"), [(3600.0, 3600.0), (-3600.0, 0.0), (YEARS, 0.0), (-YEARS, 0.0)])
 async def test_what_an_earlier_process_left_has_its_age_unless_a_clock_was_wrong(make_shadow, set_clock, ago, told):
-    shadow = await make_shadow(hang, stop_seconds=0.2).start()
+    shadow = await make_shadow(hang, stop_seconds=2.0).start()
     shadow.observe(2)
     await shadow.pipeline.stop()
     with sqlite3.connect(shadow.settings.path) as other:

@@ -982,7 +982,8 @@ from pathlib import Path
 from distill.labelling.batch_account import Batchbook
 from distill.labelling.account import Cashbook
 from distill.labelling.label import AnswerStore
-from distill.teachers import batches, create
+from distill.teachers import create
+from distill.teachers.batch import runner
 
 path, config, labels, texts = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 
@@ -991,7 +992,7 @@ async def life():
     with AnswerStore(path) as store:
         book = Cashbook(store)
         teacher = create({**config, "headers": {"x-pid": str(os.getpid())}}, labels, book)
-        await batches.fill(teacher, [(text, 0) for text in texts], Batchbook(store, book))
+        await runner.fill(teacher, [(text, 0) for text in texts], Batchbook(store, book))
         answers = await teacher.ask(texts)
         print(json.dumps([labels[int(answer.probabilities.argmax())] for answer in answers]), book.spent, book.reserved)
         await teacher.aclose()
