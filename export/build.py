@@ -30,6 +30,7 @@ from export.bundle.format import (
     INT8,
     MODEL,
     PLAIN,
+    PORTABLE,
     REFERENCE,
     TOKENIZER,
     Bundle,
@@ -42,6 +43,7 @@ from export.bundle.format import (
 from export.bundle.guard import one_line
 from export.bundle.verify import repeated
 from export.fit_reference import fit_reference
+from export.graph.portable import make_portable
 from export.graph.variants import REDUCED, load_variants, make_variants, measure, measurement_rounds
 from export.model_card import card
 from export.torch_to_onnx import export_onnx
@@ -113,6 +115,12 @@ def build_bundle(
             classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
         cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
         selection = _select(student, classifiers, validation, settings, name, cut)
+        portable: dict[str, Path] = {}
+        checks = selection.gates
+        if classifiers[selection.variant].packed:
+            portable = {PORTABLE: make_portable(graphs[selection.variant], folder / PORTABLE)}
+            loaded = load_variants(portable, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
+            checks = [*checks, *_same(loaded[PORTABLE], selection.answers, validation, settings, name, cut)]
         probabilities = np.stack([answer.probabilities for answer in selection.answers])
         disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
         manifest = Manifest(
@@ -125,7 +133,7 @@ def build_bundle(
             temperature=student.temperature,
             files={},
             teacher=teacher,
-            gates={gate.name: gate.as_dict() for gate in selection.gates},
+            gates={gate.name: gate.as_dict() for gate in checks},
             measured={
                 "milliseconds": selection.milliseconds[selection.variant],
                 "milliseconds_by_variant": selection.milliseconds,
@@ -141,9 +149,11 @@ def build_bundle(
             multi_label=student.multi_label,
             threshold=threshold,
             truncation_side=truncation_side(student.tokenizer),
+            portable=PORTABLE if portable else MODEL,
         )
         contents: dict[str, bytes | Path] = {
             MODEL: graphs[selection.variant],
+            **portable,
             TOKENIZER: folder / STUDENT_TOKENIZER,
             REFERENCE: fit_reference(probabilities.max(1).astype(np.float64), disagree).to_bytes(),
             GOLDEN: golden_jsonl(_golden(validation, selection.answers, student.labels)),
@@ -276,6 +286,34 @@ def _longest(
                 ) from error
             checks = gates.parity(trained, answer.logits[None], settings.gates.parity)
             gates.enforce(checks, f"{where}, {variant} graph", remedy)
+
+
+def _same(
+    graph: Classifier,
+    answers: Sequence[Prediction],
+    validation: Validation,
+    settings: Export,
+    name: str,
+    cut: float | None,
+) -> list[gates.Gate]:
+    """Hold the portable graph to the served one's answers, with texts alone and with texts that are padded."""
+    rows = _spread(range(len(validation)), _TYPICAL_TEXTS)
+    encoded = [graph.encode(validation.texts[row]) for row in rows]
+    served = np.stack([answers[row].logits for row in rows])
+    checks = []
+    for size, together in ((1, ""), (_SHARED_TEXTS, f", {_SHARED_TEXTS} texts in one run")):
+        try:
+            found = [each for at in range(0, len(rows), size) for each in graph.run(encoded[at : at + size])]
+        except InferenceError as error:
+            raise gates.GateError(f"{name}, portable graph: {one_line(error)}. {_REPORT}") from error
+        logits = np.stack([each.logits for each in found])
+        checks.append(
+            gates.agreement(
+                f"portable{together}", served, logits, settings.gates.agreement, cut, against="the served graph"
+            )
+        )
+    gates.enforce(checks, f"{name}, portable graph", _REPORT)
+    return checks
 
 
 def _why(checks: list[gates.Gate]) -> str:

@@ -44,11 +44,19 @@ def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:
     ]
 
 
-def agreement(variant: str, reference: Floats, graph: Floats | None, least: float, cut: float | None = None) -> Gate:
-    """The share of rows on which a graph of less than 32 bits chooses as the fp32 one does, from logits [N, K].
+def agreement(
+    variant: str,
+    reference: Floats,
+    graph: Floats | None,
+    least: float,
+    cut: float | None = None,
+    *,
+    against: str = "fp32",
+) -> Gate:
+    """The share of rows on which a graph chooses as another one does, from logits [N, K].
 
-    None is a graph that failed. `cut` is the logit from which a label is given, where a row may have several: all of
-    them must be the same.
+    `against` names the other one: of a graph of less than 32 bits it is the fp32 one. None is a graph that failed.
+    `cut` is the logit from which a label is given, where a row may have several: all of them must be the same.
     """
     if graph is None:
         share = 0.0
@@ -56,7 +64,7 @@ def agreement(variant: str, reference: Floats, graph: Floats | None, least: floa
         share = float((reference.argmax(1) == graph.argmax(1)).mean())
     else:
         share = float(((reference >= cut) == (graph >= cut)).all(axis=1).mean())
-    return Gate(f"{variant}: agreement with fp32", share, least, share >= least)
+    return Gate(f"{variant}: agreement with {against}", share, least, share >= least)
 
 
 def faster(variant: str, milliseconds: float, than: float) -> Gate:

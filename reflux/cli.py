@@ -114,16 +114,35 @@ def train(task: TaskFile, output: Output = None) -> None:
 
 @app.command()
 def export(
-    task: Annotated[Path | None, typer.Argument(help="The task file (YAML).")] = None,
+    task: Annotated[
+        Path | None, typer.Argument(help="The task file (YAML); with `--format hub` a bundle's folder will do.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="With `--format hub`: the new folder to write.")] = None,
     output: Output = None,
     verify: Annotated[Path | None, typer.Option(help="Check an existing bundle on this machine instead.")] = None,
+    form: Annotated[
+        Literal["bundle", "hub"],
+        typer.Option("--format", help="`hub` writes the chosen bundle as transformers.js and optimum load it."),
+    ] = "bundle",
 ) -> None:
     """Turn every student into a bundle behind gates, and choose one; or verify a bundle."""
+    if (form == "hub") != (folder is not None):
+        raise typer.BadParameter("give a folder to write with --format hub, and only with it")
+    if verify is not None and (task is not None or folder is not None):
+        raise typer.BadParameter("--verify checks a bundle and takes nothing else")
     if verify is not None:
         from export.bundle.verify import verify as verify_bundle
 
         bundle = verify_bundle(verify)
         console.print(f"{verify}: version {bundle.manifest.version} is whole and answers as it should")
+    elif task is not None and folder is not None:
+        from export.bundle.format import Bundle
+        from export.hub import export_hub, require_new
+
+        require_new(folder)
+        bundle = Bundle.open(task) if task.is_dir() else _export_run(task, output).make_bundles()
+        export_hub(bundle, folder)
+        console.print(f"{folder}: {bundle.manifest.name}, version {bundle.manifest.version}, in the layout of the hub")
     elif task is not None:
         bundle = _export_run(task, output).make_bundles()
         console.print(f"{bundle.path}: {bundle.manifest.name}, {bundle.manifest.measured['reason']}")

@@ -151,13 +151,19 @@ class Classifier:
 
     @classmethod
     def load(
-        cls, bundle: Bundle, *, threads: int = 1, device: Device = AUTO, tokenizer: GraphTokenizer | None = None
+        cls,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        device: Device = AUTO,
+        tokenizer: GraphTokenizer | None = None,
+        graph: str = MODEL,
     ) -> Classifier:
-        """The classifier of a bundle, with its tokenizer where that is loaded already.
+        """The classifier of a bundle, with its tokenizer where that is loaded already. `graph` is the file to run.
 
         Raises BundleError when its graph or tokenizer cannot be loaded, or the device cannot be had.
         """
-        manifest, path = bundle.manifest, bundle.path / MODEL
+        manifest, path = bundle.manifest, bundle.path / graph
         tokenizer = tokenizer or GraphTokenizer(bundle.path / TOKENIZER, manifest.max_tokens)
         device = device.for_bundle(manifest)
         _check_files(path, manifest)

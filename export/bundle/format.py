@@ -1,7 +1,8 @@
 """A bundle: the directory that holds a classifier and everything that serving needs to trust it.
 
-`model.onnx`, `tokenizer.json`, `manifest.json`, `reference.npz`, `golden.jsonl`, `CARD.md`. This file knows what is in
-it, writes it atomically and refuses one that was changed. It does not run the graph; `runtime` does.
+`model.onnx`, `portable.onnx` where the served graph needs inputs of our own, `tokenizer.json`, `manifest.json`,
+`reference.npz`, `golden.jsonl`, `CARD.md`. This file knows what is in it, writes it atomically and refuses one that was
+changed. It does not run the graph; `classifier` does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from export.bundle.manifest_rules import broken, encodable, is_number, kind_of, 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+PORTABLE = "portable.onnx"
 TOKENIZER = "tokenizer.json"
 REFERENCE = "reference.npz"
 GOLDEN = "golden.jsonl"
@@ -47,7 +49,8 @@ class Manifest:
     there are any, and the `calibration` of its answers, where it was calibrated: shadowing applies that to the teacher.
     The probabilities of a `multi_label` bundle are each on its own, and a text has every label from `threshold`.
     `truncation_side`, `left` or `right`, is the end of a text of more than `max_tokens` that is left out; the tokenizer
-    has it too.
+    has it too. `portable` names the file whose graph takes `input_ids` and `attention_mask` alone, so that it runs
+    without Reflux: `model.onnx` itself where that is so, and None in bundles made before there was one.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Manifest:
     multi_label: bool = False
     threshold: float = 0.5
     truncation_side: str = "right"
+    portable: str | None = None
     schema: int = SCHEMA
 
     def content_version(self) -> str:

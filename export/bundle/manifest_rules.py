@@ -89,6 +89,12 @@ def _leaves_no_choice(data: dict[str, Any]) -> bool:
     return len(data["labels"]) == 1 and data.get("multi_label") is not True
 
 
+def _names_no_file(data: dict[str, Any]) -> bool:
+    """Whether the portable graph is none of the files."""
+    files = data.get("files")
+    return data["portable"] is not None and isinstance(files, dict) and data["portable"] not in files
+
+
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOKENS
 
@@ -98,6 +104,10 @@ def _files(value: object) -> bool:
         _FILE.fullmatch(name) is not None and isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
         for name, digest in value.items()
     )
+
+
+def _graph_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.endswith(".onnx"))
 
 
 def _strings(value: object) -> bool:
@@ -125,9 +135,13 @@ RULES = {
     "created": Rule("text", lambda value: isinstance(value, str), needed=False),
     "multi_label": Rule("true or false", lambda value: isinstance(value, bool), needed=False),
     "truncation_side": Rule("left or right", lambda value: value in ("left", "right"), needed=False),
+    "portable": Rule("the name of a graph that 'files' lists, or null", _graph_or_none, needed=False),
     "threshold": Rule("a number between 0 and 1", lambda value: is_number(value, 0.0, 1.0), needed=False),
 }
 """By key. `schema`, which says whether these are the rules, is read before them."""
+
+_TOGETHER = {"labels": _leaves_no_choice, "portable": _names_no_file}
+"""Of keys that must also fit others, read before them, whether they do not."""
 
 
 def broken(data: dict[str, Any]) -> list[str]:
@@ -138,7 +152,7 @@ def broken(data: dict[str, Any]) -> list[str]:
     for key, rule in RULES.items():
         if key not in data:
             wrong += [f"{key!r} is missing: expected {rule.expected}"] if rule.needed else []
-        elif not rule.holds(data[key]) or (key == "labels" and _leaves_no_choice(data)):
+        elif not rule.holds(data[key]) or (key in _TOGETHER and _TOGETHER[key](data)):
             wrong.append(f"{key!r} must be {rule.expected}, not {kind_of(data[key])}")
         elif not _encodable_within(data[key]):
             wrong.append(f"{key!r} holds text that is not UTF-8")

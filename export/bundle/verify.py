@@ -15,7 +15,7 @@ import numpy as np
 from distill.teachers import TeacherError
 from distill.teachers.scaling import Scaling
 from distill.truncation import most_that_runs
-from export.bundle.classifier import Classifier, Encoded, InferenceError, Prediction
+from export.bundle.classifier import INPUTS, Classifier, Encoded, InferenceError, Prediction
 from export.bundle.format import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
 from export.bundle.guard import one_line
 from export.bundle.reference import Reference
@@ -33,7 +33,26 @@ def verify(path: str | Path) -> Bundle:
         classifier = Classifier.load(bundle)
         check_golden(bundle, classifier)
         check_longest(bundle, classifier)
+        check_portable(bundle, classifier)
         return bundle
+
+
+def check_portable(bundle: Bundle, served: Classifier) -> None:
+    """Hold the portable graph to the golden texts too, where the bundle has one. `served` is the one that is served.
+
+    Raises BundleError as `check_golden` and `check_longest` do, and where the portable graph takes inputs of our own.
+    """
+    name = bundle.manifest.portable
+    if name is None:
+        return
+    portable = served if name == MODEL else Classifier.load(bundle, tokenizer=served.tokenizer, graph=name)
+    if portable.packed:
+        raise BundleError(
+            f"{bundle.path / name}: is named 'portable', but takes more than {' and '.join(INPUTS)}; export it again"
+        )
+    if portable is not served:
+        check_golden(bundle, portable, name)
+        check_longest(bundle, portable, name)
 
 
 @contextmanager
@@ -66,11 +85,12 @@ def check_calibration(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.path / MANIFEST}: 'teacher.calibration': {error}") from error
 
 
-def check_longest(bundle: Bundle, classifier: Classifier) -> None:
-    """Answer a text of `max_tokens`, made of the golden ones.
+def check_longest(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> None:
+    """Answer a text of `max_tokens`, made of the golden ones. `graph` is the file that the classifier runs.
 
     Raises BundleError that names the most tokens that the graph reads, where it fails on so many.
     """
+    where = bundle.path if graph == MODEL else bundle.path / graph
     max_tokens = bundle.manifest.max_tokens
     ids = repeated([classifier.encode(row.text).ids for row in bundle.golden()], max_tokens)
 
@@ -83,7 +103,7 @@ def check_longest(bundle: Bundle, classifier: Classifier) -> None:
         most = most_that_runs(run, max_tokens - 1)
         remedy = f"train it with max_tokens of {most} or less and " if most else ""
         raise BundleError(
-            f"{bundle.path}: max_tokens is {max_tokens}, but on a text of that many {one_line(error)}; {remedy}"
+            f"{where}: max_tokens is {max_tokens}, but on a text of that many {one_line(error)}; {remedy}"
             "export the bundle again"
         ) from error
 
@@ -94,8 +114,10 @@ def repeated(rows: Sequence[Sequence[int]], length: int) -> list[int]:
     return [*islice(cycle(ids), length)]
 
 
-def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
+def check_golden(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> list[Prediction]:
     """Compare the classifier's answers to the golden texts, which it gives, with the recorded ones.
+
+    `graph` is the file that the classifier runs.
 
     Every probability must lie within TOLERANCE, and the label be the same unless the best two are that close. Raises
     BundleError naming the first text for which this does not hold, or saying that there is none to compare, or that
@@ -107,7 +129,8 @@ def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
     try:
         classifier.check()
     except InferenceError as error:
-        raise BundleError(f"{bundle.path / MODEL}: {error}; export the bundle again") from error
+        raise BundleError(f"{bundle.path / graph}: {error}; export the bundle again") from error
+    by = "" if graph == MODEL else f" ({graph})"
     answers = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -117,7 +140,7 @@ def check_golden(bundle: Bundle, classifier: Classifier) -> list[Prediction]:
             problem = str(error)
         if problem:
             raise BundleError(
-                f"{bundle.path / GOLDEN}: golden row {number} of {len(rows)}, {row.text[:60]!r}: {problem}; "
+                f"{bundle.path / GOLDEN}: golden row {number} of {len(rows)}, {row.text[:60]!r}{by}: {problem}; "
                 "export the bundle again on a machine like this one"
             )
     return answers

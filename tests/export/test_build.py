@@ -16,11 +16,12 @@ from distill.task import Export, Gates
 from export import build, gates
 from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier
-from export.bundle.format import CARD, MODEL, TOKENIZER, Bundle
+from export.bundle.format import CARD, MODEL, PORTABLE, TOKENIZER, Bundle
 from export.bundle.reference import Reference
 from export.bundle.verify import verify
 from export.gates import GateError
 from export.graph import variants
+from export.graph.portable import make_portable
 from export.graph.variants import FP16, FUSED, INT8, PLAIN
 from export.model_card import card
 from export.torch_to_onnx import export_onnx
@@ -137,8 +138,45 @@ def test_the_int8_graph_is_taken_when_it_passes(built):
     assert bundle.manifest.measured["rows"] == 1
     assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: 3.0, FUSED: 2.0, INT8: 1.0}
     assert all(gate["passed"] for gate in bundle.manifest.gates.values())
-    assert len(bundle.manifest.gates) == 4
+    assert len(bundle.manifest.gates) == 6
     assert "MatMulIntegerToFloat" in {node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node}
+
+
+def test_a_packed_graph_has_a_portable_one_beside_it(built, validation):
+    for bundle in built.values():
+        assert bundle.manifest.portable == PORTABLE
+        assert set(bundle.manifest.files) >= {MODEL, PORTABLE}
+        portable = Classifier.load(bundle, graph=PORTABLE)
+        assert not portable.packed
+        np.testing.assert_allclose(
+            portable.probabilities(validation.texts), answers(bundle, validation), rtol=1e-3, atol=1e-3
+        )
+        gates = bundle.manifest.gates
+        assert gates["portable: agreement with the served graph"]["measured"] == 1.0
+        assert gates["portable, 16 texts in one run: agreement with the served graph"]["measured"] == 1.0
+        assert verify(bundle.path) == bundle
+
+
+def test_a_graph_that_takes_ids_and_mask_alone_is_not_kept_twice(make):
+    bundle = make("auto", family="static")
+    assert bundle.manifest.portable == MODEL
+    assert PORTABLE not in bundle.manifest.files
+    assert not [name for name in bundle.manifest.gates if "portable" in name]
+
+
+def test_a_portable_graph_that_answers_otherwise_is_not_kept(make, monkeypatch):
+    def make_wrongly(source, target):
+        make_portable(source, target)
+        model = onnx.load(target)
+        for value in model.graph.initializer:
+            if "head.weight" in value.name:
+                value.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(value), value.name))
+        onnx.save(model, target)
+        return target
+
+    monkeypatch.setattr(build, "make_portable", make_wrongly)
+    with pytest.raises(GateError, match=r"small, portable graph does not pass: portable: agreement with the served"):
+        make("int8")
 
 
 @pytest.mark.parametrize(("plain", "fused", "taken"), [(3.0, 2.0, FUSED), (2.0, 3.0, PLAIN)])

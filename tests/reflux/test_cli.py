@@ -231,6 +231,30 @@ def test_a_run_goes_to_runs_and_the_tasks_name_where_no_folder_is_given(cli, tas
     assert (tmp_path / "runs" / "keywords" / "data").is_dir()
 
 
+@pytest.mark.parametrize("source", ["bundle", "task"])
+def test_a_bundle_is_written_as_others_load_it(cli, task, finished, tmp_path, source):
+    given = [finished / "bundle"] if source == "bundle" else [task, "--output", finished]
+    before = written(finished)
+    done = cli("export", *given, "--format", "hub", tmp_path / "hub")
+    version_here = Bundle.open(finished / "bundle").manifest.version
+    assert done.out.endswith(f"{tmp_path / 'hub'}: small, version {version_here}, in the layout of the hub\n")
+    assert (tmp_path / "hub" / "onnx" / MODEL).is_file()
+    assert written(finished) == before
+
+
+def test_a_folder_that_holds_something_is_not_written_over(refused, finished, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert f"{tmp_path}: is not an empty folder" in refused("export", finished / "bundle", "--format", "hub", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("given", [["--format", "hub"], ["here"], ["here", "--verify", "there"]])
+def test_a_folder_and_the_format_hub_go_together(cli, finished, tmp_path, given):
+    done = cli("export", finished / "bundle", *given)
+    assert done.status == 2
+    assert "--format hub" in done.err or "--verify" in done.err
+
+
 def test_verify_passes_a_good_bundle(cli, finished):
     bundle = Bundle.open(finished / "bundle")
     done = cli("export", "--verify", bundle.path)

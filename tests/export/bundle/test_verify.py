@@ -12,6 +12,7 @@ from export.bundle.format import (
     CARD,
     GOLDEN,
     MODEL,
+    PORTABLE,
     REFERENCE,
     TOKENIZER,
     Bundle,
@@ -51,6 +52,25 @@ def shifted(row, shift):
 
 def test_a_good_bundle_passes(tiny_bundle):
     assert verify(str(tiny_bundle.path)) == tiny_bundle
+
+
+def with_portable(bundle, path, graph):
+    """The bundle at another path, with a graph beside the served one."""
+    contents = {name: bundle.path / name for name in bundle.manifest.files}
+    manifest = dataclasses.replace(bundle.manifest, portable=PORTABLE)
+    return write_bundle(path, {**contents, PORTABLE: graph}, manifest).path
+
+
+def test_the_portable_graph_is_held_to_the_golden_texts_too(make_bundle, tiny_bundle, tmp_path):
+    verify(with_portable(tiny_bundle, tmp_path / "good", tiny_bundle.path / MODEL))
+    other = make_bundle(tmp_path / "other", flip={"invoice": "shipping"})
+    with pytest.raises(BundleError, match=r"golden row \d+ of 6, '.*' \(portable\.onnx\): a probability is off"):
+        verify(with_portable(tiny_bundle, tmp_path / "bad", other.path / MODEL))
+
+
+def test_a_portable_graph_that_is_none_is_refused_by_name(tiny_bundle, tmp_path):
+    with pytest.raises(BundleError, match=r"portable\.onnx: not an ONNX graph"):
+        verify(with_portable(tiny_bundle, tmp_path / "bad", b""))
 
 
 def test_a_multi_label_bundle_passes(make_bundle, tmp_path):
