@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer, models
 
 from distill.task import Export, Gates
 from export.build import build_bundle
 from export.bundle.classifier import Classifier
-from export.hub import GRAPH, export_hub
+from export.bundle.format import PORTABLE, BundleError, write_bundle
+from export.hub import GRAPH, export_hub, special_tokens
 
 LOOSE = Gates(agreement=0.5)
+SHORT_AND_LONG = ["late", " ".join(["my parcel is late"] * 20)]
 
 
-def build_one(student, path, baseline, variant):
+def build_one(student, path, baseline, variant, **settings):
     return build_bundle(
-        student, path, name="small", baseline=baseline, settings=Export(variant=variant, gates=LOOSE), teacher={}
+        student,
+        path,
+        name="small",
+        baseline=baseline,
+        settings=Export(variant=variant, gates=LOOSE),
+        teacher={},
+        **settings,
     )
+
+
+def without_portable(bundle, path):
+    """The same bundle as it was made before there were portable graphs."""
+    contents = {name: bundle.path / name for name in bundle.manifest.files if name != PORTABLE}
+    return write_bundle(path, contents, dataclasses.replace(bundle.manifest, portable=None))
+
+
+def asked_as_others_do(folder, texts):
+    """The logits of texts, by transformers' tokenizer and ONNX Runtime."""
+    from transformers import AutoTokenizer
+
+    encoded = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="np")
+    session = onnxruntime.InferenceSession(folder / GRAPH)
+    assert [value.name for value in session.get_inputs()] == ["input_ids", "attention_mask"] == list(encoded)
+    (logits,) = session.run(None, {name: values.astype(np.int64) for name, values in encoded.items()})
+    return logits
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +77,79 @@ def softmax(logits):
 
 
 def test_others_compute_the_bundles_probabilities(hub, validation):
-    from transformers import AutoTokenizer
+    bundle, folder = hub
+    texts = [*validation.texts[:20], *SHORT_AND_LONG]
+    found = softmax(asked_as_others_do(folder, texts))
+    np.testing.assert_allclose(found, Classifier.load(bundle).probabilities(texts), atol=1e-4)
+
+
+def test_optimum_computes_the_bundles_probabilities(hub, validation):
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
 
     bundle, folder = hub
-    texts = [*validation.texts[:20], "late", " ".join(["my parcel is late"] * 20)]
-    encoded = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="np")
-    session = onnxruntime.InferenceSession(folder / GRAPH)
-    assert [value.name for value in session.get_inputs()] == ["input_ids", "attention_mask"] == list(encoded)
-    (logits,) = session.run(None, {name: values.astype(np.int64) for name, values in encoded.items()})
-    np.testing.assert_allclose(softmax(logits), Classifier.load(bundle).probabilities(texts), atol=1e-4)
+    texts = [*validation.texts[:5], *SHORT_AND_LONG]
+    model = ORTModelForSequenceClassification.from_pretrained(folder)
+    classify = pipeline(
+        "text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder), top_k=None, device="cpu"
+    )
+    answers = [{each["label"]: each["score"] for each in scores} for scores in classify(texts, truncation=True)]
+    found = [[scores[label] for label in bundle.manifest.labels] for scores in answers]
+    np.testing.assert_allclose(found, Classifier.load(bundle).probabilities(texts), atol=1e-4)
+
+
+def test_the_sigmoids_of_a_multi_label_bundle_are_its_probabilities(students, baseline, tmp_path):
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    student = dataclasses.replace(students["sequence-classifier"], multi_label=True)
+    bundle = build_one(student, tmp_path / "bundle", baseline, "fp32", threshold=0.3)
+    export_hub(bundle, tmp_path / "hub")
+    expected = Classifier.load(bundle).probabilities(SHORT_AND_LONG)
+    logits = asked_as_others_do(tmp_path / "hub", SHORT_AND_LONG)
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, atol=1e-5)
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    assert "A text has every label from 0.3." in (tmp_path / "hub" / "README.md").read_text()
+    model = ORTModelForSequenceClassification.from_pretrained(tmp_path / "hub")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hub")
+    (scores,) = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device="cpu")(["late"])
+    found = {each["label"]: each["score"] for each in scores}
+    np.testing.assert_allclose([found[label] for label in bundle.manifest.labels], expected[0], atol=1e-5)
+
+
+def test_a_text_is_cut_on_the_students_side(students, baseline, tmp_path):
+    student = copy.deepcopy(students["static"])
+    student.tokenizer.enable_truncation(student.max_tokens, direction="left")
+    bundle = build_one(student, tmp_path / "bundle", baseline, "fp32")
+    export_hub(bundle, tmp_path / "hub")
+    text = " ".join(["invoice"] * 30 + ["crash"] * 30)
+    found = softmax(asked_as_others_do(tmp_path / "hub", [text]))
+    np.testing.assert_allclose(found, Classifier.load(bundle).probabilities([text]), atol=1e-5)
+
+
+def test_a_bundle_of_before_there_were_portable_graphs_is_written_too(hubs, tmp_path):
+    bundle, folder = hubs["encoder"]
+    export_hub(without_portable(bundle, tmp_path / "old"), tmp_path / "hub")
+    assert (tmp_path / "hub" / GRAPH).read_bytes() == (folder / GRAPH).read_bytes()
+
+
+def test_logits_that_do_not_give_the_bundles_answers_are_not_written(hubs, tmp_path):
+    bundle, _ = hubs["static"]
+    contents = {name: bundle.path / name for name in bundle.manifest.files}
+    other = write_bundle(tmp_path / "other", contents, dataclasses.replace(bundle.manifest, temperature=9.0))
+    with pytest.raises(BundleError, match=r"golden row 1, .*: a probability of the written graph is off by"):
+        export_hub(other, tmp_path / "hub")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("added", "pad"), [((), None), (("<|endoftext|>",), "<|endoftext|>"), (("<s>", "<pad>", "</s>"), "<pad>")]
+)
+def test_padding_has_a_token_that_the_tokenizer_holds_for_special(added, pad):
+    tokenizer = Tokenizer(models.WordLevel({"late": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(list(added))
+    assert special_tokens(tokenizer).get("pad_token") == pad
+    assert "unk_token" not in special_tokens(tokenizer)
 
 
 def test_the_graph_has_operators_of_the_standard_alone(hub):
