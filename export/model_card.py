@@ -28,6 +28,7 @@ def card(manifest: Manifest) -> str:
             *_threshold(manifest),
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
+            *_portable(manifest),
             f"- Exported {manifest.created} on {manifest.cpu['machine']} ({', '.join(manifest.cpu['features'])})",
             "",
             "| gate | measured | required | passed |",
@@ -52,6 +53,13 @@ def _threshold(manifest: Manifest) -> list[str]:
         f"- Multi-label: a text has every label whose probability is at least {manifest.threshold:g}; "
         "agreement is about its most probable one"
     ]
+
+
+def _portable(manifest: Manifest) -> list[str]:
+    """Which graph runs without Reflux."""
+    if manifest.portable is None:
+        return []
+    return [f"- `{manifest.portable}` runs without Reflux: it takes `input_ids` and `attention_mask` alone"]
 
 
 def _teacher(teacher: Mapping[str, Any]) -> list[str]:
