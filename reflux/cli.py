@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from distill.data.preparation import Splits
     from distill.run import Run
     from export.run import ExportRun
 
@@ -93,7 +91,8 @@ def label(
     from distill.labelling.session import Means
 
     run = _run(task, output)
-    _warn_of_data(run.make_data())
+    for finding in run.make_data().findings:
+        _warn(finding.message)
     if dry_run:
         for line in run.forecast():
             console.print(line)
@@ -101,7 +100,8 @@ def label(
     soft = run.make_labels(Means(max_usd, batch, workers if engine == "ray" else 0))
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
     console.print(run.labelling())
-    _warn(run.doubts_of_labels())
+    for doubt in run.doubts_of_labels():
+        _warn(doubt)
 
 
 @app.command()
@@ -160,20 +160,11 @@ def evaluate(task: TaskFile, output: Output = None) -> None:
 @app.command()
 def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
     """All stages, from data to bundle and report, skipping what is up to date."""
-    from distill.labelling.session import Means
-    from export.run import ExportRun
+    from reflux import pipeline
 
-    stages = _run(task, output)
-    _warn_of_data(stages.make_data())
-    stages.require_models()
-    stages.make_labels(Means(max_usd))
-    _warn(stages.doubts_of_labels())
-    for name in stages.task.students:
-        stages.make_student(name)
-    exported = ExportRun(stages)
-    exported.make_bundles()
-    _print_gap(exported.make_report(), exported.report.path)
-    console.print(f"bundle to serve: {exported.chosen.path}")
+    result = pipeline.run(task, output, max_usd=max_usd, warn=_warn)
+    _print_gap(result.gap, result.report)
+    console.print(f"bundle to serve: {result.bundle.path}")
 
 
 @app.command()
@@ -251,11 +242,9 @@ def demo(
 
 
 def _run(task: Path, output: Path | None) -> Run:
-    from distill.run import Run
-    from distill.task import load_task
+    from reflux.pipeline import open_run
 
-    loaded = load_task(task)
-    return Run(loaded, output or Path("runs") / loaded.name)
+    return open_run(task, output)
 
 
 def _export_run(task: Path, output: Path | None) -> ExportRun:
@@ -264,13 +253,8 @@ def _export_run(task: Path, output: Path | None) -> ExportRun:
     return ExportRun(_run(task, output))
 
 
-def _warn(messages: Iterable[str]) -> None:
-    for message in messages:
-        typer.echo(f"warning: {message}", err=True)
-
-
-def _warn_of_data(splits: Splits) -> None:
-    _warn(finding.message for finding in splits.findings)
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {message}", err=True)
 
 
 def _print_gap(gap: dict[str, Any], folder: Path) -> None:
@@ -283,7 +267,8 @@ def _print_gap(gap: dict[str, Any], folder: Path) -> None:
     console.print(table, soft_wrap=False)
     for name, student in gap["students"].items():
         console.print(f"{name}: {student['measured']['reason']}")
-    _warn(gap.get("warnings", ()))
+    for warning in gap.get("warnings", ()):
+        _warn(warning)
     console.print(f"{folder}/report.md, {folder}/gap.json")
 
 

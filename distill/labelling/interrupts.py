@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from threading import Event
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -37,3 +39,32 @@ async def interruptible(work: Coroutine[Any, Any, T], say: Callable[[], None]) -
         for heard in _SIGNALS:
             with suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.remove_signal_handler(heard)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end and return what it gives; where a loop runs already, as in a notebook, in a thread.
+
+    There KeyboardInterrupt cancels the work, and is raised when that has ended.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    begun: Future[Callable[[], object]] = Future()
+    ended = Event()
+
+    async def cancellable() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel) if task else None)
+        try:
+            return await work
+        finally:
+            ended.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(asyncio.run, cancellable()).result()
+        except KeyboardInterrupt:
+            begun.result()()
+            ended.wait()
+            raise

@@ -21,7 +21,7 @@ from distill.labelling.audit import Appraised, Extra, gold_rows, label_and_appra
 from distill.labelling.batch_account import Batchbook
 from distill.labelling.dry_run import Ledger, foresee, priced
 from distill.labelling.forecast import Forecast
-from distill.labelling.interrupts import interruptible
+from distill.labelling.interrupts import interruptible, run_async
 from distill.labelling.label import AnswerStore, Engine, answer, naming_rows
 from distill.progress import asking_bar, bar, console, status
 from distill.task import Task
@@ -61,7 +61,7 @@ class Asking:
             book = Cashbook(store, means.max_usd)
             try:
                 with self._engine(book, means.workers) as engine:
-                    appraised = asyncio.run(self._ask(engine, store, book, means.batch))
+                    appraised = run_async(self._ask(engine, store, book, means.batch))
             except (KeyboardInterrupt, asyncio.CancelledError):
                 raise StoppedError(
                     f"stopped: every answer so far is stored, and {dollars(book.spent)} are spent on calls in all; run "
@@ -74,7 +74,7 @@ class Asking:
         kind = getattr(self.config, "kind", None)
         if not priced(teachers.teacher_class(kind)):
             return [f"a teacher of kind {kind} makes no calls that are paid for: labelling costs nothing"]
-        return asyncio.run(self._foresee()).lines()
+        return run_async(self._foresee()).lines()
 
     @property
     def _extra(self) -> Extra:
