@@ -45,9 +45,11 @@ def export_hub(bundle: Bundle, folder: Path) -> None:
     """Write a bundle into a new folder in the layout of the hub, whole or not at all.
 
     Raises DistillError where something stands there already, and BundleError when the bundle's graph or tokenizer
-    cannot be read, or what was written does not give the bundle's golden answers.
+    cannot be read, or what was written does not give the bundle's golden answers; DistillError too where the disk does
+    not take it.
     """
     require_new(folder)
+    folder = folder.resolve()  # `.` has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name.lstrip('.')}-", dir=folder.parent))
     try:
@@ -56,8 +58,10 @@ def export_hub(bundle: Bundle, folder: Path) -> None:
             _check(bundle, staging)
         staging.chmod(0o755)
         staging.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error.__cause__, OSError):  # the bundle was read whole when it was opened
+            raise DistillError(f"{folder}: cannot be written ({error.__cause__}); name another folder") from error
         raise
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +15,7 @@ import onnxruntime
 import pytest
 from tokenizers import Tokenizer, models
 
+from distill.errors import DistillError
 from distill.task import Export, Gates
 from export.build import build_bundle
 from export.bundle.classifier import Classifier
@@ -140,6 +144,22 @@ def test_logits_that_do_not_give_the_bundles_answers_are_not_written(hubs, tmp_p
     with pytest.raises(BundleError, match=r"golden row 1, .*: a probability of the written graph is off by"):
         export_hub(other, tmp_path / "hub")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_full_disk_is_told_by_the_folders_name_and_leaves_nothing(hubs, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(onnx, "save", fail)
+    with pytest.raises(DistillError, match=r"hub: cannot be written \(.*No space left on device\)"):
+        export_hub(hubs["static"][0], tmp_path / "hub")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_may_be_the_current_one(hubs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_hub(hubs["static"][0], Path())
+    assert (tmp_path / GRAPH).is_file()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ FITS: Mapping[str, set[str]] = {
     "multi_label": {"true"},  # no other answers than the golden ones
     "threshold": set(),
     "truncation_side": set(),
+    "portable": {"null"},
     "created": {"text", "blank", "empty text", "two lines"},
     "libraries": {"empty object"},
     **{key: {"empty object", "object", "nested object"} for key in ("teacher", "gates", "measured", "cpu")},
@@ -167,6 +168,8 @@ def _key_faults() -> dict[str, Fault]:
 
 def _manifest_faults() -> dict[str, Fault]:
     faults: dict[str, Fault] = {}
+    for name, graph in {"no file": "absent.onnx", "no graph": TOKENIZER, "elsewhere": "../model.onnx"}.items():
+        faults[f"portable is {name}"] = Fault(f"{MANIFEST}.*portable", set_in_manifest(portable=graph))
     for name, labels in {
         "equal": ["billing", "billing", "account", "technical"],
         "one blank": ["billing", "", "account", "technical"],
