@@ -6,7 +6,7 @@
 #     pip install schemathesis==4.32.5   # into an environment of its own
 #     SCHEMATHESIS=/.../bin/schemathesis benchmarks/fuzz.sh BUNDLE CANDIDATE [CASES]
 #
-# CASES is per operation, 240 by default, which makes about 5,000 in all. The two bundles have the same labels and name.
+# CASES is per operation, 240 by default, which makes about 7,500 in all. The two bundles have the same labels and name.
 set -eu
 bundle=${1:?a bundle} candidate=${2:?another bundle, of the same name and labels} cases=${3:-240}
 python=${PYTHON:-.venv/bin/python}

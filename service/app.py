@@ -23,7 +23,7 @@ from service.http.error_responses import handle_error
 from service.http.hot import hot_routes
 from service.http.openapi import define
 from service.routes import admin, classify, docs, health, model
-from service.server import door
+from service.server import limits
 from service.server.middleware import RequestMiddleware
 from service.settings import Settings
 from service.state import State
@@ -54,7 +54,7 @@ class App(FastAPI):
         state: State = self.state.reflux
         if state.keys is not None:
             describe(document, state.keys, _error_shape(state.settings))
-        door.describe(document, _error_shape(state.settings))
+        limits.describe(document, _error_shape(state.settings))
         define(document, SHAPES)
         return document
 
@@ -113,7 +113,7 @@ def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **o
     hot = hot_routes(route for router in routers for route in router.routes)
     app.state.requests = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)
     app.state.edge = app.state.requests
-    app.state.door = door.Door(state.settings)
+    app.state.limits = limits.ConnectionLimits(state.settings)
     return app
 
 

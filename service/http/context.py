@@ -41,7 +41,7 @@ class Exchange:
     """Whose API key it has; None where none is needed."""
 
     admission: str | None = None
-    """What became of it at the door, for the metrics; None where no key is needed."""
+    """What became of it when its key was checked, for the metrics; None where no key is needed."""
 
     trace: Trace | None = None
     """Gathers the stages; None where tracing is off."""
@@ -80,7 +80,7 @@ class Exchange:
             raise
 
     def spend_rest(self, texts: int) -> None:
-        """Count the texts of a request that was let in, whatever is left: one of them was counted at the door."""
+        """Count the texts of a request that was let in, whatever is left: one of them was counted with the head."""
         self.give_back(ADMISSION - texts)
 
     def give_back(self, texts: int) -> None:

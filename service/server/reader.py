@@ -17,18 +17,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.errors import MethodNotAllowedError, ServiceError, VersionError
 from service.http.context import Exchange
 from service.http.error_responses import failure
-from service.server.door import (
+from service.server.headers import CLOSE, Headers, written
+from service.server.limits import (
     HEAD_BYTES,
     HEADERS,
     LEFT_SECONDS,
     LINGER_SECONDS,
     PIPELINED,
-    Door,
+    ConnectionLimits,
     check_head,
     head_too_large,
     no_http,
 )
-from service.server.headers import CLOSE, Headers, written
 from service.server.middleware import REQUEST_ID, RequestMiddleware
 from service.server.upgrades import new_parser, without_offer
 
@@ -48,14 +48,14 @@ class Reader(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.app = self._serve
-        self._door: Door = self.config.app.state.door  # type: ignore[union-attr]
+        self._limits: ConnectionLimits = self.config.app.state.limits  # type: ignore[union-attr]
         self._requests: RequestMiddleware = self.config.app.state.requests  # type: ignore[union-attr]
         self.url, self.version = b"", ""
         self._reading = self._in_head = False
         """Whether a request has begun to arrive and is not complete, and whether its head is not."""
 
         self._came = self._held = 0
-        """Bytes received of the incomplete request, and what the door counts as held for it."""
+        """Bytes received of the incomplete request, and what the limits count as held for it."""
 
         self._failure: ServiceError | None = None
         """Why no more requests are read. Further bytes are dropped."""
@@ -82,11 +82,11 @@ class Reader(HttpToolsProtocol):
         """Wait for a request if there is room for another connection, else refuse it."""
         super().connection_made(transport)
         self._ending = _Transport(transport, self.close)
-        beyond = len(self.connections) - self._door.most_connections
-        if beyond > self._door.most_refused:
+        beyond = len(self.connections) - self._limits.most_connections
+        if beyond > self._limits.most_refused:
             transport.abort()
         elif beyond > 0 and not self._make_room():
-            self._fail(self._door.too_many())
+            self._fail(self._limits.too_many())
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -134,7 +134,7 @@ class Reader(HttpToolsProtocol):
         if self._came or len(self.headers) > HEADERS:  # a head in one piece cannot be too long
             check_head(self.url, self.headers)
         if len(self.pipeline) >= PIPELINED:
-            raise self._door.too_many_at_once()
+            raise self._limits.too_many_at_once()
         self.version = self.parser.get_http_version()
         if self.version not in _VERSIONS:
             raise VersionError(f"HTTP/{self.version} is not spoken here; ask by HTTP/1.1")
@@ -152,7 +152,7 @@ class Reader(HttpToolsProtocol):
         self.headers += several
         super().on_headers_complete()
         self.cycle.transport = self._ending
-        if int(headers.get(b"content-length", 0)) > self._door.message_bytes:
+        if int(headers.get(b"content-length", 0)) > self._limits.message_bytes:
             self.cycle.keep_alive = False  # the body will not be read, so the next request cannot be
 
     def on_message_complete(self) -> None:
@@ -168,7 +168,7 @@ class Reader(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for the client to read its answers, for a limited time."""
         super().pause_writing()
-        self._unread = self.loop.call_later(self._door.seconds, self.transport.abort)
+        self._unread = self.loop.call_later(self._limits.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Go on writing: the client has read its answers."""
@@ -205,7 +205,7 @@ class Reader(HttpToolsProtocol):
             self._abort_after(LINGER_SECONDS)
         else:
             self.transport.close()
-            self._abort_after(self._door.seconds)  # if the client does not read
+            self._abort_after(self._limits.seconds)  # if the client does not read
 
     def on_response_complete(self) -> None:
         """Turn to the next request, or wait for it."""
@@ -299,21 +299,21 @@ class Reader(HttpToolsProtocol):
 
     def _wait(self, size: int) -> None:
         """Count `size` more bytes of an incomplete request. Raises ServiceError when they are too many."""
-        door = self._door
+        limits = self._limits
         self._came += size
         if self._in_head:
             if self._came > HEAD_BYTES or len(self.headers) > HEADERS:
                 raise head_too_large()
-        elif self._came > door.message_bytes:
-            raise door.too_long()
+        elif self._came > limits.message_bytes:
+            raise limits.too_long()
         if self._in_head or self.busy:
-            self._held += door.hold(size)
+            self._held += limits.hold(size)
         else:  # already answered, so the rest is not kept
             self._release()
         if self._waiting_since is None:
             self._waiting_since = self.loop.time()
             if self._timer is None:
-                self._timer = self.loop.call_later(door.seconds, self._look)
+                self._timer = self.loop.call_later(limits.seconds, self._look)
 
     def _stop_waiting(self) -> None:
         self._reading, self._waiting_since = False, None
@@ -321,7 +321,7 @@ class Reader(HttpToolsProtocol):
             self._release()
 
     def _release(self) -> None:
-        self._door.release(self._held)
+        self._limits.release(self._held)
         self._held = 0
 
     def _look(self) -> None:
@@ -331,11 +331,11 @@ class Reader(HttpToolsProtocol):
             return
         if self.pipeline or (self._in_head and self.busy):
             self._waiting_since = self.loop.time()
-        left = self._waiting_since + self._door.seconds - self.loop.time()
+        left = self._waiting_since + self._limits.seconds - self.loop.time()
         if left > 0:
             self._timer = self.loop.call_later(left, self._look)
         else:
-            self._fail(self._door.too_slow())
+            self._fail(self._limits.too_slow())
 
     def _abort_after(self, seconds: float) -> None:
         if self._timer is not None:
@@ -345,7 +345,7 @@ class Reader(HttpToolsProtocol):
     def _drop(self, size: int) -> None:
         """Drop bytes that nobody needs, up to a limit, so that the client can read its answer."""
         self._came += size
-        if self._came > self._door.linger_bytes:
+        if self._came > self._limits.linger_bytes:
             self.transport.abort()
 
     def _fail(self, error: ServiceError) -> None:
@@ -385,7 +385,7 @@ class Reader(HttpToolsProtocol):
     def _make_room(self) -> bool:
         """Close the connections idle for longest, else fail the slowest requests. Return whether there were any."""
         others = [one for one in self.connections if isinstance(one, Reader) and one is not self and not one._ended]
-        few = 1 + self._door.most_connections // 64
+        few = 1 + self._limits.most_connections // 64
         idle = sorted((one for one in others if not (one.busy or one._reading)), key=lambda one: one._idle_since)
         for one in idle[:few]:
             one.close()
@@ -394,7 +394,7 @@ class Reader(HttpToolsProtocol):
         coming = [(one._waiting_since, one) for one in others if one._failure is None]
         slow = sorted(((since, id(one), one) for since, one in coming if since is not None))[:few]
         for _, _, one in slow:
-            one._fail(self._door.too_many())
+            one._fail(self._limits.too_many())
         return bool(slow)
 
 

@@ -112,7 +112,7 @@ def test_a_test_split_with_some_gold_labels_says_what_that_costs():
 def test_a_small_pool_is_a_warning():
     ((level, message),) = found(train=split(Train, ENOUGH_ROWS - 1))
     assert level == "warning"
-    assert message.startswith(f"train: {ENOUGH_ROWS - 1} rows; distillation profits from {ENOUGH_ROWS}")
+    assert message.startswith(f"train: {ENOUGH_ROWS - 1} rows; distillation profits from {ENOUGH_ROWS:,}")
 
 
 def test_small_held_out_splits_are_a_warning_each():

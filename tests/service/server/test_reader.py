@@ -294,7 +294,7 @@ async def test_a_request_that_does_not_come_in_its_time_gets_408_wherever_it_sto
             assert body["error"]["message"] == "the request did not come whole within 0.2 s; send it again, faster"
             assert await is_closed(connection)
         assert counted(serving, 408) == 6
-        assert serving.app.state.door.held == 0
+        assert serving.app.state.limits.held == 0
 
 
 async def test_a_request_that_waits_behind_another_is_not_too_slow(listening, connect, gate):
@@ -342,7 +342,7 @@ async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
             connection = await begin(endless)
             assert (await connection.receive())[0] == 431
             assert await is_closed(connection)
-        assert serving.app.state.door.held == 0
+        assert serving.app.state.limits.held == 0
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -356,7 +356,7 @@ async def test_keys_are_asked_for_when_the_head_is_there_and_what_follows_is_rea
         connection = await begin(data[:-300])
         assert (await connection.receive())[0] == 401
         await send(connection, data[-300:-200], data[-200:])
-        assert serving.app.state.door.held == 0
+        assert serving.app.state.limits.held == 0
         assert (await asked(connection, post(more="x-api-key: right\r\n", path=path)))[0] == 200
 
 
@@ -364,11 +364,11 @@ async def test_keys_are_asked_for_when_the_head_is_there_and_what_follows_is_rea
 async def test_only_so_much_is_held_of_all_that_is_unfinished(listening, connect, way):
     async with small(listening, connect, max_unfinished_bytes=2200) as (serving, begin):
         body = b'{"text": "invoice' + b" " * 700 + b'"}'
-        data, door = post(body, path=f"/classify{way}"), serving.app.state.door
+        data, limits = post(body, path=f"/classify{way}"), serving.app.state.limits
         first = await begin(data[:-100])
-        await until(lambda: door.held > 700)
+        await until(lambda: limits.held > 700)
         second = await begin(data[:-100])
-        await until(lambda: door.held > 1400)
+        await until(lambda: limits.held > 1400)
         third = await begin(data[:100], data[100:-100])
         status, headers, content = await third.receive()
         assert (status, content["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
@@ -377,11 +377,11 @@ async def test_only_so_much_is_held_of_all_that_is_unfinished(listening, connect
         for connection in (first, second):
             await send(connection, data[-100:])
             assert (await connection.receive())[0] == 422
-        assert door.held == 0
+        assert limits.held == 0
         lost = await begin(data[:-100])
-        await until(lambda: door.held > 700)
+        await until(lambda: limits.held > 700)
         lost.close()
-        await until(lambda: door.held == 0)
+        await until(lambda: limits.held == 0)
         heads = [await begin(data[:30] + b"x: " + b"a" * 800) for _ in range(3)]
         assert (await heads[-1].receive())[0] == 503
 
@@ -398,7 +398,7 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
         connection.writer.write_eof()
         assert await is_closed(connection)
         assert counted(serving, 413) == 1
-        assert serving.app.state.door.held == 0
+        assert serving.app.state.limits.held == 0
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -420,7 +420,7 @@ async def test_a_client_that_ends_its_side_after_its_requests_is_answered(listen
                 assert (await connection.receive())[0] == 400
             assert await is_closed(connection)
         await until(lambda: not serving.server.server_state.connections)
-        assert serving.app.state.door.held == 0
+        assert serving.app.state.limits.held == 0
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -431,7 +431,7 @@ async def test_a_client_that_ends_its_side_before_its_request_is_whole_is_not_wa
             connection = await begin(part)
             connection.writer.write_eof()
             assert await is_closed(connection)
-        assert serving.app.state.door.held == 0
+        assert serving.app.state.limits.held == 0
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -441,7 +441,7 @@ async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_l
         several = []
         for part in (data[:-5], data[:20], data[:-5]):
             several.append(await begin(part))
-            await until(lambda: serving.app.state.door.held > 64 * len(several))
+            await until(lambda: serving.app.state.limits.held > 64 * len(several))
             await asyncio.sleep(TICK)
         probe = await begin(post(b"", path="/livez", method="GET"))
         assert (await probe.receive())[0] == 200
@@ -453,7 +453,7 @@ async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_l
 
 async def test_who_comes_when_even_refusals_are_too_many_is_not_answered(listening, connect, gate, monkeypatch):
     async with small(listening, connect, max_connections=1) as (serving, begin):
-        monkeypatch.setattr(serving.app.state.door, "most_refused", 1)
+        monkeypatch.setattr(serving.app.state.limits, "most_refused", 1)
         gate.close()
         first = await begin(post())
         await gate.held()

@@ -47,7 +47,7 @@ _PIECE = 64
 """What a piece costs in memory beside its bytes."""
 
 
-class Door:
+class ConnectionLimits:
     """The limits by the settings, and the bytes held for incomplete requests."""
 
     def __init__(self, settings: Settings) -> None:
