@@ -41,9 +41,23 @@ Running = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def plain_logging() -> None:
-    """Spare tests structlog's default, which takes seconds to draw a traceback."""
-    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
+def plain_logging() -> Iterator[None]:
+    """Spare tests structlog's slow tracebacks, and let no logger keep what another test configured."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            structlog, "configure", lambda **given: configure(**{**given, "cache_logger_on_first_use": False})
+        )
+        structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
+        yield
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """Leave structlog as it was."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
