@@ -58,8 +58,14 @@ class Running:
         """
         labels = manifest.labels
         scaling = _scaling(manifest)
-        teacher = await asyncio.to_thread(make_teacher, settings, labels)  # which may have to be read from disk
         thread = OutboxThread()
+        try:
+            # It may have to be read from disk. The outbox's thread is idle yet; the event loop's own executor may still
+            # be answering for the teacher before, and would grow by a thread.
+            teacher = await thread.call(make_teacher, settings, labels)
+        except BaseException:
+            thread.close()
+            raise
         outbox = Outbox(
             settings.path,
             bundle=manifest.version,
