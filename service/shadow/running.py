@@ -87,9 +87,8 @@ class Running:
             raise
         writer = Writer(settings, outbox, thread, ledger, worker.stored)
         writing = asyncio.create_task(writer.run(), name="shadow-writer")
-        asking = tuple(
-            asyncio.create_task(worker.run(), name=f"shadow-worker-{number}") for number in range(settings.concurrency)
-        )
+        at_once = min(settings.concurrency, teacher.concurrency)
+        asking = tuple(asyncio.create_task(worker.run(), name=f"shadow-worker-{n}") for n in range(at_once))
         return cls(teacher, outbox, thread, writer, worker, writing, asking)
 
     async def stop(self, seconds: float) -> None:

@@ -41,7 +41,7 @@ class ShadowSettings(BaseModel):
     """Longest time a sampled text waits in memory, and the pause before a failed write is tried again."""
 
     concurrency: int = Field(default=2, ge=1, le=256)
-    """Texts the teacher is asked at once. A teacher in this process takes as many cores from serving."""
+    """Texts the teacher is asked at once, at most: a teacher in this process takes one at a time."""
 
     deadline_seconds: float = Field(default=20.0, gt=0.0)
     """Time the teacher has for one text, both attempts together. Beyond it the outcome is `timeout`."""

@@ -61,7 +61,7 @@ class PlayedTeacher:
 
     config_type: Any = None
     batch_size = 1
-    concurrency = 1
+    concurrency = 256
 
     def __init__(
         self, reply: Reply | None = None, *, labels: Sequence[str] = LABELS, name: str = "played", version: str = "1"

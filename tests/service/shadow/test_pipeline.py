@@ -202,6 +202,28 @@ async def test_texts_are_redacted_before_disk_and_teacher(make_shadow):
         assert b"4111" not in content
 
 
+@pytest.mark.parametrize(("configured", "taken", "at_once"), [(8, 1, 1), (2, 5, 2), (3, 3, 3)])
+async def test_a_teacher_is_asked_no_more_at_once_than_it_takes(make_shadow, configured, taken, at_once):
+    asked = most = 0
+
+    async def reply(texts):
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        await asyncio.sleep(0)  # so that others may ask
+        await asyncio.sleep(0)
+        asked -= 1
+        return await agree(texts)
+
+    teacher = PlayedTeacher(reply)
+    teacher.concurrency = taken
+    shadow = await make_shadow(teacher, concurrency=configured).start()
+    shadow.observe(40)
+    await shadow.settled()
+    assert shadow.outcomes() == {"completed": 40}
+    assert most == at_once
+
+
 async def test_a_text_that_is_no_unicode_does_no_harm(make_shadow):
     shadow = await make_shadow().start()
     shadow.observe(text="half \ud800 a pair, and a \0")
