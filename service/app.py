@@ -20,7 +20,7 @@ from service.compat.routers import create_routers
 from service.errors import ServiceError
 from service.http.error_body import ErrorBody
 from service.http.error_responses import handle_error
-from service.http.hot import hot_routes
+from service.http.fast_route import fast_routes
 from service.http.openapi import define
 from service.routes import admin, classify, docs, health, model
 from service.server import limits
@@ -39,7 +39,7 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 
 
 class App(FastAPI):
-    """FastAPI behind the one middleware, which is the outermost so that hot routes go past everything else."""
+    """FastAPI behind the one middleware, which is the outermost so that fast routes go past everything else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -110,8 +110,8 @@ def _assemble(state: State, routers: Sequence[APIRouter], keys: Keys | None, **o
         app.include_router(router)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, handle_error)
-    hot = hot_routes(route for router in routers for route in router.routes)
-    app.state.requests = RequestMiddleware(super(App, app).__call__, state, hot, _error_shape(state.settings), keys)
+    fast = fast_routes(route for router in routers for route in router.routes)
+    app.state.requests = RequestMiddleware(super(App, app).__call__, state, fast, _error_shape(state.settings), keys)
     app.state.edge = app.state.requests
     app.state.limits = limits.ConnectionLimits(state.settings)
     return app

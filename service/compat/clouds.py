@@ -21,9 +21,9 @@ from service.compat.huggingface import (
 )
 from service.compat.reply import json_reply
 from service.http.body import read_json
-from service.http.context import exchange_of
+from service.http.context import context_of
+from service.http.fast_route import FastRoute
 from service.http.health import Health
-from service.http.hot import HotRoute
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
 from service.settings import Settings
@@ -70,7 +70,7 @@ class VertexResponse(TypedDict):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
-    router = APIRouter(tags=["clouds"], route_class=HotRoute)
+    router = APIRouter(tags=["clouds"], route_class=FastRoute)
     add_inference_route(router, "/invocations", settings)
     router.add_api_route(
         "/ping", health, methods=["GET"], response_model=Health, responses=failures(503, shapes=(TEIErrorBody,))
@@ -88,10 +88,10 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def vertex(request: Request) -> Response:
     """Classify as a container of Vertex AI does."""
-    exchange = exchange_of(request)
-    asked = await read_json(exchange, VertexRequest)
+    context = context_of(request)
+    asked = await read_json(context, VertexRequest)
     answer = await dataplane.classify(
-        state_of(request).models, exchange, [one.inputs for one in asked.instances], name="instances"
+        state_of(request).models, context, [one.inputs for one in asked.instances], name="instances"
     )
     reply: VertexResponse = {"predictions": rankings(answer, list(asked.instances), "instances")}
     return json_reply(reply)

@@ -20,9 +20,9 @@ from service.compat.scores import Activation, Scored, activated, ranked
 from service.compat.texts import Texts, Unpaired
 from service.errors import InvalidRequestError, NotReadyError
 from service.http.body import has_key, parse, read_body, read_json
-from service.http.context import Exchange, exchange_of
+from service.http.context import RequestContext, context_of
+from service.http.fast_route import FastRoute
 from service.http.health import OK, Health
-from service.http.hot import HotRoute
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
 from service.inference.dataplane import Answer
@@ -120,7 +120,7 @@ class Info(TypedDict):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
-    router = APIRouter(tags=["huggingface"], route_class=HotRoute)
+    router = APIRouter(tags=["huggingface"], route_class=FastRoute)
     router.add_api_route(
         "/predict",
         predict,
@@ -152,18 +152,18 @@ def add_inference_route(router: APIRouter, path: str, settings: Settings) -> Non
 
 async def predict(request: Request) -> Response:
     """Classify as TEI does: all labels, best first, in a list per text unless there is one text."""
-    exchange = exchange_of(request)
-    return await _predict(state_of(request).models, exchange, await read_json(exchange, PredictRequest))
+    context = context_of(request)
+    return await _predict(state_of(request).models, context, await read_json(context, PredictRequest))
 
 
 async def infer(request: Request) -> Response:
     """Classify as the Inference API does where there are `parameters`, in a list per text; else as TEI does."""
-    exchange, models = exchange_of(request), state_of(request).models
-    body = await read_body(exchange)
+    context, models = context_of(request), state_of(request).models
+    body = await read_body(context)
     if not has_key(body, "parameters"):
-        return await _predict(models, exchange, parse(body, PredictRequest))
+        return await _predict(models, context, parse(body, PredictRequest))
     asked = parse(body, TextClassificationRequest)
-    answer = await dataplane.classify(models, exchange, asked.inputs.root, name="inputs")
+    answer = await dataplane.classify(models, context, asked.inputs.root, name="inputs")
     activation, top_k = asked.parameters.function_to_apply or "softmax", asked.parameters.top_k
     return json_reply([ranked(answer.manifest.labels, activated(one, activation), top_k) for one in answer.predictions])
 
@@ -225,8 +225,8 @@ def rankings(answer: Answer, asked: list[Options], name: str) -> list[Ranking]:
     return [ranked(answer.manifest.labels, activated(one, options.activation)) for one, options in pairs]
 
 
-async def _predict(models: Models, exchange: Exchange, asked: PredictRequest) -> Response:
+async def _predict(models: Models, context: RequestContext, asked: PredictRequest) -> Response:
     texts = asked.inputs.root
-    answer = await dataplane.classify(models, exchange, texts, name="inputs")
+    answer = await dataplane.classify(models, context, texts, name="inputs")
     found = rankings(answer, [asked] * len(texts), "inputs")
     return json_reply(found[0] if asked.inputs.single else found)

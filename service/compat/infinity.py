@@ -14,7 +14,7 @@ from service.compat.names import variant_in_body
 from service.compat.reply import json_reply
 from service.compat.scores import Activation, Scored, activated, ranked
 from service.http.body import parse
-from service.http.context import Exchange
+from service.http.context import RequestContext
 from service.http.openapi import Text
 from service.inference import dataplane
 from service.inference.registry import Models
@@ -53,12 +53,12 @@ class InfinityResponse(TypedDict):
     usage: Usage
 
 
-async def classify(models: Models, exchange: Exchange, body: bytes) -> Response:
+async def classify(models: Models, context: RequestContext, body: bytes) -> Response:
     """Answer a request in infinity's format."""
-    exchange.error_body = OpenAIErrorBody.of
+    context.error_body = OpenAIErrorBody.of
     asked = parse(body, InfinityRequest)
     variant = variant_in_body(models, asked.model)
-    answer = await dataplane.classify(models, exchange, asked.input, name="input", variant=variant)
+    answer = await dataplane.classify(models, context, asked.input, name="input", variant=variant)
     labels = answer.manifest.labels
     activation: Activation = "none" if asked.raw_scores else "softmax"
     tokens = sum(prediction.tokens for prediction in answer.predictions)
@@ -66,7 +66,7 @@ async def classify(models: Models, exchange: Exchange, body: bytes) -> Response:
         "object": "classify",
         "model": answer.manifest.name,
         "data": [ranked(labels, activated(prediction, activation)) for prediction in answer.predictions],
-        "id": f"infinity-{exchange.request_id}",
+        "id": f"infinity-{context.request_id}",
         "created": int(time.time()),
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }

@@ -17,7 +17,7 @@ from service.compat.reply import json_reply
 from service.compat.scores import rounded
 from service.errors import NotReadyError
 from service.http.body import read_json
-from service.http.context import exchange_of
+from service.http.context import context_of
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
 from service.settings import Settings
@@ -96,11 +96,11 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def predict(request: Request, name: str) -> Response:
     """Classify as a KServe predictor does."""
-    exchange, models = exchange_of(request), state_of(request).models
+    context, models = context_of(request), state_of(request).models
     variant = variant_of(models, name)
-    asked = await read_json(exchange, V1Request)
+    asked = await read_json(context, V1Request)
     texts, key = (asked.inputs or [], "inputs") if asked.instances is None else (asked.instances, "instances")
-    answer = await dataplane.classify(models, exchange, texts, name=key, variant=variant)
+    answer = await dataplane.classify(models, context, texts, name=key, variant=variant)
     labels = answer.manifest.labels
     reply: V1Response = {"predictions": [_prediction(labels, prediction) for prediction in answer.predictions]}
     return json_reply(reply)

@@ -41,7 +41,7 @@ from service.compat.tensors import HEADER, read_strings, split, write_floats, wr
 from service.compat.texts import Column
 from service.errors import InvalidRequestError, NotReadyError
 from service.http.body import check_items, parse
-from service.http.context import exchange_of
+from service.http.context import context_of
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
 from service.inference.dataplane import Answer
@@ -150,22 +150,22 @@ async def metadata(request: Request, name: str, version: str | None) -> Response
 
 async def infer(request: Request, name: str, version: str | None) -> Response:
     """Classify the texts of a tensor. The body may have binary data, and so may the reply; see the protocol."""
-    exchange, models = exchange_of(request), state_of(request).models
+    context, models = context_of(request), state_of(request).models
     variant = variant_of(models, name, version)
-    text, data = split(await exchange.body(), exchange.headers.get(_HEADER))
-    check_items(text, exchange.settings)
+    text, data = split(await context.body(), context.headers.get(_HEADER))
+    check_items(text, context.settings)
     asked = parse(text, InferRequest)
-    texts = _texts(asked.inputs[0], data, exchange.settings.max_texts)
+    texts = _texts(asked.inputs[0], data, context.settings.max_texts)
     timeout = asked.parameters.timeout
     answer = await dataplane.classify(
         models,
-        exchange,
+        context,
         texts,
         name="inputs[0].data",
         timeout_seconds=timeout / 1e6 if timeout else None,
         variant=variant,
     )
-    return _reply(asked, answer, exchange.request_id)
+    return _reply(asked, answer, context.request_id)
 
 
 def _require_ready(state: State) -> None:

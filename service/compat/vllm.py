@@ -18,8 +18,8 @@ from service.compat.reply import json_reply
 from service.compat.scores import activated, rounded
 from service.compat.texts import Texts
 from service.http.body import read_json
-from service.http.context import exchange_of
-from service.http.hot import HotRoute
+from service.http.context import context_of
+from service.http.fast_route import FastRoute
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
 from service.settings import Settings
@@ -61,7 +61,7 @@ class VLLMResponse(TypedDict):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the route."""
-    router = APIRouter(tags=["vllm"], route_class=HotRoute)
+    router = APIRouter(tags=["vllm"], route_class=FastRoute)
     router.add_api_route(
         "/v1/classify",
         classify,
@@ -75,14 +75,14 @@ def create_router(settings: Settings) -> APIRouter:
 
 async def classify(request: Request) -> Response:
     """Classify as vLLM and SGLang do."""
-    exchange, models = exchange_of(request), state_of(request).models
-    asked = await read_json(exchange, VLLMRequest)
+    context, models = context_of(request), state_of(request).models
+    asked = await read_json(context, VLLMRequest)
     variant = variant_in_body(models, asked.model)
-    answer = await dataplane.classify(models, exchange, asked.input.root, name="input", variant=variant)
+    answer = await dataplane.classify(models, context, asked.input.root, name="input", variant=variant)
     raw, labels = asked.use_activation is False, answer.manifest.labels
     tokens = sum(prediction.tokens for prediction in answer.predictions)
     reply: VLLMResponse = {
-        "id": f"classify-{exchange.request_id}",
+        "id": f"classify-{context.request_id}",
         "object": "list",
         "created": int(time.time()),
         "model": answer.manifest.name,

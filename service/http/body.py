@@ -1,4 +1,4 @@
-"""Reading a JSON body into a model, with a clear error for each way in which it can fail."""
+"""Reads JSON bodies into models, with a clear error for each way in which that can fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
-from service.http.context import Exchange
+from service.http.context import RequestContext
 from service.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -18,38 +18,35 @@ JSON = b"application/json"
 
 _ITEMS_PER_TEXT = 10
 _ITEMS_BESIDE = 1000
-"""So many strings and commas are enough for any request, whatever its protocol."""
+"""The most strings and commas of a body: so many per text, and so many beside them, whatever the protocol."""
 
 _OPENS = re.compile(rb"\s*:\s*[\[{]")
 _SHOWN_NAME = 64
 
 
-async def read_json(exchange: Exchange, model: type[Model]) -> Model:
-    """Read the body as `model`.
-
-    Raises what `read_body` and `parse` raise.
-    """
-    return parse(await read_body(exchange), model)
+async def read_json(context: RequestContext, model: type[Model]) -> Model:
+    """Read the body as `model`; raises what `read_body` and `parse` raise."""
+    return parse(await read_body(context), model)
 
 
-async def read_body(exchange: Exchange) -> bytes:
-    """Read the body, which must be declared to be JSON, and not too much of it.
+async def read_body(context: RequestContext) -> bytes:
+    """Read a body that is declared to be JSON.
 
     Raises UnsupportedMediaTypeError, TooLargeError, and what `check_items` raises.
     """
-    declared = exchange.headers.get(b"content-type", b"")
+    declared = context.headers.get(b"content-type", b"")
     if declared != JSON and not _is_json(declared.decode("latin-1")):
         shown = declared[:64].decode("latin-1")
         raise UnsupportedMediaTypeError(f"send JSON with `Content-Type: application/json`, not {shown!r}")
-    body = await exchange.body()
-    check_items(body, exchange.settings)
+    body = await context.body()
+    check_items(body, context.settings)
     return body
 
 
 def check_items(body: bytes, settings: Settings) -> None:
-    """Raise InvalidRequestError where JSON has more items than any request needs, before there is an object for each.
+    """Raise InvalidRequestError if a JSON body has more items than any request needs, before objects are made of them.
 
-    Strings and commas are counted, those in strings left out. A mebibyte of `[1,1,…]` would be half a million errors.
+    It counts strings, and commas outside strings. Otherwise 1 MiB of `[1,1,…]` would make half a million errors.
     """
     most = _ITEMS_PER_TEXT * settings.max_texts + _ITEMS_BESIDE
     if len(body) <= most or body.count(b'"') // 2 + body.count(b",") <= most:
@@ -78,7 +75,7 @@ def parse(body: bytes, model: type[Model]) -> Model:
 
 
 def has_key(body: bytes, key: str) -> bool:
-    """Whether a body is a JSON object with this key; told without parsing where it cannot be."""
+    """Return whether a body is a JSON object with `key`. It is parsed only if the key occurs in it at all."""
     if f'"{key}"'.encode() not in body:
         return False
     try:

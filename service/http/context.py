@@ -1,14 +1,18 @@
-"""One request as every route knows it: its id, who asks, its headers, its deadline, its body, and its trace."""
+"""What every route knows of a request: its id, caller, headers, deadline, body and trace."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import Self
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from service.auth.keys import Caller
 from service.errors import InvalidRequestError, RateLimitedError, ServiceError, TooLargeError
@@ -17,16 +21,26 @@ from service.settings import Settings
 from service.telemetry.metrics import LIMITED
 from service.telemetry.trace import Trace
 
+REQUEST_ID = b"x-request-id"
 TIMEOUT = b"x-request-timeout-ms"
 VARIANT = b"x-reflux-variant"
 
 ADMISSION = 1
-"""A request with a body costs as much as so many texts before it is read: a wrong one costs that, too."""
+"""How many texts a request with a body is charged for before the body is read, so that a wrong one costs that too."""
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_PROCESS = os.urandom(8).hex()
+_numbers = count()
+
+
+async def gone() -> Message:
+    """Report a disconnect: the `receive` of a request whose body does not come through ASGI."""
+    return {"type": "http.disconnect"}
 
 
 @dataclass(slots=True)
-class Exchange:
-    """What the middleware knows of a request before any route sees it."""
+class RequestContext:
+    """One request, from the end of its head to its answer."""
 
     settings: Settings
     request_id: str
@@ -38,39 +52,59 @@ class Exchange:
     """A time of `time.monotonic()`."""
 
     caller: Caller | None = None
-    """Whose API key it has; None where none is needed."""
+    """The owner of the API key; None where no key is needed."""
 
     admission: str | None = None
-    """What became of it when its key was checked, for the metrics; None where no key is needed."""
+    """The outcome of the check of the key, for the metrics; None where no key is needed."""
 
     trace: Trace | None = None
-    """Gathers the stages; None where tracing is off."""
+    """Collects the stages; None without tracing."""
 
     error_body: Callable[[ServiceError, str], BaseModel] = ErrorBody.of
-    """Makes the body of an error, from it and the request's id, in the shape that the client's protocol has."""
+    """Makes the body of an error, from it and the request's id, in the shape of the client's protocol."""
 
     fault: Exception | None = None
-    """The fault of the service that was told and logged; Starlette raises it once more for the server to log."""
+    """The service's own fault that was answered and logged here; Starlette raises it again, for the server to log."""
+
+    @classmethod
+    def begin(
+        cls, settings: Settings, headers: dict[bytes, bytes], receive: Receive = gone, *, traced: bool = False
+    ) -> Self:
+        """Begin a request now, with the client's id where that is short and safe to log, else with a new one."""
+        given = headers.get(REQUEST_ID)
+        if given is not None and _SAFE_ID.fullmatch(given):
+            request_id = given.decode()
+        else:
+            request_id = f"{_PROCESS}{next(_numbers):016x}"
+        context = cls(settings, request_id, headers, receive, time.monotonic())
+        if traced:
+            context.trace = Trace(request_id, headers, context.began)
+        return context
 
     @property
     def variant(self) -> str | None:
-        """The variant that the client asks for, if any."""
+        """The variant that the client asks for by a header, if any."""
         given = self.headers.get(VARIANT)
         return None if given is None else given.decode("latin-1")
 
-    def deadline(self, timeout_seconds: float | None = None) -> float | None:
-        """When the answer must be there, by the client's header, by `timeout_seconds` and by the service's setting.
+    def timeout(self, timeout_seconds: float | None = None) -> float | None:
+        """Return the seconds there are for an answer: the least of the header, `timeout_seconds` and the setting.
 
-        A time of `time.monotonic()`. Raises InvalidRequestError when the header is not a number of milliseconds.
+        None when there is no limit. Raises InvalidRequestError when the header is not a number of milliseconds.
         """
         seconds = None if (given := self.headers.get(TIMEOUT)) is None else _seconds(given)
         for limit in (timeout_seconds, self.settings.timeout_seconds):
             if limit is not None and (seconds is None or limit < seconds):
                 seconds = limit
+        return seconds
+
+    def deadline(self, timeout_seconds: float | None = None) -> float | None:
+        """Return when the answer must be there, as a time of `time.monotonic()`; raises as `timeout` does."""
+        seconds = self.timeout(timeout_seconds)
         return None if seconds is None else self.began + seconds
 
     def spend(self, texts: int) -> None:
-        """Count texts towards the rate of the caller's key. Raises RateLimitedError while none is left."""
+        """Charge the caller's key for `texts`. Raises RateLimitedError while nothing is left of its rate."""
         if self.caller is None:
             return
         try:
@@ -80,11 +114,11 @@ class Exchange:
             raise
 
     def spend_rest(self, texts: int) -> None:
-        """Count the texts of a request that was let in, whatever is left: one of them was counted with the head."""
+        """Charge an admitted request for its texts, whatever is left; ADMISSION was charged with its head."""
         self.give_back(ADMISSION - texts)
 
     def give_back(self, texts: int) -> None:
-        """Count texts no more for which nothing was done."""
+        """Return the charge for `texts` that were not worked on."""
         if self.caller is not None:
             self.caller.give_back(texts)
 
@@ -114,7 +148,7 @@ class Exchange:
 
 
 def _seconds(given: bytes) -> float:
-    """The seconds that the header `X-Request-Timeout-Ms` gives."""
+    """Return the header `X-Request-Timeout-Ms` in seconds."""
     try:
         milliseconds = float(given)
     except ValueError:
@@ -125,11 +159,11 @@ def _seconds(given: bytes) -> float:
 
 
 def too_large(limit: int) -> TooLargeError:
-    """Say that a body has more than `limit` bytes."""
+    """Make the error for a body of more than `limit` bytes."""
     return TooLargeError(f"the body has more than {limit} bytes; send fewer or shorter texts per request")
 
 
-def exchange_of(request: Request) -> Exchange:
-    """Return what the middleware knows of a request."""
-    exchange: Exchange = request.scope["state"]["exchange"]
-    return exchange
+def context_of(request: Request) -> RequestContext:
+    """Return the context that the middleware made for a request."""
+    context: RequestContext = request.scope["state"]["context"]
+    return context

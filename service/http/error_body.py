@@ -1,4 +1,4 @@
-"""The shape in which a client is told that there is no answer.
+"""The body of an error answer.
 
 `{"error": {"code": "too_large", "message": "...", "request_id": "..."}}`
 """
@@ -13,11 +13,11 @@ from service.errors import ServiceError
 
 
 class ErrorShape(Protocol):
-    """The body of an error in some protocol; a model of pydantic."""
+    """A pydantic model of the body of an error in some protocol."""
 
     @classmethod
     def of(cls, error: ServiceError, request_id: str) -> BaseModel:
-        """Tell a client of an error."""
+        """Return the body for `error`."""
 
 
 class ErrorDetail(BaseModel):
@@ -40,5 +40,5 @@ class ErrorBody(BaseModel):
 
     @classmethod
     def of(cls, error: ServiceError, request_id: str) -> Self:
-        """Tell a client of the native API."""
+        """Return the body for `error` in the native API."""
         return cls(error=ErrorDetail(code=error.code, message=str(error), request_id=request_id))

@@ -1,4 +1,4 @@
-"""What a client is told of an error, whatever raised it: a status, headers, and a body in its protocol's shape."""
+"""Turns any error into an answer: a status, headers, and a body in the shape of the client's protocol."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import InvalidRequestError, MethodNotAllowedError, NotFoundError, ServiceError
-from service.http.context import Exchange
+from service.http.context import RequestContext
 
 logger = structlog.get_logger(__name__)
 
 
 def error_response(request: Request, error: Exception) -> Response:
-    """Make the answer to a request that failed."""
-    known, content = failure(request.state.exchange, error, request.method)
+    """Return the answer to a request that failed with `error`."""
+    known, content = failure(request.state.context, error, request.method)
     return Response(content, known.status_code, known.headers, media_type="application/json")
 
 
-def failure(exchange: Exchange, error: Exception, method: str) -> tuple[ServiceError, str]:
-    """What a client is told of an error, and the body that tells it.
-
-    Faults of the service are logged here, once, with their traceback.
-    """
+def failure(context: RequestContext, error: Exception, method: str) -> tuple[ServiceError, str]:
+    """Return the error to answer with, and its body. The service's own faults are logged here, with a traceback."""
     known = error if isinstance(error, ServiceError) else _translate(error, method)
     if known.status_code == ServiceError.status_code:
-        exchange.fault = error
-        logger.error("request failed", code=known.code, request_id=exchange.request_id, exc_info=error)
-    return known, exchange.error_body(known, exchange.request_id).model_dump_json()
+        context.fault = error
+        logger.error("request failed", code=known.code, request_id=context.request_id, exc_info=error)
+    return known, context.error_body(known, context.request_id).model_dump_json()
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
-    """Answer an exception: the one handler, for ServiceError and for what the router raises."""
+    """Answer an exception: the one handler, for ServiceError and for the router's own errors."""
     return error_response(request, error)
 
 

@@ -1,4 +1,4 @@
-"""What a probe tells, whoever asks."""
+"""The answer of a health probe, in every protocol."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class Health(BaseModel):
-    """A probe that succeeded; one that fails is an error of status 503."""
+    """A probe that succeeded; a failed one is an error of status 503."""
 
     status: str = "ok"
 

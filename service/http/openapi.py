@@ -1,4 +1,4 @@
-"""What the schemas of requests have in common: a text, the limits in force, and the statuses of answers without one."""
+"""Shared parts of the OpenAPI document: texts, request bodies with the limits in force, and error answers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ _RETRY_AFTER = {"description": "Seconds in which the queue should be empty.", "s
 def request_body(settings: Settings, *models: type[BaseModel], example: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the body of an operation that reads one of several models, with the limits of this service.
 
-    The `example` is what whoever tries the operation begins with: one made up from the schema would have all that may
-    be left out, also what excludes each other. FastAPI does not know of the models, so the description stands on its
-    own: definitions are put where they are referred to.
+    The `example` is what the interactive docs begin with; one generated from the schema would have every optional
+    field, even those that exclude each other. FastAPI does not know the models, so their definitions are inlined.
     """
     schemas = [_whole(schema := model.model_json_schema(), schema.get("$defs", {}), settings) for model in models]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
@@ -35,9 +34,9 @@ def request_body(settings: Settings, *models: type[BaseModel], example: Mapping[
 
 
 def failures(*codes: int, shapes: Sequence[type[BaseModel]] = (ErrorBody,)) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers that are errors: for each status a body of one of `shapes`.
+    """Describe error answers: for each status a body of one of `shapes`.
 
-    They are only named, for `define`: FastAPI would make a validator for each status of each route.
+    The shapes are only referred to, and `define` adds them: FastAPI would make a validator per status and route.
     """
     schemas = [{"$ref": f"{_COMPONENTS}{shape.__name__}"} for shape in shapes]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
@@ -50,7 +49,7 @@ def failures(*codes: int, shapes: Sequence[type[BaseModel]] = (ErrorBody,)) -> d
 
 
 def define(document: dict[str, Any], shapes: Iterable[type[BaseModel]]) -> None:
-    """Put the schemas of those `shapes` that an OpenAPI document names into it."""
+    """Add to an OpenAPI document the schemas of those `shapes` that it refers to."""
     named = json.dumps(document["paths"])
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (shape, "serialization") for shape in shapes if f'"{_COMPONENTS}{shape.__name__}"' in named

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from export.bundle.classifier import Prediction
 from export.bundle.format import Manifest
 from service.errors import DeadlineError, InvalidRequestError, OverloadedError
-from service.http.context import Exchange
+from service.http.context import ADMISSION, RequestContext
 from service.inference.registry import Model, Models
 from service.inference.runner import Staged, Withdraw
 from service.settings import Settings
@@ -40,7 +40,7 @@ Done = Callable[[Answer | Exception], None]
 
 async def classify(
     models: Models,
-    exchange: Exchange,
+    context: RequestContext,
     texts: Sequence[str],
     *,
     name: str = "texts",
@@ -53,10 +53,10 @@ async def classify(
     it has a place for, beside the headers. Raises InvalidRequestError when the texts exceed
     a limit, and what `Runner.classify` raises.
     """
-    task = _Task.begin(models, exchange, texts, name, timeout_seconds, variant)
+    task = _Task.begin(models, context, texts, name, timeout_seconds, variant)
     try:
         predictions = await task.model.runner.classify(
-            texts, deadline=task.deadline, leaving=exchange.leaving, staged=task.staged
+            texts, deadline=task.deadline, leaving=context.leaving, staged=task.staged
         )
     except BaseException as error:
         task.failed(error)
@@ -65,12 +65,14 @@ async def classify(
     return Answer(task.model.manifest, predictions)
 
 
-def submit(models: Models, exchange: Exchange, texts: Sequence[str], done: Done, *, name: str = "texts") -> Withdraw:
+def submit(
+    models: Models, context: RequestContext, texts: Sequence[str], done: Done, *, name: str = "texts"
+) -> Withdraw:
     """Do the same and tell `done`, which is called later, once; what it gives withdraws the request.
 
     Raises what `classify` does before it waits.
     """
-    task = _Task.begin(models, exchange, texts, name, None, None)
+    task = _Task.begin(models, context, texts, name, None, None)
 
     def settled(outcome: list[Prediction] | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -94,11 +96,23 @@ def submit(models: Models, exchange: Exchange, texts: Sequence[str], done: Done,
     return leave
 
 
+def refuse_early(model: Model, context: RequestContext) -> None:
+    """Refuse a request before its body is read if a text of usual length would not be answered in time.
+
+    Raises OverloadedError, and InvalidRequestError for a deadline that cannot be read.
+    """
+    refusal = model.runner.refusal(context.timeout())
+    if refusal is not None:
+        model.metrics.answer("overloaded")
+        context.give_back(ADMISSION)
+        raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
+
+
 @dataclass(slots=True)
 class _Task:
     """The texts of a request on their way through a model."""
 
-    exchange: Exchange
+    context: RequestContext
     texts: Sequence[str]
     model: Model
     deadline: float | None
@@ -109,36 +123,36 @@ class _Task:
     def begin(
         cls,
         models: Models,
-        exchange: Exchange,
+        context: RequestContext,
         texts: Sequence[str],
         name: str,
         timeout_seconds: float | None,
         variant: str | None,
     ) -> _Task:
         """Check the limits, choose the model and count the texts for the caller."""
-        check_limits(texts, exchange.settings, name)
-        deadline = exchange.deadline(timeout_seconds)
-        model = models.choose(variant or exchange.variant)
-        exchange.spend_rest(len(texts))
-        staged, trace = None, exchange.trace
+        check_limits(texts, context.settings, name)
+        deadline = context.deadline(timeout_seconds)
+        model = models.choose(variant or context.variant)
+        context.spend_rest(len(texts))
+        staged, trace = None, context.trace
         if trace is not None:
             trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage
         model.enter()
-        return cls(exchange, texts, model, deadline, staged)
+        return cls(context, texts, model, deadline, staged)
 
     def failed(self, error: BaseException) -> None:
         """Count a request without an answer."""
         self.open = False
         self.model.leave()
         if isinstance(error, OverloadedError):
-            self.exchange.give_back(len(self.texts))
+            self.context.give_back(len(self.texts))
         self.model.metrics.answer(_OUTCOMES.get(type(error), "failed"))
 
     def answered(self, predictions: list[Prediction]) -> None:
         """End with answers, to be counted later."""
         self.open = False
         self.model.leave()
-        seconds = time.monotonic() - self.exchange.began
+        seconds = time.monotonic() - self.context.began
         self.model.metrics.later(partial(self._count, predictions, seconds))
 
     def _count(self, predictions: list[Prediction], seconds: float) -> None:

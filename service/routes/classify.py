@@ -1,4 +1,4 @@
-"""`POST /classify`: one text or several, each answered with its label, its score and how it was read."""
+"""`POST /classify`: one text or several, each answered with its label, its score and how many tokens were read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from service.compat import infinity
 from service.compat.errors import CODES, OpenAIErrorBody
 from service.errors import InferenceFailedError, InvalidRequestError
 from service.http.body import JSON, check_items, has_key, parse, read_body
-from service.http.context import Exchange, exchange_of
+from service.http.context import RequestContext, context_of
 from service.http.error_body import ErrorBody
-from service.http.hot import HotRoute, Respond
+from service.http.fast_route import FastRoute, Respond
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
 from service.inference.dataplane import Answer
@@ -31,7 +31,7 @@ from service.state import state_of
 
 _DIGITS = 6
 _SCORE = f".{_DIGITS}f"
-_MOST_KNOWN = 16
+_MOST_VERSIONS = 16
 _EXACTLY_ONE: list[JsonValue] = [
     {"properties": {"text": {"type": "string"}}, "required": ["text"]},
     {"properties": {"texts": {"type": "array"}}, "required": ["texts"]},
@@ -57,9 +57,9 @@ class ClassifyRequest(BaseModel):
     )
 
     def all(self) -> list[str]:
-        """Return the texts, be they one or several. Raises InvalidRequestError unless exactly one of the two is given.
+        """Return the texts. Raises InvalidRequestError unless exactly one of `text` and `texts` is given.
 
-        It is looked at here, for a validator in Python costs more than all that pydantic does itself.
+        That is checked here because a validator in Python costs more than pydantic's whole own validation.
         """
         if (self.text is None) == (self.texts is None):
             raise InvalidRequestError("body: give exactly one of `text` and `texts`")
@@ -104,8 +104,8 @@ class ClassifyResponse(BaseModel):
 
 
 def create_router(settings: Settings, models: Models) -> APIRouter:
-    """Make the route to `models`, documented with the limits that are in force."""
-    router = APIRouter(tags=["classify"], route_class=HotRoute)
+    """Return the route to `models`, documented with the limits of `settings`."""
+    router = APIRouter(tags=["classify"], route_class=FastRoute)
     requests: list[type[BaseModel]] = [ClassifyRequest]
     response: Any = ClassifyResponse
     errors = failures(*CODES)
@@ -122,7 +122,7 @@ def create_router(settings: Settings, models: Models) -> APIRouter:
         openapi_extra={"requestBody": request_body(settings, *requests, example={"text": EXAMPLE})},
     )
     (route,) = router.routes
-    assert isinstance(route, HotRoute)
+    assert isinstance(route, FastRoute)
     route.direct = partial(classify_directly, models)
     return router
 
@@ -132,60 +132,61 @@ async def classify(request: Request) -> Response:
 
     Each text is answered as if it had come alone. A request is answered whole or not at all.
     """
-    exchange, models = exchange_of(request), state_of(request).models
-    body = await read_body(exchange)
+    context, models = context_of(request), state_of(request).models
+    body = await read_body(context)
     try:
         asked = parse(body, ClassifyRequest)
     except InvalidRequestError:
-        if exchange.settings.protocols and has_key(body, "input"):
-            return await infinity.classify(models, exchange, body)
+        if context.settings.protocols and has_key(body, "input"):
+            return await infinity.classify(models, context, body)
         raise
     name = "text" if asked.texts is None else "texts"
-    answer = await dataplane.classify(models, exchange, asked.all(), name=name)
-    return Response(_to_json(exchange.request_id, answer, asked), media_type="application/json")
+    answer = await dataplane.classify(models, context, asked.all(), name=name)
+    return Response(_to_json(context.request_id, answer, asked), media_type="application/json")
 
 
-def classify_directly(models: Models, exchange: Exchange, body: bytes, respond: Respond) -> Withdraw | None:
-    """Do the same for a body that is well-formed and declared to be JSON; see `hot.Direct`."""
-    if exchange.headers.get(b"content-type") != JSON:
+def classify_directly(models: Models, context: RequestContext, body: bytes, respond: Respond) -> Withdraw | None:
+    """Classify a well-formed body that is declared to be JSON, without ASGI; see `fast_route.Direct`."""
+    if context.headers.get(b"content-type") != JSON:
         return None
-    check_items(body, exchange.settings)
+    check_items(body, context.settings)
     try:
         asked = ClassifyRequest.model_validate_json(body)
     except ValidationError:
         return None
 
     def done(outcome: Answer | Exception) -> None:
-        respond(outcome if isinstance(outcome, Exception) else _written(exchange.request_id, outcome, asked))
+        if isinstance(outcome, Exception):
+            respond(outcome)
+            return
+        try:
+            content = _to_json(context.request_id, outcome, asked)
+        except Exception as error:
+            respond(error)
+        else:
+            respond(content)
 
-    return dataplane.submit(models, exchange, asked.all(), done, name="text" if asked.texts is None else "texts")
+    return dataplane.submit(models, context, asked.all(), done, name="text" if asked.texts is None else "texts")
 
 
-def _written(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes | Exception:
-    """An answer's JSON, or why there is none."""
-    try:
-        return _to_json(request_id, answer, asked).encode()
-    except Exception as error:
-        return error
+def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes:
+    """Return a `ClassifyResponse` as JSON, written by hand: to build its models takes longer than a small student.
 
-
-def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> str:
-    """Write a `ClassifyResponse` by hand: to build its models would take longer than a small student's run.
-
-    There is nothing to escape in the request's id.
+    The request's id needs no escaping.
     """
-    fixed = _fixed(answer.manifest)
-    results = ",".join([_result(prediction, fixed.labels, asked, fixed.threshold) for prediction in answer.predictions])
-    return f'{{"request_id":"{request_id}",{fixed.model},"results":[{results}]}}'
+    manifest = answer.manifest
+    parts = _parts_by_version.get(manifest.version) or _fixed_parts(manifest)
+    results = ",".join([_result(prediction, parts.labels, asked, parts.threshold) for prediction in answer.predictions])
+    return f'{{"request_id":"{request_id}",{parts.model},"results":[{results}]}}'.encode()
 
 
 def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
     probabilities = prediction.probabilities
     best = top = f'"label":{labels[prediction.best]},"score":{prediction.score:{_SCORE}}'
-    if asked.top_k > 1:  # stable, so that of equal scores the first label wins, as it does for argmax
+    if asked.top_k > 1:  # stable, so that the first of labels with equal scores wins, as it does for argmax
         order = np.argsort(-probabilities, kind="stable")[: asked.top_k].tolist()
         top = "},{".join(f'"label":{labels[index]},"score":{probabilities[index]:{_SCORE}}' for index in order)
-    several = "" if threshold is None else f',"labels":[{_from(threshold, probabilities, labels)}]'
+    several = "" if threshold is None else f',"labels":[{_above(threshold, probabilities, labels)}]'
     truncated = "true" if prediction.truncated else "false"
     vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
         f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
@@ -193,35 +194,35 @@ def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequ
     return f'{{{best},"top":[{{{top}}}]{several},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
 
 
-def _from(threshold: float, probabilities: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:
-    """The labels from a threshold on, best first."""
+def _above(threshold: float, probabilities: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:
+    """Return the labels whose probability is at least `threshold`, best first."""
     order = np.argsort(-probabilities, kind="stable").tolist()
     return ",".join(labels[index] for index in order if probabilities[index] >= threshold)
 
 
-class _Fixed(NamedTuple):
-    """What the answers of a bundle share, written once."""
+class _FixedParts(NamedTuple):
+    """The JSON that all answers of a bundle share."""
 
     model: str
     labels: tuple[str, ...]
     threshold: float | None
-    """From where on a multi-label bundle gives a label."""
+    """The least probability at which a multi-label bundle gives a label; None for other bundles."""
 
 
-_known: dict[str, _Fixed] = {}
+_parts_by_version: dict[str, _FixedParts] = {}
 
 
-def _fixed(manifest: Manifest) -> _Fixed:
-    """The fixed parts for a bundle, kept by its version: to look them up by all labels would read all labels."""
-    if manifest.version not in _known:
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        _known[manifest.version] = _Fixed(
-            f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
-            tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
-            manifest.threshold if manifest.multi_label else None,
-        )
-    return _known[manifest.version]
+def _fixed_parts(manifest: Manifest) -> _FixedParts:
+    """Make and keep the fixed parts of a bundle."""
+    if len(_parts_by_version) >= _MOST_VERSIONS:
+        _parts_by_version.clear()
+    parts = _FixedParts(
+        f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
+        tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
+        manifest.threshold if manifest.multi_label else None,
+    )
+    _parts_by_version[manifest.version] = parts
+    return parts
 
 
 def _vector(values: npt.NDArray[np.float32]) -> str:

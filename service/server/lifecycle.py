@@ -27,10 +27,8 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from service.errors import ReloadingError, StartupError
 from service.process.priority import give_way
-from service.server.fast_path import Plain, Protocol
-from service.server.heads import Heads
-from service.server.middleware import RequestMiddleware
-from service.server.refusals import Refusals
+from service.server.fast_path import CLOSE, FastPath
+from service.server.reader import Reader
 from service.settings import Settings, variable
 from service.state import State
 from service.telemetry.logging import log_loop_errors
@@ -80,10 +78,8 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._state: State = app.state.reflux
         self._monitoring = monitoring
-        edge = app.state.edge
-        plain = isinstance(edge, RequestMiddleware) and edge.plain
-        self._refusals = Refusals(edge) if plain else None
-        self._heads: Heads[Plain] = Heads(settings.max_body_bytes)
+        # Where something stands before the one middleware, such as CORS, every request needs it.
+        self._fast_path = FastPath(app.state.requests) if app.state.edge is app.state.requests else None
         self._connecting: set[asyncio.Task[Any]] = set()
         self._reloading: asyncio.Task[None] | None = None
         self._reload_due = False
@@ -190,7 +186,7 @@ class Server(uvicorn.Server):
                 await self._connections_end()
         except TimeoutError:
             cut = sum(
-                isinstance(connection, Protocol) and connection.busy for connection in self.server_state.connections
+                isinstance(connection, Reader) and connection.busy for connection in self.server_state.connections
             )
             logger.error("requests cut", requests=cut, after=self._settings.shutdown_seconds)
         for connection in list(self.server_state.connections):
@@ -226,13 +222,13 @@ class Server(uvicorn.Server):
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _protocol(self) -> asyncio.Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state, refusals=self._refusals, heads=self._heads)
+        return Reader(self.config, self.server_state, self.lifespan.state, fast_path=self._fast_path)
 
     def _announce_close(self) -> None:
         """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         for connection in self.server_state.connections:
-            if isinstance(connection, Protocol) and connection.cycle is not None:
+            if isinstance(connection, Reader) and connection.cycle is not None:
                 connection.cycle.keep_alive = False
 
     async def _connections_end(self) -> None:
@@ -247,7 +243,7 @@ class Server(uvicorn.Server):
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=Reader,
         proxy_headers=False,  # nothing here depends on who the client is
         ws="none",
         lifespan="off",

@@ -15,9 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import MethodNotAllowedError, ServiceError, VersionError
-from service.http.context import Exchange
+from service.http.context import REQUEST_ID, RequestContext, gone
 from service.http.error_responses import failure
-from service.server.headers import CLOSE, Headers, written
+from service.server.fast_path import CLOSE, FastPath, FastRequest
 from service.server.limits import (
     HEAD_BYTES,
     HEADERS,
@@ -29,24 +29,29 @@ from service.server.limits import (
     head_too_large,
     no_http,
 )
-from service.server.middleware import REQUEST_ID, RequestMiddleware
+from service.server.middleware import RequestMiddleware
 from service.server.upgrades import new_parser, without_offer
 
-OK = 200
+Headers = list[tuple[bytes, bytes]]
+
+_OK = 200
 _UNKNOWN = "-"
 _VERSIONS = ("1.1", "1.0")
 _CONNECT = b"CONNECT"
-_GONE: Message = {"type": "http.disconnect"}
 
 
 class Reader(HttpToolsProtocol):
-    """One connection, whose requests all go through the app."""
+    """One connection. Its requests go through the app, but for those that `fast_path` takes."""
 
     cycle: Any
-    """The latest request: a cycle of uvicorn's, or one of a subclass."""
+    """The latest request: a cycle of uvicorn's, or a FastRequest."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, fast_path: FastPath | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._fast_path = fast_path
+        self._fast: FastRequest | None = None
+        """The request on the fast path, from its head to its answer."""
+
         self.app = self._serve
         self._limits: ConnectionLimits = self.config.app.state.limits  # type: ignore[union-attr]
         self._requests: RequestMiddleware = self.config.app.state.requests  # type: ignore[union-attr]
@@ -112,20 +117,12 @@ class Reader(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
-        """Begin to read a request. `begin` makes its scope, where uvicorn's way needs one."""
+        """Begin to read a request. Its scope is made in `_give_to_app`, where uvicorn needs one."""
         self._reading = self._in_head = True
         self._came = 0
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header. Trailers, behind a body in chunks, are dropped."""
-        if self._in_head:
-            name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
-            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Check the head, and go on to the body. Raises ServiceError when the request is refused."""
@@ -138,31 +135,41 @@ class Reader(HttpToolsProtocol):
         self.version = self.parser.get_http_version()
         if self.version not in _VERSIONS:
             raise VersionError(f"HTTP/{self.version} is not spoken here; ask by HTTP/1.1")
-        if not self.parser.should_upgrade():
-            self._in_head = False
-            self.begin(dict(self.headers))
-        elif self.parser.get_method() == _CONNECT:
-            raise MethodNotAllowedError("this is no proxy, so there is no CONNECT here")
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == _CONNECT:
+                raise MethodNotAllowedError("this is no proxy, so there is no CONNECT here")
+            return
+        self._in_head = False
+        headers = dict(self.headers)
+        if self._fast_path is not None and (self.cycle is None or self.cycle.response_complete):
+            request = self._fast_path.take(self, headers)
+            if request is not None:
+                self.cycle = self._fast = request
+                if self._requests.keys is not None:
+                    request.admit()
+                return
+        self._give_to_app(headers)
 
-    def begin(self, headers: dict[bytes, bytes]) -> None:
-        """Take a request whose head is complete; uvicorn goes on from there."""
-        url, several, expect = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expect
-        self.headers += several
-        super().on_headers_complete()
-        self.cycle.transport = self._ending
-        if int(headers.get(b"content-length", 0)) > self._limits.message_bytes:
-            self.cycle.keep_alive = False  # the body will not be read, so the next request cannot be
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        if self._fast is not None and self.cycle is self._fast:
+            self._fast.parts.append(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Begin to answer, unless the parser only stopped at an offer of another protocol."""
-        if not self.parser.should_upgrade():
-            self._stop_waiting()
-            self.complete()
-
-    def complete(self) -> None:
-        """Take a request that is complete."""
+        if self.parser.should_upgrade():
+            return
+        self._stop_waiting()
+        if self._fast is not None and self.cycle is self._fast:
+            body = self._fast.complete()
+            if body is None:
+                return
+            headers = self._fast.context.headers
+            self.cycle = self._fast = None
+            self._give_to_app(headers)
+            super().on_body(body)
         super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -178,6 +185,7 @@ class Reader(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers and release what is held."""
+        request, self._fast = self._fast, None
         self._stop_waiting()
         for timer in (self._timer, self._unread):
             if timer is not None:
@@ -186,6 +194,8 @@ class Reader(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
         self.app, self._ending.close = self.config.loaded_app, self.transport.close  # break cycles
+        if request is not None:
+            request.disconnect()
 
     @property
     def busy(self) -> bool:
@@ -236,38 +246,36 @@ class Reader(HttpToolsProtocol):
         else:
             self.close()
 
+    def answered(self, *, keep_alive: bool) -> None:
+        """Turn to the next request after an answer on the fast path, or close."""
+        self._fast = None
+        if not keep_alive:
+            self.close()
+        self.on_response_complete()
+
     def write(
-        self, exchange: Exchange, outcome: bytes | Exception, method: str, default_headers: Headers, *, keep_alive: bool
+        self,
+        context: RequestContext,
+        outcome: bytes | Exception,
+        method: str,
+        default_headers: Headers,
+        *,
+        keep_alive: bool,
     ) -> int:
         """Write an answer, JSON or an error, without uvicorn's cycle, and return its status."""
-        code, more = OK, b""
+        code, more = _OK, b""
         if isinstance(outcome, Exception):
-            known, content = failure(exchange, outcome, method)
+            known, content = failure(context, outcome, method)
             code, outcome = known.status_code, content.encode()
-            more = b"".join(f"{name}: {value}\r\n".encode() for name, value in known.headers.items())
-        defaults = written(default_headers)
-        closing = b"" if keep_alive or CLOSE in default_headers else b"connection: close\r\n"
+            more = b"".join([f"{name}: {value}\r\n".encode() for name, value in known.headers.items()])
+        more += b"".join([b"%b: %b\r\n" % header for header in default_headers])
+        if not keep_alive and CLOSE not in default_headers:
+            more += b"connection: close\r\n"
         self.transport.write(
-            b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b%b%b\r\n%b"
-            % (
-                STATUS_LINE[code],
-                len(outcome),
-                REQUEST_ID,
-                exchange.request_id.encode(),
-                more,
-                defaults,
-                closing,
-                outcome,
-            )
+            b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%b: %b\r\n%b\r\n%b"
+            % (STATUS_LINE[code], len(outcome), REQUEST_ID, context.request_id.encode(), more, outcome)
         )
         return code
-
-    def fail(self, error: ServiceError) -> None:
-        """Make the request whose body is arriving fail with an error, and close after it."""
-        self._cut = self.scope
-        self.cycle.keep_alive = False
-        self.cycle.body.clear()
-        self.cycle.message_event.set()  # `_serve` raises the error
 
     def _unset_keepalive_if_required(self) -> None:
         """Keep uvicorn's idle timer, which checks `_idle_since`: a new one for each request would cost more."""
@@ -278,7 +286,10 @@ class Reader(HttpToolsProtocol):
             self._drop(len(data))
             return
         try:
-            self._parse(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._read_on(data, offer)
             if self._reading:
                 self._wait(len(data))
         except ServiceError as error:
@@ -287,15 +298,39 @@ class Reader(HttpToolsProtocol):
             cause = error.__context__  # an error raised in a callback
             self._fail(cause if isinstance(cause, ServiceError) else no_http(data, self.parser.get_method(), error))
 
-    def _parse(self, data: bytes) -> None:
-        while data:
+    def _read_on(self, data: bytes, offer: httptools.HttpParserUpgrade) -> None:
+        """Go on as if a request had not offered another protocol, where the parser stopped."""
+        while True:
+            head = without_offer(self.parser.get_method(), self.url, self.version, self.headers)
+            data = head + data[offer.args[0] :]
+            self.parser = new_parser(self)
             try:
                 self.parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as offer:
-                head = without_offer(self.parser.get_method(), self.url, self.version, self.headers)
-                data = head + data[offer.args[0] :]
-                self.parser = new_parser(self)
+            except httptools.HttpParserUpgrade as another:
+                offer = another
+
+    def _give_to_app(self, headers: dict[bytes, bytes]) -> None:
+        """Let uvicorn begin a request whose head is complete, which calls the app."""
+        url, several, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += several
+        super().on_headers_complete()
+        self.headers = _Trailers()
+        self.cycle.transport = self._ending
+        if int(headers.get(b"content-length", 0)) > self._limits.message_bytes:
+            self.cycle.keep_alive = False  # the body will not be read, so the next request cannot be
+
+    def _fail_request(self, error: ServiceError) -> None:
+        """Make the request whose body is arriving fail with an error, and close after it."""
+        if self._fast is not None and self.cycle is self._fast:
+            self._fast.fail(error)
+            return
+        self._cut = self.scope
+        self.cycle.keep_alive = False
+        self.cycle.body.clear()
+        self.cycle.message_event.set()  # `_serve` raises the error
 
     def _wait(self, size: int) -> None:
         """Count `size` more bytes of an incomplete request. Raises ServiceError when they are too many."""
@@ -360,14 +395,14 @@ class Reader(HttpToolsProtocol):
         elif self.cycle.response_complete:
             self.close()
         else:
-            self.fail(error)
+            self._fail_request(error)
 
     def _end(self, error: ServiceError) -> None:
         """Answer a request without a complete head with an error, and close."""
-        exchange = self._requests.exchange(dict(self.headers or ()), gone)
-        exchange.error_body = self._requests.error_shape(self.url.partition(b"?")[0].decode("latin-1")).of
-        code = self.write(exchange, error, _UNKNOWN, self.server_state.default_headers, keep_alive=False)
-        self._requests.record(exchange, _UNKNOWN, None, code)
+        context = RequestContext.begin(self._requests.settings, dict(self.headers or ()), traced=self._requests.traced)
+        context.error_body = self._requests.error_shape(self.url.partition(b"?")[0].decode("latin-1")).of
+        code = self.write(context, error, _UNKNOWN, self.server_state.default_headers, keep_alive=False)
+        self._requests.record(context, _UNKNOWN, None, code)
         self._reading = True  # the client may go on sending
         self.close()
 
@@ -375,7 +410,7 @@ class Reader(HttpToolsProtocol):
         """Run the app, whose `receive` raises the error when reading its request has failed."""
 
         async def come() -> Message:
-            message = await receive() if self._cut is not scope else _GONE
+            message = await receive() if self._cut is not scope else await gone()
             if self._cut is scope and self._failure is not None:
                 raise self._failure
             return message
@@ -407,6 +442,8 @@ class _Transport:
         self.close = close
 
 
-async def gone() -> Message:
-    """Report a disconnect: no body comes through ASGI."""
-    return _GONE
+class _Trailers(Headers):
+    """Drops the headers behind a body in chunks, which nobody reads."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        """Drop a header."""

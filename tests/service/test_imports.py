@@ -56,5 +56,5 @@ def test_a_start_reads_none_of_our_source():
     read = f"import linecache, sys\nif {ours}: sys.modules['read'] = None"
     assert "read" not in loaded("sys", before=f"import service.serve\n{read}")
     assert "read" in loaded(
-        "sys", before=f"import inspect, service.server.heads\ninspect.getsource(service.server.heads)\n{read}"
+        "sys", before=f"import inspect, service.server.upgrades\ninspect.getsource(service.server.upgrades)\n{read}"
     )

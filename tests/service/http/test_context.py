@@ -9,21 +9,21 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from service.errors import InvalidRequestError, TooLargeError
-from service.http.context import Exchange
+from service.http.context import RequestContext
 
 BEGAN = 1000.0
 LEFT = {"type": "http.disconnect"}
 
 
 @pytest.fixture
-def exchange(make_settings):
-    """`exchange(messages, headers, **settings)`: a request that receives these messages, taking them off the list."""
+def context(make_settings):
+    """`context(messages, headers, **settings)`: a request that receives these messages, taking them off the list."""
 
     def make(messages=(), headers=(), **settings):
         async def receive():
             return messages.pop(0)
 
-        return Exchange(make_settings(**settings), "mine", dict(headers), receive, BEGAN)
+        return RequestContext(make_settings(**settings), "mine", dict(headers), receive, BEGAN)
 
     return make
 
@@ -32,23 +32,23 @@ def part(content, more=False):
     return {"type": "http.request", "body": content, "more_body": more}
 
 
-def test_without_any_limit_there_is_no_deadline(exchange):
-    assert exchange().deadline() is None
+def test_without_any_limit_there_is_no_deadline(context):
+    assert context().deadline() is None
 
 
 @pytest.mark.parametrize("limits", [*itertools.permutations((None, 0.5, 2.0))])
 @pytest.mark.parametrize("smallest", [0.25, 1.0])
-def test_the_smallest_of_header_protocol_and_setting_is_the_deadline(exchange, limits, smallest):
+def test_the_smallest_of_header_protocol_and_setting_is_the_deadline(context, limits, smallest):
     limits = [smallest if limit == 0.5 else limit for limit in limits]
     asked, protocol, setting = limits
     headers = [] if asked is None else [(b"x-request-timeout-ms", f"{asked * 1000}".encode())]
-    assert exchange(headers=headers, timeout_seconds=setting).deadline(protocol) == BEGAN + smallest
+    assert context(headers=headers, timeout_seconds=setting).deadline(protocol) == BEGAN + smallest
 
 
 @pytest.mark.parametrize("given", [b"", b"soon", b"0", b"-1", b"inf", b"nan", b"1 s", b"1e999", b"\xff"])
-def test_a_timeout_that_is_no_number_of_milliseconds_is_refused(exchange, given):
+def test_a_timeout_that_is_no_number_of_milliseconds_is_refused(context, given):
     with pytest.raises(InvalidRequestError, match="X-Request-Timeout-Ms: give milliseconds"):
-        exchange(headers=[(b"x-request-timeout-ms", given)]).deadline()
+        context(headers=[(b"x-request-timeout-ms", given)]).deadline()
 
 
 async def test_a_timeout_that_does_not_fit_is_a_422(client):
@@ -57,8 +57,8 @@ async def test_a_timeout_that_does_not_fit_is_a_422(client):
 
 
 @pytest.mark.parametrize(("given", "variant"), [(None, None), (b"candidate", "candidate"), (b"\xe9", "é")])
-def test_the_variant_is_what_the_client_asks_for(exchange, given, variant):
-    assert exchange(headers=[(b"x-reflux-variant", given)] if given else []).variant == variant
+def test_the_variant_is_what_the_client_asks_for(context, given, variant):
+    assert context(headers=[(b"x-reflux-variant", given)] if given else []).variant == variant
 
 
 @pytest.mark.parametrize(
@@ -69,33 +69,33 @@ def test_the_variant_is_what_the_client_asks_for(exchange, given, variant):
         [part(b"0123456789", more=True), {"type": "http.request"}],
     ],
 )
-async def test_the_body_is_all_of_its_parts(exchange, messages):
+async def test_the_body_is_all_of_its_parts(context, messages):
     headers = [(b"content-length", b"10")]
-    assert await exchange([*messages], headers, max_body_bytes=10).body() == b"0123456789"
+    assert await context([*messages], headers, max_body_bytes=10).body() == b"0123456789"
 
 
-async def test_nothing_is_read_of_a_body_that_says_it_is_too_large(exchange):
+async def test_nothing_is_read_of_a_body_that_says_it_is_too_large(context):
     messages = [part(b"0123456789")]
     with pytest.raises(TooLargeError, match="more than 9 bytes"):
-        await exchange(messages, [(b"content-length", b"10")], max_body_bytes=9).body()
+        await context(messages, [(b"content-length", b"10")], max_body_bytes=9).body()
     assert messages
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"1")]])
-async def test_a_body_that_turns_out_too_large_is_read_no_further(exchange, headers):
+async def test_a_body_that_turns_out_too_large_is_read_no_further(context, headers):
     messages = [part(b"01234", more=True), part(b"56789", more=True), part(b"more")]
     with pytest.raises(TooLargeError):
-        await exchange(messages, headers, max_body_bytes=9).body()
+        await context(messages, headers, max_body_bytes=9).body()
     assert messages == [part(b"more")]
 
 
-async def test_a_client_may_leave_in_the_middle_of_its_body(exchange):
+async def test_a_client_may_leave_in_the_middle_of_its_body(context):
     with pytest.raises(ClientDisconnect):
-        await exchange([part(b"{", more=True), LEFT]).body()
+        await context([part(b"{", more=True), LEFT]).body()
 
 
-async def test_leaving_returns_when_the_client_has_left(exchange):
+async def test_leaving_returns_when_the_client_has_left(context):
     messages = [part(b""), LEFT, part(b"beyond")]
     async with asyncio.timeout(30):
-        await exchange(messages).leaving()
+        await context(messages).leaving()
     assert messages == [part(b"beyond")]

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from export.bundle.classifier import Prediction
 from service.errors import DeadlineError, InferenceFailedError, InvalidRequestError, NotReadyError, OverloadedError
-from service.http.context import Exchange
+from service.http.context import RequestContext
 from service.inference import dataplane
 from service.telemetry.metrics import OUTCOMES, ModelMetrics
 
@@ -89,11 +89,11 @@ def models(model):
 
 
 @pytest.fixture
-def exchange(make_settings):
-    """`exchange(headers, **settings)`: a request to a service with these settings."""
+def context(make_settings):
+    """`context(headers, **settings)`: a request to a service with these settings."""
 
     def make(headers=(), **settings):
-        return Exchange(make_settings(**settings), "mine", dict(headers), None, BEGAN)
+        return RequestContext(make_settings(**settings), "mine", dict(headers), None, BEGAN)
 
     return make
 
@@ -103,9 +103,9 @@ def prediction(label, *, tokens=3, truncated=False):
     return Prediction(values, values, values, tokens, truncated, label, 1.0)
 
 
-async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(models, exchange, model):
+async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(models, context, model):
     model.outcome = [prediction(1), prediction(3, tokens=32, truncated=True), prediction(1)]
-    answer = await dataplane.classify(models, exchange(), ["a", "b", "c"])
+    answer = await dataplane.classify(models, context(), ["a", "b", "c"])
     assert (answer.manifest, answer.predictions) == (model.manifest, model.outcome)
     assert model.observed == []
     assert model.counts("predictions_total") == {"shipping": 2, "technical": 1}
@@ -119,29 +119,29 @@ async def test_texts_are_answered_by_the_model_counted_and_observed_in_order(mod
 
 @pytest.mark.parametrize(("outcome", "counted"), ENDS)
 async def test_what_becomes_of_a_request_is_counted_once_and_nobody_else_hears_of_it(
-    models, exchange, model, outcome, counted
+    models, context, model, outcome, counted
 ):
     model.outcome = outcome
     with pytest.raises(type(outcome)):
-        await dataplane.classify(models, exchange(), ["a"])
+        await dataplane.classify(models, context(), ["a"])
     assert counted in OUTCOMES
     assert model.counts("answers_total") == {counted: 1}
     assert model.counts("predictions_total") == model.counts("answer_seconds_count") == {}
     assert (model.observed, model.users) == ([], 0)
 
 
-async def test_the_runner_is_told_the_deadline_and_how_to_see_the_client_leave(models, exchange, model):
+async def test_the_runner_is_told_the_deadline_and_how_to_see_the_client_leave(models, context, model):
     model.outcome = [prediction(0)]
-    asked = exchange([(b"x-request-timeout-ms", b"2000")])
+    asked = context([(b"x-request-timeout-ms", b"2000")])
     await dataplane.classify(models, asked, ["a"])
     await dataplane.classify(models, asked, ["a"], timeout_seconds=0.5)
     assert [options["deadline"] for _, options in model.asked] == [BEGAN + 2, BEGAN + 0.5]
     assert all(options["leaving"] == asked.leaving for _, options in model.asked)
 
 
-async def test_the_variant_of_the_protocol_comes_before_that_of_the_header(models, exchange, model):
+async def test_the_variant_of_the_protocol_comes_before_that_of_the_header(models, context, model):
     model.outcome = [prediction(0)]
-    asked = exchange([(b"x-reflux-variant", b"candidate")])
+    asked = context([(b"x-reflux-variant", b"candidate")])
     await dataplane.classify(models, asked, ["a"])
     await dataplane.classify(models, asked, ["a"], variant="stable")
     assert models.chosen == ["candidate", "stable"]
@@ -156,38 +156,38 @@ async def test_the_variant_of_the_protocol_comes_before_that_of_the_header(model
         (["12345678"], "text", "text: at most 7 characters, got 8"),
     ],
 )
-async def test_a_limit_that_is_exceeded_is_named_and_nothing_is_run(models, exchange, model, texts, name, message):
+async def test_a_limit_that_is_exceeded_is_named_and_nothing_is_run(models, context, model, texts, name, message):
     with pytest.raises(InvalidRequestError) as refused:
-        await dataplane.classify(models, exchange(max_texts=3, max_characters=7), texts, name=name)
+        await dataplane.classify(models, context(max_texts=3, max_characters=7), texts, name=name)
     assert str(refused.value) == message
     assert model.asked == []
 
 
-async def test_what_is_just_within_the_limits_is_run(models, exchange, model):
+async def test_what_is_just_within_the_limits_is_run(models, context, model):
     model.outcome = [prediction(0)] * 3
-    await dataplane.classify(models, exchange(max_texts=3, max_characters=7), ["1234567"] * 3)
+    await dataplane.classify(models, context(max_texts=3, max_characters=7), ["1234567"] * 3)
     assert len(model.asked) == 1
 
 
-async def test_a_deadline_that_does_not_fit_is_refused_before_anything_is_run(models, exchange, model):
+async def test_a_deadline_that_does_not_fit_is_refused_before_anything_is_run(models, context, model):
     with pytest.raises(InvalidRequestError):
-        await dataplane.classify(models, exchange([(b"x-request-timeout-ms", b"soon")]), ["a"])
+        await dataplane.classify(models, context([(b"x-request-timeout-ms", b"soon")]), ["a"])
     assert model.asked == []
 
 
-def submitted(models, exchange, texts, **options):
+def submitted(models, context, texts, **options):
     """Submit texts: the answers or errors that were told, and what withdraws the request."""
     told = []
-    return told, dataplane.submit(models, exchange, texts, told.append, **options)
+    return told, dataplane.submit(models, context, texts, told.append, **options)
 
 
-async def test_who_submits_is_answered_before_anything_is_counted(models, exchange, model):
+async def test_who_submits_is_answered_before_anything_is_counted(models, context, model):
     seen = []
 
     def done(answer):
         seen.append((answer, list(model.observed)))
 
-    dataplane.submit(models, exchange(), ["a", "b"], done)
+    dataplane.submit(models, context(), ["a", "b"], done)
     assert (seen, model.users) == ([], 1)
     predictions = [prediction(1), prediction(3, tokens=32, truncated=True)]
     model.tell(predictions)
@@ -204,8 +204,8 @@ async def test_who_submits_is_answered_before_anything_is_counted(models, exchan
 
 
 @pytest.mark.parametrize(("outcome", "counted"), [end for end in ENDS if isinstance(end[0], Exception)])
-def test_who_submits_is_told_of_an_error_that_is_counted_once(models, exchange, model, outcome, counted):
-    told, withdraw = submitted(models, exchange(), ["a"])
+def test_who_submits_is_told_of_an_error_that_is_counted_once(models, context, model, outcome, counted):
+    told, withdraw = submitted(models, context(), ["a"])
     model.tell(outcome)
     withdraw()
     assert (told, model.withdrawn) == ([outcome], 0)
@@ -215,17 +215,17 @@ def test_who_submits_is_told_of_an_error_that_is_counted_once(models, exchange, 
 
 
 @pytest.mark.parametrize(("outcome", "counted"), [end for end in ENDS if isinstance(end[0], Exception)])
-def test_what_is_refused_is_raised_counted_once_and_leaves_the_model(models, exchange, model, outcome, counted):
+def test_what_is_refused_is_raised_counted_once_and_leaves_the_model(models, context, model, outcome, counted):
     model.outcome = outcome
     told = []
     with pytest.raises(type(outcome)):
-        dataplane.submit(models, exchange(), ["a"], told.append)
+        dataplane.submit(models, context(), ["a"], told.append)
     assert model.counts("answers_total") == {counted: 1}
     assert (told, model.observed, model.users) == ([], [], 0)
 
 
-def test_who_withdraws_is_counted_once_as_one_who_left(models, exchange, model):
-    told, withdraw = submitted(models, exchange(), ["a"])
+def test_who_withdraws_is_counted_once_as_one_who_left(models, context, model):
+    told, withdraw = submitted(models, context(), ["a"])
     withdraw()
     withdraw()
     assert model.withdrawn == 1
@@ -233,8 +233,8 @@ def test_who_withdraws_is_counted_once_as_one_who_left(models, exchange, model):
     assert (told, model.observed, model.users) == ([], [], 0)
 
 
-async def test_to_withdraw_what_was_answered_changes_nothing(models, exchange, model):
-    told, withdraw = submitted(models, exchange(), ["a"])
+async def test_to_withdraw_what_was_answered_changes_nothing(models, context, model):
+    told, withdraw = submitted(models, context(), ["a"])
     model.tell([prediction(0)])
     withdraw()
     await asyncio.sleep(0)
@@ -243,15 +243,15 @@ async def test_to_withdraw_what_was_answered_changes_nothing(models, exchange, m
     assert model.counts("answers_total") == {"ok": 1}
 
 
-def test_the_runner_is_told_the_deadline_of_what_is_submitted(models, exchange, model):
-    asked = exchange([(b"x-request-timeout-ms", b"2000"), (b"x-reflux-variant", b"candidate")])
+def test_the_runner_is_told_the_deadline_of_what_is_submitted(models, context, model):
+    asked = context([(b"x-request-timeout-ms", b"2000"), (b"x-reflux-variant", b"candidate")])
     submitted(models, asked, ["a"])
     ((texts, options),) = model.asked
     assert (texts, options["deadline"], options.get("leaving")) == (["a"], BEGAN + 2, None)
     assert models.chosen == ["candidate"]
 
 
-def test_a_limit_that_is_exceeded_is_named_to_who_submits(models, exchange, model):
+def test_a_limit_that_is_exceeded_is_named_to_who_submits(models, context, model):
     with pytest.raises(InvalidRequestError, match=r"^text: at most 7 characters, got 8$"):
-        submitted(models, exchange(max_characters=7), ["12345678"], name="text")
+        submitted(models, context(max_characters=7), ["12345678"], name="text")
     assert (model.asked, model.users, model.counts("answers_total")) == ([], 0, {})

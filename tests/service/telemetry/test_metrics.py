@@ -28,7 +28,7 @@ def key(name, /, **labels):
     return (f"reflux_{name}", *sorted(labels.items()))
 
 
-def exchange(name, code, route="/classify", method="POST", **labels):
+def context(name, code, route="/classify", method="POST", **labels):
     return key(f"http_{name}", route=route, method=method, code=str(code), **labels)
 
 
@@ -45,10 +45,10 @@ def served(tiny_bundle):
 async def test_everything_is_there_at_zero_before_the_first_request(client, served):
     found = await scrape(client)
     expected = [
-        *(exchange("requests_total", code) for code in (200, 400, 413, 415, 422, 429, 500, 503, 504)),
-        *(exchange("request_duration_seconds_count", code) for code in (200, 429, 500)),
-        exchange("requests_total", 200, route="/model", method="GET"),
-        exchange("requests_total", 404, route="other", method="GET"),
+        *(context("requests_total", code) for code in (200, 400, 413, 415, 422, 429, 500, 503, 504)),
+        *(context("request_duration_seconds_count", code) for code in (200, 429, 500)),
+        context("requests_total", 200, route="/model", method="GET"),
+        context("requests_total", 404, route="other", method="GET"),
         *(served("inference_stage_seconds_count", stage=stage) for stage in ("queue", "run")),
         *(served("predictions_total", label=label) for label in LABELS),
         *(served("answers_total", outcome=outcome) for outcome in ("ok", "overloaded", "deadline", "failed", "left")),
@@ -86,11 +86,11 @@ async def test_requests_and_texts_are_counted_once(client, served):
         and not name[0].endswith(("_sum", "_bucket"))
     }
     expected = {
-        exchange("requests_total", 200): 2,
-        exchange("requests_total", 422): 1,
-        exchange("requests_total", 500): 1,
-        exchange("requests_total", 404, route="other", method="GET"): 1,
-        exchange("requests_total", 200, route="/model", method="GET"): 1,
+        context("requests_total", 200): 2,
+        context("requests_total", 422): 1,
+        context("requests_total", 500): 1,
+        context("requests_total", 404, route="other", method="GET"): 1,
+        context("requests_total", 200, route="/model", method="GET"): 1,
         served("predictions_total", label="billing"): 2,
         served("predictions_total", label="shipping"): 2,
         served("answers_total", outcome="ok"): 2,
@@ -124,8 +124,8 @@ async def test_probes_and_made_up_methods_and_paths_do_not_add_series(client):
 async def test_two_apps_count_apart(running, client):
     async with running() as other:
         assert (await other.post("/classify", json={"text": "invoice"})).status_code == 200
-        assert (await scrape(other))[exchange("requests_total", 200)] == 1
-        assert (await scrape(client))[exchange("requests_total", 200)] == 0
+        assert (await scrape(other))[context("requests_total", 200)] == 1
+        assert (await scrape(client))[context("requests_total", 200)] == 0
 
 
 @pytest.mark.parametrize("name", ["reflux_http_requests_created", "reflux_truncated_created"])
