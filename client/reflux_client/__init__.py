@@ -1,4 +1,4 @@
-"""The Python client: what production systems import to call Reflux. Needs httpx and nothing else of ours.
+"""The Python client of Reflux. It needs httpx alone.
 
 with Client("http://reflux:8080") as client:
     print(client.classify("where is my parcel?").results[0].label)

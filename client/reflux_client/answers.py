@@ -1,4 +1,4 @@
-"""What the service answers, as types, and the one error for when it does not. How to ask is not here."""
+"""Types of the service's answers, the functions that read them, and the one error of both clients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import httpx
 
-Outcome = httpx.Response | httpx.RequestError
-"""What comes of asking once."""
+Reply = httpx.Response | httpx.RequestError
+"""The result of one attempt: a response, or the error of httpx if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to one text: its label, the `top` labels best first, and how much of it was read.
+    """The answer to one text: its label, the `top` labels best first, and the number of tokens that were read.
 
-    `labels` are those above the threshold, from a bundle that gives a text several. `logits` (one per label of the
-    bundle) and `embedding` are there if they were asked for.
+    `truncated` says whether the text was longer than the model reads. `labels` are the labels above the threshold; only
+    a multi-label bundle sends them. `logits` (one per label of the bundle) and `embedding` are None unless requested.
     """
 
     label: str
@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer to one request: a result per text, in order, and the bundle `version` that gave them."""
+    """The answer to one request: one result per text, in order, and the `version` of the bundle that computed them."""
 
     request_id: str
     model: str
@@ -50,16 +50,16 @@ class Classification:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """Read the body of an answer. Raises KeyError or TypeError when it is not one."""
+        """Build it from the JSON body of a response. Raises KeyError or TypeError if a field is missing or wrong."""
         results = tuple(_result(result) for result in data["results"])
         return cls(data["request_id"], data["model"], data["version"], results)
 
 
 class RefluxError(Exception):
-    """No answer. `code` is the service's word for it, or `unreachable`, `timeout` or `unexpected_answer`.
+    """A call failed. `code` is the service's error code, or `unreachable`, `timeout` or `unexpected_answer`.
 
-    `status_code` is None when there was no response, `request_id` finds the request in the service's log. From
-    `classify_many`, `texts` says which of them it is about, counted from 0.
+    `status_code` is None if there was no response. `request_id` identifies the request in the service's log. From
+    `classify_many`, `texts` holds the positions of the texts of the failed request, counted from 0.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RefluxError(Exception):
 
 @contextmanager
 def about(texts: range) -> Iterator[None]:
-    """An error raised in here says that it is about these texts."""
+    """Set `texts` on a RefluxError that is raised in the block."""
     try:
         yield
     except RefluxError as error:
@@ -87,35 +87,35 @@ def about(texts: range) -> Iterator[None]:
         raise
 
 
-def read_classification(outcome: Outcome, count: int) -> Classification:
-    """Read the answer to `count` texts. Raises RefluxError."""
-    data = read_json(outcome)
+def read_classification(reply: Reply, count: int) -> Classification:
+    """Read a response to a request of `count` texts. Raises RefluxError."""
+    data = read_json(reply)
     try:
         classification = Classification.from_json(data)
     except (KeyError, TypeError) as unreadable:
-        raise _unexpected(outcome) from unreadable
+        raise _unexpected(reply) from unreadable
     if len(classification.results) != count:
-        raise _unexpected(outcome)
+        raise _unexpected(reply)
     return classification
 
 
-def read_object(outcome: Outcome) -> dict[str, Any]:
-    """Read an answer that is a JSON object. Raises RefluxError."""
-    data = read_json(outcome)
+def read_object(reply: Reply) -> dict[str, Any]:
+    """Read a successful response whose body is a JSON object. Raises RefluxError."""
+    data = read_json(reply)
     if not isinstance(data, dict):
-        raise _unexpected(outcome)
+        raise _unexpected(reply)
     return data
 
 
-def read_json(outcome: Outcome) -> Any:
-    """Read an answer that is a success. Raises RefluxError."""
-    if not isinstance(outcome, httpx.Response):
-        raise RefluxError(_code(outcome), f"{type(outcome).__name__} {outcome}".strip()) from outcome
+def read_json(reply: Reply) -> Any:
+    """Read the JSON body of a successful response. Raises RefluxError."""
+    if not isinstance(reply, httpx.Response):
+        raise RefluxError(_code(reply), f"{type(reply).__name__} {reply}".strip()) from reply
     try:
-        data = outcome.json()
-        failure = None if outcome.is_success else _failure(outcome, data["error"])
+        data = reply.json()
+        failure = None if reply.is_success else _failure(reply, data["error"])
     except (ValueError, KeyError, TypeError) as unreadable:
-        raise _unexpected(outcome) from unreadable
+        raise _unexpected(reply) from unreadable
     if failure:
         raise failure
     return data
@@ -128,16 +128,16 @@ def _code(error: httpx.RequestError) -> str:
 
 
 def _failure(response: httpx.Response, error: Any) -> RefluxError:
-    # Whoever refuses a key may repeat it.
+    # The message of a refused key may quote the key.
     key = response.request.headers.get("authorization", "").removeprefix("Bearer ")
     message = str(error["message"])
     message = message.replace(key, "***") if key else message
     return RefluxError(error["code"], message, status_code=response.status_code, request_id=error["request_id"])
 
 
-def _unexpected(outcome: Outcome) -> RefluxError:
-    """The error for what is not from Reflux: a proxy's page, say."""
-    status = outcome.status_code if isinstance(outcome, httpx.Response) else None
+def _unexpected(reply: Reply) -> RefluxError:
+    """Return the error for a response that Reflux did not send, such as a proxy's error page."""
+    status = reply.status_code if isinstance(reply, httpx.Response) else None
     return RefluxError(
         "unexpected_answer",
         f"status {status} with a body that Reflux does not send; is the address right?",
@@ -146,7 +146,7 @@ def _unexpected(outcome: Outcome) -> RefluxError:
 
 
 def _result(data: Any) -> Result:
-    # Field by field, so that a service that says more is still understood.
+    # Field by field: a newer service may send fields that this client does not know.
     return Result(
         label=data["label"],
         score=data["score"],

@@ -1,4 +1,4 @@
-"""How a call is put, how long it may take and when it is repeated. Nothing here waits: both clients share it."""
+"""What both clients share: building requests, deadlines and the retry policy. Nothing here does I/O or waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import httpx
 
-from reflux_client.answers import Outcome
+from reflux_client.answers import Reply
 
 Variant = Literal["stable", "candidate"]
 
@@ -26,42 +26,42 @@ _SECONDS = re.compile(r"\d+(\.\d*)?", re.ASCII)
 _STATUSES = frozenset({429, 503})
 _ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _SHORTEST_WAIT = 0.001
-"""Seconds; a socket takes 0 to mean that it shall not wait and fails in another way."""
+"""Seconds. A socket with timeout 0 is non-blocking and fails with another error than a timeout."""
 
 
-def may_pass(outcome: Outcome) -> bool:
-    """Whether asking again may help: the service is busy or away, or a connection could not be had or broke."""
-    if isinstance(outcome, httpx.Response):
-        return outcome.status_code in _STATUSES
-    return isinstance(outcome, _ERRORS)
+def may_pass(reply: Reply) -> bool:
+    """Return whether another attempt may succeed: the service is busy or away, or the connection failed."""
+    if isinstance(reply, httpx.Response):
+        return reply.status_code in _STATUSES
+    return isinstance(reply, _ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When to ask again.
+    """The retry policy: which failures are retried, how often, and after which pause.
 
-    Nothing that this client asks changes anything, so what may pass is asked again: after 429 and 503, after a
-    connection that could not be had, and after one that broke, even though the service may have done the work. Never
-    after another response, which would be the same again, nor after a timeout while sending or reading: the time is
-    gone.
+    Every request of this client is idempotent, so it is sent again after status 429 or 503, if no connection could be
+    made, and if the connection broke, even though the service may have done the work already. It is not sent again
+    after another status, which would be the same again, nor after a timeout while sending or reading, because the
+    deadline has passed then.
 
-    There are up to `attempts` in all. The pause is what `Retry-After` says, in seconds or as a date, else
-    `backoff_seconds`, doubled each time up to `longest_seconds` and shortened by a random part. A pause that would not
-    end before the deadline is not begun; what came of the last attempt stands.
+    There are at most `attempts` attempts in all. The pause is that of `Retry-After` (seconds or a date), else
+    `backoff_seconds`, doubled each time up to `longest_seconds` and multiplied by a random factor in [0.5, 1]. If the
+    pause would not end before the deadline, the result of the last attempt is final.
     """
 
     attempts: int = 3
     backoff_seconds: float = 0.1
     longest_seconds: float = 5.0
 
-    def pause(self, attempt: int, outcome: Outcome, left: float) -> float | None:
-        """Seconds to wait after attempt number `attempt`, counted from 1; None to give up.
+    def pause(self, attempt: int, reply: Reply, left: float) -> float | None:
+        """Return the seconds to wait after attempt number `attempt`, counted from 1; None to give up.
 
-        `left` is the number of seconds to the deadline.
+        `left` is the number of seconds until the deadline.
         """
-        if attempt >= self.attempts or not may_pass(outcome):
+        if attempt >= self.attempts or not may_pass(reply):
             return None
-        asked = _retry_after(outcome.headers) if isinstance(outcome, httpx.Response) else None
+        asked = _retry_after(reply.headers) if isinstance(reply, httpx.Response) else None
         pause = self._backoff(attempt) if asked is None else asked
         return pause if pause < left else None
 
@@ -71,21 +71,21 @@ class Retry:
 
 
 class Deadline(Mapping[str, float]):
-    """The end of a call, `seconds` from now, for all attempts and pauses together.
+    """The deadline of a call, `seconds` from now, for all its attempts and pauses together.
 
-    To httpx it is the timeouts of a request. It looks each one up as it begins to wait and so gets what is left then,
-    and for a connection no more than `connect`.
+    httpx takes it as the timeouts of a request: it looks up each timeout when it starts to wait, and so gets the time
+    that is left then, for a connection at most `connect` seconds. Raises ValueError if `seconds` is not finite.
     """
 
     def __init__(self, seconds: float, connect: float, clock: Callable[[], float]) -> None:
         if not math.isfinite(seconds):
-            raise ValueError(f"timeout is a finite number of seconds, not {seconds}")
+            raise ValueError(f"timeout must be a finite number of seconds, not {seconds}")
         self._clock = clock
         self._end = clock() + seconds
         self._connect = connect
 
     def left(self) -> float:
-        """Seconds that are left; not above 0 when it has passed."""
+        """Return the seconds until the deadline; 0 or less once it has passed."""
         return self._end - self._clock()
 
     def __getitem__(self, wait: str) -> float:
@@ -101,19 +101,19 @@ class Deadline(Mapping[str, float]):
 
 @dataclass(slots=True)
 class Call:
-    """One request, asked as often as its `retry` and its `deadline` allow."""
+    """One request, its retry policy, and how many attempts were made."""
 
     request: httpx.Request
     retry: Retry
     deadline: Deadline
     texts: int = 0
-    """How many it asks about."""
+    """The number of texts in the request."""
     attempts: int = 0
 
     def attempt(self) -> httpx.Request:
-        """The request for one more attempt; it tells the service the time that is left.
+        """Return the request of the next attempt; a header tells the service the time left.
 
-        Raises httpx.TimeoutException when there is none.
+        Raises httpx.TimeoutException if the deadline has passed.
         """
         left = self.deadline.left()
         if left <= 0:
@@ -122,14 +122,14 @@ class Call:
         self.request.headers["x-request-timeout-ms"] = str(max(1, int(left * 1000)))
         return self.request
 
-    def pause(self, outcome: Outcome) -> float | None:
-        """Seconds to wait before the next attempt; None when there is none."""
-        return self.retry.pause(self.attempts, outcome, self.deadline.left())
+    def pause(self, reply: Reply) -> float | None:
+        """Return the seconds to wait before the next attempt, or None if `reply` is final."""
+        return self.retry.pause(self.attempts, reply, self.deadline.left())
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Puts what a client is asked for as calls."""
+    """Builds the calls of a client. `timeout` and `connect_timeout` are in seconds."""
 
     http: httpx.Client | httpx.AsyncClient
     retry: Retry
@@ -140,7 +140,7 @@ class Calls:
     def __post_init__(self) -> None:
         if not (0 < self.timeout < math.inf and 0 < self.connect_timeout < math.inf):
             raise ValueError(
-                f"timeout and connect_timeout are seconds, above 0, not {self.timeout} and {self.connect_timeout}"
+                f"timeout and connect_timeout must be seconds above 0, not {self.timeout} and {self.connect_timeout}"
             )
 
     def classify(
@@ -153,10 +153,10 @@ class Calls:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Call:
-        """`POST /classify`."""
+        """Build `POST /classify`."""
         body: dict[str, Any] = {"text": texts} if isinstance(texts, str) else {"texts": list(texts)}
         body["top_k"] = top_k
-        # Only what is wanted, so that a service that does not know these keys can be asked too.
+        # Sent only if wanted: an older service rejects keys that it does not know.
         body |= {key: True for key, wanted in (("logits", logits), ("embedding", embedding)) if wanted}
         named = {"x-request-id": request_id, "x-reflux-variant": variant}
         headers = {name: value for name, value in named.items() if value is not None}
@@ -165,11 +165,11 @@ class Calls:
         return call
 
     def get(self, path: str) -> Call:
-        """`GET` of a path."""
+        """Build `GET` of a path."""
         return self._call("GET", path, self.retry)
 
     def probe(self, path: str) -> Call:
-        """`GET` of a path whose first answer counts."""
+        """Build `GET` of a path, without retries."""
         return self._call("GET", path, Retry(attempts=1))
 
     def _call(self, method: str, path: str, retry: Retry, timeout: float | None = None, **content: Any) -> Call:
@@ -179,22 +179,25 @@ class Calls:
 
 
 def authorize(headers: httpx.Headers, api_key: str | None) -> None:
-    """Add a key, or that of the environment, unless the headers have one. Raises ValueError, without the key in it."""
+    """Add `api_key`, or the environment's if it is None, unless the headers have a key.
+
+    Raises ValueError, without the key in its message, if no header can carry the key.
+    """
     key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
     if not _KEY.fullmatch(key):
         where = KEY_VARIABLE if api_key is None else "api_key"
-        raise ValueError(f"{where} has characters that no header can carry; is there a space or a line end in it?")
+        raise ValueError(f"{where} has characters that no header can carry; does it contain a space or a line end?")
     if key:
         headers.setdefault("authorization", f"Bearer {key}")
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that `Retry-After` asks for; None where it says nothing that makes sense."""
+    """Return the seconds of `Retry-After`; None if the header is missing or malformed."""
     value = headers.get("retry-after", "")
     if _SECONDS.fullmatch(value):
         return float(value)
     try:
-        # By the clock of who wrote it, where that is known.
+        # Compared with the server's own clock if it sent its date.
         now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
         return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
     except (ValueError, TypeError, OverflowError):

@@ -1,4 +1,4 @@
-"""The clients: one that blocks and one for asyncio. They wait, and share all else."""
+"""The blocking client and the asyncio client. They differ only in how they send and wait."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import httpx
 
 from reflux_client.answers import (
     Classification,
-    Outcome,
+    Reply,
     Result,
     about,
     read_classification,
     read_json,
     read_object,
 )
-from reflux_client.batches import Batch, batches, batches_async, check, in_order, in_order_async
 from reflux_client.calls import Call, Calls, Retry, Variant, authorize, may_pass
+from reflux_client.chunks import Chunk, check, chunks, chunks_async, in_order, in_order_async
 
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=30.0)
-"""Connections stay open between bursts, and are closed before the service, or a proxy in front of it, closes them."""
+"""Idle connections expire before the service, or a proxy in front of it, closes them."""
 
 
 class Client:
     """A blocking client with a pool of connections. Threads may share it.
 
-    `timeout` is the number of seconds that a call may take with all its attempts and pauses; the service is told, and
-    drops what nobody waits for. It bounds each wait by what is left as the wait begins, so that only a server that
-    sends its answer in drops can exceed it. One attempt spends no more than `connect_timeout` of it on connecting.
-    `api_key` is by default that of the environment variable `REFLUX_API_KEY`. `limits` are those of the pool unless
-    there is a `transport`, which has its own. Other `options` are those of `httpx.Client`.
+    `timeout` is the number of seconds that a call may take with all its attempts and pauses. The service is told the
+    deadline and drops requests that have passed it. Each wait is bounded by the time left when it starts, so only a
+    server that sends its response in small pieces can exceed `timeout`. `connect_timeout` bounds connecting, in seconds
+    per attempt. `api_key` defaults to the environment variable `REFLUX_API_KEY`. `limits` apply to the pool, unless a
+    `transport` is given, which has its own. Other `options` are those of `httpx.Client`.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Client:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Classification:
-        """Classify one text or several, all or none. Raises RefluxError.
+        """Classify one text or several in one request. Raises RefluxError; then no text has a result.
 
-        `top_k` labels are listed for each. `variant` chooses between a stable bundle and a candidate for its place.
-        `timeout` is for this call.
+        `top_k` labels are listed for each text. `variant` chooses between the stable bundle and a candidate. `timeout`
+        replaces the client's for this call.
         """
         call = self._calls.classify(texts, top_k, logits, embedding, variant, request_id, timeout)
         return read_classification(self._ask(call, self._sleep), call.texts)
@@ -84,33 +84,33 @@ class Client:
         embedding: bool = False,
         variant: Variant | None = None,
     ) -> Generator[Result, None, None]:
-        """Classify any number of texts, `batch_size` per request; gives their results in order.
+        """Classify any number of texts, `batch_size` per request, and yield their results in order.
 
-        Texts are taken as they are needed, by the thread that takes the results; there are never more than
-        `concurrency` batches of texts or results in memory. When a batch fails, the results before it are given, then
-        its RefluxError is raised, whose `texts` says which they are. Leaving early begins nothing more, and waits for
-        the attempts that are under way.
+        Texts are taken from the iterable as needed, by the thread that takes the results. At most `concurrency` chunks
+        of texts or results are in memory. If a request fails, the results before it are yielded first, then its
+        RefluxError is raised, with the positions of its texts in `texts`. Closing the generator early starts no further
+        attempt and waits for those that run.
         """
         check(texts, batch_size, concurrency)
         abandoned = threading.Event()
 
-        def ask(batch: Batch) -> tuple[Result, ...]:
-            call = self._calls.classify(batch.texts, top_k, logits, embedding, variant)
-            with about(batch.indices):
+        def ask(chunk: Chunk) -> tuple[Result, ...]:
+            call = self._calls.classify(chunk.texts, top_k, logits, embedding, variant)
+            with about(chunk.indices):
                 return read_classification(self._ask(call, abandoned.wait), call.texts).results
 
-        return in_order(ask, batches(texts, batch_size), concurrency, abandoned)
+        return in_order(ask, chunks(texts, batch_size), concurrency, abandoned)
 
     def model(self) -> dict[str, Any]:
-        """The manifest of the bundle that is served. Raises RefluxError."""
+        """Return the manifest of the served bundle. Raises RefluxError."""
         return read_object(self._ask(self._calls.get("model"), self._sleep))
 
     def gap(self) -> dict[str, Any]:
-        """The live distillation gap, with its interval. Raises RefluxError."""
+        """Return the live distillation gap, with its interval. Raises RefluxError."""
         return read_object(self._ask(self._calls.get("gap"), self._sleep))
 
     def ready(self) -> bool:
-        """Whether the service can be asked now: False when it says no, or nothing. Raises RefluxError for all else."""
+        """Return whether the service is ready: False if it says no or does not answer. Raises RefluxError otherwise."""
         return _ready(self._ask(self._calls.probe("readyz"), self._sleep))
 
     def close(self) -> None:
@@ -125,21 +125,21 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, call: Call, sleep: Callable[[float], object]) -> Outcome:
-        """Ask until there is nothing to ask again, or `sleep` says True: that no one waits any more."""
+    def _ask(self, call: Call, sleep: Callable[[float], object]) -> Reply:
+        """Send until the reply is final, or `sleep` returns True: nobody waits for the result any more."""
         while True:
-            outcome: Outcome
+            reply: Reply
             try:
-                outcome = self._http.send(call.attempt())
+                reply = self._http.send(call.attempt())
             except httpx.RequestError as error:
-                outcome = error
-            pause = call.pause(outcome)
+                reply = error
+            pause = call.pause(reply)
             if pause is None or sleep(pause):
-                return outcome
+                return reply
 
 
 class AsyncClient:
-    """The same for asyncio; tasks may share it."""
+    """The same client for asyncio. Tasks may share it."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class AsyncClient:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Classification:
-        """Classify one text or several, all or none. Raises RefluxError; see `Client.classify`."""
+        """Classify one text or several in one request; see `Client.classify`. Raises RefluxError."""
         call = self._calls.classify(texts, top_k, logits, embedding, variant, request_id, timeout)
         return read_classification(await self._ask(call), call.texts)
 
@@ -186,28 +186,28 @@ class AsyncClient:
     ) -> AsyncGenerator[Result, None]:
         """Classify any number of texts; see `Client.classify_many`.
 
-        Leaving early cancels what is in flight: at once with `contextlib.aclosing`, else when asyncio closes the
-        generator.
+        Closing the generator early cancels the requests in flight: at once inside `contextlib.aclosing`, otherwise when
+        asyncio closes it.
         """
         check(texts, batch_size, concurrency)
 
-        async def ask(batch: Batch) -> tuple[Result, ...]:
-            call = self._calls.classify(batch.texts, top_k, logits, embedding, variant)
-            with about(batch.indices):
+        async def ask(chunk: Chunk) -> tuple[Result, ...]:
+            call = self._calls.classify(chunk.texts, top_k, logits, embedding, variant)
+            with about(chunk.indices):
                 return read_classification(await self._ask(call), call.texts).results
 
-        return in_order_async(ask, batches_async(texts, batch_size), concurrency)
+        return in_order_async(ask, chunks_async(texts, batch_size), concurrency)
 
     async def model(self) -> dict[str, Any]:
-        """The manifest of the bundle that is served. Raises RefluxError."""
+        """Return the manifest of the served bundle. Raises RefluxError."""
         return read_object(await self._ask(self._calls.get("model")))
 
     async def gap(self) -> dict[str, Any]:
-        """The live distillation gap, with its interval. Raises RefluxError."""
+        """Return the live distillation gap, with its interval. Raises RefluxError."""
         return read_object(await self._ask(self._calls.get("gap")))
 
     async def ready(self) -> bool:
-        """Whether the service can be asked now; see `Client.ready`."""
+        """Return whether the service is ready; see `Client.ready`."""
         return _ready(await self._ask(self._calls.probe("readyz")))
 
     async def aclose(self) -> None:
@@ -222,21 +222,21 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    async def _ask(self, call: Call) -> Outcome:
+    async def _ask(self, call: Call) -> Reply:
         while True:
-            outcome: Outcome
+            reply: Reply
             try:
-                outcome = await self._http.send(call.attempt())
+                reply = await self._http.send(call.attempt())
             except httpx.RequestError as error:
-                outcome = error
-            pause = call.pause(outcome)
+                reply = error
+            pause = call.pause(reply)
             if pause is None:
-                return outcome
+                return reply
             await self._sleep(pause)
 
 
-def _ready(outcome: Outcome) -> bool:
-    if may_pass(outcome) or isinstance(outcome, httpx.TimeoutException):
+def _ready(reply: Reply) -> bool:
+    if may_pass(reply) or isinstance(reply, httpx.TimeoutException):
         return False
-    read_json(outcome)
+    read_json(reply)
     return True
