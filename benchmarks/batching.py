@@ -1,10 +1,10 @@
-"""What sharing runs does to latencies, by simulation: texts that come at random to one core, queued as in the service.
+"""Simulate how batching changes latencies: texts arrive at random at one core and are queued as in the service.
 
     python benchmarks/batching.py --eight 0.65,0.75,0.9,1
 
-`--eight` says what eight texts in one run cost in terms of eight runs. For each, and for a core that runs every text
-alone, prints the capacity in terms of that core's, and p50 / p99 at 50, 70 and 90 % of the capacity, in terms of the
-mean time of a text at it. No server is started and no graph is run.
+`--eight` is the cost of one run of eight texts, relative to eight runs of one. For each value, and for a core that runs
+every text alone, it prints the capacity relative to that core, and p50 / p99 at 50, 70 and 90 % of the capacity,
+relative to the mean time of a text at full capacity. No server is started and no graph is run.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ _SHARES = (0.5, 0.7, 0.9)
 _TEXTS = 60_000
 _TOKENS = 15.0
 _SPREAD = 0.35
-"""The standard deviation of a text's tokens in terms of their mean."""
+"""Standard deviation of the tokens per text, relative to their mean."""
 
 _ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """A run costs `beside` and `per_token`, in terms of a text of mean length alone."""
+    """The cost model: a run costs `beside` plus `per_token` per token, relative to a run of one text of mean length."""
 
     beside: float
     per_token: float
 
     @classmethod
     def of(cls, eight: float) -> Core:
-        """The one on which a run of eight costs so much in terms of eight runs."""
+        """Return the core on which a run of eight costs `eight`, relative to eight runs of one."""
         beside = (1 - eight) * _ROWS / (_ROWS - 1)
         return cls(beside, (1 - beside) / _TOKENS)
 
     def seconds(self, rows: int) -> float:
-        """What a text costs in a run of so many."""
+        """Return the cost per text of a run of `rows` texts of mean length."""
         return self.beside / rows + self.per_token * _TOKENS
 
 
 def text(came: float, tokens: int) -> Item:
-    """A request of one text that comes at a time."""
+    """Return a request of one text that arrives at time `came`."""
     return Item(Request(("",), lambda _: None, math.inf, came, None, None), 0, tokens)
 
 
 def latencies(core: Core, limits: Limits, rate: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """From the coming of each text to the end of the run that it is in."""
+    """Simulate, and return for each text the time from its arrival to the end of its run."""
     random = np.random.default_rng(seed)
     shape = _SPREAD**-2
     tokens = np.maximum(1, random.gamma(shape, _TOKENS / shape, _TEXTS).round()).astype(int).tolist()
@@ -72,7 +72,7 @@ def latencies(core: Core, limits: Limits, rate: float, seed: int) -> np.ndarray[
 
 
 def line(name: str, core: Core, limits: Limits) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     each = core.seconds(limits.rows)
     found = [np.quantile(latencies(core, limits, share / each, 0) / each, (0.5, 0.99)) for share in _SHARES]
     cells = [name, f"{1 / each:.2f}", *(f"{p50:.1f} / {p99:.1f}" for p50, p99 in found)]
@@ -82,7 +82,7 @@ def line(name: str, core: Core, limits: Limits) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--eight", default="0.65,0.75,0.9,1", help="what a run of eight costs (default %(default)s)")
+    parser.add_argument("--eight", default="0.65,0.75,0.9,1", help="cost of a run of eight (default %(default)s)")
     given = parser.parse_args()
     print(f"| run of eight | capacity | {' | '.join(f'p50 / p99 at {share:.0%}' for share in _SHARES)} |")
     print("|---|---|---|---|---|")

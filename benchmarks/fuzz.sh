@@ -1,12 +1,12 @@
 #!/bin/sh
-# Schemathesis makes requests from the OpenAPI document of a real server, those that fit it and those that do not: no
-# answer may be a 5xx, have a status or a content type that is not documented, or not fit its schema. The document is
-# all of the service: both variants, `/admin/reload`, the protocols.
+# Schemathesis makes valid and invalid requests from the OpenAPI document of a running server. No answer may be a 5xx,
+# have an undocumented status or content type, or violate its schema. The document covers the whole service: both
+# variants, `/admin/reload` and the protocols.
 #
 #     pip install schemathesis==4.32.5   # into an environment of its own
 #     SCHEMATHESIS=/.../bin/schemathesis benchmarks/fuzz.sh BUNDLE CANDIDATE [CASES]
 #
-# CASES is per operation, 240 by default, which makes about 7,500 in all. The two bundles have the same labels and name.
+# CASES is per operation (default 240, about 7,500 in all). Both bundles must have the same labels and name.
 set -eu
 bundle=${1:?a bundle} candidate=${2:?another bundle, of the same name and labels} cases=${3:-240}
 python=${PYTHON:-.venv/bin/python}
@@ -28,7 +28,7 @@ while [ -z "$port" ]; do
   port=$(sed -n 's/.*"port": \([0-9]*\).*/\1/p' "$folder/log")
 done
 
-# Made-up names would find no model, and nothing behind it would be tried.
+# With invented names every request would end at 404.
 "$python" - "$bundle/manifest.json" >"$folder/schemathesis.toml" <<'PYTHON'
 import json
 import sys
@@ -42,5 +42,5 @@ PYTHON
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance \
   --max-examples "$cases" --continue-on-failure --suppress-health-check all)
 
-# A 5xx that a proxy would hide is in the log.
+# Every 5xx is in the log.
 ! grep -F '"request failed"' "$folder/log"

@@ -1,10 +1,10 @@
-"""Bundles on a GPU beside the CPUs of the same machine: what a run costs by shape, and what the service gives.
+"""Bundles on a GPU and on the CPUs of the same machine: the time of a run by shape, and the service's throughput.
 
     python benchmarks/gpu.py runs/banking77-fp16/bundle runs/banking77/bundle --devices cuda,cpu
 
-Runs are timed without tokenising, on one thread of a CPU. The service is started on every core but the one that sends
-the load, in closed loops of single texts and of lists. Prints two tables, and how far each bundle's golden texts are
-off on each device. A bundle that a device cannot serve is named with the reason.
+Runs are timed without tokenising; on a CPU they use one thread. The service gets every core but the one that sends the
+load, in closed loops of single texts and of lists. Prints two tables, and how much the probabilities of each bundle's
+golden texts differ on each device. If a device cannot serve a bundle, the reason is printed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from export.bundle.providers import Device, Kind
 
 _ROWS = (1, 8, 32, 128, 256)
 _TOKENS = (16, 64, 256)
-_SECONDS = 0.3  # of each shape
-_SLOW = 0.3  # seconds of one run, beyond which larger ones are left out
+_SECONDS = 0.3  # per shape
+_SLOW = 0.3  # seconds; after a slower run, larger ones are skipped
 _LOADS = ((1, 1), (64, 1), (512, 1), (16, 64))
-"""Clients, and the texts of each of their requests."""
+"""Pairs of clients and texts per request."""
 
 _LOAD_SECONDS = 3.0
 _WARM_UP = 1.0
@@ -50,7 +50,7 @@ class Place:
     device: Kind
 
     def __str__(self) -> str:
-        """The bundle's folder and graph, and the device."""
+        """Return the bundle's folder and variant, and the device."""
         return f"{self.bundle.path.name} ({self.bundle.manifest.variant}) | {self.device}"
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def runs(place: Place) -> str:
-    """Print what a run costs by shape; give how far the golden texts are off, or why there is nothing to say."""
+    """Print the time of a run by shape; return how much the golden texts differ, or why the bundle cannot run."""
     try:
         classifier = Classifier.load(place.bundle, device=Device(place.device))
     except BundleError as error:
@@ -88,10 +88,10 @@ def runs(place: Place) -> str:
 
 
 def seconds_of(classifier: Classifier, rows: int, tokens: int) -> float:
-    """The median run of texts of so many tokens; their ids are of what a bundle's vocabulary has for certain."""
+    """Return the median seconds of a run of `rows` texts with `tokens` tokens; every vocabulary has the ids used."""
     random = np.random.default_rng(0)
     batch = [Encoded(random.integers(1000, 2000, tokens).tolist(), False) for _ in range(rows)]
-    for _ in range(3):  # of a new shape the first runs are slower
+    for _ in range(3):  # the first runs of a new shape are slower
         classifier.run(batch)
     spent: list[float] = []
     while sum(spent) < _SECONDS or len(spent) < 3:
@@ -102,7 +102,7 @@ def seconds_of(classifier: Classifier, rows: int, tokens: int) -> float:
 
 
 def golden(bundle: Bundle, classifier: Classifier) -> str:
-    """How far the golden texts' probabilities are off, alone and in one run, and how many labels are the same."""
+    """Describe how much the golden texts' probabilities and labels differ, run alone and in one batch."""
     recorded = bundle.golden()
     expected = np.array([row.probabilities for row in recorded])
     rows = [classifier.encode(row.text) for row in recorded]
@@ -118,7 +118,7 @@ def golden(bundle: Bundle, classifier: Classifier) -> str:
 
 
 def service(place: Place, cores: set[int], load_core: int) -> None:
-    """Start the service and print what each load gets."""
+    """Start the service and print a row per load."""
     texts, port = [row.text for row in place.bundle.golden()], free_port()
     with tempfile.TemporaryDirectory(prefix="gpu-") as work:
         settings = {
@@ -144,20 +144,20 @@ def service(place: Place, cores: set[int], load_core: int) -> None:
 
 
 def sent(port: int, texts: Sequence[str], clients: int, size: int, core: int) -> Load:
-    """A closed loop of so many clients whose requests have so many texts each."""
+    """Run a closed loop of `clients` with `size` texts per request."""
     plan = Plan(port, "/classify", list(bodies(texts, size)), core, clients, seconds=_LOAD_SECONDS, warm_up=_WARM_UP)
     return load_of(json.loads(finish(begin("load", asdict(plan)))))
 
 
 def bodies(texts: Sequence[str], size: int) -> Iterator[str]:
-    """A request's body for each text, with the `size` texts from there on."""
+    """Yield a request body for each text, with `size` texts starting there."""
     for start in range(len(texts)):
         several = [texts[(start + at) % len(texts)] for at in range(size)]
         yield json.dumps({"text": several[0]} if size == 1 else {"texts": several})
 
 
 def counted(port: int) -> tuple[float, float]:
-    """How many runs there were, and of how many texts."""
+    """Return the number of runs so far and of the texts in them."""
     page = ask(port, "/metrics").body.decode()
     found = (re.findall(rf"^reflux_batch_texts_{part}\S* (\S+)$", page, re.MULTILINE) for part in ("count", "sum"))
     runs, texts = (sum(map(float, values)) for values in found)
@@ -165,14 +165,14 @@ def counted(port: int) -> tuple[float, float]:
 
 
 def measured(log: Path) -> Iterator[str]:
-    """The lines of the log that say what the service measured and chose."""
+    """Yield the log lines with the plan that the service measured and chose."""
     for line in log.read_text().splitlines():
         if '"measured"' in line or '"inference"' in line:
             yield line
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--devices", type=lambda given: given.split(","), default=["cuda", "cpu"])
@@ -182,7 +182,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--devices: unknown {', '.join(sorted(unknown))}; there are {', '.join(get_args(Kind))}")
     given.cores = os.sched_getaffinity(0) - {given.load_core}
     if not given.cores:
-        parser.error("the load takes a core of its own; there is one alone")
+        parser.error("the load needs a core of its own, but there is only one")
     return given
 
 

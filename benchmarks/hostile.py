@@ -1,13 +1,13 @@
-"""What clients that mean ill, or do not know better, cost everybody else: waiting for `/livez`, and memory.
+"""Measure what hostile or broken clients cost the others: the latency of `/livez`, and memory.
 
-`python -m service` runs in a process of its own. First, on each route that takes a list, `--clients` clients post for
-`--seconds` bodies of a mebibyte of wrong items, one kind after another, and every answer must be a 4xx. Then
-`--unfinished` clients each send a mebibyte less one byte, and no more. Meanwhile `/livez` is asked: printed
-are its greatest time and what the resident set grew by.
+`python -m service` runs in a process of its own. First, on each route that takes a list, `--clients` clients post
+bodies of a mebibyte of wrong items for `--seconds`, one kind after another, and every answer must be a 4xx. Then
+`--unfinished` clients each send a mebibyte less one byte and stop. Meanwhile `/livez` is polled. Prints its longest
+time and the growth of the resident set.
 
     python benchmarks/hostile.py BUNDLE [--clients 4] [--seconds 1] [--unfinished 740]
 
-The load comes from this process, so on few cores the times have its own work in them; `idle` is without any.
+The load comes from this process, so with few cores the times include its own work; `idle` has no load.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ V2 = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": %s
 
 
 def routes(name: str) -> dict[str, str]:
-    """Each route that takes a list, and a body with a place for one; `name` is the bundle's."""
+    """Return a body template for each route that takes a list; `name` is the bundle's."""
     return {
         "/classify": '{"texts": %s}',
         "/classify (infinity)": '{"input": %s}',
@@ -46,7 +46,7 @@ def routes(name: str) -> dict[str, str]:
 
 
 def bodies(template: str) -> dict[str, bytes]:
-    """A body of each kind, of nearly a mebibyte."""
+    """Return a body of nearly a mebibyte for each kind of wrong items."""
     size = MEBIBYTE - len(template) - 100
     keys = ",".join(f'"{at}":1' for at in range(size // 10))
     lists = {
@@ -58,13 +58,13 @@ def bodies(template: str) -> dict[str, bytes]:
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A whole request."""
+    """Return a complete request."""
     head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> int:
-    """Send a request and read its answer; returns the status."""
+    """Send a request, read the answer and return its status."""
     writer.write(data)
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -73,7 +73,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: 
 
 
 async def watched(port: int, work: Callable[[], Awaitable[None]]) -> float:
-    """Ask for `/livez` while there is work; returns the greatest time, in ms."""
+    """Poll `/livez` until `work` ends; return its longest time in ms."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     greatest, task = 0.0, asyncio.ensure_future(work())
     while not task.done():
@@ -88,7 +88,7 @@ async def watched(port: int, work: Callable[[], Awaitable[None]]) -> float:
 
 
 async def measure(server: Server, port: int, name: str, given: argparse.Namespace) -> None:
-    """Print a line for each route, and one for requests that have no end."""
+    """Print a line per route, and one for unfinished requests."""
 
     async def client(path: str, kinds: list[bytes]) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

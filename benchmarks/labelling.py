@@ -1,7 +1,7 @@
-"""How near labelling comes to what the server allows, and whether its memory grows with the number of texts.
+"""Compare labelling with the speed that the server allows, and test that its memory does not grow with the texts.
 
-A server in a process of its own answers OpenAI's chat API after a fixed latency, in a fixed number of slots; labelling
-runs in another, through teacher, account and store as `reflux label` does. The ideal is texts x latency / slots. Memory
+A server in one process implements OpenAI's chat API with a fixed latency and a fixed number of slots. Labelling runs in
+another process, through teacher, account and store as in `reflux label`. The ideal is texts x latency / slots. Memory
 is the growth of the peak resident set after the first texts, for a pool and for one four times as large.
 
     python benchmarks/labelling.py [--texts 10000] [--latency 0.2] [--slots 64] [--profile FILE]
@@ -34,14 +34,14 @@ LABELS = tuple(f"category {number}" for number in range(15))
 WORDS = "my order of last week has not come and nobody says when it will while the money is gone from here".split()
 MOST_RATIO = 1.15
 MOST_GROWTH_MIB = 8.0
-FIRST = 1000  # texts until the process has loaded what it needs
+FIRST = 1000  # texts to label before memory is measured: everything is loaded then
 
 processes = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds that labelling took, those of a processor, and the peak memory in MiB after a while and at the end."""
+    """Seconds and CPU seconds of labelling, and the peak memory in MiB after the first texts and at the end."""
 
     seconds: float
     processor: float
@@ -50,7 +50,7 @@ class Measured:
 
 
 class Chat(asyncio.Protocol):
-    """OpenAI's chat API on one connection, as cheap as can be: the machine's time is for what is measured."""
+    """One connection to OpenAI's chat API, as cheap as possible, to leave the CPUs to labelling."""
 
     def __init__(self, reply: bytes, latency: float, free: asyncio.Semaphore) -> None:
         self.reply, self.latency, self.free = reply, latency, free
@@ -58,12 +58,12 @@ class Chat(asyncio.Protocol):
         self.calls: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer a call once the whole of it is there; a client sends one at a time."""
+        """Answer a call once it is complete; a client sends one at a time."""
         self.heard += data
         head, found, body = self.heard.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
@@ -74,14 +74,14 @@ class Chat(asyncio.Protocol):
             call.add_done_callback(self.calls.discard)
 
     async def answer(self) -> None:
-        """Take a slot for the time that an answer takes."""
+        """Hold a slot for the latency, then answer."""
         async with self.free:
             await asyncio.sleep(self.latency)
             self.transport.write(self.reply)
 
 
 def serve(listener: socket.socket, latency: float, slots: int) -> None:
-    """Answer calls until the process is ended."""
+    """Answer calls until the process is killed."""
 
     async def run() -> None:
         free = asyncio.Semaphore(slots)
@@ -92,7 +92,7 @@ def serve(listener: socket.socket, latency: float, slots: int) -> None:
 
 
 def reply() -> bytes:
-    """A response with the twenty likeliest tokens."""
+    """Return a response with the twenty likeliest tokens."""
     names = [chr(ord("A") + index) for index in range(20)]
     logprobs = [math.log(0.9 / 2 ** (rank + 1)) for rank in range(len(names))]
     top = [{"token": name, "logprob": p, "bytes": [65]} for name, p in zip(names, logprobs, strict=True)]
@@ -116,13 +116,13 @@ def reply() -> bytes:
 
 
 def texts(count: int) -> Iterator[str]:
-    """Distinct texts of like length as support tickets have."""
+    """Yield distinct texts with the lengths of support tickets."""
     for number in range(count):
         yield f"ticket {number}: {' '.join(WORDS[(number + word) % len(WORDS)] for word in range(12 + number % 40))}"
 
 
 async def label(base_url: str, slots: int, count: int, folder: Path) -> Measured:
-    """Label so many texts."""
+    """Label `count` texts."""
     config = {
         "kind": "openai",
         "base_url": base_url,
@@ -141,12 +141,12 @@ async def label(base_url: str, slots: int, count: int, folder: Path) -> Measured
 
 
 def peak_mib() -> float:
-    """The process's peak resident set in MiB."""
+    """Return the peak resident set of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(told: Connection, base_url: str, slots: int, count: int, profile: str | None) -> None:
-    """Label in this process, and tell what was measured."""
+    """Label in this process, and send the measurement to `told`."""
     with tempfile.TemporaryDirectory() as folder, cProfile.Profile() if profile else nullcontext() as profiler:
         told.send(asyncio.run(label(base_url, slots, count, Path(folder))))
     if profiler and profile:
@@ -154,7 +154,7 @@ def measure(told: Connection, base_url: str, slots: int, count: int, profile: st
 
 
 def measured(latency: float, slots: int, count: int, profile: str | None = None) -> Measured:
-    """Labelling so many texts, in a process of its own against a server in another."""
+    """Label `count` texts in one process against a server in another."""
     with server(latency, slots) as base_url:
         hears, tells = processes.Pipe(duplex=False)
         process = processes.Process(target=measure, args=(tells, base_url, slots, count, profile))
@@ -169,7 +169,7 @@ def measured(latency: float, slots: int, count: int, profile: str | None = None)
 
 @contextmanager
 def server(latency: float, slots: int) -> Iterator[str]:
-    """A server's base URL; it is ended afterwards."""
+    """Start a server, yield its base URL, and kill it at the end."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
@@ -183,7 +183,7 @@ def server(latency: float, slots: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure, print, and fail where a bound does not hold."""
+    """Measure and print. The exit status is 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=10_000, help="texts to label (default 10000)")
     parser.add_argument("--latency", type=float, default=0.2, help="seconds that the server takes (default 0.2)")

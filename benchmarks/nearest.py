@@ -1,4 +1,4 @@
-"""How often the right label is among the nearest examples that a prompt shows, and how long finding them takes.
+"""Measure how often the right label is among the nearest examples of a prompt, and how long finding them takes.
 
 python benchmarks/nearest.py --train train.csv --test test.csv --text text --label category [--k 8]
 """
@@ -15,7 +15,7 @@ from distill.teachers.prompting.few_shot import Nearest
 
 
 def main() -> None:
-    """Look for each test text among the training texts."""
+    """Find the nearest training texts of each test text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)

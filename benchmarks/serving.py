@@ -1,22 +1,22 @@
-"""Our server beside its peers: the same student, one core, the load from another core.
+"""Compare our server with its peers: the same student, one core, the load from another core.
 
-One server after another, each in an environment of its own that is made where it is missing: closed loop with 1, 16 and
-64 clients, open loop with Poisson arrivals at 50, 70 and 90 % of the server's own capacity, and at one rate that is the
-same for all, in several rounds. The limit is the loop that tokenises and runs with no server: it is measured before and
-after every load, and what is compared is the median over the rounds of each round's ratio to it, for the machine's
-speed changes from one load to the next. Writes results.json, table.md and figure.png, prints ours as ratios, and fails
-where a bound does not hold. Compare within one run alone, on a machine that does nothing else.
+The servers run one after another, each in an environment of its own, made on first use. In several rounds each gets a
+closed loop of 1, 16 and 64 clients, and an open loop of Poisson arrivals at 50, 70 and 90 % of its own capacity and at
+one rate that is the same for all. The limit is a loop that tokenises and runs the graph without a server. It is
+measured before and after every load, because the machine's speed changes from one load to the next; compared are the
+medians, over the rounds, of the ratios to it. Writes results.json, table.md and figure.png, prints our server's ratios,
+and fails if a bound does not hold. Compare figures within one run only, on a machine that does nothing else.
 
     python benchmarks/serving.py --bundle RUN/bundles/encoder --student RUN/students/encoder --static RUN/bundles/static
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand --same-graph
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours --previous CHECKOUT
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload --reload
 
-The servers of others run the student as their users export it, with ONNX Runtime's own tools, which is made from
-`--student`; with `--same-graph` they run the graph of our bundle. `--static` puts a static student beside an endpoint
-that returns a constant, `--shadow` our server with all traffic shadowed beside the same without, `--overload` sends
-five times the capacity with a deadline, `--reload` has the bundle exchanged again and again under load. The first run
-needs a package index and some 5 GB for the environments.
+The servers of others run the student as their users would export it with ONNX Runtime's own tools, made from
+`--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an endpoint
+that returns a constant, `--shadow` our server with all traffic shadowed and with none. `--overload` sends five times
+the capacity with a deadline, `--reload` replaces the bundle again and again under load. The first run needs a package
+index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Measure, write, print, and fail where a bound does not hold."""
+    """Measure, write and print. The exit status is 1 if a bound does not hold."""
     given = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit through the context managers, which stop the servers
     os.sched_setaffinity(0, {given.load_core})
     given.output.mkdir(parents=True, exist_ok=True)
     conditions = conditions_of(given, given.bundle)
@@ -79,13 +79,13 @@ def main() -> None:
 
 
 def contenders_of(given: argparse.Namespace) -> list[Contender]:
-    """The servers that were asked for, with Reflux of another checkout where one is given."""
+    """Return the chosen servers, and Reflux of another checkout if one is given."""
     chosen = [contender for contender in CONTENDERS if contender.key in given.only]
     return [*chosen, previous(given.previous)] if given.previous else chosen
 
 
 def compare(contenders: list[Contender], conditions: Conditions, output: Path) -> Part:
-    """Ours, the loop and the peers, with a table and a figure."""
+    """Measure our server, the loop and the peers; write a table and a figure."""
     rows: list[Measured] = []
     limit = Limit(conditions)
     for contender in contenders:
@@ -104,7 +104,7 @@ def compare(contenders: list[Contender], conditions: Conditions, output: Path) -
 
 
 def told(row: Measured) -> str:
-    """A server's line of progress."""
+    """Return a server's line of progress."""
     closed = ", ".join(
         f"{over(rounds, lambda one: one.share):.2f} at {clients}" for clients, rounds in row.closed.items() if rounds
     )
@@ -112,7 +112,7 @@ def told(row: Measured) -> str:
 
 
 def portable(conditions: Conditions, given: argparse.Namespace) -> Conditions:
-    """With the graph that the servers of others run, which is made where it is to be theirs."""
+    """Return the conditions with the graph that the servers of others run, exported if needed."""
     if given.same_graph or not peers_of(given.only):
         return conditions
     target = conditions.logs / "portable"
@@ -122,7 +122,7 @@ def portable(conditions: Conditions, given: argparse.Namespace) -> Conditions:
 
 
 def conditions_of(given: argparse.Namespace, path: Path) -> Conditions:
-    """What is the same for every server."""
+    """Return what is the same for every server."""
     bundle = Bundle.open(path)
     texts = texts_of(given.texts) if given.texts else [row.text for row in bundle.golden()]
     return Conditions(
@@ -145,44 +145,44 @@ def conditions_of(given: argparse.Namespace, path: Path) -> Conditions:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The texts of a file: one a line, or rows of JSON with a `text`."""
+    """Read the texts of a file: one per line, or JSONL rows with a `text`."""
     lines = [line for line in path.read_text().split("\n") if line.strip()]
     return [str(json.loads(line)["text"]) for line in lines] if path.suffix == ".jsonl" else lines
 
 
 def peers_of(names: Sequence[str]) -> list[str]:
-    """The names of the servers that are not of this repository."""
+    """Return the names that are servers of others."""
     return [one.key for one in CONTENDERS if one.key in names and one.environment is not None]
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     names = [contender.key for contender in CONTENDERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="bundle of an encoder student")
-    parser.add_argument("--student", type=Path, help="the student's folder, from which others' graph is made")
+    parser.add_argument("--student", type=Path, help="the student's folder, from which the others' graph is exported")
     parser.add_argument("--same-graph", action="store_true", help="the servers of others run our bundle's graph")
     parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
     parser.add_argument(
-        "--only", help=f"of {','.join(names)} (default all, none beside --shadow, --overload, --reload)"
+        "--only", help=f"some of {','.join(names)} (default: all; none with --shadow, --overload or --reload)"
     )
     parser.add_argument(
         "--previous", type=Path, metavar="CHECKOUT", help="also Reflux of another checkout, with its own .venv"
     )
-    parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also a static student's, beside a constant")
-    parser.add_argument("--shadow", action="store_true", help="what it costs to shadow all traffic")
-    parser.add_argument("--overload", action="store_true", help="what is answered at five times the capacity")
-    parser.add_argument("--reload", action="store_true", help="what it costs to exchange the bundle under load")
-    parser.add_argument("--rounds", type=int, default=10, help="of all loads; medians count (default 10)")
-    parser.add_argument("--deadline-ms", type=float, default=100.0, help="of --overload (default 100)")
-    parser.add_argument("--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' own")
+    parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also compare this static student with a constant")
+    parser.add_argument("--shadow", action="store_true", help="the cost of shadowing all traffic")
+    parser.add_argument("--overload", action="store_true", help="what is answered in time at five times the capacity")
+    parser.add_argument("--reload", action="store_true", help="the cost of replacing the bundle under load")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of all loads; medians count (default 10)")
+    parser.add_argument("--deadline-ms", type=float, default=100.0, help="deadline of --overload (default 100)")
+    parser.add_argument("--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' environments")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/serving"))
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one load (default 1)")
     parser.add_argument("--warm-up", type=float, default=0.4, help="seconds before it that do not count (default 0.4)")
-    parser.add_argument("--requests", type=int, default=400, help="of one open loop, at least (default 400)")
+    parser.add_argument("--requests", type=int, default=400, help="least number per open loop (default 400)")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the arrivals")
     given = parser.parse_args()
     if given.only is None:
         given.only = [] if given.shadow or given.overload or given.reload else names
@@ -193,7 +193,7 @@ def arguments() -> argparse.Namespace:
     if given.rounds < 1:
         parser.error("--rounds: expected 1 or more")
     if peers_of(given.only) and not given.same_graph and given.student is None:
-        parser.error("--student is missing: the graph of the servers of others is made from it; or give --same-graph")
+        parser.error("--student is missing: the graph of the others is exported from it; or give --same-graph")
     return given
 
 

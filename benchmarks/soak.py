@@ -1,18 +1,18 @@
-"""Twenty minutes of mixed load with reloads: no answer lost or wrong, no growth of memory, no thread or file left open.
+"""Run a mixed load with reloads for twenty minutes: no answer may be lost or wrong, and nothing may leak.
 
-`python -m service` runs in a process of its own. Clients send what clients send: single texts, lists, long texts, short
-deadlines, and bodies that are malformed, too large or of another type; some leave before, while or after they ask.
-Meanwhile one of two bundles takes the other's place, and SIGHUP tells the server, every `--reload` seconds.
+`python -m service` runs in a process of its own. Clients send single texts, lists, long texts, short deadlines, and
+bodies that are malformed, too large or of another type; some disconnect before, during or after their request. Every
+`--reload` seconds one of two bundles replaces the other, and SIGHUP makes the server reload it.
 
-Every answer is checked: its status, its request id, and each label against what the bundle of the version that it
-names answers in this process. The resident set, threads and file descriptors of the server are read once a second.
-Memory must not grow: over the second half a line is fitted to the means of periods of two reloads each (values within a
-period go up and down together), and the 95 % interval of its slope must reach below 1 MiB in 10 minutes. Threads and
-descriptors must be as many at the end as they were after the warm-up, both counted without clients.
+Every answer is checked: its status, its request id, and each label against the answers of that version's bundle in this
+process. The server's resident set, threads and file descriptors are read once a second. Memory must not grow: a line is
+fitted to the second half, to the means of periods of two reloads each (values within a period are correlated), and the
+95 % interval of its slope must reach below 1 MiB in 10 minutes. The numbers of threads and descriptors at the end must
+equal those after the warm-up, both counted without clients.
 
     python benchmarks/soak.py [--minutes 20] [--bundles A B] [--clients 8] [--reload 20]
 
-The two tiny bundles that tests use are served by default, shadowed by a third as their teacher.
+By default it serves two tiny bundles of the tests, with a third one as the shadow's teacher.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ ROOT = Path(__file__).parents[1]
 MOST_GROWTH = 1.0
 """MiB in 10 minutes."""
 
-PATIENCE = 60.0  # for what will happen in milliseconds unless something is wrong
+PATIENCE = 60.0  # seconds; a timeout for what takes milliseconds unless something is wrong
 WARM_RELOADS = 4
-TIE = 2e-3  # a label as probable as the best but for this is right too: neighbours in a batch move it
+TIE = 2e-3  # labels this near to the best are right too: other texts in a run move probabilities
 BODY_BYTES = 64 * 1024
 MOST_TEXTS = 16
 
 
 class WrongError(Exception):
-    """An answer that is not what it should be."""
+    """An answer is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundles:
-    """The two that take each other's place at `path`, texts, and the labels that are right by version and text."""
+    """The two bundles that replace each other at `path`, the texts, and the right labels by version and text."""
 
     path: Path
     pair: tuple[Bundle, Bundle]
@@ -69,7 +69,7 @@ class Bundles:
 
     @classmethod
     def of(cls, pair: tuple[Bundle, Bundle], path: Path) -> Bundles:
-        """Ask both bundles for every text, which are made of those in their golden rows."""
+        """Make texts from the golden rows of both bundles, and classify them with both."""
         golden = [row.text for bundle in pair for row in bundle.golden() if row.text.strip()]
         generator = random.Random(0)
         short = [" ".join(generator.choices(golden, k=generator.randint(1, 2))) for _ in range(200)]
@@ -84,7 +84,7 @@ class Bundles:
         return cls(path, pair, short, long, right)
 
     def publish(self, number: int) -> str:
-        """Put one of the two in its place, whole, and return its version."""
+        """Write one of the two bundles to `path` and return its version."""
         bundle = self.pair[number % 2]
         contents = {name: bundle.path / name for name in bundle.manifest.files}
         return write_bundle(self.path, contents, bundle.manifest).manifest.version
@@ -92,13 +92,13 @@ class Bundles:
 
 @dataclass(slots=True)
 class Connection:
-    """One HTTP/1.1 connection."""
+    """An HTTP/1.1 connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     def send(self, body: bytes, headers: dict[str, str], *, length: int | None = None, path: str = "/classify") -> None:
-        """Write a request; with a larger `length` than the body has, the beginning of one."""
+        """Write a request; with a `length` larger than the body it is incomplete."""
         given = {
             "host": "reflux",
             "content-type": "application/json",
@@ -109,13 +109,13 @@ class Connection:
         self.writer.write(f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
     async def receive(self) -> tuple[int, Any]:
-        """Read an answer: its status and its JSON."""
+        """Read an answer; return its status and its JSON."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         return int(head[0].split()[1]), json.loads(await self.reader.readexactly(int(headers["content-length"])))
 
     async def close(self) -> None:
-        """Close it, whatever the other side has done."""
+        """Close the connection, even if the server has closed it."""
         self.writer.close()
         try:
             await self.writer.wait_closed()
@@ -125,7 +125,7 @@ class Connection:
 
 @dataclass(slots=True)
 class Load:
-    """Clients, what they saw, and whether they are to go on."""
+    """The clients, the answers they saw, and the faults."""
 
     bundles: Bundles
     port: int
@@ -134,7 +134,7 @@ class Load:
     stopping: bool = False
 
     async def run(self, clients: int, until: Awaitable[object]) -> None:
-        """Let so many clients ask until something has ended, and close their connections."""
+        """Run `clients` clients until `until` is done, then close their connections."""
         self.stopping = False
         tasks = [asyncio.create_task(self._client(number)) for number in range(clients)]
         try:
@@ -169,7 +169,7 @@ class Load:
         await connection.close()
 
     async def ask(self, connection: Connection, texts: list[str], headers: dict[str, str]) -> str:
-        """Send texts, check the answer, return its status."""
+        """Send texts, check the answer and return its status."""
         request_id = f"{random.getrandbits(64):x}"
         body: dict[str, Any] = {"text": texts[0]} if len(texts) == 1 else {"texts": texts}
         connection.send(json.dumps(body).encode(), {"x-request-id": request_id, **headers})
@@ -192,55 +192,55 @@ class Load:
 
 
 def expect(status: str, *expected: int) -> str:
-    """Return a status that is one of those expected."""
+    """Return `status` if it is expected, else raise WrongError."""
     if status not in {str(one) for one in expected}:
         raise WrongError(f"status {status}, expected {' or '.join(map(str, expected))}")
     return status
 
 
 async def single(load: Load, connection: Connection, generator: random.Random) -> str:
-    """One text."""
+    """Send one text."""
     return expect(await load.ask(connection, [generator.choice(load.bundles.short)], {}), 200)
 
 
 async def several(load: Load, connection: Connection, generator: random.Random) -> str:
-    """A list of texts."""
+    """Send a list of texts."""
     texts = generator.choices(load.bundles.short, k=generator.randint(2, MOST_TEXTS))
     return expect(await load.ask(connection, texts, {}), 200)
 
 
 async def long(load: Load, connection: Connection, generator: random.Random) -> str:
-    """A text longer than the graph reads."""
+    """Send a text that is longer than the graph reads."""
     return expect(await load.ask(connection, [generator.choice(load.bundles.long)], {}), 200)
 
 
 async def hurried(load: Load, connection: Connection, generator: random.Random) -> str:
-    """A deadline of a millisecond: answered in time, refused at once, or given up."""
+    """Send a deadline of a millisecond; the request is answered, refused or given up."""
     texts = generator.choices(load.bundles.short, k=4)
     return expect(await load.ask(connection, texts, {"x-request-timeout-ms": "1"}), 200, 429, 504)
 
 
 async def malformed(load: Load, connection: Connection, generator: random.Random) -> str:
-    """A body that is not JSON, or not of this service."""
+    """Send a body that is not JSON, or does not fit the schema."""
     body, status = generator.choice([(b'{"text": "in', 400), (b"\xff\xfe", 400), (b'{"text": 1}', 422), (b"[]", 422)])
     connection.send(body, {})
     return expect(str((await connection.receive())[0]), status)
 
 
 async def foreign(load: Load, connection: Connection, generator: random.Random) -> str:
-    """A body that says it is no JSON."""
+    """Send a body of another content type."""
     connection.send(b"text=invoice", {"content-type": "application/x-www-form-urlencoded"})
     return expect(str((await connection.receive())[0]), 415)
 
 
 async def oversize(load: Load, connection: Connection, generator: random.Random) -> str:
-    """A body larger than is read."""
+    """Send a body larger than the limit."""
     connection.send(json.dumps({"text": "a" * (BODY_BYTES + generator.randint(0, BODY_BYTES))}).encode(), {})
     return expect(str((await connection.receive())[0]), 413)
 
 
 async def absent(load: Load, connection: Connection, generator: random.Random) -> str:
-    """Connects, and leaves without a word or in the middle of one."""
+    """Connect, and disconnect without a request or in the middle of one."""
     other = await load.connect()
     if generator.random() < 0.5:
         other.send(b'{"text": "in', {}, length=1000)
@@ -250,7 +250,7 @@ async def absent(load: Load, connection: Connection, generator: random.Random) -
 
 
 async def deserter(load: Load, connection: Connection, generator: random.Random) -> str:
-    """Asks, and leaves without waiting for the answer."""
+    """Send a request, and disconnect without waiting for the answer."""
     other = await load.connect()
     other.send(json.dumps({"texts": generator.choices(load.bundles.short, k=MOST_TEXTS)}).encode(), {})
     await other.writer.drain()
@@ -274,7 +274,7 @@ KINDS: dict[str, tuple[int, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The server at one time: MiB resident, threads, open file descriptors."""
+    """The server at a time: resident MiB, threads, open file descriptors."""
 
     seconds: float
     resident: float
@@ -284,14 +284,14 @@ class Sample:
 
 @dataclass(slots=True)
 class Server:
-    """The server's process, its port, and the errors that it logged."""
+    """The server's process, its port, and the errors in its log."""
 
     process: asyncio.subprocess.Process
     port: int = 0
     errors: list[str] = field(default_factory=list)
 
     async def follow(self) -> None:
-        """Read the log: the port and the errors."""
+        """Read the port and the errors from the log until it ends."""
         assert self.process.stderr is not None
         async for line in self.process.stderr:
             try:
@@ -309,7 +309,7 @@ class Server:
         return Sample(time.monotonic(), resident, len(list((of / "task").iterdir())), len(list((of / "fd").iterdir())))
 
     async def rest(self, wanted: Sample | None = None) -> Sample:
-        """Count once nothing has changed for some seconds or, if it comes to that, threads and files are as wanted."""
+        """Sample once the threads and files have not changed for some seconds, and equal `wanted` if that is given."""
         samples = [self.sample()]
         ends = time.monotonic() + PATIENCE
         while time.monotonic() < ends:
@@ -323,13 +323,13 @@ class Server:
 
 @asynccontextmanager
 async def serving(bundles: Bundles, teacher: Path | None, clients: int, folder: Path) -> AsyncIterator[Server]:
-    """A server of what lies at the bundles' path; it is told to stop at the end, and must then leave in order."""
+    """Start a server of the bundle at `bundles.path`; at the end send SIGTERM and require exit status 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REFLUX_")}
     environment |= {
         "REFLUX_BUNDLE": str(bundles.path),
         "REFLUX_HOST": "127.0.0.1",
         "REFLUX_PORT": "0",
-        "REFLUX_WORKERS": "1",  # measured, they would be now one and now two, and so the threads to count
+        "REFLUX_WORKERS": "1",  # a measured number may be one or two, which changes the count of threads
         "REFLUX_THREADS": "1",
         "REFLUX_MAX_BODY_BYTES": str(BODY_BYTES),
         "REFLUX_QUEUE_LIMIT": str(max(64, 4 * clients * MOST_TEXTS)),
@@ -363,7 +363,7 @@ async def serving(bundles: Bundles, teacher: Path | None, clients: int, folder: 
 
 
 async def reload(load: Load, server: Server, number: int) -> None:
-    """Exchange the bundle, tell the server, and wait until it serves the other."""
+    """Replace the bundle, send SIGHUP, and wait until the server serves the new version."""
     version = load.bundles.publish(number)
     server.process.send_signal(signal.SIGHUP)
     connection = await load.connect()
@@ -378,7 +378,7 @@ async def reload(load: Load, server: Server, number: int) -> None:
 
 
 async def soak(load: Load, server: Server, seconds: float, every: float, numbers: itertools.count[int]) -> list[Sample]:
-    """Reload again and again for so long; what was sampled, once a second, meanwhile."""
+    """Reload every `every` seconds for `seconds`; return one sample per second."""
     samples: list[Sample] = []
     began = time.monotonic()
     due = began + every
@@ -392,9 +392,9 @@ async def soak(load: Load, server: Server, seconds: float, every: float, numbers
 
 
 def slope(samples: Sequence[Sample], period: float) -> tuple[float, float]:
-    """The 95 % interval of the growth of memory over the second half, in MiB in 10 minutes.
+    """Return the 95 % interval of the growth of memory over the second half, in MiB per 10 minutes.
 
-    Infinite where there are fewer than three periods.
+    It is infinite with fewer than three periods.
     """
     half = [one for one in samples if one.seconds >= (samples[0].seconds + samples[-1].seconds) / 2]
     blocks: dict[int, list[float]] = {}
@@ -409,7 +409,7 @@ def slope(samples: Sequence[Sample], period: float) -> tuple[float, float]:
 
 
 def tiny_bundles(folder: Path) -> tuple[Path, Path, Path]:
-    """Two students that disagree, and a teacher."""
+    """Build two students that disagree, and a teacher."""
     spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "conftest.py")
     assert spec is not None
     assert spec.loader is not None
@@ -423,7 +423,7 @@ def tiny_bundles(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def report(load: Load, server: Server, samples: list[Sample], before: Sample, after: Sample, period: float) -> bool:
-    """Print what was seen; whether all is as it should be."""
+    """Print the results; return whether every check holds."""
     statuses = sorted({status for _, status in load.seen})
     print(f"\n{'':20}" + "".join(f"{status:>9}" for status in statuses))
     for name in KINDS:
@@ -435,7 +435,7 @@ def report(load: Load, server: Server, samples: list[Sample], before: Sample, af
     low, high = slope(samples, period)
     grown = f"memory grows by {low:.2f} to {high:.2f} MiB in 10 minutes (at least {MOST_GROWTH} fails)"
     if math.isinf(low):
-        grown = "memory: not told in so short a time"
+        grown = "memory: the run was too short to tell"
     checks = {
         f"no answer lost or wrong, of {load.seen.total():,}": not load.faults,
         f"no error logged ({len(server.errors)})": not server.errors,
@@ -452,7 +452,7 @@ def report(load: Load, server: Server, samples: list[Sample], before: Sample, af
 
 
 async def run(given: argparse.Namespace, folder: Path) -> bool:
-    """Warm up, soak, and report."""
+    """Warm up, soak and report."""
     first, second, teacher = (*given.bundles, None) if given.bundles else tiny_bundles(folder)
     bundles = Bundles.of((Bundle.open(first), Bundle.open(second)), folder / "served")
     bundles.publish(0)
@@ -471,7 +471,7 @@ async def run(given: argparse.Namespace, folder: Path) -> bool:
 
 
 async def warm(load: Load, server: Server, numbers: itertools.count[int]) -> None:
-    """Bring the server to where it stays: each bundle in service twice, under load."""
+    """Warm the server up: each bundle is served twice, under load."""
     for _ in range(WARM_RELOADS):
         await asyncio.sleep(2)
         await reload(load, server, next(numbers))
@@ -479,7 +479,7 @@ async def warm(load: Load, server: Server, numbers: itertools.count[int]) -> Non
 
 
 def main() -> None:
-    """Soak, and fail where something does not hold."""
+    """Soak. The exit status is 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long (default 20)")
     parser.add_argument("--bundles", nargs=2, type=Path, help="two bundles with different opinions (default tiny ones)")

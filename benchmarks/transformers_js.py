@@ -1,11 +1,11 @@
-"""Whether transformers.js answers as a bundle does, from the folder that `reflux export BUNDLE --format hub` writes.
+"""Compare transformers.js on the folder of `reflux export BUNDLE --format hub` with the bundle.
 
     python benchmarks/transformers_js.py BUNDLE
 
-It installs `@huggingface/transformers` from npm in a temporary folder, without the scripts of packages, which would
-download CUDA, and classifies the bundle's golden texts under Node with no model from the network. Prints how far the
-probabilities are from the bundle's own answers, and what a text takes there, one at a time. Exit code 1 where a
-probability is off by more than 0.001, other than of a text that was cut: transformers.js cuts in its own way.
+It installs `@huggingface/transformers` from npm in a temporary folder, without package scripts, which would download
+CUDA, and classifies the bundle's golden texts under Node, offline. Prints the largest difference between the
+probabilities and the bundle's own, and the time per text, one at a time. The exit status is 1 if a probability differs
+by more than 0.001, except for truncated texts: transformers.js truncates in another way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ for (const text of JSON.parse(readFileSync("texts.json", "utf-8"))) {
 
 
 def main() -> None:
-    """Export, install, classify, compare."""
+    """Export, install, classify and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     bundle = Bundle.open(parser.parse_args().bundle)

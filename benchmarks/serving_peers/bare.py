@@ -1,7 +1,7 @@
-"""The least of a server in Python: uvloop reads a request, the graph is run there and then, and JSON goes back.
+"""A minimal Python server: uvloop reads a request, runs the graph in the callback, and writes JSON.
 
-It checks nothing, knows no other route and has no queue. What it adds to the loop is what the system, the event loop
-and JSON cost; it is the limit of a server as the loop is that of the graph.
+It validates nothing, has one route and no queue. Compared with the loop, it adds the cost of the operating system, the
+event loop and JSON, so it is the lower bound for any server in Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from export.bundle.format import Bundle
 
 
 class Connection(asyncio.Protocol):
-    """One client's requests, each answered before the next is read."""
+    """One connection; each request is answered before the next one is read."""
 
     def __init__(self, classifier: Classifier, labels: tuple[str, ...]) -> None:
         self._classifier = classifier
@@ -27,11 +27,11 @@ class Connection(asyncio.Protocol):
         self._read = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where answers go."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's has another base
+        """Store the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has another base class
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request once the whole of it is there."""
+        """Answer a request once it is complete."""
         head, _, body = (self._read + data).partition(b"\r\n\r\n")
         if len(body) < int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
             self._read += data
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(bundle: Bundle, port: int) -> None:
-    """Serve on a port, to the end of the process."""
+    """Serve on a port until the process is killed."""
     classifier = Classifier.load(bundle)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(classifier, bundle.manifest.labels), "127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""BentoML over the student, with its adaptive batching. `bentoml serve bento:Classifier` imports it."""
+"""BentoML with the student and adaptive batching. `bentoml serve bento:Classifier` imports it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from onnx_student import Student
 
 @bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Classifier:
-    """One service, which batches by itself."""
+    """One service with adaptive batching."""
 
     def __init__(self) -> None:
         self.student = Student(Path(os.environ["STUDENT_BUNDLE"]))
 
     @bentoml.api(batchable=True, max_batch_size=8)  # type: ignore[untyped-decorator]
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:
-        """The labels of texts."""
+        """Return the labels of the texts."""
         return [{"label": label, "score": score} for label, score in self.student.classify(texts)]

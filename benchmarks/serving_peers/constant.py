@@ -1,4 +1,4 @@
-"""The limit of an endpoint of FastAPI: the body that our service takes, validated with pydantic, gets a constant."""
+"""The lower bound of a FastAPI endpoint: our request body, validated with pydantic, and a constant answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 
 class Body(BaseModel):
-    """What our service takes: exactly one of `text` and `texts`."""
+    """The request body of our service: exactly one of `text` and `texts`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -30,7 +30,7 @@ class Body(BaseModel):
 
 
 class Answer(BaseModel):
-    """A label, and how likely it is."""
+    """A label and its probability."""
 
     label: str
     score: float
@@ -41,14 +41,14 @@ app = FastAPI()
 
 @app.post("/classify")
 async def classify(body: Body) -> Answer:
-    """The same answer to every text."""
+    """Return the constant answer."""
     return Answer(label="constant", score=1.0)
 
 
 def main() -> None:
     """Serve on a port."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="taken as by the others, and not read")
+    parser.add_argument("--bundle", type=Path, help="accepted like the others do, but not read")
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
     uvicorn.run(app, host="127.0.0.1", port=given.port, access_log=False, log_level="warning")

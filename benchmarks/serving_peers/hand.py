@@ -1,4 +1,4 @@
-"""FastAPI and ONNX Runtime by hand, as a competent team writes it: the session is run in the `async def` itself."""
+"""FastAPI and ONNX Runtime, as a team would write it by hand: the session runs in the `async def` itself."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Body(BaseModel):
 
 
 class Answer(BaseModel):
-    """Its label, and how likely that is."""
+    """A label and its probability."""
 
     label: str
     score: float
 
 
 def create_app(bundle: Path) -> FastAPI:
-    """The app over a bundle."""
+    """Return the app for a bundle."""
     student = Student(bundle)
     app = FastAPI()
 

@@ -1,4 +1,4 @@
-"""infinity's own command line with one inference thread: it has no setting for that, so sessions are made with one."""
+"""infinity's command line with one inference thread: it has no setting for it, so its sessions are replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnxruntime
 
 
 class OneThread(onnxruntime.InferenceSession):  # type: ignore[misc]
-    """A session with one thread, whatever options it is given."""
+    """A session that always has one thread."""
 
     def __init__(self, path: Any, sess_options: Any = None, *more: Any, **others: Any) -> None:
         options = sess_options or onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""LitServe over the student, with or without its batching."""
+"""LitServe with the student, with or without batching."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_student import Student
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
-    """What LitServe calls. With batching `predict` gets a list of texts, without it one."""
+    """The handlers of LitServe. With batching, `predict` gets a list of texts, otherwise one text."""
 
     def __init__(self, bundle: Path, batch: int) -> None:
         super().__init__(max_batch_size=batch, batch_timeout=0.005 if batch > 1 else 0.0)
@@ -22,17 +22,17 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.student = Student(self.bundle)
 
     def decode_request(self, request: dict[str, str]) -> str:
-        """The text of a request."""
+        """Return the text of a request."""
         return request["text"]
 
     def predict(self, x: Any) -> Any:
-        """The label of a text, or those of several."""
+        """Return the label of a text, or the labels of several."""
         if isinstance(x, str):
             return self.student.classify([x])[0]
         return self.student.classify(list(x))
 
     def encode_response(self, output: tuple[str, float]) -> dict[str, Any]:
-        """The answer to a request."""
+        """Return the body of an answer."""
         return {"label": output[0], "score": output[1]}
 
 

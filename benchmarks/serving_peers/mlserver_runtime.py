@@ -1,4 +1,4 @@
-"""MLServer's custom runtime over the student. `mlserver start FOLDER` imports it by the name in model-settings.json."""
+"""A custom MLServer runtime for the student; `mlserver start FOLDER` imports it by its name in model-settings.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_student import Student
 
 
 class Runtime(MLModel):  # type: ignore[misc]
-    """One model. Where MLServer batches, a request has several texts."""
+    """One model. With MLServer's batching, a request has several texts."""
 
     async def load(self) -> bool:
         """Load the student."""
@@ -19,7 +19,7 @@ class Runtime(MLModel):  # type: ignore[misc]
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """The labels of a request's texts."""
+        """Return the labels of the request's texts."""
         texts = StringCodec.decode_input(payload.inputs[0])
         labels = [label for label, _ in self.student.classify(texts)]
         return InferenceResponse(

@@ -1,6 +1,6 @@
-"""The student as a peer's own code runs it: tokenise, pad where there are several texts, run, take the best label.
+"""The student as a peer's code runs it: tokenise, pad, run the graph, take the best label.
 
-It imports nothing of Reflux: it runs in the peers' environments.
+It runs in the peers' environments and imports nothing of Reflux.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Student:
         self._inputs = {value.name for value in self._session.get_inputs()}
 
     def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """The best label of each text, and how likely it is."""
+        """Return the best label of each text and its probability."""
         rows = [self._tokenizer.encode(text).ids for text in texts]
         ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -46,7 +46,7 @@ class Student:
 
 
 def _one_text_a_row(mask: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    """What our own graph is given beside, as for any padded batch."""
+    """Return the further inputs of our own graph for a padded batch."""
     bias = np.where(mask[:, None, None, :] == 1, np.float32(0), np.float32(-10_000))
     return {
         "attention_rows": np.maximum(mask.cumsum().reshape(mask.shape) - 1, 0),

@@ -1,6 +1,6 @@
-"""FastAPI and a transformers pipeline on PyTorch: the student as it was trained, in float32.
+"""FastAPI and a transformers pipeline on PyTorch: the student as trained, in float32.
 
-Its mean pooling is none that `AutoModelForSequenceClassification` knows, so the model is a class of its own.
+`AutoModelForSequenceClassification` does not know its mean pooling, so the model has a class of its own.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Body(BaseModel):
 
 
 class Answer(BaseModel):
-    """Its label, and how likely that is."""
+    """A label and its probability."""
 
     label: str
     score: float
 
 
 class MeanPooled(PreTrainedModel):  # type: ignore[misc]
-    """An encoder, the mean of its last layer, a linear head."""
+    """An encoder, mean pooling over its last layer, and a linear head."""
 
-    _supports_sdpa = True  # as the encoder within does
+    _supports_sdpa = True  # as in the encoder
 
     def __init__(self, encoder: Any, head: dict[str, Any]) -> None:
         super().__init__(encoder.config)
@@ -44,14 +44,14 @@ class MeanPooled(PreTrainedModel):  # type: ignore[misc]
         self.head.load_state_dict(head)
 
     def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> SequenceClassifierOutput:
-        """The logits of a batch."""
+        """Return the logits of a batch."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         return SequenceClassifierOutput(logits=self.head((states * mask).sum(1) / mask.sum(1)))
 
 
 def load(student: Path) -> TextClassificationPipeline:
-    """The pipeline over a student's folder."""
+    """Load a pipeline from a student's folder."""
     card = json.loads((student / "student.json").read_text())
     labels = card["labels"]
     encoder = AutoModel.from_pretrained(student / "encoder", local_files_only=True)
@@ -65,7 +65,7 @@ def load(student: Path) -> TextClassificationPipeline:
 
 
 def create_app(student: Path) -> FastAPI:
-    """The app over a student's folder."""
+    """Return the app for a student's folder."""
     pipeline = load(student)
     app = FastAPI()
 

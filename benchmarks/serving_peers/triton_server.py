@@ -1,4 +1,4 @@
-"""Triton by PyTriton: a Python callable over the student, with dynamic batching of at most 8."""
+"""Triton through PyTriton: the student as a Python callable, with dynamic batching of at most 8."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytriton.triton import Triton, TritonConfig
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -1,1 +1,1 @@
-"""What `benchmarks/serving.py` is made of: load, processes, environments, contenders, measurements, the report."""
+"""The parts of `benchmarks/serving.py`: load, processes, environments, contenders, measurements, the report."""

@@ -1,4 +1,4 @@
-"""What our server is held to: comparisons that keep their bound or do not."""
+"""The bounds of our server: each compares two figures and holds or fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving_tools.measure import CLIENTS, Measured, over
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A comparison with the bound it is to keep: at least `least`, or at most `most`."""
+    """A compared figure and its bound: it must be at least `least`, or at most `most`."""
 
     name: str
     value: float
@@ -22,30 +22,29 @@ class Bound:
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is kept; what could not be measured keeps none."""
+        """Return whether the bound holds. A figure that could not be measured fails."""
         if math.isnan(self.value):
             return False
         return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
 
     def line(self) -> str:
-        """The bound as a line of the report."""
+        """Format the bound as a line of the report."""
         bound = f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
         return f"{'pass' if self.holds else 'FAIL'}  {self.value:8.3f}  ({bound})  {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a part of the benchmark found, and the bounds it is held to."""
+    """The results of a part of the benchmark, and their bounds."""
 
     found: Mapping[str, Any]
     bounds: Sequence[Bound]
 
 
 def bounds(ours: Measured, others: Sequence[Measured]) -> list[Bound]:
-    """The comparisons of our server with the loop and with the peers, as far as they were measured.
+    """Compare our server with the loop and with the peers that were measured, by medians over the rounds.
 
-    Each is of medians over the rounds. The server by hand is nobody's product: it is compared in memory alone. The bare
-    one is a limit, and in no bound.
+    The hand-written server is not a product, so only its memory is compared. The minimal one is a limit, not a peer.
     """
     found = []
     peers = [other for other in others if other.key not in (BARE, HAND, PREVIOUS)]
@@ -74,7 +73,7 @@ def bounds(ours: Measured, others: Sequence[Measured]) -> list[Bound]:
 
 
 def _against_previous(ours: Measured, before: Measured) -> list[Bound]:
-    """The comparisons with another checkout of this repository."""
+    """Compare our server with Reflux of another checkout."""
     found = []
     for clients in CLIENTS:
         shares = [over(one.closed[clients], lambda load: load.share) for one in (ours, before)]
@@ -89,16 +88,16 @@ def _against_previous(ours: Measured, before: Measured) -> list[Bound]:
 
 
 def ratio(value: float, to: float) -> float:
-    """One number in terms of another; NaN where that is 0."""
+    """Divide one number by another; NaN if the divisor is 0."""
     return value / to if to else math.nan
 
 
 def failures(measured: Measured, most: float = 1.0) -> int:
-    """The requests without an answer 200, of all rounds, up to a share of the capacity."""
+    """Count the requests of all rounds without status 200, in loads up to a share of the capacity."""
     opened = [rounds for share, rounds in measured.opened.items() if share <= most]
     return sum(one.load.failed for rounds in (*measured.closed.values(), *opened, measured.same) for one in rounds)
 
 
 def _known(values: Iterable[float]) -> list[float]:
-    """Those that were measured."""
+    """Return the values that were measured."""
     return [value for value in values if not math.isnan(value)]

@@ -12,11 +12,11 @@ from export.bundle.format import Bundle, cpu_features
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is the same for every server of a run. Cores are numbers; times are in seconds, of each single load.
+    """What is the same for every server of a run. Cores are numbers; times are in seconds per load.
 
-    An open loop sends `requests` at least: the p99 of fewer is too low, for queues grow slowly.
-    `bundle` is what our server and the loop run, `portable` what the servers of others do. `labels` are those that the
-    loop gives to the texts, `classes` all that there are.
+    An open loop sends at least `requests`: queues grow slowly, so the p99 of fewer requests would be too low. Our
+    server and the loop run `bundle`, the servers of others `portable`. `labels` are the labels that the loop gives to
+    the texts, `classes` all labels of the bundle.
     """
 
     bundle: Path
@@ -37,11 +37,11 @@ class Conditions:
 
     @property
     def same_graph(self) -> bool:
-        """Whether the servers of others run our graph."""
+        """Return whether the servers of others run our graph."""
         return self.portable == self.bundle
 
     def told(self) -> dict[str, Any]:
-        """What the results say of them."""
+        """Return the conditions as they stand in the results."""
         manifest = Bundle.open(self.bundle).manifest
         return {
             "bundle": manifest.name,

@@ -1,4 +1,4 @@
-"""Who is measured: how each server is started, what it is sent, and where its answer has the label."""
+"""The servers to measure: how each is started, the request it is sent, and where its answer has the label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCRIPTS = Path(__file__).parent.parent / "serving_peers"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server runs: its interpreter, the bundle it serves, the student's folder, a folder of its own, a port."""
+    """Where a server runs: its interpreter, its bundle, the student's folder, a working folder, a port."""
 
     python: Path
     bundle: Path
@@ -38,9 +38,9 @@ def _nothing(place: Place) -> None:
 class Contender:
     """One server. `command` starts it in `work`, which `prepare` has filled; `settings` are environment variables.
 
-    `body` makes a request of a text, `label` reads an answer's label, if it has one. `environment` names that of
-    `environments`; None is the one this benchmark runs in, of who is of this repository and serves our graph.
-    `needs_student` is of who takes the trained student.
+    `body` builds a request for a text, and `label` reads the label of an answer, if it has one. `environment` names one
+    of `environments`; None is the environment of this benchmark, for servers of this repository, which serve our graph.
+    `needs_student` means that the server loads the trained student instead of a graph.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Contender:
 
 
 def _script(name: str, *options: str) -> Callable[[Place], Sequence[str]]:
-    """The command that starts one of our scripts over a bundle."""
+    """Return a function that builds the command for one of our scripts and a bundle."""
 
     def command(place: Place) -> Sequence[str]:
         given = ["--bundle", str(place.bundle), "--port", str(place.port)]
@@ -67,7 +67,7 @@ def _script(name: str, *options: str) -> Callable[[Place], Sequence[str]]:
 
 
 def _tool(place: Place, name: str, *options: str) -> Sequence[str]:
-    """The command that starts a program of an environment."""
+    """Return the command for a program of an environment."""
     return [str(place.python), str(place.python.with_name(name)), *options]
 
 
@@ -114,13 +114,13 @@ def _bento(place: Place) -> Mapping[str, str]:
 
 
 def _library(place: Place) -> Mapping[str, str]:
-    """Where the interpreter's own library is: Triton's stub for Python loads it."""
+    """Return the environment variables with the folder of libpython, which Triton's Python stub loads."""
     home = Path(sys.base_prefix) / "lib"
     return {"LD_LIBRARY_PATH": str(home)}
 
 
 def _mlserver(key: str, title: str, batch: int, note: str = "") -> Contender:
-    """MLServer, batching or not."""
+    """Describe MLServer, with or without its batching."""
     return Contender(
         key=key,
         title=title,
@@ -136,7 +136,7 @@ def _mlserver(key: str, title: str, batch: int, note: str = "") -> Contender:
 
 
 def _litserve(key: str, title: str, batch: int, note: str = "") -> Contender:
-    """LitServe, batching or not."""
+    """Describe LitServe, with or without its batching."""
     return Contender(
         key=key,
         title=title,
@@ -157,7 +157,7 @@ REFLUX = Contender(
 
 
 def previous(checkout: Path) -> Contender:
-    """Return Reflux as it is in another checkout, run by the environment `.venv` there."""
+    """Describe Reflux of another checkout, run by that checkout's `.venv`."""
     return Contender(
         key=PREVIOUS,
         title="Reflux, previous",

@@ -1,6 +1,6 @@
-"""The peers' environments: one each, with pinned versions, made once under a folder and kept.
+"""The peers' virtual environments: one each, with pinned versions, made once under a folder and kept.
 
-An environment is as its list says or it is made again. What cannot be installed is an error with pip's own reason.
+An environment is made again when its list of packages has changed. A failed installation is an error with pip's reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 _UVICORN = ("uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0")
 _RUNTIME = ("onnxruntime==1.32.0", "tokenizers==0.22.2", "numpy==2.4.6")
-_TELEMETRY = (  # BentoML takes any, and pip tries them all: the latest do not fit together
+_TELEMETRY = (  # BentoML pins none, and the latest versions do not fit together
     "opentelemetry-api==1.44.0",
     "opentelemetry-sdk==1.44.0",
     "opentelemetry-instrumentation==0.65b0",
@@ -30,12 +30,12 @@ _STAMP = "installed.json"
 
 
 class InstallError(Exception):
-    """An environment cannot be made; the message is pip's reason."""
+    """An environment could not be made; the message is pip's reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """What to install: first the packages with all they need, then some without (`alone`)."""
+    """What to install: `packages` with their dependencies, then `alone` without."""
 
     packages: Sequence[str]
     alone: Sequence[str] = ()
@@ -77,7 +77,7 @@ ENVIRONMENTS = {
 
 
 def python_of(folder: Path, name: str) -> Path:
-    """The interpreter of an environment, which is made where it is not there. Raises InstallError."""
+    """Return the interpreter of an environment, which is made if it is missing or old. Raises InstallError."""
     wanted = ENVIRONMENTS[name]
     place = folder.resolve() / name
     digest = hashlib.sha256(repr((wanted, sys.version_info[:2])).encode()).hexdigest()
@@ -99,5 +99,5 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        told = re.sub(r" \(from versions: .*?\)", "", " ".join(lines[-2:]))  # which is a list of them all
+        told = re.sub(r" \(from versions: .*?\)", "", " ".join(lines[-2:]))  # pip's list of all versions
         raise InstallError(told[:400] or f"status {done.returncode}")

@@ -1,4 +1,4 @@
-"""The student as each peer wants it in a folder: Hugging Face's form, heartcut's export, MLServer's settings."""
+"""The folders that peers load: a Hugging Face model, heartcut's export, MLServer's settings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from export.bundle.format import MODEL, TOKENIZER, Bundle
 
 
 def hugging_face(bundle: Path, student: Path | None, folder: Path) -> None:
-    """A folder that optimum takes for a BERT classifier on ONNX Runtime: the graph's only output is `logits`.
+    """Write a folder that optimum loads as a BERT classifier on ONNX Runtime; the graph's only output is `logits`.
 
-    The configuration is the student's where there is one; what runs is the graph, whatever it says of layers.
+    `config.json` is the student's if there is one. The graph alone computes, whatever `config.json` says about layers.
     """
     opened = Bundle.open(bundle)
     labels = opened.manifest.labels
@@ -50,7 +50,7 @@ def hugging_face(bundle: Path, student: Path | None, folder: Path) -> None:
 
 
 def heartcut(bundle: Path, folder: Path) -> None:
-    """A folder as `heartcut export` leaves it."""
+    """Write a folder as `heartcut export` does."""
     manifest = Bundle.open(bundle).manifest
     for name in (MODEL, TOKENIZER):
         shutil.copyfile(bundle / name, folder / name)
@@ -68,7 +68,7 @@ def heartcut(bundle: Path, folder: Path) -> None:
 
 
 def mlserver(bundle: Path, folder: Path, ports: tuple[int, int, int], batch: int) -> None:
-    """MLServer's settings, and those of one model whose runtime is ours. The ports are of HTTP, gRPC and metrics."""
+    """Write MLServer's settings and those of one model with our runtime. `ports` are HTTP, gRPC and metrics."""
     http, grpc, metrics = ports
     settings = {
         "host": "127.0.0.1",

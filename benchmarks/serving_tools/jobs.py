@@ -1,4 +1,4 @@
-"""Our own modules as processes: a plan as JSON on stdin, what came of it on stdout."""
+"""Modules of this package as processes: they read a plan as JSON from stdin and print their result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BENCHMARKS = Path(__file__).parent.parent
 
 
 def spawn(module: str) -> subprocess.Popen[str]:
-    """A process of a module of this package, which waits for its plan."""
+    """Start a process for a module of this package; it waits for its plan."""
     return subprocess.Popen(
         [sys.executable, "-m", f"serving_tools.{module}"],
         env=plain_environment(),
@@ -27,7 +27,7 @@ def spawn(module: str) -> subprocess.Popen[str]:
 
 
 def begin(module: str, plan: Mapping[str, Any]) -> subprocess.Popen[str]:
-    """A process that has its plan, and gets no more."""
+    """Start a process, send it its plan and close its stdin."""
     process = spawn(module)
     assert process.stdin is not None
     process.stdin.write(json.dumps(plan))
@@ -37,7 +37,7 @@ def begin(module: str, plan: Mapping[str, Any]) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """What a process prints, once it has ended. Raises ServerError where it failed."""
+    """Wait for a process to end and return what it printed. Raises ServerError if it failed."""
     output, _ = process.communicate()
     if process.returncode:
         raise ServerError(f"{process.args!r} ended with status {process.returncode}")

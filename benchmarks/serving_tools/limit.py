@@ -1,4 +1,4 @@
-"""The loop with no server, measured again and again between the loads of the servers."""
+"""The loop without a server, measured between the loads of the servers."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ LOOP_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A load, and the loop just before and after it: the machine's speed changes from minute to minute."""
+    """A load, and the loop just before and after it, because the machine's speed changes from minute to minute."""
 
     load: Load
     loop: Loop
 
     @property
     def share(self) -> float:
-        """The throughput in terms of the loop's."""
+        """Return the throughput divided by the loop's."""
         return self.load.throughput / self.loop.throughput
 
     @property
     def offered(self) -> float:
-        """What was sent in an open loop, in terms of the loop's throughput."""
+        """Return the rate of an open loop divided by the loop's throughput."""
         return self.load.offered / self.loop.throughput
 
     @property
     def added(self) -> float:
-        """By how many milliseconds the median answer takes longer than the loop's text."""
+        """Return the milliseconds that the median answer takes longer than a text in the loop."""
         return self.load.latency.p50 - self.loop.milliseconds
 
     @property
     def tail(self) -> float:
-        """The p99 in terms of the median."""
+        """Return the p99 divided by the median."""
         return self.load.latency.p99 / self.load.latency.p50
 
     @property
     def p99(self) -> float:
-        """The p99 in terms of the loop's text."""
+        """Return the p99 divided by the time of a text in the loop."""
         return self.load.latency.p99 / self.loop.milliseconds
 
 
 class Limit:
-    """The loop on the server's core: a process that waits while a server is measured. `last` is what it did last."""
+    """The loop as a process on the server's core, idle while a server is measured. `last` is its last measurement."""
 
     def __init__(self, conditions: Conditions) -> None:
         self._process = spawn("loop")
@@ -61,11 +61,11 @@ class Limit:
 
     @property
     def last(self) -> Loop:
-        """The loop as measured last."""
+        """Return the last measurement of the loop."""
         return self.loops[-1]
 
     def measure(self) -> None:
-        """Measure it now."""
+        """Measure the loop now."""
         for _ in range(TRIES):
             self._tell(str(LOOP_SECONDS))
             assert self._process.stdout is not None
@@ -76,13 +76,13 @@ class Limit:
         self.loops.append(loop)
 
     def beside(self, send: Callable[[], Load]) -> Beside:
-        """Send a load, with the mean of what was measured last and of what is measured after it."""
+        """Send a load, and return it with the mean of the loop before and after it."""
         before, load = self.last, send()
         self.measure()
         return Beside(load, _over([before, self.last], mean))
 
     def typical(self) -> Loop:
-        """The median of all that was measured."""
+        """Return the median of all measurements."""
         return _over(self.loops, median)
 
     def close(self) -> None:
@@ -95,13 +95,13 @@ class Limit:
 
 
 def _over(loops: Sequence[Loop], middle: Callable[[list[float]], float]) -> Loop:
-    """Several measurements of the loop as one."""
+    """Combine several measurements of the loop into one, by the given function."""
     throughput, milliseconds = [one.throughput for one in loops], [one.milliseconds for one in loops]
     return Loop(middle(throughput), middle(milliseconds), max(one.most for one in loops))
 
 
 def labels_of(bundle: Path, texts: Sequence[str], core: int) -> list[str]:
-    """The labels that the loop gives to texts."""
+    """Return the labels that the loop gives to the texts."""
     labels: list[str] = json.loads(finish(begin("loop", {**_plan(bundle, texts, core), "labels": True})))
     return labels
 

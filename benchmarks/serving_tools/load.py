@@ -1,9 +1,9 @@
-"""The load generator: HTTP/1.1 keep-alive clients in one process on one core. A plan on stdin, results on stdout.
+"""The load generator: HTTP/1.1 keep-alive clients in one process on one core. It reads a plan and prints the results.
 
-Closed loop: each client sends its next request when the last is answered. Open loop: Poisson arrivals, whatever the
-server does; a latency counts from the moment the request was meant to be sent. Timers have a resolution of a
-millisecond, and a core that sleeps takes a while to wake, which would count as the server's time. So the generator
-never waits, and needs a core that nothing else uses.
+Closed loop: each client sends its next request when the last one is answered. Open loop: Poisson arrivals, whatever the
+server does, and latencies counted from the intended time of sending. Timers have a resolution of a millisecond, and a
+sleeping core takes a while to wake, which would count as the server's time. So the generator never sleeps, and needs a
+core that nothing else uses.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import uvloop
 from serving_tools.plan import OK, Load, Plan, latency, poisson, requests_of, share
 
 BEAT_SECONDS = 0.02
-LOST = 0  # in the place of a status: the connection broke before the answer came
+LOST = 0  # used as status: the connection broke before the answer
 FIRST_CONNECTIONS = 32
-SECONDS_TO_ANSWER = 10.0  # after the last request was sent; what is open then is `unanswered`
+SECONDS_TO_ANSWER = 10.0  # after the last request; what is open then counts as unanswered
 clock = time.perf_counter
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection with at most one request in flight."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -43,19 +43,19 @@ class Client(asyncio.Protocol):
         self.intended = self.sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the first request."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's has another base
+        """Report the connection as free."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transport has another base class
         self.run.free(self)
 
     def send(self, request: bytes, intended: float) -> None:
-        """Send a request that was meant to be sent at `intended`."""
+        """Send a request whose intended time of sending is `intended`."""
         assert self.transport is not None
         self.busy = True
         self.intended, self.sent = intended, clock()
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Note an answer once the whole of it is there."""
+        """Record an answer once it is complete."""
         if self.heard:
             data = self.heard + data
         status = status_of(data)
@@ -68,12 +68,12 @@ class Client(asyncio.Protocol):
         self.run.free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count a request that was under way."""
+        """Count the request in flight as failed."""
         self.run.drop(self)
 
 
 def status_of(data: bytes) -> int | None:
-    """The status of a response, None as long as some of it is missing."""
+    """Return the status of a response, None while it is incomplete."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -87,7 +87,7 @@ def status_of(data: bytes) -> int | None:
 
 
 class Run(ABC):
-    """One run of a plan. The subclasses say when a request is sent."""
+    """One run of a plan. The subclasses decide when a request is sent."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -107,24 +107,24 @@ class Run(ABC):
         self.watch()
 
     def watch(self) -> None:
-        """Note how long this process did not run."""
+        """Record the longest time in which this process did not run."""
         last, self.beat = self.beat, clock()
         self.stalled = max(self.stalled, self.beat - last - BEAT_SECONDS)
         self.loop.call_later(BEAT_SECONDS, self.watch)
 
     @abstractmethod
     def free(self, client: Client) -> None:
-        """A connection has nothing to do."""
+        """Handle a connection without a request in flight."""
 
     def note(self, client: Client, status: int) -> None:
-        """Keep what became of a request."""
+        """Record the status of a request and its times."""
         self.done.append(clock())
         self.intended.append(client.intended)
         self.sent.append(client.sent)
         self.status.append(status)
 
     def drop(self, client: Client) -> None:
-        """A connection is gone; make another while there is work."""
+        """Replace a lost connection while there is work."""
         self.clients.discard(client)
         if client.busy:
             client.busy = False
@@ -133,7 +133,7 @@ class Run(ABC):
             self.connect()
 
     def connect(self) -> None:
-        """Open a connection; `free` is told of it."""
+        """Open a connection; it calls `free` when it is up."""
         self.connecting += 1
         task = self.loop.create_task(self._connect())
         task.add_done_callback(self._check)
@@ -155,18 +155,18 @@ class Run(ABC):
             self.broken.set_exception(error)
 
     async def settle(self, seconds: float) -> None:
-        """Wait until every request is answered, at most so long."""
+        """Wait until every request is answered, at most `seconds`."""
         until = clock() + seconds
         while clock() < until and self.open_requests():
             await asyncio.sleep(0.01)
 
     def open_requests(self) -> list[float]:
-        """The intended times of the requests that are not answered."""
+        """Return the intended times of the unanswered requests."""
         return [client.intended for client in self.clients if client.busy]
 
 
 class ClosedRun(Run):
-    """As many requests under way as there are clients."""
+    """A closed loop: as many requests in flight as there are clients."""
 
     async def run(self) -> Load:
         """Run the plan."""
@@ -182,18 +182,18 @@ class ClosedRun(Run):
         return result(self, (counted >= begin) & (counted < end), self.open_requests(), 0)
 
     def spin(self) -> None:
-        """Stay awake to the end."""
+        """Keep the event loop busy until the end."""
         if not self.ending:
             self.loop.call_soon(self.spin)
 
     def free(self, client: Client) -> None:
-        """Send the next request."""
+        """Send the next request on it."""
         if not self.ending:
             client.send(next(self.requests), clock())
 
 
 class OpenRun(Run):
-    """Requests at the times of a Poisson process, on connections from a pool that grows up to a bound."""
+    """An open loop: requests at the times of a Poisson process, on a pool of connections that grows up to a bound."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -220,7 +220,7 @@ class OpenRun(Run):
         return result(self, (counted >= begin) & (counted < end), unanswered, offered)
 
     async def send_all(self, arrivals: Sequence[float]) -> None:
-        """Send each request at its time."""
+        """Send each request at its intended time."""
         sent = 0
         over: asyncio.Future[None] = self.loop.create_future()
 
@@ -239,7 +239,7 @@ class OpenRun(Run):
         await asyncio.wait([over, self.broken], return_when=asyncio.FIRST_COMPLETED)
 
     def dispatch(self, request: bytes, intended: float) -> None:
-        """Send a request, or let it wait for a connection."""
+        """Send a request, or queue it until a connection is free."""
         while self.idle:
             client = self.idle.pop()
             if client in self.clients:
@@ -252,14 +252,14 @@ class OpenRun(Run):
             self.waited += 1
 
     def free(self, client: Client) -> None:
-        """Send what has waited longest, if anything does."""
+        """Send the request that has waited longest, if there is one."""
         if self.waiting:
             client.send(*self.waiting.popleft())
         else:
             self.idle.append(client)
 
     def drop(self, client: Client) -> None:
-        """A connection is gone; another is made only for what waits for one."""
+        """Replace a lost connection only if a request waits for one."""
         self.clients.discard(client)
         if client.busy:
             client.busy = False
@@ -268,12 +268,12 @@ class OpenRun(Run):
             self.connect()
 
     def open_requests(self) -> list[float]:
-        """The intended times of the requests that are not answered, those that were never sent among them."""
+        """Return the intended times of the unanswered requests, including those never sent."""
         return super().open_requests() + [intended for _, intended in self.waiting]
 
 
 def result(run: Run, counted: np.ndarray[tuple[int], np.dtype[np.bool_]], open_: Sequence[float], offered: int) -> Load:
-    """What the counted requests and those that are still open amount to."""
+    """Summarise the counted requests and those still open."""
     intended, sent = np.array(run.intended)[counted], np.array(run.sent)[counted]
     done, status = np.array(run.done)[counted], np.array(run.status, dtype=int)[counted]
     waits = (done - intended) * 1000
@@ -311,10 +311,10 @@ async def generate(plan: Plan) -> Load:
 
 
 def main() -> None:
-    """Read a plan, run it on its core, and print what came of it."""
+    """Read a plan, run it on its core, and print the load as JSON."""
     plan = Plan(**json.load(sys.stdin))
     os.sched_setaffinity(0, {plan.core})
-    gc.disable()  # a collection would show as the server's latency
+    gc.disable()  # garbage collection would count as the server's latency
     print(json.dumps(asdict(uvloop.run(generate(plan)))))
 
 

@@ -1,7 +1,7 @@
-"""The limit: texts tokenised and run one at a time in this process, with no server.
+"""The limit: tokenise and run one text at a time in this process, without a server.
 
-It runs the same code on the same texts in the same order as the service does. The first line of stdin is the plan, each
-further one a number of seconds to measure for; each is answered with a line on stdout.
+It runs the same code on the same texts in the same order as the service. The first line of stdin is the plan; each
+further line is a number of seconds to measure, answered with a line on stdout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WARM_UP = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Texts a second, the median text in milliseconds, and the one that took longest."""
+    """Texts per second, and the median and the longest time of a text in milliseconds."""
 
     throughput: float
     milliseconds: float
@@ -30,7 +30,7 @@ class Loop:
 
 
 def run(classifier: Classifier, texts: list[str], seconds: float) -> Loop:
-    """Classify in turn for so long."""
+    """Classify the texts in turn for `seconds`."""
     took = []
     begin = now = time.perf_counter()
     for text in itertools.cycle(texts):
@@ -43,7 +43,7 @@ def run(classifier: Classifier, texts: list[str], seconds: float) -> Loop:
 
 
 def main() -> None:
-    """Print the texts' labels, if that is asked for, else what was measured, as often as asked."""
+    """Print the labels of the texts if the plan asks for them, otherwise one measurement per line of stdin."""
     plan = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, {plan["core"]})
     bundle = Bundle.open(plan["bundle"])

@@ -1,4 +1,4 @@
-"""Measuring one server: start, answers, closed loop and open loop in rounds, memory."""
+"""Measure one server: start, answers, closed and open loops in rounds, memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from serving_tools.running import TRIES, Running, running
 
 CLIENTS = (1, 16, 64)
 _TIMES = {1: 4}
-"""How often a round has a closed loop: with 1 client the machine's speed changes by more than what the server adds."""
+"""Closed loops per round, by clients. With 1 client the machine's speed varies by more than the server adds."""
 
 SHARES = (0.5, 0.7, 0.9)
 SAME_LOAD = 0.4
-"""What is asked of every server alike, in terms of the loop: about 70 % of what the best of the others can answer."""
+"""The load that is the same for all servers, as a share of the loop's throughput: about 70 % of the best peer's."""
 
 STARTS = 2
 
 _NEAR = 0.1
-"""A load may be so far from the share of the capacity that it was to be: the machine grows faster and slower."""
+"""Tolerance of a load's share of the capacity: the machine's speed changes between the loads."""
 
-_LEAST_RATE = 10.0  # so that a server that gives next to nothing is not measured for minutes
+_LEAST_RATE = 10.0  # keeps a very slow server from being measured for minutes
 
 Figure = Callable[[Beside], float]
 
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one server, round by round. `closed` is by clients, `opened` by the share of its capacity.
+    """The measurements of one server, by round. `closed` is by clients, `opened` by the share of its capacity.
 
-    `same` is at `SAME_LOAD`, empty where that is more than it can answer. `agreement` is the share of the first texts
-    that got the label which the loop gives. `reason` says why it was not measured, or not to the end.
+    `same` is at `SAME_LOAD`, and empty if the server cannot answer that much. `agreement` is the share of the first
+    texts with the same label as in the loop. `reason` says why the server was not measured, or not completely.
     """
 
     key: str
@@ -54,19 +54,19 @@ class Measured:
 
     @property
     def capacity(self) -> float:
-        """The most that any number of clients got, in terms of the loop."""
+        """Return the highest throughput of the closed loops, as a multiple of the loop's."""
         return max(over(rounds, lambda one: one.share) for rounds in self.closed.values())
 
 
 def over(rounds: Sequence[Beside], figure: Figure) -> float:
-    """The median of a figure over the rounds; NaN where there is none. A load that got no answer took for ever."""
+    """Return the median of a figure over the rounds; NaN without rounds. A load without answers counts as infinite."""
     figures = [figure(one) for one in rounds]
     middle = median(math.inf if math.isnan(value) else value for value in figures) if figures else math.nan
     return middle if math.isfinite(middle) else math.nan
 
 
 def measure(contender: Contender, conditions: Conditions, limit: Limit) -> Measured:
-    """Measure one server, and the limit between its loads. What fails is told in `reason`."""
+    """Measure one server, and the limit between its loads. A failure is recorded in `reason`."""
     measured = Measured(contender.key, contender.title, contender.note)
     try:
         starts = []
@@ -90,7 +90,7 @@ def measure(contender: Contender, conditions: Conditions, limit: Limit) -> Measu
 
 
 def _round(measured: Measured, one: Running, limit: Limit, number: int) -> None:
-    """One load of each kind. The rates are of what the machine gives now: the loop was measured just before."""
+    """Run one load of each kind. Rates follow the machine's present speed: the loop was measured just before."""
     for clients in CLIENTS:
         for _ in range(_TIMES.get(clients, 1)):
             measured.closed[clients].append(limit.beside(partial(one.load, clients=clients)))
@@ -101,9 +101,9 @@ def _round(measured: Measured, one: Running, limit: Limit, number: int) -> None:
 
 
 def _opened(share: float, capacity: float, one: Running, limit: Limit, number: int) -> Beside:
-    """A load at a share of a capacity; of several that the machine made another share of, the nearest one.
+    """Send a load at a share of a capacity; of several attempts, return the one nearest to that share.
 
-    The capacity is in terms of the loop, as is what was sent.
+    The capacity and the rate are multiples of the loop's throughput.
     """
     conditions = one.conditions
     found: list[tuple[float, Beside]] = []

@@ -1,4 +1,4 @@
-"""Our server at five times its capacity, where every request has a deadline: how much is answered in time."""
+"""Our server at five times its capacity, with a deadline per request: how much it answers in time."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ DEADLINE = "X-Request-Timeout-Ms"
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A load beyond the capacity; that is the mean of what 64 clients got just before and after."""
+    """A load beyond the capacity, which is the mean throughput of 64 clients just before and after."""
 
     capacity: float
     load: Load
 
     @property
     def in_time(self) -> float:
-        """The answers within the deadline in terms of the capacity."""
+        """Return the answers within the deadline, as a share of the capacity."""
         return ratio(self.load.throughput * self.load.within, self.capacity)
 
     @property
     def refused(self) -> Latency:
-        """How long refusals took."""
+        """Return the latencies of the refusals."""
         return self.load.others.get(REFUSED, Latency(0, *[float("nan")] * 4))
 
     def line(self) -> str:
-        """The round as a line of progress."""
+        """Format the round as a line of progress."""
         answers = ", ".join(f"{count:,} x {status}" for status, count in self.load.statuses.items())
         return (
             f"capacity {self.capacity:,.0f} req/s, offered {self.load.offered:,.0f}: {answers}, "
@@ -48,7 +48,7 @@ class Round:
 
 
 def overload(conditions: Conditions, deadline_ms: float) -> Part:
-    """Open loops whose requests name their deadline. Latencies count from the intended time of sending."""
+    """Run open loops whose requests have a deadline. Latencies count from the intended time of sending."""
     rounds: list[Round] = []
     with running(REFLUX, conditions) as one:
         before = _closed(one)
@@ -78,5 +78,5 @@ def overload(conditions: Conditions, deadline_ms: float) -> Part:
 
 
 def _closed(one: Running) -> float:
-    """What 64 clients get."""
+    """Return the throughput of 64 clients."""
     return one.load(clients=64).throughput

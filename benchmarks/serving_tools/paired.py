@@ -1,8 +1,7 @@
-"""Two servers side by side, loaded in turn, several rounds: what a static student, or shadowing, is compared by.
+"""Compare two servers, loaded in turn over several rounds: a static student with a constant, shadowing with none.
 
-Both stay up on the same core, and the one that is not loaded is idle. The order alternates, and each load is seen in
-terms of the loop just before and after it, so that a machine that grows slower or faster is on neither's side; the
-median round counts.
+Both run on the same core, and the one that is not loaded is idle. Their order alternates, and each load is divided by
+the loop just before and after it, so that a change of the machine's speed favours neither. The median round counts.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from serving_tools.teacher import fake_teacher
 
 TEACHER_SECONDS = 2.0
 SHARE = 0.7
-BACKLOG = 1_000_000  # far more than is sent: what is dropped for want of room would cost nothing
+BACKLOG = 1_000_000  # more than is sent: texts dropped from a full queue would cost nothing
 
 Loads = dict[str, Beside]
 Step = Callable[[Loads], Mapping[str, Any]]
-"""The plan of a load, from what the first server did earlier in the round."""
+"""Makes the plan of a load from the first server's earlier loads of the round."""
 
 
 def compare(
     first: Running, second: Running, conditions: Conditions, steps: Mapping[str, Step]
 ) -> list[tuple[Loads, Loads]]:
-    """The loads of the first and of the second server, round by round; both get the same plans."""
+    """Send the same plans to both servers, and return their loads by round."""
     found = []
     limit = Limit(conditions)
     limit.measure()
@@ -51,7 +50,7 @@ def compare(
 
 
 def _told(first: Loads, second: Loads) -> str:
-    """A round's line."""
+    """Format a round as a line of progress."""
     return ", ".join(
         f"{name} {a.load.throughput:,.0f}, {b.load.throughput:,.0f} req/s, of the loop's {a.share:.2f}, {b.share:.2f}, "
         f"p99 {a.load.latency.p99:.2f}, {b.load.latency.p99:.2f} ms"
@@ -60,7 +59,7 @@ def _told(first: Loads, second: Loads) -> str:
 
 
 def static(conditions: Conditions) -> Part:
-    """A static student behind our server, and FastAPI with a constant; `conditions` have the static bundle."""
+    """Compare a static student behind our server with FastAPI and a constant; `conditions` name the static bundle."""
     with running(REFLUX, conditions) as ours, running(CONSTANT, conditions) as constant:
         steps: dict[str, Step] = {"16 clients": lambda _: {"clients": 16}, "64 clients": lambda _: {"clients": 64}}
         pairs = compare(ours, constant, conditions, steps)
@@ -76,9 +75,9 @@ def static(conditions: Conditions) -> Part:
 
 
 def shadow(conditions: Conditions) -> Part:
-    """Our server without shadowing, and with all traffic shadowed to a teacher that takes two seconds.
+    """Compare our server without shadowing, and with all traffic shadowed to a teacher that takes two seconds.
 
-    p99 is compared at 64 clients and with Poisson arrivals at 70 % of what the round without shadowing allows.
+    p99 is compared at 64 clients, and with Poisson arrivals at 70 % of the round's capacity without shadowing.
     """
     steps: dict[str, Step] = {
         "64 clients": lambda _: {"clients": 64},
@@ -102,7 +101,7 @@ def shadow(conditions: Conditions) -> Part:
 
 
 def _shadowing(url: str) -> Contender:
-    """Our server with all traffic shadowed to a teacher."""
+    """Describe our server with all traffic shadowed to a teacher."""
     teacher = {"kind": "openai", "base_url": url, "model": "fake", "usd_per_million": {"input": 0.4, "output": 1.6}}
 
     def settings(place: Place) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""What the load generator is told and what it tells: what to send when, and what came back."""
+"""The plan of a load, and the load as measured: the input and the output of the load generator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send where. `clients` makes a closed loop, `rate` (requests a second) an open one.
+    """What to send where. With `clients` it is a closed loop, with `rate` (requests per second) an open one.
 
-    `bodies` are sent in turn. Nothing of the first `warm_up` seconds counts. `most_connections` bounds an open loop:
-    beyond it a request waits for a connection, and that wait is part of its latency.
+    `bodies` are sent in turn. The first `warm_up` seconds do not count. `most_connections` bounds an open loop: beyond
+    it a request waits for a connection, and that wait is part of its latency.
     """
 
     port: int
@@ -36,7 +36,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Quantiles in milliseconds; NaN where nothing was counted."""
+    """Quantiles in milliseconds; NaN if nothing was counted."""
 
     count: int
     p50: float
@@ -47,13 +47,13 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came back. `throughput` is of answers 200, per second; `latency` theirs, in ms.
+    """The results of a load. `throughput` counts answers 200 per second, `latency` is theirs in ms.
 
-    In an open loop what was never answered counts in `latency` with the time waited so far. `statuses` are of every
-    answer, 0 being a lost connection; `others` are the latencies of each status that is not 200. `waited` counts the
-    requests that found the bound of connections reached. `late_p99` is by how many ms the generator itself was late,
-    `stalled_ms` the longest time in which it did not run: a machine that is paused or busy with something else.
-    `within` is the share of answers 200 inside the deadline from the intended time, `within_sent` from the sending.
+    In an open loop an unanswered request counts in `latency` with the time waited so far. `statuses` counts every
+    answer, with 0 for a lost connection; `others` has the latencies of each status other than 200. `waited` counts the
+    requests that found all connections busy. `late_p99` is the delay of the generator itself in ms, and `stalled_ms`
+    the longest time in which it did not run, because the machine was paused or busy. `within` is the share of answers
+    200 within the deadline from the intended time of sending, `within_sent` from the actual time.
     """
 
     seconds: float
@@ -72,12 +72,12 @@ class Load:
 
     @property
     def failed(self) -> int:
-        """Requests with no answer 200."""
+        """Return the number of requests without an answer 200."""
         return self.unanswered + sum(count for status, count in self.statuses.items() if status != str(OK))
 
 
 def requests_of(plan: Plan) -> Iterator[bytes]:
-    """The requests in turn, as they go over the wire."""
+    """Return the requests of the plan as bytes."""
     more = "".join(f"{name}: {value}\r\n" for name, value in plan.headers.items())
     requests = []
     for body in plan.bodies:
@@ -91,14 +91,14 @@ def requests_of(plan: Plan) -> Iterator[bytes]:
 
 
 def poisson(rate: float, seconds: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The arrival times of a Poisson process of so many a second."""
+    """Return the arrival times, in seconds, of a Poisson process of `rate` arrivals per second."""
     random = np.random.default_rng(seed)
     count = random.poisson(rate * seconds)
     return np.sort(random.uniform(0.0, seconds, count))
 
 
 def latency(milliseconds: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
-    """The quantiles of what was measured."""
+    """Return the quantiles of measured times."""
     if not len(milliseconds):
         return Latency(0, *[float("nan")] * 4)
     p50, p99, p999, most = (float(value) for value in np.quantile(milliseconds, [0.5, 0.99, 0.999, 1.0]))
@@ -106,11 +106,11 @@ def latency(milliseconds: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.f
 
 
 def share(which: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
-    """The share that holds; NaN of nothing."""
+    """Return the share of true values; NaN if there are none."""
     return float(which.mean()) if len(which) else float("nan")
 
 
 def load_of(found: Mapping[str, Any]) -> Load:
-    """A load, from its JSON."""
+    """Read a load from its JSON."""
     others = {status: Latency(**quantiles) for status, quantiles in found["others"].items()}
     return Load(**{**found, "latency": Latency(**found["latency"]), "others": others})

@@ -1,7 +1,7 @@
-"""The student as others export it: its plain ONNX graph, optimised and quantised by ONNX Runtime's own tools alone.
+"""Export the student with public tools alone: its plain ONNX graph, optimised and quantised by ONNX Runtime.
 
-It becomes a folder with the layout of a bundle, which the servers of others run. What `export` does of its own is not
-in it: no packing, no smoothing, no learnt ranges, no head in fp32.
+The servers of others run it, from a folder with the layout of a bundle. It has none of our own optimisations: no
+unpadding, no SmoothQuant, no static ranges, no head in fp32.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from export.torch_to_onnx import export_onnx
 
 
 def portable(bundle: Bundle, student: Path, target: Path) -> None:
-    """Write the student of a folder at `target`, with all but the graph as in its bundle.
+    """Write the student of a folder to `target`; all files but the graph are those of its bundle.
 
-    Raises DistillError for a folder that holds no student, or that of another bundle.
+    Raises DistillError if the folder holds no student, or the student of another bundle.
     """
     trained = load_student(student)
     if (trained.network.family, trained.labels) != (bundle.manifest.family, bundle.manifest.labels):
-        raise DistillError(f"{student}: not of the family and labels of {bundle.path}; give the student of that bundle")
+        raise DistillError(f"{student}: not the student of {bundle.path} (family or labels differ)")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         export_onnx(trained, folder / "plain.onnx")
@@ -39,7 +39,7 @@ def portable(bundle: Bundle, student: Path, target: Path) -> None:
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Dynamic int8 by ONNX Runtime, with 7 bits for weights where products saturate, as its documentation advises."""
+    """Quantise dynamically to int8, with 7-bit weights where products saturate, as ONNX Runtime advises."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -55,7 +55,7 @@ def quantise(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Write what the plan on stdin asks for."""
+    """Export as the plan on stdin says."""
     plan = json.load(sys.stdin)
     try:
         portable(Bundle.open(plan["bundle"]), Path(plan["student"]), Path(plan["target"]))

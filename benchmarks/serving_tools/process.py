@@ -1,4 +1,4 @@
-"""Servers as processes: started on one core, ready at their first good answer, their memory read, stopped for good."""
+"""Servers as processes: start one on given cores, wait for its first answer, read its memory, stop it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ STOP_SECONDS = 5.0
 
 
 class ServerError(Exception):
-    """A server did not start or does not answer; the message has the end of what it logged."""
+    """A server did not start or does not answer; the message has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Megabytes (10**6 bytes) of a server: the resident set of one process, or what several hold in proportion."""
+    """Memory of a server in megabytes (10**6 bytes): the RSS of one process, or the summed PSS of several."""
 
     megabytes: float
     processes: int
@@ -42,14 +42,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer to one request."""
+    """The status and the body of a response."""
 
     status: int
     body: bytes
 
 
 class Server:
-    """A server in a process group of its own, pinned to some cores."""
+    """A server in a process group of its own, pinned to `cores`."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Server:
             )
 
     def __enter__(self) -> Self:
-        """The server is already starting."""
+        """Return the server, which is starting already."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
@@ -88,7 +88,7 @@ class Server:
         self._process.send_signal(number)
 
     def wait(self, path: str, body: str) -> float:
-        """Seconds from the start to the first answer 200. Raises ServerError when there is none."""
+        """Return the seconds from the start to the first answer 200. Raises ServerError if none comes."""
         last = "no connection"
         while (passed := time.perf_counter() - self._started) < START_SECONDS:
             if self._process.poll() is not None:
@@ -105,7 +105,7 @@ class Server:
         raise ServerError(f"not ready after {START_SECONDS:.0f} s ({last}): {self.tail()}")
 
     def memory(self) -> Memory:
-        """The memory of the process and all that it started."""
+        """Return the memory of the process and its descendants."""
         pids = tree(self._process.pid)
         key, name = ("Rss", "status") if len(pids) == 1 else ("Pss", "smaps_rollup")
         fields = {"Rss": "VmRSS:", "Pss": "Pss:"}
@@ -113,17 +113,17 @@ class Server:
         for pid in pids:
             try:
                 lines = Path(f"/proc/{pid}/{name}").read_text().splitlines()
-            except OSError:  # it ended meanwhile
+            except OSError:  # the process has ended
                 continue
             total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(fields[key]))
         return Memory(total / 1e6, len(pids))
 
     def tail(self) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-4:])[-600:]
 
     def stop(self) -> None:
-        """Ask it to leave, twice, then end it and all that it started."""
+        """Send SIGTERM twice, then kill the process and its descendants."""
         pids = tree(self._process.pid)
         for seconds in (0.5, STOP_SECONDS):
             if self._process.poll() is None:
@@ -141,13 +141,13 @@ class Server:
 
 
 def plain_environment() -> dict[str, str]:
-    """The environment of this process without what would set up a server, and with one thread for every library."""
+    """Return this process's environment without the servers' variables, and with one thread for every library."""
     own = ("REFLUX_", "PYTHON", "VIRTUAL_ENV", "BENTOML_", "MLSERVER_", "INFINITY_")
     return {**{name: value for name, value in os.environ.items() if not name.startswith(own)}, **ONE_THREAD}
 
 
 def ask(port: int, path: str, body: str | None = None, *, timeout: float = 30.0) -> Reply:
-    """One request on a connection of its own, a POST where there is a body. Raises OSError when no answer comes."""
+    """Send one request on a new connection, a POST if there is a body. Raises OSError if no answer comes."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         if body is None:
@@ -163,7 +163,7 @@ def ask(port: int, path: str, body: str | None = None, *, timeout: float = 30.0)
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -171,7 +171,7 @@ def free_port() -> int:
 
 
 def tree(root: int) -> list[int]:
-    """The process and its descendants."""
+    """Return the ids of a process and its descendants."""
     parents: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

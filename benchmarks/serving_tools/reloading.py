@@ -1,4 +1,4 @@
-"""Our server left alone, and reloaded again and again under load: what it costs those who are served meanwhile."""
+"""Our server with and without reloads under load: what a reload costs the clients."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ SHARE = 0.5
 
 
 class Reloaded(Running):
-    """A server whose bundle is exchanged for another version of itself for as long as a load lasts."""
+    """A server whose bundle is replaced again and again while a load lasts."""
 
     __slots__ = ()
 
     def load(self, **plan: Any) -> Load:
-        """Send a load, and exchange the bundle meanwhile."""
+        """Send a load, and replace the bundle meanwhile."""
         with _reloading(self.server, self.conditions.bundle):
             return super().load(**plan)
 
 
 @contextmanager
 def _reloading(server: Server, served: Path) -> Iterator[None]:
-    """Exchange the bundle again and again. Raises ServerError where one is not served."""
+    """Replace the bundle again and again. Raises ServerError if a version is not served."""
     done, failures = threading.Event(), []
 
     def reload() -> None:
@@ -71,13 +71,13 @@ def _reloading(server: Server, served: Path) -> Iterator[None]:
 
 
 def publish(bundle: Bundle, target: Path, number: int) -> Bundle:
-    """Write a bundle, in place of what is there, as a version of its own."""
+    """Write a bundle over the one in its place, as a new version."""
     contents = {name: bundle.path / name for name in bundle.manifest.files}
     return write_bundle(target, contents, replace(bundle.manifest, name=f"version-{number % 2}"))
 
 
 def reloads(conditions: Conditions) -> Part:
-    """Latencies at half the load, and what 64 clients get, with reloads one after another and without."""
+    """Compare latencies at half the capacity, and the throughput of 64 clients, with continuous reloads and without."""
     steps: dict[str, Step] = {
         "64 clients": lambda _: {"clients": 64, "seconds": SECONDS},
         "50 % load": lambda off: {"rate": SHARE * off["64 clients"].load.throughput, "seconds": SECONDS},

@@ -1,4 +1,4 @@
-"""What was measured, as JSON, a table and a figure."""
+"""Write the results as JSON, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _THEIR_GRAPH = (
 
 
 def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
-    """One row per server, in Markdown."""
+    """Return a Markdown table with one row per server."""
     titles = ["server", *(f"req/s, {count}" for count in CLIENTS), "added", *(f"ms, {count}" for count in CLIENTS)]
     titles += [*(f"ms, {share:.0%}" for share in SHARES), "ms, same load"]
     titles += ["MB", "ready s", "not 200", "same label", "note"]
@@ -93,7 +93,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def write(path: Path, part: Part) -> None:
-    """Write what was found as JSON, with null for what is not a number."""
+    """Write the results as JSON, with null for NaN and infinity."""
     results = {**part.found, "bounds": part.bounds}
     path.write_text(json.dumps(_plain(results), indent=2, ensure_ascii=False) + "\n")
 
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def figure(path: Path, rows: Sequence[Measured]) -> None:
-    """Throughput by clients, and p99 by load, both in terms of the loop, as a PNG."""
+    """Plot throughput by clients and p99 by load, relative to the loop, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

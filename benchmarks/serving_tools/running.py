@@ -1,4 +1,4 @@
-"""A server that answers, and what is asked of it: loads, its memory, its labels."""
+"""A running server: send loads to it, read its memory, compare its labels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from serving_tools.process import Memory, Server, ServerError, ask, free_port
 
 CHECKED = 32
 TRIES = 4
-STALLED_MS = 250.0  # far more than a server that shares a machine costs the generator: the machine was paused
+STALLED_MS = 250.0  # far more than a server on the same machine costs the generator: the machine was paused
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers, with what to send it."""
+    """A running server, and what to send it."""
 
     server: Server
     contender: Contender
@@ -36,9 +36,9 @@ class Running:
     ready_seconds: float
 
     def load(self, **plan: Any) -> Load:
-        """Send a load, to its end; `plan` has the fields of Plan that are not the same for all.
+        """Send a load and wait for its end; `plan` has the fields of Plan that differ between loads.
 
-        One in which the generator itself was held up says nothing of the server, and is sent again.
+        If the generator itself was held up, the load says nothing about the server and is sent again.
         """
         for _ in range(TRIES - 1):
             load = _load(self.begin(**plan))
@@ -48,7 +48,7 @@ class Running:
         return _load(self.begin(**plan))
 
     def begin(self, **plan: Any) -> subprocess.Popen[str]:
-        """Begin to send a load."""
+        """Start sending a load."""
         usual = {
             "port": self.server.port,
             "path": self.contender.path,
@@ -61,7 +61,7 @@ class Running:
         return begin("load", asdict(Plan(**{**usual, **plan})))
 
     def memory(self) -> Memory:
-        """The memory in the middle of a load of its own: reading it stops a process for a moment."""
+        """Return the memory during a load of its own, because reading it stops a process for a moment."""
         process = self.begin(clients=16, seconds=1.0, warm_up=0.0)
         time.sleep(0.7)
         memory = self.server.memory()
@@ -69,11 +69,11 @@ class Running:
         return memory
 
     def get(self, path: str) -> bytes:
-        """What the server answers to a GET."""
+        """Send a GET and return the reply."""
         return ask(self.server.port, path).body
 
     def agreement(self) -> float:
-        """The share of the first texts that are answered with the loop's label; NaN of who answers no labels."""
+        """Return the share of the first texts with the same label as in the loop; NaN if the server sends no labels."""
         if self.contender.label is None:
             return float("nan")
         pairs = list(zip(self.bodies, self.conditions.labels, strict=True))[:CHECKED]
@@ -89,9 +89,9 @@ class Running:
 
 @contextmanager
 def running(contender: Contender, conditions: Conditions) -> Iterator[Running]:
-    """A started server, which is stopped afterwards. Raises InstallError or ServerError."""
+    """Start a server, and stop it at the end. Raises InstallError or ServerError."""
     if contender.needs_student and conditions.student is None:
-        raise ServerError("not started: it takes the trained student, give --student")
+        raise ServerError("not started: it needs the trained student; give --student")
     python, bundle = Path(sys.executable), conditions.bundle
     if contender.environment is not None:
         python, bundle = python_of(conditions.environments, contender.environment), conditions.portable
@@ -113,7 +113,7 @@ def running(contender: Contender, conditions: Conditions) -> Iterator[Running]:
 
 
 def again(stalled_ms: float) -> None:
-    """Say why something is measured once more."""
+    """Print why something is measured again."""
     print(f"{'':10} the machine did not run for {stalled_ms:,.0f} ms; measuring again", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A slow teacher on this machine: OpenAI's chat API, which answers every question alike after some seconds."""
+"""A slow teacher on this machine: OpenAI's chat API with one fixed answer after some seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SLOTS = 1024
 
 
 def reply(classes: int) -> bytes:
-    """A response whose likeliest tokens are the codes of the first labels."""
+    """Return a response whose likeliest tokens are the codes of the first labels."""
     names = codes(classes)[:20]
     logprobs = [math.log(0.9 / 2 ** (rank + 1)) for rank in range(len(names))]
     top = [{"token": name, "logprob": logprob} for name, logprob in zip(names, logprobs, strict=True)]
@@ -41,7 +41,7 @@ def reply(classes: int) -> bytes:
 
 
 def serve(listener: socket.socket, seconds: float, classes: int) -> None:
-    """Answer until the process is ended."""
+    """Answer until the process is killed."""
 
     async def run() -> None:
         free = asyncio.Semaphore(_SLOTS)
@@ -54,7 +54,7 @@ def serve(listener: socket.socket, seconds: float, classes: int) -> None:
 
 @contextmanager
 def fake_teacher(seconds: float, classes: int) -> Iterator[str]:
-    """The base URL of a teacher in a process of its own, on the core of this one; it is ended afterwards."""
+    """Start a teacher in a process on this one's core, yield its base URL, and kill it at the end."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(_SLOTS)
