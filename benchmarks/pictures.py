@@ -69,7 +69,9 @@ def console(driver: webdriver.Chrome, address: str) -> None:
     driver.find_element(By.ID, "text").send_keys(TEXT)
     driver.find_element(By.CSS_SELECTOR, "#form button").click()
     for table in ("#answer table", "#gap table", "#model table"):
-        WebDriverWait(driver, PATIENCE_SECONDS).until(lambda _, table=table: driver.find_elements(By.CSS_SELECTOR, table))
+        WebDriverWait(driver, PATIENCE_SECONDS).until(
+            lambda _, table=table: driver.find_elements(By.CSS_SELECTOR, table)
+        )
 
 
 def report(driver: webdriver.Chrome, folder: Path) -> None:

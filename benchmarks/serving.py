@@ -169,13 +169,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--previous", type=Path, metavar="CHECKOUT", help="also Reflux of another checkout, with its own .venv"
     )
-    parser.add_argument("--static", type=Path, metavar="BUNDLE", help="also compare this static student with a constant")
+    parser.add_argument(
+        "--static", type=Path, metavar="BUNDLE", help="also compare this static student with a constant"
+    )
     parser.add_argument("--shadow", action="store_true", help="the cost of shadowing all traffic")
     parser.add_argument("--overload", action="store_true", help="what is answered in time at five times the capacity")
     parser.add_argument("--reload", action="store_true", help="the cost of replacing the bundle under load")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of all loads; medians count (default 10)")
     parser.add_argument("--deadline-ms", type=float, default=100.0, help="deadline of --overload (default 100)")
-    parser.add_argument("--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' environments")
+    parser.add_argument(
+        "--environments", type=Path, default=_HERE / ".environments", help="folder of the peers' environments"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks/serving"))
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one load (default 1)")
     parser.add_argument("--warm-up", type=float, default=0.4, help="seconds before it that do not count (default 0.4)")
