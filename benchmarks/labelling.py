@@ -27,8 +27,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from distill import teachers
-from distill.labelling.account import Cashbook
-from distill.labelling.label import AnswerStore, answer
+from distill.labelling.account import StoredAccount
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.label import ask_missing
 
 LABELS = tuple(f"category {number}" for number in range(15))
 WORDS = "my order of last week has not come and nobody says when it will while the money is gone from here".split()
@@ -131,10 +132,10 @@ async def label(base_url: str, slots: int, count: int, folder: Path) -> Measured
         "concurrency": slots,
     }
     with AnswerStore(folder / "answers.sqlite") as store:
-        teacher = teachers.create(config, LABELS, Cashbook(store, max_usd=1000.0))
-        await answer(teacher, texts(min(FIRST, count)), store, repeat=1)
+        teacher = teachers.create(config, LABELS, StoredAccount(store, max_usd=1000.0))
+        await ask_missing(teacher, texts(min(FIRST, count)), store, repeat=1)
         first, start, busy = peak_mib(), time.perf_counter(), time.process_time()
-        await answer(teacher, texts(count), store)
+        await ask_missing(teacher, texts(count), store)
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
         await teacher.aclose()
     return Measured(seconds, busy, first, peak_mib())

@@ -45,7 +45,7 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @dataclass(frozen=True, slots=True)
-class AskingBar:
+class LabellingBar:
     """The texts to ask, the rate at which they are answered, what was spent, and the time that is left."""
 
     progress: Progress
@@ -62,12 +62,12 @@ class AskingBar:
 
 
 @contextmanager
-def asking_bar(description: str, total: int, spent: Callable[[], str]) -> Iterator[AskingBar]:
+def labelling_bar(description: str, total: int, spent: Callable[[], str]) -> Iterator[LabellingBar]:
     """Show how many texts a teacher has answered; `spent` says what that cost so far."""
     with _shown(*_columns(), _Rate(), _Note(spent), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(description, total=total)
         with _lines(lambda: _account(progress.tasks[0], spent())):
-            yield AskingBar(progress, task)
+            yield LabellingBar(progress, task)
 
 
 @contextmanager

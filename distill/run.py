@@ -23,7 +23,7 @@ from distill.data.splits import S
 from distill.evaluation.constant_answers import teacher_warnings
 from distill.labelling.account import dollars
 from distill.labelling.audit import terms_of
-from distill.labelling.session import Asking, Means
+from distill.labelling.session import LabellingSession, LabellingOptions
 from distill.labelling.soft_labels import SCHEMA, SoftLabels
 from distill.progress import status
 from distill.stages import Stage, fingerprint, write_atomic
@@ -62,7 +62,7 @@ class Run:
         return Stage(self.root / "data", inputs)
 
     @cached_property
-    def fitted_teacher(self) -> Stage | None:
+    def finetuned_teacher(self) -> Stage | None:
         """The teacher fine-tuned on gold labels, for a task that asks for it."""
         teacher = self.task.teacher
         if not isinstance(teacher, LocalConfig) or teacher.fit is None:
@@ -76,9 +76,9 @@ class Run:
         return Stage(self.root / "teacher", inputs)
 
     @cached_property
-    def learned_from(self) -> dict[str, Any]:
+    def label_inputs(self) -> dict[str, Any]:
         """What determines the soft labels, and so what students learn."""
-        fitted, calibration = self.fitted_teacher, self.task.labelling.calibration
+        fitted, calibration = self.finetuned_teacher, self.task.labelling.calibration
         return {
             "schema": SCHEMA,
             "data": self.data.fingerprint,
@@ -90,7 +90,7 @@ class Run:
     def labels(self) -> Stage:
         """The teacher's soft labels for every split, and what was found out about it."""
         told = {"twice": self.task.labelling.self_agreement, "terms": terms_of(self.task.teacher)}
-        return Stage(self.root / "labels", {**self.learned_from, **told})
+        return Stage(self.root / "labels", {**self.label_inputs, **told})
 
     def student(self, name: str) -> Stage:
         """A trained student."""
@@ -99,7 +99,7 @@ class Run:
             "student": config.model_dump(mode="json"),
             # What determines the labels has the fingerprint of a fitted teacher in it.
             "weights": None if config.model == TEACHER else weights_version(config.model),
-            "labels": fingerprint(self.learned_from),
+            "labels": fingerprint(self.label_inputs),
         }
         return Stage(self.root / "students" / name, inputs)
 
@@ -125,23 +125,23 @@ class Run:
 
     def make_teacher(self) -> None:
         """Fit the teacher, where the task asks for it and it is not up to date."""
-        if self.fitted_teacher is not None:
-            self.fitted_teacher.ensure(self._fit_teacher)
+        if self.finetuned_teacher is not None:
+            self.finetuned_teacher.ensure(self._finetune_teacher)
 
     def teacher_config(self) -> BaseModel:
         """What to ask: the teacher as configured, or the fitted one."""
         config = self.task.teacher
-        if self.fitted_teacher is None or not isinstance(config, LocalConfig):
+        if self.finetuned_teacher is None or not isinstance(config, LocalConfig):
             return config
         return config.model_copy(
             update={
                 "fit": None,
-                "model": str(self.fitted_teacher.require("label")),
+                "model": str(self.finetuned_teacher.require("label")),
                 "name": config.name or display_name(config.model),
             }
         )
 
-    def make_labels(self, means: Means | None = None) -> SoftLabels:
+    def make_labels(self, options: LabellingOptions | None = None) -> SoftLabels:
         """The soft labels, asked for unless they are up to date. No text that was answered before is asked again.
 
         Raises BudgetError when the money is not enough, and StoppedError for Ctrl-C; what was answered is kept.
@@ -151,12 +151,12 @@ class Run:
         self.make_teacher()
         with status("reading what the labels depend on"):  # weights of a teacher, and the examples of a prompt
             stage = self.labels
-        stage.ensure(lambda folder: self._write_labels(folder, means or Means()))
+        stage.ensure(lambda folder: self._write_labels(folder, options or LabellingOptions()))
         return self.soft_labels()
 
     def forecast(self) -> list[str]:
         """What labels that are not there yet will cost and take, in lines. No call is made, and no model loaded."""
-        return Asking(self.task, self.task.teacher, self.splits(), self.root / ANSWERS).forecast()
+        return LabellingSession(self.task, self.task.teacher, self.splits(), self.root / ANSWERS).forecast()
 
     def labelling(self) -> str:
         """What came of labelling, in a line."""
@@ -171,7 +171,7 @@ class Run:
         """The soft labels of the finished stage."""
         return SoftLabels.read(self.labels.require("label") / LABELS)
 
-    def doubts_of_labels(self) -> list[str]:
+    def label_warnings(self) -> list[str]:
         """What makes the soft labels of the finished stage doubtful."""
         soft = self.soft_labels()
         return teacher_warnings(soft.probabilities, soft.labels)
@@ -184,7 +184,7 @@ class Run:
         stage = self.student(name)
         return on_every_process(stage, lambda folder: self._train(folder, name))
 
-    def _fit_teacher(self, folder: Path) -> None:
+    def _finetune_teacher(self, folder: Path) -> None:
         from distill.training.finetune import fit
 
         config = self.task.teacher
@@ -201,15 +201,15 @@ class Run:
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
-    def _asking(self) -> Asking:
-        return Asking(self.task, self.teacher_config(), self.splits(), self.root / ANSWERS)
+    def _session(self) -> LabellingSession:
+        return LabellingSession(self.task, self.teacher_config(), self.splits(), self.root / ANSWERS)
 
-    def _write_labels(self, folder: Path, means: Means) -> None:
-        appraised = self._asking().ask(means)
-        labelled = appraised.labelling
+    def _write_labels(self, folder: Path, options: LabellingOptions) -> None:
+        audited = self._session().ask(options)
+        labelled = audited.labelling
         replace(labelled.soft, terms=terms_of(self.task.teacher)).write(folder / LABELS)
         record = {"asked": labelled.asked, "refused": labelled.refused, "invalid": labelled.invalid}
-        write_atomic(folder / RECORD, json.dumps({**record, **appraised.record}, indent=2) + "\n")
+        write_atomic(folder / RECORD, json.dumps({**record, **audited.record}, indent=2) + "\n")
         self._asked = labelled.asked
 
     def _train(self, folder: Path, name: str) -> None:
@@ -218,8 +218,8 @@ class Run:
         splits, soft = self.splits(), self.soft_labels()
         known = set(soft.ids)
         config = self.task.students[name]
-        if config.model == TEACHER and self.fitted_teacher is not None:
-            config = config.model_copy(update={"model": str(self.fitted_teacher.path)})
+        if config.model == TEACHER and self.finetuned_teacher is not None:
+            config = config.model_copy(update={"model": str(self.finetuned_teacher.path)})
         distilled = distil(
             config,
             soft,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,17 @@ class Section(BaseModel):
     """A part of a task: immutable, and closed to keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a configuration and, depth first, every value in it, each with the name of the field that it is in."""
+    yield key, value
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from walk(getattr(value, name), name)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from walk(item, key)
 
 
 class FileSource(Section):

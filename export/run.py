@@ -44,10 +44,10 @@ class ExportRun:
 
     def bundle_stage(self, name: str) -> Stage:
         """A student's bundle, or the fitted teacher's."""
-        fitted = self.run.fitted_teacher
+        fitted = self.run.finetuned_teacher
         source = fitted.fingerprint if name == TEACHER and fitted else self.run.student(name).fingerprint
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
-        labels = fingerprint(self.run.learned_from)
+        labels = fingerprint(self.run.label_inputs)
         inputs = {"source": source, "export": settings, "labels": labels, "name": self.task.name}
         return Stage(self.run.root / "bundles" / name, inputs)
 
@@ -72,7 +72,7 @@ class ExportRun:
         for name in self.task.students:
             self.run.student(name).require("train")
             self.bundle_stage(name).ensure(lambda folder, name=name: self._export(folder, name))  # type: ignore[misc]
-        if self.run.fitted_teacher is not None:
+        if self.run.finetuned_teacher is not None:
             self.bundle_stage(TEACHER).ensure(self._export_teacher)
         self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
         return Bundle.open(self.chosen.path)
@@ -117,7 +117,7 @@ class ExportRun:
 
     def _export_teacher(self, folder: Path) -> None:
         """The teacher is exported without quantisation and calibration: shadowing must hear the teacher itself."""
-        fitted = self.run.fitted_teacher
+        fitted = self.run.finetuned_teacher
         if fitted is None:
             raise TypeError("there is no fitted teacher to export")
         splits, soft = self.run.splits(), self.run.soft_labels()

@@ -88,7 +88,7 @@ def label(
     workers: Annotated[int, typer.Option(min=1, help="Workers of the Ray cluster.")] = 2,
 ) -> None:
     """Ask the teacher for soft labels; nothing that was answered is asked again."""
-    from distill.labelling.session import Means
+    from distill.labelling.session import LabellingOptions
 
     run = _run(task, output)
     for finding in run.make_data().findings:
@@ -97,10 +97,10 @@ def label(
         for line in run.forecast():
             console.print(line)
         return
-    soft = run.make_labels(Means(max_usd, batch, workers if engine == "ray" else 0))
+    soft = run.make_labels(LabellingOptions(max_usd, batch, workers if engine == "ray" else 0))
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
     console.print(run.labelling())
-    for doubt in run.doubts_of_labels():
+    for doubt in run.label_warnings():
         _warn(doubt)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.labelling.session import Means
+from distill.labelling.session import LabellingOptions
 from distill.run import Run
 from distill.task import Task, load_task
 
@@ -51,8 +51,8 @@ def run(
     for finding in stages.make_data().findings:
         warn(finding.message)
     stages.require_models()
-    stages.make_labels(Means(max_usd))
-    for doubt in stages.doubts_of_labels():
+    stages.make_labels(LabellingOptions(max_usd))
+    for doubt in stages.label_warnings():
         warn(doubt)
     for name in stages.task.students:
         stages.make_student(name)

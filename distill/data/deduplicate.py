@@ -22,7 +22,7 @@ _EMPTY = MinHash(num_perm=_PERMUTATIONS, seed=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaning:
+class Deduplication:
     """What was removed from a pool: `exact` and `near` duplicates within it, rows `leaked` from each held-out split.
 
     `conflicting` counts texts that stand in the pool with more than one gold label (the first is kept).
@@ -41,7 +41,7 @@ def clean(
     held_out: Mapping[str, Examples],
     threshold: float,
     advance: Callable[[int], None] = lambda count: None,
-) -> tuple[S, Cleaning]:
+) -> tuple[S, Deduplication]:
     """The pool without rows that duplicate an earlier row or a held-out row, and the account of what went.
 
     `advance` is told of every row that was compared.
@@ -66,7 +66,7 @@ def clean(
     for text, label in zip(pool.texts, pool.gold, strict=True):
         if label is not None:
             gold.setdefault(normalise(text), set()).add(label)
-    return pool.take(kept), Cleaning(
+    return pool.take(kept), Deduplication(
         rows=len(pool),
         kept=len(kept),
         exact=found["exact"],

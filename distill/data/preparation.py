@@ -23,7 +23,7 @@ from distill.data.checks import (
     shared_with_test,
     unknown_labels,
 )
-from distill.data.deduplicate import Cleaning, clean
+from distill.data.deduplicate import Deduplication, clean
 from distill.data.sources import delimiter_found, read
 from distill.data.splits import Examples, S, Test, Train, Validation, hold_out
 from distill.errors import DataError
@@ -79,7 +79,7 @@ def prepare(task: Task, folder: Path) -> None:
 
 
 def _split(
-    task: Task, pool: Examples, test: Examples, given: Examples | None, cleaning: Cleaning, folder: Path
+    task: Task, pool: Examples, test: Examples, given: Examples | None, cleaning: Deduplication, folder: Path
 ) -> None:
     """Divide the clean pool, examine what came of it, and write it into a folder."""
     held = {"test": test} if given is None else {"validation": given, "test": test}

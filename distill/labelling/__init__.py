@@ -1,1 +1,1 @@
-"""Asking a teacher for soft labels: the session, the store of answers, the account, the dry run."""
+"""Labelling: ask a teacher for soft labels, within a budget, and store every answer."""

@@ -1,7 +1,7 @@
-"""The account of a run, on disk: every response that was paid for, what was spent, and what calls in flight may cost.
+"""The account of a run, on disk: every paid response, the dollars spent, and the most that calls in flight may cost.
 
-A call that was in flight when the process was killed may have been paid, so that it counts as spent at its worst price:
-the budget holds however often a run is killed. Calls in open batches stay reserved; `batch_account` settles them.
+A call that was in flight when the process was killed may have been charged, so its highest possible cost counts as
+spent: the budget holds however often a run is killed. Calls in open batches stay reserved; `batch_account` settles them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _SPENT = "UPDATE money SET spent = spent + ?"
 _KEPT = "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)"
 
 
-class Cashbook:
-    """Keeps responses, and refuses a call that might bring what was ever spent in this run above `max_usd`.
+class StoredAccount:
+    """Stores paid responses, and refuses a call that might raise the run's total spending above `max_usd`.
 
-    Once it has refused a call, or the disk did not take what was paid for, it refuses every call that comes after.
+    After the first refusal, or when the disk does not take a paid response, it refuses every further call.
     """
 
     def __init__(self, store: Store, max_usd: float | None = None) -> None:
@@ -59,23 +59,23 @@ class Cashbook:
 
     @property
     def reserved(self) -> float:
-        """What the calls in flight and those in open batches may cost, in dollars."""
+        """The most that calls in flight and in open batches may cost, in dollars."""
         return sum(self._reserved.values()) + self.batched
 
     @property
     def left(self) -> float:
-        """What may still be reserved, in dollars; infinity where there is no bound."""
+        """Dollars that may still be reserved; infinity if there is no `max_usd`."""
         return math.inf if self._max_usd is None else self._max_usd - self.spent - self.reserved
 
     def charge(self, cost_usd: float, key: str = "", paid: Paid | None = None) -> list[Statement]:
-        """What writes down that so much was spent, and keeps the response, where there is one."""
+        """Return the statements that add `cost_usd` to the spending and store the response, if there is one."""
         statements: list[Statement] = [(_SPENT, (cost_usd,))]
         if paid is not None:
             statements.append((_KEPT, (key, _packed(paid.response), paid.cost_usd, paid.seconds, time.time())))
         return statements
 
     async def recall(self, key: str) -> Paid | None:
-        """The response that was paid for under this key, if one was."""
+        """Return the paid response with this key, or None."""
         for response, cost_usd, seconds in self._store.read(
             "SELECT response, cost_usd, seconds FROM calls WHERE key = ?", (key,)
         ):
@@ -83,9 +83,10 @@ class Cashbook:
         return None
 
     async def reserve(self, usd: float) -> int:
-        """Set money apart for one call; waits for calls in flight where they may give back what is lacking.
+        """Reserve `usd` dollars for one call and return the reservation's number.
 
-        Raises BudgetError when they cannot, and DistillError when the disk does not take it.
+        Waits while calls in flight may still release what is missing. Raises BudgetError when that cannot suffice, and
+        DistillError when the disk does not take the reservation.
         """
         while self._refusal is None and not self._fits(usd):
             if self._reserved:
@@ -110,9 +111,9 @@ class Cashbook:
         return reservation
 
     async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
-        """End a reservation at what was spent, and keep the response, where there is one.
+        """Replace a reservation by the call's actual cost, and store the response, if there is one.
 
-        Raises DistillError when the disk does not take it: the call then counts as spent at its worst price.
+        Raises DistillError when the disk does not take it; the whole reservation then counts as spent.
         """
         statements = [(_SETTLED, (reservation,)), *self.charge(cost_usd, key, paid)]
         worst = self._reserved.get(reservation, 0.0)
@@ -123,12 +124,12 @@ class Cashbook:
             cost_usd = worst
             self._refuse(error)
             raise
-        finally:  # what was handed over is written, also if who waits for it is cancelled
+        finally:  # the statements are written even if the task that awaits them is cancelled
             self.spent += cost_usd
             self._release(reservation)
 
     async def close(self) -> None:
-        """Refuse further calls, and wait for those in flight to be settled: nobody may have waited for them."""
+        """Refuse further calls, and wait until those in flight are settled."""
         self._refuse(BudgetError("the account is closed"))
         while self._reserved:
             await self._changed.wait()
@@ -153,19 +154,19 @@ class Cashbook:
         self._notify()
 
     def _notify(self) -> None:
-        """Let those who wait for money look again."""
+        """Wake the tasks that wait for money, to check again."""
         self._changed.set()
         self._changed = asyncio.Event()
 
 
 def _packed(response: Mapping[str, Any]) -> bytes:
-    """A response as zlib's bytes. Most are a few kilobytes: a small window takes a tenth of the time to set up."""
+    """Compress a response. Most are a few kilobytes, and zlib sets a small window up in a tenth of the time."""
     compressor = zlib.compressobj(wbits=12, memLevel=5)
     text = json.dumps(response, ensure_ascii=False, separators=(",", ":"))
     return compressor.compress(text.encode("utf-8", "surrogatepass")) + compressor.flush()
 
 
 def dollars(usd: float) -> str:
-    """An amount with cents, or with two digits that count where it is less than a dollar."""
+    """Format an amount with cents, or with two significant digits below one dollar."""
     digits = 2 if usd >= 1 or usd <= 0 else 1 - math.floor(math.log10(usd))
     return f"${usd:,.{digits}f}"

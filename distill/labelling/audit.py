@@ -1,13 +1,13 @@
-"""Appraisal of a teacher: what it is asked beside the pool, so that its answers can be taken for what they are worth.
+"""Audit of a teacher: gold rows that calibrate its probabilities, and pool rows asked twice for its self-agreement.
 
-Gold rows say what its probabilities mean, rows asked once more how often it agrees with itself. Both go through the
-same teacher and the same store of answers as the pool; the mathematics is in `calibration` and `self_agreement`.
+Both go through the same teacher and the same store of answers as the pool. The mathematics is in
+`distill.evaluation.calibration` and `distill.evaluation.self_agreement`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from distill.data.splits import Examples, Train, Validation, gold_classes, norma
 from distill.errors import DataError, DistillError
 from distill.evaluation.calibration import calibrate, lacking
 from distill.evaluation.self_agreement import CONSTANT, self_agreement
-from distill.labelling.label import AnswerStore, Engine, Labelling, answer, label
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.label import Engine, LabelledPool, ask_missing, label
 from distill.labelling.soft_labels import SoftLabels
+from distill.sections import walk
 from distill.task import Calibration
 from distill.teachers import Teacher
 from distill.teachers.api.client import Terms
@@ -30,12 +32,16 @@ from distill.teachers.scaling import Scaling
 Steps = Callable[[int], None]
 
 _CONSTANT_METHODS = {"local", "recorded"}
-_WHERE = "labelling.calibration.data"
+_KEY = "labelling.calibration.data"
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
-    """What to ask beside the pool: `gold` rows to calibrate on as `section` says, and `twice` rows out of `order`."""
+class AuditTexts:
+    """The texts to ask about besides the pool.
+
+    `gold` rows are for the calibration that `section` describes. Of the pool's rows, the first `twice` in `order` (a
+    list of ids) are asked about a second time.
+    """
 
     section: Calibration | None
     gold: Examples | None
@@ -48,52 +54,58 @@ class Extra:
         return () if self.gold is None else self.gold.texts
 
     def questions(self, pool: Examples) -> list[tuple[str, int]]:
-        """Every text to ask, with its repeat; who is asked twice is known for good only when all were asked once."""
+        """List all texts to ask about, the pool's included, each with its repeat (0, or 1 for the second time).
+
+        An estimate: a row that gets no label the first time is not asked about again, and the next in `order` is.
+        """
         text_of = dict(zip(pool.ids, pool.texts, strict=True))
         again = [(text_of[name], 1) for name in self.order[: self.twice]]
         return [*((text, 0) for text in (*self.gold_texts, *pool.texts)), *again]
 
     @property
-    def texts(self) -> int:
-        """How many texts that is in all, at most."""
+    def count(self) -> int:
+        """The number of texts besides the pool, at most."""
         return len(self.gold_texts) + min(self.twice, len(self.order))
 
 
 @dataclass(frozen=True, slots=True)
-class Appraised:
-    """The labelled pool, calibrated where that was asked for, and the record of what was found out."""
+class Audited:
+    """The labelled pool, calibrated if the task asks for that, and the `record` of the audit's results."""
 
-    labelling: Labelling
+    labelling: LabelledPool
     record: dict[str, Any]
 
 
 def gold_rows(section: Calibration, labels: Sequence[str]) -> Examples:
-    """The rows to calibrate on. Raises DataError where one has no gold label of the task, or they are too few."""
+    """Read the rows to calibrate on.
+
+    Raises DataError when one has no gold label or a label that the task lacks, or when there are too few.
+    """
     gold = read(section.data, "gold")
     if why := lacks_gold(gold):
-        raise DataError(f"{_WHERE}: {why}")
+        raise DataError(f"{_KEY}: {why}")
     if unknown := unknown_labels(gold.gold, labels):
-        raise DataError(f"{_WHERE}: {unknown}")
+        raise DataError(f"{_KEY}: {unknown}")
     if why := lacking(np.bincount(gold_classes(gold, labels), minlength=len(labels)), section.method):
-        raise DataError(f"{_WHERE}: {why}; add rows, or leave `calibration` out")
+        raise DataError(f"{_KEY}: {why}; add rows, or leave `calibration` out")
     return gold
 
 
 def shared_with_fit(gold: Examples, fitted: Examples) -> list[Finding]:
-    """A warning when the teacher was fitted on rows that calibrate it."""
+    """Warn when rows that calibrate the teacher are also rows that it was fine-tuned on."""
     known = {normalise(text) for text in fitted.texts}
     count = sum(normalise(text) in known for text in gold.texts)
     if not count:
         return []
-    found = f"{_WHERE}: {count} of {len(gold)} texts also stand in teacher.fit.data"
-    return [Finding("warning", f"{found}, of which the teacher is surer than of others; remove them")]
+    found = f"{_KEY}: {count} of {len(gold)} texts also stand in teacher.fit.data"
+    return [Finding("warning", f"{found}, and the teacher is surer of those than of others; remove them")]
 
 
 def rows_to_repeat(validation: Validation, train: Train, seed: int) -> list[str]:
-    """Ids of the pool in the order in which they may be asked twice, drawn with `seed`.
+    """Shuffle the ids of the rows that may be asked about twice, with `seed`, those of validation first.
 
-    Those of validation come first: it is the split by which students are chosen, so that their agreement there and the
-    teacher's with itself are shares of the same texts. Test rows are never among them.
+    Students are chosen by their agreement with the teacher on validation, so the teacher's agreement with itself is
+    measured on the same texts. Test rows are never among them.
     """
     generator = random.Random(seed)
     parts = [list(require(validation, Validation).ids), list(require(train, Train).ids)]
@@ -102,19 +114,20 @@ def rows_to_repeat(validation: Validation, train: Train, seed: int) -> list[str]
     return [name for part in parts for name in part]
 
 
-async def label_and_appraise(
+async def label_and_audit(
     teacher: Teacher,
     pool: Examples,
-    extra: Extra,
+    extra: AuditTexts,
     store: AnswerStore,
     *,
     advance: Steps = lambda count: None,
     known: Steps | None = None,
-    engine: Engine = answer,
-) -> Appraised:
-    """Label a pool, and ask what `extra` names beside it: gold rows first, so that what is wrong with them costs least.
+    engine: Engine = ask_missing,
+) -> Audited:
+    """Label a pool and audit the teacher on the `extra` texts.
 
-    Raises DistillError where too few gold rows are answered, or none of those asked twice.
+    Gold rows are asked about first, so that an error in them is found before the pool is paid for. Raises DistillError
+    when too few gold rows, or none of the rows asked twice, get a label.
     """
     record: dict[str, Any] = {}
     scaling = None
@@ -126,23 +139,24 @@ async def label_and_appraise(
         labelled = replace(labelled, soft=labelled.soft.calibrated(scaling))
     if extra.twice:
         record["self_agreement"] = await _ask_again(teacher, labelled.soft, extra, store, advance, known, engine)
-    return Appraised(labelled, record)
+    return Audited(labelled, record)
 
 
 def terms_of(config: BaseModel) -> tuple[dict[str, Any], ...]:
-    """The terms that a teacher's configuration, or that of its members, acknowledges."""
-    return tuple({terms.reference: terms.model_dump() for terms in _terms(config)}.values())
+    """The terms of use that a teacher's configuration, or an ensemble member's, acknowledges."""
+    found = [value for _, value in walk(config) if isinstance(value, Terms)]
+    return tuple({terms.reference: terms.model_dump() for terms in found}.values())
 
 
 def _calibrate(
-    teacher: Teacher, section: Calibration, gold: Examples, answered: Labelling
+    teacher: Teacher, section: Calibration, gold: Examples, answered: LabelledPool
 ) -> tuple[Scaling, dict[str, Any]]:
     soft = answered.soft
     truth = dict(zip(gold.ids, gold_classes(gold, soft.labels), strict=True))
     classes = np.array([truth[name] for name in soft.ids], dtype=np.intp)
     if why := lacking(np.bincount(classes, minlength=len(soft.labels)), section.method):
         raise DistillError(
-            f"{_WHERE}: {teacher.name} answered {len(soft)} of {len(gold)} rows ({answered.refused} refused, "
+            f"{_KEY}: {teacher.name} answered {len(soft)} of {len(gold)} rows ({answered.refused} refused, "
             f"{answered.invalid} invalid): {why}; add rows"
         )
     fitted = calibrate(soft.probabilities, classes, section.method)
@@ -153,13 +167,13 @@ def _calibrate(
 async def _ask_again(
     teacher: Teacher,
     soft: SoftLabels,
-    extra: Extra,
+    extra: AuditTexts,
     store: AnswerStore,
     advance: Steps,
     known: Steps | None,
     engine: Engine,
 ) -> dict[str, Any]:
-    """Ask for another draw of rows that were answered, and compare the two, both calibrated as the labels are."""
+    """Ask for a second draw of rows that have a label, and compare it with the first, both calibrated alike."""
     if set(soft.methods) <= _CONSTANT_METHODS:
         (known or advance)(min(extra.twice, len(extra.order)))
         return {**CONSTANT.as_dict(), "asked": 0, "unanswered": 0}
@@ -179,14 +193,3 @@ async def _ask_again(
         second = soft.scaling.apply(second)
     measured = self_agreement(soft.probabilities[both], second)
     return {**measured.as_dict(), "asked": asked, "unanswered": len(rows) - len(both)}
-
-
-def _terms(value: Any) -> Iterator[Terms]:
-    if isinstance(value, Terms):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _terms(getattr(value, name))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _terms(item)

@@ -1,6 +1,6 @@
-"""The ledger of batches on disk, beside the account that they are charged to: which are open, and what they may cost.
+"""The open batches of a run, on disk beside the account they are charged to.
 
-A call is in it from before its batch is submitted until its result is kept, in one transaction with the money.
+A call is recorded before its batch is submitted. It is removed in the transaction that stores its result and its cost.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distill.labelling.account import Cashbook
+from distill.labelling.account import StoredAccount
 from distill.labelling.sqlite_store import Statement, Store
 from distill.teachers.batch.runner import Batch, Settled
 
@@ -17,24 +17,24 @@ _ALL = "SELECT coalesce(sum(usd), 0.0) FROM batch_calls"
 _LEFT = f"{_ALL} WHERE batch = ?"
 
 
-class Batchbook:
-    """Open batches in the store of a run. Raises DistillError where the disk does not take what it is given."""
+class StoredBatchAccount:
+    """Open batches in the store of a run. Every method that writes raises DistillError when the disk fails."""
 
-    def __init__(self, store: Store, cashbook: Cashbook) -> None:
+    def __init__(self, store: Store, account: StoredAccount) -> None:
         self._store = store
-        self._cashbook = cashbook
+        self._account = account
 
     @property
     def left(self) -> float:
-        """Dollars that may still be reserved; infinity where there is no bound."""
-        return self._cashbook.left
+        """Dollars that may still be reserved; infinity if there is no limit."""
+        return self._account.left
 
     def open(self, place: str) -> Sequence[Batch]:
-        """The open batches of an API, the oldest first."""
+        """List the open batches at an API, oldest first."""
         return [Batch(*row) for row in self._store.read(_ROWS, (place,))]
 
     def reserved(self, batch: Batch, key: str) -> float | None:
-        """What is reserved for a call of a batch; None for one that is settled, or not of the batch."""
+        """Dollars reserved for a call of a batch, or None if the call is settled or not in the batch."""
         sql = "SELECT usd FROM batch_calls WHERE key = ? AND batch = ?"
         for (usd,) in self._store.read(sql, (key, batch.id)):
             return float(usd)
@@ -45,7 +45,7 @@ class Batchbook:
         return bool(self._store.read("SELECT 1 FROM batch_calls WHERE key = ?", (key,)))
 
     async def record(self, batch: Batch, calls: Sequence[tuple[str, float]]) -> None:
-        """Open a batch of calls, by key, with what each may cost in dollars."""
+        """Open a batch of `calls`, each a key and the most it may cost in dollars."""
         statements: list[Statement] = [
             (
                 "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
@@ -54,31 +54,31 @@ class Batchbook:
         ]
         statements += [("INSERT INTO batch_calls VALUES (?, ?, ?)", (key, batch.id, usd)) for key, usd in calls]
         await self._store.write(*statements)
-        self._cashbook.batched += sum(usd for _, usd in calls)
+        self._account.batched += sum(usd for _, usd in calls)
 
     async def submitted(self, batch: Batch, vendor_id: str) -> Batch:
-        """The batch, now known to have been submitted."""
+        """Record that a batch was submitted, and return it with the vendor's id."""
         await self._store.write(("UPDATE batches SET vendor_id = ? WHERE id = ?", (vendor_id, batch.id)))
         return replace(batch, vendor_id=vendor_id)
 
     async def settle(self, batch: Batch, calls: Sequence[Settled]) -> None:
-        """End the reservations of calls at what they cost, and keep the responses."""
+        """Replace the reservations of calls by their actual costs, and store the responses."""
         reserved = sum(self.reserved(batch, call.key) or 0.0 for call in calls)
         statements: list[Statement] = []
         for call in calls:
             statements.append(("DELETE FROM batch_calls WHERE key = ? AND batch = ?", (call.key, batch.id)))
-            statements += self._cashbook.charge(call.cost_usd, call.key, call.paid)
+            statements += self._account.charge(call.cost_usd, call.key, call.paid)
         await self._store.write(*statements)
-        self._cashbook.batched -= reserved
-        self._cashbook.spent += sum(call.cost_usd for call in calls)
+        self._account.batched -= reserved
+        self._account.spent += sum(call.cost_usd for call in calls)
 
     async def close(self, batch: Batch, *, charged: bool = False) -> None:
-        """End a batch. Its calls that are left cost nothing, or all that was reserved, where they may be `charged`."""
+        """Close a batch. Calls without a result cost nothing, or their whole reservation if they may be `charged`."""
         ((left,),) = self._store.read(_LEFT, (batch.id,))
         await self._store.write(
-            *self._cashbook.charge(left if charged else 0.0),
+            *self._account.charge(left if charged else 0.0),
             ("DELETE FROM batch_calls WHERE batch = ?", (batch.id,)),
             ("DELETE FROM batches WHERE id = ?", (batch.id,)),
         )
-        ((self._cashbook.batched,),) = self._store.read(_ALL)  # as it is, and not as it was rounded
-        self._cashbook.spent += left if charged else 0.0
+        ((self._account.batched,),) = self._store.read(_ALL)  # read again, as the running difference has rounding errors
+        self._account.spent += left if charged else 0.0

@@ -1,6 +1,6 @@
-"""Finds out, without making a call, which calls a teacher has still to make for a pool, and what those before took.
+"""Dry run: list the calls that a teacher still has to make for a pool, and what earlier calls took, without any call.
 
-What follows from that for cost and time is `distill.labelling.forecast`.
+`distill.labelling.forecast` computes the cost and the time from that.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 
-from distill.labelling.account import Cashbook
-from distill.labelling.forecast import Forecast, Planned, Seen, forecast
-from distill.labelling.label import AnswerStore
+from distill.labelling.account import StoredAccount
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.forecast import Forecast, ObservedCosts, PlannedCalls, forecast
 from distill.teachers import Teacher
 from distill.teachers.account import BudgetError, Paid
 from distill.teachers.api.client import BYTES_PER_TOKEN, Api, Priced, Request
@@ -24,35 +24,35 @@ _MINUTE = 60.0
 
 
 class PricedTeacher(Teacher, Priced, Protocol):
-    """A teacher whose answers are calls."""
+    """A teacher whose answers are paid calls."""
 
 
-class Ledger:
-    """An account to plan with: it knows what was paid, notes which calls are recalled, and never pays."""
+class DryRunAccount:
+    """An account that refuses every call. `recalled` collects the earlier calls that a text's answer used."""
 
-    def __init__(self, book: Cashbook) -> None:
-        self.book = book
+    def __init__(self, stored: StoredAccount) -> None:
+        self.stored = stored
         self.recalled: list[Paid] = []
 
     async def recall(self, key: str) -> Paid | None:
-        """The response that was paid for under this key, if one was."""
-        paid = await self.book.recall(key)
-        # What an agreement took is no call's, and what a rejection took is no answer's.
+        """Return the paid response with this key, or None."""
+        paid = await self.stored.recall(key)
+        # A probe's verdict costs nothing and took no time, and a rejection is no part of an answer.
         if paid is not None and (paid.cost_usd or paid.seconds) and rejection(paid.response) is None:
             self.recalled.append(paid)
         return paid
 
     async def reserve(self, usd: float) -> int:
-        """Raise BudgetError: a plan makes no calls."""
-        raise BudgetError("a plan makes no calls")
+        """Raise BudgetError."""
+        raise BudgetError("a dry run makes no calls")
 
     async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
-        """There is nothing to settle."""
+        """Do nothing, since nothing is reserved."""
 
 
 @dataclass(slots=True)
-class _Calls:
-    """The calls to one API, added up."""
+class _CallTotals:
+    """Totals over the calls to one API."""
 
     count: int = 0
     request_bytes: int = 0
@@ -60,94 +60,90 @@ class _Calls:
 
 
 @dataclass(slots=True)
-class _Plan:
-    """What was found out of a pool: texts that need calls, the calls by API, and what some texts took before."""
+class _Findings:
+    """The sizes in bytes of texts that need calls, those calls by API, and (size, paid calls) of answered texts."""
 
     sizes: list[int] = field(default_factory=list)
-    calls: dict[Api, _Calls] = field(default_factory=dict)
-    seen: list[tuple[int, Sequence[Paid]]] = field(default_factory=list)
+    calls: dict[Api, _CallTotals] = field(default_factory=dict)
+    answered: list[tuple[int, Sequence[Paid]]] = field(default_factory=list)
+
+    def add(self, text: str, calls: Sequence[tuple[Api, Request]], paid: Sequence[Paid]) -> None:
+        """Add one text, the calls that it needs and those that were paid for it."""
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if calls:
+            self.sizes.append(size)
+        elif paid and len(self.answered) < 2 * _SAMPLE:
+            self.answered.append((size, paid))
+        for api, request in calls:
+            totals = self.calls.setdefault(api, _CallTotals())
+            totals.count += 1
+            totals.request_bytes += request.most_tokens
+            totals.most_output += request.max_output
 
 
 def priced(teacher: object) -> TypeGuard[PricedTeacher]:
-    """Whether the answers of a teacher, or of a class of them, are calls that can be planned, and so are paid for."""
+    """Whether a teacher, or a class of teachers, answers with paid calls that it can list."""
     return hasattr(teacher, "plan")
 
 
-async def foresee(
+async def dry_run(
     teacher: PricedTeacher,
     questions: Iterable[tuple[str, int]],
     store: AnswerStore,
-    ledger: Ledger,
+    account: DryRunAccount,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Forecast:
-    """The forecast for those texts, each with its repeat, that the store lacks.
+    """Forecast what the `questions` (texts, each with its repeat) that the store lacks will cost.
 
-    The teacher's account is the ledger, so that nothing is paid.
+    `account` must be the teacher's account.
     """
     distinct = list(dict.fromkeys(questions))
     new = [one for one in distinct if not store.has(teacher, *one)]
     lacking = set(new)
     answered = [one for one in distinct if one not in lacking]
-    plan = _Plan()
+    found = _Findings()
     for text, repeat in (*new, *answered[:: max(1, -(-len(answered) // _SAMPLE))]):
-        ledger.recalled.clear()
+        account.recalled.clear()
         calls = await teacher.plan(text, repeat)
-        if (text, repeat) in lacking or not calls:  # a text whose rejection was not sure has calls that were not kept
-            _note(plan, text, calls, tuple(ledger.recalled))
+        # An answered text lists calls if its rejection was doubtful: those were not kept.
+        if (text, repeat) in lacking or not calls:
+            found.add(text, calls, tuple(account.recalled))
         advance(1)
     return forecast(
         teacher.name,
         len(distinct),
         len(new),
-        np.array(plan.sizes, dtype=np.float64),
-        [_planned(api, calls) for api, calls in plan.calls.items()],
-        _seen(plan),
-        ledger.book.spent,
+        np.array(found.sizes, dtype=np.float64),
+        [_planned(api, totals) for api, totals in found.calls.items()],
+        _observed(found),
+        account.stored.spent,
     )
 
 
-def _note(plan: _Plan, text: str, calls: Sequence[tuple[Api, Request]], paid: Sequence[Paid]) -> None:
-    """Add what was found out of one text."""
-    size = _size(text)
-    if calls:
-        plan.sizes.append(size)
-    elif paid and len(plan.seen) < 2 * _SAMPLE:
-        plan.seen.append((size, paid))
-    for api, request in calls:
-        sums = plan.calls.setdefault(api, _Calls())
-        sums.count += 1
-        sums.request_bytes += request.most_tokens
-        sums.most_output += request.max_output
-
-
-def _planned(api: Api, calls: _Calls) -> Planned:
-    tokens = calls.request_bytes / BYTES_PER_TOKEN + calls.most_output
-    limits = ((calls.count, api.config.requests_per_minute), (tokens, api.config.tokens_per_minute))
-    return Planned(
+def _planned(api: Api, totals: _CallTotals) -> PlannedCalls:
+    tokens = totals.request_bytes / BYTES_PER_TOKEN + totals.most_output
+    limits = ((totals.count, api.config.requests_per_minute), (tokens, api.config.tokens_per_minute))
+    return PlannedCalls(
         price=api.price,
-        calls=calls.count,
-        request_bytes=calls.request_bytes,
-        most_output=calls.most_output,
+        calls=totals.count,
+        request_bytes=totals.request_bytes,
+        most_output=totals.most_output,
         slots=api.config.concurrency,
         least_seconds=max(_MINUTE * amount / limit if limit else 0.0 for amount, limit in limits),
     )
 
 
-def _seen(plan: _Plan) -> Seen:
-    """What texts took. Where only one API is asked, at the price it has now."""
-    only = next(iter(plan.calls)) if len(plan.calls) == 1 else None
+def _observed(found: _Findings) -> ObservedCosts:
+    """What the answered texts took; at today's price if the calls to make go to one API only."""
+    only = next(iter(found.calls)) if len(found.calls) == 1 else None
 
     def cost(paid: Paid) -> float:
         usage = only.usage(paid.response) if only else None
         return paid.cost_usd if only is None or usage is None else only.price.of(usage)
 
-    return Seen(
-        sizes=np.array([size for size, _ in plan.seen], dtype=np.float64),
-        calls=np.array([len(paid) for _, paid in plan.seen], dtype=np.float64),
-        usd=np.array([sum(map(cost, paid)) for _, paid in plan.seen], dtype=np.float64),
-        seconds=np.array([sum(one.seconds for one in paid) for _, paid in plan.seen], dtype=np.float64),
+    return ObservedCosts(
+        sizes=np.array([size for size, _ in found.answered], dtype=np.float64),
+        calls=np.array([len(paid) for _, paid in found.answered], dtype=np.float64),
+        usd=np.array([sum(map(cost, paid)) for _, paid in found.answered], dtype=np.float64),
+        seconds=np.array([sum(one.seconds for one in paid) for _, paid in found.answered], dtype=np.float64),
     )
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))

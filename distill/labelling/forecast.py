@@ -1,6 +1,6 @@
-"""What labelling a pool will cost and take, with intervals, from what was paid before or from bounds. Pure mathematics.
+"""Forecast the cost and time of labelling a pool, with intervals, from earlier payments or from bounds. No I/O.
 
-Which calls there are to make, and what was paid for those before, is found out by `distill.labelling.dry_run`.
+`distill.labelling.dry_run` collects the calls to make and the earlier payments.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.stats import t as student_t
 
 from distill.evaluation.intervals import Interval
 from distill.labelling.account import dollars
@@ -19,17 +19,20 @@ from distill.teachers.api.pricing import Price, Usage
 Floats = npt.NDArray[np.float64]
 
 ENOUGH = 10
-"""Answered texts from which a forecast is learnt; with fewer, bounds say more."""
+"""The fewest answered texts to learn a forecast from; with fewer, it rests on bounds."""
 
 TOKENS_PER_BYTE = Interval(0.25, 0.12, 0.6)
-"""Tokens that a byte of a request makes: English prose in the middle, JSON's own marks below, rare scripts above."""
+"""Tokens per byte of a request: English prose in the middle, JSON syntax at the lower end, rare scripts at the upper."""
 
-_LEAST_FREE = 0.1  # of a residual, where a text far from all others draws the line to itself
+_LEAST_FREE = 0.1  # lower limit of 1 - leverage: a text far from all others pulls the line towards itself
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """Calls to one API: how many, the bytes of their requests, the most tokens they may generate, and its limits."""
+class PlannedCalls:
+    """`calls` to one API: the total bytes of their requests, the most tokens they may generate, and the API's limits.
+
+    `slots` calls run at once; the limits per minute make all of them take at least `least_seconds`.
+    """
 
     price: Price
     calls: int
@@ -40,8 +43,8 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What answered texts took: `sizes` in bytes, and for each the calls it took, their dollars and their seconds."""
+class ObservedCosts:
+    """What N answered texts took, arrays [N]: their `sizes` in bytes, and the number, cost and time of their calls."""
 
     sizes: Floats
     calls: Floats
@@ -51,10 +54,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is still to come for a pool. `seconds` is None where nothing is known of how long a call takes.
+    """The remaining work for a pool. `seconds` is None if no call was timed yet.
 
-    `most_usd` is what is not exceeded whatever comes; `batch_usd` what a batch API would ask; `learnt_from` counts the
-    answered texts that the forecast rests on.
+    `most_usd` is an upper bound, `batch_usd` the price at a batch API, `learnt_from` the number of answered texts that
+    the forecast rests on, and `slots` the number of concurrent calls.
     """
 
     teacher: str
@@ -70,21 +73,21 @@ class Forecast:
     spent_usd: float
 
     def lines(self) -> list[str]:
-        """The forecast for people."""
-        time = "not known: no call was timed yet"
+        """Return the forecast as lines of text."""
+        time = "unknown: no call was timed yet"
         if self.seconds is not None:
             time = f"{_shown(self.seconds, duration)}, with {self.slots} calls at once"
         basis = (
             f"95 % intervals, learnt from {self.learnt_from:,} texts that were answered before"
             if self.learnt_from
-            else "bounds, and a guess between them: nothing was answered yet to learn from. "
-            "A first run with a small --max-usd changes that, and nothing of it is lost"
+            else "bounds, and a guess between them: there are too few answers to learn from. "
+            "Run once with a small --max-usd for a better forecast; its answers are kept"
         )
         return [
-            f"{self.teacher}: {self.to_ask:,} of {self.texts:,} texts to ask; nothing was called for this forecast",
+            f"{self.teacher}: {self.to_ask:,} of {self.texts:,} texts to ask; no call was made for this forecast",
             f"calls        {_shown(self.calls, '{:,.0f}'.format)}",
             f"cost         {_shown(self.usd, dollars)}; at most {dollars(self.most_usd)}",
-            f"by batch API {_shown(self.batch_usd, dollars)}, where there is one",
+            f"by batch API {_shown(self.batch_usd, dollars)}, if the vendor has one",
             f"time         {time}",
             f"paid so far  {dollars(self.spent_usd)}",
             f"({basis})",
@@ -92,11 +95,18 @@ class Forecast:
 
 
 def forecast(
-    teacher: str, texts: int, to_ask: int, sizes: Floats, planned: Sequence[Planned], seen: Seen, spent_usd: float
+    teacher: str,
+    texts: int,
+    to_ask: int,
+    sizes: Floats,
+    planned: Sequence[PlannedCalls],
+    seen: ObservedCosts,
+    spent_usd: float,
 ) -> Forecast:
-    """The forecast for a pool of which `to_ask` texts are to be asked, and those of these sizes need the planned calls.
+    """Forecast the cost and time for `to_ask` of a pool's `texts`.
 
-    A text may need more calls than are planned, where they depend on what the first ones give.
+    `sizes` are those of the texts that need the `planned` calls. A text may need more calls than planned if they depend
+    on the first ones' responses; `seen` texts say how many more.
     """
     learnt = len(seen.sizes) >= ENOUGH
     first = sum(plan.calls for plan in planned)
@@ -110,8 +120,8 @@ def forecast(
     if not first:
         seconds = Interval(0.0, 0.0, 0.0)
     elif timed.sum() >= ENOUGH:
-        alike = np.zeros(int(timed.sum()))
-        work = total(alike, seen.seconds[timed], np.zeros(len(sizes)))
+        same_size = np.zeros(int(timed.sum()))
+        work = total(same_size, seen.seconds[timed], np.zeros(len(sizes)))
         seconds = _within(_scaled(work, 1 / slots), max(plan.least_seconds for plan in planned))
     share = sum(plan.price.batch * plan.price.worst(plan.request_bytes, plan.most_output) for plan in planned)
     return Forecast(
@@ -130,12 +140,12 @@ def forecast(
 
 
 def total(sizes: Floats, values: Floats, new: Floats, level: float = 0.95) -> Interval:
-    """The sum of a value over texts of `new` sizes, where it is affine in the size but for noise.
+    """Predict the sum of a value over texts of `new` sizes, for a value that is affine in the size plus noise.
 
-    Least squares over the texts seen, of which there are at least 3: a prompt that is the same for all costs the
-    intercept, and a text by its length, so that those seen may be longer than those to come. The prediction interval
-    has the jackknife's variance (HC3, MacKinnon & White 1985) for the line, since the noise may grow with the size, and
-    its mean for the noise to come.
+    Least squares over the `sizes` and `values` [N] of answered texts, N >= 3. The intercept is the cost of the fixed
+    prompt, so the answered texts may be longer or shorter than the new ones. The prediction interval at `level` uses
+    the HC3 variance (MacKinnon & White 1985) for the line, as the noise may grow with the size, and its mean for the
+    noise of the new texts.
     """
     count, ahead = len(sizes), len(new)
     centred = sizes - sizes.mean()
@@ -149,13 +159,13 @@ def total(sizes: Floats, values: Floats, new: Floats, level: float = 0.95) -> In
         leverage += centred**2 / spread
     freedom = count - (2 if spread > 0 else 1)
     squares = ((values - values.mean() - slope * centred) / np.maximum(1 - leverage, _LEAST_FREE)) ** 2
-    half = student.ppf((1 + level) / 2, freedom) * np.sqrt(weights**2 @ squares + ahead * squares.mean())
+    half = student_t.ppf((1 + level) / 2, freedom) * np.sqrt(weights**2 @ squares + ahead * squares.mean())
     value = float(weights @ values)
     return Interval(value, value - float(half), value + float(half))
 
 
-def guess(planned: Sequence[Planned]) -> Interval:
-    """The cost of calls of which nothing is known but their size: between bounds that rarely fail."""
+def guess(planned: Sequence[PlannedCalls]) -> Interval:
+    """Estimate the cost of calls of which only the size is known, between bounds that rarely fail."""
     ends = []
     for tokens, output in (
         (TOKENS_PER_BYTE.value, lambda most: most**0.5),
@@ -179,7 +189,7 @@ def guess(planned: Sequence[Planned]) -> Interval:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `12 min`, `3.5 h`."""
+    """Format seconds: `45 s`, `12 min`, `3.5 h`."""
     if 0 < seconds < 1:
         return "under 1 s"
     if seconds < 90:

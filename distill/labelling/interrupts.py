@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for work that pays as it goes: it is asked to end, and what is under way is not thrown away."""
+"""Ctrl-C and SIGTERM during paid work: cancel it, so that it can store the answers of its calls in flight."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 async def interruptible(work: Coroutine[Any, Any, T], say: Callable[[], None]) -> T:
-    """What `work` gives. Each Ctrl-C or SIGTERM cancels it, and the first is followed by `say`; raises CancelledError.
+    """Return the result of `work`. Each Ctrl-C or SIGTERM cancels it, and the first also calls `say`.
 
-    The signals are heard by the event loop, so that they never strike in the middle of a statement. Where a loop cannot
-    hear signals (Windows, a thread), Python's KeyboardInterrupt remains.
+    Raises CancelledError if it was cancelled. The event loop handles the signals, so they never interrupt a statement.
+    Where a loop cannot handle signals (on Windows, in a thread), Python's KeyboardInterrupt remains.
     """
     task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
 
-    def strike() -> None:
+    def on_signal() -> None:
         first = not task.cancelling()
         task.cancel()
         if first:
             say()
 
-    for heard in _SIGNALS:
+    for number in _SIGNALS:
         with suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(heard, strike)
+            loop.add_signal_handler(number, on_signal)
     try:
         return await task
     finally:
-        for heard in _SIGNALS:
+        for number in _SIGNALS:
             with suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.remove_signal_handler(heard)
+                loop.remove_signal_handler(number)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end and return what it gives; where a loop runs already, as in a notebook, in a thread.
+    """Run `work` and return its result; in a thread if an event loop is running already, as in a notebook.
 
-    There KeyboardInterrupt cancels the work, and is raised when that has ended.
+    In that case KeyboardInterrupt cancels the work, and is raised once it has ended.
     """
     try:
         asyncio.get_running_loop()

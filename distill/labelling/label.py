@@ -1,103 +1,37 @@
-"""Run a teacher over a pool. An answer is on disk before anything uses it, so nothing is ever asked, or paid, twice.
-
-The store outlives the stage that fills it: a changed pool asks only for the texts that are new.
-"""
+"""Ask a teacher about every text of a pool that has no stored answer, and turn the answers into soft labels."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from distill.data.splits import Examples
 from distill.errors import DistillError
-from distill.labelling import account
+from distill.labelling.answer_store import AnswerStore
 from distill.labelling.soft_labels import SoftLabels
-from distill.labelling.sqlite_store import Statement, Store
-from distill.stages import fingerprint
 from distill.teachers import Answer, Teacher, TeacherError
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-  teacher TEXT NOT NULL, text TEXT NOT NULL, probabilities BLOB, method TEXT NOT NULL, covered REAL NOT NULL,
-  tail REAL NOT NULL, tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, seconds REAL NOT NULL, outcome TEXT NOT NULL,
-  PRIMARY KEY (teacher, text)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS rejections (
-  teacher TEXT NOT NULL, text TEXT NOT NULL, said TEXT NOT NULL, PRIMARY KEY (teacher, text)
-) WITHOUT ROWID;
-"""
-_VERSION = 1
 MOST_ALIKE = 20
-"""Texts that may be rejected in the same words one after the other before it is taken to be for something else."""
+"""Texts in a row that may be rejected with the same message; then the reason is taken to be the teacher, not them."""
 
 _DIGITS = re.compile(r"\d+")
-_NAMED = 10  # rows without a label that are named
-_WINDOW = 32  # batches, for each that may be asked at once, that are ordered by length together
-
-
-class AnswerStore(Store):
-    """Answers on disk, by teacher and text, and the run's account. One process opens it at a time."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA + account.SCHEMA, _VERSION)
-        self._known_key: tuple[object, str] = (None, "")
-
-    async def add(self, teacher: Teacher, texts: Sequence[str], answers: Sequence[Answer], repeat: int = 0) -> None:
-        """Store answers durably. Raises DistillError when the disk does not take them."""
-        key = self._key(teacher, repeat)
-        statements: list[Statement] = []
-        for text, answer in zip(texts, answers, strict=True):
-            row = (key, text_key(text), *_pack(answer))
-            statements.append(("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", row))
-            if answer.said and answer.outcome != "ok":
-                statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], answer.said)))
-        await self.write(*statements)
-
-    def has(self, teacher: Teacher, text: str, repeat: int = 0) -> bool:
-        """Whether this teacher has answered this text."""
-        sql = "SELECT 1 FROM answers WHERE teacher = ? AND text = ?"
-        return bool(self.read(sql, (self._key(teacher, repeat), text_key(text))))
-
-    def get(self, teacher: Teacher, texts: Iterable[str], repeat: int = 0) -> Iterator[Answer | None]:
-        """Each text's stored answer, or None."""
-        sql = (
-            "SELECT probabilities, method, covered, tail, tokens, cost_usd, seconds, outcome FROM answers"
-            " WHERE teacher = ? AND text = ?"
-        )
-        key = self._key(teacher, repeat)
-        for text in texts:
-            rows = self.read(sql, (key, text_key(text)))
-            yield _unpack(rows[0]) if rows else None
-
-    def said(self, teacher: Teacher, text: str) -> str:
-        """What the server said that would not take this text; nothing where it said nothing."""
-        sql = "SELECT said FROM rejections WHERE teacher = ? AND text = ?"
-        rows = self.read(sql, (self._key(teacher, 0), text_key(text)))
-        return str(rows[0][0]) if rows else ""
-
-    def _key(self, teacher: Teacher, repeat: int) -> str:
-        """The teacher's key, which takes time to compute and is asked for with every text."""
-        identity = (teacher.name, teacher.version, teacher.labels, repeat)
-        if self._known_key[0] != identity:
-            self._known_key = (identity, teacher_key(teacher, repeat))
-        return self._known_key[1]
+_MOST_NAMED = 10  # rows without a label that the result names
+_WINDOW = 32  # batches, per concurrent call, that are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
-class Labelling:
-    """What came of labelling a pool: the soft labels, and how many texts got none and why.
+class LabelledPool:
+    """A pool's soft labels, and how many texts have none because the answer was `refused` or `invalid`.
 
-    `unlabelled` says so row by row, of the first few.
+    `asked` counts the texts that were asked about now; `unlabelled` describes the first rows without a label.
     """
 
     soft: SoftLabels
@@ -108,7 +42,7 @@ class Labelling:
 
 
 class Engine(Protocol):
-    """Has a teacher asked for every text that the store lacks, as `answer` does in this process."""
+    """Has a teacher asked about every text that the store lacks, as `ask_missing` does in this process."""
 
     async def __call__(
         self,
@@ -120,7 +54,7 @@ class Engine(Protocol):
         advance: Callable[[int], None] = lambda count: None,
         known: Callable[[int], None] | None = None,
     ) -> int:
-        """Give how many texts were asked for."""
+        """Return how many texts were asked about."""
 
 
 async def label(
@@ -131,14 +65,14 @@ async def label(
     advance: Callable[[int], None] = lambda count: None,
     known: Callable[[int], None] | None = None,
     engine: Engine | None = None,
-) -> Labelling:
-    """Have the teacher asked for every text that the store lacks, and give the soft labels of all."""
+) -> LabelledPool:
+    """Have the teacher asked about every text that the store lacks, and return the soft labels of all `examples`."""
     with naming_rows(examples):
-        asked = await (engine or answer)(teacher, examples.texts, store, advance=advance, known=known)
+        asked = await (engine or ask_missing)(teacher, examples.texts, store, advance=advance, known=known)
     return _collect(teacher, examples, store, asked)
 
 
-async def answer(
+async def ask_missing(
     teacher: Teacher,
     texts: Iterable[str],
     store: AnswerStore,
@@ -147,23 +81,23 @@ async def answer(
     advance: Callable[[int], None] = lambda count: None,
     known: Callable[[int], None] | None = None,
 ) -> int:
-    """Ask the teacher for every text that the store lacks, and give how many were asked for.
+    """Ask the teacher about every text that the store lacks, and return how many those were.
 
-    Texts are taken as they are asked for, so that a pool of any size takes the memory of what is in flight. `advance`
-    is told how many texts each step finished; `known`, where it is given, of those that need not be asked for instead.
-    When the teacher fails, or this is cancelled, the answers in flight are waited for and stored; cancelled once more,
-    they are given up. A teacher that has a `stop` is told then to begin no further call.
+    Texts are read only as they are needed, so memory depends on the calls in flight and not on the pool. `advance` is
+    called with the number of texts that each step finished; `known`, if given, instead of it for texts whose answers
+    are stored already. When the teacher fails, or this is cancelled, the answers in flight are awaited and stored, and
+    the teacher's `stop`, if it has one, keeps it from beginning further calls; a second cancellation drops them.
     """
-    flying: set[str] = set()
-    batches = _batches(teacher, texts, store, repeat, flying, known or advance)
-    keeper = Keeper(teacher, store, repeat)
+    in_flight: set[str] = set()
+    batches = _batches(teacher, texts, store, repeat, in_flight, known or advance)
+    writer = AnswerWriter(teacher, store, repeat)
     stopped = asyncio.Event()
     failures: list[BaseException] = []
     asked = 0
 
     def stop() -> None:
         stopped.set()
-        getattr(teacher, "stop", lambda: None)()  # else calls that a server keeps waiting would be waited for
+        getattr(teacher, "stop", lambda: None)()  # else this would wait for calls that a server delays
 
     async def work() -> None:
         nonlocal asked
@@ -171,8 +105,8 @@ async def answer(
             for batch in batches:
                 if stopped.is_set():
                     return
-                await keeper.keep(batch, await teacher.ask(batch, repeat))
-                flying.difference_update(batch)
+                await writer.add(batch, await teacher.ask(batch, repeat))
+                in_flight.difference_update(batch)
                 asked += len(batch)
                 advance(len(batch))
         except BaseException as error:
@@ -188,14 +122,14 @@ async def answer(
         raise
     if failures:
         raise failures[0]
-    await keeper.finish()
+    await writer.finish()
     return asked
 
 
-class Keeper:
-    """Stores what a teacher answers to texts, in which what is no label is invalid.
+class AnswerWriter:
+    """Stores a teacher's answers; one that is not a distribution over the labels is stored as `invalid`.
 
-    A rejection that may not be for the text is held back until another text is answered, or the last one is.
+    A rejection that may not be about its text (`doubtful`) is held back until another text is answered, or `finish`.
     """
 
     def __init__(self, teacher: Teacher, store: AnswerStore, repeat: int = 0) -> None:
@@ -204,11 +138,11 @@ class Keeper:
         self._repeat = repeat
         self._held: list[tuple[str, Answer]] = []
 
-    async def keep(self, texts: Sequence[str], answers: Sequence[Answer]) -> None:
+    async def add(self, texts: Sequence[str], answers: Sequence[Answer]) -> None:
         """Store answers, or hold them back.
 
-        Raises DistillError when the answers are not as many as the texts, or the disk does not take them, and
-        TeacherError when so many texts in a row were rejected alike that it is not for them.
+        Raises DistillError when there are not as many answers as texts, or the disk does not take them, and
+        TeacherError when `MOST_ALIKE` texts in a row were rejected with the same message.
         """
         if len(answers) != len(texts):
             raise DistillError(f"{self._teacher.name} gave {len(answers)} answers for {len(texts)} texts")
@@ -217,7 +151,7 @@ class Keeper:
         sure = [one for one in checked if not one[1].doubtful]
         if any(answer.outcome == "ok" for _, answer in sure):
             sure, self._held = [*self._held, *sure], []
-        await self._add(sure)
+        await self._store_all(sure)
         alike = Counter(_DIGITS.sub("", answer.said) for _, answer in self._held)
         if self._held and max(alike.values()) >= MOST_ALIKE:
             text, last = self._held[-1]
@@ -230,9 +164,9 @@ class Keeper:
     async def finish(self) -> None:
         """Store what was held back. Raises DistillError when the disk does not take it."""
         held, self._held = self._held, []
-        await self._add(held)
+        await self._store_all(held)
 
-    async def _add(self, answered: Sequence[tuple[str, Answer]]) -> None:
+    async def _store_all(self, answered: Sequence[tuple[str, Answer]]) -> None:
         if answered:
             texts, answers = zip(*answered, strict=True)
             await self._store.add(self._teacher, texts, answers, self._repeat)
@@ -240,7 +174,7 @@ class Keeper:
 
 @contextmanager
 def naming_rows(examples: Examples) -> Iterator[None]:
-    """Has a TeacherError that is about a text say which row of `examples` that is."""
+    """Prefix a TeacherError that is about one text with the id of that text's row in `examples`."""
     try:
         yield
     except TeacherError as error:
@@ -252,7 +186,7 @@ def naming_rows(examples: Examples) -> Iterator[None]:
 
 
 async def _until_done(workers: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for workers; where that is cancelled too, cancel them."""
+    """Wait for the workers; cancel them if the wait itself is cancelled."""
     try:
         await asyncio.wait(workers)
     finally:
@@ -265,47 +199,36 @@ def _batches(
     texts: Iterable[str],
     store: AnswerStore,
     repeat: int,
-    flying: set[str],
+    in_flight: set[str],
     known: Callable[[int], None],
 ) -> Iterator[Sequence[str]]:
-    """What to ask at once: texts that the store lacks and nobody is asking for, those of like length together.
+    """Yield batches of texts that are neither stored nor `in_flight`, texts of similar length together.
 
-    The longest come first, so that a progress bar is pessimistic.
+    Within a window the longest texts come first, so that a progress bar overestimates the time left.
     """
     source = iter(texts)
     while window := tuple(islice(source, _WINDOW * teacher.batch_size * teacher.concurrency)):
-        new = [text for text in dict.fromkeys(window) if text not in flying and not store.has(teacher, text, repeat)]
+        new = [text for text in dict.fromkeys(window) if text not in in_flight and not store.has(teacher, text, repeat)]
         if len(new) < len(window):
             known(len(window) - len(new))
         new.sort(key=len, reverse=True)
-        flying.update(new)
+        in_flight.update(new)
         for start in range(0, len(new), teacher.batch_size):
             yield new[start : start + teacher.batch_size]
 
 
-def text_key(text: str) -> str:
-    """A text's key in the store."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def teacher_key(teacher: Teacher, repeat: int = 0) -> str:
-    """What determines a teacher's answers."""
-    return fingerprint([teacher.name, teacher.version, list(teacher.labels), *([repeat] if repeat else [])])
-
-
 def _checked(answer: Answer, teacher: Teacher) -> Answer:
-    """The answer, unless what it holds is no distribution over the labels: that one is invalid, never a label."""
+    """Return the answer; one with the outcome `ok` that is not a distribution over the labels becomes `invalid`."""
     if answer.outcome != "ok":
         return answer
     row = answer.probabilities
     if row is not None and row.shape == (len(teacher.labels),) and bool((row >= 0).all()) and abs(row.sum() - 1) < 1e-3:
         return answer
-    return Answer(
-        None, answer.method, answer.covered, answer.tail, answer.tokens, answer.cost_usd, answer.seconds, "invalid"
-    )
+    return replace(answer, probabilities=None, outcome="invalid", said="", doubtful=False)
 
 
-def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: int) -> Labelling:
+def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: int) -> LabelledPool:
+    """Read the stored answers of all `examples`. Raises DistillError when one is missing or none is a label."""
     counts = {"ok": 0, "refused": 0, "invalid": 0}
     rows: list[int] = []
     answers: list[Answer] = []
@@ -317,9 +240,9 @@ def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: in
         if answer.outcome == "ok":
             rows.append(row)
             answers.append(answer)
-        elif len(unlabelled) < _NAMED:
-            said = store.said(teacher, examples.texts[row])
-            unlabelled.append(f"{examples.ids[row]} {answer.outcome}{f': {said}' if said else ''}")
+        elif len(unlabelled) < _MOST_NAMED:
+            reason = store.rejection(teacher, examples.texts[row])
+            unlabelled.append(f"{examples.ids[row]} {answer.outcome}{f': {reason}' if reason else ''}")
     if not rows:
         raise DistillError(
             f"{teacher.name} answered none of {len(examples)} texts with a label ({counts}), such as {unlabelled[0]}"
@@ -339,24 +262,4 @@ def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: in
         teacher=teacher.name,
         teacher_version=teacher.version,
     )
-    return Labelling(soft, asked, counts["refused"], counts["invalid"], tuple(unlabelled))
-
-
-def _pack(answer: Answer) -> tuple[object, ...]:
-    blob = None if answer.probabilities is None else answer.probabilities.astype("<f4").tobytes()
-    return (
-        blob,
-        answer.method,
-        answer.covered,
-        answer.tail,
-        answer.tokens,
-        answer.cost_usd,
-        answer.seconds,
-        answer.outcome,
-    )
-
-
-def _unpack(row: tuple[object, ...]) -> Answer:
-    blob, *rest = row
-    probabilities = np.frombuffer(blob, dtype="<f4") if isinstance(blob, bytes) else None
-    return Answer(probabilities, *rest)  # type: ignore[arg-type]
+    return LabelledPool(soft, asked, counts["refused"], counts["invalid"], tuple(unlabelled))

@@ -1,4 +1,4 @@
-"""Soft labels: a teacher's distributions over a pool, with their provenance, as a Parquet file."""
+"""Soft labels: a teacher's distributions over a pool, with their provenance, in a Parquet file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SCHEMA = "2"
 class SoftLabels:
     """N rows: `probabilities` float32 [N, K] in the order of `labels`, each row summing to 1.
 
-    `covered` and `tail` [N] are the mass the teacher put on labels and the mass it did not show, `tokens`, `cost_usd`
-    and `seconds` [N] what each answer took. Where the teacher was calibrated, `scaling` holds how, `probabilities` are
-    the calibrated ones, and `raw` [N, K] what it said; else both are None. `terms` are the teachers' terms that were
-    acknowledged, each with its `reference`.
+    `covered` and `tail` [N] are the probability mass on labels and the mass that could not be seen, both in [0, 1];
+    `tokens`, `cost_usd` and `seconds` [N] are what each answer took. If the teacher was calibrated by `scaling`,
+    `raw` [N, K] holds the probabilities before it; else both are None. `terms` are the teachers' acknowledged terms of
+    use, each with its `reference`.
     """
 
     ids: tuple[str, ...]
@@ -50,17 +50,17 @@ class SoftLabels:
 
     @property
     def hard(self) -> npt.NDArray[np.intp]:
-        """The teacher's first choice per row, [N]."""
+        """The index of the most probable label per row, [N]."""
         choice: npt.NDArray[np.intp] = self.probabilities.argmax(axis=1)
         return choice
 
     def calibrated(self, scaling: Scaling) -> Self:
-        """The same rows with what the teacher said made to mean what it says, and kept beside it."""
-        said = self.probabilities if self.raw is None else self.raw
-        return replace(self, probabilities=scaling.apply(said), raw=said, scaling=scaling)
+        """Return a copy with calibrated probabilities; the raw ones stay in `raw`."""
+        raw = self.probabilities if self.raw is None else self.raw
+        return replace(self, probabilities=scaling.apply(raw), raw=raw, scaling=scaling)
 
     def rows_of(self, ids: Sequence[str]) -> list[int]:
-        """For each id its row here. Raises DataError for one that has none."""
+        """Return the row number of each id. Raises DataError for an id that has no row."""
         position = {name: row for row, name in enumerate(self.ids)}
         try:
             return [position[name] for name in ids]
@@ -68,7 +68,7 @@ class SoftLabels:
             raise DataError(f"the teacher's labels have no row {error}; run `reflux label` again") from error
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file that `read` reads."""
+        """Write a Parquet file for `read`."""
         count = len(self)
         table = pyarrow.table(
             {
@@ -97,7 +97,7 @@ class SoftLabels:
 
     @classmethod
     def read(cls, path: Path) -> SoftLabels:
-        """Read what `write` wrote. Raises DataError for a file that is something else or of another schema."""
+        """Read a file of `write`. Raises DataError for any other file, and for one of another schema."""
         try:
             table = pyarrow.parquet.read_table(path)
         except (OSError, pyarrow.ArrowInvalid) as error:
@@ -129,11 +129,11 @@ class SoftLabels:
 
 
 def _column(rows: npt.NDArray[np.float32]) -> Any:
-    """Rows [N, K] as a column of lists."""
+    """Convert rows [N, K] to a column of lists."""
     return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.reshape(-1)), rows.shape[1])
 
 
 def _rows(table: Any, name: str, count: int) -> npt.NDArray[np.float32]:
-    """A column of lists as rows [N, K]."""
+    """Convert a column of lists to rows [N, K]."""
     flat: npt.NDArray[np.float32] = table[name].combine_chunks().flatten().to_numpy()
     return flat.reshape(-1, count).astype(np.float32)

@@ -1,7 +1,7 @@
-"""One SQLite file of a run: what was answered and what was paid for, on disk before anything uses it.
+"""One SQLite file of a run, for answers and payments. Its users define the tables.
 
-Writes that come while another is being committed are committed together, so that durability costs a busy run little.
-What the tables hold is known to those who use them.
+Group commit: writes that arrive while another is being committed are committed together, so that durability costs a
+busy run little.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from distill.owned import OwnedFile
 Statement = tuple[str, Sequence[Any]]
 
 PATIENCE = 30.0
-"""Seconds that a commit waits for another program to let go of the file."""
+"""Seconds that a commit waits for another program that has locked the file."""
 
 _REMEDIES = {
     sqlite3.SQLITE_FULL: "make room and run the command again",
-    sqlite3.SQLITE_IOERR: "make room, or see to the disk, and run the command again",
+    sqlite3.SQLITE_IOERR: "make room, or check the disk, and run the command again",
     sqlite3.SQLITE_BUSY: "another program has it open; close that, and run the command again",
     sqlite3.SQLITE_CORRUPT: "it is damaged; put a copy of it in its place, or move it away",
     sqlite3.SQLITE_NOTADB: "it is something else; move it away",
@@ -33,9 +33,9 @@ _REMEDIES = {
 
 
 class Store:
-    """Opened by one process at a time; `version` is the schema's. Raises DistillError when it cannot be opened.
+    """A database that one process opens at a time; `version` is that of `schema`. Raises DistillError on failure.
 
-    Other users of the machine cannot read it: it holds texts, and what was answered about them.
+    Other users of the machine cannot read the file, because it holds texts and their answers.
     """
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
@@ -50,7 +50,7 @@ class Store:
         except BlockingIOError as error:
             raise DistillError(f"{path}: another reflux labels in this folder; wait for it, or stop it") from error
         except (OSError, sqlite3.Error, DistillError) as error:
-            self._let_go()
+            self._release()
             if isinstance(error, DistillError):
                 raise
             raise DistillError(f"{path}: the store of answers cannot be opened ({error}); {_remedy(error)}") from error
@@ -65,21 +65,21 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Commit what was handed over, and close the file."""
+        """Commit the pending writes, and close the file."""
         self._thread.shutdown(wait=True)
-        self._let_go()
+        self._release()
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Rows of what is committed. Raises DistillError when the file cannot be read."""
+        """Return committed rows. Raises DistillError when the file cannot be read."""
         try:
             return self._reading.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise DistillError(f"{self.path}: answers could not be read ({error}); {_remedy(error)}") from error
 
     def put(self, *statements: Statement) -> asyncio.Future[None]:
-        """Hand over statements to be executed, all or none, even if nobody waits.
+        """Queue statements to be executed in one transaction, even if nothing awaits the future that this returns.
 
-        The future ends when they are on disk, with DistillError when the disk does not take them.
+        The future is done when they are on disk, and has a DistillError when the disk does not take them.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._guard:
@@ -89,14 +89,14 @@ class Store:
         return done
 
     async def write(self, *statements: Statement) -> None:
-        """Execute statements, all or none. They are on disk when this returns.
+        """Execute statements in one transaction, and return when they are on disk.
 
         Raises DistillError when the disk does not take them.
         """
         await self.put(*statements)
 
     def _prepare(self, schema: str, version: int) -> None:
-        """Set the file up, unless it was before. Raises DistillError for one of another schema."""
+        """Create the tables unless they exist. Raises DistillError if another version of the schema made them."""
         self._writing.execute("PRAGMA journal_mode = WAL")
         self._writing.execute("PRAGMA synchronous = FULL")
         ((tables,),) = self._writing.execute("SELECT count(*) FROM sqlite_master").fetchall()
@@ -114,11 +114,11 @@ class Store:
         failure: Exception | None = None
         try:
             self._commit([statement for statements, _ in group for statement in statements])
-        except Exception as error:  # whatever it was, those who wait must hear of it
+        except Exception as error:  # the futures must end with it, whatever it is
             failure = error
         for _, done in group:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                done.get_loop().call_soon_threadsafe(_tell, done, failure)
+            with suppress(RuntimeError):  # the event loop is closed
+                done.get_loop().call_soon_threadsafe(_end, done, failure)
 
     def _commit(self, statements: Sequence[Statement]) -> None:
         if not self._file.current:
@@ -136,7 +136,7 @@ class Store:
                 self._writing.execute("ROLLBACK")
             raise DistillError(f"{self.path}: answers could not be stored ({error}); {_remedy(error)}") from error
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         for name in ("_reading", "_writing"):
             if (connection := getattr(self, name, None)) is not None:
                 connection.close()
@@ -147,8 +147,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
 
 
-def _tell(done: asyncio.Future[None], failure: Exception | None) -> None:
-    """End a write for who waits for it, unless it was cancelled; what it wrote is kept."""
+def _end(done: asyncio.Future[None], failure: Exception | None) -> None:
+    """End a write's future, unless it was cancelled."""
     if done.done():
         return
     if failure is None:
@@ -158,6 +158,6 @@ def _tell(done: asyncio.Future[None], failure: Exception | None) -> None:
 
 
 def _remedy(error: Exception) -> str:
-    """What to do about an error of the file."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind, the rest its detail
-    return _REMEDIES.get(code, "see that it can be written, or move it away")
+    """Return what to do about an error of the file."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is its primary code
+    return _REMEDIES.get(code, "make it writable, or move it away")

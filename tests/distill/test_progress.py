@@ -67,7 +67,7 @@ def test_in_a_file_a_bar_that_fails_says_how_far_it_came(capsys):
 
 
 def test_in_a_file_asking_says_what_was_spent_and_leaves_out_what_was_known(capsys):
-    with progress.asking_bar("teacher labels the pool", 10, lambda: "$1.25") as shown:
+    with progress.labelling_bar("teacher labels the pool", 10, lambda: "$1.25") as shown:
         shown.known(4)
         shown.advance(6)
     assert capsys.readouterr().err == "teacher labels the pool: 6 of 6, $1.25, took 0 s\n"

@@ -412,12 +412,12 @@ def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch)
 
 
 def test_a_teacher_that_says_one_label_for_everything_is_doubted_before_training(fresh, template, rows, labels):
-    assert template.open().doubts_of_labels() == []
+    assert template.open().label_warnings() == []
     np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=np.eye(len(labels))[[1] * len(rows)])
     run = fresh.open()
     run.make_data()
     run.make_labels()
-    (doubt,) = run.doubts_of_labels()
+    (doubt,) = run.label_warnings()
     assert doubt.startswith(f"the teacher says {labels[1]!r} for each of {TRAIN + TEST} texts")
 
 
@@ -605,11 +605,11 @@ def test_gold_rows_of_a_fit_without_a_label_of_the_task_are_found_before_trainin
         job.open().make_data()
 
 
-# A teacher that is appraised
+# A teacher that is audited
 
 
 @pytest.fixture
-def appraised(fresh, rows, keyword_rows, write_csv, labels) -> Job:
+def audited(fresh, rows, keyword_rows, write_csv, labels) -> Job:
     """The job with 150 gold rows, which the recording knows too, and one student. The teacher is overconfident."""
     gold = keyword_rows(150, 77)
     write_csv(fresh.folder / "gold.csv", gold)
@@ -622,49 +622,49 @@ def appraised(fresh, rows, keyword_rows, write_csv, labels) -> Job:
     return fresh
 
 
-def test_gold_rows_calibrate_the_labels_and_are_no_part_of_them(appraised):
-    run = appraised.run()
+def test_gold_rows_calibrate_the_labels_and_are_no_part_of_them(audited):
+    run = audited.run()
     soft = run.soft_labels()
-    assert len(soft) == TRAIN + TEST == appraised.asked()
+    assert len(soft) == TRAIN + TEST == audited.asked()
     assert soft.scaling is not None
     assert soft.scaling.scale[0] < 0.8
     np.testing.assert_array_equal(soft.probabilities, soft.scaling.apply(soft.raw))
-    record = json.loads((appraised.root / "labels" / "training.json").read_text())
+    record = json.loads((audited.root / "labels" / "training.json").read_text())
     assert record["calibration"]["scaling"] == soft.scaling.as_dict()
     assert (record["calibration"]["rows"], record["calibration"]["asked"]) == (150, 150)
     assert record["calibration"]["saved"]["lower"] > 0
     assert record["self_agreement"]["by_construction"]
 
 
-def test_what_students_learn_depends_on_calibration_and_not_on_self_agreement(appraised):
-    appraised.run()
-    before = appraised.stages()
-    appraised.task["labelling"]["self_agreement"] = 5
-    appraised.run()
-    assert appraised.made_anew(before) == {"labels"}
-    before = appraised.stages()
-    appraised.task["labelling"]["calibration"]["method"] = "temperature"
-    appraised.run()
-    assert appraised.made_anew(before) == {"labels", "students/words"}
-    before = appraised.stages()
-    del appraised.task["labelling"]
-    run = appraised.run()
-    assert appraised.made_anew(before) == {"data", "labels", "students/words"}
-    assert (run.soft_labels().raw, appraised.asked()) == (None, 0)
+def test_what_students_learn_depends_on_calibration_and_not_on_self_agreement(audited):
+    audited.run()
+    before = audited.stages()
+    audited.task["labelling"]["self_agreement"] = 5
+    audited.run()
+    assert audited.made_anew(before) == {"labels"}
+    before = audited.stages()
+    audited.task["labelling"]["calibration"]["method"] = "temperature"
+    audited.run()
+    assert audited.made_anew(before) == {"labels", "students/words"}
+    before = audited.stages()
+    del audited.task["labelling"]
+    run = audited.run()
+    assert audited.made_anew(before) == {"data", "labels", "students/words"}
+    assert (run.soft_labels().raw, audited.asked()) == (None, 0)
 
 
-def test_changed_gold_rows_calibrate_anew(appraised, keyword_rows, write_csv):
-    first = appraised.run().soft_labels()
-    write_csv(appraised.folder / "gold.csv", keyword_rows(150, 77)[:120])
-    second = appraised.run().soft_labels()
+def test_changed_gold_rows_calibrate_anew(audited, keyword_rows, write_csv):
+    first = audited.run().soft_labels()
+    write_csv(audited.folder / "gold.csv", keyword_rows(150, 77)[:120])
+    second = audited.run().soft_labels()
     np.testing.assert_array_equal(first.raw, second.raw)
     assert first.scaling != second.scaling
-    assert appraised.asked() == 0
+    assert audited.asked() == 0
 
 
-def test_gold_rows_that_also_judge_are_found(appraised, rows, keyword_rows, write_csv):
-    write_csv(appraised.folder / "gold.csv", [*keyword_rows(150, 77), *rows[TRAIN : TRAIN + 7]])
-    messages = [finding.message for finding in appraised.open().make_data().findings]
+def test_gold_rows_that_also_judge_are_found(audited, rows, keyword_rows, write_csv):
+    write_csv(audited.folder / "gold.csv", [*keyword_rows(150, 77), *rows[TRAIN : TRAIN + 7]])
+    messages = [finding.message for finding in audited.open().make_data().findings]
     assert any(one.startswith("labelling.calibration.data: 7 of 157 texts also stand in test") for one in messages)
 
 
@@ -677,18 +677,18 @@ def test_gold_rows_that_also_fitted_the_teacher_are_found(local_template, tmp_pa
     assert any("140 of 140 texts also stand in teacher.fit.data" in one for one in messages)
 
 
-def test_too_few_gold_rows_are_refused_before_anything_is_asked(appraised, monkeypatch, keyword_rows, write_csv):
+def test_too_few_gold_rows_are_refused_before_anything_is_asked(audited, monkeypatch, keyword_rows, write_csv):
     monkeypatch.setattr(teachers, "create", lambda *_: pytest.fail("the teacher was called"))
-    write_csv(appraised.folder / "gold.csv", keyword_rows(40, 77))
+    write_csv(audited.folder / "gold.csv", keyword_rows(40, 77))
     with pytest.raises(DataError, match=r"labelling\.calibration\.data: 40 gold rows"):
-        appraised.run()
-    assert appraised.stages() == {}
+        audited.run()
+    assert audited.stages() == {}
 
 
-def test_labels_may_be_known_from_gold_rows_alone(appraised):
+def test_labels_may_be_known_from_gold_rows_alone(audited):
     for name in ("train", "test"):
-        del appraised.task["data"][name]["label"]
-    assert appraised.open().make_data().labels == ("account", "billing", "shipping", "technical")
+        del audited.task["data"][name]["label"]
+    assert audited.open().make_data().labels == ("account", "billing", "shipping", "technical")
 
 
 class Wavering:

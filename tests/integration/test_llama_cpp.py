@@ -17,7 +17,8 @@ import pytest
 
 from distill.data.splits import Train
 from distill.data.support_desk import tickets
-from distill.labelling import label
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.label import label
 from distill.teachers import TeacherError, create
 from distill.teachers.openai import OpenAITeacher
 
@@ -119,11 +120,11 @@ async def test_a_base_model_that_is_shown_examples_labels_tickets(base_url: str,
     drawn = tickets.generate(TEXTS, seed=11)
     pool = Train(tuple(map(str, range(TEXTS))), tuple(one.text for one in drawn), tuple(one.label for one in drawn))
     made = teacher(base_url, SHOWN)
-    with label.AnswerStore(tmp_path / "answers.sqlite") as store:
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
         start = time.monotonic()
-        found = await label.label(made, pool, store)
+        found = await label(made, pool, store)
         seconds = time.monotonic() - start
-        assert (await label.label(made, pool, store)).asked == 0
+        assert (await label(made, pool, store)).asked == 0
     await made.aclose()
     soft = found.soft
     gold = [tickets.CATEGORIES.index(drawn[int(row)].label) for row in soft.ids]

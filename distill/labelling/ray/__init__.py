@@ -1,11 +1,12 @@
-"""A teacher asked by the workers of a Ray cluster, with the store and the account of one run.
+"""Label on a Ray cluster: its workers ask the teacher, and the driver keeps the store and the account of the run.
 
-The driver, which is the command, holds the file: `desk` serves what workers ask of it, `post` carries that through
-Ray, `worker` asks the teacher, and `engine` has Ray Data hand the texts out. The last two need Ray.
+The driver is the process that runs the command. `engine` distributes the texts with Ray Data, `worker` asks the
+teacher, `server` answers the workers' requests to the store and the account, and `mailbox` carries messages between
+them. `engine` and `worker` need Ray.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else Ray, asked for anything too late, starts another cluster
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a late call to Ray starts another cluster

@@ -1,6 +1,6 @@
-"""Letters between the workers of a Ray cluster and the driver, which Ray cannot call: boxes in an actor of their own.
+"""Messages between the workers of a Ray cluster and the driver, through an actor, since Ray cannot call the driver.
 
-What is sent in one go travels together. This file knows nothing of what the letters say.
+Messages sent in the same step of the event loop travel together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Post:
-    """The actor. Who sends to a box does not wait for who collects from it; each box has one collector."""
+class Broker:
+    """The actor that holds the boxes. A sender does not wait for the collector; each box has one collector."""
 
     def __init__(self) -> None:
         self._boxes: defaultdict[str, asyncio.Queue[bytes]] = defaultdict(asyncio.Queue)
@@ -23,7 +23,7 @@ class Post:
         self._boxes[box].put_nowait(packet)
 
     async def collect(self, box: str) -> list[bytes]:
-        """Every packet of a box, in the order of sending, as soon as there is one."""
+        """Wait until a box has a packet, then empty it and return its packets in the order of sending."""
         queue = self._boxes[box]
         packets = [await queue.get()]
         while not queue.empty():
@@ -32,27 +32,27 @@ class Post:
 
 
 class Mailbox:
-    """One end of the post, within an event loop: `post` is the handle of the actor, `box` what this end collects."""
+    """Sends messages to boxes, and receives those in its own `box`, in an event loop. `broker` is the actor's handle."""
 
-    def __init__(self, post: Any, box: str) -> None:
-        self._post = post
+    def __init__(self, broker: Any, box: str) -> None:
+        self._broker = broker
         self.box = box
         self._outgoing: defaultdict[str, list[Any]] = defaultdict(list)
 
-    def send(self, box: str, letter: Any) -> None:
-        """Send what pickle can take, soon, and in this order."""
+    def send(self, box: str, message: Any) -> None:
+        """Send a message, which must be picklable, at the next step of the event loop and in order."""
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._outgoing[box].append(letter)
+        self._outgoing[box].append(message)
 
-    async def listen(self, hear: Callable[[Any], None]) -> None:
-        """Give every letter that comes to `hear`, for ever. Raises what Ray raises when the actor is no more."""
+    async def listen(self, handle: Callable[[Any], None]) -> None:
+        """Call `handle` with every message received, for ever. Raises Ray's error when the actor has ended."""
         while True:
-            for packet in await self._post.collect.remote(self.box):
-                for letter in pickle.loads(packet):
-                    hear(letter)
+            for packet in await self._broker.collect.remote(self.box):
+                for message in pickle.loads(packet):
+                    handle(message)
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, defaultdict(list)
-        for box, letters in outgoing.items():
-            self._post.send.remote(box, pickle.dumps(letters))
+        for box, messages in outgoing.items():
+            self._broker.send.remote(box, pickle.dumps(messages))

@@ -1,22 +1,22 @@
-"""Each worker's share of what a teacher's settings allow: they are the run's, however many workers it has."""
+"""Each worker's quota: a teacher's limits hold for the whole run, so they are divided among the workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
 from distill.errors import DistillError
+from distill.sections import walk
 from distill.teachers.api.client import ApiConfig
 from distill.teachers.causal import CausalConfig
 from distill.teachers.local import LocalConfig
 
 
-def share(config: BaseModel, workers: int) -> BaseModel:
-    """The configuration for one of so many workers: calls at once and limits per minute are divided among them.
+def quota(config: BaseModel, workers: int) -> BaseModel:
+    """Divide a configuration's concurrent calls and limits per minute by `workers`, also those of ensemble members.
 
-    Those of an ensemble's members are, too. Raises DistillError for more workers than calls at once.
+    Raises DistillError if there are more workers than concurrent calls.
     """
     if isinstance(config, ApiConfig):
         if config.concurrency < workers:
@@ -28,25 +28,15 @@ def share(config: BaseModel, workers: int) -> BaseModel:
         divided = {name: limit / workers for name, limit in limits.items() if limit is not None}
         return config.model_copy(update={"concurrency": config.concurrency // workers, **divided})
     parts = {name: getattr(config, name) for name in type(config).model_fields}
-    return config.model_copy(update={name: _share(part, workers) for name, part in parts.items()})
+    return config.model_copy(update={name: _divided(part, workers) for name, part in parts.items()})
 
 
-def computes(config: BaseModel) -> bool:
-    """Whether a teacher, or a member of it, is a model in torch, which a GPU is for."""
-    return any(isinstance(part, LocalConfig | CausalConfig) for part in _sections(config))
+def runs_torch(config: BaseModel) -> bool:
+    """Whether a teacher, or a member of an ensemble, runs a model in torch, for which a worker takes a GPU."""
+    return any(isinstance(value, LocalConfig | CausalConfig) for _, value in walk(config))
 
 
-def _share(value: Any, workers: int) -> Any:
+def _divided(value: Any, workers: int) -> Any:
     if isinstance(value, BaseModel):
-        return share(value, workers)
-    return tuple(_share(item, workers) for item in value) if isinstance(value, tuple) else value
-
-
-def _sections(value: Any) -> Iterator[BaseModel]:
-    if isinstance(value, BaseModel):
-        yield value
-        for name in type(value).model_fields:
-            yield from _sections(getattr(value, name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _sections(item)
+        return quota(value, workers)
+    return tuple(_divided(item, workers) for item in value) if isinstance(value, tuple) else value

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import DistillError
-from distill.labelling.account import Cashbook, dollars
-from distill.labelling.label import AnswerStore
+from distill.labelling.account import StoredAccount, dollars
+from distill.labelling.answer_store import AnswerStore
 from distill.teachers.account import BudgetError, Paid
 
 REPLY = Paid({"choices": [{"message": "ä\ud800"}], "usage": {"prompt_tokens": 3}}, 0.25, 0.5)
@@ -38,19 +38,19 @@ def owed(path: Path) -> float:
 
 async def test_a_response_is_recalled_as_it_was_paid_for_also_by_the_next_process(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         assert await book.recall("key") is None
         await book.settle(await book.reserve(1.0), REPLY.cost_usd, "key", REPLY)
         assert await book.recall("key") == REPLY
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         assert await book.recall("key") == REPLY
         assert (book.spent, book.reserved) == (0.25, 0.0)
 
 
 async def test_a_call_is_reserved_on_disk_before_it_is_made_and_settled_when_it_is_over(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 10.0)
+        book = StoredAccount(store, 10.0)
         first, second = await book.reserve(3.0), await book.reserve(4.0)
         assert (owed(path), book.reserved) == (7.0, 7.0)
         await book.settle(first, 1.0)
@@ -61,18 +61,18 @@ async def test_a_call_is_reserved_on_disk_before_it_is_made_and_settled_when_it_
 
 async def test_what_was_in_flight_when_a_process_ended_counts_as_spent_once(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 10.0)
+        book = StoredAccount(store, 10.0)
         await book.settle(await book.reserve(2.0), 0.5)
         await book.reserve(3.0)
     for _ in range(3):
         with AnswerStore(path) as store:
-            assert Cashbook(store).spent == 3.5
+            assert StoredAccount(store).spent == 3.5
     assert owed(path) == 3.5
 
 
 async def test_a_call_that_the_budget_does_not_hold_is_refused_with_what_was_spent_and_what_to_do(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 1.0)
+        book = StoredAccount(store, 1.0)
         await book.settle(await book.reserve(0.9), 0.9)
         with pytest.raises(BudgetError, match=r"\$0\.90 of \$1\.00 are spent, and the next .* \$0\.20\. .*raise"):
             await book.reserve(0.2)
@@ -83,7 +83,7 @@ async def test_a_call_that_the_budget_does_not_hold_is_refused_with_what_was_spe
 
 async def test_a_call_may_take_what_is_left_to_the_last_cent(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 1.0)
+        book = StoredAccount(store, 1.0)
         await book.settle(await book.reserve(0.75), 0.75)
         await book.settle(await book.reserve(0.25), 0.25)
         assert await book.reserve(0.0)
@@ -92,7 +92,7 @@ async def test_a_call_may_take_what_is_left_to_the_last_cent(path) -> None:
 
 async def test_who_waits_for_money_gets_it_when_a_call_gives_it_back(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 1.0)
+        book = StoredAccount(store, 1.0)
         first = await book.reserve(0.8)
         waiting = [asyncio.create_task(book.reserve(0.4)) for _ in range(3)]
         await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def test_who_waits_for_money_gets_it_when_a_call_gives_it_back(path) -> No
 
 async def test_a_call_that_is_given_up_while_it_is_reserved_takes_no_money(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 1.0)
+        book = StoredAccount(store, 1.0)
         giving_up = asyncio.create_task(book.reserve(0.8))
         waiting = asyncio.create_task(book.reserve(0.9))
         await asyncio.sleep(0)
@@ -124,7 +124,7 @@ async def test_a_call_that_is_given_up_while_it_is_reserved_takes_no_money(path)
 
 async def test_what_is_settled_counts_though_who_waits_for_it_is_cancelled(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store, 1.0)
+        book = StoredAccount(store, 1.0)
         settling = asyncio.create_task(book.settle(await book.reserve(0.8), 0.25, "key", REPLY))
         await asyncio.sleep(0)
         settling.cancel()
@@ -132,13 +132,13 @@ async def test_what_is_settled_counts_though_who_waits_for_it_is_cancelled(path)
             await settling
         assert (book.spent, book.reserved) == (0.25, 0.0)
     with AnswerStore(path) as store:
-        assert Cashbook(store).spent == 0.25
-        assert await Cashbook(store).recall("key") == REPLY
+        assert StoredAccount(store).spent == 0.25
+        assert await StoredAccount(store).recall("key") == REPLY
 
 
 async def test_a_closed_account_waits_for_what_is_in_flight_and_takes_nothing_more(path) -> None:
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         reservation = await book.reserve(1.0)
         closing_ = asyncio.create_task(book.close())
         await asyncio.sleep(0)
@@ -164,7 +164,7 @@ def no_larger_files_than(size: int) -> Iterator[None]:
 async def test_on_a_full_disk_what_was_paid_is_told_not_used_counts_in_full_and_ends_every_call(path) -> None:
     large = Paid({"noise": random.Random(0).randbytes(200_000).hex()}, 0.25, 0.5)
     with AnswerStore(path) as store:
-        book = Cashbook(store, 2.0)
+        book = StoredAccount(store, 2.0)
         first, second = await book.reserve(1.0), await book.reserve(1.0)
         waiting = asyncio.create_task(book.reserve(1.0))
         await asyncio.sleep(0)
@@ -179,10 +179,10 @@ async def test_on_a_full_disk_what_was_paid_is_told_not_used_counts_in_full_and_
         await book.settle(second, 0.5)
         assert (book.spent, book.reserved) == (1.5, 0.0)
     with AnswerStore(path) as store:
-        assert Cashbook(store).spent == 1.5
+        assert StoredAccount(store).spent == 1.5
 
 
-class Watched(Cashbook):
+class Watched(StoredAccount):
     """An account that looks at itself whenever anything changes."""
 
     most = 0.0

@@ -13,15 +13,15 @@ from pydantic import BaseModel
 from distill.data.splits import Examples, Test, Train, Validation
 from distill.errors import DataError, DistillError
 from distill.labelling.audit import (
-    Appraised,
-    Extra,
+    Audited,
+    AuditTexts,
     gold_rows,
-    label_and_appraise,
+    label_and_audit,
     rows_to_repeat,
     shared_with_fit,
     terms_of,
 )
-from distill.labelling.label import AnswerStore
+from distill.labelling.answer_store import AnswerStore
 from distill.sections import FileSource
 from distill.task import Calibration
 from distill.teachers import Answer, parse
@@ -87,8 +87,8 @@ POOL = Examples(
 )
 
 
-def extra(gold: Examples | None = GOLD, twice: int = 0, section: Calibration = SECTION) -> Extra:
-    return Extra(None if gold is None else section, gold, rows_to_repeat(VALIDATION, TRAIN, 0), twice)
+def extra(gold: Examples | None = GOLD, twice: int = 0, section: Calibration = SECTION) -> AuditTexts:
+    return AuditTexts(None if gold is None else section, gold, rows_to_repeat(VALIDATION, TRAIN, 0), twice)
 
 
 @pytest.fixture
@@ -96,14 +96,14 @@ def path(tmp_path) -> Path:
     return tmp_path / "answers.sqlite"
 
 
-async def appraised(path: Path, teacher: Any, wanted: Extra, **hooks: Any) -> Appraised:
+async def audited(path: Path, teacher: Any, wanted: AuditTexts, **hooks: Any) -> Audited:
     with AnswerStore(path) as store:
-        return await label_and_appraise(teacher, POOL, wanted, store, **hooks)
+        return await label_and_audit(teacher, POOL, wanted, store, **hooks)
 
 
 async def test_the_pool_is_calibrated_and_what_was_said_is_kept(path):
     teacher = Overconfident()
-    found = await appraised(path, teacher, extra())
+    found = await audited(path, teacher, extra())
     soft, record = found.labelling.soft, found.record["calibration"]
     assert soft.ids == POOL.ids  # no gold row among them
     assert soft.raw is not None
@@ -117,7 +117,7 @@ async def test_the_pool_is_calibrated_and_what_was_said_is_kept(path):
 
 async def test_gold_rows_are_asked_before_the_pool(path):
     teacher = Overconfident()
-    await appraised(path, teacher, extra())
+    await audited(path, teacher, extra())
     texts = [text for text, _ in teacher.asked]
     assert set(texts[:120]) == set(GOLD.texts)
     assert set(texts[120:]) == set(POOL.texts)
@@ -125,7 +125,7 @@ async def test_gold_rows_are_asked_before_the_pool(path):
 
 async def test_without_the_section_nothing_is_asked_beside_the_pool(path):
     teacher = Overconfident()
-    found = await appraised(path, teacher, extra(None))
+    found = await audited(path, teacher, extra(None))
     assert (len(teacher.asked), found.record) == (len(POOL), {})
     assert found.labelling.soft.raw is found.labelling.soft.scaling is None
     np.testing.assert_array_equal(found.labelling.soft.probabilities, [teacher.says(text) for text in POOL.texts])
@@ -135,7 +135,7 @@ async def test_too_few_answers_to_gold_rows_stop_before_the_pool_is_asked(path):
     teacher = Overconfident()
     teacher.outcomes = {(text, 0): "refused" if row % 2 else "invalid" for row, text in enumerate(GOLD.texts[:24])}
     with pytest.raises(DistillError, match=r"played answered 96 of 120 rows \(12 refused, 12 invalid\): 96 gold rows,"):
-        await appraised(path, teacher, extra())
+        await audited(path, teacher, extra())
     assert {text for text, _ in teacher.asked} == set(GOLD.texts)
 
 
@@ -144,12 +144,12 @@ async def test_a_vector_needs_rows_of_each_label(path):
     gold = Examples(tuple(f"gold-{row}" for row in range(len(gold))), gold.texts, gold.gold)
     section = SECTION.model_copy(update={"method": "vector"})
     with pytest.raises(DistillError, match="1 of 3 labels have fewer than 10 gold rows"):
-        await appraised(path, Overconfident(), extra(gold, section=section))
+        await audited(path, Overconfident(), extra(gold, section=section))
 
 
 async def test_validation_rows_are_asked_twice_and_then_those_of_train(path):
     teacher = Overconfident()
-    found = await appraised(path, teacher, extra(None, twice=20))
+    found = await audited(path, teacher, extra(None, twice=20))
     again = [text for text, repeat in teacher.asked if repeat == 1]
     assert len(again) == len(set(again)) == 20
     assert {text.split()[0] for text in again} == {"validation"}
@@ -162,7 +162,7 @@ async def test_validation_rows_are_asked_twice_and_then_those_of_train(path):
     assert 0 < differ < 20
 
     more = Overconfident()
-    found = await appraised(path, more, extra(None, twice=1000))
+    found = await audited(path, more, extra(None, twice=1000))
     assert found.record["self_agreement"]["rows"] == len(TRAIN) + len(VALIDATION)
     assert {text.split()[0] for text, _ in more.asked} == {"validation", "train"}  # never test
     assert len(more.asked) == len(TRAIN) + len(VALIDATION) - 20  # those of before are not asked again
@@ -170,9 +170,9 @@ async def test_validation_rows_are_asked_twice_and_then_those_of_train(path):
 
 async def test_a_restart_asks_nothing_and_finds_the_same(path):
     wanted = extra(twice=30)
-    first = await appraised(path, Overconfident(), wanted)
+    first = await audited(path, Overconfident(), wanted)
     teacher = Overconfident()
-    again = await appraised(path, teacher, wanted)
+    again = await audited(path, teacher, wanted)
     assert teacher.asked == []
     np.testing.assert_array_equal(first.labelling.soft.probabilities, again.labelling.soft.probabilities)
     for record in (first.record, again.record):
@@ -183,7 +183,7 @@ async def test_a_restart_asks_nothing_and_finds_the_same(path):
 
 async def test_both_draws_are_compared_as_they_are_calibrated(path):
     plain, softened = [
-        (await appraised(path, Overconfident(), extra(gold, twice=90))).record["self_agreement"]
+        (await audited(path, Overconfident(), extra(gold, twice=90))).record["self_agreement"]
         for gold in (None, GOLD)
     ]
     assert plain["agreement"] == softened["agreement"]  # a temperature moves no first choice
@@ -201,7 +201,7 @@ async def test_rows_that_were_not_answered_twice_are_counted_and_left_out(path):
         (text_of[order[1]], 1): "refused",
         (text_of[order[2]], 1): "invalid",
     }
-    record = (await appraised(path, teacher, extra(None, twice=10))).record["self_agreement"]
+    record = (await audited(path, teacher, extra(None, twice=10))).record["self_agreement"]
     assert (record["rows"], record["asked"], record["unanswered"]) == (8, 10, 2)
     assert (text_of[order[0]], 1) not in teacher.asked
     assert (text_of[order[10]], 1) in teacher.asked
@@ -213,14 +213,14 @@ async def test_a_teacher_that_answers_nothing_twice_is_an_error(path):
     teacher = Overconfident()
     teacher.outcomes = {(text, 1): "refused" for text in POOL.texts}
     with pytest.raises(DistillError, match="answered none of 5 texts that it was asked twice"):
-        await appraised(path, teacher, extra(None, twice=5))
+        await audited(path, teacher, extra(None, twice=5))
 
 
 @pytest.mark.parametrize("method", ["local", "recorded"])
 async def test_a_teacher_that_cannot_but_say_the_same_is_not_asked_again(path, method):
     teacher = Overconfident(method)
     steps: list[int] = []
-    found = await appraised(path, teacher, extra(None, twice=20), advance=steps.append)
+    found = await audited(path, teacher, extra(None, twice=20), advance=steps.append)
     assert {repeat for _, repeat in teacher.asked} == {0}
     assert found.record["self_agreement"]["by_construction"]
     assert found.record["self_agreement"]["agreement"]["value"] == 1
@@ -230,7 +230,7 @@ async def test_a_teacher_that_cannot_but_say_the_same_is_not_asked_again(path, m
 async def test_progress_counts_every_text(path):
     steps: list[int] = []
     wanted = extra(twice=20)
-    await appraised(path, Overconfident(), wanted, advance=steps.append)
+    await audited(path, Overconfident(), wanted, advance=steps.append)
     assert sum(steps) == len(POOL) + wanted.texts == len(POOL) + 120 + 20
 
 

@@ -9,9 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from distill.labelling.account import Cashbook
-from distill.labelling.dry_run import Ledger, foresee, priced
-from distill.labelling.label import AnswerStore, answer
+from distill.labelling.account import StoredAccount
+from distill.labelling.dry_run import DryRunAccount, dry_run, priced
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.label import ask_missing
 from distill.teachers import Answer, teacher_class
 from distill.teachers.account import Account, BudgetError, Paid
 from distill.teachers.api.client import Api, ApiConfig, Request
@@ -70,12 +71,12 @@ def texts(start: int, end: int, length: int = 20) -> list[str]:
 
 
 async def planned(store: AnswerStore, pool: list[str], **config: Any):
-    ledger = Ledger(Cashbook(store))
-    return await foresee(TwoSteps(ledger, **config), [(text, 0) for text in pool], store, ledger)
+    ledger = DryRunAccount(StoredAccount(store))
+    return await dry_run(TwoSteps(ledger, **config), [(text, 0) for text in pool], store, ledger)
 
 
 async def labelled(store: AnswerStore, pool: list[str], **config: Any) -> float:
-    book = Cashbook(store)
+    book = StoredAccount(store)
     before = book.spent
     await answer(TwoSteps(book, **config), pool, store)
     return book.spent - before
@@ -93,7 +94,7 @@ async def test_a_forecast_from_answered_texts_has_what_the_others_then_cost(stor
     await labelled(store, texts(0, 40))
     made = await planned(store, texts(0, 100))
     assert (made.to_ask, round(made.calls.value, 6), made.learnt_from) == (60, 60, 40)
-    assert made.spent_usd == pytest.approx(Cashbook(store).spent)
+    assert made.spent_usd == pytest.approx(StoredAccount(store).spent)
     paid = await labelled(store, texts(0, 100))
     assert made.usd.lower <= paid <= made.usd.upper
     assert made.usd.upper < 1.05 * made.usd.lower
@@ -113,7 +114,7 @@ async def test_a_price_that_has_changed_since_is_the_one_that_counts(store) -> N
 
 
 async def test_responses_that_are_kept_and_not_answers_yet_need_no_call(store) -> None:
-    book = Cashbook(store)
+    book = StoredAccount(store)
     teacher = TwoSteps(book)
     await teacher.ask(texts(0, 40))
     made = await planned(store, texts(0, 50))
@@ -126,7 +127,7 @@ async def test_limits_of_the_api_bound_the_time(store) -> None:
     assert made.seconds is not None
     assert (made.seconds.lower, made.seconds.upper) == (120.0, 120.0)
     tokens = sum(
-        request.most_tokens for text in texts(40, 100) for request in TwoSteps(Ledger(Cashbook(store))).requests(text)
+        request.most_tokens for text in texts(40, 100) for request in TwoSteps(DryRunAccount(StoredAccount(store))).requests(text)
     )
     made = await planned(store, texts(0, 100), tokens_per_minute=10)
     assert made.seconds is not None
@@ -134,16 +135,16 @@ async def test_limits_of_the_api_bound_the_time(store) -> None:
 
 
 async def test_what_is_kept_beside_calls_is_none_of_them(store) -> None:
-    book = Cashbook(store)
+    book = StoredAccount(store)
     await book.settle(await book.reserve(0.0), 0.0, "agreed", Paid({"dialect": 1}, 0.0, 0.0))
-    ledger = Ledger(book)
+    ledger = DryRunAccount(book)
     assert await ledger.recall("agreed") is not None
     assert ledger.recalled == []
 
 
 async def test_an_account_to_plan_with_never_pays(store) -> None:
     with pytest.raises(BudgetError, match="makes no calls"):
-        await TwoSteps(Ledger(Cashbook(store))).ask(["text"])
+        await TwoSteps(DryRunAccount(StoredAccount(store))).ask(["text"])
 
 
 @pytest.mark.parametrize(("kind", "paid"), [("openai", True), ("local", False), ("recorded", False), ("bundle", False)])
@@ -153,7 +154,7 @@ def test_kinds_that_make_calls_are_told_from_those_that_make_none(kind, paid) ->
 
 async def test_what_is_asked_twice_is_planned_twice(store) -> None:
     pool = texts(0, 10)
-    ledger = Ledger(Cashbook(store))
-    once = await foresee(TwoSteps(ledger), [(text, 0) for text in pool], store, ledger)
-    twice = await foresee(TwoSteps(ledger), [(text, repeat) for text in pool for repeat in (0, 1)], store, ledger)
+    ledger = DryRunAccount(StoredAccount(store))
+    once = await dry_run(TwoSteps(ledger), [(text, 0) for text in pool], store, ledger)
+    twice = await dry_run(TwoSteps(ledger), [(text, repeat) for text in pool for repeat in (0, 1)], store, ledger)
     assert twice.to_ask == 2 * once.to_ask

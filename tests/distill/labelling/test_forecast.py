@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.evaluation.intervals import Interval
-from distill.labelling.forecast import Planned, Seen, duration, forecast, guess, total
+from distill.labelling.forecast import PlannedCalls, ObservedCosts, duration, forecast, guess, total
 from distill.teachers.api.pricing import Price, Usage
 
 PRICE = Price(input=0.4, cached=0.1, output=1.6)
@@ -98,18 +98,18 @@ def test_texts_of_one_length_have_their_mean() -> None:
 
 def planned(
     calls: int, *, price: Price = PRICE, slots: int = 8, least_seconds: float = 0.0, output: int = 1
-) -> Planned:
-    return Planned(price, calls, calls * (FRAME + 300), calls * output, slots, least_seconds)
+) -> PlannedCalls:
+    return PlannedCalls(price, calls, calls * (FRAME + 300), calls * output, slots, least_seconds)
 
 
-def history(count: int, *, calls: float = 1.0, seconds: float = 0.5) -> Seen:
+def history(count: int, *, calls: float = 1.0, seconds: float = 0.5) -> ObservedCosts:
     generator = np.random.default_rng(5)
     sizes = sizes_of(generator, count)
     usd = (0.25 * FRAME + 0.23 * sizes + even(generator, sizes)) * 0.4e-6
-    return Seen(sizes, np.full(count, calls), usd, seconds * generator.uniform(0.8, 1.2, count))
+    return ObservedCosts(sizes, np.full(count, calls), usd, seconds * generator.uniform(0.8, 1.2, count))
 
 
-NOTHING = Seen(*(np.zeros(0),) * 4)
+NOTHING = ObservedCosts(*(np.zeros(0),) * 4)
 AHEAD = sizes_of(np.random.default_rng(6), 1000)
 
 
@@ -155,7 +155,7 @@ def test_calls_that_follow_from_the_first_ones_are_foreseen_from_what_texts_took
 
 
 def test_a_forecast_is_within_what_calls_can_cost() -> None:
-    dear = Seen(np.full(20, 300.0), np.ones(20), np.full(20, 1.0), np.ones(20))
+    dear = ObservedCosts(np.full(20, 300.0), np.ones(20), np.full(20, 1.0), np.ones(20))
     made = forecast("m", 1200, 1000, AHEAD, [planned(1000)], dear, 0.0)
     assert made.usd.value == made.usd.upper == made.most_usd
 

@@ -23,7 +23,8 @@ from pydantic import BaseModel
 
 from distill.data.splits import Examples
 from distill.errors import DistillError
-from distill.labelling.label import AnswerStore, Labelling, answer, label, teacher_key, text_key
+from distill.labelling.answer_store import AnswerStore, teacher_key, text_key
+from distill.labelling.label import LabelledPool, ask_missing, label
 from distill.teachers import Answer, TeacherError
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def path(tmp_path) -> Path:
     return tmp_path / "run" / "answers.sqlite"
 
 
-async def labelled(path: Path, teacher: Any, rows: Examples, **options: Any) -> Labelling:
+async def labelled(path: Path, teacher: Any, rows: Examples, **options: Any) -> LabelledPool:
     """Label with a store of its own, as a process that starts anew would."""
     with AnswerStore(path) as store:
         return await label(teacher, rows, store, **options)
@@ -300,7 +301,7 @@ async def test_a_pool_that_fails_is_told_and_what_was_asked_before_is_stored(pat
 
     teacher = Played(batch_size=2)
     with AnswerStore(path) as store, pytest.raises(DistillError, match="ends in the middle"):
-        await answer(teacher, texts(), store)
+        await ask_missing(teacher, texts(), store)
     assert stored(path, teacher) == keys(teacher.asked)
 
 
@@ -329,7 +330,7 @@ async def test_what_is_in_flight_when_labelling_is_cancelled_is_waited_for_and_s
     play = Held(asyncio.Barrier(4))
     teacher = Played(play, concurrency=3)
     with AnswerStore(path) as store:
-        asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
+        asking = asyncio.create_task(ask_missing(teacher, pool(20).texts, store))
         await play.flying.wait()
         asking.cancel()
         await asyncio.sleep(0)
@@ -357,7 +358,7 @@ class Waiting(Played):
 async def test_labelling_that_is_cancelled_does_not_wait_for_a_server_that_asked_to_be_left_alone(path):
     teacher = Waiting()
     with AnswerStore(path) as store:
-        asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
+        asking = asyncio.create_task(ask_missing(teacher, pool(20).texts, store))
         while len(teacher.batches) < 2:
             await asyncio.sleep(0)
         asking.cancel()
@@ -382,7 +383,7 @@ async def test_labelling_that_is_cancelled_twice_gives_up_what_is_in_flight(path
     play = Held(asyncio.Barrier(4))
     teacher = Played(play, concurrency=3)
     with AnswerStore(path) as store:
-        asking = asyncio.create_task(answer(teacher, pool(20).texts, store))
+        asking = asyncio.create_task(ask_missing(teacher, pool(20).texts, store))
         await play.flying.wait()
         asking.cancel()
         await asyncio.sleep(0)
@@ -406,7 +407,7 @@ async def test_texts_are_taken_as_they_are_asked_for(path):
     play = Held(asyncio.Barrier(3))
     teacher = Played(play, concurrency=2, batch_size=2)
     with AnswerStore(path) as store:
-        asking = asyncio.create_task(answer(teacher, texts(), store))
+        asking = asyncio.create_task(ask_missing(teacher, texts(), store))
         await play.flying.wait()
         assert taken < 1000
         asking.cancel()
@@ -463,7 +464,7 @@ async def test_a_store_that_may_not_be_written_is_told():
             if root:
                 os.seteuid(65534)  # root may write everything
             with pytest.raises(
-                DistillError, match=r"the store of answers cannot be opened .*denied.*see that it can be written"
+                DistillError, match=r"the store of answers cannot be opened .*denied.*make it writable"
             ):
                 AnswerStore(path)
         finally:
@@ -498,7 +499,8 @@ from pathlib import Path
 import numpy as np
 
 from distill.data.splits import Examples
-from distill.labelling.label import AnswerStore, label, teacher_key, text_key
+from distill.labelling.answer_store import AnswerStore, teacher_key, text_key
+from distill.labelling.label import label
 from distill.teachers import Answer
 
 path, moments = Path(sys.argv[1]), json.loads(sys.argv[2])

@@ -26,7 +26,7 @@ from typing import Any
 import uvicorn
 import yaml
 
-from distill.labelling.label import text_key
+from distill.labelling.answer_store import text_key
 from distill.labelling.soft_labels import SoftLabels
 from distill.run import LABELS, Run
 from distill.task import load_task
@@ -313,10 +313,10 @@ async def test_a_budget_that_is_too_small_ends_the_run_below_it_and_more_money_g
         made = job(tmp_path, server, 90, 30)
         async with process(made) as command:
             await command.start("--dry-run")
-            told = await command.printed("nothing was answered yet to learn from")
+            told = await command.printed("there are too few answers to learn from")
             assert await command.number() == 0
-            assert "120 of 120 texts to ask; nothing was called" in told
-            assert "not known" in told
+            assert "120 of 120 texts to ask; no call was made" in told
+            assert "unknown" in told
             assert server.asked == []
 
             await command.start("--max-usd", "0.03")

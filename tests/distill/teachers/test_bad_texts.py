@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from distill.data.splits import Examples
-from distill.labelling.account import Cashbook
-from distill.labelling.dry_run import Ledger, foresee
-from distill.labelling.label import MOST_ALIKE, AnswerStore, label
+from distill.labelling.account import StoredAccount
+from distill.labelling.dry_run import DryRunAccount, dry_run
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.label import MOST_ALIKE, label
 from distill.teachers import TeacherError
 from distill.teachers.account import NoAccount
 from distill.teachers.anthropic import AnthropicConfig, AnthropicTeacher
@@ -117,7 +118,7 @@ def examples(*texts: str) -> Examples:
 async def run(kind: str, server: Server, path, *texts: str, **more: Any) -> Any:
     """Label texts in a store, as one process would, and say what was spent."""
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         made = KINDS[kind](server, book, **more)
         try:
             return await label(made, examples(*texts), store), book.spent
@@ -179,7 +180,7 @@ async def test_a_rejection_is_paid_as_it_was_billed(kind) -> None:
 async def test_a_call_that_was_rejected_is_not_made_again_for_another_store(kind, path) -> None:
     server = Server(bad=FILTERED)
     with AnswerStore(path) as store:
-        made = KINDS[kind](server, Cashbook(store))
+        made = KINDS[kind](server, StoredAccount(store))
         await made.ask(["bad one"])
         assert await made.plan("bad one") == []
         await made.aclose()
@@ -259,12 +260,12 @@ async def test_a_forecast_knows_that_rejected_texts_are_answered_and_learns_noth
     server = Server(bad=TOO_LONG, odd=UNKNOWN)
     await run(kind, server, path, *texts, "bad " + "long " * 400, "odd " + "long " * 400)
     with AnswerStore(path) as store:
-        ledger = Ledger(Cashbook(store))
+        ledger = DryRunAccount(StoredAccount(store))
         made = KINDS[kind](server, ledger)
-        foreseen = await foresee(
+        foreseen = await dry_run(
             made, [(text, 0) for text in (*texts, "bad " + "long " * 400, "refund x")], store, ledger
         )
-        none = await foresee(made, [(text, 0) for text in (*texts, "odd " + "long " * 400)], store, ledger)
+        none = await dry_run(made, [(text, 0) for text in (*texts, "odd " + "long " * 400)], store, ledger)
         await made.aclose()
     assert (foreseen.to_ask, foreseen.learnt_from) == (1, len(texts))
     assert (none.to_ask, none.most_usd) == (0, 0)

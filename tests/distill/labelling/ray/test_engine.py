@@ -28,8 +28,8 @@ import uvicorn
 import yaml
 
 from distill.errors import DistillError
-from distill.labelling.label import text_key
-from distill.labelling.session import Means
+from distill.labelling.answer_store import text_key
+from distill.labelling.session import LabellingOptions
 from distill.labelling.soft_labels import SoftLabels
 from distill.run import LABELS, Run
 from distill.task import load_task
@@ -446,7 +446,7 @@ async def test_a_cluster_that_cannot_be_reached_is_told(tmp_path, cluster) -> No
             done = await job(tmp_path, server, address, 20).run()
     assert done.status == 1
     assert "Traceback" not in done.err
-    assert f"error: the Ray cluster {address} cannot be had: [Errno 111] Connection refused" in done.err
+    assert f"error: the Ray cluster {address} is not available: [Errno 111] Connection refused" in done.err
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
@@ -457,4 +457,4 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
     run = Run(load_task(made.file), made.root)
     run.make_data()
     with pytest.raises(DistillError, match=r"--engine ray needs Ray .*pip install 'reflux\[ray\]'"):
-        run.make_labels(Means(workers=2))
+        run.make_labels(LabellingOptions(workers=2))

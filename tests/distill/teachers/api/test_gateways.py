@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from distill.labelling.account import Cashbook
-from distill.labelling.label import AnswerStore
+from distill.labelling.account import StoredAccount
+from distill.labelling.answer_store import AnswerStore
 from distill.teachers.account import Account, NoAccount
 from distill.teachers.anthropic import AnthropicConfig, AnthropicTeacher
 from distill.teachers.api.gateways import from_cache, gateway_of
@@ -160,7 +160,7 @@ async def test_a_second_asking_in_a_later_run_is_compared_with_what_was_kept(tmp
     gateway = Gateway()
     for repeat in (0, 1):
         with AnswerStore(tmp_path / "answers.sqlite") as store:
-            book = Cashbook(store)
+            book = StoredAccount(store)
             async with teacher(gateway, book, permutations=1) as asked:
                 if repeat:
                     with pytest.raises(TeacherError, match="to two draws"):
@@ -173,7 +173,7 @@ async def test_a_second_asking_in_a_later_run_is_compared_with_what_was_kept(tmp
 async def test_a_draw_out_of_a_cache_is_not_kept(tmp_path: Path) -> None:
     gateway = Gateway(LITELLM)
     with AnswerStore(tmp_path / "answers.sqlite") as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         async with teacher(gateway, book, method="votes") as asked:
             with pytest.raises(TeacherError):
                 await asked.ask(["my refund"])

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.labelling.account import Cashbook
-from distill.labelling.batch_account import Batchbook
-from distill.labelling.label import AnswerStore
-from distill.labelling.session import Means
+from distill.labelling.account import StoredAccount
+from distill.labelling.batch_account import StoredBatchAccount
+from distill.labelling.answer_store import AnswerStore
+from distill.labelling.session import LabellingOptions
 from distill.run import Run
 from distill.task import Task
 from distill.teachers import TeacherError, create
@@ -432,10 +432,10 @@ async def live(
     """Fill the account and ask for each text, in a store that was closed before and is closed after."""
     life = Life()
     with AnswerStore(path) as store:
-        book = Cashbook(store, max_usd)
+        book = StoredAccount(store, max_usd)
         teacher = create(config(vendor, **settings), LABELS, book)
         try:
-            await runner.fill(teacher, [(text, 0) for text in texts], Batchbook(store, book), told=life.told.append)
+            await runner.fill(teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book), told=life.told.append)
             if ask:
                 life.answers = await teacher.ask(texts)
         finally:
@@ -447,7 +447,7 @@ async def live(
 def account(path: Path) -> tuple[float, float]:
     """What is spent and what is reserved, as a process that starts now finds it."""
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         return book.spent, book.reserved
 
 
@@ -833,7 +833,7 @@ async def test_a_teacher_without_a_batch_api_is_refused(path) -> None:
         name = "local:x"
 
     with AnswerStore(path) as store, pytest.raises(TeacherError, match="local:x has no batch API: leave --batch out"):
-        await runner.fill(Plain(), [("a", 0)], Batchbook(store, Cashbook(store)))  # type: ignore[arg-type]
+        await runner.fill(Plain(), [("a", 0)], StoredBatchAccount(store, StoredAccount(store)))  # type: ignore[arg-type]
 
 
 # Money
@@ -882,16 +882,16 @@ async def test_ordinary_labelling_is_refused_while_batches_are_open(vendor, path
     with pytest.raises(ApiError):
         await live(vendor, path, pool(6))
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         teacher = create(config(vendor), LABELS, book)
         with pytest.raises(TeacherError, match=r"6 calls to .* are in batches that are open.*label --batch"):
-            runner.refuse_open(teacher, Batchbook(store, book))
+            runner.refuse_open(teacher, StoredBatchAccount(store, book))
         await teacher.aclose()
     await live(vendor, path, pool(6))
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         teacher = create(config(vendor), LABELS, book)
-        runner.refuse_open(teacher, Batchbook(store, book))
+        runner.refuse_open(teacher, StoredBatchAccount(store, book))
         await teacher.aclose()
 
 
@@ -954,7 +954,7 @@ async def test_an_exception_at_any_step_costs_nothing_twice(vendor, path, monkey
     (batch_api,) = teacher.batch_apis()
     await teacher.aclose()
     name, _, when = step.partition(" ")
-    owner = type(batch_api) if name in ("submit", "look") else Batchbook
+    owner = type(batch_api) if name in ("submit", "look") else StoredBatchAccount
     with monkeypatch.context() as patched:
         original = getattr(owner, name)
 
@@ -979,9 +979,9 @@ HARNESS = """
 import asyncio, json, os, sys
 from pathlib import Path
 
-from distill.labelling.batch_account import Batchbook
-from distill.labelling.account import Cashbook
-from distill.labelling.label import AnswerStore
+from distill.labelling.batch_account import StoredBatchAccount
+from distill.labelling.account import StoredAccount
+from distill.labelling.answer_store import AnswerStore
 from distill.teachers import create
 from distill.teachers.batch import runner
 
@@ -990,9 +990,9 @@ path, config, labels, texts = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 
 async def life():
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         teacher = create({**config, "headers": {"x-pid": str(os.getpid())}}, labels, book)
-        await runner.fill(teacher, [(text, 0) for text in texts], Batchbook(store, book))
+        await runner.fill(teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book))
         answers = await teacher.ask(texts)
         print(json.dumps([labels[int(answer.probabilities.argmax())] for answer in answers]), book.spent, book.reserved)
         await teacher.aclose()
@@ -1056,9 +1056,9 @@ async def test_memory_is_that_of_a_batch_and_not_of_the_pool(vendor, path) -> No
 async def test_another_draw_is_a_question_of_its_own(anthropic, path) -> None:
     questions = [("refund 1", 0), ("billing 2", 0), ("refund 1", 1)]
     with AnswerStore(path) as store:
-        book = Cashbook(store)
+        book = StoredAccount(store)
         teacher = create(config(anthropic, method="votes", samples=2), LABELS, book)
-        await runner.fill(teacher, questions, Batchbook(store, book))
+        await runner.fill(teacher, questions, StoredBatchAccount(store, book))
         assert [await teacher.plan(*question) for question in questions] == [[], [], []]
         await teacher.aclose()
     assert [len(made.requests) for made in anthropic.made] == [6]
@@ -1084,10 +1084,10 @@ async def test_a_run_labels_its_pool_through_batches_and_forgets_none_of_it(anth
     run.make_data()
     anthropic.mishaps = [("look", "refuse 401")]
     with pytest.raises(ApiError, match="401"):
-        await asyncio.to_thread(run.make_labels, Means(batch=True))
+        await asyncio.to_thread(run.make_labels, LabellingOptions(batch=True))
     with pytest.raises(TeacherError, match="label --batch"):
         await asyncio.to_thread(run.make_labels)
-    soft = await asyncio.to_thread(run.make_labels, Means(batch=True))
+    soft = await asyncio.to_thread(run.make_labels, LabellingOptions(batch=True))
     assert len(soft) == 120
     assert [soft.labels[choice] for choice in soft.hard] == [text.split(" ")[0] for text in soft.texts]
     assert_once(anthropic, 125)
@@ -1121,10 +1121,10 @@ async def test_members_of_an_ensemble_have_their_own_batches_prices_and_readers(
     for mishaps in ([("look", "refuse 401")], []):
         openai.mishaps = list(mishaps)
         with AnswerStore(path) as store:
-            book = Cashbook(store)
+            book = StoredAccount(store)
             teacher = create({"kind": "ensemble", "members": members}, LABELS, book)
             try:
-                await runner.fill(teacher, questions, Batchbook(store, book))
+                await runner.fill(teacher, questions, StoredBatchAccount(store, book))
                 answers = await teacher.ask(pool(5))
             except ApiError:
                 assert mishaps
