@@ -15,20 +15,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distill.data.digests import source_digest, teacher_digest
-from distill.data.preparation import SCHEMA as SCHEMA_OF_DATA
-from distill.data.preparation import Splits, fit_section, prepare, read_splits
-from distill.data.sources import read
+from distill.data import prepared
+from distill.data.prepared import Splits, read_splits
+from distill.data.sources import read, source_digest
 from distill.data.splits import S
 from distill.evaluation.constant_answers import teacher_warnings
 from distill.labelling.account import dollars
 from distill.labelling.audit import terms_of
 from distill.labelling.session import LabellingSession, LabellingOptions
 from distill.labelling.soft_labels import SCHEMA, SoftLabels
+from distill.preparation import fit_section, prepare
 from distill.progress import status
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.pretrained import display_name, weights_version
 from distill.task import TEACHER, Task
+from distill.teachers.digest import teacher_digest
 from distill.teachers.local import LocalConfig
 
 LABELS = "labels.parquet"
@@ -54,7 +55,7 @@ class Run:
         if task.labelling.calibration is not None:
             sources.append(task.labelling.calibration.data)
         inputs = {
-            "schema": SCHEMA_OF_DATA,
+            "schema": prepared.SCHEMA,
             "data": task.data.model_dump(mode="json"),
             "labels": task.labels,
             "files": [source_digest(source) for source in sources if not isinstance(source, float)],
@@ -119,7 +120,7 @@ class Run:
         """
         if find_spec("transformers") is None:
             return
-        from distill.students.foresight import require_models
+        from distill.training.requirements import require_models
 
         require_models(self.task, elsewhere=elsewhere)
 

@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from distill import teachers
 from distill.data.values import label_of
 from distill.errors import TaskError
-from distill.sections import Optimisation, Section, Source
+from distill.sections import Section, Source
+from distill.students.config import EncoderStudent, StaticStudent
 from distill.strict_yaml import MAX_CHARACTERS, Document, quoting_hint, read_yaml, shown
 
 TEACHER = "teacher"
@@ -35,39 +36,6 @@ class Data(Section):
     validation: Annotated[float, Field(gt=0, lt=0.5)] | Source = 0.1
     near_duplicate: float = Field(default=0.9, gt=0.5, le=1.0)
     seed: int = 0
-
-
-class Loss(Section):
-    """KL at `temperature` with weight 1 − `hard`, plus cross-entropy with the teacher's first choice with `hard`."""
-
-    temperature: float = Field(default=2.0, gt=0)
-    hard: float = Field(default=0.0, ge=0, le=1)
-
-
-class EncoderStudent(Section):
-    """Some layers of a pretrained encoder, mean pooling, one linear head. `layers` are indices, kept in order.
-
-    Without `train_embeddings` token embeddings stay as pretrained, so that words that the pool lacks still fit in.
-    """
-
-    family: Literal["encoder"]
-    model: str
-    layers: tuple[int, ...] = (0, 2, 5)
-    train_embeddings: bool = True
-    max_tokens: int = Field(default=128, ge=8)
-    optimisation: Optimisation = Optimisation()
-    loss: Loss = Loss()
-
-
-class StaticStudent(Section):
-    """The encoder's token embeddings with learned token weights, and one hidden layer. No attention."""
-
-    family: Literal["static"]
-    model: str
-    hidden: int = Field(default=512, ge=8)
-    max_tokens: int = Field(default=256, ge=8)
-    optimisation: Optimisation = Optimisation(epochs=30, learning_rate=1e-3, patience=5)
-    loss: Loss = Loss()
 
 
 Student = Annotated[EncoderStudent | StaticStudent, Field(discriminator="family")]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.data.preparation import Splits
+from distill.data.prepared import Splits
 from distill.data.splits import gold_classes
 from distill.errors import DistillError
 from distill.evaluation.constant_answers import student_warnings, teacher_warnings

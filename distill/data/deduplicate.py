@@ -1,8 +1,8 @@
-"""Texts that are the same, or nearly: removed from the pool, and reported where they stand in two splits.
+"""Remove exact and near duplicates from the pool, also rows that are in a held-out split, which would leak.
 
-Near means a Jaccard similarity of character 5-grams at or over a threshold. MinHash finds candidates (Broder 1997) and
-misses at most 1 % of the pairs at the threshold, fewer of those above it; the exact similarity decides.
-Held-out splits are never changed: a pool row that stands in one of them is what goes.
+Near duplicates have a Jaccard similarity of character 5-grams at or above a threshold. MinHash (Broder 1997) finds
+candidates and misses at most 1 % of the pairs at the threshold, fewer of those above it; the exact similarity decides.
+Held-out splits are never changed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from distill.data.splits import Examples, S, normalise
 
 _SHINGLE = 5
 _PERMUTATIONS = 64
-_MISSED = 0.01  # of the pairs at the threshold, at most: a missed pair may leak, a false candidate costs a comparison
+_MISSED = 0.01  # of the pairs at the threshold, at most: a missed pair may leak, a false candidate only costs a comparison
 _EMPTY = MinHash(num_perm=_PERMUTATIONS, seed=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Deduplication:
-    """What was removed from a pool: `exact` and `near` duplicates within it, rows `leaked` from each held-out split.
+    """What was removed from a pool: `exact` and `near` duplicates within it, and rows `leaked` from each held-out split.
 
-    `conflicting` counts texts that stand in the pool with more than one gold label (the first is kept).
+    `conflicting` counts texts that have more than one gold label in the pool (the first is kept).
     """
 
     rows: int
@@ -36,15 +36,15 @@ class Deduplication:
     conflicting: int
 
 
-def clean(
+def deduplicate(
     pool: S,
     held_out: Mapping[str, Examples],
     threshold: float,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[S, Deduplication]:
-    """The pool without rows that duplicate an earlier row or a held-out row, and the account of what went.
+    """Remove the pool rows that duplicate an earlier row or a held-out row, and count them.
 
-    `advance` is told of every row that was compared.
+    `threshold` is the least Jaccard similarity of near duplicates, in (0, 1]. `advance(1)` is called for every row.
     """
     index = _Index(threshold)
     for name, split in held_out.items():
@@ -77,7 +77,7 @@ def clean(
 
 
 class _Index:
-    """Texts seen so far, and in which split."""
+    """The texts so far, with their splits."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -85,7 +85,7 @@ class _Index:
         self._where: dict[str, str] = {}
 
     def add(self, text: str, where: str) -> None:
-        """Add a text; one that stands in two splits counts for the first."""
+        """Add a text of the split `where`; a text in two splits counts for the first."""
         key = normalise(text)
         if key not in self._where:
             self._where[key] = where
@@ -93,7 +93,7 @@ class _Index:
                 self._lsh.insert(key, _minhash(key))
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """How the text is known (`exact` or `near`) and in which split, or None."""
+        """Return how a text is known (`exact` or `near`) and in which split, or None."""
         key = normalise(text)
         if key in self._where:
             return "exact", self._where[key]
@@ -105,17 +105,17 @@ class _Index:
             for candidate in self._lsh.query(_minhash(key))
             if _jaccard(grams, _shingles(candidate)) >= self._threshold
         ]
-        # A held-out split outranks the pool: leaking is the worse of the two.
+        # A held-out split outranks the pool: a leak is worse than a duplicate.
         return ("near", min(near, key=lambda split: split == "pool")) if near else None
 
 
 def _bands(threshold: float) -> tuple[int, int]:
-    """Return the bands b and the rows r of each, with r as great as `_MISSED` allows at a similarity of `threshold`.
+    """Return the number of bands b and of rows r in each, with the largest r that `_MISSED` allows at `threshold`.
 
     A pair of similarity s agrees in no band with probability (1 - s^r)^b (Leskovec, Rajaraman, Ullman: Mining of
     Massive Datasets, section 3.4.2).
     """
-    for rows in range(_PERMUTATIONS // 2, 1, -1):  # the library wants two bands at least
+    for rows in range(_PERMUTATIONS // 2, 1, -1):  # datasketch requires at least two bands
         bands = _PERMUTATIONS // rows
         if (1 - threshold**rows) ** bands <= _MISSED:
             return bands, rows

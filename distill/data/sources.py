@@ -1,9 +1,10 @@
-"""Rows from files (CSV, JSONL, Parquet) and from the built-in support desk; an unusable row says where it is."""
+"""Rows from files (CSV, JSONL, Parquet) and from the built-in support desk. Errors say where the unusable row is."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from distill.data import csv_files, files
@@ -13,13 +14,14 @@ from distill.data.support_desk import tickets
 from distill.data.values import is_blank, label_of, spelled
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource
+from distill.stages import file_digest, fingerprint
 
 
 def read(source: FileSource | TicketSource, prefix: str, *, blanks: bool = False) -> Examples:
-    """All rows of a source. Ids are the source's own where it names a column, else `prefix` and the row's number.
+    """Read all rows of a source. Ids come from its `id` column if it names one, else from `prefix` and the row number.
 
-    Raises DataError for a file that cannot be read, a column that is not there, an id given twice or, unless `blanks`
-    are to be kept, a text that shows nothing.
+    Raises DataError for a file that cannot be read, a missing column, a duplicate id and, unless `blanks` are to be
+    kept, a blank text.
     """
     if isinstance(source, TicketSource):
         drawn = tickets.generate(source.tickets, source.seed)
@@ -28,10 +30,24 @@ def read(source: FileSource | TicketSource, prefix: str, *, blanks: bool = False
     return _examples(source, prefix, files.rows(source, _wanted(source), blanks=blanks), blanks=blanks)
 
 
-def delimiter_found(source: FileSource) -> str | None:
-    """What was found out about a file's delimiter, as a sentence; None where it was given, or is usual for its ending.
+def source_digest(source: FileSource | TicketSource) -> str:
+    """Digest what determines a source's rows. Raises DataError for a file that cannot be read."""
+    if isinstance(source, TicketSource):
+        folder = Path(tickets.__file__).parent
+        code = [file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in (".json", ".py")]
+        return fingerprint([source.model_dump(), code])
+    files.refuse_pipe(source.path)
+    try:
+        settings = source.model_dump(mode="json", exclude={"path"})
+        return fingerprint([settings, source.path.suffix.lower(), file_digest(source.path)])
+    except OSError as error:
+        raise DataError(f"{source.path}: cannot be read ({error.strerror or error}); correct the path") from error
 
-    None also for a file that cannot be read: `read` says why.
+
+def delimiter_found(source: FileSource) -> str | None:
+    """A sentence about the delimiter that was detected in a file, or None if it was given or is the usual one.
+
+    None also for a file that cannot be read; `read` says why.
     """
     if source.path.suffix.lower() not in files.CSV or not source.path.is_file():
         return None
@@ -41,7 +57,7 @@ def delimiter_found(source: FileSource) -> str | None:
         return None
     if not found.found and found.quotes:
         return None
-    plain = "" if found.quotes else ", quotes taken as they stand"
+    plain = "" if found.quotes else ", quotes taken literally"
     return f"{source.path}: read with the delimiter {found.character!r}{plain}"
 
 

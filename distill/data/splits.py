@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """N texts with their ids and, where a person gave them, gold labels (None where nobody did)."""
+    """N texts with their ids and gold labels; a gold label is one that a person gave, and None if nobody did."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
@@ -36,7 +36,7 @@ class Examples:
         return tuple(name for name, label in zip(self.ids, self.gold, strict=True) if label is None)
 
     def take(self, rows: Sequence[int]) -> Self:
-        """These rows, in this order, as the same kind of split."""
+        """Return these rows, in this order, as the same kind of split."""
         return type(self)(
             tuple(self.ids[row] for row in rows),
             tuple(self.texts[row] for row in rows),
@@ -46,17 +46,17 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Train(Examples):
-    """What a student learns from."""
+    """Rows that a student learns from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validation(Examples):
-    """What chooses: when to stop, which temperature, which student."""
+    """Rows that choose: when to stop, which temperature, which student."""
 
 
 @dataclass(frozen=True, slots=True)
 class Test(Examples):
-    """What judges, and chooses nothing."""
+    """Rows that judge, and choose nothing."""
 
     __test__ = False  # pytest would take the name for a test class
 
@@ -65,25 +65,25 @@ S = TypeVar("S", bound=Examples)
 
 
 def require(split: Examples, kind: type[S]) -> S:
-    """The split, if it is of this kind. Raises TypeError otherwise."""
+    """Return the split if it is of this kind. Raises TypeError otherwise."""
     if not isinstance(split, kind):
         raise TypeError(f"expected a {kind.__name__} split, got a {type(split).__name__} split")
     return split
 
 
 def gold_classes(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.intp]:
-    """The index of each row's gold label, [N]; every row has one."""
+    """Return the index of each row's gold label, [N]. Every row must have one."""
     position = {label: index for index, label in enumerate(labels)}
     return np.array([position[label] for label in examples.gold if label is not None], dtype=np.intp)
 
 
 def normalise(text: str) -> str:
-    """A text without what does not distinguish it: case and spacing."""
+    """Return a text with its case and spacing removed, for comparisons."""
     return " ".join(text.casefold().split())
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Train, Validation]:
-    """Set `share` of the rows apart for validation, the same share of every gold label, drawn with `seed`.
+    """Hold out `share` of the rows for validation, the same share of every gold label, drawn with `seed`.
 
     Each label keeps at least one row for training. Rows keep their order.
     """
@@ -93,13 +93,14 @@ def hold_out(examples: Examples, share: float, seed: int) -> tuple[Train, Valida
         strata.setdefault(label or "", []).append(row)
     held: set[int] = set()
     for _, rows in sorted(strata.items()):
-        # The fraction left over is decided by a coin, so that the share holds over many small labels.
+        # The fraction is rounded at random, so that the share holds over many small labels.
         exact = share * len(rows)
         count = min(int(exact) + (generator.random() < exact % 1), len(rows) - 1)
         held.update(generator.sample(rows, count))
     kept = [row for row in range(len(examples)) if row not in held]
-    return _as(Train, examples, kept), _as(Validation, examples, sorted(held))
+    return cast(examples.take(kept), Train), cast(examples.take(sorted(held)), Validation)
 
 
-def _as(kind: type[S], examples: Examples, rows: Sequence[int]) -> S:
-    return kind(examples.ids, examples.texts, examples.gold).take(rows)
+def cast(examples: Examples, kind: type[S]) -> S:
+    """Return the same rows as a split of this kind."""
+    return kind(examples.ids, examples.texts, examples.gold)

@@ -224,7 +224,7 @@ def _checked(answer: Answer, teacher: Teacher) -> Answer:
     row = answer.probabilities
     if row is not None and row.shape == (len(teacher.labels),) and bool((row >= 0).all()) and abs(row.sum() - 1) < 1e-3:
         return answer
-    return replace(answer, probabilities=None, outcome="invalid", said="", doubtful=False)
+    return replace(answer, probabilities=None, outcome="invalid")
 
 
 def _collect(teacher: Teacher, examples: Examples, store: AnswerStore, asked: int) -> LabelledPool:

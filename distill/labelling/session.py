@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from distill import teachers
-from distill.data.preparation import Splits
+from distill.data.prepared import Splits
 from distill.errors import DistillError, StoppedError
 from distill.labelling.account import StoredAccount, dollars
 from distill.labelling.audit import Audited, AuditTexts, gold_rows, label_and_audit, rows_to_repeat
@@ -55,9 +55,9 @@ class LabellingSession:
     path: Path
 
     def ask(self, options: LabellingOptions) -> Audited:
-        """Ask for what was not answered before, and appraise the answers. The record says what was spent.
+        """Ask about every text that has no stored answer, audit the answers, and record what was spent.
 
-        Raises BudgetError when the money is not enough, and StoppedError for Ctrl-C; what was answered is kept.
+        Raises BudgetError when `max_usd` is too little and StoppedError on Ctrl-C; the answers so far stay stored.
         """
         with AnswerStore(self.path) as store:
             account = StoredAccount(store, options.max_usd)

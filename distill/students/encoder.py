@@ -38,7 +38,7 @@ from distill.students.student import (
     require_longest,
     require_positions,
 )
-from distill.task import EncoderStudent
+from distill.students.config import EncoderStudent
 from distill.truncation import longest_row
 
 set_verbosity_error()  # it warns of a pooler that we do not use

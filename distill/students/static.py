@@ -22,7 +22,7 @@ from distill.students.encoder import EncoderModule, pretrained
 from distill.students.padding import try_out
 from distill.students.pretrained import locate
 from distill.students.student import Student, StudentModule, encode
-from distill.task import StaticStudent
+from distill.students.config import StaticStudent
 
 _WEIGHTS = "static.safetensors"
 _SMOOTHING = 1e-3

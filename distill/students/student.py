@@ -227,3 +227,11 @@ def predict(
     result = np.empty_like(stacked)
     result[order] = stacked
     return result
+
+
+def probabilities(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
+    """softmax(logits / temperature), [N, K]."""
+    scaled = logits.astype(np.float64) / temperature
+    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result

@@ -105,8 +105,7 @@ class LocalTeacher:
         """The model goes with the object."""
 
     def _answer(self, texts: Sequence[str]) -> list[Answer]:
-        from distill.students.student import predict
-        from distill.training.finetune import probabilities
+        from distill.students.student import predict, probabilities
 
         start = time.perf_counter()
         rows = self.model.encode(texts)

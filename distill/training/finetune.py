@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from accelerate.utils import set_seed
 from torch.nn import functional
 
@@ -55,14 +53,6 @@ def fit(
         "losses": history.losses,
     }
     return teacher, record
-
-
-def probabilities(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """softmax(logits / temperature), [N, K]."""
-    scaled = logits.astype(np.float64) / temperature
-    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
-    return result
 
 
 def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: Optimisation) -> History:

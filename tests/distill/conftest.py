@@ -16,7 +16,7 @@ import torch
 
 from distill.data.splits import Examples, Test, Train, Validation
 from distill.labelling.soft_labels import SoftLabels
-from distill.task import EncoderStudent, StaticStudent
+from distill.students.config import EncoderStudent, StaticStudent
 from distill.training.distil import Distilled, distil
 
 torch.set_num_threads(1)

@@ -18,8 +18,7 @@ import pytest
 import yaml
 from scipy.special import softmax
 
-from distill import progress, teachers
-from distill.data import preparation
+from distill import preparation, progress, teachers
 from distill.errors import DataError, DistillError
 from distill.run import Run
 from distill.students import encoder
@@ -806,7 +805,7 @@ for point in [*points, None]:
 """
 
 POINTS = [
-    ("distill.data.preparation", "_write_split", 1),  # within the data
+    ("distill.data.prepared", "_write_split", 1),  # within the data
     ("distill.run", "Run.make_data", 1),  # between data and labels
     ("distill.labelling.sqlite_store", "Store._commit", 1),  # within the labels, the first batch stored
     ("distill.labelling.sqlite_store", "Store._commit", 4),

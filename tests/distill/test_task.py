@@ -8,7 +8,8 @@ import pytest
 
 from distill.errors import TaskError
 from distill.sections import FileSource, TicketSource
-from distill.task import EncoderStudent, StaticStudent, Task, load_task
+from distill.students.config import EncoderStudent, StaticStudent
+from distill.task import Task, load_task
 from distill.teachers.local import LocalConfig
 from distill.teachers.openai import OpenAIConfig
 from distill.teachers.recorded import RecordedConfig

@@ -23,7 +23,8 @@ from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import Student
-from distill.task import EncoderStudent, StaticStudent, load_task
+from distill.students.config import EncoderStudent, StaticStudent
+from distill.task import load_task
 from export.build import Baseline
 from export.graph.variants import fuse
 from export.run import ExportRun

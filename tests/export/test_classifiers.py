@@ -11,7 +11,7 @@ from distill.data.splits import Validation
 from distill.errors import DistillError
 from distill.students.sequence_classifier import load_classifier
 from distill.task import Export, Gates
-from distill.training.finetune import probabilities
+from distill.students.student import probabilities
 from export import build
 from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier, InferenceError

@@ -21,7 +21,8 @@ from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import Static, StaticModule
 from distill.students.student import load_student
-from distill.task import EncoderStudent, Export
+from distill.students.config import EncoderStudent
+from distill.task import Export
 from distill.teachers import TeacherError
 from export.build import build_bundle
 from export.bundle.classifier import Classifier

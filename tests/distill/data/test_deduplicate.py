@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from distill.data.deduplicate import clean, normalise
+from distill.data.deduplicate import deduplicate
 from distill.data.splits import Examples, Test, Train, Validation
 
 LONG = (
@@ -37,7 +37,7 @@ def nearest_above(text: str, threshold: float) -> str:
 
 
 def cleaned(pool: Examples, threshold: float = 0.9, **held: Examples):
-    return clean(pool, held, threshold)
+    return deduplicate(pool, held, threshold)
 
 
 def test_the_texts_of_these_tests_are_as_near_as_they_should_be():
@@ -151,7 +151,7 @@ def test_texts_shorter_than_a_shingle_are_compared_whole():
 def test_every_row_is_accounted_for_and_told():
     steps: list[int] = []
     pool = split(Train, LONG, NEAR, LONG, UNLIKE, "short")
-    _, cleaning = clean(pool, {"test": split(Test, UNLIKE, "other")}, 0.9, steps.append)
+    _, cleaning = deduplicate(pool, {"test": split(Test, UNLIKE, "other")}, 0.9, steps.append)
     assert sum(steps) == 7
     assert cleaning.rows == cleaning.kept + cleaning.exact + cleaning.near + sum(cleaning.leaked.values()) == 5
 

@@ -11,8 +11,7 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
-from distill.data.digests import source_digest
-from distill.data.sources import delimiter_found, read
+from distill.data.sources import delimiter_found, read, source_digest
 from distill.data.support_desk import tickets
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource
@@ -183,7 +182,7 @@ def test_a_first_line_that_tells_excel_the_delimiter_is_followed(tmp_path, first
 def test_quotes_between_tabs_mean_what_all_rows_agree_with(tmp_path, name, content, texts, quotes):
     given = source(tmp_path / name, content, label="label")
     assert read(given, "train").texts == texts
-    assert ("quotes taken as they stand" in (delimiter_found(given) or "")) is not quotes
+    assert ("quotes taken literally" in (delimiter_found(given) or "")) is not quotes
 
 
 def test_rows_between_tabs_that_fit_neither_way_say_where(tmp_path):

@@ -48,7 +48,7 @@ import json, os, signal, sys
 from pathlib import Path
 
 from reflux import cli as command
-import distill.students.foresight  # once, and not in each child
+import distill.training.requirements  # once, and not in each child
 from distill.run import Run
 from distill.task import load_task
 from distill.teachers import create

@@ -14,7 +14,7 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, Dis
 from distill.errors import DistillError
 from distill.students.encoder import build, fast_tokenizer, pretrained, take_layers
 from distill.students.student import CARD, load_student, network_class, pad
-from distill.task import EncoderStudent
+from distill.students.config import EncoderStudent
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 

@@ -18,8 +18,8 @@ from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student, predict
 from distill.students.vocabulary import compact
-from distill.task import StaticStudent
-from distill.training.finetune import probabilities
+from distill.students.config import StaticStudent
+from distill.students.student import probabilities
 from distill.training.loop import train
 
 TEXTS = (

@@ -18,7 +18,8 @@ from distill.sections import FileSource, Optimisation
 from distill.students.sequence_classifier import load_classifier
 from distill.teachers import TeacherError, create
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.training.finetune import fit, probabilities
+from distill.students.student import probabilities
+from distill.training.finetune import fit
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)
 WRONG = 8  # every eighth gold label is, so that certainty would be a mistake

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distill import teachers
-from distill.data.digests import teacher_digest
+from distill.teachers.digest import teacher_digest
 
 OPENAI = {"kind": "openai", "model": "m", "usd_per_million": {"input": 1, "output": 2}}
 

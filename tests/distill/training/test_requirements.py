@@ -10,7 +10,7 @@ from transformers import BertConfig, RobertaConfig
 
 from distill.errors import DistillError
 from distill.students import layers
-from distill.students.foresight import require_models
+from distill.training.requirements import require_models
 from distill.task import Task
 
 SHORT = {"max_position_embeddings": 20}

@@ -1,4 +1,4 @@
-"""What can be told of a task's models before anything is labelled: from their configurations, without their weights."""
+"""Check that a task's models can be trained as it says, from their configurations alone, before labels cost money."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from distill.errors import DistillError
 from distill.students.encoder import blank_start, require_length
 from distill.students.layers import take_layers
 from distill.students.pretrained import locate
-from distill.task import TEACHER, EncoderStudent, Task
+from distill.students.config import EncoderStudent
+from distill.task import TEACHER, Task
 from distill.teachers.local import LocalConfig
 
 
 def require_models(task: Task, *, elsewhere: bool = False) -> None:
-    """Raise DistillError, naming the key, for a model of the task that is not there or is asked for more than it has.
+    """Raise DistillError, naming the task's key, for a missing model, or one with too few positions or layers.
 
-    That is `max_tokens` of a teacher that is to be fitted, and `max_tokens` and `layers` of students. What a
-    configuration does not tell is found when the model is loaded. Where students are trained `elsewhere`, their models
-    need not be here.
+    Checks `max_tokens` of a teacher to fine-tune, and `max_tokens` and `layers` of students. What a configuration does
+    not say is found when the model is loaded. If students are trained `elsewhere`, their models may be missing here.
     """
     fitted = task.teacher if isinstance(task.teacher, LocalConfig) and task.teacher.fit is not None else None
     if fitted is not None:
@@ -28,7 +28,7 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
         if isinstance(student, EncoderStudent):
             _require(f"students.{name}", model, student.max_tokens, student.layers, elsewhere=elsewhere)
         else:
-            _require(f"students.{name}", model, 1, elsewhere=elsewhere)  # it reads on where its model's positions end
+            _require(f"students.{name}", model, 1, elsewhere=elsewhere)  # a static student has no positions
 
 
 def _require(

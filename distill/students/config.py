@@ -1,0 +1,42 @@
+"""Configurations of students, as the task file has them, one class per family."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from distill.sections import Optimisation, Section
+
+
+class Loss(Section):
+    """KL divergence at `temperature`, weighted 1 − `hard`, plus cross-entropy with the teacher's top label, `hard`."""
+
+    temperature: float = Field(default=2.0, gt=0)
+    hard: float = Field(default=0.0, ge=0, le=1)
+
+
+class EncoderStudent(Section):
+    """Some layers of a pretrained encoder, mean pooling, and a linear head. `layers` are indices, kept in order.
+
+    Without `train_embeddings` the token embeddings stay as pretrained, so words that the pool lacks keep their meaning.
+    """
+
+    family: Literal["encoder"]
+    model: str
+    layers: tuple[int, ...] = (0, 2, 5)
+    train_embeddings: bool = True
+    max_tokens: int = Field(default=128, ge=8)
+    optimisation: Optimisation = Optimisation()
+    loss: Loss = Loss()
+
+
+class StaticStudent(Section):
+    """The encoder's token embeddings with learned token weights, and one hidden layer. No attention."""
+
+    family: Literal["static"]
+    model: str
+    hidden: int = Field(default=512, ge=8)
+    max_tokens: int = Field(default=256, ge=8)
+    optimisation: Optimisation = Optimisation(epochs=30, learning_rate=1e-3, patience=5)
+    loss: Loss = Loss()
