@@ -1,8 +1,8 @@
-"""A file that one process owns: locked for as long as it works on it, and closed to other users of the machine.
+"""A file that one process owns: locked while the process uses it, and not readable for other users of the machine.
 
-The lock is on the file itself, not on one beside it, which somebody could delete and so let a second process in. It is
-an open file description lock of one byte far behind the end: SQLite's own locks are on other bytes, so that its readers
-come and go, also on network file systems, where flock would be on all bytes.
+The lock is on the file itself: a lock file beside it could be deleted, which would let a second process in. It is an
+open file description lock on one byte far beyond the end. SQLite locks other bytes, so its readers are not affected,
+also on network file systems, where flock would lock all bytes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pathlib import Path
 
 PRIVATE = 0o600
 SIDECARS = ("-wal", "-shm", "-journal")
-"""What SQLite puts beside a database, with its mode; those of an earlier version may have another."""
+"""Suffixes of the files that SQLite puts beside a database. Old ones may have another mode than it has."""
 
 _BYTE = 2**62
-_DARWIN_SETLK = 90  # sys/fcntl.h; Python names it for Linux alone
+_DARWIN_SETLK = 90  # from sys/fcntl.h; Python defines the constant on Linux only
 
 logger = logging.getLogger(__name__)
 
 
 class OwnedFile:
-    """The hold of this process on the file at `path`.
+    """This process's lock on the file at `path`.
 
-    Close whatever else has the file open before `take` or `release`: to close any descriptor of a file ends the locks
-    that SQLite has on it.
+    Before `take` or `release`, close everything else that has the file open: closing any descriptor of a file ends the
+    locks that SQLite holds on it.
     """
 
-    _owned: set[tuple[int, int]] = set()  # noqa: RUF012  # of the process
+    _owned: set[tuple[int, int]] = set()  # noqa: RUF012  # shared by the whole process
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,18 +42,18 @@ class OwnedFile:
 
     @property
     def current(self) -> bool:
-        """Whether the file at the path is the one that is held."""
+        """Whether the file at the path is still the locked one."""
         return self._identity is not None and _identity(self.path) == self._identity
 
     def take(self) -> None:
-        """Hold the file, anew where another stands at the path; it is created, with mode 0600, where there is none.
+        """Lock the file at the path, also if it replaced the locked one; create it with mode 0600 if it is missing.
 
-        Its mode is tightened, and that of SQLite's files beside it; where that cannot be done it is logged. Raises
-        BlockingIOError when another owner has it, and OSError when it cannot be opened.
+        Sets its mode and that of SQLite's files beside it to 0600, and logs a warning if that fails. Raises
+        BlockingIOError if another owner has locked it, and OSError if it cannot be opened.
         """
         while not self.current:
             self.release()
-            if _identity(self.path) in self._owned:  # to open and close it would end the locks of that owner
+            if _identity(self.path) in self._owned:  # opening and closing it would end that owner's locks
                 raise BlockingIOError(errno.EWOULDBLOCK, "owned in this process already")
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, PRIVATE)
             try:
@@ -67,10 +67,10 @@ class OwnedFile:
             self._descriptor, self._identity = descriptor, (status.st_dev, status.st_ino)
             self._owned.add(self._identity)
         for name in (self.path, *(self.path.with_name(self.path.name + suffix) for suffix in SIDECARS)):
-            _tighten(name)
+            _make_private(name)
 
     def release(self) -> None:
-        """Let go of the file. Nothing to do when it is not held."""
+        """Unlock the file, if it is locked."""
         if self._descriptor is not None and self._identity is not None:
             self._owned.discard(self._identity)
             os.close(self._descriptor)
@@ -78,7 +78,7 @@ class OwnedFile:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another at the same path; None when there is none."""
+    """Return the device and inode of a file, which tell it from another at the same path, or None."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -87,20 +87,20 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock the byte of the owner. Raises BlockingIOError when another has it."""
+    """Lock the owner's byte. Raises BlockingIOError if another process has locked it."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, _DARWIN_SETLK, struct.pack("qqihh", _BYTE, 1, 0, fcntl.F_WRLCK, os.SEEK_SET))
         return
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _BYTE, 1, 0))
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a kernel that has no such locks
+        if error.errno != errno.EINVAL:  # the kernel lacks such locks
             raise
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _tighten(path: Path) -> None:
-    """Take away what others than the owner may do with a file, if it is there."""
+def _make_private(path: Path) -> None:
+    """Set a file's mode to 0600, if the file exists."""
     try:
         if stat.S_IMODE(os.stat(path).st_mode) != PRIVATE:
             os.chmod(path, PRIVATE)
@@ -110,4 +110,4 @@ def _tighten(path: Path) -> None:
     except OSError as error:
         reason = error.strerror
     if reason is not None:
-        logger.warning("%s: others may read it, for its mode cannot be 0600 (%s); set it, or move it", path, reason)
+        logger.warning("%s: others may read it, as its mode cannot be set to 0600 (%s); set it, or move the file", path, reason)

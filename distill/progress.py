@@ -1,4 +1,4 @@
-"""Progress on standard error, for whatever takes longer than a person likes to wait.
+"""Progress of long steps, on standard error.
 
 On a terminal it is a bar or a spinner. Elsewhere, as under CI or in a Job, it is a line every `INTERVAL` seconds.
 """
@@ -32,69 +32,69 @@ INTERVAL = 30.0
 """Seconds between two lines where standard error is not a terminal."""
 
 console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
-"""Names of models and labels are printed as they are: they are neither markup nor emoji codes."""
+"""Without markup and emoji codes, so that names of models and labels are printed as they are."""
 
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far `total` steps are; the function it gives advances by so many."""
-    with _shown(*_columns(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+    """Show a bar of `total` steps, and give a function that advances it by a number of steps."""
+    with _progress(*_columns(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(description, total=total)
-        with _lines(lambda: _account(progress.tasks[0])):
+        with _lines(lambda: _line(progress.tasks[0])):
             yield lambda count: progress.advance(task, count)
 
 
 @dataclass(frozen=True, slots=True)
 class LabellingBar:
-    """The texts to ask, the rate at which they are answered, what was spent, and the time that is left."""
+    """A bar of the texts to ask about, with the rate, the dollars spent and the time left."""
 
     progress: Progress
     task: TaskID
 
     def advance(self, count: int) -> None:
-        """So many texts were answered."""
+        """Count texts that were answered."""
         self.progress.advance(self.task, count)
 
     def known(self, count: int) -> None:
-        """So many texts need not be asked; they say nothing of the rate."""
+        """Remove texts that need not be asked about from the total, so that they do not affect the rate."""
         total = self.progress.tasks[0].total or 0.0
         self.progress.update(self.task, total=max(0.0, total - count))
 
 
 @contextmanager
 def labelling_bar(description: str, total: int, spent: Callable[[], str]) -> Iterator[LabellingBar]:
-    """Show how many texts a teacher has answered; `spent` says what that cost so far."""
-    with _shown(*_columns(), _Rate(), _Note(spent), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+    """Show how many texts a teacher has answered; `spent` returns what they cost so far."""
+    with _progress(*_columns(), _Rate(), _Note(spent), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(description, total=total)
-        with _lines(lambda: _account(progress.tasks[0], spent())):
+        with _lines(lambda: _line(progress.tasks[0], spent())):
             yield LabellingBar(progress, task)
 
 
 @contextmanager
 def status(description: str) -> Iterator[Callable[[str], None]]:
-    """Show how something stands whose steps cannot be counted; the function it gives changes what is said."""
+    """Show that a step without a count is at work, and give a function that changes its message."""
     if _animated():
         with console.status(Text(description)) as shown:
             yield lambda now: shown.update(Text(f"{description}: {now}"))
         return
-    start, said = time.monotonic(), ""
+    start, message = time.monotonic(), ""
 
-    def tell(now: str) -> None:
-        nonlocal said
-        if now != said:
+    def update(now: str) -> None:
+        nonlocal message
+        if now != message:
             console.print(f"{description}: {now}")
-        said = now
+        message = now
 
-    def again() -> str:
-        doing = f"{said}, for" if said else "at work for"
+    def repeat() -> str:
+        doing = f"{message}, for" if message else "at work for"
         return f"{description}: {doing} {duration(time.monotonic() - start)}"
 
-    with _lines(again, last=False):
-        yield tell
+    with _lines(repeat, last=False):
+        yield update
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Give the items, and show how many were taken."""
+    """Yield the items, and show how many were taken."""
     with bar(description, total) as advance:
         for item in items:
             yield item
@@ -102,7 +102,7 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `3 min 20 s`, `1 h 5 min`."""
+    """Format seconds: `45 s`, `3 min 20 s`, `1 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -110,8 +110,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _account(task: Task, note: str = "") -> str:
-    """One line about a task: done, total, and the time left or, at the end, the time it took."""
+def _line(task: Task, note: str = "") -> str:
+    """Describe a task in a line: done, total, and the time left or, at the end, the time it took."""
     done, total = int(task.completed), int(task.total or 0)
     parts = [f"{task.description}: {done:,} of {total:,}"]
     if note:
@@ -119,42 +119,42 @@ def _account(task: Task, note: str = "") -> str:
     if done >= total:
         parts.append(f"took {duration(task.elapsed or 0)}")
     else:
-        # The mean rate since the start: where lines are rare, a steady estimate is worth more than a fresh one.
+        # From the mean rate since the start, which is steadier than the recent rate.
         left = (task.elapsed or 0) * (total - done) / done if done else None
-        parts.append("time left not known yet" if left is None else f"{duration(left)} left")
+        parts.append("time left unknown" if left is None else f"{duration(left)} left")
     return ", ".join(parts)
 
 
 @contextmanager
-def _lines(say: Callable[[], str], *, last: bool = True) -> Iterator[None]:
-    """Print what `say` says every `INTERVAL` seconds and, with `last`, at the end, where nothing is animated."""
+def _lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
+    """Print `line()` every `INTERVAL` seconds and, with `last`, at the end, unless a bar or spinner is shown."""
     if _animated():
         yield
         return
-    over = threading.Event()
+    ended = threading.Event()
 
     def repeat() -> None:
-        while not over.wait(INTERVAL):
-            console.print(say())
+        while not ended.wait(INTERVAL):
+            console.print(line())
 
     thread = threading.Thread(target=repeat, name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
         if last:
-            console.print(say())
+            console.print(line())
 
 
 def _animated() -> bool:
-    """Whether what is shown may be drawn over. With FORCE_COLOR, rich alone would take a file for a terminal."""
+    """Whether the console can redraw lines. With FORCE_COLOR, rich takes a file for a terminal, so check that too."""
     return console.is_jupyter or (console.is_interactive and console.file.isatty())
 
 
 class _Rate(ProgressColumn):
-    """Texts a second."""
+    """Texts per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -164,19 +164,19 @@ class _Rate(ProgressColumn):
 
 
 class _Note(ProgressColumn):
-    """Something that is said anew each time."""
+    """A text that a function returns at each refresh."""
 
-    def __init__(self, say: Callable[[], str]) -> None:
+    def __init__(self, note: Callable[[], str]) -> None:
         super().__init__()
-        self._say = say
+        self._note = note
 
     def render(self, task: Task) -> Text:
-        return Text(self._say())
+        return Text(self._note())
 
 
 def _columns() -> tuple[ProgressColumn, ...]:
     return TextColumn("{task.description:<34}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn()
 
 
-def _shown(*columns: ProgressColumn) -> Progress:
+def _progress(*columns: ProgressColumn) -> Progress:
     return Progress(*columns, console=console, disable=not _animated())

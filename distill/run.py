@@ -1,7 +1,7 @@
-"""A run: the folder of one task's stages, from data to trained students. What comes after them is `export.run`.
+"""A run: the folder of one task's stages, from data to trained students. `export.run` has the later stages.
 
-`data` → `teacher` (where it must be fitted) → `labels` → `students/NAME`. Each stage is skipped when nothing that
-determines it has changed; answers of the teacher are kept in `answers.sqlite` for as long as the folder stands.
+`data` → `teacher` (if it is fine-tuned) → `labels` → `students/NAME`. A stage is skipped if nothing that determines it
+has changed. The teacher's answers are kept in `answers.sqlite`, whatever the task becomes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from distill.data.splits import S
 from distill.evaluation.constant_answers import teacher_warnings
 from distill.labelling.account import dollars
 from distill.labelling.audit import terms_of
-from distill.labelling.session import LabellingSession, LabellingOptions
+from distill.labelling.session import LabellingOptions, LabellingSession
 from distill.labelling.soft_labels import SCHEMA, SoftLabels
 from distill.preparation import fit_section, prepare
 from distill.progress import status
@@ -47,11 +47,11 @@ class Run:
 
     @cached_property
     def data(self) -> Stage:
-        """Rows read, cleaned and split."""
+        """The rows, deduplicated and split."""
         task = self.task
         sources = [task.data.train, task.data.test, task.data.validation]
         if fit := fit_section(task.teacher):
-            sources.append(fit.data)  # its gold labels may be the task's, and what it lacks is among the findings
+            sources.append(fit.data)  # the task's labels and the findings depend on its gold labels
         if task.labelling.calibration is not None:
             sources.append(task.labelling.calibration.data)
         inputs = {
@@ -64,7 +64,7 @@ class Run:
 
     @cached_property
     def finetuned_teacher(self) -> Stage | None:
-        """The teacher fine-tuned on gold labels, for a task that asks for it."""
+        """The teacher fine-tuned on gold labels, or None if the task has no `fit`."""
         teacher = self.task.teacher
         if not isinstance(teacher, LocalConfig) or teacher.fit is None:
             return None
@@ -78,45 +78,46 @@ class Run:
 
     @cached_property
     def label_inputs(self) -> dict[str, Any]:
-        """What determines the soft labels, and so what students learn."""
+        """What determines the soft labels, and so the students."""
         fitted, calibration = self.finetuned_teacher, self.task.labelling.calibration
         return {
             "schema": SCHEMA,
             "data": self.data.fingerprint,
             "teacher": fitted.fingerprint if fitted else teacher_digest(self.task.teacher),
-            "calibration": calibration and calibration.method,  # its rows are among those that determine the data
+            "calibration": calibration and calibration.method,  # its rows are inputs of the data
         }
 
     @cached_property
     def labels(self) -> Stage:
-        """The teacher's soft labels for every split, and what was found out about it."""
-        told = {"twice": self.task.labelling.self_agreement, "terms": terms_of(self.task.teacher)}
-        return Stage(self.root / "labels", {**self.label_inputs, **told})
+        """The teacher's soft labels for every split, and the record of its audit."""
+        recorded = {"twice": self.task.labelling.self_agreement, "terms": terms_of(self.task.teacher)}
+        return Stage(self.root / "labels", {**self.label_inputs, **recorded})
 
     def student(self, name: str) -> Stage:
         """A trained student."""
         config = self.task.students[name]
         inputs = {
             "student": config.model_dump(mode="json"),
-            # What determines the labels has the fingerprint of a fitted teacher in it.
+            # For TEACHER, the fingerprint of the fine-tuned teacher is among what determines the labels.
             "weights": None if config.model == TEACHER else weights_version(config.model),
             "labels": fingerprint(self.label_inputs),
         }
         return Stage(self.root / "students" / name, inputs)
 
     def make_data(self) -> Splits:
-        """The data stage, made unless it is up to date. Raises DataError where the data has a problem."""
+        """Make the data stage unless it is up to date. Raises DataError if the data has a problem."""
         self.data.ensure(lambda folder: prepare(self.task, folder))
         return self.splits()
 
     def splits(self) -> Splits:
-        """The data of the finished stage."""
+        """Read the data of the finished stage."""
         return read_splits(self.data.require("check"))
 
     def require_models(self, *, elsewhere: bool = False) -> None:
-        """Raise DistillError for a model that cannot be trained as the task says, where this machine can tell.
+        """Raise DistillError for a model that cannot be trained as the task says, as far as this machine can tell.
 
-        Labels can be asked for where transformers or the students' models are not, and students be trained `elsewhere`.
+        Without transformers nothing is checked, as labelling does not need it. If students are trained `elsewhere`,
+        their models may be missing here.
         """
         if find_spec("transformers") is None:
             return
@@ -125,12 +126,12 @@ class Run:
         require_models(self.task, elsewhere=elsewhere)
 
     def make_teacher(self) -> None:
-        """Fit the teacher, where the task asks for it and it is not up to date."""
+        """Fine-tune the teacher if the task asks for it, unless it is up to date."""
         if self.finetuned_teacher is not None:
             self.finetuned_teacher.ensure(self._finetune_teacher)
 
     def teacher_config(self) -> BaseModel:
-        """What to ask: the teacher as configured, or the fitted one."""
+        """The configuration of the teacher to ask: the task's, or that of the fine-tuned one."""
         config = self.task.teacher
         if self.finetuned_teacher is None or not isinstance(config, LocalConfig):
             return config
@@ -143,24 +144,24 @@ class Run:
         )
 
     def make_labels(self, options: LabellingOptions | None = None) -> SoftLabels:
-        """The soft labels, asked for unless they are up to date. No text that was answered before is asked again.
+        """Make the soft labels unless they are up to date. No text with a stored answer is asked about again.
 
-        Raises BudgetError when the money is not enough, and StoppedError for Ctrl-C; what was answered is kept.
+        Raises BudgetError when `max_usd` is too little and StoppedError on Ctrl-C; the answers so far stay stored.
         """
         if not self.labels.done:
             self.require_models(elsewhere=True)
         self.make_teacher()
-        with status("reading what the labels depend on"):  # weights of a teacher, and the examples of a prompt
+        with status("reading what the labels depend on"):  # hashes a teacher's weights and a prompt's examples
             stage = self.labels
         stage.ensure(lambda folder: self._write_labels(folder, options or LabellingOptions()))
         return self.soft_labels()
 
     def forecast(self) -> list[str]:
-        """What labels that are not there yet will cost and take, in lines. No call is made, and no model loaded."""
+        """Return lines that say what the missing labels will cost and how long they take, without making a call."""
         return LabellingSession(self.task, self.task.teacher, self.splits(), self.root / ANSWERS).forecast()
 
     def labelling(self) -> str:
-        """What came of labelling, in a line."""
+        """Summarise the labelling in a line."""
         record = json.loads((self.labels.require("label") / RECORD).read_text(encoding="utf-8"))
         cut = f", {record['truncated']:,} cut to what the model reads" if "truncated" in record else ""
         return (
@@ -169,16 +170,16 @@ class Run:
         )
 
     def soft_labels(self) -> SoftLabels:
-        """The soft labels of the finished stage."""
+        """Read the soft labels of the finished stage."""
         return SoftLabels.read(self.labels.require("label") / LABELS)
 
     def label_warnings(self) -> list[str]:
-        """What makes the soft labels of the finished stage doubtful."""
+        """Return warnings about the soft labels of the finished stage."""
         soft = self.soft_labels()
         return teacher_warnings(soft.probabilities, soft.labels)
 
     def make_student(self, name: str) -> Path:
-        """Train a student unless it is up to date. Gives its folder."""
+        """Train a student unless it is up to date, and return its folder."""
         from distill.training.loop import on_every_process
 
         self.labels.require("label")
@@ -190,7 +191,7 @@ class Run:
 
         config = self.task.teacher
         if not isinstance(config, LocalConfig) or config.fit is None:
-            raise TypeError(f"a {type(config).__name__} is not fitted")
+            raise TypeError(f"a {type(config).__name__} is not fine-tuned")
         teacher, record = fit(
             config.model,
             read(config.fit.data, "gold"),
@@ -202,11 +203,9 @@ class Run:
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
-    def _session(self) -> LabellingSession:
-        return LabellingSession(self.task, self.teacher_config(), self.splits(), self.root / ANSWERS)
-
     def _write_labels(self, folder: Path, options: LabellingOptions) -> None:
-        audited = self._session().ask(options)
+        session = LabellingSession(self.task, self.teacher_config(), self.splits(), self.root / ANSWERS)
+        audited = session.ask(options)
         labelled = audited.labelling
         replace(labelled.soft, terms=terms_of(self.task.teacher)).write(folder / LABELS)
         record = {"asked": labelled.asked, "refused": labelled.refused, "invalid": labelled.invalid}
@@ -233,5 +232,5 @@ class Run:
 
 
 def _labelled(split: S, known: set[str]) -> S:
-    """The rows of a split that the teacher answered with a label."""
+    """Return the rows of a split whose soft labels are known."""
     return split.take([row for row, name in enumerate(split.ids) if name in known])

@@ -1,4 +1,4 @@
-"""Sections that several parts of a task share: where rows come from, and how a model is trained."""
+"""Sections of a task file that several parts share: where rows come from, and how a model is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 
 class Section(BaseModel):
-    """A part of a task: immutable, and closed to keys it does not know."""
+    """A part of a task: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -27,9 +27,9 @@ def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class FileSource(Section):
-    """A CSV, JSONL or Parquet file, told by its ending. `label` names the column of gold labels, where there is one.
+    """A CSV, JSONL or Parquet file, by its ending. `label` names the column of gold labels, if there is one.
 
-    `delimiter` is the one character between the fields of a CSV file, or `tab`; None finds it out.
+    `delimiter` is the character between the fields of a CSV file, or `tab`; None detects it.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class FileSource(Section):
     def _one_character(cls, value: str | None) -> str | None:
         character = "\t" if value in ("tab", "\\t") else value
         if character is not None and (len(character) != 1 or character.isalnum() or character in '"\r\n\0'):
-            raise ValueError("expected one character that is no letter, digit, quote or line break, or `tab`")
+            raise ValueError("expected one character other than a letter, digit, quote or line break, or `tab`")
         return character
 
 

@@ -1,7 +1,7 @@
-"""A stage's directory: written whole or not at all, and known by the fingerprint of what went into it.
+"""Stages: directories that are written whole or not at all, and identified by the fingerprint of their inputs.
 
-A stage that was killed leaves a staging directory behind, never a half-written result; a stage whose inputs did not
-change is up to date and is not run again. What a stage computes is not known here.
+A stage that was killed leaves a staging directory behind, never a half-written result. A stage whose inputs did not
+change is up to date and is not run again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ RECORD = "stage.json"
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen hexadecimal digits over a JSON value; mappings count regardless of their order."""
+    """Hash a JSON value to 16 hexadecimal digits; the order of a mapping's keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -52,9 +52,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a run: where its result lies and what determines it.
+    """One stage of a run: the `path` of its result, and the `inputs` that determine it.
 
-    `inputs` holds the configuration and the fingerprints of the stages before; equal inputs mean an equal result.
+    `inputs` holds the configuration and the fingerprints of earlier stages; equal inputs mean an equal result.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether the result stands there, made from these inputs, with all the files it was finished with."""
+        """Whether the result exists, was made from these inputs, and has all its files at their sizes."""
         try:
             record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
             return bool(record["fingerprint"] == self.fingerprint) and all(
@@ -77,7 +77,7 @@ class Stage:
             return False
 
     def build(self, work: Callable[[Path], None]) -> Path:
-        """Run `work` on an empty directory and put the directory in place when it returns. Gives the stage's path."""
+        """Run `work` on an empty directory, move it into place when it returns, and return the stage's path."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.parent.glob(f".{self.path.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -101,11 +101,11 @@ class Stage:
         return self.path
 
     def ensure(self, work: Callable[[Path], None]) -> Path:
-        """The stage's path, its result made first unless it is up to date."""
+        """Build the stage unless it is up to date, and return its path."""
         return self.path if self.done else self.build(work)
 
     def require(self, verb: str) -> Path:
-        """The stage's path. Raises DistillError, naming the verb to run, unless it is up to date."""
+        """Return the stage's path. Raises DistillError, naming the verb to run, unless it is up to date."""
         if not self.done:
             state = "is out of date" if (self.path / RECORD).exists() else "has not been made"
             raise DistillError(f"{self.path} {state}: run `reflux {verb}` with this task first, or `reflux run`")

@@ -1,7 +1,4 @@
-"""YAML that people write: bounded before anything is built of it, strict about keys, with errors of one line.
-
-It knows nothing of tasks; what the values mean is checked by who reads them.
-"""
+"""Read YAML that people write: within bounds checked before construction, strict about keys, with one-line errors."""
 
 from __future__ import annotations
 
@@ -19,37 +16,36 @@ from distill.errors import TaskError
 MAX_CHARACTERS = 4 * 2**20
 MAX_DEPTH = 100
 MAX_VALUES = 200_000
-"""Values of a file, each alias counted as the values that it stands for."""
+"""Values in a file; an alias counts as many as the values it stands for."""
 
 _NAMED = re.compile(r"(\b(?:tag|alias)) '[^']{8,}'")
-"""What the library repeats of a value that begins with `!` or `*`, which may be a secret that was not quoted."""
-
+"""PyYAML's messages quote a value that begins with `!` or `*`, which may be an unquoted secret."""
 
 _LIKE_A_SECRET = re.compile(r"(?=.*\d)[\w.~+/=-]{16,}")
 
 
-def shown(name: object) -> str:
-    """Return the name of a key for a message, or `***` where a secret may have been put in its place."""
+def masked(name: object) -> str:
+    """Return a key's name for a message, or `***` if it looks like a secret that was put in its place."""
     return "***" if _LIKE_A_SECRET.fullmatch(str(name)) else str(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says: its `data`, and the node it was read from, which knows how each value is spelled."""
+    """A file's `data`, and its `root` node, which knows how each value is spelled."""
 
     data: Any
     root: yaml.Node | None
 
     def spelling(self, location: Sequence[int | str]) -> str | None:
-        """Return how the scalar at a location is written in the file, or None where none is found there.
+        """Return how the scalar at a location is written in the file, or None if there is none.
 
-        `location` holds keys and indices; parts that name neither, as pydantic's do for branches, are passed over.
+        `location` holds keys and indices; other parts, such as pydantic's names of branches, are ignored.
         """
         node = self._at(location)
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
     def key_spelling(self, location: Sequence[int | str], key: object) -> str | None:
-        """Return how a `key`, given as YAML read it, is written in the mapping at a location, or None."""
+        """Return how a `key`, given as YAML reads it, is written in the mapping at a location, or None."""
         node = self._at(location)
         if isinstance(node, yaml.MappingNode):
             for spelled, _ in node.value:
@@ -68,7 +64,7 @@ class Document:
 
 
 def read_yaml(text: str) -> Document:
-    """Read one YAML document. Raises TaskError, in one line with its place, for what is none or is out of bounds."""
+    """Read one YAML document. Raises TaskError, in one line with the place, if it is invalid or out of bounds."""
     if len(text) > MAX_CHARACTERS:
         raise TaskError(f"more than {MAX_CHARACTERS:,} characters; long lists belong into data files")
     try:
@@ -88,7 +84,7 @@ def read_yaml(text: str) -> Document:
 
 
 def quoting_hint(given: object, spelling: str | None) -> str | None:
-    """Return what to do where text was expected and YAML 1.1 read an unquoted scalar as something else."""
+    """Return the remedy if text was expected and YAML 1.1 reads an unquoted scalar as something else, else None."""
     if given is None:
         return None if spelling == "" else _hint(spelling or "null", "nothing")
     if isinstance(given, bool):
@@ -105,7 +101,7 @@ def _hint(spelling: str, meaning: str) -> str:
 
 
 def _check_bounds(text: str) -> None:
-    """Count depth and values while parsing, which neither recurses nor expands an alias."""
+    """Count depth and values during parsing, which neither recurses nor expands aliases."""
     bounds = _Bounds()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if problem := bounds.problem(event):
@@ -113,19 +109,19 @@ def _check_bounds(text: str) -> None:
 
 
 class _Bounds:
-    """What the events of a document add up to, each alias counted as the values that it stands for."""
+    """Running counts over the events of a document; an alias counts as many as the values it stands for."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[str | None, int]] = []  # of each open collection, its anchor and the values before it
+        self._open: list[tuple[str | None, int]] = []  # the anchor of each open collection, and the count before it
         self._sizes: dict[str | None, int] = {}
         self._count = 0
 
     def problem(self, event: events.Event) -> str | None:
-        """Count an event, and return what is out of bounds with it."""
+        """Count an event, and return an error message if a bound is exceeded."""
         place = _place(event.start_mark)
         if isinstance(event, events.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in self._open):
-                return f"the alias *{shown(event.anchor)} stands within what it names{place}; write it out"
+                return f"the alias *{masked(event.anchor)} stands within what it names{place}; write it out"
             self._count += self._sizes.get(event.anchor, 1)
         elif isinstance(event, events.CollectionEndEvent):
             anchor, before = self._open.pop()
@@ -153,7 +149,7 @@ def _place(mark: Any) -> str:
     return "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
 
 
-_SHOWN = 40  # characters of a value, at most
+_MOST_SHOWN = 40  # characters of a value
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = ("tag:yaml.org,2002:value", _MERGE)
 _KINDS = {
@@ -165,9 +161,9 @@ _KINDS = {
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where YAML would silently keep the last.
+    """Safe YAML that refuses duplicate keys, of which PyYAML would silently keep the last.
 
-    `=`, and `<<` where it is no key, are text, as in YAML 1.2.
+    `=`, and `<<` except as a key, are text, as in YAML 1.2.
     """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -175,24 +171,24 @@ class _StrictLoader(yaml.SafeLoader):
             return node.value
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # of PyYAML, where a scalar does not fit its tag
+        except (ValueError, LookupError, AttributeError) as error:  # PyYAML raises these if a scalar does not fit its tag
             if not isinstance(node, yaml.ScalarNode):
                 raise
             kind = _KINDS.get(node.tag, node.tag)
-            spelled = node.value if len(node.value) <= _SHOWN else f"{node.value[:_SHOWN]}…"
+            spelled = node.value if len(node.value) <= _MOST_SHOWN else f"{node.value[:_MOST_SHOWN]}…"
             raise yaml.constructor.ConstructorError(
-                None, None, f"{spelled!r} is read as {kind}, and is none; quote it to make it text", node.start_mark
+                None, None, f"{spelled!r} is read as {kind} and is not one; quote it to make it text", node.start_mark
             ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
-                continue  # what is no plain key is refused, or merged, by YAML's own rules
+                continue  # YAML's own rules refuse or merge keys that are not plain
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {shown(key)!r} is given twice", key_node.start_mark
+                    None, None, f"the key {masked(key)!r} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -1,6 +1,6 @@
-"""Task: the one YAML file that describes a distillation. Strict: an unknown key is an error, and names itself.
+"""Task: the YAML file that describes a distillation. An unknown key is an error that names the key.
 
-Paths in a task are relative to the task file. This file describes; it reads no data and loads no model.
+Paths in a task are relative to the task file. This module reads no data and loads no model.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from distill.data.values import label_of
 from distill.errors import TaskError
 from distill.sections import Section, Source
 from distill.students.config import EncoderStudent, StaticStudent
-from distill.strict_yaml import MAX_CHARACTERS, Document, quoting_hint, read_yaml, shown
+from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
 
 TEACHER = "teacher"
-"""As the `model` of a student: start from the layers and the head of the fitted teacher."""
+"""As a student's `model`: start from the layers and the head of the fine-tuned teacher."""
 
 
 class Data(Section):
-    """The pool to distil on, what chooses (validation) and what judges (test).
+    """The pool to distil on (`train`), and the rows that choose (`validation`) and judge (`test`).
 
-    `validation` is a source of its own or the share of the pool to set apart. Near-duplicates have a Jaccard
-    similarity of at least `near_duplicate` over character 5-grams.
+    `validation` is a source, or the share of the pool to hold out. Near duplicates have a Jaccard similarity of
+    character 5-grams of at least `near_duplicate`.
     """
 
     train: Source
@@ -42,24 +42,24 @@ Student = Annotated[EncoderStudent | StaticStudent, Field(discriminator="family"
 
 
 class Calibration(Section):
-    """Gold rows that make the teacher's probabilities mean what they say; `auto` lets rows held out choose how."""
+    """Gold rows to calibrate the teacher's probabilities; `auto` chooses the method on held-out rows."""
 
     data: Source
     method: Literal["auto", "temperature", "vector"] = "auto"
 
 
 class Labelling(Section):
-    """What else is asked of the teacher: gold rows to calibrate it, and `self_agreement` rows of the pool once more."""
+    """The audit of the teacher: gold rows to calibrate it, and `self_agreement` rows of the pool to ask about twice."""
 
     calibration: Calibration | None = None
     self_agreement: int = Field(default=0, ge=0)
 
 
 class Gates(Section):
-    """What an exported student must hold before it may be served.
+    """Limits that an exported student must meet before it may be served.
 
-    `parity` is the largest difference of a logit between the fp32 graph and the trained student; `agreement` the share
-    of validation rows on which a graph of less than 32 bits must choose as the fp32 graph does.
+    `parity` is the largest difference of a logit between the fp32 graph and the trained student; `agreement` the least
+    share of validation rows on which a graph below 32 bits must choose the same label as the fp32 graph.
     """
 
     parity: float = Field(default=1e-3, gt=0)
@@ -67,9 +67,9 @@ class Gates(Section):
 
 
 class Export(Section):
-    """`variant` `auto` takes the fastest graph that passes the gates; `int8` and `fp16` fail where they do not pass.
+    """`variant` `auto` takes the fastest graph that passes the gates; `int8` and `fp16` fail if theirs does not pass.
 
-    `fp32` takes the faster of the graphs of 32 bits, `plain` the one without fused operators, which TensorRT needs.
+    `fp32` takes the faster of the 32-bit graphs, `plain` the one without fused operators, which TensorRT needs.
     """
 
     variant: Literal["auto", "fp32", "plain", "int8", "fp16"] = "auto"
@@ -77,14 +77,14 @@ class Export(Section):
 
 
 class Budget(Section):
-    """What serving may cost. `latency_ms` bounds the median of one text on one core of this machine."""
+    """Limits for serving. `latency_ms` is for the median of one text on one core of this machine."""
 
     latency_ms: float | None = Field(default=None, gt=0)
     usd_per_hour: float = Field(default=0.05, ge=0)
 
 
 class Task(Section):
-    """A whole task. `labels` are taken from the gold labels of the data where they are not given."""
+    """A whole task. `labels`, if not given, are the gold labels of the data."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     data: Data
@@ -128,7 +128,7 @@ class Task(Section):
 
 
 def load_task(path: str | Path) -> Task:
-    """Read a task file. Raises TaskError that names the file, the key and what was expected there."""
+    """Read a task file. Raises TaskError naming the file, the key and what was expected there."""
     file = Path(path)
     try:
         with file.open(encoding="utf-8") as stream:
@@ -149,13 +149,13 @@ def load_task(path: str | Path) -> Task:
 
 _PATH_KEYS = ("path", "logits", "texts", "key_file")
 _PRIVATE = frozenset({"teacher", "headers", "extra_body"})
-"""What stands under these keys is never shown: a key may have been put there, on purpose or by mistake."""
+"""Messages never show values under these keys: a secret may be there, on purpose or by mistake."""
 
-_OWN_NAMES = ("descriptions", "groups", "headers", "extra_body")  # whose keys are the user's, and mean no paths
+_OWN_NAMES = ("descriptions", "groups", "headers", "extra_body")  # their keys are the user's own, and not paths
 
 
 def _resolve(value: Any, base: Path, key: str = "") -> Any:
-    """Make the paths of a task absolute: they are relative to the file they stand in, and `~` is one's own folder."""
+    """Make the paths of a task absolute: they are relative to the task's folder `base`, and `~` is the home folder."""
     if isinstance(value, dict):
         return {name: item if name in _OWN_NAMES else _resolve(item, base, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -166,15 +166,15 @@ def _resolve(value: Any, base: Path, key: str = "") -> Any:
 
 
 def _explain(error: ValidationError, document: Document) -> list[str]:
-    """One line for each thing wrong: the key's path, what was expected, what was given."""
+    """Return one line per error: the key's path, what was expected, what was given."""
     lines = []
     errors = error.errors(include_url=False)
     for item in errors:
         if item["type"] == "too_short" and any(_within(other["loc"], item["loc"]) for other in errors):
-            continue  # it counts only the entries that fit
+            continue  # it counts valid entries only, and the others have errors of their own
         keys = _key_path(item["loc"], document.data, missing=item["type"] == "missing")
         private = not _PRIVATE.isdisjoint(keys)
-        where = ".".join(map(shown, keys) if private else keys)
+        where = ".".join(map(masked, keys) if private else keys)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
@@ -187,8 +187,8 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
         elif item["type"] == "union_tag_not_found":
             message = f"the key {item['ctx']['discriminator']} is missing"
         elif hint := _quoting(item, document):
-            telling = private and not isinstance(item["input"], bool | None)
-            message = "expected text, and YAML reads this as something else; quote it" if telling else hint
+            secret = private and not isinstance(item["input"], bool | None)
+            message = "expected text, and YAML reads this as something else; quote it" if secret else hint
         elif not private and not isinstance(item["input"], dict):
             message = f"{message} (got {item['input']!r})"
         lines.append(f"{where}: {message}" if where else message)
@@ -200,7 +200,7 @@ def _within(location: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bo
 
 
 def _quoting(item: ErrorDetails, document: Document) -> str | None:
-    """Return the remedy for an unquoted scalar that stands where text was expected."""
+    """Return the remedy for an unquoted scalar where text was expected."""
     if item["type"] not in ("string_type", "path_type"):
         return None
     location, given = item["loc"], item["input"]
@@ -210,10 +210,10 @@ def _quoting(item: ErrorDetails, document: Document) -> str | None:
 
 
 def _key_path(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[str]:
-    """The keys of a location as they stand in the file; between them, pydantic names the branches it tried."""
+    """Return the keys of an error's location that are in the file, without pydantic's names of branches."""
     keys = []
     for part in location:
-        # A key of a mapping is text, so that False does not pass for the key 0 by which pydantic knows it.
+        # A mapping's key must be text here, since pydantic's 0 would equal the key False.
         keyed = isinstance(data, dict) and isinstance(part, str)
         held = range(len(data)) if isinstance(data, list) else data if keyed else ()
         if part in held:

@@ -1,7 +1,6 @@
-"""How a text is cut to what a model reads: at `max_tokens`, on the side that the model's tokenizer says.
+"""Truncation of texts at `max_tokens`, on the side that the model's tokenizer sets.
 
-The side is kept where the `tokenizers` library keeps it, in `tokenizer.json`, so that it goes from the model to the
-student, its folder and its bundle.
+The `tokenizers` library keeps the side in `tokenizer.json`, so it goes from the model to the student and its bundle.
 """
 
 from __future__ import annotations
@@ -15,23 +14,22 @@ Side = Literal["left", "right"]
 
 
 def truncation_side(tokenizer: Tokenizer) -> Side:
-    """The end of a long text that a tokenizer leaves out: the right, unless it was told the left."""
+    """Return the side on which a tokenizer truncates long texts: the right, unless it is set to the left."""
     return "left" if (tokenizer.truncation or {}).get("direction") == "left" else "right"
 
 
 def truncate_at(tokenizer: Tokenizer, max_tokens: int) -> None:
-    """Let a tokenizer cut texts at `max_tokens`, special tokens included, on the side on which it cuts now.
+    """Make a tokenizer truncate texts at `max_tokens`, special tokens included, and keep its side.
 
-    Of a tokenizer's own truncation nothing else is kept: its length is another model's or none, and its stride and
-    strategy are about several windows and about pairs.
+    Its own length, stride and strategy are dropped: they are for another model, for several windows and for pairs.
     """
     tokenizer.enable_truncation(max_tokens, direction=truncation_side(tokenizer))
 
 
 def longest_row(tokenizer: Tokenizer, max_tokens: int) -> list[int]:
-    """Token ids of a made-up text of exactly `max_tokens`, to try a model with.
+    """Return the token ids of an artificial text of exactly `max_tokens` tokens, to try a model with.
 
-    The special tokens of every text stand around tokens from all over the vocabulary.
+    It has the usual special tokens, and between them tokens from all over the vocabulary.
     """
     empty, word = (tokenizer.encode(text).ids for text in ("", "a"))
     at = next((at for at, (one, other) in enumerate(zip(empty, word, strict=False)) if one != other), len(empty))
@@ -42,13 +40,13 @@ def longest_row(tokenizer: Tokenizer, max_tokens: int) -> list[int]:
 
 
 def most_that_runs(run: Callable[[int], object], most: int) -> int:
-    """The greatest length of at most `most` that `run` takes without raising, 0 where there is none."""
+    """Find by bisection the greatest length up to `most` for which `run` does not raise, or 0."""
     low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2
         try:
             run(middle)
-        except Exception:  # whatever the library raises that computes
+        except Exception:  # the computing library may raise anything
             high = middle
         else:
             low = middle

@@ -1,4 +1,4 @@
-"""`python -m reflux`: the command."""
+"""`python -m reflux`: run the command."""
 
 from reflux.cli import main
 

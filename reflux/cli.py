@@ -1,4 +1,4 @@
-"""The command line: one verb per stage, no logic of its own."""
+"""The command line: one verb per stage, without logic of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app.add_typer(keys, name="keys")
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]
-Output = Annotated[Path | None, typer.Option(help="Folder of the run; `runs/NAME` where none is given.")]
+Output = Annotated[Path | None, typer.Option(help="Folder of the run; `runs/NAME` by default.")]
 MaxUsd = Annotated[
     float | None,
     typer.Option("--max-usd", min=0.0, help="The most that the teacher's calls may cost in this run, ever; no limit."),
@@ -35,11 +35,11 @@ MaxUsd = Annotated[
 
 
 def main() -> None:
-    """Run the command; an error that we foresaw is one message and exit code 1, or 130 for Ctrl-C."""
+    """Run the command. An expected error is printed as a message, with exit code 1, or 130 for Ctrl-C."""
     try:
         app()
     except Exception as error:
-        if not _foreseen(error):
+        if not _is_expected(error):
             raise
         interrupted = type(error).__name__ == "StoppedError"
         mark = Text("" if interrupted else "error: ", style="bold red")
@@ -60,7 +60,7 @@ def _options(
 
 @app.command()
 def check(task: TaskFile, output: Output = None) -> None:
-    """Read, clean and split the data, list its labels, and say whether it will do."""
+    """Read, deduplicate, split and check the data, and list its labels."""
     from distill.evaluation.report import data_lines, label_lines
 
     run = _run(task, output)
@@ -77,17 +77,17 @@ def label(
     max_usd: MaxUsd = None,
     batch: Annotated[
         bool,
-        typer.Option("--batch", help="Use the vendor's batch API: at its lower price, and within a day or so."),
+        typer.Option("--batch", help="Use the vendor's batch API: cheaper, and done within a day or so."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it will cost and take, and call nothing.")
+        bool, typer.Option("--dry-run", help="Print the expected cost and time, and make no call.")
     ] = False,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Ask from this process, or from workers of a Ray cluster.")
+        Literal["local", "ray"], typer.Option(help="Make the calls in this process, or in workers of a Ray cluster.")
     ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Workers of the Ray cluster.")] = 2,
 ) -> None:
-    """Ask the teacher for soft labels; nothing that was answered is asked again."""
+    """Ask the teacher for soft labels. No text with a stored answer is asked about again."""
     from distill.labelling.session import LabellingOptions
 
     run = _run(task, output)
@@ -100,8 +100,8 @@ def label(
     soft = run.make_labels(LabellingOptions(max_usd, batch, workers if engine == "ray" else 0))
     console.print(f"{len(soft)} texts labelled by {soft.teacher}: {run.labels.path}")
     console.print(run.labelling())
-    for doubt in run.label_warnings():
-        _warn(doubt)
+    for warning in run.label_warnings():
+        _warn(warning)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def train(task: TaskFile, output: Output = None) -> None:
 @app.command()
 def export(
     task: Annotated[
-        Path | None, typer.Argument(help="The task file (YAML); with `--format hub` a bundle's folder will do.")
+        Path | None, typer.Argument(help="The task file (YAML); with `--format hub`, or a bundle's folder.")
     ] = None,
     folder: Annotated[Path | None, typer.Argument(help="With `--format hub`: the new folder to write.")] = None,
     output: Output = None,
@@ -125,7 +125,7 @@ def export(
         typer.Option("--format", help="`hub` writes the chosen bundle as transformers.js and optimum load it."),
     ] = "bundle",
 ) -> None:
-    """Turn every student into a bundle behind gates, and choose one; or verify a bundle."""
+    """Export every student to a bundle that passes the gates, and choose one; or verify a bundle."""
     if (form == "hub") != (folder is not None):
         raise typer.BadParameter("give a folder to write with --format hub, and only with it")
     if verify is not None and (task is not None or folder is not None):
@@ -134,7 +134,7 @@ def export(
         from export.bundle.verify import verify as verify_bundle
 
         bundle = verify_bundle(verify)
-        console.print(f"{verify}: version {bundle.manifest.version} is whole and answers as it should")
+        console.print(f"{verify}: version {bundle.manifest.version} is complete and gives the expected answers")
     elif task is not None and folder is not None:
         from export.bundle.format import Bundle
         from export.hub import export_hub, require_new
@@ -170,7 +170,7 @@ def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
 @app.command()
 def serve(
     bundle: Annotated[
-        Path | None, typer.Argument(help="The bundle to serve; REFLUX_BUNDLE where none is given.")
+        Path | None, typer.Argument(help="The bundle to serve; REFLUX_BUNDLE by default.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
@@ -185,9 +185,9 @@ def serve(
 
 @keys.command("new")
 def make_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is; the log and the metrics have it.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, for the log and the metrics.")],
     rate: Annotated[float | None, typer.Option(help="The most texts a second; no limit.")] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="It may administer the service too.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Also allow the administrative routes.")] = False,
 ) -> None:
     """Make an API key, and the line for the file of REFLUX_API_KEYS, which does not hold the key."""
     from service.auth.keyfile import key_line, new_key
@@ -205,13 +205,13 @@ def classify(
     source: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file of texts.")],
     target: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet file to write, by its ending.")],
     text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; without, row numbers.")] = None,
+    identifier: Annotated[str | None, typer.Option("--id", help="Column of the ids; row numbers by default.")] = None,
     delimiter: Annotated[
         str | None,
-        typer.Option(help="Character between the fields of a CSV file, or `tab`; found out where not given."),
+        typer.Option(help="Character between the fields of a CSV file, or `tab`; detected by default."),
     ] = None,
 ) -> None:
-    """Classify a whole file on this machine, without a service. A row without a text gets no label."""
+    """Classify a file on this machine, without a service. Rows with a blank text get no label."""
     from pydantic import ValidationError
 
     from distill.data.sources import delimiter_found
@@ -235,7 +235,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     keep: Annotated[bool, typer.Option("--serve", help="Leave the service running until Ctrl-C.")] = False,
 ) -> None:
-    """The main job from end to end on the built-in support desk, with no key and no other file."""
+    """Run all steps on the built-in support desk; needs no key and no other file."""
     from reflux.demo import demo as run_demo
 
     run_demo(output, console, keep=keep)
@@ -272,10 +272,10 @@ def _print_gap(gap: dict[str, Any], folder: Path) -> None:
     console.print(f"{folder}/report.md, {folder}/gap.json")
 
 
-def _foreseen(error: Exception) -> bool:
-    """Whether an error's message was written for the user, or says what a disk or an address refused.
+def _is_expected(error: Exception) -> bool:
+    """Whether an error's message is meant for the user, or comes from the operating system.
 
-    By name, since importing the classes would load every stage.
+    Compares names, since importing the classes would load every stage.
     """
     named = {
         "DistillError",

@@ -1,7 +1,7 @@
-"""The demonstration: the main job from end to end on the built-in support desk, on this machine alone.
+"""The demonstration: all steps on the built-in support desk, on this machine.
 
-It strings together what the other verbs do one by one, sends traffic to the service, and shows the live gap beside the
-offline one. Nothing here is used by the product.
+It runs what the other verbs do one by one, sends traffic to the service, and shows the live gap beside the offline one.
+The product does not use this module.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ PATIENCE_SECONDS = 120
 
 
 def demo(folder: Path, console: Console, *, keep: bool) -> None:
-    """Run the main job under `folder`; with `keep`, leave the service in the foreground afterwards.
+    """Run all steps in `folder`; with `keep`, leave the service running in the foreground afterwards.
 
-    Raises the errors of the stages, and DistillError when the service does not come up.
+    Raises the errors of the stages, and DistillError if the service does not become ready.
     """
     started = time.monotonic()
     exported = _distil(folder, console)
@@ -92,7 +92,7 @@ def _distil(folder: Path, console: Console) -> ExportRun:
 
 @contextmanager
 def _service(exported: ExportRun, address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The service as a process of its own, stopped by SIGTERM at the end; its log lies beside the bundle."""
+    """Run the service in a process of its own and stop it by SIGTERM; its log is in the run's folder."""
     folder = exported.run.root
     host, port = address.split(":")
     outbox = folder / "shadow.sqlite"
@@ -136,7 +136,7 @@ def _wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 async def _send_traffic(base_url: str) -> float:
-    """Send the requests from several clients at once. Gives the seconds they took."""
+    """Send the requests from several clients at once, and return how many seconds that took."""
     texts = iter([ticket.text for ticket in tickets.generate(REQUESTS, TRAFFIC_SEED)])
     start = time.monotonic()
     with bar("requests to /classify", REQUESTS) as advance:
@@ -152,7 +152,7 @@ async def _send_traffic(base_url: str) -> float:
 
 
 def _wait_for_shadow(base_url: str) -> dict[str, Any]:
-    """The live gap once every sampled text has its outcome."""
+    """Wait until every sampled text has an outcome, and return the live gap."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     seen = 0
     first = httpx.get(f"{base_url}/gap").json()
@@ -186,13 +186,13 @@ def _show(console: Console, exported: ExportRun, live: dict[str, Any], seconds: 
 
 
 def _teacher_price(exported: ExportRun) -> float:
-    """Dollars per hour of the machine that runs the teacher."""
+    """Return the price of the teacher's machine, in dollars per hour."""
     config = exported.run.task.teacher
     return config.usd_per_hour if isinstance(config, LocalConfig) else 0.0
 
 
 def _complement(agreement: dict[str, float]) -> dict[str, float]:
-    """A gap is one minus an agreement, and its interval turns round."""
+    """Return the gap, which is one minus the agreement, with its interval."""
     return {
         "value": 1 - agreement["value"],
         "lower": 1 - agreement["upper"],

@@ -1,4 +1,4 @@
-"""The whole way in Python: the stages of a task in order, as `reflux run` takes them."""
+"""Run all stages of a task from Python, as `reflux run` does."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run ends with.
+    """The result of a run.
 
-    `bundle` is the chosen student, and `bundle.path` the folder to serve. `gap` is what `gap.json` holds, for all
-    students; it and `report.md` are in the folder `report`.
+    `bundle` is the chosen student, and `bundle.path` the folder to serve. `gap` is the content of `gap.json`, for all
+    students; that file and `report.md` are in the folder `report`.
     """
 
     bundle: Bundle
@@ -36,13 +36,14 @@ def run(
     max_usd: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Result:
-    """Run all stages of a task, skipping what is up to date and continuing what was interrupted.
+    """Run all stages of a task. Stages that are up to date are skipped, and interrupted labelling continues.
 
-    `task` is a task file or a Task, whose paths are relative to the working directory; `folder` is where the stages
-    lie, `runs/NAME` by default. `max_usd` bounds what the teacher's calls may cost in this folder, ever. `warn` is told
-    what is doubtful about the data and the soft labels, a line each; doubts about students are in `gap["warnings"]`.
+    `task` is a task file, or a Task, whose paths are relative to the working directory. `folder` holds the stages,
+    `runs/NAME` by default. `max_usd` limits what all of the teacher's calls in this folder cost, earlier ones included.
+    `warn` is called with each warning about the data and the soft labels; those about students are in
+    `gap["warnings"]`.
 
-    Raises DistillError and its kinds, TeacherError or GateError; each message names the remedy.
+    Raises DistillError and its subclasses, TeacherError or GateError; each message names the remedy.
     """
     from export.run import ExportRun
 
@@ -52,8 +53,8 @@ def run(
         warn(finding.message)
     stages.require_models()
     stages.make_labels(LabellingOptions(max_usd))
-    for doubt in stages.label_warnings():
-        warn(doubt)
+    for warning in stages.label_warnings():
+        warn(warning)
     for name in stages.task.students:
         stages.make_student(name)
     bundle = exported.make_bundles()
@@ -61,6 +62,6 @@ def run(
 
 
 def open_run(task: Task | str | Path, folder: str | Path | None = None) -> Run:
-    """Give the stages of a task, to be made one by one. Raises TaskError for a task file that does not fit."""
+    """Return the stages of a task, to be made one by one. Raises TaskError for an invalid task file."""
     loaded = task if isinstance(task, Task) else load_task(task)
     return Run(loaded, Path(folder) if folder is not None else Path("runs") / loaded.name)

@@ -1,1 +1,1 @@
-"""Where texts come from, how they are split, and whether they will do."""
+"""Data: read texts from files, remove duplicates, split them and check them."""

@@ -1,6 +1,6 @@
-"""Whether the data will do: enough rows, every label there, splits large enough to say anything.
+"""Check the data: enough rows, no label missing, splits large enough for narrow intervals.
 
-Findings, not decisions: a `problem` stops a run, a `warning` is printed and kept in the report.
+Checks return findings: a `problem` stops the run, a `warning` is printed and kept in the report.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.data.spelling import alike, nearest_to, plain, reads_as_missing, shown
+from distill.data.spelling import plain, reads_as_missing, same_spelling, shown, spelling_variants
 from distill.data.splits import Examples, normalise
 
 ENOUGH_ROWS = 10_000
@@ -20,14 +20,14 @@ ENOUGH_TO_JUDGE = 300
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about the data: how bad it is, and what it is with its remedy."""
+    """A `problem` or a `warning` about the data; the message says what and where, and the remedy."""
 
     level: Literal["problem", "warning"]
     message: str
 
 
 def shared_with_test(name: str, split: Examples, test: Examples) -> list[Finding]:
-    """A warning when texts that fit or choose also judge, which flatters whatever they were used for."""
+    """Warn if texts of a split are also in the test split, which makes the results on it look better than they are."""
     judged = {normalise(text) for text in test.texts}
     count = sum(normalise(text) in judged for text in split.texts)
     if not count:
@@ -36,7 +36,7 @@ def shared_with_test(name: str, split: Examples, test: Examples) -> list[Finding
 
 
 def lacks_gold(gold: Examples) -> str | None:
-    """What to say of rows that need a gold label and have none."""
+    """Return what is wrong if rows that need a gold label lack one, else None."""
     if gold.has_gold:
         return None
     bare = gold.unlabelled
@@ -48,32 +48,32 @@ def lacks_gold(gold: Examples) -> str | None:
 
 
 def unknown_labels(gold: Iterable[str | None], labels: Sequence[str]) -> str | None:
-    """What to say of gold labels that the task does not have, with those that they may have been meant for."""
+    """Return what is wrong if gold labels are not among the task's, naming labels with a similar spelling, else None."""
     unknown = sorted({label for label in gold if label is not None} - set(labels))
     if not unknown:
         return None
     message = f"gold labels {unknown[:5]} are not among the task's {len(labels)} labels"
-    meant = [(label, near) for label in unknown if (near := nearest_to(label, labels)) is not None]
+    meant = [(label, near) for label in unknown if (near := same_spelling(label, labels)) is not None]
     spellings = ", ".join(f"{shown(label)} looks like {shown(near)}" for label, near in meant[:5])
     return f"{message}; {spellings}: spell them alike" if meant else message
 
 
 def label_counts(splits: Mapping[str, Examples], labels: Sequence[str]) -> dict[str, dict[str, int]]:
-    """The rows of each label by split; under an empty name, those without a label."""
+    """Count the rows of each label by split; the empty name counts those without a label."""
     counts = {name: Counter(label or "" for label in split.gold) for name, split in splits.items()}
     return {label: {name: counts[name][label] for name in splits} for label in ("", *labels)}
 
 
 def examine_labels(splits: Mapping[str, Examples], labels: Sequence[str], *, listed: bool) -> list[Finding]:
-    """Labels that look alike, or that a program wrote where there is none.
+    """Find labels that differ in spelling only, and labels such as `nan` that a program wrote for a missing one.
 
-    Two spellings of one number or boolean, and `nan`, are a problem, unless the task has `listed` its labels.
+    Two spellings of one number or boolean, and `nan`, are problems, unless the task has `listed` its labels.
     """
     rows = {label: sum(counts.values()) for label, counts in label_counts(splits, labels).items()}
     findings = []
-    for group in alike(labels):
+    for group in spelling_variants(labels):
         named = ", ".join(f"{shown(label)} ({rows[label]} rows)" for label in group.labels)
-        if group.value and not listed:
+        if group.is_value and not listed:
             remedy = "spell them alike, or list both in the task's `labels`"
             findings.append(Finding("problem", f"labels {named} are one value in several spellings; {remedy}"))
         else:
@@ -88,7 +88,7 @@ def examine_labels(splits: Mapping[str, Examples], labels: Sequence[str], *, lis
 
 
 def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Finding]:
-    """What is wrong, or thin, in the splits of a task (`train`, `validation`, `test`)."""
+    """Find what is wrong in the splits of a task (`train`, `validation`, `test`), and where rows are too few."""
     findings = []
     for name, split in splits.items():
         if unknown := unknown_labels(split.gold, labels):
@@ -123,7 +123,7 @@ def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Findi
 
 
 def fit_coverage(gold: Examples, labels: Sequence[str]) -> list[Finding]:
-    """Report the labels that the gold rows of `teacher.fit` lack or hardly have: a fitted teacher cannot learn them."""
+    """Find labels with no or few gold rows in `teacher.fit`: a fine-tuned teacher cannot learn them."""
     counts = Counter(label for label in gold.gold if label is not None)
     name = "teacher.fit.data"
     if len(counts) == 1:
@@ -143,7 +143,7 @@ def fit_coverage(gold: Examples, labels: Sequence[str]) -> list[Finding]:
 
 
 def calibration_coverage(gold: Examples, labels: Sequence[str]) -> list[Finding]:
-    """Report the labels that the gold rows of `labelling.calibration` lack: nothing says what their scores mean."""
+    """Find labels without a gold row in `labelling.calibration`: their probabilities are not calibrated."""
     absent = sorted(set(labels) - set(gold.gold))
     if not absent:
         return []

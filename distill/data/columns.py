@@ -9,13 +9,13 @@ from typing import Any
 from distill.errors import DataError
 
 Row = tuple[str, tuple[str, ...], Sequence[Any]]
-"""Where a row stands (`line 7`), the names of its columns, and their values."""
+"""The place of a row (`line 7`), the names of its columns, and their values."""
 
 
 def position(names: tuple[str, ...], name: str, where: object) -> int | None:
-    """The index of a column, or None where there is none. Spaces around a name do not count unless `name` has them.
+    """Return the index of a column, or None. Spaces around a column's name are ignored unless `name` has them.
 
-    Raises DataError, which begins with `where`, if two columns have the name.
+    Raises DataError, beginning with `where`, if two columns have the name.
     """
     found = _positions(names, name)
     if len(found) > 1:
@@ -24,7 +24,7 @@ def position(names: tuple[str, ...], name: str, where: object) -> int | None:
 
 
 def no_column(where: object, name: str, names: Sequence[str]) -> DataError:
-    """The error for a column that is not there."""
+    """Return the error for a missing column."""
     return DataError(f"{where}: no column {name!r}; there are {', '.join(map(repr, names))}")
 
 

@@ -1,4 +1,4 @@
-"""CSV files, and those that hold another delimiter than a comma: which one it is, and their rows."""
+"""CSV files with any delimiter: detect the delimiter and read the rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import TextIO
 from distill.data.columns import Row, no_column, position
 from distill.errors import DataError
 
-_LONGEST = 2**31 - 1  # characters of a field, the most that the csv module can be told on every platform
+_LONGEST = 2**31 - 1  # characters of a field, the highest limit that the csv module takes on every platform
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # by ending, the usual one first
-_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a first line with which Excel is told the delimiter
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a first line that tells Excel the delimiter
 
 
 @dataclass(frozen=True, slots=True)
 class Delimiter:
-    """The `character` between fields, and whether it was `found` in the file rather than given or usual.
+    """The `character` between fields; `found` if it was detected in the file rather than given or the usual one.
 
-    `skip` lines stand before the header. Without `quotes`, a quote is a character like any other.
+    `skip` lines precede the header. Without `quotes`, a quote is an ordinary character.
     """
 
     character: str
@@ -31,10 +31,10 @@ class Delimiter:
 
 
 def delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimiter:
-    """What separates a file's fields: the delimiter that was given, else the first by which the header has all columns.
+    """Return the given delimiter, else the first candidate with which the header has all `wanted` columns.
 
-    The usual delimiter of the ending comes first, so that no other is taken where it will do. Some programs quote
-    fields between tabs and some never do, so there the rows decide what a quote means.
+    The usual delimiter for the file's ending is tried first. Some programs quote fields between tabs and some never do,
+    so the rows decide what a quote means there.
     """
     found = _delimiter(path, given, wanted)
     return replace(found, quotes=_has_quotes(path, found)) if found.character == "\t" else found
@@ -54,16 +54,16 @@ def _delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimite
             return Delimiter(character, found=character != usual[0])
     if separator:
         return Delimiter(separator[1], found=separator[1] != usual[0], skip=1)
-    # No header has all columns; the one of most columns lists them best in the message that follows.
+    # No header has all columns; the error will list those of the header with the most columns.
     best = max(usual, key=lambda character: len(headers[character]))
     return Delimiter(best, found=best != usual[0])
 
 
 def rows(path: Path, given: str | None, wanted: Sequence[str], *, blanks: bool) -> Iterator[Row]:
-    """The rows of a file. With `blanks`, an empty line between the rows of a single column is a row with an empty cell.
+    """Yield the rows of a file. With `blanks`, an empty line in a file with one column is a row with an empty cell.
 
     Raises DataError for a header that lacks a `wanted` column, a row with more or fewer columns than the header, and
-    quotes that do not close.
+    unclosed quotes.
     """
     found = delimiter(path, given, wanted)
     header: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def rows(path: Path, given: str | None, wanted: Sequence[str], *, blanks: bool) 
 
 
 def _lines(path: Path, found: Delimiter) -> Iterator[tuple[str, list[str]]]:
-    """Each row with the line where it begins; a blank line has no fields."""
+    """Yield each row with its first line's number; a blank line has no fields."""
     csv.field_size_limit(_LONGEST)
     with _opened(path) as file:
         for _ in range(found.skip):
@@ -111,16 +111,17 @@ def _lines(path: Path, found: Delimiter) -> Iterator[tuple[str, list[str]]]:
 
 
 def _has_quotes(path: Path, found: Delimiter) -> bool:
-    """Whether fields are quoted: unless only without quotes all rows have the same columns, or more rows have them.
+    """Whether quotes in the file enclose fields.
 
-    The latter means that a quote which was only a character joined the lines up to the next one.
+    They do not if all rows have the same number of columns only without quoting, or if there are more such rows without
+    it: a quote that is an ordinary character would join the lines up to the next one.
     """
     quoted, plain = (_whole_rows(path, replace(found, quotes=quotes)) for quotes in (True, False))
     return plain is None or (quoted is not None and quoted >= plain)
 
 
 def _whole_rows(path: Path, found: Delimiter) -> int | None:
-    """How many rows a file has, or None where they differ in their columns."""
+    """Count the rows of a file, or return None if they differ in their number of columns."""
     try:
         columns = [len(fields) for _, fields in _lines(path, found) if fields]
     except DataError:
@@ -129,7 +130,7 @@ def _whole_rows(path: Path, found: Delimiter) -> int | None:
 
 
 def _header(path: Path, character: str) -> tuple[str, ...]:
-    """The first row that is not blank; without fields where there is none by this delimiter."""
+    """Return the first row that is not blank, or no fields if this delimiter cannot read it."""
     try:
         return next((tuple(fields) for _, fields in _lines(path, Delimiter(character, found=True)) if fields), ())
     except DataError:

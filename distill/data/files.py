@@ -1,4 +1,4 @@
-"""Rows of data files, by the ending of their names: CSV, JSONL and Parquet."""
+"""Read rows of data files. The ending of the name says the format: CSV, JSONL or Parquet."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _REMEDIES = {
 
 
 def rows(source: FileSource, wanted: Sequence[str], *, blanks: bool) -> Iterator[Row]:
-    """The rows of a file, with the `wanted` columns at least; a JSONL row may leave some of them out.
+    """Yield the rows of a file, which must have the `wanted` columns; a single JSONL row may lack some of them.
 
-    With `blanks`, an empty line of a CSV file with a single column is a row too. Raises DataError for a file that
-    cannot be read, and for a row that breaks its format.
+    With `blanks`, an empty line of a CSV file with one column is a row too. Raises DataError for a file that cannot be
+    read, and for a row that breaks the format.
     """
     path, ending = source.path, ending_of(source.path)
     if source.delimiter is not None and ending not in CSV:
@@ -52,7 +52,7 @@ def rows(source: FileSource, wanted: Sequence[str], *, blanks: bool) -> Iterator
 
 
 def ending_of(path: Path) -> str:
-    """The ending of a data file's name. Raises DataError, with the remedy, for one that is not known."""
+    """Return the ending of a data file's name. Raises DataError, with the remedy, for an unknown one."""
     ending = path.suffix.lower()
     known = (*CSV, *JSONL, *PARQUET)
     if ending not in known:
@@ -62,9 +62,9 @@ def ending_of(path: Path) -> str:
 
 
 def refuse_pipe(path: Path) -> None:
-    """Raise DataError for a pipe: a file is read several times."""
+    """Raise DataError for a pipe, since data files are read several times."""
     if path.is_fifo():
-        raise DataError(f"{path}: a pipe, which can be read only once; write it to a file first")
+        raise DataError(f"{path}: a pipe can be read only once; write it to a file first")
 
 
 def _refuse_utf16(path: Path) -> None:
@@ -75,7 +75,7 @@ def _refuse_utf16(path: Path) -> None:
 
 
 def _where_undecodable(path: Path) -> str:
-    """The first line that is not UTF-8, and its first byte that is not."""
+    """Return the first line that is not UTF-8, with its first invalid byte."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -86,7 +86,7 @@ def _where_undecodable(path: Path) -> str:
 
 
 class Object(list[tuple[str, Any]]):
-    """A JSON object as its pairs, so that a key that is given twice is seen."""
+    """A JSON object as its pairs, so that duplicate keys can be found."""
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -135,9 +135,9 @@ def _parquet(path: Path, wanted: Sequence[str], identifier: str) -> Iterator[Row
 
 
 def _values(path: Path, first: int, name: str, column: Any, *, temporal: bool) -> list[Any]:
-    """A column's values in Python's types, beginning with the row `first`. Floats keep their precision.
+    """Convert a column, whose first value is in row `first`, to Python values. Floats keep their precision.
 
-    Raises DataError for dates and times, which are spelled otherwise by every program, unless `temporal` ones may be.
+    Raises DataError for dates and times, which every program writes differently, unless `temporal` ones are allowed.
     """
     from pyarrow import string, types
 
@@ -145,7 +145,7 @@ def _values(path: Path, first: int, name: str, column: Any, *, temporal: bool) -
         column = column.dictionary_decode()
     if types.is_temporal(column.type):
         if not temporal:
-            raise DataError(f"{path}: column {name!r} holds {column.type}, which is no text; write it as text")
+            raise DataError(f"{path}: column {name!r} holds {column.type}, which is not text; write it as text")
         column = column.cast(string())
     if types.is_floating(column.type):
         return list(column.to_numpy(zero_copy_only=False))

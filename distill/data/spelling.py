@@ -1,4 +1,4 @@
-"""Labels that look alike: which of them are one label, spelled in two ways."""
+"""Spellings of labels: which labels differ in spelling only, and how to show one unambiguously."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _MARKS = str.maketrans(
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
-    """Labels that differ in spelling alone. `value` says that they are one number or boolean, as types write it."""
+class SpellingVariants:
+    """Sorted labels that differ in spelling only. `is_value` is true if they are spellings of one number or boolean."""
 
     labels: tuple[str, ...]
-    value: bool
+    is_value: bool
 
 
-def alike(labels: Iterable[str]) -> list[Alike]:
-    """The groups of labels that look alike, each sorted.
+def spelling_variants(labels: Iterable[str]) -> list[SpellingVariants]:
+    """Group the labels that differ in spelling only.
 
     They are the same number or boolean, or differ only in case, spacing, invisible characters, Unicode normalisation,
     the form of dashes and quotes, or quotes around them.
@@ -41,31 +41,31 @@ def alike(labels: Iterable[str]) -> list[Alike]:
     for label in sorted(set(labels)):
         groups.setdefault(_key(label), []).append(label)
     return [
-        Alike(tuple(group), isinstance(key, Decimal) or key in ("true", "false"))
+        SpellingVariants(tuple(group), isinstance(key, Decimal) or key in ("true", "false"))
         for key, group in groups.items()
         if len(group) > 1
     ]
 
 
-def nearest_to(label: str, labels: Iterable[str]) -> str | None:
-    """The first of the labels that looks like this one, or None."""
+def same_spelling(label: str, labels: Iterable[str]) -> str | None:
+    """Return the first of the labels that differs from this one in spelling only, or None."""
     key = _key(label)
     return next((other for other in labels if _key(other) == key), None)
 
 
 def reads_as_missing(text: str) -> bool:
-    """Whether a text or label is what programs write where there is none, such as `nan`."""
+    """Whether a text or label is what programs write for a missing value, such as `nan`."""
     return text.strip().casefold() in _MISSING
 
 
 def shown(label: str) -> str:
-    """A label in quotes, with what cannot be seen or told from another character as its code."""
+    """Quote a label, with escapes for characters that are invisible or look like others."""
     composed = unicodedata.is_normalized("NFC", label)
     return "'" + "".join(_shown(character, composed) for character in label) + "'"
 
 
 def plain(label: str) -> str:
-    """A label as it is, or as `shown` shows it where some of it cannot be seen."""
+    """Return a label as it is, or as `shown` if it has invisible characters."""
     hidden = any(is_invisible(character) and character != " " for character in label) or "  " in label
     return shown(label) if hidden else label
 
@@ -86,9 +86,9 @@ def _shown(character: str, composed: bool) -> str:
 
 
 def _key(label: str) -> Decimal | str:
-    """What labels that look alike have in common."""
+    """Return the key that all spellings of a label share."""
     text = "".join(character for character in label if character.isspace() or not is_invisible(character))
-    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold().replace("i\u0307", "i")  # from a dotted İ
+    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold().replace("i\u0307", "i")  # case folding of a dotted İ leaves a combining dot
     text = "".join("-" if unicodedata.category(character) == "Pd" else character for character in text)
     text = unicodedata.normalize("NFKC", text).strip()
     text = text.strip("' ") or text  # quotes around a label

@@ -1,4 +1,4 @@
-"""Values of a file's cells as text, spelled the same whatever kind of file they come from."""
+"""Convert the values of a file's cells to text, in the same spelling for every kind of file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from uuid import UUID
 import numpy as np
 
 _MOST_DIGITS = 76  # those of a 256-bit decimal
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters and marks that show nothing
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # invisible letters and marks
 
 
 def spelled(value: Any) -> str | None:
-    """A cell as text, or None where it holds nothing: null and NaN.
+    """Convert a cell to text; null and NaN become None.
 
-    A number is written in the shortest way, so that 1, 1.0 and 1e0 are `1`; a boolean as `true` or `false`; bytes are
-    read as UTF-8. Raises ValueError, saying what the value is, for one that is no text or stands for several numbers.
+    Numbers are written in the shortest way, so that 1, 1.0 and 1e0 are `1`; booleans are `true` or `false`; bytes are
+    decoded as UTF-8. Raises ValueError, saying what the value is, for other types, and for floats above 2^53 (in
+    float64), which stand for several whole numbers.
     """
     if value is None or isinstance(value, str):
         return value
@@ -41,12 +42,12 @@ def spelled(value: Any) -> str | None:
 
 
 def label_of(text: str | None) -> str | None:
-    """A label without spaces around it, or None where nothing would be left to see."""
+    """Strip a label, or return None if it is blank."""
     return None if text is None or is_blank(text) else text.strip()
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text shows nothing: it is empty, or of spaces and invisible characters alone."""
+    """Whether a text is empty, or has only spaces and invisible characters."""
     first = text[:1]
     if first.isascii() and first.isalnum():  # nearly every text
         return False
@@ -54,7 +55,7 @@ def is_blank(text: str) -> bool:
 
 
 def is_invisible(character: str) -> bool:
-    """Whether a character shows nothing: white space, control and format characters such as a zero-width space."""
+    """Whether a character is invisible: white space, control and format characters such as a zero-width space."""
     return (
         character.isspace()
         or unicodedata.category(character) in ("Cc", "Cf")

@@ -46,7 +46,7 @@ def lines(monkeypatch, capsys):
 
 def test_in_a_file_a_bar_is_lines_with_done_total_and_time_left(lines):
     with progress.bar("training small", 4000) as advance:
-        assert lines(2)[0] == "training small: 0 of 4,000, time left not known yet"
+        assert lines(2)[0] == "training small: 0 of 4,000, time left unknown"
         advance(1000)
         count = len(lines(2))
         assert any(line.startswith("training small: 1,000 of 4,000, ") for line in lines(count + 2))

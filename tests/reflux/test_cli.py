@@ -145,7 +145,7 @@ def test_the_verbs_one_by_one(cli, task, tmp_path):
     assert "to train" in done.out
     assert "warning: train:" in done.out
     done = cli("label", task, *output, "--dry-run")
-    assert done.out == "a teacher of kind bundle makes no calls that are paid for: labelling costs nothing\n"
+    assert done.out == "a teacher of kind bundle makes no paid calls: labelling costs nothing\n"
     assert not (tmp_path / "run" / "labels").exists()
     done = cli("label", task, *output, "--max-usd", "0")
     assert (done.status, done.out.count("\n")) == (0, 2)
@@ -229,7 +229,7 @@ def test_a_folder_and_the_format_hub_go_together(cli, finished, tmp_path, given)
 def test_verify_passes_a_good_bundle(cli, finished):
     bundle = Bundle.open(finished / "bundle")
     done = cli("export", "--verify", bundle.path)
-    assert done == Done(0, f"{bundle.path}: version {bundle.manifest.version} is whole and answers as it should\n", "")
+    assert done == Done(0, f"{bundle.path}: version {bundle.manifest.version} is complete and gives the expected answers\n", "")
 
 
 def test_verify_refuses_a_changed_bundle(refused, finished, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.data.spelling import alike, nearest_to, plain, shown
+from distill.data.spelling import spelling_variants, same_spelling, plain, shown
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ from distill.data.spelling import alike, nearest_to, plain, shown
     ],
 )
 def test_labels_that_differ_in_spelling_alone_look_alike(one, other):
-    (found,) = alike([one, other, "billing"])
+    (found,) = spelling_variants([one, other, "billing"])
     assert (set(found.labels), found.value) == ({one, other}, False)
-    assert nearest_to(one, ["billing", other]) == other
+    assert same_spelling(one, ["billing", other]) == other
     assert shown(one) != shown(other)
 
 
@@ -44,7 +44,7 @@ def test_labels_that_differ_in_spelling_alone_look_alike(one, other):
     [("1", "1.0"), ("1", "1e0"), ("0", "-0.0"), ("1", "01"), ("1", "１"), ("-1", "\u22121"), ("True", "true")],
 )
 def test_spellings_of_one_number_or_boolean_are_told_from_others(one, other):
-    (found,) = alike([one, other])
+    (found,) = spelling_variants([one, other])
     assert (set(found.labels), found.value) == ({one, other}, True)
 
 
@@ -53,12 +53,12 @@ def test_spellings_of_one_number_or_boolean_are_told_from_others(one, other):
     [("-1", "0", "1"), ("c", "c++", "c#"), ("1 0", "10"), ("billing", "shipping"), ("a", "ä"), ("1e999999", "2")],
 )
 def test_other_labels_do_not_look_alike(labels):
-    assert alike(labels) == []
-    assert nearest_to("z", labels) is None
+    assert spelling_variants(labels) == []
+    assert same_spelling("z", labels) is None
 
 
 def test_three_spellings_are_one_group():
-    (found,) = alike(["refund", "Refund", "REFUND ", "other"])
+    (found,) = spelling_variants(["refund", "Refund", "REFUND ", "other"])
     assert len(found.labels) == 3
 
 
