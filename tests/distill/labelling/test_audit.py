@@ -224,14 +224,14 @@ async def test_a_teacher_that_cannot_but_say_the_same_is_not_asked_again(path, m
     assert {repeat for _, repeat in teacher.asked} == {0}
     assert found.record["self_agreement"]["by_construction"]
     assert found.record["self_agreement"]["agreement"]["value"] == 1
-    assert sum(steps) == len(POOL) + extra(None, twice=20).texts
+    assert sum(steps) == len(POOL) + extra(None, twice=20).count
 
 
 async def test_progress_counts_every_text(path):
     steps: list[int] = []
     wanted = extra(twice=20)
     await audited(path, Overconfident(), wanted, advance=steps.append)
-    assert sum(steps) == len(POOL) + wanted.texts == len(POOL) + 120 + 20
+    assert sum(steps) == len(POOL) + wanted.count == len(POOL) + 120 + 20
 
 
 def test_rows_to_repeat_are_drawn_by_the_seed():

@@ -78,7 +78,7 @@ async def planned(store: AnswerStore, pool: list[str], **config: Any):
 async def labelled(store: AnswerStore, pool: list[str], **config: Any) -> float:
     book = StoredAccount(store)
     before = book.spent
-    await answer(TwoSteps(book, **config), pool, store)
+    await ask_missing(TwoSteps(book, **config), pool, store)
     return book.spent - before
 
 

@@ -376,7 +376,7 @@ async def test_labelling_that_fails_does_not_wait_for_such_a_server_either(path)
 
     with AnswerStore(path) as store:
         with pytest.raises(TeacherError, match="out of money"):
-            await answer(Late(), pool(20).texts, store)
+            await ask_missing(Late(), pool(20).texts, store)
 
 
 async def test_labelling_that_is_cancelled_twice_gives_up_what_is_in_flight(path):
