@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,19 @@ class Job:
     def open(self) -> Run:
         return Run(load_task(self.file), self.root)
 
-    def run(self) -> Run:
+    def copy(self, folder: Path, *leave: str) -> Job:
+        """The job in another folder, without the parts of it that are named."""
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(*leave))
+        return Job(folder, json.loads(json.dumps(self.task)))
+
+    def labelled(self) -> Run:
         run = self.open()
         run.make_data()
         run.make_labels()
+        return run
+
+    def run(self) -> Run:
+        run = self.labelled()
         for name in run.task.students:
             run.make_student(name)
         return run
@@ -66,8 +75,12 @@ class Job:
 
     def asked(self) -> int:
         """How many texts the last labelling asked the teacher for."""
-        record = json.loads((self.root / "labels" / "training.json").read_text())
-        return int(record["asked"])
+        return int(self.record("labels")["asked"])
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """What was written down when a stage was made."""
+        record: dict[str, Any] = json.loads((self.root / stage / "training.json").read_text())
+        return record
 
 
 def everything(root: Path) -> dict[str, tuple[int, int]]:
@@ -88,8 +101,7 @@ def rows(keyword_rows) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory, rows, write_csv, labels, tiny_encoder) -> Job:
     """A job with a recorded teacher and a student of each family, run to its end."""
-    folder = tmp_path_factory.mktemp("jobs") / "template"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("template")
     write_csv(folder / "train.csv", rows[:TRAIN])
     write_csv(folder / "test.csv", rows[TRAIN:])
     write_csv(folder / "recorded.csv", rows)
@@ -131,9 +143,7 @@ def template(tmp_path_factory, rows, write_csv, labels, tiny_encoder) -> Job:
 @pytest.fixture
 def fresh(template, tmp_path) -> Job:
     """The job before it ran, in a folder of its own."""
-    folder = tmp_path / "job"
-    shutil.copytree(template.folder, folder, ignore=shutil.ignore_patterns("run"))
-    return Job(folder, json.loads(json.dumps(template.task)))
+    return template.copy(tmp_path / "job", "run")
 
 
 @pytest.fixture
@@ -178,8 +188,7 @@ def test_a_student_agrees_with_the_teacher(template, name):
     soft = run.soft_labels()
     assert student.labels == soft.labels
     assert (student.logits(test.texts).argmax(1) == soft.hard[soft.rows_of(test.ids)]).mean() > 0.8
-    record = json.loads((run.student(name).path / "training.json").read_text())
-    assert record["temperature"] == student.temperature
+    assert template.record(f"students/{name}")["temperature"] == student.temperature
 
 
 # Nothing is done twice
@@ -215,9 +224,7 @@ def test_what_comes_after_training_changes_no_stage(finished):
 
 def test_changed_data_makes_everything_anew_but_asks_only_for_new_texts(fresh, rows, write_csv):
     write_csv(fresh.folder / "train.csv", rows[: TRAIN - 20])
-    run = fresh.open()
-    run.make_data()
-    run.make_labels()
+    run = fresh.labelled()
     assert fresh.asked() == TRAIN - 20 + TEST
     before = fresh.stages()
     write_csv(fresh.folder / "train.csv", rows[10:TRAIN])
@@ -250,14 +257,10 @@ def test_labels_are_asked_for_where_no_student_can_be_trained(fresh, monkeypatch
 
 
 def test_another_recording_is_asked_anew_on_the_same_data(fresh, rows, labels):
-    run = fresh.open()
-    run.make_data()
-    run.make_labels()
+    run = fresh.labelled()
     before = fresh.stages()
     np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=-logits_of(rows, labels))
-    run = fresh.open()
-    run.make_data()
-    soft = run.make_labels()
+    soft = fresh.labelled().soft_labels()
     assert fresh.made_anew(before) == {"labels"}
     assert fresh.asked() == TRAIN + TEST
     np.testing.assert_allclose(
@@ -373,6 +376,18 @@ def test_a_problem_with_the_data_is_raised_before_anything_is_paid(fresh, monkey
 # What the teacher does not answer
 
 
+def create_instead(monkeypatch, make: Callable[[Sequence[str]], Any]) -> list[Any]:
+    """Let every teacher that is created be what `make(labels)` gives, and list them."""
+    made: list[Any] = []
+
+    def create(config: Any, labels: Sequence[str], account: Any = None) -> Any:
+        made.append(make(labels))
+        return made[-1]
+
+    monkeypatch.setattr(teachers, "create", create)
+    return made
+
+
 class Refusing:
     """A teacher that refuses every fourth text and answers another fourth with nonsense."""
 
@@ -392,18 +407,12 @@ class Refusing:
 
 def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch):
     kinds = {text: row for row, (text, _) in enumerate(rows)}
-    made: list[Refusing] = []
-
-    def create(config: Any, labels: Sequence[str], account: Any = None) -> Refusing:
-        made.append(Refusing(labels, kinds))
-        return made[-1]
-
-    monkeypatch.setattr(teachers, "create", create)
+    made = create_instead(monkeypatch, lambda labels: Refusing(labels, kinds))
     del fresh.task["students"]["deep"]
     run = fresh.run()
     soft = run.soft_labels()
     assert {kinds[text] % 4 for text in soft.texts} == {2, 3}
-    record = json.loads((fresh.root / "labels" / "training.json").read_text())
+    record = fresh.record("labels")
     rest = (TRAIN + TEST) / 4
     assert record == {"asked": TRAIN + TEST, "refused": rest, "invalid": rest, "spent_usd": 0.0}
     assert [teacher.closed for teacher in made] == [True]
@@ -413,9 +422,7 @@ def test_rows_without_a_label_are_counted_and_left_out(fresh, rows, monkeypatch)
 def test_a_teacher_that_says_one_label_for_everything_is_doubted_before_training(fresh, template, rows, labels):
     assert template.open().label_warnings() == []
     np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=np.eye(len(labels))[[1] * len(rows)])
-    run = fresh.open()
-    run.make_data()
-    run.make_labels()
+    run = fresh.labelled()
     (doubt,) = run.label_warnings()
     assert doubt.startswith(f"the teacher says {labels[1]!r} for each of {TRAIN + TEST} texts")
 
@@ -458,8 +465,7 @@ def test_what_takes_long_without_a_count_says_that_it_is_at_work(fresh, monkeypa
 @pytest.fixture(scope="module")
 def local_template(template, tmp_path_factory, rows, write_csv, tiny_encoder) -> Job:
     """A job whose pool has no gold labels and whose teacher is fitted on other rows, run to its end."""
-    folder = tmp_path_factory.mktemp("jobs") / "local"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("local")
     write_csv(folder / "train.csv", [[text] for text, _ in rows[:100]], ("text",))
     write_csv(folder / "test.csv", [[text] for text, _ in rows[TRAIN:]], ("text",))
     write_csv(folder / "gold.csv", rows[100:TRAIN])
@@ -497,7 +503,7 @@ async def test_a_fitted_teacher_labels_the_pool(local_template, labels):
     teacher = teachers.create(run.teacher_config(), labels)
     answers = await teacher.ask(soft.texts[:5])
     np.testing.assert_allclose(soft.probabilities[:5], [answer.probabilities for answer in answers], atol=1e-5)
-    record = json.loads((local_template.root / "teacher" / "training.json").read_text())
+    record = local_template.record("teacher")
     assert record["gold_rows"] == TRAIN - 100
 
 
@@ -517,9 +523,7 @@ def test_what_a_teacher_costs_does_not_fit_it_anew(local):
 def test_how_a_teacher_is_fitted_makes_it_and_its_labels_anew(local):
     before = local.stages()
     local.task["teacher"]["fit"]["optimisation"]["seed"] = 1
-    run = local.open()
-    run.make_data()
-    run.make_labels()
+    run = local.labelled()
     assert local.made_anew(before) == {"teacher", "labels"}
     assert local.asked() == 160
 
@@ -546,24 +550,20 @@ def test_a_student_may_start_from_the_fitted_teacher(local):
 
 
 def test_a_new_label_in_the_gold_of_the_teacher_is_a_label_of_the_task(local_template, tmp_path):
-    folder = tmp_path / "job"
-    shutil.copytree(local_template.folder, folder)
-    job = Job(folder, json.loads(json.dumps(local_template.task)))
+    job = local_template.copy(tmp_path / "job")
     assert "weather" not in job.open().make_data().labels
-    with (folder / "gold.csv").open("a") as file:
+    with (job.folder / "gold.csv").open("a") as file:
         file.write("rain and snow,weather\n" * 3)
     assert "weather" in job.open().make_data().labels
 
 
 @pytest.mark.parametrize("labels_given", [True, False])
 def test_gold_rows_of_a_fit_that_lack_a_label_are_found_before_training(local_template, tmp_path, labels, labels_given):
-    folder = tmp_path / "job"
-    shutil.copytree(local_template.folder, folder)
-    task = json.loads(json.dumps(local_template.task))
-    task["data"]["train"]["label"] = "label"
+    job = local_template.copy(tmp_path / "job")
+    folder = job.folder
+    job.task["data"]["train"]["label"] = "label"
     if labels_given:
-        task["labels"] = list(labels)
-    job = Job(folder, task)
+        job.task["labels"] = list(labels)
     with (folder / "gold.csv").open(newline="") as file:
         header, *gold = csv.reader(file)
     texts = [row[0] for row in csv.reader((folder / "train.csv").open(newline=""))][1:]
@@ -583,23 +583,21 @@ def test_gold_rows_of_a_fit_that_lack_a_label_are_found_before_training(local_te
 
 
 def test_labels_that_only_the_gold_rows_of_a_fit_have_are_counted_there(local_template, tmp_path):
-    folder = tmp_path / "job"
-    shutil.copytree(local_template.folder, folder)
-    with (folder / "gold.csv").open("a") as file:
+    job = local_template.copy(tmp_path / "job")
+    with (job.folder / "gold.csv").open("a") as file:
         file.write("rain and snow,odd\nsun and wind,odd\n")
-    counts = Job(folder, local_template.task).open().make_data().report["counts"]
+    counts = job.open().make_data().report["counts"]
     assert counts["odd"] == {"train": 0, "validation": 0, "test": 0, "fit": 2}
 
 
 def test_gold_rows_of_a_fit_without_a_label_of_the_task_are_found_before_training(local_template, tmp_path, labels):
-    folder = tmp_path / "job"
-    shutil.copytree(local_template.folder, folder)
-    job = Job(folder, {**local_template.task, "labels": list(labels)})
-    gold = (folder / "gold.csv").read_text()
-    (folder / "gold.csv").write_text(f"{gold}rain and snow,\n")
+    job = local_template.copy(tmp_path / "job")
+    job.task["labels"] = list(labels)
+    gold = (job.folder / "gold.csv").read_text()
+    (job.folder / "gold.csv").write_text(f"{gold}rain and snow,\n")
     with pytest.raises(DataError, match=r"^teacher\.fit\.data: every row needs a gold label; 1 of 141 have none"):
         job.open().make_data()
-    (folder / "gold.csv").write_text(f"{gold}rain and snow,{labels[0].upper()}\n")
+    (job.folder / "gold.csv").write_text(f"{gold}rain and snow,{labels[0].upper()}\n")
     with pytest.raises(DataError, match=rf"^teacher\.fit\.data: gold labels .* looks like '{labels[0]}'"):
         job.open().make_data()
 
@@ -628,7 +626,7 @@ def test_gold_rows_calibrate_the_labels_and_are_no_part_of_them(audited):
     assert soft.scaling is not None
     assert soft.scaling.scale[0] < 0.8
     np.testing.assert_array_equal(soft.probabilities, soft.scaling.apply(soft.raw))
-    record = json.loads((audited.root / "labels" / "training.json").read_text())
+    record = audited.record("labels")
     assert record["calibration"]["scaling"] == soft.scaling.as_dict()
     assert (record["calibration"]["rows"], record["calibration"]["asked"]) == (150, 150)
     assert record["calibration"]["saved"]["lower"] > 0
@@ -668,11 +666,9 @@ def test_gold_rows_that_also_judge_are_found(audited, rows, keyword_rows, write_
 
 
 def test_gold_rows_that_also_fitted_the_teacher_are_found(local_template, tmp_path):
-    task = json.loads(json.dumps(local_template.task))
-    task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}}
-    messages = [
-        finding.message for finding in Job(local_template.folder, task, tmp_path / "run").open().make_data().findings
-    ]
+    job = local_template.copy(tmp_path / "job")
+    job.task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}}
+    messages = [finding.message for finding in job.open().make_data().findings]
     assert any("140 of 140 texts also stand in teacher.fit.data" in one for one in messages)
 
 
@@ -709,13 +705,7 @@ class Wavering:
 
 
 def test_a_teacher_behind_an_api_is_asked_twice_and_its_terms_are_kept(fresh, monkeypatch):
-    made: list[Wavering] = []
-
-    def create(config: Any, labels: Sequence[str], account: Any = None) -> Wavering:
-        made.append(Wavering(labels))
-        return made[-1]
-
-    monkeypatch.setattr(teachers, "create", create)
+    made = create_instead(monkeypatch, Wavering)
     terms = {"acknowledged": True, "reference": "https://example.org/terms"}
     fresh.task["teacher"] = {
         "kind": "openai",
@@ -724,14 +714,12 @@ def test_a_teacher_behind_an_api_is_asked_twice_and_its_terms_are_kept(fresh, mo
         "terms": terms,
     }
     fresh.task["labelling"] = {"self_agreement": 25}
-    run = fresh.open()
-    run.make_data()
-    soft = run.make_labels()
-    assert soft.terms == (terms,)
+    run = fresh.labelled()
+    assert run.soft_labels().terms == (terms,)
     (teacher,) = made
     assert len(teacher.again) == 25
     assert set(teacher.again) <= set(run.splits().validation.texts)
-    record = json.loads((fresh.root / "labels" / "training.json").read_text())["self_agreement"]
+    record = fresh.record("labels")["self_agreement"]
     assert (record["rows"], record["by_construction"]) == (25, False)
     assert 0 < record["agreement"]["value"] < 0.7 < record["ceiling"]["upper"]
 
@@ -837,23 +825,15 @@ def test_a_run_that_is_killed_at_any_point_finishes_and_asks_nothing_twice(fresh
 
 
 def test_two_processes_train_one_student_together(fresh, template):
-    run = fresh.open()
-    run.make_data()
-    run.make_labels()
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(Path(sys.executable).with_name("reflux")),
-    ]
-    launch = [sys.executable, *command, "train", str(fresh.file), "--output", str(fresh.root)]
+    run = fresh.labelled()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = Path(sys.executable).with_name("reflux")
+    launch = [sys.executable, *torchrun, str(command), "train", str(fresh.file), "--output", str(fresh.root)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     out = subprocess.run(launch, cwd=fresh.folder, env=environment, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert out.stdout.count("deep: ") == 2
     assert set(fresh.stages()) == set(template.stages())
-    records = [json.loads((job.root / "students/deep/training.json").read_text()) for job in (fresh, template)]
+    records = [job.record("students/deep") for job in (fresh, template)]
     assert records[0]["losses"] != records[1]["losses"]  # each took every other batch, and not all of them
     assert records[0]["validation_agreement"] > 0.8

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from distill.data.deduplicate import deduplicate
-from distill.data.splits import Examples, Test, Train, Validation
+from distill.data.splits import Examples, Test, Train, Validation, normalise
 
 LONG = (
     "my parcel has not arrived although the tracking page says that the courier handed it over two days ago, "

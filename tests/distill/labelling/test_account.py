@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from distill.errors import DistillError
 from distill.labelling.account import StoredAccount, dollars
 from distill.labelling.answer_store import AnswerStore
 from distill.teachers.account import BudgetError, Paid
+from tests.support.disk import nearly_full
 
 REPLY = Paid({"choices": [{"message": "ä\ud800"}], "usage": {"prompt_tokens": 3}}, 0.25, 0.5)
 
@@ -25,6 +25,13 @@ REPLY = Paid({"choices": [{"message": "ä\ud800"}], "usage": {"prompt_tokens": 3
 @pytest.fixture
 def path(tmp_path) -> Path:
     return tmp_path / "run" / "answers.sqlite"
+
+
+@contextmanager
+def opened(path: Path, max_usd: float | None = None) -> Iterator[StoredAccount]:
+    """The account in a store of its own, as a process that starts anew has it."""
+    with AnswerStore(path) as store:
+        yield StoredAccount(store, max_usd)
 
 
 def owed(path: Path) -> float:
@@ -37,149 +44,127 @@ def owed(path: Path) -> float:
 
 
 async def test_a_response_is_recalled_as_it_was_paid_for_also_by_the_next_process(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store)
-        assert await book.recall("key") is None
-        await book.settle(await book.reserve(1.0), REPLY.cost_usd, "key", REPLY)
-        assert await book.recall("key") == REPLY
-    with AnswerStore(path) as store:
-        book = StoredAccount(store)
-        assert await book.recall("key") == REPLY
-        assert (book.spent, book.reserved) == (0.25, 0.0)
+    with opened(path) as account:
+        assert await account.recall("key") is None
+        await account.settle(await account.reserve(1.0), REPLY.cost_usd, "key", REPLY)
+        assert await account.recall("key") == REPLY
+    with opened(path) as account:
+        assert await account.recall("key") == REPLY
+        assert (account.spent, account.reserved) == (0.25, 0.0)
 
 
 async def test_a_call_is_reserved_on_disk_before_it_is_made_and_settled_when_it_is_over(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 10.0)
-        first, second = await book.reserve(3.0), await book.reserve(4.0)
-        assert (owed(path), book.reserved) == (7.0, 7.0)
-        await book.settle(first, 1.0)
-        assert (owed(path), book.spent, book.reserved) == (5.0, 1.0, 4.0)
-        await book.settle(second, 0.0)
-        assert (owed(path), book.spent, book.reserved) == (1.0, 1.0, 0.0)
+    with opened(path, 10.0) as account:
+        first, second = await account.reserve(3.0), await account.reserve(4.0)
+        assert (owed(path), account.reserved) == (7.0, 7.0)
+        await account.settle(first, 1.0)
+        assert (owed(path), account.spent, account.reserved) == (5.0, 1.0, 4.0)
+        await account.settle(second, 0.0)
+        assert (owed(path), account.spent, account.reserved) == (1.0, 1.0, 0.0)
 
 
 async def test_what_was_in_flight_when_a_process_ended_counts_as_spent_once(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 10.0)
-        await book.settle(await book.reserve(2.0), 0.5)
-        await book.reserve(3.0)
+    with opened(path, 10.0) as account:
+        await account.settle(await account.reserve(2.0), 0.5)
+        await account.reserve(3.0)
     for _ in range(3):
-        with AnswerStore(path) as store:
-            assert StoredAccount(store).spent == 3.5
+        with opened(path) as account:
+            assert account.spent == 3.5
     assert owed(path) == 3.5
 
 
 async def test_a_call_that_the_budget_does_not_hold_is_refused_with_what_was_spent_and_what_to_do(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 1.0)
-        await book.settle(await book.reserve(0.9), 0.9)
+    with opened(path, 1.0) as account:
+        await account.settle(await account.reserve(0.9), 0.9)
         with pytest.raises(BudgetError, match=r"\$0\.90 of \$1\.00 are spent, and the next .* \$0\.20\. .*raise"):
-            await book.reserve(0.2)
+            await account.reserve(0.2)
         with pytest.raises(BudgetError, match=r"may cost \$0\.20"):
-            await book.reserve(0.01)  # so that what the message says stays true
+            await account.reserve(0.01)  # so that what the message says stays true
         assert owed(path) == 0.9
 
 
 async def test_a_call_may_take_what_is_left_to_the_last_cent(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 1.0)
-        await book.settle(await book.reserve(0.75), 0.75)
-        await book.settle(await book.reserve(0.25), 0.25)
-        assert await book.reserve(0.0)
-        assert book.spent == 1.0
+    with opened(path, 1.0) as account:
+        await account.settle(await account.reserve(0.75), 0.75)
+        await account.settle(await account.reserve(0.25), 0.25)
+        assert await account.reserve(0.0)
+        assert account.spent == 1.0
 
 
 async def test_who_waits_for_money_gets_it_when_a_call_gives_it_back(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 1.0)
-        first = await book.reserve(0.8)
-        waiting = [asyncio.create_task(book.reserve(0.4)) for _ in range(3)]
+    with opened(path, 1.0) as account:
+        first = await account.reserve(0.8)
+        waiting = [asyncio.create_task(account.reserve(0.4)) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(one.done() for one in waiting)
-        await book.settle(first, 0.1)
+        await account.settle(first, 0.1)
         done, still = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         while len(done) < 2:
             more, still = await asyncio.wait(still, return_when=asyncio.FIRST_COMPLETED)
             done |= more
-        assert book.spent + book.reserved == pytest.approx(0.9)
+        assert account.spent + account.reserved == pytest.approx(0.9)
         for one in done:
-            await book.settle(one.result(), 0.4)
+            await account.settle(one.result(), 0.4)
         with pytest.raises(BudgetError):
             await next(iter(still))
 
 
 async def test_a_call_that_is_given_up_while_it_is_reserved_takes_no_money(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 1.0)
-        giving_up = asyncio.create_task(book.reserve(0.8))
-        waiting = asyncio.create_task(book.reserve(0.9))
+    with opened(path, 1.0) as account:
+        giving_up = asyncio.create_task(account.reserve(0.8))
+        waiting = asyncio.create_task(account.reserve(0.9))
         await asyncio.sleep(0)
         giving_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await giving_up
-        await book.settle(await waiting, 0.9)
+        await account.settle(await waiting, 0.9)
         assert owed(path) == pytest.approx(0.9)
 
 
 async def test_what_is_settled_counts_though_who_waits_for_it_is_cancelled(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 1.0)
-        settling = asyncio.create_task(book.settle(await book.reserve(0.8), 0.25, "key", REPLY))
+    with opened(path, 1.0) as account:
+        settling = asyncio.create_task(account.settle(await account.reserve(0.8), 0.25, "key", REPLY))
         await asyncio.sleep(0)
         settling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await settling
-        assert (book.spent, book.reserved) == (0.25, 0.0)
-    with AnswerStore(path) as store:
-        assert StoredAccount(store).spent == 0.25
-        assert await StoredAccount(store).recall("key") == REPLY
+        assert (account.spent, account.reserved) == (0.25, 0.0)
+    with opened(path) as account:
+        assert account.spent == 0.25
+        assert await account.recall("key") == REPLY
 
 
 async def test_a_closed_account_waits_for_what_is_in_flight_and_takes_nothing_more(path) -> None:
-    with AnswerStore(path) as store:
-        book = StoredAccount(store)
-        reservation = await book.reserve(1.0)
-        closing_ = asyncio.create_task(book.close())
+    with opened(path) as account:
+        reservation = await account.reserve(1.0)
+        closing_ = asyncio.create_task(account.close())
         await asyncio.sleep(0)
         assert not closing_.done()
         with pytest.raises(BudgetError, match="closed"):
-            await book.reserve(1.0)
-        await book.settle(reservation, 0.5, "key", REPLY)
+            await account.reserve(1.0)
+        await account.settle(reservation, 0.5, "key", REPLY)
         await closing_
-        assert await book.recall("key") == REPLY
-
-
-@contextmanager
-def no_larger_files_than(size: int) -> Iterator[None]:
-    """Writes that would make a file larger fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert await account.recall("key") == REPLY
 
 
 async def test_on_a_full_disk_what_was_paid_is_told_not_used_counts_in_full_and_ends_every_call(path) -> None:
     large = Paid({"noise": random.Random(0).randbytes(200_000).hex()}, 0.25, 0.5)
-    with AnswerStore(path) as store:
-        book = StoredAccount(store, 2.0)
-        first, second = await book.reserve(1.0), await book.reserve(1.0)
-        waiting = asyncio.create_task(book.reserve(1.0))
+    with opened(path, 2.0) as account:
+        first, second = await account.reserve(1.0), await account.reserve(1.0)
+        waiting = asyncio.create_task(account.reserve(1.0))
         await asyncio.sleep(0)
-        with no_larger_files_than(path.with_name(f"{path.name}-wal").stat().st_size + 20_000):
+        with nearly_full(path):
             with pytest.raises(DistillError, match=r"could not be stored .*make room"):
-                await book.settle(first, 0.25, "key", large)
+                await account.settle(first, 0.25, "key", large)
         with pytest.raises(DistillError, match=r"could not be stored .*make room"):
             await waiting
         with pytest.raises(DistillError, match="could not be stored"):
-            await book.reserve(0.0)
-        assert await book.recall("key") is None
-        await book.settle(second, 0.5)
-        assert (book.spent, book.reserved) == (1.5, 0.0)
-    with AnswerStore(path) as store:
-        assert StoredAccount(store).spent == 1.5
+            await account.reserve(0.0)
+        assert await account.recall("key") is None
+        await account.settle(second, 0.5)
+        assert (account.spent, account.reserved) == (1.5, 0.0)
+    with opened(path) as account:
+        assert account.spent == 1.5
 
 
 class Watched(StoredAccount):
@@ -201,30 +186,30 @@ class Watched(StoredAccount):
     budget=st.integers(0, 400),
 )
 def test_spent_and_reserved_never_exceed_the_budget_and_nobody_waits_for_ever(tmp_path_factory, calls, budget) -> None:
-    path = tmp_path_factory.mktemp("books") / "answers.sqlite"
+    path = tmp_path_factory.mktemp("accounts") / "answers.sqlite"
 
-    async def call(book: Watched, worst: int, share: int, yields: int) -> float:
-        reservation = await book.reserve(worst)
-        book.look()
+    async def call(account: Watched, worst: int, share: int, yields: int) -> float:
+        reservation = await account.reserve(worst)
+        account.look()
         for _ in range(yields):
             await asyncio.sleep(0)
         cost = worst * share // 100
-        await book.settle(reservation, cost)
+        await account.settle(reservation, cost)
         return cost
 
     async def run() -> None:
         with AnswerStore(path) as store:
-            book = Watched(store, budget)
-            made = asyncio.gather(*(call(book, *one) for one in calls), return_exceptions=True)
+            account = Watched(store, budget)
+            made = asyncio.gather(*(call(account, *one) for one in calls), return_exceptions=True)
             outcomes = await asyncio.wait_for(made, 60)
             paid = sum(one for one in outcomes if not isinstance(one, BaseException))
             refused = [one for one in outcomes if isinstance(one, BaseException)]
             assert {type(one) for one in refused} <= {BudgetError}
-            assert book.most <= budget
-            assert (book.spent, book.reserved) == (paid, 0)
+            assert account.most <= budget
+            assert (account.spent, account.reserved) == (paid, 0)
             assert owed(path) == paid
             if refused:
-                assert book.spent + max(worst for worst, _, _ in calls) > budget
+                assert account.spent + max(worst for worst, _, _ in calls) > budget
 
     asyncio.run(run())
 

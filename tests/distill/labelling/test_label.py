@@ -6,13 +6,12 @@ import asyncio
 import json
 import os
 import random
-import resource
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from distill.errors import DistillError
 from distill.labelling.answer_store import AnswerStore, teacher_key, text_key
 from distill.labelling.label import LabelledPool, ask_missing, label
 from distill.teachers import Answer, TeacherError
+from tests.support.disk import nearly_full
 
 ROOT = Path(__file__).parents[3]
 LABELS = ("a", "b", "c")
@@ -427,22 +427,11 @@ async def test_texts_that_need_not_be_asked_for_are_told_apart(path):
 # A disk that fails
 
 
-@contextmanager
-def no_larger_files_than(size: int) -> Iterator[None]:
-    """Writes that would make a file larger fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 async def test_a_full_disk_is_told_and_loses_nothing(path):
     teacher = Played(batch_size=20)
     with AnswerStore(path) as store:
         await label(teacher, pool(40), store)
-        with no_larger_files_than(path.with_name(f"{path.name}-wal").stat().st_size + 20_000):
+        with nearly_full(path):
             with pytest.raises(DistillError, match=r"answers\.sqlite: answers could not be stored .*make room"):
                 await label(teacher, pool(4000), store)
         kept = stored(path, teacher)

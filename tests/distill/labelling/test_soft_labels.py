@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -94,23 +95,17 @@ def test_rows_are_found_by_id():
         SOFT.rows_of(["a", "c"])
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"none\.parquet: not a file of soft labels .*run `reflux label`"):
-        SoftLabels.read(tmp_path / "none.parquet")
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PAR1garbagePAR1"])
-def test_garbage_is_refused(tmp_path, content):
-    (tmp_path / "labels.parquet").write_bytes(content)
-    with pytest.raises(DataError, match="not a file of soft labels"):
-        SoftLabels.read(tmp_path / "labels.parquet")
-
-
-def test_half_a_file_is_refused(tmp_path):
-    path = tmp_path / "labels.parquet"
+def half(path: Path) -> bytes:
     SOFT.write(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match="not a file of soft labels"):
+    return path.read_bytes()[: path.stat().st_size // 2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"PAR1garbagePAR1", half])
+def test_what_is_missing_garbage_or_half_a_file_is_refused(tmp_path, content):
+    path = tmp_path / "labels.parquet"
+    if content is not None:
+        path.write_bytes(content(path) if callable(content) else content)
+    with pytest.raises(DataError, match=r"labels\.parquet: not a file of soft labels .*run `reflux label`"):
         SoftLabels.read(path)
 
 
