@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class OwnedFile:
-    """This process's lock on the file at `path`.
+    """The lock of this process on the file at `path`.
 
     Before `take` or `release`, close everything else that has the file open: closing any descriptor of a file ends the
     locks that SQLite holds on it.
@@ -110,4 +110,6 @@ def _make_private(path: Path) -> None:
     except OSError as error:
         reason = error.strerror
     if reason is not None:
-        logger.warning("%s: others may read it, as its mode cannot be set to 0600 (%s); set it, or move the file", path, reason)
+        logger.warning(
+            "%s: others may read it, as its mode cannot be 0600 (%s); set it, or move the file", path, reason
+        )

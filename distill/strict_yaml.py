@@ -171,7 +171,11 @@ class _StrictLoader(yaml.SafeLoader):
             return node.value
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # PyYAML raises these if a scalar does not fit its tag
+        except (
+            ValueError,
+            LookupError,
+            AttributeError,
+        ) as error:  # a scalar does not fit its tag
             if not isinstance(node, yaml.ScalarNode):
                 raise
             kind = _KINDS.get(node.tag, node.tag)

@@ -17,8 +17,8 @@ from distill import teachers
 from distill.data.values import label_of
 from distill.errors import TaskError
 from distill.sections import Section, Source
-from distill.students.config import EncoderStudent, StaticStudent
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
+from distill.students.config import EncoderStudent, StaticStudent
 
 TEACHER = "teacher"
 """As a student's `model`: start from the layers and the head of the fine-tuned teacher."""

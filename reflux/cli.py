@@ -169,9 +169,7 @@ def run(task: TaskFile, output: Output = None, max_usd: MaxUsd = None) -> None:
 
 @app.command()
 def serve(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="The bundle to serve; REFLUX_BUNDLE by default.")
-    ] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle to serve; REFLUX_BUNDLE by default.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:

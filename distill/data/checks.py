@@ -48,7 +48,7 @@ def lacks_gold(gold: Examples) -> str | None:
 
 
 def unknown_labels(gold: Iterable[str | None], labels: Sequence[str]) -> str | None:
-    """Return what is wrong if gold labels are not among the task's, naming labels with a similar spelling, else None."""
+    """Return what is wrong if gold labels are not among the task's, naming similar spellings, else None."""
     unknown = sorted({label for label in gold if label is not None} - set(labels))
     if not unknown:
         return None

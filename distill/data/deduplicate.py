@@ -17,13 +17,13 @@ from distill.data.splits import Examples, S, normalise
 
 _SHINGLE = 5
 _PERMUTATIONS = 64
-_MISSED = 0.01  # of the pairs at the threshold, at most: a missed pair may leak, a false candidate only costs a comparison
+_MISSED = 0.01  # of the pairs at the threshold, at most: a missed pair leaks, a false candidate costs a comparison
 _EMPTY = MinHash(num_perm=_PERMUTATIONS, seed=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Deduplication:
-    """What was removed from a pool: `exact` and `near` duplicates within it, and rows `leaked` from each held-out split.
+    """What was removed from a pool: `exact` and `near` duplicates in it, and rows `leaked` from each held-out split.
 
     `conflicting` counts texts that have more than one gold label in the pool (the first is kept).
     """

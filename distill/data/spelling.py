@@ -88,7 +88,7 @@ def _shown(character: str, composed: bool) -> str:
 def _key(label: str) -> Decimal | str:
     """Return the key that all spellings of a label share."""
     text = "".join(character for character in label if character.isspace() or not is_invisible(character))
-    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold().replace("i\u0307", "i")  # case folding of a dotted İ leaves a combining dot
+    text = unicodedata.normalize("NFKC", text.translate(_MARKS)).casefold().replace("i\u0307", "i")  # from a dotted İ
     text = "".join("-" if unicodedata.category(character) == "Pd" else character for character in text)
     text = unicodedata.normalize("NFKC", text).strip()
     text = text.strip("' ") or text  # quotes around a label

@@ -1,7 +1,8 @@
 """The account of a run, on disk: every paid response, the dollars spent, and the most that calls in flight may cost.
 
 A call that was in flight when the process was killed may have been charged, so its highest possible cost counts as
-spent: the budget holds however often a run is killed. Calls in open batches stay reserved; `batch_account` settles them.
+spent: the budget holds however often a run is killed. Calls in open batches stay reserved until `batch_account`
+settles them.
 """
 
 from __future__ import annotations

@@ -80,5 +80,5 @@ class StoredBatchAccount:
             ("DELETE FROM batch_calls WHERE batch = ?", (batch.id,)),
             ("DELETE FROM batches WHERE id = ?", (batch.id,)),
         )
-        ((self._account.batched,),) = self._store.read(_ALL)  # read again, as the running difference has rounding errors
+        ((self._account.batched,),) = self._store.read(_ALL)  # without rounding errors
         self._account.spent += left if charged else 0.0

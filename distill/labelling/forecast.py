@@ -22,7 +22,7 @@ ENOUGH = 10
 """The fewest answered texts to learn a forecast from; with fewer, it rests on bounds."""
 
 TOKENS_PER_BYTE = Interval(0.25, 0.12, 0.6)
-"""Tokens per byte of a request: English prose in the middle, JSON syntax at the lower end, rare scripts at the upper."""
+"""Tokens per byte of a request: English prose in the middle, JSON syntax below, rare scripts above."""
 
 _LEAST_FREE = 0.1  # lower limit of 1 - leverage: a text far from all others pulls the line towards itself
 

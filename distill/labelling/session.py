@@ -17,12 +17,12 @@ from distill import teachers
 from distill.data.prepared import Splits
 from distill.errors import DistillError, StoppedError
 from distill.labelling.account import StoredAccount, dollars
+from distill.labelling.answer_store import AnswerStore
 from distill.labelling.audit import Audited, AuditTexts, gold_rows, label_and_audit, rows_to_repeat
 from distill.labelling.batch_account import StoredBatchAccount
 from distill.labelling.dry_run import DryRunAccount, dry_run, priced
 from distill.labelling.forecast import Forecast
 from distill.labelling.interrupts import interruptible, run_async
-from distill.labelling.answer_store import AnswerStore
 from distill.labelling.label import Engine, ask_missing, naming_rows
 from distill.progress import bar, console, labelling_bar, status
 from distill.task import Task

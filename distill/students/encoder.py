@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError
 from distill.progress import status
+from distill.students.config import EncoderStudent
 from distill.students.layers import (
     blank_encoder,
     load_encoder,
@@ -38,7 +39,6 @@ from distill.students.student import (
     require_longest,
     require_positions,
 )
-from distill.students.config import EncoderStudent
 from distill.truncation import longest_row
 
 set_verbosity_error()  # it warns of a pooler that we do not use

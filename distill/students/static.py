@@ -18,11 +18,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from distill.progress import bar
+from distill.students.config import StaticStudent
 from distill.students.encoder import EncoderModule, pretrained
 from distill.students.padding import try_out
 from distill.students.pretrained import locate
 from distill.students.student import Student, StudentModule, encode
-from distill.students.config import StaticStudent
 
 _WEIGHTS = "static.safetensors"
 _SMOOTHING = 1e-3

@@ -13,9 +13,9 @@ from distill.errors import DistillError
 from distill.evaluation.calibration import fit_temperature
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import status
+from distill.students.config import EncoderStudent, StaticStudent
 from distill.students.student import Student, predict
 from distill.students.vocabulary import compact
-from distill.students.config import EncoderStudent, StaticStudent
 from distill.training.loop import train
 from distill.training.losses import distillation_loss
 

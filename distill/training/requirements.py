@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from distill.errors import DistillError
+from distill.students.config import EncoderStudent
 from distill.students.encoder import blank_start, require_length
 from distill.students.layers import take_layers
 from distill.students.pretrained import locate
-from distill.students.config import EncoderStudent
 from distill.task import TEACHER, Task
 from distill.teachers.local import LocalConfig
 

@@ -257,7 +257,7 @@ def test_labels_are_asked_for_where_no_student_can_be_trained(fresh, monkeypatch
 
 
 def test_another_recording_is_asked_anew_on_the_same_data(fresh, rows, labels):
-    run = fresh.labelled()
+    fresh.labelled()
     before = fresh.stages()
     np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=-logits_of(rows, labels))
     soft = fresh.labelled().soft_labels()
@@ -523,7 +523,7 @@ def test_what_a_teacher_costs_does_not_fit_it_anew(local):
 def test_how_a_teacher_is_fitted_makes_it_and_its_labels_anew(local):
     before = local.stages()
     local.task["teacher"]["fit"]["optimisation"]["seed"] = 1
-    run = local.labelled()
+    local.labelled()
     assert local.made_anew(before) == {"teacher", "labels"}
     assert local.asked() == 160
 
@@ -825,7 +825,7 @@ def test_a_run_that_is_killed_at_any_point_finishes_and_asks_nothing_twice(fresh
 
 
 def test_two_processes_train_one_student_together(fresh, template):
-    run = fresh.labelled()
+    fresh.labelled()
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = Path(sys.executable).with_name("reflux")
     launch = [sys.executable, *torchrun, str(command), "train", str(fresh.file), "--output", str(fresh.root)]

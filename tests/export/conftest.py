@@ -19,11 +19,11 @@ from onnx import numpy_helper
 
 from distill.data.splits import Validation
 from distill.run import Run
+from distill.students.config import EncoderStudent, StaticStudent
 from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import Student
-from distill.students.config import EncoderStudent, StaticStudent
 from distill.task import load_task
 from export.build import Baseline
 from export.graph.variants import fuse

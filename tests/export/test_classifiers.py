@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distill.data.splits import Validation
 from distill.errors import DistillError
 from distill.students.sequence_classifier import load_classifier
-from distill.task import Export, Gates
 from distill.students.student import probabilities
+from distill.task import Export, Gates
 from export import build
 from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier, InferenceError

@@ -17,11 +17,11 @@ from transformers import (
     RobertaConfig,
 )
 
+from distill.students.config import EncoderStudent
 from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import Static, StaticModule
 from distill.students.student import load_student
-from distill.students.config import EncoderStudent
 from distill.task import Export
 from distill.teachers import TeacherError
 from export.build import build_bundle

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from distill.students.config import EncoderStudent, StaticStudent
 from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student
-from distill.students.config import EncoderStudent, StaticStudent
 from distill.task import Export
 from distill.teachers.local import LocalConfig, LocalTeacher
 from export.build import build_bundle

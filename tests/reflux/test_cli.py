@@ -229,7 +229,9 @@ def test_a_folder_and_the_format_hub_go_together(cli, finished, tmp_path, given)
 def test_verify_passes_a_good_bundle(cli, finished):
     bundle = Bundle.open(finished / "bundle")
     done = cli("export", "--verify", bundle.path)
-    assert done == Done(0, f"{bundle.path}: version {bundle.manifest.version} is complete and gives the expected answers\n", "")
+    assert done == Done(
+        0, f"{bundle.path}: version {bundle.manifest.version} is complete and gives the expected answers\n", ""
+    )
 
 
 def test_verify_refuses_a_changed_bundle(refused, finished, tmp_path):

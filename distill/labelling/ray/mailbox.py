@@ -32,7 +32,7 @@ class Broker:
 
 
 class Mailbox:
-    """Sends messages to boxes, and receives those in its own `box`, in an event loop. `broker` is the actor's handle."""
+    """Sends messages to boxes, and receives those in its own `box`. `broker` is the actor's handle."""
 
     def __init__(self, broker: Any, box: str) -> None:
         self._broker = broker

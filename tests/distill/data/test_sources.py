@@ -83,7 +83,7 @@ MANY = tuple(f"text {number}" for number in range(5000))
 
 TEXTS = {
     "quotes, commas and newlines": (
-        "a.csv", 'text\n"say ""hi"", please"\n"two\nlines"\n" spaced "\n', ('say "hi", please', "two\nlines", " spaced ")
+        "a.csv", 'text\n"say ""hi"", please"\n"two\nlines"\n" here "\n', ('say "hi", please', "two\nlines", " here ")
     ),
     "a byte order mark": ("a.csv", "\ufefftext,label\nhello,x\n", ("hello",)),
     "carriage returns": ("a.csv", "text,label\r\nhello,x\r\n", ("hello",)),
@@ -116,7 +116,9 @@ def test_a_column_is_named_exactly_where_spaces_tell_two_apart(tmp_path):
     assert read(given.model_copy(update={"text": " text"}), "train").texts == ("b",)
 
 
-OTHER_COLUMNS = "expected 2 columns, got {} with the delimiter ','; quote the field that holds it, or give another `delimiter`"
+OTHER_COLUMNS = (
+    "expected 2 columns, got {} with the delimiter ','; quote the field that holds it, or give another `delimiter`"
+)
 TWO_OF_ONE_NAME = "two columns are named 'text'; rename or remove one"
 EMPTY = "the text (column 'text') is empty; remove the row"
 ENDINGS = "unknown kind of file; expected one of .csv, .tsv, .jsonl, .ndjson, .parquet"
@@ -144,7 +146,10 @@ REFUSED = [
     ("a.csv", "", {}, ": no rows"),
     ("a.csv", "text,label\n", {}, ": no rows"),
     ("a.jsonl", '{"text": "caf\u00e9"}\n'.encode("latin-1"), {}, f", line 1: not UTF-8 (byte 0xe9); {LATIN}"),
-    *(("a.jsonl", f'{{"text": "a"}}\n\n{line}\n', {}, ", line 3: not JSON (…") for line in ("{", "hello", "{'text': 'a'}")),
+    *(
+        ("a.jsonl", f'{{"text": "a"}}\n\n{line}\n', {}, ", line 3: not JSON (…")
+        for line in ("{", "hello", "{'text': 'a'}")
+    ),
     *(
         ("a.jsonl", f'{{"text": "a"}}\n{line}\n', {}, f", line 2: expected an object, got {kind}")
         for line, kind in (("[1]", "list"), ('"text"', "str"), ("null", "NoneType"), ("3", "int"))

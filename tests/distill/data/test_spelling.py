@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.data.spelling import spelling_variants, same_spelling, plain, shown
+from distill.data.spelling import plain, same_spelling, shown, spelling_variants
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from distill.data.splits import Examples, Test, Train, Validation
 from distill.errors import DataError, DistillError
+from distill.labelling.answer_store import AnswerStore
 from distill.labelling.audit import (
     Audited,
     AuditTexts,
@@ -21,7 +22,6 @@ from distill.labelling.audit import (
     shared_with_fit,
     terms_of,
 )
-from distill.labelling.answer_store import AnswerStore
 from distill.sections import FileSource
 from distill.task import Calibration
 from distill.teachers import Answer, parse
@@ -183,8 +183,7 @@ async def test_a_restart_asks_nothing_and_finds_the_same(path):
 
 async def test_both_draws_are_compared_as_they_are_calibrated(path):
     plain, softened = [
-        (await audited(path, Overconfident(), extra(gold, twice=90))).record["self_agreement"]
-        for gold in (None, GOLD)
+        (await audited(path, Overconfident(), extra(gold, twice=90))).record["self_agreement"] for gold in (None, GOLD)
     ]
     assert plain["agreement"] == softened["agreement"]  # a temperature moves no first choice
     # Two answers that are sure to 0.8 and not to 0.998 differ by 0.7; those that are the same, by nothing.

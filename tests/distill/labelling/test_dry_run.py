@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from distill.labelling.account import StoredAccount
-from distill.labelling.dry_run import DryRunAccount, dry_run, priced
 from distill.labelling.answer_store import AnswerStore
+from distill.labelling.dry_run import DryRunAccount, dry_run, priced
 from distill.labelling.label import ask_missing
 from distill.teachers import Answer, teacher_class
 from distill.teachers.account import Account, BudgetError, Paid
@@ -127,7 +127,9 @@ async def test_limits_of_the_api_bound_the_time(store) -> None:
     assert made.seconds is not None
     assert (made.seconds.lower, made.seconds.upper) == (120.0, 120.0)
     tokens = sum(
-        request.most_tokens for text in texts(40, 100) for request in TwoSteps(DryRunAccount(StoredAccount(store))).requests(text)
+        request.most_tokens
+        for text in texts(40, 100)
+        for request in TwoSteps(DryRunAccount(StoredAccount(store))).requests(text)
     )
     made = await planned(store, texts(0, 100), tokens_per_minute=10)
     assert made.seconds is not None

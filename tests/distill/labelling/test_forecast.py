@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.evaluation.intervals import Interval
-from distill.labelling.forecast import PlannedCalls, ObservedCosts, duration, forecast, guess, total
+from distill.labelling.forecast import ObservedCosts, PlannedCalls, duration, forecast, guess, total
 from distill.teachers.api.pricing import Price, Usage
 
 PRICE = Price(input=0.4, cached=0.1, output=1.6)

@@ -452,9 +452,7 @@ async def test_a_store_that_may_not_be_written_is_told():
         try:
             if root:
                 os.seteuid(65534)  # root may write everything
-            with pytest.raises(
-                DistillError, match=r"the store of answers cannot be opened .*denied.*make it writable"
-            ):
+            with pytest.raises(DistillError, match=r"the store of answers cannot be opened .*denied.*make it writable"):
                 AnswerStore(path)
         finally:
             if root:

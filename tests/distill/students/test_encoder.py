@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from distill.errors import DistillError
+from distill.students.config import EncoderStudent
 from distill.students.encoder import build, fast_tokenizer, pretrained, take_layers
 from distill.students.student import CARD, load_student, network_class, pad
-from distill.students.config import EncoderStudent
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 

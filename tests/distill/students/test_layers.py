@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from distill.errors import DistillError
+from distill.students.config import EncoderStudent
 from distill.students.encoder import build
 from distill.students.student import load_student
-from distill.students.config import EncoderStudent
 from distill.training.distil import distil
 
 POSITIONS = {"max_position_embeddings": 130, "num_hidden_layers": 8}

@@ -12,14 +12,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.errors import DistillError
 from distill.sections import Optimisation
+from distill.students.config import StaticStudent
 from distill.students.encoder import classifier_over
 from distill.students.padding import fill, pad
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
-from distill.students.student import load_student, predict
+from distill.students.student import load_student, predict, probabilities
 from distill.students.vocabulary import compact
-from distill.students.config import StaticStudent
-from distill.students.student import probabilities
 from distill.training.loop import train
 
 TEXTS = (

@@ -32,12 +32,12 @@ from distill.errors import DistillError
 from distill.sections import Optimisation
 from distill.students import encoder
 from distill.students import student as base
+from distill.students.config import EncoderStudent, StaticStudent
 from distill.students.encoder import build, pretrained
 from distill.students.positions import most_tokens
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import CARD, load_student
-from distill.students.config import EncoderStudent, StaticStudent
 from distill.teachers import TeacherError
 from distill.teachers.local import LocalConfig, LocalTeacher
 from distill.training.finetune import fit

@@ -14,8 +14,8 @@ import pytest
 
 from distill.data.splits import Examples
 from distill.labelling.account import StoredAccount
-from distill.labelling.dry_run import DryRunAccount, dry_run
 from distill.labelling.answer_store import AnswerStore
+from distill.labelling.dry_run import DryRunAccount, dry_run
 from distill.labelling.label import MOST_ALIKE, label
 from distill.teachers import TeacherError
 from distill.teachers.account import NoAccount

@@ -16,9 +16,9 @@ from distill.errors import DistillError
 from distill.evaluation.calibration import one_hot
 from distill.sections import FileSource, Optimisation
 from distill.students.sequence_classifier import load_classifier
+from distill.students.student import probabilities
 from distill.teachers import TeacherError, create
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.students.student import probabilities
 from distill.training.finetune import fit
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)

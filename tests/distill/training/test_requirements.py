@@ -10,8 +10,8 @@ from transformers import BertConfig, RobertaConfig
 
 from distill.errors import DistillError
 from distill.students import layers
-from distill.training.requirements import require_models
 from distill.task import Task
+from distill.training.requirements import require_models
 
 SHORT = {"max_position_embeddings": 20}
 

@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 
 from distill.labelling.account import StoredAccount
-from distill.labelling.batch_account import StoredBatchAccount
 from distill.labelling.answer_store import AnswerStore
+from distill.labelling.batch_account import StoredBatchAccount
 from distill.labelling.session import LabellingOptions
 from distill.run import Run
 from distill.task import Task
@@ -435,7 +435,9 @@ async def live(
         book = StoredAccount(store, max_usd)
         teacher = create(config(vendor, **settings), LABELS, book)
         try:
-            await runner.fill(teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book), told=life.told.append)
+            await runner.fill(
+                teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book), told=life.told.append
+            )
             if ask:
                 life.answers = await teacher.ask(texts)
         finally:
