@@ -34,7 +34,7 @@ from distill.data.spelling import plain, same_spelling, shown, spelling_variants
 )
 def test_labels_that_differ_in_spelling_alone_look_alike(one, other):
     (found,) = spelling_variants([one, other, "billing"])
-    assert (set(found.labels), found.value) == ({one, other}, False)
+    assert (set(found.labels), found.is_value) == ({one, other}, False)
     assert same_spelling(one, ["billing", other]) == other
     assert shown(one) != shown(other)
 
@@ -45,7 +45,7 @@ def test_labels_that_differ_in_spelling_alone_look_alike(one, other):
 )
 def test_spellings_of_one_number_or_boolean_are_told_from_others(one, other):
     (found,) = spelling_variants([one, other])
-    assert (set(found.labels), found.value) == ({one, other}, True)
+    assert (set(found.labels), found.is_value) == ({one, other}, True)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_with_nothing_seen_the_cost_lies_between_bounds_and_the_time_is_not_know
     assert made.usd.lower < 0.25 * 1000 * (FRAME + 300) * 0.4e-6 < made.usd.upper < made.most_usd
     assert made.usd.upper > 3 * made.usd.lower
     assert (made.seconds, made.learnt_from) == (None, 0)
-    assert any("not known" in line for line in made.lines())
+    assert any("unknown" in line for line in made.lines())
     assert any("--max-usd" in line for line in made.lines())
 
 
