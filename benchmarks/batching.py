@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.inference.batching import ALONE, Limits, tokens_of
-from service.inference.queue import Waiting
-from service.inference.types import Item, Request, age
+from service.inference.queue import Queue
+from service.inference.types import Item, Submission, age
 
 _SHARES = (0.5, 0.7, 0.9)
 _TEXTS = 60_000
@@ -49,7 +49,7 @@ class Core:
 
 def text(came: float, tokens: int) -> Item:
     """Return a request of one text that arrives at time `came`."""
-    return Item(Request(("",), lambda _: None, math.inf, came, None, None), 0, tokens)
+    return Item(Submission(("",), lambda _: None, math.inf, came), 0, tokens)
 
 
 def latencies(core: Core, limits: Limits, rate: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -58,14 +58,15 @@ def latencies(core: Core, limits: Limits, rate: float, seed: int) -> np.ndarray[
     shape = _SPREAD**-2
     tokens = np.maximum(1, random.gamma(shape, _TOKENS / shape, _TEXTS).round()).astype(int).tolist()
     coming = deque(map(text, np.cumsum(random.exponential(1 / rate, _TEXTS)).tolist(), tokens))
-    waiting = Waiting()
+    queue = Queue()
     now, waits = 0.0, []
-    while coming or waiting:
-        if not waiting:
+    while coming or queue.items:
+        if not queue.items:
             now = max(now, age(coming[0]))
         while coming and age(coming[0]) <= now:
-            waiting.add([coming.popleft()])
-        batch = waiting.take(limits, core.beside / core.per_token)
+            item = coming.popleft()
+            queue.add([item], item.tokens)
+        batch = queue.take(limits, core.beside / core.per_token)
         now += core.beside + core.per_token * tokens_of(batch)
         waits += [now - age(item) for item in batch]
     return np.array(waits)

@@ -25,7 +25,7 @@ from service.http.fast_route import FastRoute
 from service.http.health import OK, Health
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
-from service.inference.dataplane import Answer
+from service.inference.dataplane import Predictions
 from service.inference.registry import Models, Variant
 from service.settings import Settings
 from service.state import state_of
@@ -205,7 +205,7 @@ async def health(request: Request) -> Response:
     return json_reply(OK)
 
 
-def rankings(answer: Answer, asked: list[Options], name: str) -> list[Ranking]:
+def rankings(answer: Predictions, asked: list[Options], name: str) -> list[Ranking]:
     """The labels of each text, best first.
 
     Raises InvalidRequestError for one that was truncated, and may not be, or not on that side.

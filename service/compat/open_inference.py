@@ -44,7 +44,7 @@ from service.http.body import check_items, parse
 from service.http.context import context_of
 from service.http.openapi import EXAMPLE, failures, request_body
 from service.inference import dataplane
-from service.inference.dataplane import Answer
+from service.inference.dataplane import Predictions
 from service.settings import Settings
 from service.state import State, state_of
 
@@ -221,7 +221,7 @@ def _output_metadata(manifest: Manifest) -> list[TensorMetadata]:
     ]
 
 
-def _reply(asked: InferRequest, answer: Answer, request_id: str) -> Response:
+def _reply(asked: InferRequest, answer: Predictions, request_id: str) -> Response:
     usual = _MLSERVER if asked.inputs[0].name in _MLSERVER_INPUTS else _USUAL
     outputs = asked.outputs or [InferOutput(name=name) for name in usual]
     tensors: list[Tensor] = []
@@ -249,7 +249,7 @@ def _reply(asked: InferRequest, answer: Answer, request_id: str) -> Response:
     return Response(b"".join([head, *binary]), headers=headers, media_type="application/octet-stream")
 
 
-def _output(asked: InferOutput, answer: Answer) -> tuple[Tensor, list[str] | Floats]:
+def _output(asked: InferOutput, answer: Predictions) -> tuple[Tensor, list[str] | Floats]:
     """A tensor without its data, and the data."""
     rows, labels = answer.predictions, answer.manifest.labels
     if asked.name == "label" or asked.name == "output":

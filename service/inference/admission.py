@@ -1,6 +1,7 @@
-"""Whether texts that come now would be answered in time: a decision before any work is done for them.
+"""Decide whether new texts would be answered in time, before any work is done for them.
 
-What waits, what the runs so far have cost, and since when they last; it changes none of that. The event loop's alone.
+It reads the queue, the cost of the runs so far and when the current runs began, and changes none of them. It belongs on
+the event loop.
 """
 
 from __future__ import annotations
@@ -11,53 +12,51 @@ from collections.abc import Sequence
 
 from service.inference.batching import Limits
 from service.inference.cost_model import Cost, whole_seconds
-from service.inference.queue import Waiting
-from service.inference.runner import Refusal
+from service.inference.queue import Queue
+from service.inference.types import Refusal
 
-_SPREADS = 4
-"""So many times the spread of runs is a wait foretold to be longer than it should be.
+_SAFETY_SPREADS = 4
+"""Safety margin on predicted waits, in root mean square deviations of runs.
 
-A queue that is shorter than it could be loses no answer, one that is too long loses all of them.
+A queue that is shorter than necessary loses no answer; one that is too long loses all of them.
 """
 
-_MOST_KNOWN = 64
+_MAX_KNOWN = 64
 
 
 class Admission:
-    """Refuses what finds no place among `queue_limit` waiting texts, or no time.
+    """Refuses texts that exceed `queue_limit` waiting texts or cannot be answered in time.
 
-    `busy_since` has for each of those who run the graph when their run began, None while they have none.
+    `busy_since` has, for each thread that runs the graph, when its current run began; None while it is idle.
     """
 
     def __init__(
-        self, waiting: Waiting, cost: Cost, limits: Limits, queue_limit: int, busy_since: Sequence[float | None]
+        self, queue: Queue, cost: Cost, limits: Limits, queue_limit: int, busy_since: Sequence[float | None]
     ) -> None:
-        self._waiting = waiting
+        self.queue_limit = queue_limit
+        self._queue = queue
         self._cost = cost
         self._limits = limits
-        self._queue_limit = queue_limit
         self._busy_since = busy_since
-        self.turned: float | None = None
-        """When the last run on the event loop began, as long as there is a next: what comes may be as old."""
+        self.loop_busy_since: float | None = None
+        """When the latest run on the event loop began, while another follows: new texts may have waited since then."""
 
         self._known: dict[float | None, Refusal] = {}
-        """What `usual` says, until the queue is another."""
+        """Results of `usual_refusal` by seconds, valid until the queue changes."""
 
         self._changes = -1
 
     def refusal(self, count: int, tokens: int, deadline: float, now: float) -> Refusal | None:
-        """Why so many texts, of so many tokens, get no answer until `deadline`; None when they will."""
-        waiting = len(self._waiting)
-        if deadline == math.inf and waiting + count <= self._queue_limit:
-            return None
-        seconds = self._predict(waiting + count, self._waiting.tokens + tokens)
-        # A machine that is slow now stays so for the runs before this one: what is accepted is to be in time.
-        seconds *= 1 + _SPREADS * self._cost.spread
-        if self.turned is not None:
-            seconds += now - self.turned
-        if waiting + count > self._queue_limit:
+        """Return why `count` texts of `tokens` in total are not answered by `deadline`; None when they will be."""
+        waiting = len(self._queue.items)
+        seconds = self._predict(waiting + count, self._queue.tokens + tokens)
+        # A machine that is slow now is slow for the runs before this one too.
+        seconds *= 1 + _SAFETY_SPREADS * self._cost.spread
+        if self.loop_busy_since is not None:
+            seconds += now - self.loop_busy_since
+        if waiting + count > self.queue_limit:
             again = whole_seconds(seconds)
-            message = f"{waiting} texts are waiting and {count} more exceed the limit of {self._queue_limit}"
+            message = f"{waiting} texts are waiting and {count} more exceed the limit of {self.queue_limit}"
         elif now + seconds > deadline:
             again = whole_seconds(now + seconds - deadline)
             left = max(0.0, deadline - now) * 1000
@@ -66,28 +65,28 @@ class Admission:
             return None
         return Refusal(f"{message}; try again in {again} s", again)
 
-    def usual(self, seconds: float | None) -> Refusal | None:
-        """Why a text as long as those that wait gets no answer within so many seconds, None being any time."""
-        waiting = len(self._waiting)
+    def usual_refusal(self, seconds: float | None) -> Refusal | None:
+        """Return why a text of average length is not answered within `seconds` (None: any time); None if it is."""
+        waiting = len(self._queue.items)
         if not waiting:
             return None
-        if self._changes != self._waiting.changes or self.turned is not None:
+        if self._changes != self._queue.changes or self.loop_busy_since is not None:
             self._known.clear()
-            self._changes = self._waiting.changes
+            self._changes = self._queue.changes
         refusal = self._known.get(seconds)
         if refusal is None:
             now = time.monotonic()
             deadline = math.inf if seconds is None else now + seconds
-            refusal = self.refusal(1, self._waiting.tokens // waiting, deadline, now)
-            if refusal is not None and len(self._known) < _MOST_KNOWN:
+            refusal = self.refusal(1, self._queue.tokens // waiting, deadline, now)
+            if refusal is not None and len(self._known) < _MAX_KNOWN:
                 self._known[seconds] = refusal
         return refusal
 
     def _predict(self, texts: int, tokens: int) -> float:
-        """Seconds until so many texts, of so many tokens, have been answered, beside what is being run."""
+        """Predict the seconds until `texts` with `tokens` in total are answered, after the runs that are under way."""
         limits, shared = self._limits, len(self._busy_since)
         runs = min(texts, max(-(-texts // limits.rows), -(-tokens // limits.tokens)))
         if None in self._busy_since:
             return self._cost.seconds(tokens / shared, runs / shared)
-        # What runs now may just have begun.
+        # The current runs may have just begun.
         return self._cost.seconds(tokens / shared + min(limits.tokens, tokens), runs / shared + 1)

@@ -1,9 +1,9 @@
-"""Which of the waiting texts share the next run. Pure decisions: no thread, no clock, no graph.
+"""Decide which of the waiting texts share the next run. Pure functions: no thread, no clock, no graph.
 
-A run costs its padded tokens, rows x longest, and something beside; so a text may join when the padding that it brings
-costs no more than a run of its own would. A packed graph has no padding, but its attention is as wide as the longest
-text: there the oldest go together, in as many runs, by length, as cost the least. The oldest is always among them:
-whatever else arrives, no text waits for more runs than there were texts before it.
+A run costs its padded tokens, rows x longest, plus a fixed cost; a text may join when the padding that it adds costs no
+more than a run of its own. A packed graph has no padding, but its attention is as wide as the longest text: there the
+oldest texts are taken together and parted by length into the cheapest runs. The oldest text is always taken, so no text
+waits for more runs than there were texts before it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from operator import attrgetter
 from typing import Protocol, TypeVar
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text in word pieces; good enough to predict a wait by, before a text is tokenised."""
+"""Of English text in word pieces; accurate enough to predict a wait before a text is tokenised."""
 
 WINDOW = 64
-"""So many of the oldest are considered for a run where lengths matter."""
+"""How many of the oldest texts are considered for a run that pads."""
 
-_SPECIAL_TOKENS = 2
+SPECIAL_TOKENS = 2
 
-_WIDTH_PER_TOKEN = 1024
-"""In a run whose longest text has so many tokens, attention costs a token of a packed graph as much as all the rest."""
+_ATTENTION_WIDTH = 1024
+"""Length of the longest text of a packed run at which attention costs as much as the rest of the graph."""
 
-_WORTH = 8
-"""A packed run takes more texts until they cost so many times what it costs beside them."""
+_FIXED_COST_RATIO = 8
+"""A packed run takes more texts until their tokens cost this many times its fixed cost."""
 
 
 class Sized(Protocol):
-    """Something with a length in tokens."""
+    """Anything with a length in tokens."""
 
     @property
     def tokens(self) -> int:
@@ -44,9 +44,9 @@ _tokens = attrgetter("tokens")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most `tokens` and the most `rows` that are run together: padded tokens, unless the graph is `packed`.
+    """At most `tokens` and at most `rows` texts share a run. The tokens include padding unless the graph is `packed`.
 
-    One text that is longer runs alone.
+    A text with more than `tokens` runs alone.
     """
 
     tokens: int
@@ -54,41 +54,36 @@ class Limits:
     packed: bool = False
 
     def paid(self, batch: Sequence[Sized]) -> int:
-        """The tokens that a run of a batch pays for."""
+        """Return the tokens that a run of `batch` pays for: padded, or weighted with the cost of attention."""
         longest = max(map(_tokens, batch))
         return int(packed_price(tokens_of(batch), longest)) if self.packed else len(batch) * longest
 
 
 ALONE = Limits(tokens=1, rows=1)
-"""Every text has a run of its own."""
+"""Limits under which every text has a run of its own."""
 
 
 def packed_price(tokens: int, longest: int) -> float:
-    """The tokens that a run of a packed graph pays for, of texts with so many, the longest with so many."""
-    return tokens * (1 + longest / _WIDTH_PER_TOKEN)
+    """Return the cost in tokens of a packed run of `tokens` in total, `longest` being those of its longest text."""
+    return tokens * (1 + longest / _ATTENTION_WIDTH)
 
 
 def tokens_of(items: Iterable[Sized]) -> int:
-    """The tokens of all together."""
+    """Return the sum of their tokens."""
     return sum(map(_tokens, items))
 
 
-def estimate_tokens(text: str, most: int) -> int:
-    """The tokens that a graph which reads `most` will see of a text, guessed from its characters."""
-    return min(len(text) // CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS, most)
-
-
 def window(waiting: Iterable[Sized], limits: Limits, slack: float, least: int) -> int:
-    """How many of the oldest to consider for a run, by the tokens that they are thought to have; at least 1.
+    """Return how many of the oldest texts to consider for a run, by their estimated tokens; at least 1.
 
-    For a packed graph so many, if they fit, that there are at least `least` and that their tokens cost `_WORTH` times
-    what the run costs beside them, `slack` as in `choose`.
+    For a packed graph, if they fit, as many that there are at least `least` and that their tokens cost at least
+    `_FIXED_COST_RATIO` times `slack`, the fixed cost of a run in tokens.
     """
     if not limits.packed:
         return WINDOW
     count = tokens = 0
     for count, item in enumerate(waiting):
-        enough = count >= least and tokens >= _WORTH * slack
+        enough = count >= least and tokens >= _FIXED_COST_RATIO * slack
         tokens += item.tokens
         if enough or tokens > limits.tokens or count == limits.rows:
             return max(1, count)
@@ -96,10 +91,10 @@ def window(waiting: Iterable[Sized], limits: Limits, slack: float, least: int) -
 
 
 def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[Item], list[Item]]:
-    """Part `waiting`, oldest first and not empty, into the next batch and what goes on waiting, in its order.
+    """Part `waiting`, oldest first and not empty, into the next batch and the rest, each in the given order.
 
-    Those nearest to the oldest in length join first. `slack` is what a run costs beside its tokens, in tokens: so much
-    padding may each of them bring.
+    The texts nearest to the oldest in length join first. Each may add at most `slack` padding: the fixed cost of a run
+    in tokens.
     """
     if len(waiting) == 1:
         return [waiting[0]], []
@@ -121,7 +116,7 @@ def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[
 
 
 def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[Item]]:
-    """As many of the oldest as fit, in their order."""
+    """Part off as many of the oldest texts as fit, in their order."""
     tokens = waiting[0].tokens
     count = 1
     for item in waiting[1 : limits.rows]:
@@ -133,13 +128,14 @@ def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[I
 
 
 def by_length(batch: Sequence[Item], slack: float) -> list[list[Item]]:
-    """Part a packed graph's batch, not empty, into the runs that cost the least together, each of texts of like length.
+    """Part a packed graph's batch, not empty, into runs of texts of similar length that cost the least in total.
 
-    `slack` is as in `choose`. The best parts of the shortest texts are the best of fewer of them, and one run more.
+    `slack` is as in `choose`. Dynamic programming over the texts sorted by length: the best partition of the shortest n
+    is the best partition of fewer of them plus one run.
     """
     tokens = tokens_of(batch)
     if packed_price(tokens, max(map(_tokens, batch))) - tokens <= slack:
-        return [list(batch)]  # all that could be spared costs no more than one more run
+        return [list(batch)]  # one more run would cost more than it could save
     ordered = sorted(batch, key=_tokens)
     least, begins = [0.0], [0]
     for end, longest in enumerate(map(_tokens, ordered), start=1):

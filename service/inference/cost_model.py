@@ -1,8 +1,7 @@
-"""What a run costs on this machine, learned from the runs themselves: seconds = a x padded tokens + b.
+"""Predict the duration of a run on this machine from the runs so far: seconds = a x padded tokens + b.
 
 Least squares over exponentially weighted moments (Finch, Incremental calculation of weighted mean and variance, 2009),
-so that the fit follows a machine that slows down. It serves admission: how long would a text that comes now have to
-wait?
+so that the fit follows a machine that slows down. Admission uses it to predict how long a new text would wait.
 """
 
 from __future__ import annotations
@@ -10,33 +9,38 @@ from __future__ import annotations
 import math
 
 _NEWEST = 0.02
-"""The weight of the newest run, once there were 1 / 0.02 of them."""
+"""Weight of the newest run, after the first 1 / 0.02 runs."""
 
-_LIKE = 0.05
-"""Runs whose tokens vary by no more than this share say nothing of the slope: half of their cost is taken for it."""
+_PRIOR_SPREAD = 0.05
+"""Strength of the prior that tokens account for half of a run's cost, as a relative standard deviation of tokens.
 
-_MOST_STRAY = 1.0
-"""A run that was held up for long counts as one that took twice as long: it says little of the next."""
+Runs whose token counts vary by no more than this do not determine the slope.
+"""
 
-_LEAST = 1e-9
+_MAX_DEVIATION = 1.0
+"""Relative deviations from the prediction are cut here: a run that was held up for long says little about the next."""
+
+_MIN_SLOPE = 1e-9
 
 
 class Cost:
-    """The fit. Before the first run nothing is known and nothing predicted."""
+    """The fit. Before the first run it predicts 0."""
 
     def __init__(self) -> None:
         self._tokens = self._seconds = 0.0  # means
         self._variance = self._covariance = 0.0  # of tokens; of tokens with seconds
         self._a = self._b = 0.0
-        self._strays = 0.0  # mean squared difference from what was foretold, in terms of it
+        self._deviations = 0.0  # mean squared relative difference from the prediction
         self.runs = 0
+        self.slack = 0.0
+        """Fixed cost of a run in tokens: b / a, at least 0."""
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """Take in one run of so many padded tokens."""
-        foretold = self.seconds(tokens, 1)
-        if foretold > 0:
-            stray = min((seconds - foretold) / foretold, _MOST_STRAY)
-            self._strays += _NEWEST * (stray * stray - self._strays)
+        """Update the fit with a run of `tokens` padded tokens that took `seconds`."""
+        predicted = self.seconds(tokens, 1)
+        if predicted > 0:
+            deviation = min((seconds - predicted) / predicted, _MAX_DEVIATION)
+            self._deviations += _NEWEST * (deviation * deviation - self._deviations)
         self.runs += 1
         weight = max(_NEWEST, 1 / self.runs)
         more_tokens, more_seconds = tokens - self._tokens, seconds - self._seconds
@@ -45,25 +49,21 @@ class Cost:
         self._variance = (1 - weight) * (self._variance + weight * more_tokens * more_tokens)
         self._covariance = (1 - weight) * (self._covariance + weight * more_tokens * more_seconds)
         mean = max(self._tokens, 1.0)
-        prior = (_LIKE * mean) ** 2
+        prior = (_PRIOR_SPREAD * mean) ** 2
         self._a = (self._covariance + prior * self._seconds / mean / 2) / (self._variance + prior)
         self._b = self._seconds - self._a * self._tokens
-
-    @property
-    def slack(self) -> float:
-        """What a run costs beside its tokens, in tokens: b / a, at least 0."""
-        return max(0.0, self._b) / max(self._a, _LEAST)
+        self.slack = max(0.0, self._b) / max(self._a, _MIN_SLOPE)
 
     @property
     def spread(self) -> float:
-        """How far runs stray from what was foretold: the root mean square, as a share of it."""
-        return math.sqrt(self._strays)
+        """Root mean square of the relative deviations from the prediction."""
+        return math.sqrt(self._deviations)
 
     def seconds(self, tokens: float, runs: float) -> float:
-        """What so many tokens in so many runs will take, one run after another; at least 0."""
+        """Predict the seconds for `tokens` padded tokens in `runs` consecutive runs; at least 0."""
         return max(0.0, self._a * tokens + self._b * runs)
 
 
 def whole_seconds(seconds: float) -> int:
-    """Seconds for a `Retry-After`: whole, and at least 1."""
+    """Round up to whole seconds for `Retry-After`, at least 1."""
     return max(1, math.ceil(seconds))

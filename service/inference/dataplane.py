@@ -1,9 +1,8 @@
-"""Texts in, predictions out: what every protocol shares. Nothing here knows of JSON, of HTTP's verbs, or of threads."""
+"""Texts in, predictions out: what every protocol shares. It knows neither JSON, nor HTTP methods, nor threads."""
 
 from __future__ import annotations
 
 import time
-from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,27 +14,27 @@ from export.bundle.classifier import Prediction
 from export.bundle.format import Manifest
 from service.errors import DeadlineError, InvalidRequestError, OverloadedError
 from service.http.context import ADMISSION, RequestContext
+from service.inference.disconnects import await_answer
 from service.inference.registry import Model, Models
-from service.inference.runner import Staged, Withdraw
+from service.inference.types import Withdraw
 from service.settings import Settings
 
 _OUTCOMES: dict[type[BaseException], str] = {
     OverloadedError: "overloaded",
     DeadlineError: "deadline",
     ClientDisconnect: "left",
-    CancelledError: "left",
 }
 
 
-class Answer(NamedTuple):
-    """The predictions for the texts of one request, in order, and the bundle that gave them."""
+class Predictions(NamedTuple):
+    """The predictions for the texts of one request, in order, and the manifest of the bundle that made them."""
 
     manifest: Manifest
     predictions: list[Prediction]
 
 
-Done = Callable[[Answer | Exception], None]
-"""Gets the answer, or why there is none. It does not raise."""
+Done = Callable[[Predictions | Exception], None]
+"""Called with the predictions, or with the reason why there are none. It does not raise."""
 
 
 async def classify(
@@ -46,62 +45,55 @@ async def classify(
     name: str = "texts",
     timeout_seconds: float | None = None,
     variant: str | None = None,
-) -> Answer:
-    """Answer the texts of a request by one of `models`, all or none, count them, and let a sample go to the teacher.
+) -> Predictions:
+    """Submit texts and await their predictions.
 
-    `name` is what the protocol calls its list of texts, for messages; `timeout_seconds` and `variant` are those that
-    it has a place for, beside the headers. Raises InvalidRequestError when the texts exceed
-    a limit, and what `Runner.classify` raises.
+    Raises what `submit` raises or passes to `done`, and ClientDisconnect when the client leaves first.
     """
-    task = _Task.begin(models, context, texts, name, timeout_seconds, variant)
-    try:
-        predictions = await task.model.runner.classify(
-            texts, deadline=task.deadline, leaving=context.leaving, staged=task.staged
-        )
-    except BaseException as error:
-        task.failed(error)
-        raise
-    task.answered(predictions)
-    return Answer(task.model.manifest, predictions)
+    start = partial(submit, models, context, texts, name=name, timeout_seconds=timeout_seconds, variant=variant)
+    return await await_answer(start, context.leaving)
 
 
 def submit(
-    models: Models, context: RequestContext, texts: Sequence[str], done: Done, *, name: str = "texts"
+    models: Models,
+    context: RequestContext,
+    texts: Sequence[str],
+    done: Done,
+    *,
+    name: str = "texts",
+    timeout_seconds: float | None = None,
+    variant: str | None = None,
 ) -> Withdraw:
-    """Do the same and tell `done`, which is called later, once; what it gives withdraws the request.
+    """Let one of `models` answer the texts of a request, all or none; `done` is called later, once.
 
-    Raises what `classify` does before it waits.
+    The outcome is counted, and the shadow sees the answered texts. `name` is what the protocol calls its list of texts,
+    for messages. `timeout_seconds` and `variant` are those of the protocol's body, if it has them, beside the headers.
+    Raises InvalidRequestError when the texts exceed a limit, NotReadyError while there is no model, and what
+    `Scheduler.submit` raises.
     """
-    task = _Task.begin(models, context, texts, name, None, None)
-
-    def settled(outcome: list[Prediction] | Exception) -> None:
-        if isinstance(outcome, Exception):
-            task.failed(outcome)
-            done(outcome)
-        else:
-            done(Answer(task.model.manifest, outcome))
-            task.answered(outcome)  # nobody waits for that any more
-
+    check_limits(texts, context.settings, name)
+    deadline = context.deadline(timeout_seconds)
+    model = models.choose(variant or context.variant)
+    if context.caller is not None:
+        context.spend_rest(len(texts))
+    staged, trace = None, context.trace
+    if trace is not None:
+        trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage
+    request = _Request(context, texts, model, done)
     try:
-        withdraw = task.model.runner.submit(texts, settled, deadline=task.deadline, staged=task.staged)
+        withdraw = model.scheduler.submit(texts, request.settle, deadline=deadline, staged=staged)
     except Exception as error:
-        task.failed(error)
+        request.count_failure(error)
         raise
-
-    def leave() -> None:
-        if task.open:
-            withdraw()
-            task.failed(ClientDisconnect())
-
-    return leave
+    return partial(request.leave, withdraw)
 
 
 def refuse_early(model: Model, context: RequestContext) -> None:
-    """Refuse a request before its body is read if a text of usual length would not be answered in time.
+    """Refuse a request before its body is read if a text of average length would not be answered in time.
 
     Raises OverloadedError, and InvalidRequestError for a deadline that cannot be read.
     """
-    refusal = model.runner.refusal(context.timeout())
+    refusal = model.scheduler.refusal(context.timeout())
     if refusal is not None:
         model.metrics.answer("overloaded")
         context.give_back(ADMISSION)
@@ -109,51 +101,38 @@ def refuse_early(model: Model, context: RequestContext) -> None:
 
 
 @dataclass(slots=True)
-class _Task:
-    """The texts of a request on their way through a model."""
+class _Request:
+    """The texts of a request that a model is answering."""
 
     context: RequestContext
     texts: Sequence[str]
     model: Model
-    deadline: float | None
-    staged: Staged | None
+    done: Done
     open: bool = True
 
-    @classmethod
-    def begin(
-        cls,
-        models: Models,
-        context: RequestContext,
-        texts: Sequence[str],
-        name: str,
-        timeout_seconds: float | None,
-        variant: str | None,
-    ) -> _Task:
-        """Check the limits, choose the model and count the texts for the caller."""
-        check_limits(texts, context.settings, name)
-        deadline = context.deadline(timeout_seconds)
-        model = models.choose(variant or context.variant)
-        context.spend_rest(len(texts))
-        staged, trace = None, context.trace
-        if trace is not None:
-            trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage
-        model.enter()
-        return cls(context, texts, model, deadline, staged)
-
-    def failed(self, error: BaseException) -> None:
-        """Count a request without an answer."""
+    def settle(self, outcome: list[Prediction] | Exception) -> None:
+        """Pass on the outcome, and count it."""
         self.open = False
-        self.model.leave()
+        if isinstance(outcome, Exception):
+            self.count_failure(outcome)
+            self.done(outcome)
+        else:
+            self.done(Predictions(self.model.manifest, outcome))
+            seconds = time.monotonic() - self.context.began
+            self.model.metrics.deferred.add(partial(self._count, outcome, seconds))
+
+    def leave(self, withdraw: Withdraw) -> None:
+        """Withdraw the texts of a client that left, unless they were answered."""
+        if self.open:
+            self.open = False
+            withdraw()
+            self.count_failure(ClientDisconnect())
+
+    def count_failure(self, error: Exception) -> None:
+        """Count a request without an answer."""
         if isinstance(error, OverloadedError):
             self.context.give_back(len(self.texts))
         self.model.metrics.answer(_OUTCOMES.get(type(error), "failed"))
-
-    def answered(self, predictions: list[Prediction]) -> None:
-        """End with answers, to be counted later."""
-        self.open = False
-        self.model.leave()
-        seconds = time.monotonic() - self.context.began
-        self.model.metrics.later(partial(self._count, predictions, seconds))
 
     def _count(self, predictions: list[Prediction], seconds: float) -> None:
         """Count the answers, and show them to the shadow."""
@@ -166,7 +145,7 @@ class _Task:
 
 
 def check_limits(texts: Sequence[str], settings: Settings, name: str) -> None:
-    """Refuse more texts, or longer ones, than the settings allow."""
+    """Raise InvalidRequestError for more texts, or a longer text, than the settings allow."""
     if len(texts) > settings.max_texts:
         raise InvalidRequestError(f"{name}: at most {settings.max_texts} per request, got {len(texts)}")
     for index, text in enumerate(texts):

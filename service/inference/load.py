@@ -1,4 +1,4 @@
-"""Loading a bundle so that it can be trusted: hashes, the golden self-test on this very CPU, and warm-up."""
+"""Load a bundle and check that it can be trusted: hashes, the golden self-test on this machine, and warm-up."""
 
 from __future__ import annotations
 
@@ -17,97 +17,105 @@ from export.bundle.providers import AUTO, Device
 from export.bundle.reference import Reference
 from export.bundle.verify import check_calibration, check_golden, check_longest, refusing
 from service.errors import StartupError
-from service.inference.autotune import Asked, Conditions, Plan, choose
+from service.inference.autotune import Conditions, Overrides, Tuning, choose
 from service.process.cpus import available_cpus
 
-MEASURED = Asked()
-"""Nothing is fixed: all is measured."""
+MEASURED = Overrides()
+"""Fix nothing: measure everything."""
 
 BATCH_TOLERANCE = 1e-3
-"""How far a probability may move when its text shares a run: rounding moves it by far less, shared scales by more."""
+"""Largest change of a probability when its text shares a run.
 
-HALF_TOLERANCE = 1e-2
-"""The same where products have 11 bits, which round to 5e-4 each; nothing there has a scale to share."""
+Rounding changes it by far less; quantisation scales that are shared by a batch change it by more.
+"""
+
+FLOAT16_TOLERANCE = 1e-2
+"""The same for float16, whose 11 bits round by 5e-4 each; such a graph has no scales."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A bundle with its classifier, warm and tested, and how to run it here: the plan, and what it depends on."""
+    """A bundle with its classifier, warm and tested; its tuning for this machine, and the conditions of that."""
 
     bundle: Bundle
     reference: Reference
     classifier: Classifier
-    plan: Plan
+    tuning: Tuning
     conditions: Conditions
 
 
-def load(path: Path, asked: Asked = MEASURED, device: Device = AUTO, *, before: Collection[Loaded] = ()) -> Loaded:
-    """Open a bundle, check it, test it, measure it and warm it up. Blocks for as long as that takes.
+def load(
+    path: Path, overrides: Overrides = MEASURED, device: Device = AUTO, *, before: Collection[Loaded] = ()
+) -> Loaded:
+    """Open the bundle at `path`, check it, test it, tune it and warm it up. Blocks for as long as that takes.
 
-    Of what was loaded `before` it takes the tokenizer where it has the same, and the plan where that depends on the
-    same: others may be served meanwhile, who would wait for the one and disturb the measurement of the other.
+    The tokenizer and the tuning are taken from the bundles in `before` where they fit: those may be serving requests,
+    which loading a tokenizer would delay and which would disturb a measurement.
 
-    Raises StartupError when the bundle was changed, before or meanwhile, cannot be loaded, does not give its golden
-    answers here, or none to a text of `max_tokens`, and when the device cannot be had.
+    Raises StartupError when the bundle was changed, before or during loading, cannot be loaded, does not reproduce its
+    golden answers here or fails on a text of `max_tokens`, and when the device is not available.
     """
     try:
         with refusing(path):
-            return _load(path, asked, device, before)
+            return _load(path, overrides, device, before)
     except BundleError as error:
         raise StartupError(str(error)) from error
 
 
-def _load(path: Path, asked: Asked, device: Device, before: Collection[Loaded]) -> Loaded:
+def _load(path: Path, overrides: Overrides, device: Device, before: Collection[Loaded]) -> Loaded:
     bundle = Bundle.open(path)
     reference = Reference.open(bundle)
     check_calibration(bundle)
     tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
-    classifier = Classifier.load(bundle, threads=asked.threads or 1, device=device, tokenizer=tokenizer)
+    classifier = Classifier.load(bundle, threads=overrides.threads or 1, device=device, tokenizer=tokenizer)
     batches = _may_share_runs(bundle, classifier, device)
     conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
-    plan, classifier = _planned(bundle, classifier, asked, device, conditions, before)
-    if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measured ones were larger
+    tuning, classifier = _tuned(bundle, classifier, overrides, device, conditions, before)
+    if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measurement ran large ones
         classifier.shrink()
         _give_back_memory()
-    check_longest(bundle, classifier)  # which also warms up: no client waits for memory to be allocated
-    # What was read after the hashes were checked may be of another bundle, that took this one's place.
+    check_longest(bundle, classifier)  # also warms up: no request waits for memory to be allocated
+    # Files that were read after the hashes were checked may belong to a bundle that replaced this one.
     if Bundle.open(path).manifest != bundle.manifest:
         raise BundleError(f"{path}: changed while it was read; load it again")
-    return Loaded(bundle, reference, classifier, plan, conditions)
+    return Loaded(bundle, reference, classifier, tuning, conditions)
 
 
 def _may_share_runs(bundle: Bundle, classifier: Classifier, device: Device) -> bool:
-    """Whether texts may share a run, of a bundle that has been seen to give its golden answers here."""
+    """Check the golden answers, and return whether texts may share a run."""
     alone = check_golden(bundle, classifier)
-    half = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # which rounds to 11 bits by itself
+    float16 = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # TensorRT may compute in float16 by itself
     change = neighbours_change(classifier, [row.text for row in bundle.golden()], alone)
-    return change <= (HALF_TOLERANCE if half else BATCH_TOLERANCE)
+    return change <= (FLOAT16_TOLERANCE if float16 else BATCH_TOLERANCE)
 
 
-def _planned(
+def _tuned(
     bundle: Bundle,
     classifier: Classifier,
-    asked: Asked,
+    overrides: Overrides,
     device: Device,
     conditions: Conditions,
     before: Collection[Loaded],
-) -> tuple[Plan, Classifier]:
-    """The plan of what was loaded before under the same conditions, else one that is measured, and the graph for it."""
+) -> tuple[Tuning, Classifier]:
+    """Return the tuning of a bundle in `before` with the same conditions, else measure one; and the graph for it."""
 
     def on(threads: int) -> Classifier:
-        if threads == (asked.threads or 1):
+        if threads == (overrides.threads or 1):
             return classifier
         return Classifier.load(bundle, threads=threads, device=device, tokenizer=classifier.tokenizer)
 
-    known = next((one.plan for one in before if one.conditions.like(conditions)), None)
+    known = next((one.tuning for one in before if one.conditions.like(conditions)), None)
     if known is not None:
         return replace(known, cost=copy(known.cost)), on(known.threads)
     texts = [row.text for row in bundle.golden()]
-    return choose(on, texts, asked, cpus=conditions.cpus, batches=conditions.batches, gpu=classifier.on_gpu)
+    return choose(on, texts, overrides, cpus=conditions.cpus, batches=conditions.batches, gpu=classifier.on_gpu)
 
 
 def neighbours_change(classifier: Classifier, texts: list[str], alone: list[Prediction]) -> float:
-    """The largest change of a probability, in [0, 1], when these texts, answered alone so far, share one run."""
+    """Return the largest change of a probability, in [0, 1], when `texts` share one run.
+
+    `alone` are their predictions from runs of their own.
+    """
     together = classifier.run([classifier.encode(text) for text in texts])
     return max(
         float(np.abs(one.probabilities - other.probabilities).max()) for one, other in zip(together, alone, strict=True)
@@ -121,6 +129,6 @@ def _same_tokenizer(one: Bundle, other: Bundle) -> bool:
 
 
 def _give_back_memory() -> None:
-    """Return freed memory to the system, where the C library can."""
+    """Return freed memory to the system, where the C library can do that."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

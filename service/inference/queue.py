@@ -1,4 +1,4 @@
-"""The texts that wait for a run, oldest first. It decides nothing; who uses it from several threads holds a lock."""
+"""The texts that wait for a run, oldest first. It makes no decisions; threads that share it hold a lock."""
 
 from __future__ import annotations
 
@@ -7,62 +7,64 @@ from collections.abc import Iterable
 from heapq import merge
 
 from service.inference.batching import Limits, tokens_of, window
-from service.inference.types import Item, Request, age
+from service.inference.types import Item, Submission, age
 
 
-class Waiting:
-    """A queue of texts that knows their tokens."""
+class Queue:
+    """A queue of texts that knows the sum of their tokens."""
 
     def __init__(self) -> None:
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
+        """To read; only the methods change it."""
+
         self.tokens = 0
-        """Of all together, estimated for those that were not tokenised."""
+        """Of all items together, estimated for those that are not tokenised."""
 
         self.changes = 0
-        """How often it became another queue."""
+        """How often the items changed."""
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def add(self, items: Iterable[Item]) -> None:
-        """Append the texts of a request that has just come."""
-        self._items.extend(items)
-        self._changed(tokens_of(items))
-
-    def take(self, limits: Limits, slack: float) -> list[Item]:
-        """Take the oldest texts off, as many as are to be considered for a run; `slack` as in `batching.choose`."""
-        one = len(self._items) == 1 or limits.rows == 1
-        count = 1 if one else min(window(self._items, limits, slack, self._half()), len(self._items))
-        items = [self._items.popleft() for _ in range(count)]
-        self._changed(-tokens_of(items))
-        return items
-
-    def put_back(self, items: list[Item]) -> None:
-        """Put texts back at their place: another thread may have put back older ones."""
-        self._changed(tokens_of(items))
-        if items and self._items and age(self._items[0]) < age(items[-1]):
-            items = [*merge(items, self._items, key=age)]
-            self._items.clear()
-        self._items.extendleft(reversed(items))
-
-    def withdraw(self, request: Request) -> None:
-        """Take off what waits of a request."""
-        kept = [item for item in self._items if item.request is not request]
-        self._items.clear()
-        self._items.extend(kept)
-        self._changed(tokens_of(kept) - self.tokens)
-
-    def _half(self) -> int:
-        """How many are half of the texts, to the end of a request.
-
-        Those that share a run are answered together: were it all, the oldest would wait for the newest.
-        """
-        items = self._items
-        half = (len(items) + 1) // 2
-        while half < len(items) and items[half].request is items[half - 1].request:
-            half += 1
-        return half
-
-    def _changed(self, tokens: int) -> None:
+    def add(self, items: Iterable[Item], tokens: int) -> None:
+        """Append the items of a new submission, which have `tokens` in total."""
+        self.items.extend(items)
         self.tokens += tokens
         self.changes += 1
+
+    def take(self, limits: Limits, slack: float) -> list[Item]:
+        """Remove and return the oldest items, as many as are considered for a run; `slack` as in `batching.choose`."""
+        if len(self.items) == 1 or limits.rows == 1:
+            taken = [self.items.popleft()]
+        else:
+            count = min(window(self.items, limits, slack, self._half()), len(self.items))
+            taken = [self.items.popleft() for _ in range(count)]
+        for item in taken:
+            self.tokens -= item.tokens
+        self.changes += 1
+        return taken
+
+    def put_back(self, items: list[Item]) -> None:
+        """Return items to their place: another thread may have put back older ones before."""
+        self.tokens += tokens_of(items)
+        self.changes += 1
+        if items and self.items and age(self.items[0]) < age(items[-1]):
+            items = [*merge(items, self.items, key=age)]
+            self.items.clear()
+        self.items.extendleft(reversed(items))
+
+    def withdraw(self, submission: Submission) -> None:
+        """Remove the items of a submission."""
+        kept = [item for item in self.items if item.submission is not submission]
+        self.items.clear()
+        self.items.extend(kept)
+        self.tokens = tokens_of(kept)
+        self.changes += 1
+
+    def _half(self) -> int:
+        """Return the size of half of the queue, extended to the end of a submission.
+
+        Texts that share a run are answered together: in a run of the whole queue the oldest would wait for the newest.
+        """
+        items = self.items
+        half = (len(items) + 1) // 2
+        while half < len(items) and items[half].submission is items[half - 1].submission:
+            half += 1
+        return half

@@ -1,7 +1,6 @@
-"""The bundles in service: `stable`, and beside it a `candidate` where one is set. Each is loaded, swapped and released.
+"""Load, choose, swap and release the models in service: `stable`, and beside it a `candidate` where one is set.
 
-A model is a bundle with all that it needs to answer and to be compared with its teacher. Which of the two answers a
-request is chosen here; how it answers is the runner's affair.
+A model is a bundle with everything that it needs to answer and to be compared with its teacher.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ from prometheus_client import CollectorRegistry
 from export.bundle.format import Manifest
 from export.bundle.providers import Device
 from service.errors import InvalidRequestError, NotReadyError, ReloadingError, StartupError
-from service.inference.autotune import Asked
+from service.inference.autotune import Overrides
 from service.inference.load import Loaded, load
-from service.inference.runner import Runner
 from service.inference.scheduler import Scheduler
 from service.process.cpus import available_cpus
-from service.process.hugepages import use_huge_pages
-from service.process.priority import give_way
+from service.process.priority import lower_priority
 from service.settings import Settings
 from service.shadow.errors import ShadowError
 from service.shadow.pipeline import ShadowPipeline
@@ -37,16 +34,18 @@ from service.telemetry.metrics import ModelMetrics
 
 logger = structlog.get_logger(__name__)
 
+_IDLE_TICK = 0.01
+
 
 class Variant(StrEnum):
-    """The part that a bundle plays."""
+    """The role of a bundle."""
 
     STABLE = "stable"
     CANDIDATE = "candidate"
 
 
 class Model:
-    """One loaded bundle: its runner, its shadow, its metrics, and how many requests it is answering."""
+    """One loaded bundle: its scheduler, its shadow and its metrics."""
 
     def __init__(self, loaded: Loaded, settings: Settings, variant: Variant) -> None:
         self.manifest: Manifest = loaded.bundle.manifest
@@ -55,104 +54,87 @@ class Model:
         self._variant = variant
         self._registry = CollectorRegistry()
         self.metrics = ModelMetrics(self._registry, self.manifest, variant)
-        self.runner: Runner = _runner(loaded, settings, self.metrics)
-        self._users = 0
-        self._last_left: asyncio.Future[None] | None = None
+        self.scheduler = _scheduler(loaded, settings, self.metrics)
         self._new_shadow()
 
     @property
     def registries(self) -> tuple[CollectorRegistry, CollectorRegistry]:
-        """Where its metrics are: of inference, and of shadowing."""
+        """The registries of its metrics: of inference, and of shadowing."""
         return self._registry, self._shadow_registry
 
-    def enter(self) -> None:
-        """Count a request that this model answers: it is not released before `leave`."""
-        self._users += 1
-
-    def leave(self) -> None:
-        """Count a request that was answered."""
-        self._users -= 1
-        if not self._users and self._last_left is not None and not self._last_left.done():
-            self._last_left.set_result(None)
-
     def gap(self) -> dict[str, Any]:
-        """The body of `GET /gap`, of all that has been answered."""
-        self.metrics.later.flush()
+        """Return the body of `GET /gap`, with every answer so far counted."""
+        self.metrics.deferred.flush()
         return self.shadow.gap()
 
     async def start_shadow(self) -> None:
-        """Begin to shadow, also anew after `shadow.stop`. Raises ShadowError."""
+        """Start shadowing, for the first time or after `stop_shadow`. Raises ShadowError."""
         if self.shadow.started:
             self._new_shadow()
         await self.shadow.start()
 
     async def stop_shadow(self) -> None:
-        """Stop to shadow, once it has seen all that was answered."""
-        self.metrics.later.flush()
+        """Stop shadowing, after the shadow has seen every answer so far."""
+        self.metrics.deferred.flush()
         await self.shadow.stop()
 
     async def release(self, seconds: float = 0.0) -> None:
-        """Stop shadowing, give requests in flight so many seconds to end, end the runner."""
+        """Stop shadowing, give requests in flight at most `seconds` to end, and end the scheduler."""
         await self.stop_shadow()
         try:
             async with asyncio.timeout(seconds):
-                await self._unused()
+                while self.scheduler.open:
+                    await asyncio.sleep(_IDLE_TICK)
         except TimeoutError:
             if seconds:
-                logger.error("requests cut", version=self.manifest.version, requests=self._users)
-        await self.runner.close()
-
-    async def _unused(self) -> None:
-        """Wait until no request is answered by this model."""
-        while self._users:
-            self._last_left = asyncio.get_running_loop().create_future()
-            await self._last_left
+                logger.error("requests cut", version=self.manifest.version, requests=self.scheduler.open)
+        await self.scheduler.close()
 
     def _new_shadow(self) -> None:
         settings = self._settings.shadow
-        if self._variant is Variant.CANDIDATE:  # an outbox has one writer
+        if self._variant is Variant.CANDIDATE:  # an outbox may have only one writer
             settings = settings.model_copy(update={"path": _beside(settings.path)})
         self._shadow_registry = CollectorRegistry()
         self.shadow = ShadowPipeline(settings, self.loaded.bundle, self.loaded.reference, self._shadow_registry)
 
 
 class Models:
-    """Loads, chooses, swaps and releases models. All methods belong on the event loop."""
+    """The models in service. All methods belong on the event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._serving: dict[str, Model] = {}
         self.only: Model | None = None
-        """The one that answers every request; None where there is none, or a candidate beside it."""
+        """The model that answers every request; None while there is none, or a candidate beside it."""
 
         self._changing = asyncio.Lock()
-        self._began = self._took = 0.0  # the latest reload, in seconds of the monotonic clock
+        self._began = self._took = 0.0  # begin and duration of the latest reload, in seconds of `time.monotonic()`
         self._stopped = False
         self._releasing: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Model]:
-        """Those that answer requests now."""
+        """Iterate over the models that answer requests now."""
         return iter(self._serving.values())
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a bundle to answer with."""
+        """Whether there is a model that answers requests."""
         return Variant.STABLE in self._serving
 
     @property
     def alive(self) -> bool:
-        """Whether every model's runner can go on; with none loaded yet nothing is wrong."""
-        return all(model.runner.alive for model in self)
+        """Whether every model's scheduler works; True while none is loaded."""
+        return all(model.scheduler.alive for model in self)
 
     @property
     def versions(self) -> dict[str, str]:
-        """The version that each variant has."""
+        """The version of each variant."""
         return {variant: model.manifest.version for variant, model in self._serving.items()}
 
     def choose(self, wanted: str | None = None) -> Model:
-        """The model that answers: the one that is `wanted`, else the candidate for its share of the requests.
+        """Return the variant that is `wanted`, by default the candidate for its share of the requests, else `stable`.
 
-        Raises NotReadyError before there is one, InvalidRequestError for a variant that there is not.
+        Raises NotReadyError while no model is loaded, InvalidRequestError for a variant that does not exist.
         """
         if wanted is None and self.only is not None:
             return self.only
@@ -166,11 +148,11 @@ class Models:
         return self._serving[wanted]
 
     async def reload(self) -> dict[str, str]:
-        """Load the bundles as they lie on disk now; those whose version changed take over, and no request is lost.
+        """Load the bundles as they are on disk now; those with a new version take over, and no request is lost.
 
-        Gives the version of each variant that is served then. Raises StartupError when a bundle or its shadow does not
-        fit, or after `stop`; what was served before is then served still, be there one bundle or two. Raises
-        ReloadingError at once while another reload runs: it may have read the files before they last changed.
+        Returns the version of each variant that is served then. Raises StartupError when a bundle or its shadow does
+        not fit, or after `stop`; the models from before then stay in service. Raises ReloadingError while another
+        reload runs, which may have read the files before they last changed.
         """
         if self._stopped:
             raise StartupError("the service is stopping")
@@ -194,14 +176,14 @@ class Models:
         return self.versions
 
     async def unchanging(self) -> None:
-        """Wait until no reload runs."""
+        """Wait until no reload is running."""
         async with self._changing:
             pass
 
     async def stop(self) -> None:
-        """Release every model. Requests have ended or been cut by now."""
+        """Release every model. Requests must have ended or been cut."""
         self._stopped = True
-        async with self._changing:  # what is being loaded is not served any more
+        async with self._changing:  # a reload that is running serves nothing any more
             models = list(self)
             self._serve({})
         for model in models:
@@ -210,14 +192,12 @@ class Models:
 
     async def _load(self, variant: Variant, path: Path, before: Sequence[Loaded]) -> Loaded:
         began = time.monotonic()
-        loading = partial(load, path, _asked(self._settings), _device(self._settings), before=before)
-        # Threads that a session starts are as nice as who makes it, so that this must not be where there are several.
+        loading = partial(load, path, _overrides(self._settings), _device(self._settings), before=before)
+        # Only on a single CPU: the threads of a session inherit the priority of the thread that makes it.
         shared = self.loaded and available_cpus() == 1
-        thread = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=give_way if shared else None)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower_priority if shared else None)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(thread, loading)
-            thread.submit(give_way)  # nobody waits for what follows
-            thread.submit(use_huge_pages)
         finally:
             thread.shutdown(wait=False)
         if self._stopped:
@@ -227,19 +207,19 @@ class Models:
         return loaded
 
     def _kept(self, variant: Variant, loaded: Loaded) -> Model:
-        """The model that serves this version already, else a new one."""
+        """Return the model that serves this version already, else a new one."""
         old = self._serving.get(variant)
         if old is not None and old.manifest.version == _version(loaded):
             return old
         return Model(loaded, self._settings, variant)
 
     async def _swap(self, serving: dict[str, Model]) -> None:
-        """Let these models answer, and their shadows take the outboxes from those before; or leave all as it was."""
+        """Let the models in `serving` answer, and their shadows take over the outboxes; on an error undo it."""
         before = self._serving
         new = [model for variant, model in serving.items() if before.get(variant) is not model]
         old = [model for variant, model in before.items() if serving.get(variant) is not model]
         for model in new:
-            model.runner.start()
+            model.scheduler.start()
         self._serve(serving)
         try:
             for model in old:
@@ -274,7 +254,7 @@ def _version(loaded: Loaded) -> str:
 
 
 def _check_labels(bundles: Mapping[Variant, Loaded]) -> None:
-    """Raise StartupError unless all have the same labels, in whichever order, and all one of them or all several."""
+    """Raise StartupError unless all have the same labels, in any order, and all or none are multi-label."""
     manifests = [one.bundle.manifest for one in bundles.values()]
     if len({(frozenset(manifest.labels), manifest.multi_label) for manifest in manifests}) > 1:
         raise StartupError(f"the {' and the '.join(bundles)} bundle have different labels; serve them apart")
@@ -287,29 +267,29 @@ async def _resume_shadow(model: Model) -> None:
         logger.error("served without its shadow", version=model.manifest.version, error=str(error))
 
 
-def _runner(loaded: Loaded, settings: Settings, metrics: ModelMetrics) -> Runner:
-    plan = loaded.plan
+def _scheduler(loaded: Loaded, settings: Settings, metrics: ModelMetrics) -> Scheduler:
+    tuning = loaded.tuning
     logger.info(
         "inference",
         provider=loaded.classifier.provider,
-        workers=plan.workers,
-        threads=plan.threads,
-        batch_tokens=plan.limits.tokens,
+        workers=tuning.workers,
+        threads=tuning.threads,
+        batch_tokens=tuning.limits.tokens,
     )
     return Scheduler(
         loaded.classifier,
         metrics,
-        workers=plan.workers,
-        limits=plan.limits,
+        workers=tuning.workers,
+        limits=tuning.limits,
         max_tokens=loaded.bundle.manifest.max_tokens,
         queue_limit=settings.queue_limit,
         stall_seconds=settings.stall_seconds,
-        cost=plan.cost,
+        cost=tuning.cost,
     )
 
 
-def _asked(settings: Settings) -> Asked:
-    return Asked(settings.workers, settings.threads, settings.batch_tokens)
+def _overrides(settings: Settings) -> Overrides:
+    return Overrides(settings.workers, settings.threads, settings.batch_tokens)
 
 
 def _device(settings: Settings) -> Device:
@@ -317,5 +297,5 @@ def _device(settings: Settings) -> Device:
 
 
 def _beside(path: Path) -> Path:
-    """The candidate's outbox, beside the stable one's."""
+    """Return the path of the candidate's outbox, next to that of the stable one."""
     return path.with_stem(f"{path.stem}-candidate")

@@ -1,13 +1,11 @@
-"""A bounded queue of texts, and what runs them: threads, or in their place the event loop itself.
+"""A bounded queue of texts, and what runs them: threads, or the event loop itself.
 
-Who is free takes of what is waiting as many texts as are worth a run, and never waits for more to come. All that a
-thread's run answered goes back to the event loop in one call. One condition guards the queue; everything else is the
-event loop's alone.
+A free thread takes as many waiting texts as are worth a run and never waits for more to arrive. All results of its
+batch go back to the event loop in one call. One lock guards the queue; everything else belongs to the event loop.
 
 Without threads the event loop reads every request that has arrived, runs one batch, answers it, and reads again. That
-serves a graph that is cheaper than a thread, and a single core: there a thread would be interrupted by each request
-that comes, and each would find the caches full of the model. Only while there are more requests than can be answered
-does a thread run the graph there too, and gives way: for a refusal is of use at once, and would wait for a run.
+serves a graph that costs less than a thread hop, and a single core: there each arriving request would interrupt the
+thread, and find the caches full of the model. Under overload a thread runs the graph there too; see `overload`.
 """
 
 from __future__ import annotations
@@ -18,45 +16,47 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
+from operator import attrgetter
 from threading import Condition, Lock, Thread
-
-from starlette.requests import ClientDisconnect
 
 from export.bundle.classifier import Encoded, InferenceError, Prediction
 from export.bundle.guard import is_panic
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.inference.admission import Admission
-from service.inference.batching import Limits, by_length, choose, estimate_tokens, tokens_of
+from service.inference.batching import CHARACTERS_PER_TOKEN, SPECIAL_TOKENS, Limits, by_length, choose, tokens_of
 from service.inference.cost_model import Cost
-from service.inference.queue import Waiting
-from service.inference.runner import Done, Leaving, Refusal, Runs, Staged, Withdraw
-from service.inference.types import Batch, Item, Outcome, Request, Run
-from service.process.priority import give_way
+from service.inference.overload import Overload
+from service.inference.queue import Queue
+from service.inference.types import (
+    BatchResult,
+    Done,
+    Graph,
+    GraphRun,
+    Item,
+    Refusal,
+    Staged,
+    Submission,
+    TextResult,
+    Withdraw,
+)
+from service.process.priority import lower_priority
 from service.telemetry.metrics import ModelMetrics
 
 _JOIN_SECONDS = 5.0
-_WATCH_SECONDS = 0.05
-"""Watching for a client that leaves costs a task, so only a request that waits as long as this is watched."""
 
-_CALM_SECONDS = 1.0
-"""So long after the last refusal are there no more requests than can be answered."""
-
-_RELIEF_SECONDS = 0.002
-"""A longer run on the event loop is too long for a refusal to wait for."""
-
-_GATHER_SECONDS = 0.002
-"""So long does the event loop leave the core to that thread, before it refuses what has come meanwhile.
-
-Each time it wakes it finds the caches full of the model; for several requests in a row that is paid once.
-"""
+_encoded = attrgetter("encoded")
 
 
 class Scheduler:
-    """`workers` threads, or for 0 the event loop, with one queue of at most `queue_limit` texts; see `Runner`."""
+    """Answers texts with `workers` threads, or for 0 on the event loop, from one queue of at most `queue_limit` texts.
+
+    A text may have at most `max_tokens` tokens. A run that takes longer than `stall_seconds` means that it hangs.
+    `cost` is what runs are known to cost so far.
+    """
 
     def __init__(
         self,
-        classifier: Runs,
+        graph: Graph,
         metrics: ModelMetrics,
         *,
         workers: int,
@@ -66,352 +66,289 @@ class Scheduler:
         stall_seconds: float,
         cost: Cost | None = None,
     ) -> None:
-        self._classifier = classifier
+        self._graph = graph
         self._metrics = metrics
         self._limits = limits
         self._max_tokens = max_tokens
         self._stall_seconds = stall_seconds
         self._lock = Lock()
-        self._queue = Condition(self._lock)
-        self._waiting = Waiting()
+        self._work = Condition(self._lock)
+        self._queue = Queue()
+        self._open: set[Submission] = set()
         self._stopped = False
         self._threads = [self._thread(number) for number in range(workers)]
-        self._turns = not workers
-        """Whether the event loop runs the graph itself as a rule."""
+        self._on_loop = not workers
+        """Whether the event loop runs the graph now."""
 
-        self._by_turns = self._turns
-        """Whether it does now."""
+        self._turning = False
+        """Whether a turn of the event loop is due."""
 
-        self.crowded = False
-
-        self._refused = -math.inf
         self._busy_since: list[float | None] = [None] * max(workers, 1)
         self._free_since = [0.0] * max(workers, 1)
-        self._turning = self._gathering = False
-        self._looking: asyncio.TimerHandle | None = None
-        self._open: set[Request] = set()
-        # Apart: what is done between two runs is done for each text, however many of them share a run.
+        # Two fits: the time between two runs is spent per batch, however many runs of the graph that has.
         self._graph_cost = cost or Cost()
-        self._cost = copy(self._graph_cost)
-        self._admission = Admission(self._waiting, self._cost, limits, queue_limit, self._busy_since)
-        # Not by way of `self`: a cycle would keep the classifier until the collector looks, which may be never.
-        requests, waiting = self._open, self._waiting
-        metrics.inflight.set_function(lambda: sum(len(request.texts) for request in requests))
-        metrics.queue_depth.set_function(lambda: len(waiting))
+        self._batch_cost = copy(self._graph_cost)
+        self._admission = Admission(self._queue, self._batch_cost, limits, queue_limit, self._busy_since)
+        self.overload = Overload(
+            self._hand_over if self._on_loop else None, partial(self._graph_cost.seconds, limits.tokens, 1)
+        )
+        # Without `self` in the closures: a cycle would keep the classifier until it is collected, which may be never.
+        submissions, queue = self._open, self._queue
+        metrics.inflight.set_function(lambda: sum(len(submission.texts) for submission in submissions))
+        metrics.queue_depth.set_function(lambda: len(queue.items))
 
     def start(self) -> None:
-        """Start the threads; they answer to the running event loop."""
+        """Start the threads; submissions come from the running event loop."""
         self._loop = asyncio.get_running_loop()
         for thread in self._threads:
             thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether every thread runs and none has been on one run for too long."""
+        """Whether every thread runs and no run has taken too long."""
         oldest = min((since for since in self._busy_since if since is not None), default=math.inf)
         stalled = time.monotonic() - oldest > self._stall_seconds
         return not self._stopped and not stalled and all(thread.is_alive() for thread in self._threads)
 
+    @property
+    def open(self) -> int:
+        """The number of requests that wait for their answers."""
+        return len(self._open)
+
     def submit(
-        self,
-        texts: Sequence[str],
-        done: Done,
-        *,
-        deadline: float | None = None,
-        leaving: Leaving | None = None,
-        staged: Staged | None = None,
+        self, texts: Sequence[str], done: Done, *, deadline: float | None = None, staged: Staged | None = None
     ) -> Withdraw:
-        """Take in texts; see `Runner`."""
+        """Queue texts, which are answered all or none; `done` is called later, once, unless they are withdrawn.
+
+        `deadline` is a time of `time.monotonic()`. Raises OverloadedError when the answer would not be there in time,
+        NotReadyError when the scheduler has ended. `done` may get DeadlineError when the answer was not there in time,
+        InferenceFailedError when a text cannot be answered, NotReadyError when the scheduler ends.
+        """
+        if self._stopped:
+            raise NotReadyError("the inference threads are gone; ask another replica")
         now = time.monotonic()
-        request = Request(texts, done, math.inf if deadline is None else deadline, now, leaving, staged)
-        items = [Item(request, index, estimate_tokens(text, self._max_tokens)) for index, text in enumerate(texts)]
-        self._admit(items, request.deadline, now)
-        self._put(items)
-        return partial(self._close, request)
+        submission = Submission(texts, done, math.inf if deadline is None else deadline, now, staged)
+        items, tokens = [], 0
+        for index, text in enumerate(texts):
+            estimate = min(len(text) // CHARACTERS_PER_TOKEN + SPECIAL_TOKENS, self._max_tokens)
+            items.append(Item(submission, index, estimate))
+            tokens += estimate
+        if deadline is not None or len(self._queue.items) + len(items) > self._admission.queue_limit:
+            refusal = self._admission.refusal(len(items), tokens, submission.deadline, now)
+            if refusal is not None:
+                self.overload.note_refusal()
+                raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
+        self._open.add(submission)
+        with self._lock:
+            self._queue.add(items, tokens)
+            if not self._on_loop:
+                self._work.notify(len(items))
+        self._schedule_turn()
+        return partial(self._close, submission)
 
-    async def classify(
-        self,
-        texts: Sequence[str],
-        *,
-        deadline: float | None = None,
-        leaving: Leaving | None = None,
-        staged: Staged | None = None,
-    ) -> list[Prediction]:
-        """Answer all texts or none; see `Runner`."""
-        answer: asyncio.Future[list[Prediction]] = self._loop.create_future()
+    def refusal(self, seconds: float | None = None) -> Refusal | None:
+        """Return why a text of average length is not answered within `seconds`, before any work is done for it.
 
-        def done(outcome: list[Prediction] | Exception) -> None:
-            if answer.done():  # cancelled, and nobody was told yet
-                return
-            if isinstance(outcome, Exception):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
-
-        withdraw = self.submit(texts, done, deadline=deadline, leaving=leaving, staged=staged)
-        try:
-            return await answer
-        finally:
-            withdraw()
+        None when it will be.
+        """
+        refusal = None if self._stopped else self._admission.usual_refusal(seconds)
+        if refusal is not None:
+            self.overload.note_refusal()
+        return refusal
 
     async def close(self) -> None:
-        """End the threads after the run that each is on; requests still open fail."""
+        """End the threads after their current runs; open requests fail."""
         self._stop(NotReadyError("the service is stopping; ask another replica"))
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
 
-    def refusal(self, seconds: float | None = None) -> Refusal | None:
-        """Why a request of which nothing is known yet gets no answer; see `Runner`."""
-        refusal = None if self._stopped else self._admission.usual(seconds)
-        if refusal is not None:
-            self._note_refusal(time.monotonic())
-        return refusal
-
-    def _admit(self, items: Sequence[Item], deadline: float, now: float) -> None:
-        """Refuse texts before any work is done for them, unless they will be answered in time."""
-        if self._stopped:
-            raise NotReadyError("the inference threads are gone; ask another replica")
-        refusal = self._admission.refusal(len(items), tokens_of(items), deadline, now)
-        if refusal is not None:
-            self._note_refusal(now)
-            raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
-
-    def _note_refusal(self, now: float) -> None:
-        self._refused = now
-        if not self.crowded:
-            self._crowd()
-
-    def _crowd(self) -> None:
-        """Expect more refusals; where they would wait for a run on the event loop, let a thread run the graph."""
-        self.crowded = True
-        self._loop.call_later(_CALM_SECONDS, self._calm)
-        if self._turns and self._graph_cost.seconds(self._limits.tokens, 1) > _RELIEF_SECONDS:
+    def _close(self, submission: Submission) -> None:
+        """Forget a submission; its waiting texts leave the queue."""
+        if submission.settled:
+            return
+        submission.settled = True
+        self._open.discard(submission)
+        if len(submission.predictions) < len(submission.texts):
             with self._lock:
-                self._by_turns = False
-                self._queue.notify_all()
-            if not self._threads:
-                self._threads.append(self._thread(0, relief=True))
-                self._threads[0].start()
-            if not self._gathering:
-                self._gathering = True
-                self._loop.call_soon(self._gather)
+                self._queue.withdraw(submission)
 
-    def _gather(self) -> None:
-        """Pause in every turn of the event loop, as long as a thread that gives way runs the graph."""
-        self._gathering = not self._by_turns and not self._stopped
-        if self._gathering:
-            time.sleep(_GATHER_SECONDS)
-            self._loop.call_soon(self._gather)
-
-    def _calm(self) -> None:
-        """Go on as usual once nothing has been refused for a while."""
-        left = self._refused + _CALM_SECONDS - time.monotonic()
-        if left > 0:
-            self._loop.call_later(left, self._calm)
-            return
-        self.crowded = False
-        with self._lock:
-            self._by_turns = self._turns
-        self._next_turn()
-
-    def _put(self, items: list[Item]) -> None:
-        self._open.add(items[0].request)
-        with self._lock:
-            self._waiting.add(items)
-            if not self._by_turns:
-                self._queue.notify(len(items))
-        if self._looking is None and items[0].request.leaving is not None:
-            self._looking = self._loop.call_later(_WATCH_SECONDS, self._look)
-        self._next_turn()
-
-    def _finish(self, request: Request, outcome: list[Prediction] | Exception) -> None:
-        """Give a request its outcome, unless it has one."""
-        if not request.settled:
-            self._close(request)
-            request.done(outcome)
-
-    def _close(self, request: Request) -> None:
-        """Forget a request; what waits of it gives its places to others."""
-        if request.settled:
-            return
-        request.settled = True
-        self._open.discard(request)
-        if request.watch is not None:
-            request.watch.cancel()
-            request.watch = None  # a cancelled task keeps its frame, and that this request and the scheduler
-        if len(request.predictions) == len(request.texts):
-            return
-        with self._lock:
-            self._waiting.withdraw(request)
-
-    def _look(self) -> None:
-        """Begin to watch the clients of requests that wait for long."""
-        since = time.monotonic() - _WATCH_SECONDS
-        for request in self._open:
-            if request.leaving is not None and request.watch is None and request.submitted <= since:
-                request.watch = self._loop.create_task(self._watch(request, request.leaving))
-        self._looking = self._loop.call_later(_WATCH_SECONDS, self._look) if self._open else None
-
-    async def _watch(self, request: Request, leaving: Leaving) -> None:
-        await leaving()
-        self._finish(request, ClientDisconnect())
-
-    def _next_turn(self) -> None:
-        """See to it that the event loop runs what waits, where that is its task."""
-        if self._by_turns and self._waiting and not self._turning and not self._stopped:
+    def _schedule_turn(self) -> None:
+        """Let the event loop run the waiting texts, where that is its task."""
+        if self._on_loop and not self._turning and self._queue.items and not self._stopped:
             self._turning = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Run one batch on the event loop; what has arrived meanwhile is read before the next."""
+        """Run one batch on the event loop; requests that arrive meanwhile are read before the next."""
         self._turning = False
-        if self._by_turns and self._waiting and not self._stopped:
-            self._admission.turned = time.monotonic()
-            with self._lock:
-                items = self._take()
+        if self._on_loop and self._queue.items and not self._stopped:
+            self._admission.loop_busy_since = time.monotonic()
             try:
-                run = self._run(items, 0)
-            except BaseException as error:  # as where a thread ends: clients must not be left waiting
+                with self._lock:
+                    items = self._queue.take(self._limits, self._graph_cost.slack)
+                result = self._run(items, 0)
+            except BaseException as error:  # as where a thread ends: no client may be left waiting
                 self._stop(_ended(error))
                 raise
-            self._settle(run)
+            self._settle(result)
         if not self._turning:
-            self._admission.turned = None
+            self._admission.loop_busy_since = None
 
-    def _thread(self, number: int, relief: bool = False) -> Thread:
-        return Thread(target=self._work, args=(number, relief), name=f"inference-{number}", daemon=True)
+    def _hand_over(self, to_thread: bool) -> None:
+        """Let a thread of low priority run the graph in the event loop's place, or the event loop again."""
+        with self._lock:
+            self._on_loop = not to_thread
+            self._work.notify_all()
+        if to_thread and not self._threads:
+            self._threads.append(self._thread(0, low_priority=True))
+            self._threads[0].start()
+        self._schedule_turn()
 
-    def _work(self, number: int, relief: bool) -> None:
-        if relief:
-            give_way()
+    def _thread(self, number: int, *, low_priority: bool = False) -> Thread:
+        return Thread(target=self._run_batches, args=(number, low_priority), name=f"inference-{number}", daemon=True)
+
+    def _run_batches(self, number: int, low_priority: bool) -> None:
+        """Run batches until the scheduler stops: the body of a thread."""
+        if low_priority:
+            lower_priority()
         try:
             while items := self._wait():
                 self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
-                del items  # while it waits for the next, it keeps no text of the last
-        except BaseException as error:  # a thread that ends unasked must not leave clients waiting
+                del items  # an idle thread keeps no text of its last batch
+        except BaseException as error:  # no client may be left waiting
             self._loop.call_soon_threadsafe(self._stop, _ended(error))
 
     def _wait(self) -> list[Item]:
-        """Wait for work and take the oldest of it; nothing when there will be no more."""
+        """Wait for work and take the oldest items; return none when the scheduler stops."""
         with self._lock:
-            while (self._by_turns or not self._waiting) and not self._stopped:
-                self._queue.wait()
-            return [] if self._stopped else self._take()
+            while (self._on_loop or not self._queue.items) and not self._stopped:
+                self._work.wait()
+            return [] if self._stopped else self._queue.take(self._limits, self._graph_cost.slack)
 
-    def _take(self) -> list[Item]:
-        """Take the oldest texts off the queue, whose condition is held."""
-        return self._waiting.take(self._limits, self._graph_cost.slack)
-
-    def _push_back(self, items: list[Item]) -> None:
-        """Put texts back that wait for another run, but for those whose client has left meanwhile."""
-        with self._lock:
-            items = [item for item in items if not item.request.settled]
-            self._waiting.put_back(items)
-            if not self._by_turns:
-                self._queue.notify(len(items))
-
-    def _run(self, items: list[Item], number: int) -> Run:
-        """Tokenise what was not, run what goes together of it, and put the others back."""
-        run = Run(began=time.monotonic())
-        tokens = min(tokens_of(items), self._limits.tokens)
-        run.due = run.began + self._graph_cost.seconds(tokens, 1)
-        self._busy_since[number] = run.began
-        ready = [item for item in items if self._prepare(item, run)]
-        if ready:
-            for part in self._parts(ready):
-                started = time.monotonic()
-                answers = self._bisect([item.encoded for item in part if item.encoded is not None])
-                run.outcomes += zip(part, answers, strict=True)
-                run.batches.append(Batch(part, time.monotonic() - started))
+    def _run(self, items: list[Item], number: int) -> BatchResult:
+        """Tokenise `items`, run those that go together, and put the others back; `number` is that of the thread."""
+        began = self._busy_since[number] = time.monotonic()
+        batch = BatchResult(began)
+        ready = self._encode(items, batch)
+        for group in [ready] if len(ready) == 1 else self._group(ready):
+            rows, started = [*map(_encoded, group)], time.monotonic()
+            results: Sequence[TextResult]
+            try:
+                results = self._graph.run(rows)
+            except BaseException as error:  # whatever it is, some of the rows cause it
+                results = self._bisect(rows, _contained(error))
+            batch.results += zip(group, results, strict=True)
+            batch.graph_runs.append(GraphRun(group, time.monotonic() - started))
         ended = time.monotonic()
-        run.seconds = ended - run.began
-        # With work waiting, what passes between two runs is part of what a run costs.
-        run.occupied = ended - max(self._free_since[number], items[0].request.submitted)
+        batch.seconds = ended - began
+        batch.occupied = ended - max(self._free_since[number], items[0].submission.submitted)
         self._free_since[number] = ended
         self._busy_since[number] = None
-        return run
+        return batch
 
-    def _prepare(self, item: Item, run: Run) -> bool:
-        """Tokenise an item. One that is late, or cannot be tokenised, has its outcome then."""
-        if item.request.settled:
-            return False
-        if run.due > item.request.deadline:
-            run.outcomes.append((item, DeadlineError("the deadline would pass before the answer is there")))
-            return False
-        if item.encoded is None:
-            try:
-                item.encoded = self._classifier.encode(item.request.texts[item.index])
-            except BaseException as error:  # whatever it is, it concerns one request alone
-                run.outcomes.append((item, _contained(error)))
-                return False
-            item.tokens = len(item.encoded.ids)
-        return True
+    def _encode(self, items: list[Item], batch: BatchResult) -> list[Item]:
+        """Tokenise items and return those to run. Late ones, and those that cannot be tokenised, get their results."""
+        ready, due = [], 0.0
+        for item in items:
+            submission = item.submission
+            if submission.settled:
+                continue
+            if submission.deadline != math.inf:
+                due = due or batch.began + self._graph_cost.seconds(min(tokens_of(items), self._limits.tokens), 1)
+                if due > submission.deadline:
+                    batch.results.append((item, DeadlineError("the deadline would pass before the answer is there")))
+                    continue
+            if item.encoded is None:
+                try:
+                    item.encoded = self._graph.encode(submission.texts[item.index])
+                except BaseException as error:  # whatever it is, this text causes it
+                    batch.results.append((item, _contained(error)))
+                    continue
+                item.tokens = len(item.encoded.ids)
+            ready.append(item)
+        return ready
 
-    def _parts(self, ready: list[Item]) -> list[list[Item]]:
-        """What goes together of texts that were taken, in one run of the graph or several; the others are put back."""
-        if len(ready) == 1:
-            return [ready]
+    def _group(self, ready: list[Item]) -> list[list[Item]]:
+        """Part tokenised items into runs of the graph, and put back those that wait for another batch."""
+        if not ready:
+            return []
         slack = self._graph_cost.slack
-        batch, others = choose(ready, self._limits, slack)
+        chosen, others = choose(ready, self._limits, slack)
         if others:
-            self._push_back(others)
-        return by_length(batch, slack) if self._limits.packed else [batch]
+            with self._lock:
+                others = [item for item in others if not item.submission.settled]
+                self._queue.put_back(others)
+                if not self._on_loop:
+                    self._work.notify(len(others))
+        return by_length(chosen, slack) if self._limits.packed else [chosen]
 
-    def _bisect(self, rows: list[Encoded]) -> list[Outcome]:
-        """Answer rows together; where that fails, by halves, so that only what breaks the graph has no answer."""
-        try:
-            return [*self._classifier.run(rows)]
-        except BaseException as error:  # whatever it is, it concerns some of the rows
-            failure = _contained(error)
-            if len(rows) == 1:
-                return [failure]
+    def _bisect(self, rows: Sequence[Encoded], failure: Exception) -> list[TextResult]:
+        """Answer rows, whose run failed, by halves, so that only the texts that cause it fail."""
+        if len(rows) == 1:
+            return [failure]
         half = len(rows) // 2
-        return [*self._bisect(rows[:half]), *self._bisect(rows[half:])]
+        results: list[TextResult] = []
+        for part in (rows[:half], rows[half:]):
+            try:
+                results += self._graph.run(part)
+            except BaseException as error:
+                results += self._bisect(part, _contained(error))
+        return results
 
-    def _settle(self, run: Run) -> None:
-        """Hand the outcomes of a run to the requests, and have them counted later; on the event loop."""
-        for item, outcome in run.outcomes:
-            request = item.request
-            if request.staged is not None:
-                request.staged("queue", request.submitted, run.began)
-                request.staged("run", run.began, run.began + run.seconds)
-            if isinstance(outcome, Prediction):
-                request.predictions[item.index] = outcome
-                if len(request.predictions) == len(request.texts):
-                    self._finish(request, [request.predictions[index] for index in range(len(request.texts))])
-            elif isinstance(outcome, DeadlineError):
-                self._finish(request, outcome)
+    def _settle(self, batch: BatchResult) -> None:
+        """Give the results of a batch to the requests, and defer counting them; on the event loop."""
+        for item, result in batch.results:
+            submission = item.submission
+            if submission.staged is not None:
+                submission.staged("queue", submission.submitted, batch.began)
+                submission.staged("run", batch.began, batch.began + batch.seconds)
+            if submission.settled:
+                continue
+            outcome: list[Prediction] | Exception
+            if isinstance(result, Prediction):
+                submission.predictions[item.index] = result
+                count = len(submission.texts)
+                if len(submission.predictions) < count:
+                    continue
+                outcome = [*map(submission.predictions.__getitem__, range(count))]
+            elif isinstance(result, DeadlineError):
+                outcome = result
             else:
-                failure = InferenceFailedError.of(item.index, len(request.texts))
-                failure.__cause__ = outcome
-                self._finish(request, failure)
-        self._metrics.later(partial(self._count, run))
-        self._next_turn()
+                outcome = InferenceFailedError.of(item.index, len(submission.texts))
+                outcome.__cause__ = result
+            self._close(submission)
+            submission.done(outcome)
+        self._metrics.deferred.add(partial(self._count, batch))
+        self._schedule_turn()
 
-    def _count(self, run: Run) -> None:
-        """Learn from a run what the next will cost, and count it."""
+    def _count(self, batch: BatchResult) -> None:
+        """Learn from a batch what the next will cost, and count it."""
         total = 0
-        for items, seconds in run.batches:
-            total += (tokens := self._limits.paid(items))
+        for items, seconds in batch.graph_runs:
+            tokens = self._limits.paid(items)
+            total += tokens
             self._graph_cost.learn(tokens, seconds)
             self._metrics.batch(len(items), tokens)
-        if run.batches:
-            self._cost.learn(total, run.occupied)
-            self._metrics.run_seconds.observe(run.seconds)
-        for item, _ in run.outcomes:
-            self._metrics.queue_seconds.observe(run.began - item.request.submitted)
+        if batch.graph_runs:
+            self._batch_cost.learn(total, batch.occupied)
+            self._metrics.run_seconds.observe(batch.seconds)
+        for item, _ in batch.results:
+            self._metrics.queue_seconds.observe(batch.began - item.submission.submitted)
 
     def _stop(self, failure: Exception) -> None:
+        """End, and let every open request fail."""
+        self.overload.close()
         with self._lock:
             self._stopped = True
-            self._queue.notify_all()
-        for request in list(self._open):
-            self._finish(request, failure)
+            self._work.notify_all()
+        for submission in list(self._open):
+            self._close(submission)
+            submission.done(failure)
 
 
 def _contained(error: BaseException) -> Exception:
-    """What texts fail with: the error, or for a panic of a library one that does not end the thread. Raises others."""
+    """Return the error that texts fail with, for a panic of a library one of ours. Raises what must end the thread."""
     if isinstance(error, Exception):
         return error
     if is_panic(error):
@@ -420,7 +357,7 @@ def _contained(error: BaseException) -> Exception:
 
 
 def _ended(error: BaseException) -> InferenceFailedError:
-    """What requests fail with when what runs the graph has ended by an error."""
+    """Return the error of requests whose thread, or turn of the event loop, ended by `error`."""
     failure = InferenceFailedError("the inference ended by an error; the service needs a restart")
     failure.__cause__ = error
     return failure

@@ -1,64 +1,94 @@
-"""What the scheduler keeps of a request, of each of its texts, and of a run. Plain data, no decisions."""
+"""What the dataplane, the scheduler and the graph pass to each other. Plain data and protocols, no decisions.
+
+All times are of `time.monotonic()`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from export.bundle.classifier import Encoded, Prediction
-from service.inference.runner import Done, Leaving, Staged
 
-Outcome = Prediction | Exception
+Done = Callable[[list[Prediction] | Exception], None]
+"""Called once with the predictions for all texts of a submission, in order, or with the error. It does not raise."""
+
+Withdraw = Callable[[], None]
+"""Takes the waiting texts of a request off the queue; `Done` is not called. After the answer it does nothing."""
+
+Staged = Callable[[str, float, float], None]
+"""Records a stage of a request: its name (`queue` or `run`), begin and end."""
+
+TextResult = Prediction | Exception
+"""What became of one text."""
+
+
+class Graph(Protocol):
+    """A graph with its tokenizer; threads may share it. `export.bundle.classifier.Classifier` is one."""
+
+    packed: bool
+    """Whether padding costs nothing."""
+
+    def encode(self, text: str, /) -> Encoded:
+        """Tokenise a text."""
+
+    def run(self, rows: Sequence[Encoded], /) -> list[Prediction]:
+        """Answer texts in one run, or raise."""
+
+
+class Refusal(NamedTuple):
+    """Why a request is refused under overload, and the whole seconds after which to try again."""
+
+    message: str
+    retry_after: int
 
 
 @dataclass(slots=True, eq=False)
-class Request:
-    """The texts of one request and what is known of their answers. Times are of `time.monotonic()`."""
+class Submission:
+    """The texts of one request, and the predictions for them so far, by index."""
 
     texts: Sequence[str]
     done: Done
     deadline: float
     submitted: float
-    leaving: Leaving | None
-    staged: Staged | None
+    staged: Staged | None = None
     predictions: dict[int, Prediction] = field(default_factory=dict)
     settled: bool = False
-    watch: asyncio.Task[None] | None = None
+    """Whether it was answered or withdrawn."""
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One text of a request. `tokens` are estimated until it is `encoded`."""
+    """One text of a submission. `tokens` are estimated until it is `encoded`."""
 
-    request: Request
+    submission: Submission
     index: int
     tokens: int
     encoded: Encoded | None = None
 
 
-class Batch(NamedTuple):
-    """What the graph ran at once, and how long it took."""
+class GraphRun(NamedTuple):
+    """The items that shared one run of the graph, and its duration in seconds."""
 
     items: list[Item]
     seconds: float
 
 
 @dataclass(slots=True, eq=False)
-class Run:
-    """What was taken at once has come to: each item with its outcome, the graph's batches, and how long all took."""
+class BatchResult:
+    """What became of the items that were taken off the queue at once."""
 
     began: float
-    due: float = 0.0
-    """When it should be over."""
-
-    outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
-    batches: list[Batch] = field(default_factory=list)
+    results: list[tuple[Item, TextResult]] = field(default_factory=list)
+    graph_runs: list[GraphRun] = field(default_factory=list)
     seconds: float = 0.0
+    """From `began` to the end of the last run."""
+
     occupied: float = 0.0
+    """The same plus the time since the previous batch, as far as texts were waiting then."""
 
 
 def age(item: Item) -> float:
-    """When its request came."""
-    return item.request.submitted
+    """Return when the item's request was submitted: the queue is sorted by it."""
+    return item.submission.submitted

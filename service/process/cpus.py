@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use: a container sees all of the host's and is throttled beyond its own."""
+"""Find how many CPUs this process may use: a container sees all CPUs of the host, and is throttled beyond its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def available_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Return the smaller of the CPU affinity and the cgroup v2 quota, rounded down, at least 1."""
+    """Return the smallest of the CPU affinity and the cgroup v2 quotas, rounded down, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [_quota(directory / "cpu.max") for directory in _groups(cgroups, membership)]
     return max(1, int(min([affinity, *quotas])))
 
 
 def _groups(cgroups: Path, membership: Path) -> list[Path]:
-    """Return the directories of this process's cgroup and its ancestors: a quota on any of them holds."""
+    """Return the directories of this process's cgroup and its ancestors: a quota on any of them applies."""
     try:
         line = next(line for line in membership.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -27,7 +27,7 @@ def _groups(cgroups: Path, membership: Path) -> list[Path]:
 
 
 def _quota(path: Path) -> float:
-    """CPUs that a `cpu.max` grants: "200000 100000" is 2, "max 100000" and no file are unlimited."""
+    """Return the CPUs that a `cpu.max` grants: 2 for "200000 100000", infinity for "max 100000" and without a file."""
     try:
         quota, period = path.read_text().split()
         return float("inf") if quota == "max" else int(quota) / int(period)

@@ -1,4 +1,4 @@
-"""How a thread gives way to the event loop where they share a core."""
+"""Thread priority: let background threads give the core to the event loop."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 from contextlib import suppress
 from threading import get_native_id
 
-_MORE = 10
-_MOST = 19
+_NICENESS_STEP = 10
+_MAX_NICENESS = 19
 
 
-def give_way() -> None:
-    """Let the calling thread have the core when no other thread wants it, or nearly so. On Linux alone.
+def lower_priority() -> None:
+    """Let the calling thread run almost only when no other thread wants the core. On Linux only.
 
-    Elsewhere niceness belongs to the whole process. Where a sandbox forbids it, the thread stays as it is.
+    Elsewhere a priority belongs to the whole process. Where a sandbox forbids the change, nothing happens.
     """
     if sys.platform != "linux":
         return
     own = get_native_id()
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, own, min(os.getpriority(os.PRIO_PROCESS, own) + _MORE, _MOST))
+        os.setpriority(os.PRIO_PROCESS, own, min(os.getpriority(os.PRIO_PROCESS, own) + _NICENESS_STEP, _MAX_NICENESS))

@@ -23,9 +23,9 @@ from service.http.error_body import ErrorBody
 from service.http.fast_route import FastRoute, Respond
 from service.http.openapi import EXAMPLE, Text, failures, request_body
 from service.inference import dataplane
-from service.inference.dataplane import Answer
+from service.inference.dataplane import Predictions
 from service.inference.registry import Models
-from service.inference.runner import Withdraw
+from service.inference.types import Withdraw
 from service.settings import Settings
 from service.state import state_of
 
@@ -155,7 +155,7 @@ def classify_directly(models: Models, context: RequestContext, body: bytes, resp
     except ValidationError:
         return None
 
-    def done(outcome: Answer | Exception) -> None:
+    def done(outcome: Predictions | Exception) -> None:
         if isinstance(outcome, Exception):
             respond(outcome)
             return
@@ -169,7 +169,7 @@ def classify_directly(models: Models, context: RequestContext, body: bytes, resp
     return dataplane.submit(models, context, asked.all(), done, name="text" if asked.texts is None else "texts")
 
 
-def _to_json(request_id: str, answer: Answer, asked: ClassifyRequest) -> bytes:
+def _to_json(request_id: str, answer: Predictions, asked: ClassifyRequest) -> bytes:
     """Return a `ClassifyResponse` as JSON, written by hand: to build its models takes longer than a small student.
 
     The request's id needs no escaping.

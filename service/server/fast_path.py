@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from service.http.context import ADMISSION, RequestContext
 from service.http.fast_route import FastRoute
 from service.inference import dataplane
-from service.inference.runner import Withdraw
+from service.inference.types import Withdraw
 from service.server.middleware import DISCONNECTED, RequestMiddleware
 
 _POST = "POST"
@@ -122,7 +122,7 @@ class FastRequest:
         assert self.route.direct is not None
         try:
             model = self.path.models.only
-            if model is not None and model.runner.crowded:
+            if model is not None and model.scheduler.overload.crowded:
                 dataplane.refuse_early(model, self.context)
             self.withdraw = self.route.direct(self.context, body, self.respond)
         except Exception as error:

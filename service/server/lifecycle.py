@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
 from service.errors import ReloadingError, StartupError
-from service.process.priority import give_way
+from service.process.priority import lower_priority
 from service.server.fast_path import CLOSE, FastPath
 from service.server.reader import Reader
 from service.settings import Settings, variable
@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
         """Load, serve on bound sockets until told to stop, and leave in order."""
         # Whoever hands work to a thread, such as a teacher that runs here, must not make those wait who are served.
         asyncio.get_running_loop().set_exception_handler(log_loop_errors)
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=give_way))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=lower_priority))
         with self.capture_signals():
             async with self._app.router.lifespan_context(self._app), self._monitored():
                 await self._serve(sockets)

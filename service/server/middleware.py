@@ -103,7 +103,7 @@ class RequestMiddleware:
         if route in PROBES:
             return
         seconds = time.monotonic() - context.began
-        self._metrics.later(partial(self._metrics.request, route, method, code, seconds))
+        self._metrics.deferred.add(partial(self._metrics.request, route, method, code, seconds))
         key = context.caller.name if context.caller is not None else None
         if context.admission is not None:
             self._metrics.key_request(key or "", context.admission)

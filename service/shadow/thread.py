@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from service.process.priority import give_way
+from service.process.priority import lower_priority
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,7 +18,7 @@ class OutboxThread:
     """Runs calls one after the other, in the order they came, while answers want no core."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow-outbox", initializer=give_way)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow-outbox", initializer=lower_priority)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in the thread and return its result; once begun it ends, even if this is cancelled."""

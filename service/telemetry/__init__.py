@@ -1,1 +1,1 @@
-"""What is told of requests: metrics, traces and log lines."""
+"""Metrics, traces and log lines."""

@@ -1,7 +1,7 @@
-"""Work that nobody waits for, such as counting, done for several requests at once.
+"""Deferred bookkeeping: the metrics of several requests are updated in one batch.
 
-After a run of the graph the processor's caches hold the model, and whatever is done next is slow until they hold it
-too. Done for each request alone, counting would take longer than parsing it.
+After a run of the graph the processor's caches hold the model, so that the first work after it is slow. Done for each
+request alone, counting would take longer than parsing the request.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from prometheus_client.registry import Collector
 logger = structlog.get_logger(__name__)
 
 _SECONDS = 0.1
-_MOST = 32
-"""So many requests' work is short beside a run."""
+_BATCH = 32
+"""This many pieces of work take less time than a run."""
 
 
-class Later(Collector):
-    """What is to be done, in order. It belongs on the event loop.
+class Deferred(Collector):
+    """A list of pieces of work, done in order, on the event loop.
 
-    It is done once there is enough of it, after a tenth of a second, and before a registry that it was registered with
-    is read: registered first, it is what brings the counts up to date.
+    They are done when there are enough of them, after a tenth of a second, and before a registry is read in which this
+    is the first collector.
     """
 
     def __init__(self) -> None:
         self._work: deque[Callable[[], object]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def __call__(self, work: Callable[[], object]) -> None:
-        """Put work off. It does not raise."""
+    def add(self, work: Callable[[], object]) -> None:
+        """Defer `work`. It does not raise."""
         self._work.append(work)
-        if len(self._work) == _MOST:
+        if len(self._work) == _BATCH:
             asyncio.get_running_loop().call_soon(self.flush)
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
+            self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._flush_in_time)
 
     def flush(self) -> None:
-        """Do all of it now."""
+        """Do all of the work now."""
         while self._work:
             try:
                 self._work.popleft()()
-            except Exception:  # of one request: that of the others, and whoever reads the metrics, goes on
+            except Exception:  # a fault in the bookkeeping of one request must not stop that of the others
                 logger.exception("deferred work failed")
 
     def collect(self) -> tuple[Metric, ...]:
@@ -53,6 +53,6 @@ class Later(Collector):
         self.flush()
         return ()
 
-    def _due(self) -> None:
+    def _flush_in_time(self) -> None:
         self._timer = None
         self.flush()

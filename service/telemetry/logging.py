@@ -1,7 +1,7 @@
-"""Log lines as JSON on standard error, ours and those of libraries alike. No line ever holds a request's text.
+"""Log lines as JSON on standard error, our own and those of libraries. No line contains the text of a request.
 
-So of an error there are its kind, where it was raised, and what led to it; what it says only where that is ours or the
-operating system's: the message of a library may repeat what it was given, be that a text or a key.
+A logged error has its type, its traceback and its causes. Its message is logged only if it is our own or the operating
+system's: the message of a library may repeat its input, which may be a text or a key.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from service.shadow.errors import ShadowError
 
 logger = structlog.get_logger(__name__)
 
-_SPOKEN = (ServiceError, StartupError, BundleError, InferenceError, ShadowError, OSError)
-"""Errors whose messages hold no text of a request."""
+_SAFE_ERRORS = (ServiceError, StartupError, BundleError, InferenceError, ShadowError, OSError)
+"""Errors whose messages contain no text of a request."""
 
-_MOST_ERRORS = 10
+_MAX_ERRORS = 10
 
 
 def configure_logging(level: str = "info") -> None:
-    """Log events of `level` and worse, one JSON object a line, with tracebacks as text and without local variables."""
+    """Log events from `level` on, one JSON object per line, with tracebacks as text and without local variables."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -55,24 +55,24 @@ def configure_logging(level: str = "info") -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.raiseExceptions = False  # else a line that cannot be written is one with all that it was made of
-    # Their routine lines repeat ours, and httpx and urllib3 name every URL.
+    logging.raiseExceptions = False  # else a line that cannot be written is reported with all of its arguments
+    # Their routine lines repeat ours, and httpx and urllib3 log every URL.
     for name in ("uvicorn", "httpx", "httpcore", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns of a header in `OTEL_EXPORTER_OTLP_HEADERS` that it cannot read by logging it whole.
+    # When it cannot parse a header in `OTEL_EXPORTER_OTLP_HEADERS`, it logs the whole header.
     logging.getLogger("opentelemetry.util.re").addFilter(_without_arguments)
 
 
 def _without_arguments(record: logging.LogRecord) -> bool:
-    """Leave of a library's line what it always says."""
+    """Cut the arguments from the message of a library."""
     record.msg, record.args = str(record.msg).partition("%s")[0].rstrip(" :"), ()
     return True
 
 
 def log_loop_errors(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what went wrong in a callback or a task that nobody waits for; an event loop's exception handler.
+    """Log an error in a callback, or in a task that nothing awaits: the exception handler of the event loop.
 
-    The loop's own message has the arguments of the callback in it.
+    The loop's default handler would log the arguments of the callback.
     """
     error = context.get("exception")
     if error is None:
@@ -82,7 +82,7 @@ def log_loop_errors(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _add_exception(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Put what `exc_info` stands for into the event, as text."""
+    """Replace `exc_info` in the event by the description of the error."""
     given = event.pop("exc_info", None)
     error = given[1] if isinstance(given, tuple) else sys.exc_info()[1] if given is True else given
     if isinstance(error, BaseException):
@@ -91,17 +91,17 @@ def _add_exception(_: Any, __: str, event: structlog.typing.EventDict) -> struct
 
 
 def describe(error: BaseException) -> str:
-    """The traceback of an error and of those that led to it, the first of them first."""
+    """Return the tracebacks of an error and of its causes, the first cause first."""
     chain: list[BaseException] = []
     following: BaseException | None = error
-    while following is not None and following not in chain and len(chain) < _MOST_ERRORS:
+    while following is not None and following not in chain and len(chain) < _MAX_ERRORS:
         chain.append(following)
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
     return "\n".join(_described(one) for one in reversed(chain))
 
 
 def _described(error: BaseException) -> str:
-    said = f": {error}" if isinstance(error, _SPOKEN) else ""
-    parts = error.exceptions[:_MOST_ERRORS] if isinstance(error, BaseExceptionGroup) else ()
+    said = f": {error}" if isinstance(error, _SAFE_ERRORS) else ""
+    parts = error.exceptions[:_MAX_ERRORS] if isinstance(error, BaseExceptionGroup) else ()
     own = "".join([*traceback.format_tb(error.__traceback__), type(error).__qualname__, said])
     return "\n".join([own, *(describe(part) for part in parts)])

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans: one per request, and one per stage that its texts went through. Never a text.
+"""OpenTelemetry spans: one per request, and one per stage that its texts went through. They never contain a text.
 
-A request's times are gathered in a `Trace` while it is answered; the spans are made of them afterwards. Without
-`tracing` nothing of this runs, and OpenTelemetry is not even imported.
+The times of a request are gathered in a `Trace` while it is answered, and the spans are made from them afterwards.
+Without `tracing` none of this runs, and OpenTelemetry is not imported.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FLUSH_SECONDS = 5.0
 
 
 class Tracer:
-    """Makes spans, and hands them to the exporter that the environment's `OTEL_...` variables describe.
+    """Makes spans and passes them to the exporter that the environment variables `OTEL_...` configure.
 
-    Raises StartupError when the extra is not installed.
+    Raises StartupError when the extra `otel` is not installed.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Tracer:
         self._otel = trace
 
     def record(self, gathered: Trace, method: str, route: str | None, code: int) -> None:
-        """Make the spans of a request that has ended now."""
+        """Make the spans of a request that ends now."""
         since = time.time_ns() - time.monotonic_ns()
 
         def at(seconds: float) -> int:
@@ -78,7 +78,7 @@ class Tracer:
         span.end()
 
     async def close(self) -> None:
-        """Send what is left, for as long as that may take; a collector that is away must not keep the service."""
+        """Send the remaining spans, within a few seconds: a collector that hangs must not block the shutdown."""
         sending = Thread(target=self._provider.shutdown, name="tracing", daemon=True)
         sending.start()
         await asyncio.to_thread(sending.join, _FLUSH_SECONDS)
@@ -89,7 +89,7 @@ def _carrier(headers: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def _attributes(gathered: Trace, method: str, route: str | None, code: int) -> dict[str, AttributeValue]:
-    """Names as in OpenTelemetry's conventions for HTTP, and ours under `reflux.`."""
+    """Return attributes named by OpenTelemetry's conventions for HTTP, and our own under `reflux.`."""
     attributes: dict[str, AttributeValue | None] = {
         "http.request.method": method,
         "http.route": route,

@@ -241,7 +241,7 @@ async def test_a_panic_in_the_run_itself_fails_its_text_alone(running, monkeypat
 
 async def test_what_ends_the_inference_is_told_to_who_waits_and_to_the_probe(running, monkeypatch):
     async with running(workers=0) as client:
-        monkeypatch.setattr("service.inference.scheduler.tokens_of", fail)
+        monkeypatch.setattr("service.inference.scheduler.BatchResult", fail)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_loop_errors)
         with structlog.testing.capture_logs() as log:

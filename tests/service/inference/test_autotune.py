@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from export.bundle.classifier import Encoded
-from service.inference import autotune as planning
-from service.inference.autotune import BUDGETS, Asked, Conditions, choose
+from service.inference import autotune
+from service.inference.autotune import BUDGETS, Conditions, Overrides, choose
 from service.inference.batching import ALONE, Limits
 
 LENGTH = 16
@@ -25,14 +25,14 @@ def clock(monkeypatch):
     """
     clock = SimpleNamespace(now=0.0, others=0.0)
     now = SimpleNamespace(thread_time=lambda: clock.now, monotonic=lambda: clock.now * (1 + clock.others))
-    monkeypatch.setattr(planning, "time", now)
+    monkeypatch.setattr(autotune, "time", now)
     return clock
 
 
 @pytest.fixture
 def hop(monkeypatch):
     """`hop(seconds)`: to a thread and back takes so long."""
-    return lambda seconds: monkeypatch.setattr(planning, "_hop_seconds", lambda: seconds)
+    return lambda seconds: monkeypatch.setattr(autotune, "_hop_seconds", lambda: seconds)
 
 
 class Graph:
@@ -53,8 +53,8 @@ class Graph:
         return []
 
 
-def planned(graph, asked, *, cpus=2, batches=True):
-    return choose(lambda threads: graph, TEXTS, asked, cpus=cpus, batches=batches)[0]
+def tuned(graph, overrides, *, cpus=2, batches=True):
+    return choose(lambda threads: graph, TEXTS, overrides, cpus=cpus, batches=batches)[0]
 
 
 def linear(token, run):
@@ -63,16 +63,16 @@ def linear(token, run):
 
 @pytest.fixture
 def rates(monkeypatch):
-    """`rates(function)`: let a plan answer `function(plan)` texts per second; the list of the plans that were tried."""
+    """`rates(function)`: let a tuning answer `function(tuning)` texts per second; the list of those that were tried."""
 
     def replace(function):
         tried = []
 
-        def rate(graph, texts, plan, *_, **__):
-            tried.append(plan)
-            return function(plan)
+        def rate(graph, texts, tuning, *_, **__):
+            tried.append(tuning)
+            return function(tuning)
 
-        monkeypatch.setattr(planning, "_texts_per_second", rate)
+        monkeypatch.setattr(autotune, "_texts_per_second", rate)
         return tried
 
     return replace
@@ -89,19 +89,19 @@ def rates(monkeypatch):
     ],
 )
 def test_a_run_is_as_long_as_it_pays(clock, cost, limits):
-    plan = planned(Graph(clock, cost), Asked(workers=1))
-    assert (plan.workers, plan.threads, plan.limits) == (1, 1, limits)
+    tuning = tuned(Graph(clock, cost), Overrides(workers=1))
+    assert (tuning.workers, tuning.threads, tuning.limits) == (1, 1, limits)
 
 
 def test_what_was_measured_is_known_to_whoever_runs_the_plan(clock):
-    plan = planned(Graph(clock, linear(2e-5, 1e-3)), Asked(workers=1))
+    tuning = tuned(Graph(clock, linear(2e-5, 1e-3)), Overrides(workers=1))
     for tokens, runs in [(8, 1), (100, 1), (1000, 4)]:
-        assert plan.cost.seconds(tokens, runs) == pytest.approx(2e-5 * tokens + 1e-3 * runs, rel=0.05)
+        assert tuning.cost.seconds(tokens, runs) == pytest.approx(2e-5 * tokens + 1e-3 * runs, rel=0.05)
 
 
 def test_what_is_measured_are_full_runs_of_the_text_of_median_length(clock):
     graph = Graph(clock, linear(1e-5, 1e-3))
-    planned(graph, Asked(workers=1))
+    tuned(graph, Overrides(workers=1))
     rows = {min(64, max(1, tokens // LENGTH)) for tokens in (1, *BUDGETS)}
     assert set(graph.shapes) == {(count, LENGTH) for count in rows}
 
@@ -109,128 +109,130 @@ def test_what_is_measured_are_full_runs_of_the_text_of_median_length(clock):
 def test_a_graph_that_is_cheaper_than_a_thread_runs_on_the_event_loop(clock, hop):
     hop(1e-4)
     graph = Graph(clock, linear(1e-6, 1e-5))
-    assert planned(graph, Asked()).workers == 0
+    assert tuned(graph, Overrides()).workers == 0
 
 
 def test_a_graph_that_costs_more_than_a_thread_runs_on_threads(clock, hop, rates):
     hop(1e-6)
-    rates(lambda plan: plan.workers)
-    plan = planned(Graph(clock, linear(1e-6, 1e-5)), Asked())
-    assert (plan.workers, plan.threads) == (2, 1)
+    rates(lambda tuning: tuning.workers)
+    tuning = tuned(Graph(clock, linear(1e-6, 1e-5)), Overrides())
+    assert (tuning.workers, tuning.threads) == (2, 1)
 
 
 @pytest.mark.parametrize(("seconds", "workers"), [(0.002, 0), (0.1, 1)])
 def test_a_single_cpu_has_no_threads_unless_everything_else_would_wait_too_long(clock, hop, seconds, workers):
     hop(1e-6)
-    plan = planned(Graph(clock, linear(0.0, seconds)), Asked(batch_tokens=0), cpus=1)
-    assert plan.workers == workers
+    tuning = tuned(Graph(clock, linear(0.0, seconds)), Overrides(batch_tokens=0), cpus=1)
+    assert tuning.workers == workers
 
 
 def test_a_run_on_the_event_loop_is_short_though_a_longer_one_would_pay(clock):
     graph = Graph(clock, linear(5e-5, 3e-3))
-    assert planned(graph, Asked(workers=1)).limits == Limits(max(BUDGETS))
-    limits = planned(graph, Asked(workers=0)).limits
+    assert tuned(graph, Overrides(workers=1)).limits == Limits(max(BUDGETS))
+    limits = tuned(graph, Overrides(workers=0)).limits
     assert limits == Limits(256)
     assert graph.cost(limits.tokens) < 0.02 < graph.cost(2 * limits.tokens)
 
 
 def test_on_the_event_loop_each_run_costs_a_turn_more(clock):
     graph = Graph(clock, linear(1e-4, 0.0))
-    assert planned(graph, Asked(workers=1)).limits == ALONE
-    assert planned(graph, Asked(workers=0)).limits == Limits(128)
+    assert tuned(graph, Overrides(workers=1)).limits == ALONE
+    assert tuned(graph, Overrides(workers=0)).limits == Limits(128)
 
 
 @pytest.mark.parametrize(("packed", "workers", "tokens"), [(True, 0, 512), (False, 0, 256), (True, 1, 256)])
 def test_of_runs_as_good_the_event_loop_takes_the_longest_if_packed(clock, rates, packed, workers, tokens):
-    rates(lambda plan: {256: 1000.0, 512: 985.0, 1024: 970.0}.get(plan.limits.tokens, 900.0))
+    rates(lambda tuning: {256: 1000.0, 512: 985.0, 1024: 970.0}.get(tuning.limits.tokens, 900.0))
     graph = Graph(clock, linear(1e-5, 1e-3))
     graph.packed = packed
-    assert planned(graph, Asked(workers=workers)).limits.tokens == tokens
+    assert tuned(graph, Overrides(workers=workers)).limits.tokens == tokens
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_graph_that_is_packed_gets_limits_that_say_so(clock, packed):
     graph = Graph(clock, linear(1e-5, 1e-2))
     graph.packed = packed
-    for asked in (Asked(workers=1), Asked(workers=1, batch_tokens=512)):
-        assert planned(graph, asked).limits.packed is packed
-    assert planned(graph, Asked(workers=1), batches=False).limits == ALONE
+    for overrides in (Overrides(workers=1), Overrides(workers=1, batch_tokens=512)):
+        assert tuned(graph, overrides).limits.packed is packed
+    assert tuned(graph, Overrides(workers=1), batches=False).limits == ALONE
 
 
 @pytest.mark.parametrize(
-    ("asked", "cpus", "expected"),
+    ("overrides", "cpus", "expected"),
     [
-        (Asked(workers=2, threads=3, batch_tokens=500), 8, (2, 3, Limits(500))),
-        (Asked(workers=2, threads=3, batch_tokens=0), 8, (2, 3, ALONE)),
-        (Asked(workers=0, batch_tokens=64), 8, (0, 1, Limits(64))),
-        (Asked(workers=5, batch_tokens=64), 1, (5, 1, Limits(64))),
+        (Overrides(workers=2, threads=3, batch_tokens=500), 8, (2, 3, Limits(500))),
+        (Overrides(workers=2, threads=3, batch_tokens=0), 8, (2, 3, ALONE)),
+        (Overrides(workers=0, batch_tokens=64), 8, (0, 1, Limits(64))),
+        (Overrides(workers=5, batch_tokens=64), 1, (5, 1, Limits(64))),
     ],
 )
-def test_where_settings_say_all_nothing_is_measured(clock, asked, cpus, expected):
+def test_where_settings_say_all_nothing_is_measured(clock, overrides, cpus, expected):
     graph, made = Graph(clock, linear(1e-5, 1e-3)), []
-    plan, chosen = choose(lambda threads: made.append(threads) or graph, TEXTS, asked, cpus=cpus, batches=True)
-    assert (plan.workers, plan.threads, plan.limits) == expected
+    tuning, chosen = choose(lambda threads: made.append(threads) or graph, TEXTS, overrides, cpus=cpus, batches=True)
+    assert (tuning.workers, tuning.threads, tuning.limits) == expected
     assert (made, chosen, graph.shapes) == ([expected[1]], graph, [])
 
 
 @pytest.mark.parametrize(("threads", "cpus", "workers"), [(2, 8, 4), (3, 8, 2), (8, 4, 1)])
 def test_threads_that_are_asked_for_leave_the_other_cpus_to_workers(clock, hop, threads, cpus, workers):
     hop(0.0)
-    plan = planned(Graph(clock, linear(1e-5, 1e-3)), Asked(threads=threads, batch_tokens=0), cpus=cpus)
-    assert (plan.workers, plan.threads) == (workers, threads)
+    tuning = tuned(Graph(clock, linear(1e-5, 1e-3)), Overrides(threads=threads, batch_tokens=0), cpus=cpus)
+    assert (tuning.workers, tuning.threads) == (workers, threads)
 
 
-@pytest.mark.parametrize("asked", [Asked(workers=1), Asked(workers=0), Asked(workers=2, batch_tokens=512)])
-def test_texts_that_must_not_share_a_run_do_not_whatever_is_asked(clock, asked):
+@pytest.mark.parametrize(
+    "overrides", [Overrides(workers=1), Overrides(workers=0), Overrides(workers=2, batch_tokens=512)]
+)
+def test_texts_that_must_not_share_a_run_do_not_whatever_is_asked(clock, overrides):
     graph = Graph(clock, linear(1e-5, 1e-2))
-    assert planned(graph, asked, batches=False).limits == ALONE
+    assert tuned(graph, overrides, batches=False).limits == ALONE
     assert {rows for rows, _ in graph.shapes} <= {1}
 
 
 def test_the_best_of_workers_threads_and_tokens_is_taken_with_its_graph(clock, hop, rates):
     hop(0.0)
     best = (2, 2, Limits(128))
-    tried = rates(lambda plan: 2.0 if (plan.workers, plan.threads, plan.limits) == best else 1.0)
+    tried = rates(lambda tuning: 2.0 if (tuning.workers, tuning.threads, tuning.limits) == best else 1.0)
     graphs = {}
 
     def make(threads):
         return graphs.setdefault(threads, Graph(clock, linear(1e-5, 1e-3)))
 
-    plan, graph = choose(make, TEXTS, Asked(), cpus=4, batches=True)
-    assert (plan.workers, plan.threads, plan.limits) == best
+    tuning, graph = choose(make, TEXTS, Overrides(), cpus=4, batches=True)
+    assert (tuning.workers, tuning.threads, tuning.limits) == best
     assert graph is graphs[2]
-    assert {(plan.workers, plan.threads) for plan in tried} == {(4, 1), (2, 2), (1, 4)}
-    assert {plan.limits for plan in tried} == {ALONE, *map(Limits, BUDGETS)}
+    assert {(tuning.workers, tuning.threads) for tuning in tried} == {(4, 1), (2, 2), (1, 4)}
+    assert {tuning.limits for tuning in tried} == {ALONE, *map(Limits, BUDGETS)}
 
 
 @pytest.mark.parametrize("time", [1, 2])
 def test_a_disturbance_during_one_measurement_does_not_decide(clock, rates, time):
     seen = []
 
-    def rate(plan):
-        seen.append(plan)
-        disturbed = plan.limits == Limits(256) and seen.count(plan) == time
-        return 0.1 if disturbed else plan.limits.tokens if plan.limits.tokens <= 256 else 1.0
+    def rate(tuning):
+        seen.append(tuning)
+        disturbed = tuning.limits == Limits(256) and seen.count(tuning) == time
+        return 0.1 if disturbed else tuning.limits.tokens if tuning.limits.tokens <= 256 else 1.0
 
     rates(rate)
-    assert planned(Graph(clock, linear(1e-5, 1e-3)), Asked(workers=1)).limits == Limits(256)
+    assert tuned(Graph(clock, linear(1e-5, 1e-3)), Overrides(workers=1)).limits == Limits(256)
 
 
-@pytest.mark.parametrize("asked", [Asked(), Asked(workers=0), Asked(workers=1)])
-def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, asked):
+@pytest.mark.parametrize("overrides", [Overrides(), Overrides(workers=0), Overrides(workers=1)])
+def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, overrides):
     hop(1e-6)
     cost = linear(5e-5, 3e-3)
-    alone, graph = planned(Graph(clock, cost), asked, cpus=1), Graph(clock, cost)
+    alone, graph = tuned(Graph(clock, cost), overrides, cpus=1), Graph(clock, cost)
     clock.others = 20.0
-    plan = planned(graph, asked, cpus=1)
-    assert plan == alone
-    assert plan.cost.seconds(100, 1) == pytest.approx(cost(100), rel=0.05)
+    tuning = tuned(graph, overrides, cpus=1)
+    assert tuning == alone
+    assert tuning.cost.seconds(100, 1) == pytest.approx(cost(100), rel=0.05)
 
 
 def test_on_several_busy_cpus_a_run_is_compared_with_a_hop_that_waits_as_long(clock, hop):
     clock.others = 20.0
     hop(1e-4 * 21)
-    assert planned(Graph(clock, linear(0.0, 5e-4)), Asked(batch_tokens=0), cpus=2).workers == 2
+    assert tuned(Graph(clock, linear(0.0, 5e-4)), Overrides(batch_tokens=0), cpus=2).workers == 2
 
 
 def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock):
@@ -241,7 +243,7 @@ def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock
             threads.add(threading.get_ident())
             return super().run(rows)
 
-    planned(Noting(clock, linear(5e-5, 3e-3)), Asked(workers=1))
+    tuned(Noting(clock, linear(5e-5, 3e-3)), Overrides(workers=1))
     assert threads == {threading.get_ident()}
 
 
@@ -249,20 +251,20 @@ def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock
 def test_where_several_threads_run_the_graph_all_the_time_that_passes_counts(clock, shape):
     cost = linear(5e-5, 3e-3)
     clock.others = 1.0  # as where each waits for the others
-    plan = planned(Graph(clock, cost), Asked(**shape))
-    assert plan.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
+    tuning = tuned(Graph(clock, cost), Overrides(**shape))
+    assert tuning.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
 
 
 def test_a_gpus_time_is_no_time_of_a_thread(clock):
     cost = linear(5e-5, 3e-3)
     clock.others = 1.0  # as where the thread waits for the GPU
-    plan, _ = choose(lambda _: Graph(clock, cost), TEXTS, Asked(), cpus=1, batches=True, gpu=True)
-    assert plan.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
+    tuning, _ = choose(lambda _: Graph(clock, cost), TEXTS, Overrides(), cpus=1, batches=True, gpu=True)
+    assert tuning.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
 
 
 def test_measuring_ends_though_each_run_takes_long(clock):
     graph = Graph(clock, linear(0.0, 5.0))
-    assert planned(graph, Asked(workers=1)).limits == ALONE
+    assert tuned(graph, Overrides(workers=1)).limits == ALONE
     assert len(graph.shapes) == 1
 
 
@@ -275,11 +277,11 @@ def test_every_worker_runs_at_the_same_time(clock):
             self.clock.now += 1.0
             return []
 
-    planned(Shared(clock, None), Asked(workers=3))
+    tuned(Shared(clock, None), Overrides(workers=3))
 
 
 async def test_the_way_to_a_thread_and_back_is_measured_beside_a_running_event_loop():
-    assert 0 < planning._hop_seconds() < 1
+    assert 0 < autotune._hop_seconds() < 1
 
 
 CONDITIONS = Conditions("encoder", "int8", graph_bytes=1000, max_tokens=128, batches=True, cpus=2)

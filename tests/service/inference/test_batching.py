@@ -17,7 +17,6 @@ from service.inference.batching import (
     Limits,
     by_length,
     choose,
-    estimate_tokens,
     packed_price,
     tokens_of,
     window,
@@ -225,15 +224,3 @@ def test_packed_as_many_are_considered_as_are_worth_a_run_if_they_fit(waiting, l
 @given(waiting_texts, limits_of_a_run, slacks)
 def test_where_lengths_matter_many_are_considered(waiting, limits, slack):
     assert window(waiting, limits, slack, 1) == WINDOW
-
-
-@settings(deadline=None)
-@given(st.integers(0, 400), st.integers(1, 64))
-def test_an_estimate_is_within_what_the_graph_reads(characters, most):
-    assert 1 <= estimate_tokens("x" * characters, most) <= most
-
-
-def test_an_estimate_grows_with_the_text():
-    estimates = [estimate_tokens("word " * count, 512) for count in range(50)]
-    assert estimates == sorted(estimates)
-    assert estimates[-1] == pytest.approx(50, rel=0.5)

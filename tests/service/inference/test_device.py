@@ -17,7 +17,7 @@ from export.bundle.io_binding import BoundRun
 from export.bundle.providers import CPU, CUDA, MOST_ROWS, Device
 from service.errors import StartupError
 from service.inference import load as loading
-from service.inference.autotune import GPU_BUDGETS, Asked, Plan, choose
+from service.inference.autotune import GPU_BUDGETS, Overrides, Tuning, choose
 from service.inference.batching import ALONE, Limits
 from service.inference.load import MEASURED, load
 from service.inference.registry import _device
@@ -54,16 +54,16 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(Classifier, "__init__", bound)
 
 
-def planned(asked=MEASURED, *, batches=True, gpu=True, cpus=8):
+def tuned(overrides=MEASURED, *, batches=True, gpu=True, cpus=8):
     graph = Graph()
-    return choose(lambda threads: graph, TEXTS, asked, cpus=cpus, batches=batches, gpu=gpu)[0], graph
+    return choose(lambda threads: graph, TEXTS, overrides, cpus=cpus, batches=batches, gpu=gpu)[0], graph
 
 
 def test_a_gpu_has_one_worker_and_large_batches():
-    plan, graph = planned()
-    assert (plan.workers, plan.threads) == (1, 1)
-    assert plan.limits.rows == MOST_ROWS
-    assert plan.limits.tokens in GPU_BUDGETS
+    tuning, graph = tuned()
+    assert (tuning.workers, tuning.threads) == (1, 1)
+    assert tuning.limits.rows == MOST_ROWS
+    assert tuning.limits.tokens in GPU_BUDGETS
     assert set(graph.rows) == {1, 64, MOST_ROWS}  # 4096 tokens, and the most rows, of texts of 64
 
 
@@ -84,8 +84,8 @@ class Warming(Graph):
 
 def test_the_first_runs_of_a_thread_on_a_gpu_are_not_measured():
     graph = Warming()
-    plan, _ = choose(lambda threads: graph, TEXTS, MEASURED, cpus=8, batches=True, gpu=True)
-    assert plan.cost.seconds(64, 1) < 0.05
+    tuning, _ = choose(lambda threads: graph, TEXTS, MEASURED, cpus=8, batches=True, gpu=True)
+    assert tuning.cost.seconds(64, 1) < 0.05
 
 
 def test_a_run_that_fails_while_a_gpu_is_measured_stops_the_start():
@@ -94,36 +94,36 @@ def test_a_run_that_fails_while_a_gpu_is_measured_stops_the_start():
             raise InferenceError("out of memory")
 
     with pytest.raises(InferenceError, match="out of memory"):
-        choose(lambda _: Failing(), TEXTS, Asked(workers=2), cpus=8, batches=True, gpu=True)
+        choose(lambda _: Failing(), TEXTS, Overrides(workers=2), cpus=8, batches=True, gpu=True)
 
 
 @pytest.mark.parametrize(
-    ("asked", "workers", "limits"),
+    ("overrides", "workers", "limits"),
     [
-        (Asked(workers=2, batch_tokens=999), 2, Limits(999, MOST_ROWS)),
-        (Asked(batch_tokens=0), 1, ALONE),
-        (Asked(workers=0, batch_tokens=0), 0, ALONE),
+        (Overrides(workers=2, batch_tokens=999), 2, Limits(999, MOST_ROWS)),
+        (Overrides(batch_tokens=0), 1, ALONE),
+        (Overrides(workers=0, batch_tokens=0), 0, ALONE),
     ],
 )
-def test_what_settings_fix_holds_on_a_gpu_too(asked, workers, limits):
-    plan, _ = planned(asked)
-    assert (plan.workers, plan.limits) == (workers, limits)
+def test_what_settings_fix_holds_on_a_gpu_too(overrides, workers, limits):
+    tuning, _ = tuned(overrides)
+    assert (tuning.workers, tuning.limits) == (workers, limits)
 
 
 def test_texts_that_must_not_share_a_run_do_not_on_a_gpu(on_gpu):
-    assert planned(batches=False)[0].limits == ALONE
+    assert tuned(batches=False)[0].limits == ALONE
 
 
 def test_a_bundle_on_a_gpu_is_tested_and_planned_as_such(tiny_bundle, on_gpu):
     loaded = load(tiny_bundle.path)
-    assert loaded.plan.workers == 1
-    assert loaded.plan.limits == ALONE or loaded.plan.limits.rows == MOST_ROWS
+    assert loaded.tuning.workers == 1
+    assert loaded.tuning.limits == ALONE or loaded.tuning.limits.rows == MOST_ROWS
 
 
 def test_a_bundle_on_the_cpu_is_planned_as_before(tiny_bundle, monkeypatch):
     given = []
     monkeypatch.setattr(
-        loading, "choose", lambda make, *_, gpu, **__: given.append(gpu) or (Plan(1, 1, ALONE), make(1))
+        loading, "choose", lambda make, *_, gpu, **__: given.append(gpu) or (Tuning(1, 1, ALONE), make(1))
     )
     load(tiny_bundle.path)
     assert given == [False]
@@ -142,7 +142,7 @@ def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
     given = []
     monkeypatch.setattr(loading, "neighbours_change", lambda *_: change)
     monkeypatch.setattr(
-        loading, "choose", lambda make, *_, batches, **__: given.append(batches) or (Plan(1, 1, ALONE), make(1))
+        loading, "choose", lambda make, *_, batches, **__: given.append(batches) or (Tuning(1, 1, ALONE), make(1))
     )
     load(bundle.path)
     assert given == [batches]

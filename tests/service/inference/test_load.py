@@ -10,7 +10,7 @@ import pytest
 from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.format import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, golden_jsonl, write_bundle
 from service.errors import StartupError
-from service.inference.autotune import Asked
+from service.inference.autotune import Overrides
 from service.inference.load import load
 
 
@@ -54,24 +54,24 @@ def test_the_memory_of_the_runs_that_measured_is_given_back_and_that_of_the_long
 
 
 def test_what_is_like_something_loaded_before_runs_as_that_does_and_learns_for_itself(tiny_bundle, rewrite):
-    before = load(tiny_bundle.path, Asked(workers=1, batch_tokens=64))
+    before = load(tiny_bundle.path, Overrides(workers=1, batch_tokens=64))
     after = load(rewrite({CARD: b"# again"}), before=[before])
-    assert after.plan == before.plan != load(tiny_bundle.path).plan
+    assert after.tuning == before.tuning != load(tiny_bundle.path).tuning
     assert after.classifier.tokenizer is before.classifier.tokenizer
-    runs = before.plan.cost.runs
-    after.plan.cost.learn(8, 0.001)
-    assert before.plan.cost.runs == runs
+    runs = before.tuning.cost.runs
+    after.tuning.cost.learn(8, 0.001)
+    assert before.tuning.cost.runs == runs
 
 
 def test_of_several_loaded_before_it_is_the_one_that_is_like_it(tiny_bundle):
-    like = load(tiny_bundle.path, Asked(workers=1, batch_tokens=64))
-    other = dataclasses.replace(like, plan=None, conditions=dataclasses.replace(like.conditions, cpus=99))
-    assert load(tiny_bundle.path, before=[other, like]).plan == like.plan
+    like = load(tiny_bundle.path, Overrides(workers=1, batch_tokens=64))
+    other = dataclasses.replace(like, tuning=None, conditions=dataclasses.replace(like.conditions, cpus=99))
+    assert load(tiny_bundle.path, before=[other, like]).tuning == like.tuning
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_plan_of_several_threads_has_a_graph_of_its_own(tiny_bundle, monkeypatch, threads):
-    before = load(tiny_bundle.path, Asked(workers=1, threads=threads, batch_tokens=64))
+    before = load(tiny_bundle.path, Overrides(workers=1, threads=threads, batch_tokens=64))
     made = []
     read = Classifier.load
 

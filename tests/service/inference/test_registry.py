@@ -239,32 +239,16 @@ async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bund
         publish(bundles[1], path)
         assert (await client.post("/admin/reload")).status_code == 200
         (new,) = models_of(client)
-        assert (new.loaded.plan, new.loaded.classifier.tokenizer) == (old.loaded.plan, old.loaded.classifier.tokenizer)
+        assert (new.loaded.tuning, new.loaded.classifier.tokenizer) == (
+            old.loaded.tuning,
+            old.loaded.classifier.tokenizer,
+        )
 
 
 async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running, pair):
     async with running(**pair) as client:
         stable, candidate = models_of(client)
         assert candidate.loaded.classifier.tokenizer is stable.loaded.classifier.tokenizer
-
-
-async def test_what_was_loaded_is_moved_into_huge_pages_by_a_thread_that_gives_way_at_start_and_after_a_reload(
-    running, bundles, tmp_path, monkeypatch
-):
-    moved, gave_way = threading.Semaphore(0), set()
-    monkeypatch.setattr(module, "give_way", lambda: gave_way.add(threading.get_ident()))
-
-    def move():
-        assert threading.get_ident() in gave_way
-        moved.release()
-
-    monkeypatch.setattr(module, "use_huge_pages", move)
-    path = publish(bundles[0], tmp_path / "live")
-    async with running(bundle=path, **ON_LOOP) as client:
-        assert await asyncio.to_thread(moved.acquire, timeout=PATIENCE)
-        publish(bundles[1], path)
-        await models_of(client).reload()
-        assert await asyncio.to_thread(moved.acquire, timeout=PATIENCE)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
@@ -642,7 +626,7 @@ async def test_a_shadow_sees_what_was_answered_before_it_ends(running, bundles, 
     async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_LOOP) as client:
         (old,) = models_of(client)
         shadowed = []
-        old.metrics.later(lambda: shadowed.append(old.shadow._running is not None))
+        old.metrics.deferred.add(lambda: shadowed.append(old.shadow._running is not None))
         publish(bundles[1], path)
         await client.post("/admin/reload")
         assert shadowed == [True]

@@ -1,167 +1,23 @@
-"""Each request is answered whole or not at all, in as few runs as can be, and one's trouble is nobody else's."""
+"""Each request is answered whole or not at all, in as few runs as possible, and one's fault affects no other."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import random
 import sys
 import threading
 import time
-import weakref
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
-from starlette.requests import ClientDisconnect
 
-from export.bundle.classifier import Classifier, Encoded, Prediction
-from export.bundle.format import Manifest
+from export.bundle.classifier import Classifier
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.inference.batching import ALONE, WINDOW, Limits
 from service.inference.cost_model import Cost
-from service.inference.scheduler import Scheduler
-from service.telemetry.metrics import ModelMetrics
-
-PATIENCE = 30
-MANIFEST = Manifest(
-    name="tiny", family="tiny", labels=("a", "b"), max_tokens=32, variant="fp32", temperature=1.0, files={}
-)
-WIDE = Limits(tokens=100_000)
-MUCH = 1e9
-
-
-class Graph:
-    """Answers a text with its own letters, once the gate is open, and keeps what it was asked."""
-
-    packed = False
-
-    def __init__(self):
-        self.gate = threading.Event()
-        self.begun = threading.Semaphore(0)
-        self.encoded = []
-        self.runs = []
-
-    def encode(self, text):
-        self.encoded.append(text)
-        if "unreadable" in text:
-            raise ValueError(text)
-        return Encoded([ord(letter) for letter in text], False)
-
-    def run(self, rows):
-        texts = ["".join(map(chr, row.ids)) for row in rows]
-        self.runs.append(texts)
-        self.begun.release()
-        assert self.gate.wait(PATIENCE)
-        if "die" in texts:
-            raise SystemExit
-        if any("poison" in text for text in texts):
-            raise ValueError("poison")
-        one = np.ones(1, dtype=np.float32)
-        return [Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False, 0, 1.0) for row in rows]
-
-
-def said(predictions):
-    """The texts that these are the answers to."""
-    return ["".join(chr(int(letter)) for letter in prediction.embedding) for prediction in predictions]
-
-
-def outcomes_of(bench, *texts, **options):
-    """Submit texts: what `done` was told, each time that it was, and what withdraws them."""
-    told = []
-    return told, bench.scheduler.submit(texts, told.append, **options)
-
-
-async def until(condition):
-    """Wait for what the scheduler is about to do."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-class Known(Cost):
-    """What runs cost is told, and learned by none of them."""
-
-    def __init__(self, *, run=0.0, token=0.0, slack=MUCH):
-        super().__init__()
-        self._told, self._slack = (token, run), slack
-
-    def learn(self, tokens, seconds):
-        self.runs += 1
-
-    @property
-    def slack(self):
-        return self._slack
-
-    def seconds(self, tokens, runs):
-        return self._told[0] * tokens + self._told[1] * runs
-
-
-class Bench:
-    """A scheduler with its graph and metrics."""
-
-    def __init__(self, graph=None, *, workers=1, limits=WIDE, queue_limit=1000, cost=None, manifest=MANIFEST):
-        self.registry = CollectorRegistry()
-        self.graph = graph or Graph()
-        self.cost = cost or Known()
-        self.metrics = ModelMetrics(self.registry, manifest, "stable")
-        self.scheduler = Scheduler(
-            self.graph,
-            self.metrics,
-            workers=workers,
-            limits=limits,
-            max_tokens=MANIFEST.max_tokens,
-            queue_limit=queue_limit,
-            stall_seconds=60,
-            cost=self.cost,
-        )
-
-    def ask(self, *texts, **options):
-        return asyncio.create_task(self.scheduler.classify(texts, **options))
-
-    async def begun(self):
-        """Wait until one more run has begun."""
-        assert await asyncio.to_thread(self.graph.begun.acquire, timeout=PATIENCE)
-
-    async def hold(self):
-        """Keep a worker busy until the gate opens."""
-        held = self.ask("held")
-        await self.begun()
-        return held
-
-    def gauge(self, name):
-        return self.registry.get_sample_value(f"reflux_{name}")
-
-
-@pytest.fixture
-async def start():
-    """`start(**options)`: a bench whose scheduler runs. On the event loop, where nothing may wait, its gate is open."""
-    benches = []
-
-    def make(graph=None, **options):
-        bench = Bench(graph, **options)
-        if options.get("workers") == 0 and graph is None:
-            bench.graph.gate.set()
-        bench.scheduler.start()
-        benches.append(bench)
-        return bench
-
-    yield make
-    for bench in benches:
-        if isinstance(bench.graph, Graph):
-            bench.graph.gate.set()
-        await bench.scheduler.close()
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The time that schedulers see: `clock.now`, which stands still unless it is set."""
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("service.inference.scheduler.time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+from tests.support.scheduling import MUCH, PATIENCE, WIDE, Bench, Graph, Known, said, until
 
 
 @pytest.fixture
@@ -341,18 +197,18 @@ async def test_a_full_queue_refuses_a_whole_request_and_admits_what_fits(start):
     running = await bench.hold()
     waiting = bench.ask("b", "c", "d")
     await asyncio.sleep(0)
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (3, 4)
+    assert bench.load == (3, 4)
     with pytest.raises(OverloadedError):
-        await bench.scheduler.classify(["e", "f"])
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (3, 4)
+        await bench.classify("e", "f")
+    assert bench.load == (3, 4)
     last = bench.ask("g")
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError, match="4 texts are waiting and 1 more exceed the limit of 4"):
-        await bench.scheduler.classify(["h"])
+        await bench.classify("h")
     bench.graph.gate.set()
     assert [said(await task) for task in (running, waiting, last)] == [["held"], ["b", "c", "d"], ["g"]]
     assert sorted(bench.graph.encoded) == ["b", "c", "d", "g", "held"]
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.load == (0, 0)
 
 
 async def test_a_full_queue_says_when_it_will_be_empty(start):
@@ -360,7 +216,7 @@ async def test_a_full_queue_says_when_it_will_be_empty(start):
     requests = [await bench.hold(), bench.ask("b", "c", "d", "e")]
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError) as refused:
-        await bench.scheduler.classify(["f"])
+        await bench.classify("f")
     # Five runs of two seconds, and the one that was begun.
     assert refused.value.headers["retry-after"] == "12"
     bench.graph.gate.set()
@@ -370,13 +226,13 @@ async def test_a_full_queue_says_when_it_will_be_empty(start):
 async def test_what_could_not_be_answered_in_time_is_refused_before_any_work(start, clock):
     bench = start(cost=Known(run=8.0, token=1.0))
     with pytest.raises(OverloadedError, match="may take 10000 ms, more than the 4000 ms that are left") as refused:
-        await bench.scheduler.classify(["a"], deadline=clock.now + 4)
+        await bench.classify("a", deadline=clock.now + 4)
     assert refused.value.headers["retry-after"] == "6"
     assert (bench.graph.encoded, bench.graph.runs) == ([], [])
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.load == (0, 0)
     for deadline in (None, clock.now + 10):
         bench.graph.gate.set()
-        assert said(await bench.scheduler.classify(["a"], deadline=deadline)) == ["a"]
+        assert said(await bench.classify("a", deadline=deadline)) == ["a"]
 
 
 async def test_what_waits_already_counts_towards_the_wait(start, clock):
@@ -385,7 +241,7 @@ async def test_what_waits_already_counts_towards_the_wait(start, clock):
     await asyncio.sleep(0)
     # The run that is begun, two that wait, and its own.
     with pytest.raises(OverloadedError):
-        await bench.scheduler.classify(["d"], deadline=clock.now + 7.9)
+        await bench.classify("d", deadline=clock.now + 7.9)
     admitted = bench.ask("e", deadline=clock.now + 8)
     await asyncio.sleep(0)
     bench.graph.gate.set()
@@ -396,9 +252,9 @@ async def test_what_waits_already_counts_towards_the_wait(start, clock):
 async def test_the_wait_is_shared_by_all_threads(start, clock):
     bench = start(workers=2, limits=ALONE, cost=Known(run=2.0))
     with pytest.raises(OverloadedError):
-        await bench.scheduler.classify(["a", "b", "c", "d"], deadline=clock.now + 3.9)
+        await bench.classify("a", "b", "c", "d", deadline=clock.now + 3.9)
     bench.graph.gate.set()
-    await bench.scheduler.classify(["a", "b", "c", "d"], deadline=clock.now + 4)
+    await bench.classify("a", "b", "c", "d", deadline=clock.now + 4)
 
 
 async def test_the_wait_is_for_what_was_put_back_too_and_not_for_what_was_withdrawn(start, clock):
@@ -408,13 +264,13 @@ async def test_the_wait_is_for_what_was_put_back_too_and_not_for_what_was_withdr
         await asyncio.sleep(0)
     # Three texts of eight tokens, and two that are guessed of its own.
     with pytest.raises(OverloadedError):
-        await bench.scheduler.classify(["a"], deadline=clock.now + 25.9)
+        await bench.classify("a", deadline=clock.now + 25.9)
     admitted = bench.ask("a", deadline=clock.now + 26)
     await asyncio.sleep(0)
     request.cancel()
     await asyncio.wait([request])
     assert said(await admitted) == ["a"]
-    assert said(await bench.scheduler.classify(["b"], deadline=clock.now + 2)) == ["b"]
+    assert said(await bench.classify("b", deadline=clock.now + 2)) == ["b"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -427,11 +283,11 @@ async def test_runs_teach_how_long_the_next_will_take(start, clock, workers):
     graph = Slow()
     graph.gate.set()
     bench = start(graph, workers=workers, cost=Cost())
-    await bench.scheduler.classify(["a text"], deadline=clock.now + 1)
-    bench.metrics.later.flush()
+    await bench.classify("a text", deadline=clock.now + 1)
+    bench.metrics.deferred.flush()
     with pytest.raises(OverloadedError):
-        await bench.scheduler.classify(["a text"], deadline=clock.now + 1)
-    await bench.scheduler.classify(["a text"], deadline=clock.now + 3)
+        await bench.classify("a text", deadline=clock.now + 1)
+    await bench.classify("a text", deadline=clock.now + 3)
     assert bench.cost.seconds(6, 1) == pytest.approx(2)
 
 
@@ -446,7 +302,7 @@ async def test_a_wait_is_foretold_with_four_times_the_spread_of_runs(start, cloc
 
     bench = start(cost=Straying())
     with pytest.raises(OverloadedError, match="may take 4000 ms"):
-        await bench.scheduler.classify(["a text"], deadline=clock.now + 3.9)
+        await bench.classify("a text", deadline=clock.now + 3.9)
     bench.ask("a text", deadline=clock.now + 4.1)
     await asyncio.sleep(0)
     assert bench.gauge("inference_inflight") == 1
@@ -506,7 +362,7 @@ async def test_a_refusal_is_the_same_until_the_queue_is_another(start):
     told = [bench.scheduler.refusal(1.5)]
     assert bench.scheduler.refusal(1.5) is told[0]
     assert bench.scheduler.refusal(60) is None
-    _, withdraw = outcomes_of(bench, "c")
+    _, withdraw = bench.submit("c")
     told.append(bench.scheduler.refusal(1.5))
     withdraw()
     told.append(bench.scheduler.refusal(1.5))
@@ -536,124 +392,6 @@ async def test_on_the_event_loop_too_a_deadline_may_pass_while_waiting(start, cl
     assert graph.runs == [["a"], ["b"], ["c"]]
 
 
-async def test_a_client_that_leaves_frees_its_places_at_once(start):
-    bench = start(queue_limit=2)
-    held = await bench.hold()
-    left = asyncio.Event()
-    leaving = bench.ask("b", "c", leaving=left.wait)
-    await asyncio.sleep(0)
-    with pytest.raises(OverloadedError):
-        await bench.scheduler.classify(["d"])
-    left.set()
-    with pytest.raises(ClientDisconnect):
-        await asyncio.wait_for(leaving, PATIENCE)
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 1)
-    other = bench.ask("e", "f")
-    await asyncio.sleep(0)
-    bench.graph.gate.set()
-    assert [said(await request) for request in (held, other)] == [["held"], ["e", "f"]]
-    assert bench.graph.runs == [["held"], ["e", "f"]]
-
-
-async def test_a_client_that_leaves_while_its_texts_are_tokenised_frees_their_places_too(start):
-    left = asyncio.Event()
-    tokenising, gone = threading.Event(), threading.Event()
-
-    class Slow(Graph):
-        def encode(self, text):
-            if text == "c":
-                tokenising.set()
-                assert gone.wait(PATIENCE)
-            return super().encode(text)
-
-    bench = start(Slow(), limits=ALONE)
-    held = await bench.hold()
-    staying, leaving = bench.ask("a"), bench.ask("b", "c", leaving=left.wait)
-    await asyncio.sleep(0)
-    bench.graph.gate.set()
-    assert await asyncio.to_thread(tokenising.wait, PATIENCE)
-    await held
-    bench.graph.gate.clear()
-    left.set()
-    with pytest.raises(ClientDisconnect):
-        await asyncio.wait_for(leaving, PATIENCE)
-    gone.set()
-    await bench.begun()
-    assert bench.gauge("queue_depth") == 0
-    bench.graph.gate.set()
-    assert said(await staying) == ["a"]
-
-
-async def test_a_client_that_leaves_during_its_run_disturbs_no_other(start):
-    bench = start()
-    held = await bench.hold()
-    left = asyncio.Event()
-    leaving, other = bench.ask("b", leaving=left.wait), bench.ask("c")
-    await asyncio.sleep(0)
-    bench.graph.gate.set()
-    await held
-    bench.graph.gate.clear()
-    left.set()
-    outcome = await asyncio.gather(leaving, return_exceptions=True)
-    bench.graph.gate.set()
-    assert said(await other) == ["c"]
-    assert isinstance(outcome[0], ClientDisconnect) or said(outcome[0]) == ["b"]
-
-
-async def test_nobody_looks_after_a_client_that_was_answered(start):
-    bench = start()
-    held = await bench.hold()
-    watched = asyncio.Event()
-
-    async def leaving():
-        watched.set()
-        await asyncio.Event().wait()
-
-    request = bench.ask("b", leaving=leaving)
-    await asyncio.wait_for(watched.wait(), PATIENCE)
-    bench.graph.gate.set()
-    await asyncio.gather(held, request)
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-@pytest.mark.parametrize("how", ["answered", "withdrawn"])
-async def test_a_request_that_was_watched_and_its_scheduler_do_not_wait_for_the_collector(monkeypatch, clock, how):
-    monkeypatch.setattr("service.inference.scheduler._WATCH_SECONDS", 0.0)
-    watched = asyncio.Event()
-
-    async def leaving():
-        watched.set()
-        await asyncio.Event().wait()
-
-    class Texts(list):
-        """Can be referred to weakly."""
-
-    async def serve():
-        bench = Bench()
-        bench.scheduler.start()
-        held = await bench.hold()
-        texts = Texts(["b"])
-        told = []
-        withdraw = bench.scheduler.submit(texts, told.append, leaving=leaving)
-        await asyncio.wait_for(watched.wait(), PATIENCE)
-        if how == "withdrawn":
-            withdraw()
-        bench.graph.gate.set()
-        await held
-        await until(lambda: told or how == "withdrawn")
-        await bench.scheduler.close()
-        return weakref.ref(texts), weakref.ref(bench.scheduler)
-
-    gc.collect()
-    gc.disable()
-    try:
-        kept = await serve()
-        await until(lambda: [one() for one in kept] == [None, None])
-    finally:
-        gc.enable()
-
-
 async def test_a_cancelled_request_frees_its_places_and_breaks_no_other(start):
     bench = start(limits=ALONE)
     first, second, third = await bench.hold(), bench.ask("b", "c"), bench.ask("d")
@@ -663,11 +401,11 @@ async def test_a_cancelled_request_frees_its_places_and_breaks_no_other(start):
     await asyncio.wait([first, second])
     assert first.cancelled()
     assert second.cancelled()
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (1, 1)
+    assert bench.load == (1, 1)
     bench.graph.gate.set()
     assert said(await third) == ["d"]
     assert bench.graph.runs == [["held"], ["d"]]
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.load == (0, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -733,7 +471,7 @@ async def test_a_thread_that_dies_fails_whoever_waits_and_whoever_comes(start):
             await request
     assert not bench.scheduler.alive
     with pytest.raises(NotReadyError):
-        await bench.scheduler.classify(["b"])
+        await bench.classify("b")
 
 
 async def test_a_run_that_never_ends_is_no_life(start, clock):
@@ -762,7 +500,7 @@ async def test_closing_fails_what_is_open_and_ends_the_threads(start):
     assert bench.graph.runs == [["held"]]
     assert not any(thread.name.startswith("inference") for thread in threading.enumerate())
     with pytest.raises(NotReadyError):
-        await bench.scheduler.classify(["c"])
+        await bench.classify("c")
 
 
 async def test_closing_fails_what_waits_for_the_event_loop(start):
@@ -784,7 +522,7 @@ async def test_stages_are_told_with_their_times(start):
     bench.graph.gate.set()
     stages = []
     began = time.monotonic()
-    await bench.scheduler.classify(["a"], staged=lambda *stage: stages.append(stage))
+    await bench.classify("a", staged=lambda *stage: stages.append(stage))
     (queue, queued, begun), (run, begun_too, ended) = stages
     assert (queue, run) == ("queue", "run")
     assert began <= queued <= begun == begun_too <= ended <= time.monotonic()
@@ -799,11 +537,11 @@ async def test_many_clients_at_once_are_all_answered(start, impatient, workers, 
     async def client(number):
         for count in range(25):
             texts = [f"{number}-{count}-{index}" for index in range(1 + (number + count) % 3)]
-            assert said(await bench.scheduler.classify(texts)) == texts
+            assert said(await bench.classify(*texts)) == texts
 
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*(client(number) for number in range(40)))
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.load == (0, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
@@ -830,42 +568,42 @@ async def test_clients_that_come_and_go_leave_nothing_behind(start, impatient, w
         while bench.gauge("queue_depth"):
             await asyncio.sleep(0)
     assert bench.gauge("inference_inflight") == 0
-    assert said(await bench.scheduler.classify(["at last"])) == ["at last"]
+    assert said(await bench.classify("at last")) == ["at last"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_whoever_submits_is_told_once_and_later(start, workers):
     bench = start(workers=workers)
     bench.graph.gate.set()
-    several = [outcomes_of(bench, "a", "bb"), outcomes_of(bench, "c")]
+    several = [bench.submit("a", "bb"), bench.submit("c")]
     assert [told for told, _ in several] == [[], []], "nothing is told before `submit` returns"
     await until(lambda: all(told for told, _ in several))
     for _, withdraw in several:
         withdraw()
     assert said(await bench.ask("d")) == ["d"]
     assert [[said(outcome) for outcome in told] for told, _ in several] == [[["a", "bb"]], [["c"]]]
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.load == (0, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_what_is_withdrawn_while_it_waits_is_not_run_and_nobody_is_told(start, workers):
     bench = start(workers=workers, queue_limit=3)
     held = await bench.hold() if workers else None
-    told, withdraw = outcomes_of(bench, "a", "b")
-    kept, _ = outcomes_of(bench, "c")
+    told, withdraw = bench.submit("a", "b")
+    kept, _ = bench.submit("c")
     assert bench.gauge("queue_depth") == 3
     withdraw()
     withdraw()
     assert bench.gauge("queue_depth") == 1
     assert bench.gauge("inference_inflight") == 1 + workers
-    other, _ = outcomes_of(bench, "d", "e")
+    other, _ = bench.submit("d", "e")
     bench.graph.gate.set()
     await until(lambda: kept and other)
     if held:
         await held
     assert told == []
     assert sorted(itertools.chain(*bench.graph.runs)) == ["c", "d", "e", *(["held"] if workers else [])]
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.load == (0, 0)
 
 
 async def test_what_is_withdrawn_during_its_run_is_not_told_and_disturbs_no_other(start):
@@ -879,8 +617,8 @@ async def test_what_is_withdrawn_during_its_run_is_not_told_and_disturbs_no_othe
 
     bench = start(Waiting())
     held = await bench.hold()
-    told, withdraw = outcomes_of(bench, "a")
-    other, _ = outcomes_of(bench, "b")
+    told, withdraw = bench.submit("a")
+    other, _ = bench.submit("b")
     bench.graph.gate.set()
     await held
     await bench.begun()
@@ -894,7 +632,7 @@ async def test_what_is_withdrawn_during_its_run_is_not_told_and_disturbs_no_othe
 
 async def test_what_is_withdrawn_after_some_of_its_texts_were_answered_leaves_none_waiting(start):
     bench = start(workers=0, limits=ALONE)
-    told, withdraw = outcomes_of(bench, "a", "b", "c")
+    told, withdraw = bench.submit("a", "b", "c")
     await until(lambda: bench.graph.runs)
     withdraw()
     assert bench.gauge("queue_depth") == 0
@@ -906,8 +644,8 @@ async def test_what_is_withdrawn_after_some_of_its_texts_were_answered_leaves_no
 async def test_whoever_submits_is_told_of_errors_too(start, clock, workers):
     bench = start(workers=workers, limits=ALONE)
     held = await bench.hold() if workers else None
-    poisoned, _ = outcomes_of(bench, "a", "poison", "poison too")
-    late, _ = outcomes_of(bench, "late", "later", deadline=clock.now + 1)
+    poisoned, _ = bench.submit("a", "poison", "poison too")
+    late, _ = bench.submit("late", "later", deadline=clock.now + 1)
     clock.now += 2
     bench.graph.gate.set()
     await until(lambda: poisoned and late)
@@ -920,8 +658,8 @@ async def test_whoever_submits_is_told_of_errors_too(start, clock, workers):
 
 async def test_who_waits_when_it_closes_is_told_once(start):
     bench = start(limits=ALONE)
-    running, withdraw = outcomes_of(bench, "a")
-    waiting, _ = outcomes_of(bench, "b")
+    running, withdraw = bench.submit("a")
+    waiting, _ = bench.submit("b")
     await bench.begun()
     closing = asyncio.create_task(bench.scheduler.close())
     await until(lambda: running and waiting)
@@ -949,24 +687,13 @@ async def test_runs_are_counted_and_learned_from_several_at_once(start, workers,
     bench = start(workers=workers)
     bench.graph.gate.set()
     for text in "abc":
-        await bench.scheduler.classify([text])
+        await bench.classify(text)
     assert bench.cost.runs == 0
     assert bench.gauge("batch_texts_count") == 3, "and whoever reads the counts has them"
     assert bench.cost.runs == 3
 
 
 PACKED = Limits(20, packed=True)
-
-
-@dataclass(frozen=True)
-class Length:
-    """A text as limits know it."""
-
-    tokens: int
-
-
-def tokens_of(run):
-    return [Length(len(text)) for text in run]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -982,8 +709,10 @@ async def test_packed_texts_of_any_lengths_share_runs_in_the_order_in_which_they
     assert list(itertools.chain(*runs)) == texts
     assert all(len(run) == 1 or sum(map(len, run)) <= 20 for run in runs)
     assert max(map(len, runs)) > 1
-    assert bench.gauge("batch_tokens_sum") == sum(PACKED.paid(tokens_of(run)) for run in bench.graph.runs)
-    assert (bench.gauge("queue_depth"), bench.gauge("inference_inflight")) == (0, 0)
+    assert bench.gauge("batch_tokens_sum") == sum(
+        PACKED.paid([SimpleNamespace(tokens=len(text)) for text in run]) for run in bench.graph.runs
+    )
+    assert bench.load == (0, 0)
 
 
 async def test_packed_texts_that_were_taken_together_run_by_length_where_that_costs_less(start):

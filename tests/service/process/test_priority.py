@@ -9,7 +9,7 @@ from threading import get_native_id
 
 import pytest
 
-from service.process.priority import give_way
+from service.process.priority import lower_priority
 
 
 def in_a_thread(function):
@@ -20,7 +20,7 @@ def in_a_thread(function):
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
 def test_a_thread_that_gives_way_is_nicer_than_its_process():
     def nice():
-        give_way()
+        lower_priority()
         return os.getpriority(os.PRIO_PROCESS, get_native_id())
 
     before = os.getpriority(os.PRIO_PROCESS, 0)
@@ -28,9 +28,9 @@ def test_a_thread_that_gives_way_is_nicer_than_its_process():
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-def test_a_thread_that_may_not_give_way_goes_on(monkeypatch):
+def test_a_thread_that_may_not_lower_priority_goes_on(monkeypatch):
     def forbid(*_):
         raise PermissionError
 
     monkeypatch.setattr(os, "setpriority", forbid)
-    assert in_a_thread(lambda: give_way() or "went on") == "went on"
+    assert in_a_thread(lambda: lower_priority() or "went on") == "went on"

@@ -18,8 +18,7 @@ import uvloop
 from structlog.testing import capture_logs
 
 from service.http.context import RequestContext
-from service.inference.dataplane import _Task
-from service.inference.registry import Model
+from service.inference.types import Submission
 from service.server.fast_path import FastRequest
 from service.server.middleware import RequestMiddleware
 
@@ -75,23 +74,9 @@ def asgi(monkeypatch):
     return paths
 
 
-@pytest.fixture
-def left(monkeypatch):
-    """How many more requests have entered a model than left it, and that none left twice."""
-    inside = []
-    enter, leave = Model.enter, Model.leave
-
-    def entering(model):
-        inside.append(model)
-        enter(model)
-
-    def leaving(model):
-        inside.remove(model)
-        leave(model)
-
-    monkeypatch.setattr(Model, "enter", entering)
-    monkeypatch.setattr(Model, "leave", leaving)
-    return inside
+def unanswered(serving):
+    """How many requests wait for an answer of a model."""
+    return sum(model.scheduler.open for model in serving.app.state.reflux.models)
 
 
 async def context(connection, data):
@@ -164,7 +149,7 @@ def uncollected():
 
 def kept():
     """How many requests are in memory still, of the kind of object of which there are most."""
-    kinds = (FastRequest, _Task, RequestContext)
+    kinds = (FastRequest, RequestContext, Submission)
     return max(Counter(type(thing) for thing in gc.get_objects() if isinstance(thing, kinds)).values(), default=0)
 
 
@@ -221,7 +206,7 @@ ASKED = [
 ]
 
 
-async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(listening, connect, asgi, left):
+async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(listening, connect, asgi):
     async def ask_all(**special):
         async with listening(access_log=True, batch_tokens=0, **SETTINGS) as serving:
             connection = await connect(serving.port)
@@ -249,7 +234,6 @@ async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(lis
     assert counted == usually_counted
     assert lines == usual_lines
     assert [line["code"] for line in lines if line["event"] == "request"] == [status for *_, status in ASKED]
-    assert left == []
 
 
 @pytest_asyncio.fixture
@@ -402,7 +386,7 @@ async def test_an_idle_connection_keeps_no_body(served):
 
 
 @pytest.mark.parametrize("special", [{}, {"transfer_encoding": "chunked"}], ids=["short", "usual"])
-async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listening, connect, gate, left, special):
+async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listening, connect, gate, special):
     async with listening(**SETTINGS, access_log=True) as serving:
         gate.close()
         held, leaving = await connect(serving.port), await connect(serving.port)
@@ -417,15 +401,15 @@ async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listeni
         assert answers(serving) == {"left": 1}
         assert requests(serving, code=499, route="/classify", method="POST") == requests(serving) == 1
         assert [(event["request_id"], event["code"]) for event in logs] == [("gone", 499)]
-        assert len(left) == 1, "who holds the worker"
+        assert unanswered(serving) == 1, "who holds the worker"
         gate.opened.set()
         assert (await answer(held))[0] == 200
-        await until(lambda: not left)
+        await until(lambda: not unanswered(serving))
         assert answers(serving) == {"left": 1, "ok": 1}
         assert (await ask(held))[0] == 200
 
 
-async def test_a_client_that_leaves_during_its_run_is_counted_once(listening, connect, gate, left):
+async def test_a_client_that_leaves_during_its_run_is_counted_once(listening, connect, gate):
     async with listening() as serving:
         gate.close()
         leaving = await connect(serving.port)
@@ -437,11 +421,11 @@ async def test_a_client_that_leaves_during_its_run_is_counted_once(listening, co
         assert (await ask(await connect(serving.port)))[0] == 200
         assert answers(serving) == {"left": 1, "ok": 1}
         assert (requests(serving, code=499), requests(serving, code=200)) == (1, 1)
-        await until(lambda: not left)
+        await until(lambda: not unanswered(serving))
 
 
 @pytest.mark.parametrize("special", [{}, {"target": "/classify?a"}], ids=["short", "usual"])
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_too(listening, connect, special, left):
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_too(listening, connect, special):
     async with listening() as serving:
         leaving = await connect(serving.port)
         leaving.writer.write(request(INVOICE, length=100, **special))
@@ -450,7 +434,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_too(lis
         leaving.close()
         await until(lambda: requests(serving))
         assert requests(serving, code=499) == 1
-        assert (answers(serving), left) == ({}, [])
+        assert (answers(serving), unanswered(serving)) == ({}, 0)
 
 
 async def test_a_model_that_a_client_left_can_be_released(listening, connect, gate, make_bundle, tmp_path, words):
@@ -466,11 +450,11 @@ async def test_a_model_that_a_client_left_can_be_released(listening, connect, ga
         gate.opened.set()
         make_bundle(path, labels=tuple(words)[::-1])
         await serving.app.state.reflux.models.reload()
-        await until(lambda: not before.runner.alive)
+        await until(lambda: not before.scheduler.alive)
         assert (await ask(await connect(serving.port)))[0] == 200
 
 
-async def test_a_full_queue_refuses_with_retry_after_and_is_counted(listening, connect, gate, asgi, left):
+async def test_a_full_queue_refuses_with_retry_after_and_is_counted(listening, connect, gate, asgi):
     async with listening(**SETTINGS) as serving:
         gate.close()
         connections = [await connect(serving.port) for _ in range(3)]
@@ -484,7 +468,7 @@ async def test_a_full_queue_refuses_with_retry_after_and_is_counted(listening, c
         assert int(headers["retry-after"]) >= 1
         assert answers(serving) == {"overloaded": 1}
         assert requests(serving, code=429) == 1
-        assert len(left) == 2
+        assert unanswered(serving) == 2
         gate.opened.set()
         assert [(await answer(one))[0] for one in connections[:2]] == [200, 200]
         assert (await ask(connections[2]))[0] == 200
@@ -497,7 +481,7 @@ def crowding(listening, connect, gate, monkeypatch):
 
     A request waits on `waiting`; `connection` was refused once, by the queue, with the answer `usual`.
     """
-    monkeypatch.setattr("service.inference.scheduler._CALM_SECONDS", 600.0)
+    monkeypatch.setattr("service.inference.overload._CALM_SECONDS", 600.0)
 
     @asynccontextmanager
     async def crowding(headers=MappingProxyType({}), **settings):
@@ -521,7 +505,7 @@ def crowding(listening, connect, gate, monkeypatch):
     return crowding
 
 
-async def test_under_overload_requests_are_refused_alike_before_their_json_is_read(crowding, connect, left):
+async def test_under_overload_requests_are_refused_alike_before_their_json_is_read(crowding, connect):
     async with crowding() as crowded:
         serving, connection = crowded.serving, crowded.connection
         for one in (connection, await connect(serving.port)):
@@ -534,7 +518,7 @@ async def test_under_overload_requests_are_refused_alike_before_their_json_is_re
         assert (await ask(connection))[0] == 200
         await until(lambda: answers(serving) == {"overloaded": 6, "ok": 3})
         assert requests(serving, code=429, route="/classify", method="POST") == 6
-        assert left == []
+        assert unanswered(serving) == 0
 
 
 async def test_under_overload_a_deadline_that_cannot_be_read_is_still_an_error_of_the_client(crowding):
@@ -659,7 +643,7 @@ async def test_before_there_is_a_bundle_the_answer_is_503(listening, connect, as
         monkeypatch.undo()
 
 
-async def test_a_defect_is_a_500_in_the_one_shape(listening, connect, asgi, monkeypatch, left):
+async def test_a_defect_is_a_500_in_the_one_shape(listening, connect, asgi, monkeypatch):
     async with listening() as serving:
         connection = await connect(serving.port)
         for place in ("service.inference.dataplane.check_limits", "service.routes.classify._to_json"):
@@ -671,7 +655,7 @@ async def test_a_defect_is_a_500_in_the_one_shape(listening, connect, asgi, monk
             assert [event["event"] for event in logs] == ["request failed"]
         assert (await ask(connection))[0] == 200
         assert requests(serving, code=500) == 2
-        assert (asgi, left) == ([], [])
+        assert (asgi, unanswered(serving)) == ([], 0)
 
 
 @pytest.mark.parametrize("special", [{}, {"transfer_encoding": "chunked"}], ids=["short", "usual"])
@@ -753,7 +737,7 @@ async def test_what_was_pipelined_before_the_stop_is_answered_too(listening, con
             assert await connection.reader.read() == b""
 
 
-async def test_a_request_that_is_cut_at_the_end_is_counted_and_named_in_the_log(listening, connect, gate, left):
+async def test_a_request_that_is_cut_at_the_end_is_counted_and_named_in_the_log(listening, connect, gate):
     with capture_logs() as logs:
         async with listening(shutdown_seconds=0.1) as serving:
             gate.close()
@@ -765,7 +749,7 @@ async def test_a_request_that_is_cut_at_the_end_is_counted_and_named_in_the_log(
                 assert await connection.reader.read() == b""
             await until(lambda: requests(serving))
             assert requests(serving, code=499) == 1
-            assert left == []
+            assert unanswered(serving) == 0
             gate.opened.set()
     assert [event["requests"] for event in logs if event["event"] == "requests cut"] == [1]
 

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from service.telemetry import deferred
-from service.telemetry.deferred import Later
+from service.telemetry.deferred import Deferred
 
 
 @pytest.fixture
@@ -19,21 +19,21 @@ def work():
 
 
 async def put_off(work, count):
-    put = Later()
+    put = Deferred()
     for number in range(count):
-        put(lambda number=number: work.append(number))
+        put.add(lambda number=number: work.append(number))
     await asyncio.sleep(0)
     return put
 
 
 async def test_a_little_waits(work):
-    await put_off(work, deferred._MOST - 1)
+    await put_off(work, deferred._BATCH - 1)
     assert work == []
 
 
 async def test_enough_is_done_in_its_order_when_the_event_loop_is_free(work):
-    await put_off(work, deferred._MOST + 3)
-    assert work == list(range(deferred._MOST + 3))
+    await put_off(work, deferred._BATCH + 3)
+    assert work == list(range(deferred._BATCH + 3))
 
 
 async def test_a_little_is_done_after_a_while_each_time(work, monkeypatch):
@@ -42,25 +42,25 @@ async def test_a_little_is_done_after_a_while_each_time(work, monkeypatch):
     async with asyncio.timeout(5):
         while len(work) < 2:
             await asyncio.sleep(0.001)
-        put(lambda: work.append("again"))
+        put.add(lambda: work.append("again"))
         while len(work) < 3:
             await asyncio.sleep(0.001)
     assert work == [0, 1, "again"]
 
 
 async def test_a_registry_that_is_read_is_up_to_date():
-    registry, put = CollectorRegistry(), Later()
+    registry, put = CollectorRegistry(), Deferred()
     registry.register(put)
     counter = Counter("answers", "Answers.", registry=registry)
-    put(counter.inc)
+    put.add(counter.inc)
     assert registry.get_sample_value("answers_total") == 1
     assert registry.get_sample_value("answers_total") == 1
 
 
 async def test_what_fails_keeps_nothing_else_from_being_done(work):
     put = await put_off(work, 2)
-    put(lambda: 1 / 0)
-    put(lambda: work.append("after"))
+    put.add(lambda: 1 / 0)
+    put.add(lambda: work.append("after"))
     with structlog.testing.capture_logs() as log:
         put.flush()
     assert work == [0, 1, "after"]

@@ -125,7 +125,7 @@ async def test_a_client_that_leaves_leaves_a_span(listening, connect, collected,
         await gate.held()
         leaving.close()
         async with asyncio.timeout(30):
-            while any(model._users for model in serving.app.state.reflux.models):
+            while any(model.scheduler.open for model in serving.app.state.reflux.models):
                 await asyncio.sleep(0.001)
         gate.opened.set()
     (server,) = collected.get_finished_spans()

@@ -6,54 +6,29 @@ import asyncio
 import os
 import sys
 import threading
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
-from export.bundle.classifier import Encoded, Prediction
-from export.bundle.format import Manifest
 from service.errors import NotReadyError, OverloadedError
+from service.inference import overload
 from service.inference.batching import Limits
-from service.inference.cost_model import Cost
-from service.inference.scheduler import _GATHER_SECONDS, Scheduler
-from service.telemetry.metrics import ModelMetrics
+from tests.support import scheduling
+from tests.support.scheduling import PATIENCE, Known, said, stop_clock, until
 
-PATIENCE = 30
 PLACES = 100
 CALM = 0.01
 LONG, SHORT = 0.003, 0.001
 """Seconds of a run: to wait for one, and for the other, is too long and not."""
 
 LOOP, THREAD = "MainThread", "inference-0"
-MANIFEST = Manifest(
-    name="tiny", family="tiny", labels=("a", "b"), max_tokens=32, variant="fp32", temperature=1.0, files={}
-)
 
 
-class Known(Cost):
-    """What a run costs is told, and learned by none."""
-
-    def __init__(self, run):
-        super().__init__()
-        self._run = run
-
-    def learn(self, tokens, seconds):
-        pass
-
-    def seconds(self, tokens, runs):
-        return self._run * runs
-
-
-class Graph:
-    """Answers a text with its own letters, and keeps who ran what. A thread waits before each step until it may."""
-
-    packed = False
+class Graph(scheduling.Graph):
+    """A graph at which the thread waits before each step until it may; it records the niceness of its runs."""
 
     def __init__(self):
-        self.runs = []
-        self.ran_by = []
+        super().__init__()
+        self.gate.set()
         self.niceness = []
         self.may_encode, self.may_run, self.reached = threading.Event(), threading.Event(), threading.Event()
         self.may_encode.set()
@@ -61,16 +36,14 @@ class Graph:
 
     def encode(self, text):
         self._wait(self.may_encode)
-        return Encoded([ord(letter) for letter in text], False)
+        return super().encode(text)
 
     def run(self, rows):
-        self.runs.append(["".join(map(chr, row.ids)) for row in rows])
-        self.ran_by.append(threading.current_thread().name)
         if hasattr(os, "getpriority"):
             self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        answers = super().run(rows)
         self._wait(self.may_run)
-        one = np.ones(1, dtype=np.float32)
-        return [Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False, 0, 1.0) for row in rows]
+        return answers
 
     def _wait(self, allowed):
         if threading.current_thread().name == THREAD:
@@ -78,36 +51,23 @@ class Graph:
             assert allowed.wait(PATIENCE)
 
 
-class Bench:
-    """A scheduler whose event loop runs the graph as a rule."""
+class Bench(scheduling.Bench):
+    """A scheduler whose event loop normally runs the graph."""
 
     def __init__(self, run=LONG, rows=2):
-        self.graph = Graph()
+        super().__init__(Graph(), workers=0, limits=Limits(1000, rows=rows), queue_limit=PLACES, cost=Known(run=run))
         self.asked = []
-        self._registry = CollectorRegistry()
-        self.scheduler = Scheduler(
-            self.graph,
-            ModelMetrics(self._registry, MANIFEST, "stable"),
-            workers=0,
-            limits=Limits(1000, rows=rows),
-            max_tokens=MANIFEST.max_tokens,
-            queue_limit=PLACES,
-            stall_seconds=60,
-            cost=Known(run),
-        )
         self.scheduler.start()
 
-    def submit(self, *texts):
-        """Ask for texts; gives what is told of them."""
-        told = []
-        self.asked.append((list(texts), told))
-        self.scheduler.submit(texts, told.append)
-        return told
-
     @property
-    def waiting(self):
-        """How many texts wait for a run."""
-        return self._registry.get_sample_value("reflux_queue_depth")
+    def crowded(self):
+        return self.scheduler.overload.crowded
+
+    def submit(self, *texts):
+        """Submit texts; return what `done` is called with."""
+        told, _ = super().submit(*texts)
+        self.asked.append((list(texts), told))
+        return told
 
     def refuse(self):
         """Refuse a request."""
@@ -115,16 +75,14 @@ class Bench:
             self.scheduler.submit(["x"] * (PLACES + 1), None)
 
     async def answered(self):
-        """Wait until all that was asked has been answered, and see that it was, once and right."""
+        """Wait until every request was answered, and check that each was, once and correctly."""
         await until(lambda: all(told for _, told in self.asked))
-        for texts, told in self.asked:
-            (answers,) = told
-            assert ["".join(chr(int(letter)) for letter in one.embedding) for one in answers] == texts
+        assert [[said(answers) for answers in told] for _, told in self.asked] == [[texts] for texts, _ in self.asked]
 
     async def close(self):
         self.graph.may_encode.set()
         self.graph.may_run.set()
-        await self.scheduler.close()
+        await super().close()
 
 
 @pytest.fixture
@@ -143,22 +101,9 @@ async def start(clock):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that schedulers see, `clock.now`: calm begins CALM after a refusal by this, and not sooner.
-
-    `clock.pauses` has what they pause, which takes no time.
-    """
-    clock = SimpleNamespace(now=1000.0, pauses=[])
-    time = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.pauses.append)
-    monkeypatch.setattr("service.inference.scheduler.time", time)
-    monkeypatch.setattr("service.inference.scheduler._CALM_SECONDS", CALM)
-    return clock
-
-
-async def until(condition):
-    """Wait for what the scheduler is about to do."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.0001)
+    """The time that schedulers see: the overload ends CALM after a refusal by it. `pauses` are what they sleep."""
+    monkeypatch.setattr(overload, "_CALM_SECONDS", CALM)
+    return stop_clock(monkeypatch)
 
 
 def threads():
@@ -170,7 +115,7 @@ async def test_before_the_first_refusal_there_is_no_thread(start):
     bench.submit("a")
     await bench.answered()
     assert bench.graph.ran_by == [LOOP]
-    assert (threads(), bench.scheduler.crowded, bench.scheduler.alive) == ([], False, True)
+    assert (threads(), bench.crowded, bench.scheduler.alive) == ([], False, True)
 
 
 @pytest.mark.parametrize(("run", "runner"), [(LONG, THREAD), (SHORT, LOOP)])
@@ -180,7 +125,7 @@ async def test_after_a_refusal_a_thread_makes_the_runs_that_are_long(start, run,
     bench.submit("a", "b", "c")
     await bench.answered()
     assert bench.graph.ran_by == [runner] * 2
-    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (True, runner != THREAD)
+    assert (bench.crowded, bench.scheduler._on_loop) == (True, runner != THREAD)
     assert len(threads()) == (runner == THREAD)
     assert bench.scheduler.alive
 
@@ -189,7 +134,7 @@ async def test_what_is_refused_before_anything_is_known_of_it_counts_as_much(sta
     bench = start(rows=1)
     bench.submit(*"abcdef")
     assert bench.scheduler.refusal(4 * LONG) is not None
-    assert bench.scheduler.crowded
+    assert bench.crowded
     await bench.answered()
     assert bench.graph.ran_by == [THREAD] * 6
 
@@ -199,8 +144,8 @@ async def test_once_nothing_was_refused_for_a_while_the_event_loop_makes_the_run
     bench = start(run=run)
     bench.refuse()
     clock.now += 2 * CALM
-    await until(lambda: not bench.scheduler.crowded)
-    assert bench.scheduler._by_turns
+    await until(lambda: not bench.crowded)
+    assert bench.scheduler._on_loop
     bench.submit("a")
     await bench.answered()
     assert bench.graph.ran_by == [LOOP]
@@ -214,9 +159,9 @@ async def test_only_while_a_thread_makes_the_runs_does_the_event_loop_let_reques
     assert clock.pauses == []
     bench.refuse()
     await until(lambda: len(clock.pauses) > 2)
-    assert set(clock.pauses) == {_GATHER_SECONDS}
+    assert set(clock.pauses) == {overload._PAUSE_SECONDS}
     clock.now += 2 * CALM
-    await until(lambda: bench.scheduler._by_turns)
+    await until(lambda: bench.scheduler._on_loop)
     await asyncio.sleep(0)
     count = len(clock.pauses)
     bench.submit("b")
@@ -229,7 +174,7 @@ async def test_there_is_one_pause_a_turn_though_calm_and_refusals_follow_at_once
     for _ in range(3):
         bench.refuse()
         clock.now += 2 * CALM
-        bench.scheduler._calm()
+        bench.scheduler.overload._end_if_calm()
     bench.refuse()
     await asyncio.sleep(0)
     for _ in range(5):
@@ -242,7 +187,7 @@ async def test_where_runs_are_short_requests_do_not_gather(start, clock):
     bench = start(run=SHORT)
     bench.refuse()
     await asyncio.sleep(0.01)
-    assert bench.scheduler.crowded
+    assert bench.crowded
     assert clock.pauses == []
 
 
@@ -256,12 +201,12 @@ async def test_each_refusal_puts_the_calm_off(start, clock, monkeypatch):
     ((_, calm),) = calls
     clock.now += 0.75 * CALM
     calm()
-    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (True, False)
+    assert (bench.crowded, bench.scheduler._on_loop) == (True, False)
     _, (seconds, calm) = calls
     assert seconds == pytest.approx(0.25 * CALM)
     clock.now += 0.3 * CALM
     calm()
-    assert (bench.scheduler.crowded, bench.scheduler._by_turns) == (False, True)
+    assert (bench.crowded, bench.scheduler._on_loop) == (False, True)
     assert len(calls) == 2
     monkeypatch.undo()
 
@@ -273,7 +218,7 @@ async def test_the_same_thread_takes_over_each_time(start, clock):
         bench.submit("a")
         await bench.answered()
         clock.now += 2 * CALM
-        await until(lambda: not bench.scheduler.crowded)
+        await until(lambda: not bench.crowded)
         bench.submit("b")
         await bench.answered()
     assert bench.graph.ran_by == [THREAD, LOOP] * 3
@@ -289,15 +234,15 @@ async def test_what_waits_at_each_change_is_answered_once(start, clock):
 
     ask("first")
     await until(lambda: bench.graph.runs)
-    assert bench.waiting, "some of it is left to the thread"
+    assert bench.gauge("queue_depth"), "some of it is left to the thread"
     bench.graph.may_run.clear()
     bench.refuse()
     ask("second")
     await until(lambda: bench.graph.ran_by[-1] == THREAD)
     clock.now += 2 * CALM
     ask("third")
-    await until(lambda: not bench.scheduler.crowded)
-    await until(lambda: not bench.waiting)
+    await until(lambda: not bench.crowded)
+    await until(lambda: not bench.gauge("queue_depth"))
     assert bench.graph.ran_by[-1] == LOOP, "though the thread is on its run still"
     assert bench.scheduler.alive
     bench.graph.may_run.set()
@@ -313,7 +258,7 @@ async def test_what_the_thread_puts_back_after_the_change_is_answered_too(start,
     bench.submit("a", "b", "c")
     assert await asyncio.to_thread(bench.graph.reached.wait, PATIENCE)
     clock.now += 2 * CALM
-    await until(lambda: not bench.scheduler.crowded)
+    await until(lambda: not bench.crowded)
     bench.graph.may_encode.set()
     await bench.answered()
     assert bench.graph.ran_by == [THREAD, LOOP]
@@ -339,7 +284,7 @@ async def test_closing_ends_the_thread(start, clock, again):
     await bench.answered()
     if again:
         clock.now += 2 * CALM
-        await until(lambda: not bench.scheduler.crowded)
+        await until(lambda: not bench.crowded)
     assert len(threads()) == 1
     await bench.scheduler.close()
     assert (threads(), bench.scheduler.alive) == ([], False)
