@@ -1,61 +1,15 @@
-"""Confidence bands: which band a request falls in, and how often each band is sent to the teacher.
+"""Confidence bands: how often the requests of each band are sampled for the teacher.
 
-A band is an interval of `d`, the calibrated probability that the student disagrees with the teacher. One
-sampling probability per band keeps the live gap computable from plain counters. Tossing the coin is the
-sampler's work, and moving the overall rate is the budget's; neither is here.
+A band is an interval of `d`, the calibrated probability that the student disagrees with the teacher. With one sampling
+probability per band, the live gap can be computed from plain counters.
 """
 
 from __future__ import annotations
-
-from bisect import bisect_right
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-DEFAULT_EDGES = (0.004, 0.02, 0.1, 0.3)
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The cut points of expected disagreement: `len(edges) + 1` bands, the most confident first.
-
-    A value equal to an edge belongs to the band above it.
-
-    `ValueError` if the edges are not strictly increasing inside (0, 1).
-    """
-
-    edges: tuple[float, ...] = DEFAULT_EDGES
-
-    def __post_init__(self) -> None:
-        """Refuse edges that do not cut [0, 1] into non-empty bands."""
-        if not all(low < high for low, high in pairwise((0.0, *self.edges, 1.0))):
-            raise ValueError(f"band edges must be strictly increasing inside (0, 1), got {self.edges}")
-
-    def __len__(self) -> int:
-        """Return the number of bands."""
-        return len(self.edges) + 1
-
-    def index(self, disagreement: float) -> int:
-        """Return the band of one request, 0 for the most confident.
-
-        `ValueError` if `disagreement` is not in [0, 1].
-        """
-        if not 0.0 <= disagreement <= 1.0:
-            raise ValueError(f"expected disagreement must be in [0, 1], got {disagreement}")
-        return bisect_right(self.edges, disagreement)
-
-    def indices(self, disagreements: Floats) -> NDArray[np.intp]:
-        """Return the bands of many requests, in the shape of `disagreements`, by the same rule as `index`.
-
-        `ValueError` if a value is not in [0, 1].
-        """
-        if not np.all((disagreements >= 0.0) & (disagreements <= 1.0)):
-            raise ValueError("expected disagreements must all be in [0, 1]")
-        return np.searchsorted(self.edges, disagreements, side="right")
 
 
 def propensities(
@@ -68,9 +22,9 @@ def propensities(
     """Return the probability that a request of each band is sent to the teacher, shape [B].
 
     π_b = clip(rate · (τ + (1 − τ) · s_b / Σ_k W_k s_k), minimum, 1): a mixture of a uniform sample and the
-    Neyman allocation, which samples in proportion to the standard deviation of what is measured (Neyman 1934;
-    Zrnic and Candès, arXiv 2403.03208). The uniform part keeps watch over confident mistakes, which pure
-    uncertainty sampling hardly sees, and bounds every weight 1 / π_b by 1 / (rate · τ).
+    Neyman allocation, which samples in proportion to the standard deviation of the measured quantity (Neyman 1934;
+    Zrnic and Candès, arXiv 2403.03208). The uniform part catches confident mistakes, which pure uncertainty sampling
+    rarely sees, and bounds every weight 1 / π_b by 1 / (rate · τ).
 
     - `rate`: wanted share of all requests, in (0, 1]. It is met exactly when the clip changes nothing.
     - `share` [B]: share of the traffic in each band, W_b; sums to 1.
@@ -78,7 +32,7 @@ def propensities(
     - `tau`: the uniform part, in (0, 1].
     - `minimum`: floor of every probability, in [0, 1].
 
-    `ValueError` if an argument is outside its range.
+    Raises ValueError if an argument is outside its range.
     """
     for name, value in (("rate", rate), ("tau", tau)):
         if not 0.0 < value <= 1.0:

@@ -1,9 +1,9 @@
 """Drift of the inputs: whether requests still look like those that the student was validated on.
 
-Two statistics over sums of plain counters: the population stability index of binned scalars, and the maximum
-mean discrepancy of embeddings through random Fourier features. Both come with what pure chance contributes,
-because a fixed limit means nothing at an unknown sample size. Drift is a reason to look; whether it hurts,
-the gap says.
+Two statistics over sums of plain counters: the population stability index of binned scalars, and the maximum mean
+discrepancy of embeddings through random Fourier features. For both, the expected contribution of chance is known,
+because a fixed limit is meaningless at an unknown sample size. Drift is a reason to look; the gap tells whether it
+harms.
 """
 
 from __future__ import annotations
@@ -32,20 +32,19 @@ class Bins:
     count: int
 
     def index(self, value: float) -> int:
-        """Return the bin of one value, in [0, B); `ValueError` if it is not a number."""
+        """Return the bin of one value, in [0, B); raises ValueError if it is not a number."""
         if math.isnan(value):
             raise ValueError("cannot bin NaN, expected a number")
         return bisect_left(self.edges, value)
 
 
 def fit_bins(values: Floats, bins: int = 10) -> Bins:
-    """Return bins that share the reference `values` [M] as equally as ties allow.
+    """Return bins that divide the reference `values` [M] as equally as ties allow.
 
-    A value that fills several bins by itself gets one: there are then fewer bins than asked for, of unequal
-    mass. A feature that was constant keeps a bin for everything above that constant. Masses are smoothed by
-    half a count.
+    A value that would fill several bins gets one: there are then fewer than `bins`, of unequal mass. A constant
+    feature also has a bin for everything above the constant. Masses are smoothed by half a count.
 
-    `ValueError` if `bins` < 2, or `values` is not one-dimensional with at least `bins` finite numbers.
+    Raises ValueError if `bins` < 2, or `values` is not one-dimensional with at least `bins` finite numbers.
     """
     values = np.asarray(values, dtype=np.float64)
     if bins < 2:
@@ -60,10 +59,10 @@ def fit_bins(values: Floats, bins: int = 10) -> Bins:
 def psi(counts: Floats, reference: Floats) -> float:
     """Return the population stability index Σ (p − q) ln(p / q), in nats, ≥ 0.
 
-    `counts` [B] are what was seen (smoothed by half a count per bin), `reference` [B] the masses q > 0
-    summing to 1.
+    `counts` [B] are the observed counts, smoothed by half a count per bin to the masses p; `reference` [B] are the
+    masses q > 0, which sum to 1.
 
-    `ValueError` if shapes differ, a count is negative, nothing was counted, or a mass is not positive.
+    Raises ValueError if shapes differ, a count is negative, nothing was counted, or a mass is not positive.
     """
     counts, reference = np.asarray(counts, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if counts.ndim != 1 or counts.shape != reference.shape:
@@ -81,7 +80,7 @@ def psi_noise(bins: int, count: float, reference_count: float) -> float:
 
     `count` and `reference_count` are the sample sizes n and M behind the two distributions.
 
-    `ValueError` if one is not positive or there is no bin.
+    Raises ValueError if one is not positive or there is no bin.
     """
     if bins < 1 or not (count > 0.0 and reference_count > 0.0):
         raise ValueError(f"expected bins >= 1 and positive counts, got {bins}, {count} and {reference_count}")
@@ -89,7 +88,7 @@ def psi_noise(bins: int, count: float, reference_count: float) -> float:
 
 
 def psi_excess(counts: Floats, reference: Floats, reference_count: float) -> float:
-    """Return `psi` minus `psi_noise`: near 0 without drift, at any sample size. Raises as these do."""
+    """Return `psi` minus `psi_noise`: near 0 without drift, at any sample size. Raises what these raise."""
     return psi(counts, reference) - psi_noise(len(counts), float(np.sum(counts)), reference_count)
 
 
@@ -101,7 +100,7 @@ class RandomFourierFeatures:
     (Rahimi and Recht 2007). The squared distance of two mean maps approximates the maximum mean discrepancy
     of a Gaussian kernel (Gretton et al. 2012).
 
-    `ValueError` if the shapes do not fit each other.
+    Raises ValueError if the shapes do not fit each other.
     """
 
     projection: NDArray[np.floating]
@@ -141,7 +140,7 @@ class RandomFourierFeatures:
         - `sums` [D]: sums of `shifted` over `count` = n requests; sums and counts of pods add.
         - `mean` [D], `trace`: from `reference`. `reference_count`: its M, left out when it is large.
 
-        `ValueError` if shapes do not fit or a count is not positive.
+        Raises ValueError if shapes do not fit or a count is not positive.
         """
         sums, mean = np.asarray(sums, dtype=np.float64), np.asarray(mean, dtype=np.float64)
         if not sums.shape == mean.shape == self.offsets.shape:

@@ -1,8 +1,7 @@
-"""Evidence that the gap outgrew what the bundle promised: e-values of windows, an e-detector for all time.
+"""Evidence that the gap exceeds what the bundle promised: e-values of windows, and an e-detector for all time.
 
-The null is one ceiling per band: P(disagree | band, past) ≤ p0_b at all times. An e-value has expectation ≤ 1
-under it, so that P(E ≥ A) ≤ 1/A, and it is linear (in the logarithm) in plain counts, so that counters of
-pods just add. How the ceilings were found is not known here, nor who is woken up.
+The null hypothesis is one ceiling per band: P(disagree | band, past) ≤ p0_b at all times. Under it an e-value has
+expectation ≤ 1, so that P(E ≥ A) ≤ 1/A. Its logarithm is linear in plain counts, so that counters of pods add up.
 """
 
 from __future__ import annotations
@@ -14,37 +13,22 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-BAND_FACTORS = (1.5, 3.0)  # of its ceiling: the alternatives of one band alone
-SPREAD_FACTOR = 1.25  # the alternative of all bands at once
+BAND_FACTORS = (1.5, 3.0)  # multiples of the ceiling: the alternatives for one band alone
+SPREAD_FACTOR = 1.25  # multiple of the ceilings: the alternative for all bands at once
 LOG_TICKET = math.log(1e3)
 LOG_PAGE = math.log(1e4)
 
 _CAP = 1e300
 
 
-def log_likelihood_ratio(
-    disagreements: Floats,
-    completed: Floats,
-    null: Floats,
-    alternative: Floats,
-) -> Floats:
-    """Return k ln(p1 / p0) + (n − k) ln((1 − p1) / (1 − p0)), elementwise with broadcasting.
-
-    The logarithm of an e-value for the composite null p ≤ p0 whenever p1 ≥ p0: each factor has expectation 1
-    at p0 and less below it. Zero where p1 = p0.
-    """
-    disagree, agree = _log_factors(null, alternative)
-    return disagreements * disagree + (completed - disagreements) * agree
-
-
 def alternatives(null: Floats) -> Floats:
     """Return p1 of every component and band, shape [2B + 1, B], for the ceilings `null` of shape [B].
 
-    Row i·B + b looks at band b alone, with p1 = BAND_FACTORS[i] · p0; the last row looks at all bands, with
-    p1 = SPREAD_FACTOR · p0. Where a component does not look, p1 = p0 and its factor is 1. No p1 exceeds the
-    middle of p0 and 1; a ceiling of 1 allows everything and is never looked at.
+    Row i·B + b tests band b alone, with p1 = BAND_FACTORS[i] · p0; the last row tests all bands, with
+    p1 = SPREAD_FACTOR · p0. For bands that a component does not test, p1 = p0 and its factor is 1. No p1 exceeds the
+    middle of p0 and 1. A ceiling of 1 allows everything and is never tested.
 
-    `ValueError` if a ceiling is not in (0, 1].
+    Raises ValueError if a ceiling is not in (0, 1].
     """
     null = np.asarray(null, dtype=np.float64)
     if null.ndim != 1 or null.size == 0 or not np.all((null > 0.0) & (null <= 1.0)):
@@ -56,17 +40,21 @@ def alternatives(null: Floats) -> Floats:
 
 
 def log_factors(null: Floats) -> tuple[Floats, Floats]:
-    """Return ln(p1 / p0) and ln((1 − p1) / (1 − p0)), each of shape [2B + 1, B]: what one comparison adds.
+    """Return ln(p1 / p0) and ln((1 − p1) / (1 − p0)), [2B + 1, B]: what a disagreement and an agreement add.
 
-    Rows as in `alternatives`. With these constants a log e-value is a weighted sum of counters.
+    Rows as in `alternatives`. k ln(p1 / p0) + (n − k) ln((1 − p1) / (1 − p0)) is the log e-value of k disagreements in
+    n comparisons, for the composite null p ≤ p0: as p1 ≥ p0, each factor has expectation 1 at p0 and less below it.
+    Both are 0 where p0 = p1 = 1.
     """
-    return _log_factors(np.asarray(null, dtype=np.float64), alternatives(null))
+    p0, p1 = np.asarray(null, dtype=np.float64), alternatives(null)
+    room, left = np.where(p0 < 1.0, 1.0 - p0, 1.0), np.where(p0 < 1.0, 1.0 - p1, 1.0)
+    return np.log(p1 / p0), np.log(left / room)
 
 
 def component_log_evalues(disagreements: Floats, completed: Floats, null: Floats) -> Floats:
     """Return the log e-value of every component, shape [..., 2B + 1], for counts of shape [..., B].
 
-    `ValueError` if the last axis of the counts is not that of `null`, or a count is not within 0 ≤ k ≤ n.
+    Raises ValueError if the last axis of the counts is not that of `null`, or a count is not within 0 ≤ k ≤ n.
     """
     k, n = np.asarray(disagreements, dtype=np.float64), np.asarray(completed, dtype=np.float64)
     if k.shape != n.shape or k.shape[-1:] != np.shape(null):
@@ -90,38 +78,38 @@ def log_evalue(disagreements: Floats, completed: Floats, null: Floats) -> float:
     """Return the log e-value of one window against the ceilings; all arrays have shape [B].
 
     The mean of 2B + 1 components. Under the null P(E ≥ A) ≤ 1/A at any one look, and over all looks at a
-    window that only grows (Ville). Comparisons that never came do no harm if they are independent of the
-    outcome within the band.
+    window that only grows (Ville). Missing comparisons do no harm if they are independent of the outcome within the
+    band.
 
-    `ValueError` as in `component_log_evalues` and `alternatives`.
+    Raises ValueError as in `component_log_evalues` and `alternatives`.
     """
     return float(log_mean_exp(component_log_evalues(disagreements, completed, null)))
 
 
 class EDetector:
-    """An e-detector of Shiryaev–Roberts type: one number, low under the null, that soars after a change.
+    """An e-detector of Shiryaev–Roberts type: one number that is low under the null and grows after a change.
 
-    Every component keeps M ← (M + 1) · L over the comparisons that it looks at, with L its likelihood ratio
+    Every component updates M ← (M + 1) · L at each comparison that it tests, with L its likelihood ratio
     factor (Shin, Ramdas and Rinaldo, arXiv 2203.03532). `value` is their sum over three, because a comparison
     feeds three components, so that E[value] ≤ n after n comparisons under the null. Stopping at value ≥ A
     then has an average run length of at least A comparisons. Values of several pods may be summed, and a
     restart only forgets evidence.
 
-    A component rests while other bands are compared. If it moved with L = 1 instead, that of a band without
-    traffic would climb by itself.
+    A component is not updated by comparisons of other bands. With L = 1 instead, that of a band without traffic would
+    grow by itself.
 
-    `ValueError` if a ceiling is not in (0, 1].
+    Raises ValueError if a ceiling is not in (0, 1].
     """
 
     def __init__(self, null: Floats) -> None:
         """Start without evidence, against the ceilings `null` of shape [B]."""
-        looks = alternatives(null) != np.asarray(null, dtype=np.float64)
+        tested = alternatives(null) != np.asarray(null, dtype=np.float64)
         disagree, agree = (np.exp(factor) for factor in log_factors(null))
         self._factors = [
-            [(row, agree[row, band].item(), disagree[row, band].item()) for row in np.flatnonzero(looked)]
-            for band, looked in enumerate(looks.T)
+            [(row, agree[row, band].item(), disagree[row, band].item()) for row in np.flatnonzero(rows)]
+            for band, rows in enumerate(tested.T)
         ]
-        self._evidence = [0.0] * looks.shape[0]
+        self._evidence = [0.0] * tested.shape[0]
 
     @property
     def value(self) -> float:
@@ -129,21 +117,10 @@ class EDetector:
         return sum(self._evidence) / (len(BAND_FACTORS) + 1)
 
     def update(self, band: int, disagree: bool) -> float:
-        """Take one comparison in `band` and return `value`; `ValueError` if there is no such band."""
+        """Take one comparison in `band` and return `value`; raises ValueError if there is no such band."""
         if not 0 <= band < len(self._factors):
             raise ValueError(f"band must be in [0, {len(self._factors)}), got {band}")
         for row, if_agree, if_disagree in self._factors[band]:
             factor = if_disagree if disagree else if_agree
             self._evidence[row] = min((self._evidence[row] + 1.0) * factor, _CAP)
         return self.value
-
-    def reset(self) -> None:
-        """Forget all evidence, after an alarm was dealt with."""
-        self._evidence = [0.0] * len(self._evidence)
-
-
-def _log_factors(null: Floats, alternative: Floats) -> tuple[Floats, Floats]:
-    """Return ln(p1 / p0) and ln((1 − p1) / (1 − p0)), 0 where both are 1."""
-    room = np.where(null < 1.0, 1.0 - null, 1.0)
-    left = np.where(null < 1.0, 1.0 - alternative, 1.0)
-    return np.log(alternative / null), np.log(left / room)

@@ -1,7 +1,7 @@
 """The live distillation gap: how often student and teacher disagree on real traffic, with an interval.
 
-From per-band counters alone, so that pods add up. This is an estimate for people to read. It is not an alarm:
-looking at an interval again and again inflates its error, and `evalues` is made for that.
+It is computed from per-band counters alone, so that pods add up. The interval is for people to read, not for alarms:
+reading it repeatedly inflates its error. Alarms use `evalues`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from .means import MeanEstimate, checked_counts, confidence_sequence, estimate_mean, strata
-
-__all__ = ["BandCounts", "GapEstimate", "MeanEstimate", "confidence_sequence", "estimate", "estimate_mean"]
+from service.monitor.means import checked_counts, estimate_mean, strata
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class BandCounts:
-    """What was counted per band in one window; every field has shape [B] and adds up over pods and windows.
+    """The counts per band in one window; every field has shape [B] and adds up over pods and windows.
 
     - `requests`: answered requests, N_b.
     - `sampled`: requests chosen for the teacher, m_b.
@@ -28,11 +26,10 @@ class BandCounts:
     - `disagreements`: comparisons in which the teacher chose another class, k_b ≤ n_b.
     - `expected_disagreement`: sum over all requests of the calibrated disagreement probability, D_b ≤ N_b.
 
-    Counts may be fractional, as increases over a window are. `completed` may exceed `sampled` in a short
-    window: an answer may arrive in a later window than its request.
+    Counts may be fractional, as increases over a window are. `completed` may exceed `sampled` in a short window,
+    because an answer may arrive in a later window than its request.
 
-    `ValueError` if shapes differ, a count is negative or not finite, or one of the two bounds above is
-    broken.
+    Raises ValueError if shapes differ, a count is negative or not finite, or one of the two bounds above is violated.
     """
 
     requests: Floats
@@ -42,7 +39,7 @@ class BandCounts:
     expected_disagreement: Floats
 
     def __post_init__(self) -> None:
-        """Convert to float64 and refuse what cannot have been counted."""
+        """Convert to float64 and refuse impossible counts."""
         shape = np.shape(self.requests)
         for field in fields(self):
             counts = checked_counts(field.name, getattr(self, field.name), shape)
@@ -52,31 +49,19 @@ class BandCounts:
         if np.any(self.expected_disagreement > self.requests):
             raise ValueError("expected_disagreement must not exceed requests in any band")
 
-    def __add__(self, other: BandCounts) -> BandCounts:
-        """Return the counts of both, band by band; `ValueError` if the numbers of bands differ."""
-        if self.requests.shape != other.requests.shape:
-            raise ValueError(f"cannot add {other.requests.size} bands to {self.requests.size} bands")
-        names = [field.name for field in fields(self)]
-        return BandCounts(*(getattr(self, name) + getattr(other, name) for name in names))
-
-    @classmethod
-    def zeros(cls, bands: int) -> BandCounts:
-        """Return empty counts, the start of a sum over pods."""
-        return cls(*(np.zeros(bands) for _ in fields(cls)))
-
 
 @dataclass(frozen=True)
 class GapEstimate:
-    """The live gap and what explains it; every number but the totals and the rectifier is in [0, 1].
+    """The live gap and its explanation; every number except the totals and the rectifier is in [0, 1].
 
     - `gap`, `stderr`, `lower`, `upper`: the disagreement rate, its standard error and its interval at
       `level`.
-    - `expected_gap`: the disagreement rate that the student's confidence foretells, with no teacher involved.
-    - `live_ece`: expected calibration error of that confidence, over the bands; too high when comparisons are
+    - `expected_gap`: the disagreement rate predicted from the student's confidence, without a teacher.
+    - `live_ece`: expected calibration error of that prediction, over the bands; biased upwards when comparisons are
       few, because noise counts as error.
     - `coverage`: share of requests in bands with a comparison; all of the above speak of these requests only.
-    - `worst_case_lower`, `worst_case_upper`: the gap over all requests if every missing comparison had
-      agreed, or had disagreed. They bound what non-response can hide, and say nothing about sampling error.
+    - `worst_case_lower`, `worst_case_upper`: the gap over all requests if every missing comparison had agreed, or had
+      disagreed. They bound what non-response can hide, but not the sampling error.
     - `requests`, `sampled`, `completed`: totals over all bands.
     """
 
@@ -96,7 +81,7 @@ class GapEstimate:
 
     @property
     def rectifier(self) -> float:
-        """The part of the gap that confidence does not foretell, gap − expected gap, in [−1, 1]."""
+        """The part of the gap that confidence does not predict, gap − expected gap, in [−1, 1]."""
         return self.gap - self.expected_gap
 
     @property
@@ -119,11 +104,11 @@ def estimate(counts: BandCounts, level: float = 0.95) -> GapEstimate | None:
     """Return the post-stratified gap, or `None` when no band has both requests and a comparison.
 
     gap = Σ_b (N_b / N) · k_b / n_b, with variance Σ_b (N_b / N)² · p (1 − p) / (n_b + 1), p = (k_b + ½) /
-    (n_b + 1), and a normal interval clipped to [0, 1] (Holt and Smith 1979; the ½ keeps a band in which all
-    agreed honest). Bands without a comparison are left out of N, and `coverage` says so. Within a band the
-    sampling probability must not depend on the outcome, and failures of the teacher must not either.
+    (n_b + 1), and a normal interval clipped to [0, 1] (Holt and Smith 1979; the ½ keeps the variance of a band
+    positive when all comparisons agreed). Bands without a comparison are left out of N; `coverage` is the share of
+    the others. Assumes that within a band neither sampling nor failures of the teacher depend on the outcome.
 
-    `ValueError` if `level` is not in (0, 1).
+    Raises ValueError if `level` is not in (0, 1).
     """
     disagreements = counts.disagreements  # a 0/1 metric is its own square
     mean = estimate_mean(counts.requests, counts.completed, disagreements, disagreements, 1.0, level)
@@ -151,7 +136,7 @@ def estimate(counts: BandCounts, level: float = 0.95) -> GapEstimate | None:
 
 
 def _worst_case(counts: BandCounts) -> tuple[float, float]:
-    """Return the gap if all missing answers agreed, or disagreed; a band never sampled may do either."""
+    """Return the gap if all missing comparisons agreed, and if all disagreed, never sampled bands included."""
     chosen = np.maximum(counts.sampled, counts.completed)
     missing = chosen - counts.completed
     weights = counts.requests / counts.requests.sum()

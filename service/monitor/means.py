@@ -1,8 +1,7 @@
 """Post-stratified means of a bounded metric over all requests, and their intervals.
 
-The statistics under `gap`: bands are sampled at different rates, so each is averaged on its own and weighted
-by its share of all requests. A teacher that fails more often in one band then costs precision, not truth.
-What is averaged, and what a window is, the callers know.
+Bands are sampled at different rates, so each is averaged on its own and weighted by its share of all requests. A
+teacher that fails more often in one band then costs precision, but causes no bias.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ def estimate_mean(
     """Return the post-stratified mean of a metric in [0, `maximum`], or `None` with nothing to average.
 
     For divergences: a KL clipped at `maximum` nats, or a Jensen–Shannon divergence (`maximum` = ln 2). All
-    arrays have shape [B]: requests N_b, completed comparisons n_b, and the sums of the metric and of its
-    square over these.
+    arrays have shape [B]: requests N_b, completed comparisons n_b, and the sums of the metric and of its square over
+    the comparisons.
 
     mean = Σ_b (N_b / N) · sum_b / n_b over the bands with n_b > 0, and a normal interval clipped to the range
     (Holt and Smith 1979). The variance counts one more comparison per band, half of it at 0 and half at
-    `maximum`, so that a band in which all values were equal is not taken for certain. A wide range thus makes
-    wide intervals: prefer a metric with a small one.
+    `maximum`, so that the variance of a band with equal values is not zero. A wide range thus makes wide intervals:
+    prefer a metric with a narrow one.
 
-    `ValueError` if shapes differ, a number is negative or not finite, the sums do not fit the range,
+    Raises ValueError if shapes differ, a number is negative or not finite, the sums do not fit the range,
     `maximum` is not positive, or `level` is not in (0, 1).
     """
     shape = np.shape(requests)
@@ -89,15 +88,15 @@ def confidence_sequence(completed: float, planned: float, level: float = 0.95) -
 
     For a window that only grows, such as "since this version was deployed": mean ± factor · stderr may be
     read after every comparison. It is not for a sliding window. The interval is the tightest near `planned`,
-    the number of comparisons at which it matters most; there the factor is 3.04 at level 0.95, where a single
-    look needs 1.96. It holds once some hundred comparisons are in, as normal intervals do.
+    the number of comparisons at which it matters most; there the factor is 3.04 at level 0.95, compared with 1.96 for
+    a single look. Like normal intervals, it needs some hundred comparisons to hold.
 
     The asymptotic confidence sequence in closed form, √((1 + 1/x) · (2 ln(1/α) + ln(1 + x))), with
     α = 1 − level, x = r²V and r² = (−α² − 2 ln α + ln(−2 ln α + 1 − α²)) / V* (Waudby-Smith, Arbour, Sinha,
     Kennedy and Ramdas, arXiv 2103.06476). V / V* is `completed` / `planned` as long as the bands' shares of
-    the comparisons stay put.
+    the comparisons stay constant.
 
-    `ValueError` if a number of comparisons is not positive and finite, or `level` is not in [0.5, 1), where
+    Raises ValueError if a number of comparisons is not positive and finite, or `level` is not in [0.5, 1), where
     the approximation behind r² holds.
     """
     if not (0.0 < completed < math.inf and 0.0 < planned < math.inf):
@@ -118,7 +117,7 @@ def normal_quantile(level: float) -> float:
 
 
 def checked_counts(name: str, values: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return a float64 copy of one finite number ≥ 0 per band, or raise `ValueError`."""
+    """Return a float64 copy of one finite number ≥ 0 per band, or raise ValueError."""
     array = np.array(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0 or array.shape != shape:
         raise ValueError(f"{name} must have one number per band, got shape {array.shape}, expected {shape}")
@@ -128,6 +127,6 @@ def checked_counts(name: str, values: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 def strata(requests: Floats, completed: Floats) -> tuple[NDArray[np.bool_], Floats]:
-    """Return which bands have something to average, and the request shares of those, summing to 1."""
+    """Return which bands have requests and comparisons, and the request shares of those, which sum to 1."""
     covered = (requests > 0.0) & (completed > 0.0)
     return covered, requests[covered] / requests[covered].sum()

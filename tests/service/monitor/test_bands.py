@@ -1,41 +1,14 @@
-"""Bands and propensities: the formula, its guarantees and its refusals."""
+"""Propensities: the formula, its guarantees and its refusals."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from service.monitor.bands import DEFAULT_EDGES, Bands, propensities
+from service.monitor.bands import propensities
 
 SHARE = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
 SPREAD = np.array([0.03, 0.1, 0.22, 0.38, 0.48])
-
-
-def test_default_edges_make_five_bands() -> None:
-    bands = Bands()
-    assert len(bands) == 5
-    cases = {0.0: 0, 0.0039: 0, 0.004: 1, 0.05: 2, 0.1: 3, 0.2999: 3, 0.3: 4, 1.0: 4}
-    assert {d: bands.index(d) for d in cases} == cases
-
-
-def test_one_and_many_agree() -> None:
-    bands = Bands((0.01, 0.2))
-    values = np.concatenate([np.random.default_rng(0).random(500), [0.0, 0.01, 0.2, 1.0]])
-    assert bands.indices(values).tolist() == [bands.index(float(value)) for value in values]
-
-
-@pytest.mark.parametrize("edges", [(0.0, 0.1), (0.1, 1.0), (0.2, 0.1), (0.1, 0.1), (float("nan"),)])
-def test_edges_must_increase_inside_the_unit_interval(edges: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="strictly increasing"):
-        Bands(edges)
-
-
-@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
-def test_disagreement_must_be_a_probability(value: float) -> None:
-    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        Bands().index(value)
-    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        Bands().indices(np.array([0.1, value]))
 
 
 def test_propensities_follow_the_formula_and_meet_the_rate() -> None:
@@ -44,7 +17,6 @@ def test_propensities_follow_the_formula_and_meet_the_rate() -> None:
     assert result[3] == pytest.approx(0.02 * (0.5 + 0.5 * 0.38 / pooled))
     assert SHARE @ result == pytest.approx(0.02)
     assert np.all(result >= 0.01)  # no weight above 1 / (rate · tau)
-    assert len(DEFAULT_EDGES) + 1 == result.size
 
 
 def test_tau_moves_between_neyman_and_uniform() -> None:

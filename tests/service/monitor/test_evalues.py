@@ -18,7 +18,6 @@ from service.monitor.evalues import (
     component_log_evalues,
     log_evalue,
     log_factors,
-    log_likelihood_ratio,
     log_mean_exp,
 )
 
@@ -49,8 +48,12 @@ def run_length(pods: list[EDetector], rate: Floats, threshold: float, generator:
                 return length
 
 
-def test_likelihood_ratio_by_hand() -> None:
-    value = log_likelihood_ratio(np.array([2.0]), np.array([10.0]), np.array([0.1]), np.array([0.3]))
+def log_likelihood_ratio(k: Floats, n: Floats, p0: Floats, p1: Floats) -> Floats:
+    return k * np.log(p1 / p0) + (n - k) * np.log((1 - p1) / (1 - p0))
+
+
+def test_a_component_by_hand() -> None:
+    value = component_log_evalues(np.array([2.0]), np.array([10.0]), np.array([0.1]))[1]
     assert value == pytest.approx(2 * math.log(3) + 8 * math.log(0.7 / 0.9))
 
 
@@ -201,14 +204,11 @@ def test_a_band_without_traffic_does_not_climb() -> None:
     assert detector.value < 10.0
 
 
-def test_the_detector_stays_finite_and_forgets() -> None:
+def test_the_detector_stays_finite() -> None:
     detector = EDetector(NULL)
     for _ in range(3000):
         detector.update(0, disagree=True)
     assert 1e299 < detector.value < math.inf
-    detector.reset()
-    assert detector.value == 0.0
-    assert detector.update(0, disagree=True) == EDetector(NULL).update(0, disagree=True) > 0.0
 
 
 @pytest.mark.parametrize("band", [-1, 5])
