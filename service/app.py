@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from service import console
-from service.auth.keys import Keys, describe
+from service.auth.keys import Keys, describe_security
 from service.compat.errors import SHAPES, Shape, error_shape
 from service.compat.routers import create_routers
 from service.errors import ServiceError
@@ -53,7 +53,7 @@ class App(FastAPI):
         document = super().openapi()
         state: State = self.state.reflux
         if state.keys is not None:
-            describe(document, state.keys, _error_shape(state.settings))
+            describe_security(document, state.keys, _error_shape(state.settings))
         limits.describe(document, _error_shape(state.settings))
         define(document, SHAPES)
         return document

@@ -1,1 +1,1 @@
-"""Who may ask: API keys, their file, and rate limits."""
+"""Authentication: API keys, the file they are in, and their rate limits."""

@@ -1,4 +1,4 @@
-"""Who can ask: said once when the service begins to listen, and in `GET /model`."""
+"""Who can use the service: logged when it starts to listen, and part of `GET /model`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from service.settings import Settings, variable
 
 
 class Access(BaseModel):
-    """Who can reach the port, and what they need."""
+    """Who can reach the port, and whether they need a key."""
 
     keys: bool = Field(description="Whether a request needs an API key.")
     network: bool = Field(description="Whether other machines than this one can reach the port.")
-    notice: str | None = Field(description="What is open to whoever reaches the port, and the remedy; null if nothing.")
+    notice: str | None = Field(description="What everyone who reaches the port can use, and the remedy, or null.")
 
 
 def access(settings: Settings) -> Access:
-    """Tell who can ask a service with these settings."""
+    """Return who can use a service with these settings."""
     keys, network = settings.api_keys is not None, not _is_loopback(settings.host)
     notice = None
     if network and not keys:
         notice = (
-            f"no API keys are set, so whoever reaches {settings.host} may ask; set {variable('api_keys')} to a file of "
-            f"keys (`reflux keys new NAME`), or {variable('host')}=127.0.0.1 where only this machine asks"
+            f"no API keys are set, so everyone who reaches {settings.host} can use the service; set "
+            f"{variable('api_keys')} to a file of keys (`reflux keys new NAME`), or {variable('host')}=127.0.0.1 if "
+            "only this machine uses it"
         )
     return Access(keys=keys, network=network, notice=notice)
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address, or the first that a name stands for, is one that no other machine reaches."""
+    """Return whether no other machine can reach `host`: an address, or a name that resolves to one."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0]
         address = ip_address(str(found))

@@ -1,8 +1,8 @@
-"""Who may ask, and how many texts a second: the keys of a file at work. What the file looks like is `keyfile`'s affair.
+"""The API keys in force: who sends a request, and how many texts per second each key may send.
 
-The file is read again when it has changed, looked at once a second at most. One that was emptied or deleted revokes all
-keys; one that does not fit leaves the keys before in force. Both are errors in the log. Not for people: there are no
-sessions, no passwords, and no role but `admin`.
+The file is checked at most once per second and read again when it has changed. If it was emptied or deleted, all keys
+are revoked; if it is invalid, the previous keys stay in force. Both are logged as errors. Keys are for programs, not
+for people: there are no sessions, no passwords, and no role but `admin`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from service.auth.keyfile import KeysError, Line, NoKeysError, Terms, digest_of, read_keys
+from service.auth.keyfile import KeyEntry, KeyOptions, KeysError, NoKeysError, digest_of, read_keys
 from service.errors import ForbiddenError, RateLimitedError, UnauthorisedError
 from service.telemetry.metrics import PROBES, Metrics
 
@@ -25,36 +25,36 @@ logger = structlog.get_logger(__name__)
 
 METRICS = "/metrics"
 OPEN = (PROBES - {METRICS}) | {"/", "/docs", "/openapi.json"}
-"""What machines get to see whether the service is well, and pages without secrets. To be got only: `POST /` asks."""
+"""Paths that need no key for GET and HEAD: probes, and pages without secrets."""
 
-_READING = ("GET", "HEAD")
+_SAFE_METHODS = ("GET", "HEAD")
 _ADMIN = "/admin/"
 _DOCS = "/docs/"
-_LOOK_SECONDS = 1.0
-_HOW = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+_CHECK_SECONDS = 1.0
+_REMEDY = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
 
 class Caller:
-    """A name of the file, with what is left of its rate: a token bucket that holds one second's worth of texts.
+    """A name of the file, with a token bucket that holds the texts of one second at its rate.
 
-    A request is admitted whole while there is something left, and may take more than that; the next then waits until
-    it is made up for. So a request of more texts than the bucket holds is answered too, and the mean is the rate.
+    A request is admitted as a whole while the bucket is not empty, and may take more texts than it holds; the debt must
+    refill before the next request. So large requests are admitted too, and the mean is still the rate.
     """
 
-    def __init__(self, name: str, terms: Terms) -> None:
+    def __init__(self, name: str, options: KeyOptions) -> None:
         self.name = name
-        self.terms = terms
-        self._left = terms.rate or 0.0
+        self.options = options
+        self._left = options.rate or 0.0
         self._since = 0.0
 
     def check(self, path: str) -> None:
-        """Raise ForbiddenError where the key is not for a path."""
-        if path.startswith(_ADMIN) and not self.terms.admin:
-            raise ForbiddenError("this key may not administer; use one with the option `admin`")
+        """Raise ForbiddenError if the key may not use `path`."""
+        if path.startswith(_ADMIN) and not self.options.admin:
+            raise ForbiddenError("this key is not an administrator's; use one with the option `admin`")
 
     def spend(self, texts: int, now: float) -> None:
-        """Take so many texts, at a time of `time.monotonic()`. Raises RateLimitedError while none is left."""
-        rate = self.terms.rate
+        """Take `texts` tokens at the monotonic time `now`. Raises RateLimitedError if the bucket is empty."""
+        rate = self.options.rate
         if rate is None:
             return
         self._left = min(rate, self._left + (now - self._since) * rate)
@@ -65,12 +65,12 @@ class Caller:
         self._left -= texts
 
     def give_back(self, texts: int) -> None:
-        """Let texts that were spent be asked after all."""
+        """Return tokens that were spent on texts that are not answered."""
         self._left += texts
 
 
 class Keys:
-    """The keys in force. All methods belong on the event loop. Raises KeysError when the file does not fit."""
+    """The keys in force. Use it on the event loop alone. Raises KeysError if the file is invalid."""
 
     def __init__(self, path: Path, metrics: Metrics, *, metrics_open: bool = True) -> None:
         self._open = OPEN | {METRICS} if metrics_open else OPEN
@@ -78,70 +78,69 @@ class Keys:
         self._metrics = metrics
         self._callers: dict[str, Caller] = {}
         self._seen = _signature(path)
-        self._looked = time.monotonic()
-        self._use(read_keys(path))
+        self._checked = time.monotonic()
+        self._apply(read_keys(path))
 
     def is_open(self, method: str, path: str) -> bool:
-        """Whether it needs no key."""
-        return method in _READING and (path in self._open or path.startswith(_DOCS))
+        """Return whether a request needs no key."""
+        return method in _SAFE_METHODS and (path in self._open or path.startswith(_DOCS))
 
     def identify(self, headers: Mapping[bytes, bytes]) -> Caller:
-        """Return who asks, by the headers of a request. Raises UnauthorisedError."""
-        self._look(time.monotonic())
+        """Return the caller whose key is in `headers`. Raises UnauthorisedError."""
+        self._refresh_if_due(time.monotonic())
         return self._find(_key_of(headers))
 
     def refresh(self) -> None:
-        """Read the file again if it is another than before.
+        """Read the file again if it has changed.
 
-        Without a key in it, or without the file, all keys are revoked. One that does not fit changes nothing. Each is
-        told once.
+        If it is gone or has no key, all keys are revoked. If it is invalid, nothing changes. Each is logged once.
         """
         signature = _signature(self._path)
         if signature == self._seen:
             return
         self._seen = signature
         try:
-            self._use(read_keys(self._path))
+            self._apply(read_keys(self._path))
         except NoKeysError as error:
-            self._use([])
-            logger.error("all keys are revoked, so nobody may ask", error=str(error))
+            self._apply([])
+            logger.error("all keys are revoked", error=str(error))
         except KeysError as error:
-            logger.error("keys not read again; those before are in force still", error=str(error))
+            logger.error("invalid keys file; the previous keys stay in force", error=str(error))
 
-    def _look(self, now: float) -> None:
-        # An editor may empty or delete a file for a moment: then nobody waits a second for what it writes.
-        if now - self._looked >= _LOOK_SECONDS or not self._digests:
-            self._looked = now
+    def _refresh_if_due(self, now: float) -> None:
+        # Without keys it checks every time: an editor may empty or delete the file for a moment while it saves.
+        if now - self._checked >= _CHECK_SECONDS or not self._digests:
+            self._checked = now
             self.refresh()
 
     def _find(self, key: bytes) -> Caller:
-        """Compare with every key, each in constant time, so that the time taken tells nothing of them."""
+        """Compare with every key in constant time, so that the duration reveals nothing about them."""
         given = digest_of(key)
         found: Caller | None = None
         for digest, caller in self._digests:
             if hmac.compare_digest(digest, given):
                 found = caller
         if found is None:
-            raise UnauthorisedError(f"this key is not known; {_HOW}" if key else f"a key is needed; {_HOW}")
+            raise UnauthorisedError(f"this key is not known; {_REMEDY}" if key else f"a key is needed; {_REMEDY}")
         return found
 
-    def _use(self, lines: Iterable[Line]) -> None:
-        """Put lines in force; a name whose terms are as before keeps what it has spent."""
+    def _apply(self, entries: Iterable[KeyEntry]) -> None:
+        """Put entries in force. A name whose options did not change keeps its token bucket."""
         callers: dict[str, Caller] = {}
         digests: list[tuple[bytes, Caller]] = []
-        for line in lines:
-            caller = callers.get(line.name) or self._callers.get(line.name)
-            if caller is None or caller.terms != line.terms:
-                caller = Caller(line.name, line.terms)
-            callers[line.name] = caller
-            digests.append((line.digest, caller))
+        for entry in entries:
+            caller = callers.get(entry.name) or self._callers.get(entry.name)
+            if caller is None or caller.options != entry.options:
+                caller = Caller(entry.name, entry.options)
+            callers[entry.name] = caller
+            digests.append((entry.digest, caller))
         self._callers, self._digests = callers, digests
         self._metrics.declare_keys(callers)
         logger.info("keys", names=len(callers), keys=len(digests))
 
 
-def describe(document: dict[str, Any], keys: Keys, error_shape: Callable[[str], type[BaseModel]]) -> None:
-    """Say in an OpenAPI document which operations need a key, and how they refuse: by the body for their path."""
+def describe_security(document: dict[str, Any], keys: Keys, error_shape: Callable[[str], type[BaseModel]]) -> None:
+    """Add to an OpenAPI document which operations need a key, and their 401 and 403 with the error body of the path."""
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -158,13 +157,13 @@ def describe(document: dict[str, Any], keys: Keys, error_shape: Callable[[str], 
 
 
 def _key_of(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key that a request has, else nothing."""
+    """Return the key in the headers, or nothing."""
     scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
     return credentials.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
 
 
 def _signature(path: Path) -> tuple[int | None, ...]:
-    """What changes when a file does, or why it cannot be seen."""
+    """Return what changes when a file does, or the error number if it cannot be read."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -29,7 +29,7 @@ from export.bundle.classifier import Classifier
 from export.bundle.format import GOLDEN, MODEL, Bundle, golden_jsonl, write_bundle
 from reflux import cli as command
 from service import serve
-from service.auth.keyfile import Terms, digest_of, read_keys
+from service.auth.keyfile import KeyOptions, digest_of, read_keys
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "keys", "classify", "demo")
@@ -123,7 +123,11 @@ def test_a_new_key_fits_the_line_that_is_printed_beside_it(cli, tmp_path):
     key, line = (row.rpartition(": ")[2] for row in done.out.splitlines())
     (tmp_path / "keys").write_text(line)
     (read,) = read_keys(tmp_path / "keys")
-    assert (read.name, read.digest, read.terms) == ("tickets", digest_of(key.encode()), Terms(admin=True, rate=12.5))
+    assert (read.name, read.digest, read.options) == (
+        "tickets",
+        digest_of(key.encode()),
+        KeyOptions(admin=True, rate=12.5),
+    )
     assert key not in line
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from service.auth.keyfile import KeysError, Line, Terms, key_line, new_key, read_keys
+from service.auth.keyfile import KeyEntry, KeyOptions, KeysError, key_line, new_key, read_keys
 
 ONE, TWO = (hashlib.sha256(key).hexdigest() for key in (b"one", b"two"))
 
@@ -26,8 +26,8 @@ def read(tmp_path):
 def test_a_line_is_a_name_a_digest_and_options(read):
     lines = read(f"# who\n\na.b_c-1:{ONE}\n two:{TWO.upper()}:admin,rate=0.5/s # the second\r\n")
     assert lines == [
-        Line("a.b_c-1", bytes.fromhex(ONE), Terms()),
-        Line("two", bytes.fromhex(TWO), Terms(admin=True, rate=0.5)),
+        KeyEntry("a.b_c-1", bytes.fromhex(ONE), KeyOptions()),
+        KeyEntry("two", bytes.fromhex(TWO), KeyOptions(admin=True, rate=0.5)),
     ]
 
 
@@ -50,7 +50,7 @@ def test_a_name_may_have_two_keys_while_one_replaces_the_other(read):
         (f"tickets:{ONE}:rate=-1/s", "an option is"),
         (f"tickets:{ONE}:rate=nan/s", "an option is"),
         (f"tickets:{ONE}:rate={'9' * 400}/s", "an option is"),
-        (f"other:{TWO}", "same key"),
+        (f"other:{TWO}", "an earlier line has the same key"),
         (f"first:{ONE}:admin", "other options"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_line_that_does_not_fit_is_named_by_its_number_and_not_repeated(read, 
 
 @pytest.mark.parametrize("text", ["", "\n# nobody\n"])
 def test_a_file_without_a_key_does_not_fit(read, text):
-    with pytest.raises(KeysError, match="there is no key"):
+    with pytest.raises(KeysError, match="it has no key"):
         read(text)
 
 
@@ -95,6 +95,6 @@ def test_new_keys_are_long_and_never_the_same():
 def test_a_key_line_is_read_as_it_was_written(read):
     key = new_key()
     (line,) = read(key_line("tickets", key, "admin"))
-    assert line == Line("tickets", hashlib.sha256(key.encode()).digest(), Terms(admin=True))
+    assert line == KeyEntry("tickets", hashlib.sha256(key.encode()).digest(), KeyOptions(admin=True))
     with pytest.raises(KeysError):
         key_line("two words", key)

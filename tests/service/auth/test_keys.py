@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from service.app import create_app
-from service.auth.keyfile import Terms, key_line
+from service.auth.keyfile import KeyOptions, key_line
 from service.auth.keys import Caller, Keys
 from service.errors import RateLimitedError, StartupError
 from service.telemetry.metrics import Metrics
@@ -220,7 +220,7 @@ async def test_what_there_is_no_room_for_costs_a_key_nothing(guarded, write_keys
 
 
 def test_over_time_a_caller_gets_its_rate_in_requests_of_any_size():
-    caller = Caller("tickets", Terms(rate=10.0))
+    caller = Caller("tickets", KeyOptions(rate=10.0))
     answered, now = 0, 1000.0
     while now < 1100.0:
         try:
@@ -233,7 +233,7 @@ def test_over_time_a_caller_gets_its_rate_in_requests_of_any_size():
 
 
 def test_after_the_seconds_that_a_refusal_names_a_caller_is_admitted():
-    caller = Caller("tickets", Terms(rate=10.0))
+    caller = Caller("tickets", KeyOptions(rate=10.0))
     caller.spend(64, 1000.0)
     with pytest.raises(RateLimitedError) as refused:
         caller.spend(1, 1000.0)
@@ -242,7 +242,7 @@ def test_after_the_seconds_that_a_refusal_names_a_caller_is_admitted():
 
 
 def test_what_is_not_asked_is_not_saved_up_beyond_a_second():
-    caller = Caller("tickets", Terms(rate=10.0))
+    caller = Caller("tickets", KeyOptions(rate=10.0))
     for _ in range(10):
         caller.spend(1, 5000.0)
     with pytest.raises(RateLimitedError):
@@ -264,11 +264,11 @@ async def test_keys_are_rotated_without_a_restart(guarded, write_keys):
         assert await statuses() == [401, 200]
 
 
-async def test_the_file_is_looked_at_by_itself_once_a_second(guarded, write_keys, monkeypatch):
+async def test_the_file_is_checked_at_by_itself_once_a_second(guarded, write_keys, monkeypatch):
     async with guarded(write_keys(tickets="old")) as (client, state):
         looks = []
         monkeypatch.setattr(Keys, "refresh", lambda _: looks.append(1))
-        state.keys._looked -= 10
+        state.keys._checked -= 10
         for _ in range(3):
             await client.get("/model", headers=bearer("old"))
     assert len(looks) == 1
@@ -299,7 +299,7 @@ async def test_a_file_that_no_longer_fits_leaves_the_keys_and_is_told_once(guard
                 state.keys.refresh()
                 assert (await client.get("/model", headers=bearer("right"))).status_code == 200
             assert [event["log_level"] for event in events] == ["error"]
-            assert "in force still" in str(events)
+            assert "previous keys stay in force" in str(events)
             assert "hunter2" not in str(events)
         write_keys(tickets="new")
         state.keys.refresh()
@@ -331,7 +331,7 @@ async def test_an_emptied_or_deleted_file_revokes_all_keys_and_is_told_once(guar
             assert [await status(), await status()] == [401, 401]
             assert (await client.post("/admin/reload", headers=bearer("master"))).status_code == 401
         errors = [event for event in events if event["log_level"] == "error"]
-        assert [event["event"] for event in errors] == ["all keys are revoked, so nobody may ask"]
+        assert [event["event"] for event in errors] == ["all keys are revoked"]
         assert str(path) in errors[0]["error"]
         path.write_text("half a li")
         assert await status() == 401
