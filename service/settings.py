@@ -1,6 +1,6 @@
 """Every setting of the service, read from the environment: `REFLUX_PORT`, `REFLUX_SHADOW__ENABLED`.
 
-The docstring under a field is its reference documentation. A setting that does not fit stops the start.
+The docstring under a field is its reference documentation. An invalid setting stops the start.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from service.shadow.settings import ShadowSettings
 PREFIX = "REFLUX_"
 NESTED = "__"
 CLIENT = frozenset({"api_key"})
-"""Variables that are for `reflux_client`, and may stand in the same environment."""
+"""Variables that `reflux_client` reads, which may be set in the same environment."""
 
 
 class Settings(BaseSettings):
-    """The settings of one process. Sizes are in bytes, times in seconds."""
+    """The settings of one process. Sizes are in bytes, durations in seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, hide_input_in_errors=True
@@ -38,16 +38,16 @@ class Settings(BaseSettings):
     """Directory of a second bundle, with the same labels, to serve beside the first."""
 
     candidate_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the requests that the candidate answers; a request may ask for either by `X-Reflux-Variant`."""
+    """Share of the requests that the candidate answers; a request may choose either by `X-Reflux-Variant`."""
 
     host: str = "0.0.0.0"
     """Address to listen on."""
 
     port: int = Field(default=8080, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one, which the log names."""
+    """Port to listen on; 0 takes a free one and logs it."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe events to log."""
+    """Lowest level of events to log."""
 
     access_log: bool = False
     """Log one line per request. The metrics count every request either way."""
@@ -56,89 +56,89 @@ class Settings(BaseSettings):
     """Serve the web page at `/`."""
 
     protocols: bool = True
-    """Serve the protocols of other servers too: Hugging Face, TEI, KServe, Open Inference, infinity, vLLM, clouds."""
+    """Also serve other servers' protocols: Hugging Face, TEI, KServe, Open Inference, infinity, vLLM, clouds."""
 
     workers: int | None = Field(default=None, ge=0, le=256)
-    """Inference threads; 0 runs the graph on the event loop. Measured at start by default, as are the next two."""
+    """Inference threads; 0 runs the graph on the event loop. By default measured at start, like the next two."""
 
     threads: int | None = Field(default=None, ge=1, le=256)
     """Threads within one run of the graph."""
 
     batch_tokens: int | None = Field(default=None, ge=0)
-    """Most tokens, padding included, that one run takes of what is waiting; 0 runs every text alone."""
+    """Maximum number of tokens, with padding, in one run of the graph; 0 runs every text alone."""
 
     device: Kind = "auto"
     """Where the graph runs: `cpu`, `cuda`, `tensorrt`; `auto` is CUDA with reflux[gpu], the CPU with reflux[cpu]."""
 
     device_id: int = Field(default=0, ge=0)
-    """Which of the GPUs that this process sees."""
+    """Index of the GPU, among those that this process sees."""
 
     tensorrt_cache: Path | None = None
-    """Directory in which TensorRT keeps its engines; without one it builds them anew, for minutes, at each start."""
+    """Directory where TensorRT keeps its engines; without one it rebuilds them at each start, for minutes."""
 
     tensorrt_fp16: bool = False
-    """Let TensorRT compute in 16 bits; the bundle's golden texts are the test of it."""
+    """Let TensorRT compute in 16 bits; the bundle's golden texts check the result."""
 
     queue_limit: int = Field(default=256, ge=1)
-    """Texts that may wait for an inference thread; beyond that a request gets 429. Must admit `max_texts`."""
+    """Maximum number of texts that wait for inference; beyond it a request gets 429. At least `max_texts`."""
 
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Longest that a request may take: one that cannot be answered in time gets 429 at once. Clients may ask less."""
+    """Time limit of a request; one that cannot meet it gets 429 at once. Clients may set a shorter one."""
 
     stall_seconds: float = Field(default=60.0, gt=0)
-    """One run that takes longer makes `/livez` fail, so that the process is replaced."""
+    """A run of the graph that takes longer makes `/livez` fail, so that the process is replaced."""
 
     max_body_bytes: int = Field(default=1024 * 1024, ge=1)
-    """Largest request body; a larger one gets 413."""
+    """Maximum size of a request body; a larger one gets 413."""
 
     receive_seconds: float = Field(default=30.0, gt=0)
-    """Longest that a request may take to come, from its first byte to its last, else it gets 408; answers may wait as
-    long to be read."""
+    """Time limit from a request's first byte to its last; a slower one gets 408. Clients have as long to read an
+    answer."""
 
     max_unfinished_bytes: int | None = Field(default=None, ge=1)
-    """Most bytes to hold of all requests that have not come whole; more get 503. By default 64 of the largest."""
+    """Maximum memory for all incomplete requests; beyond it they get 503. By default 64 times `max_body_bytes`."""
 
     max_connections: int = Field(default=4096, ge=1)
-    """Most connections; for another, one that is idle or slow is closed, and where none is it gets 503."""
+    """Maximum number of connections. A further one replaces an idle or slow one, or gets 503 if there is none."""
 
     max_texts: int = Field(default=64, ge=1)
-    """Most texts in one request."""
+    """Maximum number of texts in one request."""
 
     max_characters: int = Field(default=100_000, ge=1)
-    """Longest text. The graph reads no further than the bundle's `max_tokens`; the answer says `truncated` then."""
+    """Maximum length of a text. The model reads at most the bundle's `max_tokens`; then the answer says `truncated`."""
 
     api_keys: Path | None = None
-    """File of the API keys, see `auth.keyfile`; whoever asks without one gets 401. Without the file all may ask."""
+    """File of the API keys, see `auth.keyfile`; requests without a key get 401. Unset: no request needs a key."""
 
     metrics_open: bool = True
-    """Serve `/metrics` on `port` to all, also where there are API keys."""
+    """Serve `/metrics` on `port` without a key, even if `api_keys` is set."""
 
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    """Another port, for `/metrics` and the probes, open to all; `port` then has no `/metrics`. 0 takes a free one."""
+    """A separate port for `/metrics` and the probes, without keys; `port` then has no `/metrics`. 0: a free one."""
 
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^\s/*]+)$")], ...] = ()
-    """Origins whose web pages may ask, such as `["https://desk.example"]`, or `["*"]`; none by default."""
+    """Origins whose web pages may send requests, such as `["https://desk.example"]`, or `["*"]`."""
 
     tracing: bool = False
-    """Send OpenTelemetry spans where the `OTEL_...` variables say; needs the extra `otel`."""
+    """Send OpenTelemetry spans as the `OTEL_...` variables say; needs the extra `otel`."""
 
     admin: bool = False
-    """Serve `POST /admin/reload`, to keys with the option `admin`; needs `api_keys`. SIGHUP reloads either way."""
+    """Serve `POST /admin/reload` to keys with the option `admin`; needs `api_keys`. SIGHUP always reloads."""
 
     keep_alive_seconds: int = Field(default=75, ge=1)
-    """How long an idle connection stays open; longer than the idle timeout of the proxy in front."""
+    """How long an idle connection stays open; set it longer than the idle timeout of the proxy in front."""
 
     drain_seconds: float = Field(default=5.0, ge=0)
-    """After SIGTERM, how long to go on accepting connections while `/readyz` fails and load balancers look away."""
+    """How long after SIGTERM connections are still accepted, while `/readyz` fails and load balancers react."""
 
     idle_grace_seconds: float = Field(default=2.0, ge=0)
-    """After that, how long an idle connection may still send a request; it is answered, then closed."""
+    """After that, how long an idle connection may still send a request, which is answered before it is closed."""
 
     shutdown_seconds: float = Field(default=20.0, gt=0)
-    """After that, how long requests in flight may take before they are cut."""
+    """After that, how long requests in flight may take before they are aborted."""
 
     shadow: ShadowSettings = Field(default_factory=ShadowSettings)
-    """Sends a sample of the traffic to the teacher, to measure the live gap."""
+    """Shadowing: sends a sample of the traffic to the teacher, to measure the live gap."""
 
     @model_validator(mode="after")
     def _queue_admits_a_request(self) -> Self:
@@ -155,19 +155,19 @@ class Settings(BaseSettings):
         if self.admin and self.api_keys is None:
             raise PydanticCustomError(
                 "admin",
-                f"{variable('admin')} without {variable('api_keys')} would let whoever asks reload; set "
+                f"{variable('admin')} without {variable('api_keys')} would let everyone reload; set "
                 f"{variable('api_keys')} to a file with a key of the option `admin` (`reflux keys new NAME --admin`), "
                 "or leave it off and reload by SIGHUP",
             )
         return self
 
     @model_validator(mode="after")
-    def _a_body_may_come_in_pieces(self) -> Self:
+    def _largest_body_fits(self) -> Self:
         if self.max_unfinished_bytes is not None and self.max_unfinished_bytes < 2 * self.max_body_bytes:
             raise PydanticCustomError(
                 "max_unfinished_bytes",
                 f"{variable('max_unfinished_bytes')} is {self.max_unfinished_bytes}, less than twice the "
-                f"{self.max_body_bytes} of {variable('max_body_bytes')}: the largest request could never come",
+                f"{self.max_body_bytes} of {variable('max_body_bytes')}: the largest request could never be received",
             )
         return self
 
@@ -181,14 +181,14 @@ class Settings(BaseSettings):
 
 
 def variable(*location: int | str) -> str:
-    """Name the environment variable of a setting: for `("shadow", "rate")` it is `REFLUX_SHADOW__RATE`."""
+    """Return the environment variable of a setting: `REFLUX_SHADOW__RATE` for `("shadow", "rate")`."""
     return PREFIX + NESTED.join(str(part) for part in location).upper()
 
 
 def load_settings(**given: Any) -> Settings:
-    """Read the settings from the environment; those that are `given`, say on a command line, come before it.
+    """Read the settings from the environment; those `given`, such as on a command line, take precedence.
 
-    Raises StartupError naming each variable that does not fit.
+    Raises StartupError naming each invalid variable.
     """
     known = set(Settings.model_fields)
     names = (name for name in sorted(os.environ) if name.upper().startswith(PREFIX))
@@ -203,7 +203,7 @@ def load_settings(**given: Any) -> Settings:
     except ValidationError as error:
         lines = (f"{_name(item['loc'])}{item['msg']}" for item in error.errors(include_url=False))
         raise StartupError("; ".join(lines)) from error
-    except SettingsError as error:  # it carries the name of the field in its message alone
+    except SettingsError as error:  # only its message has the name of the field
         name = variable(*re.findall(r'field "(\w+)"', str(error)))
         raise StartupError(
             f"{name}: not JSON; give a list or an object, an object also as {name}{NESTED}..."

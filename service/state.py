@@ -1,4 +1,4 @@
-"""What the routes of one app share: its settings, its metrics, its models, its keys and its tracer."""
+"""The state that the routes of one app share: settings, metrics, models, keys and tracer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from service.auth.access import Access, access
 from service.auth.keys import Keys
+from service.errors import NotReadyError
 from service.inference.registry import Models
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -16,7 +17,7 @@ from service.telemetry.tracing import Tracer
 
 @dataclass(slots=True)
 class State:
-    """`draining` is set by the server when it was told to stop: it still answers, and asks for no more."""
+    """`draining` is set when the server is told to stop: it still answers, but is not ready for more."""
 
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
@@ -37,11 +38,21 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """Whether to send requests here."""
+        """Whether to send requests to this process."""
         return self.models.loaded and self.models.alive and not self.draining
+
+    def require_alive(self) -> None:
+        """Raise NotReadyError if the inference threads ended or are stuck."""
+        if not self.models.alive:
+            raise NotReadyError("the inference threads ended or are stuck; replace this process")
+
+    def require_ready(self) -> None:
+        """Raise NotReadyError unless requests should be sent to this process."""
+        if not self.ready:
+            raise NotReadyError("stopping" if self.draining else "not loaded or not working")
 
 
 def state_of(request: Request) -> State:
-    """Return the state of the app that a request is for."""
+    """Return the state of the app that handles a request."""
     state: State = request.app.state.reflux
     return state

@@ -1,4 +1,4 @@
-"""SageMaker (`/invocations`, `/ping`) and Vertex AI (`/vertex`), as TEI serves them."""
+"""SageMaker (`/invocations`, `/ping`) and Vertex AI (`/vertex`), as Text Embeddings Inference (TEI) serves them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import TypedDict
 
-from service.compat.errors import CODES, TEIErrorBody
-from service.compat.huggingface import (
-    Options,
-    Ranking,
-    add_inference_route,
-    health,
-    rankings,
-)
-from service.compat.reply import json_reply
+from service.compat.errors import TEIErrorBody
+from service.compat.huggingface import Options, Ranking, add_inference_route, health, rankings
+from service.compat.protocol import ProtocolRouter, json_response
 from service.http.body import read_json
 from service.http.context import context_of
 from service.http.fast_route import FastRoute
 from service.http.health import Health
-from service.http.openapi import EXAMPLE, Text, failures, request_body
+from service.http.openapi import EXAMPLE, Text
 from service.inference import dataplane
 from service.settings import Settings
 from service.state import state_of
 
 
 class Instance(Options):
-    """One text, as such or with what may be asked of TEI."""
+    """One text: a string, or an object with TEI's options."""
 
     inputs: Text
 
@@ -48,13 +42,13 @@ class Instance(Options):
 
 
 class NoParameters(BaseModel):
-    """There are none; they go with each instance."""
+    """No parameters: options belong to each instance."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class VertexRequest(BaseModel):
-    """A request as Vertex AI passes it on."""
+    """A request that Vertex AI forwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -63,35 +57,26 @@ class VertexRequest(BaseModel):
 
 
 class VertexResponse(TypedDict):
-    """For each instance all labels, best first."""
+    """All labels for each instance, best first."""
 
     predictions: list[Ranking]
 
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
-    router = APIRouter(tags=["clouds"], route_class=FastRoute)
-    add_inference_route(router, "/invocations", settings)
-    router.add_api_route(
-        "/ping", health, methods=["GET"], response_model=Health, responses=failures(503, shapes=(TEIErrorBody,))
-    )
-    router.add_api_route(
-        "/vertex",
-        vertex,
-        methods=["POST"],
-        response_model=VertexResponse,
-        responses=failures(*CODES, shapes=(TEIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, VertexRequest, example={"instances": [EXAMPLE]})},
-    )
+    router = ProtocolRouter(settings, TEIErrorBody, tags=["clouds"], route_class=FastRoute)
+    add_inference_route(router, "/invocations")
+    router.add_get("/ping", health, Health)
+    router.add_post("/vertex", vertex, VertexResponse, VertexRequest, example={"instances": [EXAMPLE]})
     return router
 
 
 async def vertex(request: Request) -> Response:
-    """Classify as a container of Vertex AI does."""
+    """Classify as a Vertex AI container does."""
     context = context_of(request)
     asked = await read_json(context, VertexRequest)
     answer = await dataplane.classify(
         state_of(request).models, context, [one.inputs for one in asked.instances], name="instances"
     )
-    reply: VertexResponse = {"predictions": rankings(answer, list(asked.instances), "instances")}
-    return json_reply(reply)
+    response: VertexResponse = {"predictions": rankings(answer, asked.instances, "instances")}
+    return json_response(response)

@@ -1,4 +1,4 @@
-"""How each protocol's clients are told that there is no answer. Status, headers and message are the service's own."""
+"""The body of an error in each protocol. Status, headers and message are the same in all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.errors import ServiceError
 from service.http.error_body import ErrorBody
 
 CODES = (400, 413, 415, 422, 429, 500, 503, 504)
-"""The statuses that a request with texts may get; where it names a model, 404 too."""
+"""The error statuses of a request with texts; one that names a model may also get 404."""
 
 _TEI_TYPES = {
     "overloaded": "Overloaded",
@@ -23,25 +23,25 @@ _TEI_TYPES = {
 
 
 class TEIErrorBody(BaseModel):
-    """Text Embeddings Inference's; Hugging Face's client reads `error` too."""
+    """The error of Text Embeddings Inference; Hugging Face's client reads `error` too."""
 
     error: str
     error_type: str = Field(description="`Validation`, `Overloaded`, `Backend` or `Unhealthy`.")
 
     @classmethod
     def of(cls, error: ServiceError, request_id: str) -> Self:
-        """Tell a client of TEI."""
+        """Make the body of `error`."""
         return cls(error=str(error), error_type=_TEI_TYPES.get(error.code, "Validation"))
 
 
 class KServeErrorBody(BaseModel):
-    """KServe's, Triton's and MLServer's."""
+    """The error of KServe, Triton and MLServer."""
 
     error: str
 
     @classmethod
     def of(cls, error: ServiceError, request_id: str) -> Self:
-        """Tell a client of KServe V1 or of the Open Inference Protocol."""
+        """Make the body of `error`."""
         return cls(error=str(error))
 
 
@@ -55,18 +55,18 @@ class OpenAIErrorDetail(BaseModel):
 
 
 class OpenAIErrorBody(BaseModel):
-    """OpenAI's, which infinity and vLLM send."""
+    """The error of OpenAI, infinity and vLLM."""
 
     error: OpenAIErrorDetail
 
     @classmethod
     def of(cls, error: ServiceError, request_id: str) -> Self:
-        """Tell a client of infinity or vLLM."""
+        """Make the body of `error`."""
         return cls(error=OpenAIErrorDetail(message=str(error), type=error.code, code=error.status_code))
 
 
 Shape = type[ErrorBody] | type[TEIErrorBody] | type[KServeErrorBody] | type[OpenAIErrorBody]
-"""What the body of an error may be, the service's own first."""
+"""An error body, the service's own or a protocol's."""
 
 SHAPES: tuple[Shape, ...] = (ErrorBody, TEIErrorBody, KServeErrorBody, OpenAIErrorBody)
 
@@ -80,5 +80,5 @@ _BY_PREFIX = ("/v1/models/", "/v2/")
 
 
 def error_shape(path: str) -> Shape:
-    """The body of an error that the clients of a path read, whatever there is at the path."""
+    """Return the error body that clients of a path expect, whether or not it has a route."""
     return KServeErrorBody if path.startswith(_BY_PREFIX) else _BY_PATH.get(path, ErrorBody)

@@ -1,11 +1,12 @@
-"""Hugging Face: the Inference API at `POST /`, and Text Embeddings Inference (TEI) there, at `/predict` and `/info`.
+"""Hugging Face: the Inference API at `POST /`; Text Embeddings Inference (TEI) at `POST /`, `/predict` and `/info`.
 
-Both post to `/` where a client was given no more than an address. The Inference API's client always sends `parameters`,
-TEI's never does. To the former `["a", "b"]` is two texts, to the latter a pair.
+The clients of both post to `/` if they are given only an address. The Inference API's client always sends `parameters`,
+TEI's never does. `["a", "b"]` means two texts to the former, and one pair of texts to the latter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
@@ -13,17 +14,18 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from service.compat.errors import CODES, TEIErrorBody
+from export.bundle.format import Manifest
+from service.compat.errors import TEIErrorBody
 from service.compat.names import served
-from service.compat.reply import json_reply
+from service.compat.protocol import ProtocolRouter, json_response
 from service.compat.scores import Activation, Scored, activated, ranked
 from service.compat.texts import Texts, Unpaired
-from service.errors import InvalidRequestError, NotReadyError
+from service.errors import InvalidRequestError
 from service.http.body import has_key, parse, read_body, read_json
 from service.http.context import RequestContext, context_of
 from service.http.fast_route import FastRoute
 from service.http.health import OK, Health
-from service.http.openapi import EXAMPLE, failures, request_body
+from service.http.openapi import EXAMPLE
 from service.inference import dataplane
 from service.inference.dataplane import Predictions
 from service.inference.registry import Models, Variant
@@ -35,49 +37,49 @@ Ranking = list[Scored]
 
 
 class Options(BaseModel):
-    """What may be asked of TEI beside its inputs."""
+    """The options of a request to TEI."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     truncate: bool | None = Field(
         default=None,
-        description="`false` refuses texts of more tokens than the student reads; otherwise one end is left out, the "
-        "manifest's `truncation_side`.",
+        description="`false` refuses texts of more tokens than the student reads; otherwise they are cut at the side "
+        "that the manifest's `truncation_side` names.",
     )
     truncation_direction: Literal["right", "Right"] = Field(
         default="right",
-        description="The end is what is left out. Refused for a long text where the student leaves out the beginning.",
+        description="Texts are cut at the end. Refused for a long text if the student cuts the beginning.",
     )
     raw_scores: bool = Field(default=False, description="Answer with logits.")
 
     @property
     def activation(self) -> Activation:
-        """What the scores are."""
+        """The activation that the scores have."""
         return "none" if self.raw_scores else "softmax"
 
 
 class PredictRequest(Options):
-    """A request as TEI's clients send it."""
+    """A request of TEI's clients."""
 
-    inputs: Unpaired = Field(description='One text, or each of several in a list of its own: `[["a"], ["b"]]`.')
+    inputs: Unpaired = Field(description='One text, or several, each in its own list: `[["a"], ["b"]]`.')
 
 
 class TextClassificationParameters(BaseModel):
-    """What the Inference API may be asked."""
+    """The parameters of a request to the Inference API."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     function_to_apply: Activation | None = Field(
         default=None,
-        description="`softmax`, the default, gives calibrated probabilities, `none` logits, `sigmoid` each logit's.",
+        description="`softmax` (the default) gives calibrated probabilities, `none` logits, `sigmoid` their sigmoids.",
     )
     top_k: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="How many labels to list; all by default."
+        default=None, description="The number of labels to list; all by default."
     )
 
 
 class TextClassificationRequest(BaseModel):
-    """A request as `huggingface_hub.InferenceClient` sends it."""
+    """A request of `huggingface_hub.InferenceClient`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -86,20 +88,20 @@ class TextClassificationRequest(BaseModel):
 
 
 class Labels(TypedDict):
-    """The labels and their places."""
+    """The labels and their indices."""
 
     id2label: dict[str, str]
     label2id: dict[str, int]
 
 
 class ModelType(TypedDict):
-    """What kind of model it is."""
+    """The kind of model: a classifier."""
 
     classifier: Labels
 
 
 class Info(TypedDict):
-    """What TEI says of itself; null is what is measured here at each start, or what there is not."""
+    """TEI's description of itself; null for what is measured at each start, or does not exist here."""
 
     model_id: str
     model_sha: str
@@ -120,44 +122,28 @@ class Info(TypedDict):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
-    router = APIRouter(tags=["huggingface"], route_class=FastRoute)
-    router.add_api_route(
-        "/predict",
-        predict,
-        methods=["POST"],
-        response_model=Ranking | list[Ranking],
-        responses=failures(*CODES, shapes=(TEIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, PredictRequest, example={"inputs": EXAMPLE})},
-    )
-    add_inference_route(router, "/", settings)
-    for path, endpoint, model in (("/info", info, Info), ("/health", health, Health)):
-        router.add_api_route(
-            path, endpoint, methods=["GET"], response_model=model, responses=failures(503, shapes=(TEIErrorBody,))
-        )
+    router = ProtocolRouter(settings, TEIErrorBody, tags=["huggingface"], route_class=FastRoute)
+    router.add_post("/predict", predict, Ranking | list[Ranking], PredictRequest, example={"inputs": EXAMPLE})
+    add_inference_route(router, "/")
+    router.add_get("/info", info, Info)
+    router.add_get("/health", health, Health)
     return router
 
 
-def add_inference_route(router: APIRouter, path: str, settings: Settings) -> None:
-    """Add a route that takes requests of the Inference API and of TEI."""
-    body = request_body(settings, PredictRequest, TextClassificationRequest, example={"inputs": EXAMPLE})
-    router.add_api_route(
-        path,
-        infer,
-        methods=["POST"],
-        response_model=Ranking | list[Ranking],
-        responses=failures(*CODES, shapes=(TEIErrorBody,)),
-        openapi_extra={"requestBody": body},
-    )
+def add_inference_route(router: ProtocolRouter, path: str) -> None:
+    """Add a route for requests of the Inference API and of TEI."""
+    requests = (PredictRequest, TextClassificationRequest)
+    router.add_post(path, infer, Ranking | list[Ranking], *requests, example={"inputs": EXAMPLE})
 
 
 async def predict(request: Request) -> Response:
-    """Classify as TEI does: all labels, best first, in a list per text unless there is one text."""
+    """Classify as TEI does: all labels, best first, in one list per text; a single text gives one list."""
     context = context_of(request)
     return await _predict(state_of(request).models, context, await read_json(context, PredictRequest))
 
 
 async def infer(request: Request) -> Response:
-    """Classify as the Inference API does where there are `parameters`, in a list per text; else as TEI does."""
+    """Classify as the Inference API does if there are `parameters`, in one list per text; otherwise as TEI does."""
     context, models = context_of(request), state_of(request).models
     body = await read_body(context)
     if not has_key(body, "parameters"):
@@ -165,15 +151,16 @@ async def infer(request: Request) -> Response:
     asked = parse(body, TextClassificationRequest)
     answer = await dataplane.classify(models, context, asked.inputs.root, name="inputs")
     activation, top_k = asked.parameters.function_to_apply or "softmax", asked.parameters.top_k
-    return json_reply([ranked(answer.manifest.labels, activated(one, activation), top_k) for one in answer.predictions])
+    labels = answer.manifest.labels
+    return json_response([ranked(labels, activated(one, activation), top_k) for one in answer.predictions])
 
 
 async def info(request: Request) -> Response:
-    """Tell what is served, as TEI does."""
+    """Describe the served model, as TEI does."""
     state = state_of(request)
     manifest, settings = served(state.models)[Variant.STABLE], state.settings
     labels = manifest.labels
-    content: Info = {
+    response: Info = {
         "model_id": manifest.name,
         "model_sha": manifest.version,
         "model_dtype": manifest.variant,
@@ -195,38 +182,39 @@ async def info(request: Request) -> Response:
         "sha": None,
         "docker_label": None,
     }
-    return json_reply(content)
+    return json_response(response)
 
 
 async def health(request: Request) -> Response:
-    """Tell whether to send requests here."""
-    if not state_of(request).ready:
-        raise NotReadyError("not loaded, not working or stopping")
-    return json_reply(OK)
+    """Fail unless requests can be sent here."""
+    state_of(request).require_ready()
+    return json_response(OK)
 
 
-def rankings(answer: Predictions, asked: list[Options], name: str) -> list[Ranking]:
-    """The labels of each text, best first.
+def rankings(answer: Predictions, asked: Sequence[Options], name: str) -> list[Ranking]:
+    """Return the labels of each text, best first.
 
-    Raises InvalidRequestError for one that was truncated, and may not be, or not on that side.
+    Raises InvalidRequestError for a truncated text whose options forbid that, or want the other end to be cut.
     """
-    most, side = answer.manifest.max_tokens, answer.manifest.truncation_side
     for index, (prediction, options) in enumerate(zip(answer.predictions, asked, strict=True)):
-        if prediction.truncated and options.truncate is False:
-            raise InvalidRequestError(
-                f"{name}[{index}]: more than the {most} tokens that this model reads; send less, or not `truncate`"
-            )
-        if prediction.truncated and side != "right" and "truncation_direction" in options.model_fields_set:
-            raise InvalidRequestError(
-                f"{name}[{index}]: more than the {most} tokens that this model reads, of which it reads the last; "
-                "send less, or not `truncation_direction`"
-            )
+        if prediction.truncated:
+            _check_truncation(answer.manifest, options, f"{name}[{index}]")
     pairs = zip(answer.predictions, asked, strict=True)
     return [ranked(answer.manifest.labels, activated(one, options.activation)) for one, options in pairs]
+
+
+def _check_truncation(manifest: Manifest, options: Options, place: str) -> None:
+    reason = f"{place}: more than the {manifest.max_tokens} tokens that this model reads"
+    if options.truncate is False:
+        raise InvalidRequestError(f"{reason}; shorten the text, or leave out `truncate`")
+    if manifest.truncation_side != "right" and "truncation_direction" in options.model_fields_set:
+        raise InvalidRequestError(
+            f"{reason}, and it reads the last ones; shorten the text, or leave out `truncation_direction`"
+        )
 
 
 async def _predict(models: Models, context: RequestContext, asked: PredictRequest) -> Response:
     texts = asked.inputs.root
     answer = await dataplane.classify(models, context, texts, name="inputs")
     found = rankings(answer, [asked] * len(texts), "inputs")
-    return json_reply(found[0] if asked.inputs.single else found)
+    return json_response(found[0] if asked.inputs.single else found)

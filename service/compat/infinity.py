@@ -1,17 +1,19 @@
-"""infinity's `POST /classify`: the native route hands over what has its key, `input`, instead of `text` or `texts`."""
+"""infinity's `POST /classify`. The native route hands over requests with the key `input`, not `text` or `texts`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from export.bundle.classifier import Prediction
 from service.compat.errors import OpenAIErrorBody
 from service.compat.names import variant_in_body
-from service.compat.reply import json_reply
+from service.compat.protocol import json_response
 from service.compat.scores import Activation, Scored, activated, ranked
 from service.http.body import parse
 from service.http.context import RequestContext
@@ -21,22 +23,22 @@ from service.inference.registry import Models
 
 
 class InfinityRequest(BaseModel):
-    """A request as infinity's clients send it."""
+    """A request of infinity's clients."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     input: Annotated[list[Text], Field(min_length=1)] = Field(
-        description="The texts. For vLLM's reply, and for one text as such, there is `/v1/classify`."
+        description="The texts. Use `/v1/classify` for vLLM's response, or to give one text without a list."
     )
     model: str | None = Field(
         default=None,
-        description="The bundle's name; absent, `default` or `default/not-specified` for whichever there is.",
+        description="The bundle's name; absent, `default` or `default/not-specified` for any.",
     )
     raw_scores: bool = Field(default=False, description="Answer with logits.")
 
 
 class Usage(TypedDict):
-    """How many tokens the student read."""
+    """The number of tokens that the student read."""
 
     prompt_tokens: int
     total_tokens: int
@@ -61,13 +63,18 @@ async def classify(models: Models, context: RequestContext, body: bytes) -> Resp
     answer = await dataplane.classify(models, context, asked.input, name="input", variant=variant)
     labels = answer.manifest.labels
     activation: Activation = "none" if asked.raw_scores else "softmax"
-    tokens = sum(prediction.tokens for prediction in answer.predictions)
-    reply: InfinityResponse = {
+    response: InfinityResponse = {
         "object": "classify",
         "model": answer.manifest.name,
         "data": [ranked(labels, activated(prediction, activation)) for prediction in answer.predictions],
         "id": f"infinity-{context.request_id}",
         "created": int(time.time()),
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": usage_of(answer.predictions),
     }
-    return json_reply(reply)
+    return json_response(response)
+
+
+def usage_of(predictions: Sequence[Prediction]) -> Usage:
+    """Return the tokens of a request's texts, as OpenAI's clients expect them."""
+    tokens = sum(prediction.tokens for prediction in predictions)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -1,4 +1,4 @@
-"""KServe's V1 protocol, `POST /v1/models/{name}:predict`. It answers labels and probabilities, never bare indices."""
+"""KServe's V1 protocol, `POST /v1/models/{name}:predict`. Answers contain labels and probabilities, never indices."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing_extensions import TypedDict
 from export.bundle.classifier import Prediction
 from service.compat.errors import CODES, KServeErrorBody
 from service.compat.names import served, variant_of
-from service.compat.reply import json_reply
+from service.compat.protocol import ProtocolRouter, json_response
 from service.compat.scores import rounded
-from service.errors import NotReadyError
 from service.http.body import read_json
 from service.http.context import context_of
-from service.http.openapi import EXAMPLE, Text, failures, request_body
+from service.http.openapi import EXAMPLE, Text
 from service.inference import dataplane
 from service.settings import Settings
 from service.state import state_of
@@ -44,7 +43,7 @@ class V1Request(BaseModel):
 
 
 class V1Prediction(TypedDict):
-    """The answer to one text: the best label, its calibrated probability, and that of each label."""
+    """The answer to one text: the best label, its calibrated probability, and those of all labels."""
 
     label: str
     score: float
@@ -58,13 +57,13 @@ class V1Response(TypedDict):
 
 
 class V1Models(TypedDict):
-    """The names of what is served."""
+    """The names of the served models."""
 
     models: list[str]
 
 
 class V1Model(TypedDict):
-    """A model that is served."""
+    """The state of a served model."""
 
     name: str
     ready: bool
@@ -72,25 +71,11 @@ class V1Model(TypedDict):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
-    router = APIRouter(prefix="/v1/models", tags=["kserve v1"])
-    router.add_api_route(
-        "", models, methods=["GET"], response_model=V1Models, responses=failures(503, shapes=(KServeErrorBody,))
-    )
-    router.add_api_route(
-        "/{name}",
-        model,
-        methods=["GET"],
-        response_model=V1Model,
-        responses=failures(404, 422, 503, shapes=(KServeErrorBody,)),
-    )
-    router.add_api_route(
-        "/{name}:predict",
-        predict,
-        methods=["POST"],
-        response_model=V1Response,
-        responses=failures(404, *CODES, shapes=(KServeErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, V1Request, example={"instances": [EXAMPLE]})},
-    )
+    router = ProtocolRouter(settings, KServeErrorBody, tags=["kserve v1"], prefix="/v1/models")
+    router.add_get("", models, V1Models)
+    router.add_get("/{name}", model, V1Model, codes=(404, 422, 503))
+    example = {"instances": [EXAMPLE]}
+    router.add_post("/{name}:predict", predict, V1Response, V1Request, example=example, codes=(404, *CODES))
     return router
 
 
@@ -102,24 +87,24 @@ async def predict(request: Request, name: str) -> Response:
     texts, key = (asked.inputs or [], "inputs") if asked.instances is None else (asked.instances, "instances")
     answer = await dataplane.classify(models, context, texts, name=key, variant=variant)
     labels = answer.manifest.labels
-    reply: V1Response = {"predictions": [_prediction(labels, prediction) for prediction in answer.predictions]}
-    return json_reply(reply)
+    response: V1Response = {"predictions": [_prediction(labels, prediction) for prediction in answer.predictions]}
+    return json_response(response)
 
 
 async def models(request: Request) -> Response:
-    """List what is served."""
-    reply: V1Models = {"models": sorted({manifest.name for manifest in served(state_of(request).models).values()})}
-    return json_reply(reply)
+    """List the served models."""
+    names = {manifest.name for manifest in served(state_of(request).models).values()}
+    response: V1Models = {"models": sorted(names)}
+    return json_response(response)
 
 
 async def model(request: Request, name: str) -> Response:
-    """Tell whether a model is ready."""
+    """Return whether a model is ready."""
     state = state_of(request)
     variant_of(state.models, name)
-    if not state.ready:
-        raise NotReadyError("not working or stopping")
-    reply: V1Model = {"name": name, "ready": True}
-    return json_reply(reply)
+    state.require_ready()
+    response: V1Model = {"name": name, "ready": True}
+    return json_response(response)
 
 
 def _prediction(labels: tuple[str, ...], prediction: Prediction) -> V1Prediction:

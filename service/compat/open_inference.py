@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe V2) over HTTP, as KServe's, Triton's and MLServer's clients speak it.
 
-One input of texts, BYTES of shape [N] or [N, 1]. Outputs, of which a request may choose: `label` and `probabilities`,
-as by default, `logits`, and `output`, which is what MLServer's runtime for Hugging Face models gives.
+The input is one tensor of texts, BYTES of shape [N] or [N, 1]. The outputs that a request may choose are `label` and
+`probabilities` (the default), `logits`, and `output`, which is that of MLServer's runtime for Hugging Face models.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from service.compat.open_inference_types import (
     Tensor,
     TensorMetadata,
 )
-from service.compat.reply import json_reply
+from service.compat.protocol import ProtocolRouter, json_response
 from service.compat.scores import finite, order, ranked, rounded
 from service.compat.tensors import HEADER, read_strings, split, write_floats, write_strings
 from service.compat.texts import Column
-from service.errors import InvalidRequestError, NotReadyError
+from service.errors import InvalidRequestError
 from service.http.body import check_items, parse
 from service.http.context import context_of
-from service.http.openapi import EXAMPLE, failures, request_body
+from service.http.openapi import EXAMPLE
 from service.inference import dataplane
 from service.inference.dataplane import Predictions
 from service.settings import Settings
-from service.state import State, state_of
+from service.state import state_of
 
 EXTENSIONS = ["binary_tensor_data", "classification", "schedule_policy"]
 
@@ -54,87 +54,69 @@ _HEADER = HEADER.lower().encode()
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _MLSERVER_INPUTS = ("args", "array_inputs")
 _MLSERVER: tuple[OutputName, ...] = ("output",)
-_USUAL: tuple[OutputName, ...] = ("label", "probabilities")
+_DEFAULT: tuple[OutputName, ...] = ("label", "probabilities")
 
 
 class _Binary(BaseModel):
-    """Texts that came after the JSON."""
+    """Validates texts that followed the JSON as if they had been in it."""
 
     inputs: list[Column]
 
 
-Versioned = Callable[[Request, str, str | None], Awaitable[Response]]
+ModelEndpoint = Callable[[Request, str, str | None], Awaitable[Response]]
+"""Handles a request for a model by its name and, if given, its version."""
 
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the routes."""
-    router = APIRouter(prefix="/v2", tags=["open inference"])
-    unready = failures(503, shapes=(KServeErrorBody,))
-    for path, endpoint, model in (
-        ("", server, ServerMetadata),
-        ("/health/live", live, Live),
-        ("/health/ready", ready, Ready),
-    ):
-        router.add_api_route(path, endpoint, methods=["GET"], response_model=model, responses=unready)
-    for path, of_model, response in (("", metadata, ModelMetadata), ("/ready", model_ready, ModelReady)):
-        _add(
-            router,
-            path,
-            of_model,
-            methods=["GET"],
-            response_model=response,
-            responses=failures(404, 422, 503, shapes=(KServeErrorBody,)),
-        )
+    router = ProtocolRouter(settings, KServeErrorBody, tags=["open inference"], prefix="/v2")
+    router.add_get("", server, ServerMetadata)
+    router.add_get("/health/live", live, Live)
+    router.add_get("/health/ready", ready, Ready)
+    codes = (404, 422, 503)
+    for path, endpoint in _both("", metadata):
+        router.add_get(path, endpoint, ModelMetadata, codes=codes, name="metadata")
+    for path, endpoint in _both("/ready", model_ready):
+        router.add_get(path, endpoint, ModelReady, codes=codes, name="model_ready")
     text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
-    body = request_body(settings, InferRequest, example={"inputs": [text]})
-    body["content"] |= _BINARY
-    codes = [404, *CODES]
-    codes.remove(415)  # Triton's client says nothing of what it sends
-    described = failures(*codes, shapes=(KServeErrorBody,)) | {200: {"content": _BINARY}}
-    _add(
-        router,
-        "/infer",
-        infer,
-        methods=["POST"],
-        response_model=InferResponse,
-        responses=described,
-        openapi_extra={"requestBody": body},
-    )
+    infer_codes = tuple(code for code in (404, *CODES) if code != 415)  # Triton's client sends no content type
+    for path, endpoint in _both("/infer", infer):
+        options: dict[str, Any] = {"codes": infer_codes, "other_types": _BINARY, "name": "infer"}
+        router.add_post(path, endpoint, InferResponse, InferRequest, example={"inputs": [text]}, **options)
     return router
 
 
 async def server(request: Request) -> Response:
-    """Tell what the server is."""
+    """Describe the server."""
     content: ServerMetadata = {"name": "reflux", "version": request.app.version, "extensions": EXTENSIONS}
-    return json_reply(content)
+    return json_response(content)
 
 
 async def live(request: Request) -> Response:
-    """Tell whether this process is worth keeping."""
-    if not state_of(request).models.alive:
-        raise NotReadyError("the inference threads ended or are stuck; replace this process")
+    """Fail if this process must be replaced."""
+    state_of(request).require_alive()
     content: Live = {"live": True}
-    return json_reply(content)
+    return json_response(content)
 
 
 async def ready(request: Request) -> Response:
-    """Tell whether to send requests here."""
-    _require_ready(state_of(request))
+    """Fail unless requests can be sent here."""
+    state_of(request).require_ready()
     content: Ready = {"ready": True}
-    return json_reply(content)
+    return json_response(content)
 
 
 async def model_ready(request: Request, name: str, version: str | None) -> Response:
-    """Tell whether to send requests for a model."""
+    """Fail unless requests for a model can be sent here."""
     state = state_of(request)
     variant_of(state.models, name, version)
-    _require_ready(state)
+    state.require_ready()
     content: ModelReady = {"name": name, "ready": True}
-    return json_reply(content)
+    return json_response(content)
 
 
 async def metadata(request: Request, name: str, version: str | None) -> Response:
-    """Tell what a model takes and gives."""
+    """Describe the inputs and outputs of a model."""
     models = state_of(request).models
     variant = variant_of(models, name, version)
     manifests = served(models)
@@ -145,11 +127,11 @@ async def metadata(request: Request, name: str, version: str | None) -> Response
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
         "outputs": _output_metadata(manifests[variant or next(iter(manifests))]),
     }
-    return json_reply(content)
+    return json_response(content)
 
 
 async def infer(request: Request, name: str, version: str | None) -> Response:
-    """Classify the texts of a tensor. The body may have binary data, and so may the reply; see the protocol."""
+    """Classify the texts of a tensor. The body and the response may contain binary data."""
     context, models = context_of(request), state_of(request).models
     variant = variant_of(models, name, version)
     text, data = split(await context.body(), context.headers.get(_HEADER))
@@ -165,16 +147,11 @@ async def infer(request: Request, name: str, version: str | None) -> Response:
         timeout_seconds=timeout / 1e6 if timeout else None,
         variant=variant,
     )
-    return _reply(asked, answer, context.request_id)
+    return _response(asked, answer, context.request_id)
 
 
-def _require_ready(state: State) -> None:
-    if not state.ready:
-        raise NotReadyError("not loaded, not working or stopping")
-
-
-def _add(router: APIRouter, path: str, endpoint: Versioned, **options: Any) -> None:
-    """Add the route of a model, and that of a version of it."""
+def _both(path: str, endpoint: ModelEndpoint) -> list[tuple[str, Callable[..., Any]]]:
+    """Return the paths of a model's route without and with a version, and what handles each."""
 
     async def any_version(request: Request, name: str) -> Response:
         return await endpoint(request, name, None)
@@ -182,13 +159,12 @@ def _add(router: APIRouter, path: str, endpoint: Versioned, **options: Any) -> N
     async def one_version(request: Request, name: str, version: str) -> Response:
         return await endpoint(request, name, version)
 
-    for prefix, function in (("/models/{name}", any_version), ("/models/{name}/versions/{version}", one_version)):
-        function.__doc__ = endpoint.__doc__
-        router.add_api_route(prefix + path, function, name=endpoint.__name__, **options)
+    any_version.__doc__ = one_version.__doc__ = endpoint.__doc__
+    return [(f"/models/{{name}}{path}", any_version), (f"/models/{{name}}/versions/{{version}}{path}", one_version)]
 
 
 def _texts(tensor: InferInput, data: bytes, most: int) -> list[str]:
-    """The texts of the input, wherever they are. Raises InvalidRequestError."""
+    """Return the texts of the input, from the JSON or from the binary `data`. Raises InvalidRequestError."""
     size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
     if (tensor.data is None) == (size is None):
         raise InvalidRequestError("inputs[0]: give exactly one of `data` and the parameter `binary_data_size`")
@@ -221,28 +197,27 @@ def _output_metadata(manifest: Manifest) -> list[TensorMetadata]:
     ]
 
 
-def _reply(asked: InferRequest, answer: Predictions, request_id: str) -> Response:
-    usual = _MLSERVER if asked.inputs[0].name in _MLSERVER_INPUTS else _USUAL
-    outputs = asked.outputs or [InferOutput(name=name) for name in usual]
+def _response(asked: InferRequest, answer: Predictions, request_id: str) -> Response:
+    default = _MLSERVER if asked.inputs[0].name in _MLSERVER_INPUTS else _DEFAULT
+    outputs = asked.outputs or [InferOutput(name=name) for name in default]
     tensors: list[Tensor] = []
     binary: list[bytes] = []
     for output in outputs:
         tensor, values = _output(output, answer)
-        if (
-            output.parameters.binary_data is None and asked.parameters.binary_data_output
-        ) or output.parameters.binary_data:
+        chosen = output.parameters.binary_data
+        if asked.parameters.binary_data_output if chosen is None else chosen:
             binary.append(write_floats(values) if isinstance(values, np.ndarray) else write_strings(values))
             tensor["parameters"] = {**tensor.get("parameters", {}), "binary_data_size": len(binary[-1])}
         else:
             tensor["data"] = rounded(values.ravel()) if isinstance(values, np.ndarray) else values
         tensors.append(tensor)
-    reply: InferResponse = {
+    response: InferResponse = {
         "model_name": answer.manifest.name,
         "model_version": answer.manifest.version,
         "id": request_id if asked.id is None else asked.id,
         "outputs": tensors,
     }
-    head = to_json(reply)
+    head = to_json(response)
     if not binary:
         return Response(head, media_type="application/json")
     headers = {HEADER: str(len(head))}
@@ -250,19 +225,19 @@ def _reply(asked: InferRequest, answer: Predictions, request_id: str) -> Respons
 
 
 def _output(asked: InferOutput, answer: Predictions) -> tuple[Tensor, list[str] | Floats]:
-    """A tensor without its data, and the data."""
+    """Return an output's tensor without its data, and the data."""
     rows, labels = answer.predictions, answer.manifest.labels
     if asked.name == "label" or asked.name == "output":
         if asked.parameters.classification:
             raise InvalidRequestError(
-                f"outputs: `{asked.name}` has no classes; ask `classification` of `probabilities`"
+                f"outputs: `{asked.name}` has no classes; request `classification` of `probabilities`"
             )
         best = [labels[row.best] for row in rows]
         if asked.name == "label":
             return {"name": "label", "shape": [len(rows)], "datatype": "BYTES"}, best
         texts = [json.dumps(ranked(labels, row.probabilities, 1)[0], ensure_ascii=False) for row in rows]
-        shown: dict[str, Any] = {"content_type": "hg_jsonlist"}
-        return {"name": "output", "shape": [len(rows), 1], "datatype": "BYTES", "parameters": shown}, texts
+        parameters: dict[str, Any] = {"content_type": "hg_jsonlist"}
+        return {"name": "output", "shape": [len(rows), 1], "datatype": "BYTES", "parameters": parameters}, texts
     values = finite(np.stack([row.probabilities if asked.name == "probabilities" else row.logits for row in rows]))
     if not asked.parameters.classification:
         return {"name": asked.name, "shape": list(values.shape), "datatype": "FP32"}, values

@@ -1,4 +1,4 @@
-"""The messages of the Open Inference Protocol over HTTP: what a request may have, and what replies are made of."""
+"""The messages of the Open Inference Protocol over HTTP: requests and responses."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ OutputName = Literal["label", "probabilities", "logits", "output"]
 
 
 class _Lenient(BaseModel):
-    """Parameters may have any name in this protocol: those that are not known here are ignored, as it says."""
+    """A message whose unknown keys are ignored, as the protocol demands for parameters."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
 class InputParameters(_Lenient):
-    """What is said of the input."""
+    """The parameters of the input."""
 
     binary_data_size: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="How many bytes after the JSON are its data."
+        default=None, description="The size in bytes of its data, which then follows the JSON."
     )
 
 
 class InferInput(_Lenient):
-    """The texts."""
+    """The input tensor: the texts."""
 
     name: Literal["text", "args", "array_inputs"] = Field(
-        description="`text`; the others are MLServer's, and are answered with its `output` by default."
+        description="`text`, or one of MLServer's names, which are answered with its `output` by default."
     )
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)] = Field(
         description="[N] or [N, 1]."
@@ -43,34 +43,34 @@ class InferInput(_Lenient):
 class OutputParameters(_Lenient):
     """How an output is sent."""
 
-    binary_data: bool | None = Field(default=None, description="After the JSON, or within it.")
+    binary_data: bool | None = Field(default=None, description="Send it after the JSON, not within it.")
     classification: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Send the so many largest instead, best first, as `value:index:label`; 0 is not to."
+        default=None, description="Send only this many largest values, as `value:index:label`; 0 sends all."
     )
 
 
 class InferOutput(_Lenient):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: OutputName
     parameters: OutputParameters = OutputParameters()
 
 
 class InferParameters(_Lenient):
-    """What is said of the request."""
+    """The parameters of the request."""
 
     timeout: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
-        default=None, description="Microseconds within which the answer is of use; 0 is no limit."
+        default=None, description="Time limit for the answer in microseconds; 0 is no limit."
     )
     binary_data_output: bool = Field(
-        default=False, description="Send outputs after the JSON unless they say otherwise."
+        default=False, description="Send outputs after the JSON, unless their own parameters say otherwise."
     )
 
 
 class InferRequest(_Lenient):
     """A request of the Open Inference Protocol."""
 
-    id: str | None = Field(default=None, description="Comes back with the reply.")
+    id: str | None = Field(default=None, description="Repeated in the response.")
     inputs: Annotated[list[InferInput], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[InferOutput], Field(max_length=16)] | None = Field(
         default=None, description="By default `label` and `probabilities`."
@@ -79,7 +79,7 @@ class InferRequest(_Lenient):
 
 
 class Tensor(TypedDict):
-    """An output. Its `data`, row after row, is not there when it follows the JSON."""
+    """An output. Its `data`, in row-major order, is absent if it follows the JSON."""
 
     name: str
     shape: list[int]
@@ -89,7 +89,7 @@ class Tensor(TypedDict):
 
 
 class InferResponse(TypedDict):
-    """A reply of the Open Inference Protocol."""
+    """A response of the Open Inference Protocol."""
 
     model_name: str
     model_version: str
@@ -98,25 +98,25 @@ class InferResponse(TypedDict):
 
 
 class Live(TypedDict):
-    """That the server lives."""
+    """The server is alive."""
 
     live: bool
 
 
 class Ready(TypedDict):
-    """That requests may be sent."""
+    """The server is ready for requests."""
 
     ready: bool
 
 
 class ModelReady(Ready):
-    """That requests for a model may be sent."""
+    """A model is ready for requests."""
 
     name: str
 
 
 class ServerMetadata(TypedDict):
-    """What the server is."""
+    """The server's name, version and extensions."""
 
     name: str
     version: str
@@ -124,7 +124,7 @@ class ServerMetadata(TypedDict):
 
 
 class TensorMetadata(TypedDict):
-    """What a tensor is; -1 is any number."""
+    """The name, type and shape of a tensor; -1 is any number."""
 
     name: str
     datatype: str
@@ -132,7 +132,7 @@ class TensorMetadata(TypedDict):
 
 
 class ModelMetadata(TypedDict):
-    """What a model takes and gives."""
+    """The inputs and outputs of a model."""
 
     name: str
     versions: list[str]

@@ -1,4 +1,4 @@
-"""The routes of all protocols that have some."""
+"""The routers of all protocols."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from service.settings import Settings
 
 
 def create_routers(settings: Settings) -> list[APIRouter]:
-    """Make the routes of all protocols."""
+    """Return one router per protocol."""
     return [protocol.create_router(settings) for protocol in (huggingface, clouds, kserve_v1, open_inference, vllm)]

@@ -1,4 +1,4 @@
-"""From a prediction to scores: which numbers, rounded how, in which order. Nothing here knows of a protocol."""
+"""From a prediction to scores: which numbers, how they are rounded, and in which order."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Activation = Literal["softmax", "sigmoid", "none"]
 
 
 class Scored(TypedDict):
-    """A label and its score: a calibrated probability, unless something else was asked for."""
+    """A label and its score: its calibrated probability, unless the request asks for another activation."""
 
     label: str
     score: float
 
 
 def activated(prediction: Prediction, activation: Activation) -> Floats:
-    """One number per label, in the order of the bundle's labels.
+    """Return one number per label, in the order of the bundle's labels.
 
-    `softmax` is the bundle's calibrated probabilities, `none` the logits, `sigmoid` that of each logit.
+    `softmax` gives the bundle's calibrated probabilities, `none` the logits, `sigmoid` the sigmoid of each logit.
     """
     if activation == "softmax":
         return prediction.probabilities
@@ -36,25 +36,25 @@ def activated(prediction: Prediction, activation: Activation) -> Floats:
 
 
 def finite(values: Floats) -> Floats:
-    """The same values. Raises InferenceFailedError when one is not a number."""
+    """Return `values`. Raises InferenceFailedError if one is not finite."""
     if not np.isfinite(values).all():
         raise InferenceFailedError("the graph returned values that are not numbers")
     return values
 
 
 def rounded(values: Floats) -> list[float]:
-    """Numbers for JSON. Raises InferenceFailedError as `finite` does."""
+    """Return values rounded for JSON. Raises InferenceFailedError if one is not finite."""
     numbers: list[float] = np.round(finite(values).astype(np.float64), DIGITS).tolist()
     return numbers
 
 
 def order(values: Floats, top_k: int | None = None) -> list[int]:
-    """The indices of the `top_k` largest values, or of all, best first; of equals the first."""
+    """Return the indices of the `top_k` largest values, or of all, in descending order; ties keep their order."""
     indices: list[int] = np.argsort(-values, kind="stable")[:top_k].tolist()
     return indices
 
 
 def ranked(labels: tuple[str, ...], values: Floats, top_k: int | None = None) -> list[Scored]:
-    """The `top_k` best labels with their scores, or all of them."""
+    """Return the `top_k` best labels, or all, with their scores in descending order."""
     scores = rounded(values)
     return [{"label": labels[index], "score": scores[index]} for index in order(values, top_k)]

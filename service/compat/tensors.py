@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol as bytes: its binary data extension. Nothing here knows of a model.
+"""Binary tensors of the Open Inference Protocol: its binary data extension.
 
-A body is JSON, as long as a header says, and after it the data of the tensors that have a `binary_data_size`. An item
-of a BYTES tensor is its length, four bytes with the lowest first, and then its bytes; FP32 is little-endian.
+A body is JSON, whose length a header gives, followed by the data of the tensors that have a `binary_data_size`. An item
+of a BYTES tensor is its length as a little-endian uint32 and then its bytes; FP32 is little-endian.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from service.errors import InvalidRequestError, MalformedBodyError
 
 HEADER = "Inference-Header-Content-Length"
 
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 _LENGTH = struct.Struct("<I")
 
 
 def split(body: bytes, header: bytes | None) -> tuple[bytes, bytes]:
-    """The JSON of a body, and what comes after it. Raises MalformedBodyError when the header does not fit the body."""
+    """Split a body into its JSON and the binary data. Raises MalformedBodyError if the header does not fit the body."""
     if header is None:
         return body, b""
-    if not header.isdigit() or len(header) > _MOST_DIGITS or int(header) > len(body):
+    if not header.isdigit() or len(header) > _MAX_DIGITS or int(header) > len(body):
         raise MalformedBodyError(f"{HEADER}: give the number of bytes of the JSON that the body begins with")
     return body[: int(header)], body[int(header) :]
 
 
 def read_strings(data: bytes, where: str, most: int) -> list[str]:
-    """The items of a BYTES tensor, as text. Raises InvalidRequestError naming the item that is not, or is too many."""
+    """Decode the items of a BYTES tensor, `most` at most. Raises InvalidRequestError naming an invalid item."""
     strings: list[str] = []
     start = 0
     while start < len(data):
@@ -49,11 +49,11 @@ def read_strings(data: bytes, where: str, most: int) -> list[str]:
 
 
 def write_strings(strings: Sequence[str]) -> bytes:
-    """A BYTES tensor of strings."""
+    """Encode strings as a BYTES tensor."""
     items = [string.encode() for string in strings]
     return b"".join(part for item in items for part in (_LENGTH.pack(len(item)), item))
 
 
 def write_floats(values: Floats) -> bytes:
-    """An FP32 tensor, row after row."""
+    """Encode values as an FP32 tensor, in row-major order."""
     return values.astype(np.dtype("<f4")).tobytes()

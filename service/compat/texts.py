@@ -1,8 +1,8 @@
-"""One text or several, in the forms that protocols have for them; all are a flat list once read."""
+"""One text or several, in the forms that the protocols allow. Once read, all are a flat list."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     ConfigDict,
@@ -28,68 +28,66 @@ class Texts(RootModel[Annotated[list[Text], Field(min_length=1)]]):
 
     model_config = ConfigDict(strict=True)
 
+    described: ClassVar[JsonSchemaValue] = {"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1}]}
+    """The JSON schema of what is read, which is not that of the flat list."""
+
     _single: bool = PrivateAttr(default=False)
 
     @property
     def single(self) -> bool:
-        """Whether one text was given, not a list."""
+        """Whether a single text was given, not a list."""
         return self._single
 
     @model_validator(mode="wrap")
     @classmethod
     def _read(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        value = cls.flat(value)
+        value = cls.flatten(value)
         single = isinstance(value, str)
         texts = handler([value] if single else value)
         texts._single = single
         return texts
 
     @classmethod
-    def flat(cls, value: Any) -> Any:
-        """A text as such, several as a list; what is neither is left to be refused."""
+    def flatten(cls, value: Any) -> Any:
+        """Return a single text as it is, several as a flat list, and anything else for the validator to refuse."""
         return value
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Describe what is read."""
-        return {"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1}]}
+        return cls.described
 
 
 class Unpaired(Texts):
-    """TEI's inputs: `"a"` or `["a"]`, and for several `[["a"], ["b"]]`; to TEI `["a", "b"]` is a pair, not two."""
+    """TEI's inputs: `"a"` or `["a"]`, or `[["a"], ["b"]]` for several; `["a", "b"]` would be one pair of texts."""
+
+    described = {"anyOf": [_ONE, _ALONE, {"type": "array", "items": _ALONE, "minItems": 1}]}
 
     @classmethod
-    def flat(cls, value: Any) -> Any:
+    def flatten(cls, value: Any) -> Any:
         """Take texts out of their lists. Raises PydanticCustomError for a pair."""
         if not isinstance(value, list) or not value:
             return value
         if all(isinstance(item, list) for item in value):
-            return [_alone(item, f"item {index} is ") for index, item in enumerate(value)]
-        return _alone(value)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Describe what is read."""
-        return {"anyOf": [_ONE, _ALONE, {"type": "array", "items": _ALONE, "minItems": 1}]}
+            return [_only(item, f"item {index} is ") for index, item in enumerate(value)]
+        return _only(value)
 
 
 class Column(Texts):
     """A tensor's data, of shape [N] or [N, 1]: `["a", "b"]` or `[["a"], ["b"]]`."""
 
+    described = {"type": "array", "items": {"anyOf": [_ONE, _ALONE]}, "minItems": 1}
+
     @classmethod
-    def flat(cls, value: Any) -> Any:
+    def flatten(cls, value: Any) -> Any:
         """Take the texts of a column out of their rows."""
         if isinstance(value, list):
             return [item[0] if isinstance(item, list) and len(item) == 1 else item for item in value]
         return None
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Describe what is read."""
-        return {"type": "array", "items": {"anyOf": [_ONE, _ALONE]}, "minItems": 1}
 
-
-def _alone(texts: list[Any], where: str = "") -> Any:
+def _only(texts: list[Any], where: str = "") -> Any:
+    """Return the only item of a list. Raises PydanticCustomError if there are more."""
     if len(texts) != 1:
         raise PydanticCustomError(
             "pair",

@@ -1,4 +1,4 @@
-"""vLLM's classification, at SGLang's path `POST /v1/classify`: `/classify` itself is infinity's by the same key."""
+"""vLLM's classification, at SGLang's path `POST /v1/classify`; at `/classify` the same key `input` is infinity's."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ from typing_extensions import TypedDict
 
 from export.bundle.classifier import Prediction
 from service.compat.errors import CODES, OpenAIErrorBody
-from service.compat.infinity import Usage
+from service.compat.infinity import Usage, usage_of
 from service.compat.names import variant_in_body
-from service.compat.reply import json_reply
+from service.compat.protocol import ProtocolRouter, json_response
 from service.compat.scores import activated, rounded
 from service.compat.texts import Texts
 from service.http.body import read_json
 from service.http.context import context_of
 from service.http.fast_route import FastRoute
-from service.http.openapi import EXAMPLE, failures, request_body
+from service.http.openapi import EXAMPLE
 from service.inference import dataplane
 from service.settings import Settings
 from service.state import state_of
 
 
 class VLLMRequest(BaseModel):
-    """A request as vLLM's clients send it."""
+    """A request of vLLM's clients."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     input: Texts = Field(description="One text or several.")
-    model: str | None = Field(
-        default=None, description="The bundle's name; absent or `default` for whichever there is."
-    )
+    model: str | None = Field(default=None, description="The bundle's name; absent or `default` for any.")
     use_activation: bool | None = Field(default=None, description="`false` answers with logits.")
-    user: str | None = Field(default=None, description="Not used.")
+    user: str | None = Field(default=None, description="Ignored.")
 
 
 class Classified(TypedDict):
@@ -61,15 +59,9 @@ class VLLMResponse(TypedDict):
 
 def create_router(settings: Settings) -> APIRouter:
     """Make the route."""
-    router = APIRouter(tags=["vllm"], route_class=FastRoute)
-    router.add_api_route(
-        "/v1/classify",
-        classify,
-        methods=["POST"],
-        response_model=VLLMResponse,
-        responses=failures(404, *CODES, shapes=(OpenAIErrorBody,)),
-        openapi_extra={"requestBody": request_body(settings, VLLMRequest, example={"input": EXAMPLE})},
-    )
+    router = ProtocolRouter(settings, OpenAIErrorBody, tags=["vllm"], route_class=FastRoute)
+    codes = (404, *CODES)
+    router.add_post("/v1/classify", classify, VLLMResponse, VLLMRequest, example={"input": EXAMPLE}, codes=codes)
     return router
 
 
@@ -80,16 +72,15 @@ async def classify(request: Request) -> Response:
     variant = variant_in_body(models, asked.model)
     answer = await dataplane.classify(models, context, asked.input.root, name="input", variant=variant)
     raw, labels = asked.use_activation is False, answer.manifest.labels
-    tokens = sum(prediction.tokens for prediction in answer.predictions)
-    reply: VLLMResponse = {
+    response: VLLMResponse = {
         "id": f"classify-{context.request_id}",
         "object": "list",
         "created": int(time.time()),
         "model": answer.manifest.name,
         "data": [_classified(index, one, labels, raw) for index, one in enumerate(answer.predictions)],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": usage_of(answer.predictions),
     }
-    return json_reply(reply)
+    return json_response(response)
 
 
 def _classified(index: int, prediction: Prediction, labels: tuple[str, ...], raw: bool) -> Classified:

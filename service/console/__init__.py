@@ -1,6 +1,6 @@
 """The built-in web page: try the model, see what is served and how far it is from its teacher.
 
-One file of HTML with its style and script inside, so that it works without access to anything but this service.
+One HTML file with its style and script inline, so that it works in a network that reaches only this service.
 """
 
 from __future__ import annotations

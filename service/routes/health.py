@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.errors import NotReadyError
 from service.http.health import OK, Health
 from service.http.openapi import failures
 from service.state import state_of
@@ -18,24 +17,21 @@ metrics_router = APIRouter(tags=["health"])
 
 @router.get("/livez", responses=failures(503))
 async def livez(request: Request) -> Health:
-    """Tell whether this process is worth keeping: its inference threads run and none is stuck."""
-    if not state_of(request).models.alive:
-        raise NotReadyError("the inference threads ended or are stuck; replace this process")
+    """Fail if this process must be replaced: an inference thread ended or is stuck."""
+    state_of(request).require_alive()
     return OK
 
 
 @router.get("/readyz", responses=failures(503))
 async def readyz(request: Request) -> Health:
-    """Tell whether to send requests here: loaded, tested, and not about to stop."""
-    state = state_of(request)
-    if not state.ready:
-        raise NotReadyError("stopping" if state.draining else "not loaded or not working")
+    """Fail unless requests can be sent here: the bundle is loaded and tested, and the service is not stopping."""
+    state_of(request).require_ready()
     return OK
 
 
 @router.get("/startupz", responses=failures(503))
 async def startupz(request: Request) -> Health:
-    """Tell whether the bundle is loaded, warm and tested."""
+    """Fail until the bundle is loaded, warmed up and tested."""
     state_of(request).models.choose()
     return OK
 

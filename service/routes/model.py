@@ -1,4 +1,4 @@
-"""What is served and how far it is from its teacher: `GET /model` and `GET /gap`."""
+"""`GET /model` and `GET /gap`: what is served, and how far it is from its teacher."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ router = APIRouter(tags=["model"])
 
 @dataclass(frozen=True, kw_only=True)
 class Served(Manifest):
-    """The manifest of a bundle, and who can ask the service that serves it."""
+    """The manifest of a bundle, and who can use the service."""
 
     access: Access
 
 
 @router.get("/model", response_model=Served, responses=_ERRORS)
 async def model(request: Request, variant: Variant = Variant.STABLE) -> Response:
-    """Return the manifest of the bundle: its labels, version, teacher, gates and measurements; and who can ask."""
+    """Return the manifest of the bundle (labels, version, teacher, gates, measurements) and who can use the service."""
     state = state_of(request)
     served = {**asdict(state.models.choose(variant).manifest), "access": state.access.model_dump()}
     return Response(json.dumps(served, ensure_ascii=False), media_type="application/json")
@@ -37,5 +37,5 @@ async def model(request: Request, variant: Variant = Variant.STABLE) -> Response
 
 @router.get("/gap", responses=_ERRORS)
 async def gap(request: Request, variant: Variant = Variant.STABLE) -> dict[str, Any]:
-    """Return the live distillation gap since this process started, with its interval."""
+    """Return the live distillation gap with its interval, its evidence and its counts."""
     return state_of(request).models.choose(variant).gap()

@@ -1,4 +1,4 @@
-"""What the native route says, so that each protocol can be held against it."""
+"""What the native route answers, which each protocol is compared with, and the shape of each protocol's errors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,37 @@ from typing import Any
 import httpx
 import pytest
 
+from service.compat.errors import Shape, error_shape
+
 PATIENCE = 30.0
 TEXTS = ["refund invoice courier", "my parcel is late", "the password"]
 LABELS = ["billing", "shipping", "account", "technical"]
 
 Native = Callable[..., Awaitable[list[dict[str, Any]]]]
+
+
+def refused(response: httpx.Response, status: int, kind: str | None = None, shape: Shape | None = None) -> str:
+    """Return an error's message, after checking that it has the shape of its path, or `shape`, and this `kind`."""
+    assert response.status_code == status, response.text
+    assert response.headers["x-request-id"]
+    body = response.json()
+    assert body == (shape or error_shape(response.request.url.path)).model_validate(body).model_dump()
+    error = body["error"]
+    found = body.get("error_type") if isinstance(error, str) else error["type"]
+    assert kind in (None, found)
+    message: str = error if isinstance(error, str) else error["message"]
+    return message
+
+
+def tensor(texts: list[Any], **changes: Any) -> dict[str, Any]:
+    """Return an input of the Open Inference Protocol."""
+    return {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts, **changes}
+
+
+def scores(result: dict[str, Any]) -> list[float]:
+    """Return the probabilities of a native result in the order of LABELS."""
+    by_label = {item["label"]: item["score"] for item in result["top"]}
+    return [by_label[label] for label in LABELS]
 
 
 @pytest.fixture

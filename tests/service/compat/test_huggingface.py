@@ -17,7 +17,7 @@ from service.app import create_app
 from service.errors import OverloadedError
 from service.inference import dataplane
 
-LABELS = ["billing", "shipping", "account", "technical"]
+from .conftest import LABELS, refused, scores
 
 
 async def predict(client, inputs, path="/predict", **options):
@@ -38,15 +38,6 @@ def left_bundle(tiny_bundle, tmp_path):
     contents = {name: tiny_bundle.path / name for name in tiny_bundle.manifest.files}
     manifest = dataclasses.replace(tiny_bundle.manifest, truncation_side="left")
     return write_bundle(tmp_path / "left", {**contents, TOKENIZER: tokenizer.to_str().encode()}, manifest).path
-
-
-def refused(response, status, error_type):
-    """The message of an error, once its shape is TEI's."""
-    assert response.status_code == status, response.text
-    assert set(response.json()) == {"error", "error_type"}
-    assert response.json()["error_type"] == error_type
-    assert response.headers["x-request-id"]
-    return response.json()["error"]
 
 
 async def test_the_real_client_gets_what_the_native_route_says(server, native, texts):
@@ -94,11 +85,6 @@ async def test_to_tei_texts_side_by_side_are_a_pair_which_is_refused(client, inp
     assert '[["a"], ["b"]]' in message
 
 
-async def test_the_pair_among_others_is_named(client):
-    message = refused(await client.post("/predict", json={"inputs": [["a"], ["b", "c"]]}), 422, "Validation")
-    assert message.startswith("inputs: item 1 is a pair")
-
-
 async def test_with_parameters_a_list_is_a_batch_and_the_reply_is_always_nested(client, native, texts):
     results = [result["top"] for result in await native(client, texts)]
     assert await infer(client, texts[0]) == results[:1]
@@ -122,7 +108,7 @@ async def test_the_scores_are_what_was_asked_for(client, native, texts):
     for function, expected in (
         ("none", logits),
         ("sigmoid", 1 / (1 + np.exp(-logits))),
-        (None, [next(item["score"] for item in result["top"] if item["label"] == label) for label in LABELS]),
+        (None, scores(result)),
     ):
         [scored] = await infer(client, texts[0], function_to_apply=function)
         assert {item["label"]: item["score"] for item in scored} == pytest.approx(
@@ -149,40 +135,6 @@ async def test_a_model_that_reads_the_end_says_so_to_who_asks_for_the_beginning(
         assert await predict(client, texts[:1], truncation_direction="right")
         response = await client.post("/predict", json={"inputs": texts, "truncation_direction": "Right"})
         assert refused(response, 422, "Validation").startswith("inputs[1]: more than the 32 tokens that this model")
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        ({}, "inputs: Field required"),
-        ({"inputs": " "}, "inputs[0]: String should match pattern"),
-        ({"inputs": [["a"], [" "]]}, "inputs[1]: String should match pattern"),
-        ({"inputs": []}, "inputs: List should have at least 1 item"),
-        ({"inputs": 1}, "inputs: Input should be a valid array"),
-        ({"inputs": "a", "truncation_direction": "left"}, "truncation_direction: Input should be"),
-        ({"inputs": "a", "more": 1}, "more: Extra inputs are not permitted"),
-        ({"inputs": "a", "raw_scores": 1}, "raw_scores: Input should be a valid boolean"),
-        ({"inputs": "a" * 100_001}, "inputs[0]: at most 100000 characters"),
-        ({"inputs": [["a"]] * 65}, "inputs: at most 64 per request"),
-    ],
-)
-@pytest.mark.parametrize("path", ["/predict", "/"])
-async def test_what_does_not_fit_is_refused_with_its_place(client, path, body, told):
-    assert refused(await client.post(path, json=body), 422, "Validation").startswith(told)
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        ({"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k: Input should be greater"),
-        ({"inputs": "a", "parameters": {"function_to_apply": "tanh"}}, "parameters.function_to_apply: Input should be"),
-        ({"inputs": "a", "parameters": None}, "parameters: Input should be"),
-        ({"inputs": ["a", " "], "parameters": {}}, "inputs[1]: String should match pattern"),
-        ({"inputs": "a", "parameters": {}, "raw_scores": True}, "raw_scores: Extra inputs"),
-    ],
-)
-async def test_parameters_that_do_not_fit_are_refused_with_their_place(client, body, told):
-    assert refused(await client.post("/", json=body), 422, "Validation").startswith(told)
 
 
 @pytest.mark.parametrize(

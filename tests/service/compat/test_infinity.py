@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-LABELS = ["billing", "shipping", "account", "technical"]
+from service.compat.errors import OpenAIErrorBody
+
+from .conftest import LABELS, refused
 
 
 async def ask(client, **body):
     return await client.post("/classify", json=body)
-
-
-def refused(response, status, code):
-    """The message of an error, once its shape is infinity's."""
-    assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["code"] == status
-    assert error["type"] == code
-    assert response.headers["x-request-id"]
-    return error["message"]
 
 
 async def test_a_request_with_input_is_answered_as_infinity_does(client, native, texts):
@@ -30,11 +20,7 @@ async def test_a_request_with_input_is_answered_as_infinity_does(client, native,
     )
     reply = response.json()
     assert reply["data"] == [result["top"] for result in results]
-    assert {key: reply[key] for key in ("object", "model", "id")} == {
-        "object": "classify",
-        "model": "tiny",
-        "id": "infinity-mine",
-    }
+    assert (reply["object"], reply["model"], reply["id"]) == ("classify", "tiny", "infinity-mine")
     tokens = sum(result["tokens"] for result in results)
     assert reply["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     assert isinstance(reply["created"], int)
@@ -52,22 +38,8 @@ async def test_the_model_may_be_named_or_left_open(client, name):
 
 
 async def test_another_model_is_not_found_and_the_one_there_is_is_named(client, tiny_bundle):
-    message = refused(await ask(client, input=["invoice"], model="other"), 404, "not_found")
+    message = refused(await ask(client, input=["invoice"], model="other"), 404, "not_found", OpenAIErrorBody)
     assert message == f"the model other is not served here; there is tiny, version {tiny_bundle.manifest.version}"
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        ({"input": "invoice"}, "input: Input should be a valid array"),
-        ({"input": []}, "input: List should have at least 1 item"),
-        ({"input": ["a", " "]}, "input[1]: String should match pattern"),
-        ({"input": ["a"], "text": "a"}, "text: Extra inputs are not permitted"),
-        ({"input": ["a"] * 65}, "input: at most 64 per request, got 65"),
-    ],
-)
-async def test_what_does_not_fit_is_refused_in_infinity_s_shape(client, body, told):
-    assert refused(await ask(client, **body), 422, "invalid").startswith(told)
 
 
 @pytest.mark.parametrize("body", [{"text": "input", "top_k": 0}, {"texts": ["input", " "]}, ["input"], "input"])
@@ -79,4 +51,4 @@ async def test_a_native_request_about_input_is_refused_as_a_native_one(client, b
 
 
 async def test_a_fault_of_the_graph_is_told_in_infinity_s_shape(client):
-    refused(await ask(client, input=["poison"]), 500, "inference_failed")
+    refused(await ask(client, input=["poison"]), 500, "inference_failed", OpenAIErrorBody)

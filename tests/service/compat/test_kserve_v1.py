@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LABELS = ["billing", "shipping", "account", "technical"]
+from .conftest import LABELS, refused
 
 
 async def predict(client, name="tiny", **body):
@@ -40,22 +40,4 @@ async def test_what_is_served_is_listed_and_ready(client):
 
 async def test_another_model_is_not_found_and_the_one_there_is_is_named(client):
     for response in (await predict(client, "other", instances=["a"]), await client.get("/v1/models/other")):
-        assert response.status_code == 404
-        assert set(response.json()) == {"error"}
-        assert "the model other is not served here; there is tiny" in response.json()["error"]
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        ({}, "body: give exactly one of `instances` and `inputs`"),
-        ({"instances": ["a"], "inputs": ["a"]}, "body: give exactly one of"),
-        ({"instances": []}, "instances: List should have at least 1 item"),
-        ({"instances": ["a", [1]]}, "instances[1]: Input should be a valid string"),
-        ({"inputs": ["a", "a" * 100_001]}, "inputs[1]: at most 100000 characters"),
-    ],
-)
-async def test_what_does_not_fit_is_refused_with_its_place(client, body, told):
-    response = await predict(client, **body)
-    assert response.status_code == 422
-    assert response.json()["error"].startswith(told)
+        assert "the model other is not served here; there is tiny" in refused(response, 404)

@@ -13,32 +13,15 @@ from tritonclient.utils import InferenceServerException
 from service.compat.tensors import write_strings
 from service.inference import dataplane
 
-LABELS = ["billing", "shipping", "account", "technical"]
+from .conftest import LABELS, refused, scores, tensor
+
 PATH = "/v2/models/tiny/infer"
-
-
-def tensor(texts, **changes):
-    return {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts, **changes}
 
 
 async def infer(client, texts, path=PATH, **options):
     response = await client.post(path, json={"inputs": [tensor(texts)], **options})
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def refused(response, status):
-    """The message of an error, once its shape is the protocol's."""
-    assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
-    assert response.headers["x-request-id"]
-    return response.json()["error"]
-
-
-def probabilities(results):
-    """The probabilities of native results, in the order of the labels."""
-    rows = [{item["label"]: item["score"] for item in result["top"]} for result in results]
-    return [[row[label] for label in LABELS] for row in rows]
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -63,9 +46,9 @@ async def test_triton_s_client_gets_what_the_native_route_says(server, native, t
     assert whole.get_response()["id"] == "42"
     labels = [label.decode() if isinstance(label, bytes) else label for label in whole.as_numpy("label").tolist()]
     assert labels == [result["label"] for result in results]
-    np.testing.assert_allclose(whole.as_numpy("probabilities"), probabilities(results), atol=1e-6)
+    np.testing.assert_allclose(whole.as_numpy("probabilities"), [scores(result) for result in results], atol=1e-6)
     np.testing.assert_array_equal(usual.as_numpy("label").astype(str), labels)
-    np.testing.assert_allclose(usual.as_numpy("probabilities"), probabilities(results), atol=1e-6)
+    np.testing.assert_allclose(usual.as_numpy("probabilities"), [scores(result) for result in results], atol=1e-6)
     for row, result in zip(ranked.as_numpy("probabilities").astype(str), results, strict=True):
         for item, expected in zip(row, result["top"][:2], strict=True):
             score, index, label = item.split(":")
@@ -103,7 +86,9 @@ async def test_kserve_s_client_gets_what_the_native_route_says(server, native, t
     assert [label.decode() if isinstance(label, bytes) else label for label in labels] == [
         result["label"] for result in results
     ]
-    np.testing.assert_allclose(reply.get_output_by_name("probabilities").as_numpy(), probabilities(results), atol=1e-6)
+    np.testing.assert_allclose(
+        reply.get_output_by_name("probabilities").as_numpy(), [scores(result) for result in results], atol=1e-6
+    )
 
 
 async def test_label_and_probabilities_are_the_outputs_unless_others_are_asked_for(client, native, texts, tiny_bundle):
@@ -119,7 +104,7 @@ async def test_label_and_probabilities_are_the_outputs_unless_others_are_asked_f
                 "name": "probabilities",
                 "shape": [3, 4],
                 "datatype": "FP32",
-                "data": [value for row in probabilities(results) for value in row],
+                "data": [value for row in [scores(result) for result in results] for value in row],
             },
         ],
     }
@@ -199,7 +184,7 @@ async def test_texts_and_outputs_may_be_bytes(client, native, texts):
     assert third["parameters"] == {"content_type": "hg_jsonlist", "binary_data_size": len(data) - 48}
     assert "data" not in first
     values = np.frombuffer(data[:48], dtype="<f4").reshape(3, 4)
-    np.testing.assert_allclose(values, probabilities(results), atol=1e-6)
+    np.testing.assert_allclose(values, [scores(result) for result in results], atol=1e-6)
     assert data[48:] == write_strings([json.dumps(result["top"][0], ensure_ascii=False) for result in results])
 
 
@@ -221,36 +206,6 @@ async def test_a_header_that_does_not_fit_is_refused(client):
     request = binary(["hello"])
     request["headers"]["Inference-Header-Content-Length"] = "99999"
     assert "Inference-Header-Content-Length" in refused(await client.post(PATH, **request), 400)
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        ({}, "inputs: Field required"),
-        ({"inputs": []}, "inputs: List should have at least 1 item"),
-        ({"inputs": [tensor(["a"]), tensor(["b"])]}, "inputs: List should have at most 1 item"),
-        ({"inputs": [tensor(["a"], name="input_ids")]}, "inputs[0].name: Input should be 'text', "),
-        ({"inputs": [tensor(["a"], datatype="FP32")]}, "inputs[0].datatype: Input should be 'BYTES'"),
-        ({"inputs": [tensor(["a"], shape=[2])]}, "inputs[0].shape: [2], with 1 texts; give [1] or [1, 1]"),
-        ({"inputs": [tensor(["a", "b"], shape=[1, 2])]}, "inputs[0].shape: [1, 2], with 2 texts"),
-        ({"inputs": [tensor(["a", "b"], shape=[2, 2])]}, "inputs[0].shape: [2, 2], with 2 texts"),
-        ({"inputs": [tensor(["a"], shape=[])]}, "inputs[0].shape: List should have at least 1 item"),
-        ({"inputs": [tensor(["a", " "])]}, "inputs[0].data[1]: String should match pattern"),
-        ({"inputs": [tensor(["a", ["b", "c"]])]}, "inputs[0].data[1]: Input should be a valid string"),
-        ({"inputs": [tensor([], shape=[1])]}, "inputs[0].data: List should have at least 1 item"),
-        ({"inputs": [tensor(["a"], data="a")]}, "inputs[0].data: Input should be a valid array"),
-        ({"inputs": [tensor(["a"], data=None)]}, "inputs[0]: give exactly one of `data` and"),
-        ({"inputs": [tensor(["a"])], "outputs": [{"name": "more"}]}, "outputs[0].name: Input should be 'label', "),
-        ({"inputs": [tensor(["a"])], "parameters": {"timeout": -1}}, "parameters.timeout: Input should be greater"),
-        (
-            {"inputs": [tensor(["a"])], "outputs": [{"name": "label", "parameters": {"classification": 1}}]},
-            "outputs: `label` has no classes",
-        ),
-        ({"inputs": [tensor(["a"] * 65)]}, "inputs[0].data: at most 64 per request, got 65"),
-    ],
-)
-async def test_what_does_not_fit_is_refused_with_its_place(client, body, told):
-    assert refused(await client.post(PATH, json=body), 422).startswith(told)
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (0, None), (1_500_000, 1.5), (250, 0.00025)])

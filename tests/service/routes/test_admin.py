@@ -67,7 +67,7 @@ async def test_a_bundle_that_fails_its_checks_is_refused_and_the_old_one_goes_on
         assert error["code"] == "bundle_refused"
         assert error["request_id"] == response.headers["x-request-id"]
         assert str(bundle_path) in error["message"]
-        assert "served still" in error["message"]
+        assert "stay in service" in error["message"]
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.get("/model")).json() == before
         answer = (await client.post("/classify", json={"text": "invoice"})).json()

@@ -1,0 +1,96 @@
+"""What does not fit a protocol is refused in its own shape, with a message that begins with the place."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.compat.errors import OpenAIErrorBody
+
+from .conftest import refused, tensor
+
+A = tensor(["a"])
+
+TEI = [
+    ({}, "inputs: Field required"),
+    ({"inputs": " "}, "inputs[0]: String should match pattern"),
+    ({"inputs": [["a"], [" "]]}, "inputs[1]: String should match pattern"),
+    ({"inputs": [["a"], ["b", "c"]]}, "inputs: item 1 is a pair"),
+    ({"inputs": []}, "inputs: List should have at least 1 item"),
+    ({"inputs": 1}, "inputs: Input should be a valid array"),
+    ({"inputs": "a", "truncation_direction": "left"}, "truncation_direction: Input should be"),
+    ({"inputs": "a", "more": 1}, "more: Extra inputs are not permitted"),
+    ({"inputs": "a", "raw_scores": 1}, "raw_scores: Input should be a valid boolean"),
+    ({"inputs": "a" * 100_001}, "inputs[0]: at most 100000 characters"),
+    ({"inputs": [["a"]] * 65}, "inputs: at most 64 per request"),
+]
+BODIES = {
+    "/predict": TEI,
+    "/": [
+        *TEI,
+        ({"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k: Input should be greater"),
+        ({"inputs": "a", "parameters": {"function_to_apply": "tanh"}}, "parameters.function_to_apply: Input should be"),
+        ({"inputs": "a", "parameters": None}, "parameters: Input should be"),
+        ({"inputs": ["a", " "], "parameters": {}}, "inputs[1]: String should match pattern"),
+        ({"inputs": "a", "parameters": {}, "raw_scores": True}, "raw_scores: Extra inputs"),
+    ],
+    "/vertex": [
+        ({"instances": []}, "instances: List should have at least 1 item"),
+        ({"instances": ["a", " "]}, "instances[1].inputs: String should match pattern"),
+        ({"instances": [1]}, "instances[0]: Input should be"),
+        ({"instances": ["a"], "parameters": {"top_k": 1}}, "parameters.top_k: Extra inputs"),
+        ({"inputs": "a"}, "instances: Field required"),
+        ({"instances": ["a"] * 65}, "instances: at most 64 per request"),
+    ],
+    "/classify": [
+        ({"input": "invoice"}, "input: Input should be a valid array"),
+        ({"input": []}, "input: List should have at least 1 item"),
+        ({"input": ["a", " "]}, "input[1]: String should match pattern"),
+        ({"input": ["a"], "text": "a"}, "text: Extra inputs are not permitted"),
+        ({"input": ["a"] * 65}, "input: at most 64 per request, got 65"),
+    ],
+    "/v1/classify": [
+        ({"input": [1, 2]}, "input[0]: Input should be a valid string"),
+        ({"input": "a", "truncate_prompt_tokens": 1}, "truncate_prompt_tokens: Extra inputs"),
+        ({"model": "tiny"}, "input: Field required"),
+    ],
+    "/v1/models/tiny:predict": [
+        ({}, "body: give exactly one of `instances` and `inputs`"),
+        ({"instances": ["a"], "inputs": ["a"]}, "body: give exactly one of"),
+        ({"instances": []}, "instances: List should have at least 1 item"),
+        ({"instances": ["a", [1]]}, "instances[1]: Input should be a valid string"),
+        ({"inputs": ["a", "a" * 100_001]}, "inputs[1]: at most 100000 characters"),
+    ],
+    "/v2/models/tiny/infer": [
+        ({}, "inputs: Field required"),
+        ({"inputs": []}, "inputs: List should have at least 1 item"),
+        ({"inputs": [A, A]}, "inputs: List should have at most 1 item"),
+        ({"inputs": [tensor(["a"], name="input_ids")]}, "inputs[0].name: Input should be 'text', "),
+        ({"inputs": [tensor(["a"], datatype="FP32")]}, "inputs[0].datatype: Input should be 'BYTES'"),
+        ({"inputs": [tensor(["a"], shape=[2])]}, "inputs[0].shape: [2], with 1 texts; give [1] or [1, 1]"),
+        ({"inputs": [tensor(["a", "b"], shape=[1, 2])]}, "inputs[0].shape: [1, 2], with 2 texts"),
+        ({"inputs": [tensor(["a", "b"], shape=[2, 2])]}, "inputs[0].shape: [2, 2], with 2 texts"),
+        ({"inputs": [tensor(["a"], shape=[])]}, "inputs[0].shape: List should have at least 1 item"),
+        ({"inputs": [tensor(["a", " "])]}, "inputs[0].data[1]: String should match pattern"),
+        ({"inputs": [tensor(["a", ["b", "c"]])]}, "inputs[0].data[1]: Input should be a valid string"),
+        ({"inputs": [tensor([], shape=[1])]}, "inputs[0].data: List should have at least 1 item"),
+        ({"inputs": [tensor(["a"], data="a")]}, "inputs[0].data: Input should be a valid array"),
+        ({"inputs": [tensor(["a"], data=None)]}, "inputs[0]: give exactly one of `data` and"),
+        ({"inputs": [A], "outputs": [{"name": "more"}]}, "outputs[0].name: Input should be 'label', "),
+        ({"inputs": [A], "parameters": {"timeout": -1}}, "parameters.timeout: Input should be greater"),
+        (
+            {"inputs": [A], "outputs": [{"name": "label", "parameters": {"classification": 1}}]},
+            "outputs: `label` has no classes",
+        ),
+        ({"inputs": [tensor(["a"] * 65)]}, "inputs[0].data: at most 64 per request, got 65"),
+    ],
+}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("path", "body", "told"), [(path, body, told) for path, bodies in BODIES.items() for body, told in bodies]
+)
+async def test_what_does_not_fit_is_refused_with_its_place(shared_client, path, body, told):
+    kind = "Validation" if path in ("/predict", "/", "/vertex") else None
+    shape = OpenAIErrorBody if path == "/classify" else None  # whose own shape is the native one
+    assert refused(await shared_client.post(path, json=body), 422, kind, shape).startswith(told)
