@@ -1,4 +1,4 @@
-"""Shadowing: a sample of the answered texts goes to the teacher, after the answer was sent, and is compared.
+"""Shadowing: after a text is answered, a sample of the texts goes to the teacher, and both answers are compared.
 
-In through `pipeline.ShadowPipeline`; everything else here serves it.
+`pipeline.ShadowPipeline` is the entry; everything else here serves it.
 """

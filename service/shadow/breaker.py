@@ -1,4 +1,4 @@
-"""The circuit breaker: a teacher that fails most of the time is left alone for a while."""
+"""The circuit breaker: stops calls for a while to a teacher that fails most of the time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """`CLOSED` lets calls through, `OPEN` none, `HALF_OPEN` a single one that decides."""
+    """`CLOSED` allows calls, `OPEN` none, `HALF_OPEN` waits for the result of a single probe."""
 
     CLOSED = 0
     HALF_OPEN = 1
@@ -17,10 +17,10 @@ class State(IntEnum):
 
 
 class Breaker:
-    """Opens when at least `share` of at least `minimum` calls within `window` seconds failed.
+    """Opens when at least `share` of the calls in the last `window` seconds failed, of at least `minimum` calls.
 
-    After `pause` seconds one call is let through; it closes the breaker or keeps it open for another pause. The clock
-    counts seconds.
+    After `pause` seconds it allows one probe, which closes it or keeps it open for another pause. `clock` returns
+    seconds.
     """
 
     def __init__(
@@ -37,22 +37,22 @@ class Breaker:
         self._results: deque[tuple[float, bool]] = deque()
         self._failures = 0
         self._changed = clock()
-        self._era = 0
+        self._generation = 0
         self.state = State.CLOSED
 
     def allow(self) -> int | None:
-        """Return a ticket for one call, to be handed back to `record`; None when no call may be made now."""
+        """Return a ticket for one call, to be passed to `record` or `release`; None if no call is allowed."""
         if self.state is State.OPEN and self._clock() - self._changed >= self._pause:
-            self._become(State.HALF_OPEN)
-            return self._era
-        return self._era if self.state is State.CLOSED else None
+            self._change_to(State.HALF_OPEN)
+            return self._generation
+        return self._generation if self.state is State.CLOSED else None
 
     def record(self, ticket: int, *, success: bool) -> None:
-        """Take how a call ended. One that began before the state last changed says nothing about now."""
-        if ticket != self._era:
+        """Record how a call ended. A call that began before the last change of state is ignored."""
+        if ticket != self._generation:
             return
         if self.state is State.HALF_OPEN:
-            self._become(State.CLOSED if success else State.OPEN)
+            self._change_to(State.CLOSED if success else State.OPEN)
             return
         now = self._clock()
         self._results.append((now, success))
@@ -60,16 +60,16 @@ class Breaker:
         while now - self._results[0][0] > self._window:
             self._failures -= not self._results.popleft()[1]
         if len(self._results) >= self._minimum and self._failures >= self._share * len(self._results):
-            self._become(State.OPEN)
+            self._change_to(State.OPEN)
 
     def release(self, ticket: int) -> None:
-        """Take back the ticket of a call that showed nothing. Where it was to decide, another does after a pause."""
-        if ticket == self._era and self.state is State.HALF_OPEN:
-            self._become(State.OPEN)
+        """Return the ticket of an inconclusive call. After a probe, the breaker stays open for another pause."""
+        if ticket == self._generation and self.state is State.HALF_OPEN:
+            self._change_to(State.OPEN)
 
-    def _become(self, state: State) -> None:
+    def _change_to(self, state: State) -> None:
         self.state = state
         self._changed = self._clock()
-        self._era += 1
+        self._generation += 1
         self._results.clear()
         self._failures = 0

@@ -1,6 +1,6 @@
-"""The budget: money that a teacher may cost in an hour. A token bucket that is asked before each call.
+"""The budget: a token bucket that limits the money spent on the teacher per hour.
 
-What a call costs is known only afterwards. So a call reserves what calls cost on average, and settles then.
+The cost of a call is known only afterwards, so each call first reserves the average cost and then settles.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable
 
 BURST = 0.1
-"""Share of an hour's money that may be spent at once; the rest flows in over the hour, so no hour exceeds it."""
+"""Share of an hour's budget that may be spent at once; the rest refills over the hour, so no hour exceeds it."""
 
 MEMORY = 0.05
-"""Weight of the latest call in the running mean of what a call costs."""
+"""Weight of the latest call in the exponential moving average of the cost."""
 
 
 class Budget:
-    """At most `usd_per_hour` in any hour, but for the error of the estimate on calls under way. None: no limit.
+    """Allows at most `usd_per_hour` USD in any hour, up to the estimation error of calls in flight. None: no limit.
 
-    The clock counts seconds. Until a first call was settled, calls are taken to be free.
+    `clock` returns seconds. Until the first call is settled, calls are estimated to be free.
     """
 
     def __init__(self, usd_per_hour: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,7 +31,7 @@ class Budget:
 
     @property
     def balance(self) -> float | None:
-        """What may be spent right now, in USD; None without a limit. Below zero while a debt is worked off."""
+        """USD that may be spent now, None without a limit. Negative after calls that cost more than their estimate."""
         if self.usd_per_hour is None:
             return None
         now = self._clock()
@@ -40,22 +40,22 @@ class Budget:
         return self._balance
 
     def reserve(self) -> float | None:
-        """Set aside the money for a call and return it, or None when there is not enough."""
+        """Reserve the estimated cost of a call and return it; None if the balance is too low."""
         cost = self._estimate or 0.0
         balance = self.balance
         if balance is None:
             return cost
-        # A call dearer than the whole bucket may go when that is full, or it could never go.
+        # A call that costs more than the whole bucket is allowed when the bucket is full, or it never could be.
         if balance <= 0 or balance < min(cost, self._capacity):
             return None
         self._balance -= cost
         return cost
 
     def settle(self, reserved: float, cost_usd: float) -> None:
-        """Replace what a call reserved by what it cost."""
+        """Replace the reserved amount by the actual cost, and update the estimate."""
         self._balance += reserved - cost_usd
         self._estimate = cost_usd if self._estimate is None else self._estimate + MEMORY * (cost_usd - self._estimate)
 
     def release(self, reserved: float) -> None:
-        """Give back what a call reserved that was not made or not charged."""
+        """Return the reserved amount of a call that was not made or not charged."""
         self._balance += reserved

@@ -1,25 +1,24 @@
-"""How far a student's answer is from its teacher's: pure mathematics on two distributions over the same labels."""
+"""Compares a student's answer with its teacher's: agreement and divergences of two distributions."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 FLOOR = 1e-4
-KL_LIMIT = 10.0  # nats; bounds what one answer can do to a mean
+KL_LIMIT = 10.0  # nats; bounds the effect of one answer on a mean
 JS_LIMIT = math.log(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How far one answer is from the teacher's.
+class Comparison(NamedTuple):
+    """The agreement and the divergences of a student's answer and its teacher's.
 
-    `agree` says that both put the same label first; `kl` is KL(teacher ‖ student) in [0, 10] nats, with the student's
-    probabilities floored at 1e-4; `js` is the Jensen–Shannon divergence in [0, ln 2]. With a teacher that names a
-    label alone, `kl` is the cross-entropy.
+    `agree` is whether both put the same label first. `kl` is KL(teacher ‖ student) in [0, 10] nats, with the student's
+    probabilities floored at 1e-4; for a teacher that gives only a label it is the cross-entropy. `js` is the
+    Jensen–Shannon divergence in [0, ln 2] nats.
     """
 
     agree: bool
@@ -28,7 +27,7 @@ class Comparison:
 
 
 def compare(student: npt.ArrayLike, teacher: npt.ArrayLike) -> Comparison:
-    """Compare probabilities [K] with probabilities [K] of the same labels in the same order."""
+    """Compare two distributions, each [K], over the same labels in the same order."""
     p, q = np.asarray(student, dtype=np.float64), np.asarray(teacher, dtype=np.float64)
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
@@ -40,6 +39,6 @@ def compare(student: npt.ArrayLike, teacher: npt.ArrayLike) -> Comparison:
 
 
 def _relative_entropy(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
-    """Σ p ln(p / q), where 0 ln 0 is 0."""
-    held = p > 1e-300  # less adds nothing, and could underflow on the way
-    return float(p[held] @ np.log(p[held] / q[held]))
+    """Return Σ p ln(p / q) in nats, where 0 ln 0 is 0."""
+    counted = p > 1e-300  # smaller terms add nothing and could underflow
+    return float(p[counted] @ np.log(p[counted] / q[counted]))

@@ -1,8 +1,8 @@
-"""The ledger: where every sampled text is, and what is known of those that ended. In memory, without I/O.
+"""The ledger counts, per confidence band, where every sampled text is and how it ended. In memory, without I/O.
 
-A text moves from memory to the outbox to the teacher, and ends in exactly one outcome. Each move has its method here
-and shifts one count, so that at every moment, band by band,
-sampled + resumed = sum of outcomes + in memory + stored + asked.
+A text moves from memory to the outbox to the teacher and ends in exactly one outcome. Each move has one method here,
+so that at every moment, for every band,
+sampled + resumed = sum of outcomes + in memory + in outbox + in flight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Outcome(StrEnum):
-    """How a sampled text ended. A closed set."""
+    """How a sampled text ended."""
 
     COMPLETED = "completed"
     QUEUE_FULL = "queue_full"
@@ -43,11 +43,10 @@ POSITION = {outcome: index for index, outcome in enumerate(OUTCOMES)}
 
 @dataclass(slots=True, eq=False)
 class Totals:
-    """What was counted per band; arrays have shape [B], `outcomes` [B, outcome].
+    """Counts and sums per band: arrays of shape [B], or [B, outcome] for `outcomes` and `lost`.
 
-    `requests` and `expected` (the sum of expected disagreement) are over all requests; `lost` [B, outcome] is the part
-    of `outcomes` that left no row in the outbox; the sums of weights (1 / propensity) and divergences are over
-    completed comparisons.
+    `requests` and `expected` (the sum of expected disagreement) cover all requests. `lost` is the part of `outcomes`
+    that has no row in the outbox. The sums of weights (1 / propensity) and of divergences cover completed comparisons.
     """
 
     requests: Floats
@@ -69,13 +68,13 @@ class Totals:
 
     @classmethod
     def zeros(cls, bands: int) -> Self:
-        """Nothing counted yet."""
+        """Return totals with every count at zero."""
         per_outcome = ("outcomes", "lost")
         shapes = {item.name: (bands, len(OUTCOMES)) if item.name in per_outcome else (bands,) for item in fields(cls)}
         return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
 
     def __add__(self, other: Totals) -> Totals:
-        """Return the counts of both."""
+        """Add the counts of both."""
         return Totals(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
 
     @property
@@ -84,16 +83,16 @@ class Totals:
         return self.agreed + self.disagreed
 
     def counts(self) -> BandCounts:
-        """Return what the gap is estimated from."""
+        """Return the counts that the gap is estimated from."""
         return BandCounts(self.requests, self.sampled, self.compared, self.disagreed, self.expected)
 
 
 class Ledger:
-    """Counts since this process started (`now`), on top of what the outbox knows of before (`earlier`).
+    """Counts of this process (`now`), on top of those that the outbox has from earlier processes (`earlier`).
 
-    `null` [B] is the ceiling of disagreement per band, in (0, 1]; `detector` weighs every comparison against it.
-    `redactions` counts placeholders by kind, `defects` what `observe` could not count at all. Not for several
-    threads: it belongs to the event loop.
+    `null` [B] is the ceiling of disagreement per band, in (0, 1]; `detector` tests every comparison against it.
+    `redactions` counts placeholders by kind, `defects` the texts that `observe` failed to count. Not thread-safe: use
+    it on the event loop alone.
     """
 
     def __init__(self, null: Floats) -> None:
@@ -103,86 +102,86 @@ class Ledger:
         self.earlier = Totals.zeros(bands)
         self.resumed = [0] * bands
         self.in_memory = [0] * bands
-        self.stored = [0] * bands
-        self.asked = [0] * bands
+        self.in_outbox = [0] * bands
+        self.in_flight = [0] * bands
         self.redactions: Counter[str] = Counter()
         self.defects = 0
 
     @property
     def totals(self) -> Totals:
-        """The counts since this bundle met this teacher, over restarts."""
+        """The counts for this bundle version and this teacher, across restarts."""
         return self.earlier + self.now
 
     @property
     def queued(self) -> int:
-        """Texts that wait, in memory or in the outbox."""
-        return sum(self.in_memory) + sum(self.stored)
+        """Number of texts that wait, in memory or in the outbox."""
+        return sum(self.in_memory) + sum(self.in_outbox)
 
     @property
     def missing(self) -> list[int]:
-        """Per band, sampled texts that are in no place and had no outcome; all zero, or there is a defect."""
+        """Per band, sampled texts that are in no place and have no outcome. Anything but zero is a defect."""
         outcomes = self.now.outcomes.sum(axis=1)
         return [
             int(self.now.sampled[band] - outcomes[band])
             + self.resumed[band]
             - self.in_memory[band]
-            - self.stored[band]
-            - self.asked[band]
+            - self.in_outbox[band]
+            - self.in_flight[band]
             for band in range(self.bands)
         ]
 
-    def request(self, band: int, expected: float) -> None:
-        """Count an answered text."""
+    def count_request(self, band: int, expected: float) -> None:
+        """Count an answered text, with its expected disagreement."""
         self.now.requests[band] += 1
         self.now.expected[band] += expected
 
     def sample(self, band: int) -> None:
-        """Count a text that is to be shown to the teacher, and waits in memory."""
+        """Count a text as sampled and as waiting in memory."""
         self.now.sampled[band] += 1
         self.in_memory[band] += 1
 
     def drop(self, band: int, outcome: Outcome) -> None:
-        """End one that could not be brought to the outbox."""
+        """End a text that waited in memory and could not be stored."""
         self.in_memory[band] -= 1
         self._lose(band, outcome)
 
     def store(self, band: int) -> None:
-        """Move one to the outbox."""
+        """Move a text from memory to the outbox."""
         self.in_memory[band] -= 1
-        self.stored[band] += 1
+        self.in_outbox[band] += 1
 
     def resume(self, band: int) -> None:
-        """Take over one that an earlier process left in the outbox."""
+        """Take over a text that an earlier process left in the outbox."""
         self.resumed[band] += 1
-        self.stored[band] += 1
+        self.in_outbox[band] += 1
 
-    def vanish(self, band: int) -> None:
-        """End one that is no longer in the outbox, though nobody asked the teacher: the file was taken away."""
-        self.stored[band] -= 1
+    def lose_stored(self, band: int) -> None:
+        """End a text whose row is gone from the outbox before the teacher was asked, as when the file is deleted."""
+        self.in_outbox[band] -= 1
         self._lose(band, Outcome.STORE_ERROR)
 
     def ask(self, band: int) -> None:
-        """Move one from the outbox to the teacher."""
-        self.stored[band] -= 1
-        self.asked[band] += 1
+        """Move a text from the outbox to the teacher."""
+        self.in_outbox[band] -= 1
+        self.in_flight[band] += 1
 
-    def put_back(self, band: int) -> None:
-        """Move one back that the teacher was not heard out about."""
-        self.asked[band] -= 1
-        self.stored[band] += 1
+    def requeue(self, band: int) -> None:
+        """Move a text back to the outbox: the call to the teacher was cancelled or postponed."""
+        self.in_flight[band] -= 1
+        self.in_outbox[band] += 1
 
     def finish(self, band: int, outcome: Outcome) -> None:
-        """End one whose outcome is in the outbox."""
-        self.asked[band] -= 1
+        """End a text whose outcome is stored in the outbox."""
+        self.in_flight[band] -= 1
         self.now.outcomes[band, POSITION[outcome]] += 1
 
-    def lose_asked(self, band: int) -> None:
-        """End one whose outcome the outbox could not take, since its row is gone."""
-        self.asked[band] -= 1
+    def lose_in_flight(self, band: int) -> None:
+        """End a text whose outcome cannot be stored, because its row is gone."""
+        self.in_flight[band] -= 1
         self._lose(band, Outcome.STORE_ERROR)
 
     def compare(self, band: int, propensity: float, comparison: Comparison) -> None:
-        """Count a completed comparison that is in the outbox."""
+        """Count a completed comparison that is stored in the outbox."""
         now, weight = self.now, 1.0 / propensity
         self.detector.update(band, not comparison.agree)
         now.weight[band] += weight
@@ -197,11 +196,12 @@ class Ledger:
         now.js[band] += comparison.js
         now.js_sq[band] += comparison.js**2
 
-    def pay(self, band: int, cost_usd: float, tokens: int) -> None:
-        """Count what an answer that is in the outbox cost."""
+    def add_cost(self, band: int, cost_usd: float, tokens: int) -> None:
+        """Add the cost of an answer that is stored in the outbox."""
         self.now.cost_usd[band] += cost_usd
         self.now.tokens[band] += tokens
 
     def _lose(self, band: int, outcome: Outcome) -> None:
+        """Count an outcome that has no row."""
         self.now.outcomes[band, POSITION[outcome]] += 1
         self.now.lost[band, POSITION[outcome]] += 1

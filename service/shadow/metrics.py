@@ -1,9 +1,9 @@
-"""What Prometheus reads of shadowing. The ledger counts; this names the counts, and every label set from the start.
+"""The Prometheus metrics of shadowing: the counts of the ledger, with every label set present from the start.
 
-Gauges of what is not known yet, as the gap before the first comparison, have no series.
+Gauges whose value is unknown, such as the gap before the first comparison, have no series.
 
-Counters start at zero in each process: were they to go on from what the outbox knows, the few counts that a killed
-process had not yet written would make them fall, and a fall reads as a restart from zero.
+Counters start at zero in each process. If they continued from the outbox instead, counts that a killed process had not
+written yet would make them fall, and Prometheus takes a fall for a restart from zero.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from prometheus_client.registry import Collector
 from export.bundle.reference import Reference
 from service.monitor.evalues import BAND_FACTORS, log_factors
 from service.monitor.gap import estimate
+from service.shadow.active import ActiveShadow
 from service.shadow.ledger import OUTCOMES, Ledger, Outcome
-from service.shadow.redaction import KINDS
-from service.shadow.running import Running
+from service.shadow.redaction.redact import KINDS
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
@@ -43,7 +43,7 @@ def band_name(band: int) -> str:
 
 
 class ShadowMetrics(Collector):
-    """Registers itself. `running` is set from the moment on that texts are shadowed."""
+    """A collector that registers itself. `active` is set while texts are shadowed."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ShadowMetrics(Collector):
         propensity: tuple[float, ...],
         version: str,
     ) -> None:
-        self.running: Running | None = None
+        self.active: ActiveShadow | None = None
         self._ledger, self._reference, self._propensity, self._version = ledger, reference, propensity, version
         self._seconds = Histogram(
             "reflux_shadow_teacher_seconds",
@@ -67,7 +67,7 @@ class ShadowMetrics(Collector):
         registry.register(self)
 
     def time_teacher(self, outcome: Outcome, seconds: float) -> None:
-        """Take how long the teacher took, and to what end."""
+        """Record the duration of a call to the teacher."""
         self._seconds.labels(outcome).observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
@@ -122,24 +122,22 @@ class ShadowMetrics(Collector):
         yield from (compared, sums, squares)
 
     def _pipeline(self) -> Iterator[Metric]:
-        ledger, running = self._ledger, self.running
+        ledger, active = self._ledger, self.active
         propensity = GaugeMetricFamily(
             "reflux_shadow_propensity",
             "Probability that a request is shown to the teacher.",
             labels=["model_version", "band"],
         )
         for band, value in enumerate(self._propensity):
-            propensity.add_metric([self._version, band_name(band)], value if running else 0.0)
+            propensity.add_metric([self._version, band_name(band)], value if active else 0.0)
         yield propensity
         yield _gauge(
             "reflux_shadow_queue_depth", "Sampled texts that wait, in memory and in the outbox.", ledger.queued
         )
-        yield _gauge("reflux_shadow_inflight", "Sampled texts at the teacher.", sum(ledger.asked))
-        oldest = running.oldest_age if running else None
+        yield _gauge("reflux_shadow_inflight", "Sampled texts at the teacher.", sum(ledger.in_flight))
+        oldest = active.oldest_age if active else None
         yield _gauge(
-            "reflux_shadow_oldest_age_seconds",
-            "Age of the oldest sampled text without an outcome.",
-            oldest or 0.0,
+            "reflux_shadow_oldest_age_seconds", "Age of the oldest sampled text without an outcome.", oldest or 0.0
         )
         redactions = CounterMetricFamily("reflux_shadow_redactions", "Placeholders put into texts.", labels=["kind"])
         for kind in KINDS:
@@ -150,8 +148,8 @@ class ShadowMetrics(Collector):
         yield defects
 
     def _teacher(self) -> Iterator[Metric]:
-        running, now = self.running, self._ledger.now
-        state = running.worker.breaker.state if running else 0
+        active, now = self.active, self._ledger.now
+        state = active.worker.breaker.state if active else 0
         yield _gauge("reflux_shadow_breaker_state", "0 closed, 1 half-open, 2 open.", state)
         cost = CounterMetricFamily("reflux_shadow_cost_usd", "What the teacher cost.", labels=["teacher"])
         tokens = CounterMetricFamily("reflux_shadow_tokens", "Tokens the teacher read.", labels=["teacher"])
@@ -159,13 +157,13 @@ class ShadowMetrics(Collector):
             "reflux_shadow_budget_usd_per_hour", "What the teacher may cost; +Inf for no limit.", labels=["teacher"]
         )
         info = InfoMetricFamily("reflux_teacher", "The teacher that answers are compared with.")
-        if running:
-            name = running.teacher.name
-            limit = running.worker.budget.usd_per_hour
+        if active:
+            name = active.teacher.name
+            limit = active.worker.budget.usd_per_hour
             cost.add_metric([name], float(now.cost_usd.sum()))
             tokens.add_metric([name], float(now.tokens.sum()))
             budget.add_metric([name], math.inf if limit is None else limit)
-            info.add_metric([], {"teacher": name, "fingerprint": running.teacher.version})
+            info.add_metric([], {"teacher": name, "fingerprint": active.teacher.version})
         yield from (cost, tokens, budget, info)
 
     def _gap(self) -> Iterator[Metric]:
@@ -180,7 +178,7 @@ class ShadowMetrics(Collector):
         yield self._versioned("reflux_gap_upper", "Upper end of its 95 % interval.", values[2])
 
     def _log_likelihood_ratios(self) -> Metric:
-        """Return what one comparison adds to the log e-value of each alternative: constants for rules to multiply."""
+        """Return what one comparison adds to the log e-value of each alternative, for alerting rules."""
         family = GaugeMetricFamily(
             "reflux_gap_llr",
             "Log likelihood ratio of one comparison, for an alternative to the ceiling of its band.",
@@ -203,7 +201,7 @@ class ShadowMetrics(Collector):
         return family
 
     def _versioned(self, name: str, text: str, value: float | None) -> GaugeMetricFamily:
-        """A gauge of this version; without a value there is no series, for NaN would be drawn, and summed over pods."""
+        """Return a gauge of this version; without a value it has no series, for sums over pods would take NaN along."""
         family = GaugeMetricFamily(name, text, labels=["model_version"])
         if value is not None:
             family.add_metric([self._version], value)

@@ -1,8 +1,8 @@
-"""The outbox: sampled texts on disk, waiting for the teacher or with its answer. SQLite, one process per file.
+"""The outbox: sampled texts on disk, pending or with the teacher's answer. SQLite, one process per file.
 
-A row is written before the teacher is asked and gets its outcome before that is counted, so that after any crash the
-rows themselves tell what was compared. Counts that have no rows (requests, dropped texts) are kept beside them, as
-totals and not as increments: writing them again changes nothing. Nothing here knows asyncio.
+A row is written before the teacher is asked, and its outcome before it is counted, so that after any crash the rows
+themselves say what was compared. Counts without rows (requests, dropped texts) are stored beside them as totals, not
+as increments: writing them twice changes nothing. Nothing here depends on asyncio.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 from distill.owned import OwnedFile
 from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.ledger import POSITION, Outcome, Totals
-from service.shadow.rows import SCHEMA, TABLES, Ending, NewRow, WaitingRow
+from service.shadow.rows import SCHEMA, TABLES, OutboxRow, PendingRow, RowResult
 
-APPLICATION = 0x5265666C  # "Refl" in the file's header
+APPLICATION = 0x5265666C
+"""SQLite's application id: "Refl" in the header of the file."""
+
 PAGE_BYTES = 4096
 CACHE_KIB = 512
-"""What SQLite keeps in memory, of pages and again while it adds up rows: else that grows with the outbox, to 4 MB."""
-
+"""SQLite's page cache, whose default would grow with the outbox to about 4 MB."""
 
 _REMEDIES = {
     "SQLITE_FULL": "free disk space or raise shadow.max_bytes",
@@ -47,11 +48,11 @@ _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 
 
 class Outbox:
-    """The rows of one bundle version and one teacher in the file at `path`. For a single thread.
+    """The rows of one bundle version and one teacher in the file at `path`. Not thread-safe.
 
-    All methods raise OutboxError when the file cannot be used; the next call opens it anew, so that a repaired disk
-    needs no restart. Rows of other versions stay untouched. For a lock of another program they wait `busy_seconds`,
-    `open` waits `open_seconds`. Other users of the machine cannot read the file.
+    All methods raise OutboxError if the file cannot be used; the next call opens it again, so that a repaired disk
+    needs no restart. If another program locks the file they wait `busy_seconds`, and `open` waits `open_seconds`. Rows
+    of other bundle versions stay untouched. Other users of the machine cannot read the file.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class Outbox:
         self._file = OwnedFile(path)
 
     def open(self) -> None:
-        """Take the file for this process, and create what tables it lacks."""
+        """Lock the file for this process, and create its tables if it is new."""
         try:
-            with self._errors():
+            with self._translated_errors():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 connection = self._connected(self._open_seconds)
                 connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
@@ -86,12 +87,12 @@ class Outbox:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file and release its lock."""
         self._disconnect()
         self._file.release()
 
-    def write(self, rows: Sequence[NewRow], totals: Totals) -> None:
-        """Store new rows, all or none, with the totals that have no rows. A row that is there already stays."""
+    def write(self, rows: Sequence[OutboxRow], totals: Totals) -> None:
+        """Insert new rows and replace the totals that have no rows, in one transaction. Rows already stored stay."""
         tallies = [(self._bundle, self._teacher, *tally) for tally in _tallies(totals)]
         with self._transaction() as connection:
             connection.executemany(
@@ -101,35 +102,38 @@ class Outbox:
             )
             connection.executemany("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?, ?, ?)", tallies)
 
-    def waiting(self, limit: int, without: AbstractSet[int] = frozenset()) -> list[WaitingRow]:
-        """Return the oldest rows that wait, at most `limit`, leaving out those whose `seq` is in `without`."""
+    def pending(self, limit: int, without: AbstractSet[int] = frozenset()) -> list[PendingRow]:
+        """Return the `limit` oldest pending rows, except those whose `seq` is in `without`."""
         with self._transaction("BEGIN") as connection:
             found = connection.execute(
                 "SELECT seq, id, time, text, probabilities, band, propensity FROM rows"
                 " WHERE bundle = ? AND outcome IS NULL ORDER BY seq LIMIT ?",
                 (self._bundle, limit + len(without)),
             )
-            return [WaitingRow(*row) for row in found if row[0] not in without][:limit]
+            return [PendingRow(*row) for row in found if row[0] not in without][:limit]
 
-    def waiting_bands(self) -> list[int]:
-        """Return the band of every row that waits."""
+    def pending_bands(self) -> list[int]:
+        """Return the band of every pending row."""
         with self._transaction("BEGIN") as connection:
             query = "SELECT band FROM rows WHERE bundle = ? AND outcome IS NULL"
             return [band for (band,) in connection.execute(query, (self._bundle,))]
 
-    def finish(self, seq: int, ending: Ending) -> bool:
-        """Store the outcome of a row that waits; False when there is no such row (any more)."""
+    def finish(self, seq: int, result: RowResult) -> bool:
+        """Store the result of a pending row. Return False if there is no such row."""
+        agree, kl, js = result.comparison or (None, None, None)
+        answer = (result.outcome, result.answered, result.answer, result.method)
+        cost = (result.tokens, result.cost_usd, result.seconds)
         with self._transaction() as connection:
             changed = connection.execute(
                 "UPDATE rows SET outcome = ?, answered = ?, answer = ?, method = ?, agree = ?, kl = ?, js = ?,"
                 " tokens = ?, cost_usd = ?, seconds = ?, teacher = ?, text = CASE WHEN ? THEN text END"
                 " WHERE seq = ? AND bundle = ? AND outcome IS NULL",
-                (*ending, self._teacher, self._keep_text, seq, self._bundle),
+                (*answer, agree, kl, js, *cost, self._teacher, self._keep_text, seq, self._bundle),
             )
             return changed.rowcount == 1
 
     def totals(self, bands: int) -> Totals:
-        """Return what processes so far counted for this bundle and this teacher; rows that wait count as sampled."""
+        """Return all counts so far for this bundle and this teacher; pending rows count as sampled."""
         totals = Totals.zeros(bands)
         with self._transaction("BEGIN") as connection:
             for band, outcome, agree, *sums in connection.execute(_SUMS, (self._bundle, self._teacher)):
@@ -140,7 +144,8 @@ class Outbox:
         return totals
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise OutboxError for every error of SQLite or of the file system, and disconnect."""
         try:
             yield
         except BlockingIOError as error:
@@ -149,32 +154,32 @@ class Outbox:
             ) from error
         except sqlite3.Error as error:
             self._disconnect()
-            raise self._told(error, getattr(error, "sqlite_errorname", "")) from error
-        except OSError as error:  # to open or create it
+            raise self._outbox_error(error, getattr(error, "sqlite_errorname", "")) from error
+        except OSError as error:  # while opening or creating the file
             self._disconnect()
-            raise self._told(error, _ERRNO.get(error.errno or 0, "SQLITE_CANTOPEN")) from error
+            raise self._outbox_error(error, _ERRNO.get(error.errno or 0, "SQLITE_CANTOPEN")) from error
 
-    def _told(self, error: Exception, name: str) -> OutboxError:
-        """The error to raise for one of SQLite's, by its name."""
+    def _outbox_error(self, error: Exception, name: str) -> OutboxError:
+        """Return the error to raise for one with this SQLite error `name`."""
         remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)), "check the disk")
         kind = OutboxBusyError if name.startswith(_BUSY) else OutboxError
         return kind(f"the shadow outbox {self.path}: {error}; {remedy}")
 
     @contextmanager
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        with self._errors():
+        with self._translated_errors():
             connection = self._connected()
             connection.execute(begin)
             try:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # what is wrong is on its way already
+                with suppress(sqlite3.Error):  # the first error is what matters
                     connection.execute("ROLLBACK")
                 raise
 
     def _connected(self, busy_seconds: float | None = None) -> sqlite3.Connection:
-        """Return the connection, opened anew when there is none or when another file stands at the path."""
+        """Return the connection; open one if there is none, or if the file at the path was replaced."""
         if self._connection is not None and not self._file.current:
             self._disconnect()
         if self._connection is None:
@@ -196,6 +201,7 @@ class Outbox:
             self._connection = None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Check that the file is an outbox of this schema, or make it one, and configure the connection."""
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -205,9 +211,9 @@ class Outbox:
             raise OutboxError(
                 f"{self.path}: schema {schema}, this version reads {SCHEMA}; move the file away, a new one is started"
             )
-        connection.execute("PRAGMA journal_mode = WAL")  # readers, such as an export, do not block the service
+        connection.execute("PRAGMA journal_mode = WAL")  # readers, such as an export, must not block writes
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute("PRAGMA synchronous = FULL")  # answers are paid for, and commits are few
+        connection.execute("PRAGMA synchronous = FULL")  # answers cost money, and commits are rare
         connection.execute(f"PRAGMA max_page_count = {self.max_bytes // PAGE_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
         if not tables:

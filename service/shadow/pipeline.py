@@ -1,6 +1,6 @@
-"""The shadow pipeline: all that the service holds of shadowing.
+"""The shadow pipeline: the service's one interface to shadowing.
 
-An answered text meets the sampler and the writer's queue here, nothing else; the answer never waits.
+For an answered text, only the sampler and the writer's queue run on the request's path; the rest is deferred.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from prometheus_client import CollectorRegistry
 from export.bundle.classifier import Prediction
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
+from service.shadow.active import ActiveShadow
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.metrics import ShadowMetrics
 from service.shadow.report import gap_report
-from service.shadow.running import Running
+from service.shadow.rows import Sample
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
-from service.shadow.writer import Record
 
 __all__ = ["ShadowError", "ShadowPipeline", "ShadowSettings"]
 
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class ShadowPipeline:
-    """Shadowing of one bundle. All methods belong on the event loop; `random` is for tests that must repeat."""
+    """Shadowing of one bundle. Use it on the event loop alone. `random` makes the sampling of a test repeatable."""
 
     def __init__(
         self,
@@ -48,15 +48,15 @@ class ShadowPipeline:
         self._metrics = ShadowMetrics(
             registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version
         )
-        self._running: Running | None = None
+        self._active: ActiveShadow | None = None
         self.started = False
         self._process = os.urandom(8).hex()
         self._sampled = 0
 
     async def start(self) -> None:
-        """Make the teacher, open the outbox, pick up what waits there, and begin. Nothing to do when not enabled.
+        """Load the teacher, open the outbox and resume its pending rows. Does nothing unless enabled.
 
-        Raises ShadowError when the teacher or the outbox cannot be had, or the bundle is multi-label; the message says
+        Raises ShadowError if the teacher or the outbox is unavailable or the bundle is multi-label; the message says
         what to do.
         """
         self.started = True
@@ -64,42 +64,43 @@ class ShadowPipeline:
             return
         if self._manifest.multi_label:
             raise ShadowError(
-                f"the bundle {self._manifest.name} is multi-label, and the gap is that of one label per text; "
+                f"the bundle {self._manifest.name} is multi-label, and the gap is defined for one label per text; "
                 "set shadow.enabled to false"
             )
-        self._running = await Running.start(self._settings, self._manifest, self._ledger, self._metrics.time_teacher)
-        self._metrics.running = self._running
+        self._active = await ActiveShadow.start(
+            self._settings, self._manifest, self._ledger, self._metrics.time_teacher
+        )
+        self._metrics.active = self._active
 
     async def stop(self) -> None:
-        """Write what is queued and close, within `stop_seconds`; rows not asked for yet wait for the next start."""
-        running, self._running = self._running, None
-        if running is not None:
-            await running.stop(self._settings.stop_seconds)
-            self._metrics.running = None  # and with it the teacher, who may be large
+        """Write what is queued and close, within `stop_seconds`. Pending rows wait for the next start."""
+        active, self._active = self._active, None
+        if active is not None:
+            await active.stop(self._settings.stop_seconds)
+            self._metrics.active = None  # frees the teacher, which may be large
 
     def observe(self, text: str, prediction: Prediction) -> None:
-        """Count an answered text and, if the coin says so, queue it for the teacher. Never raises, never waits."""
+        """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
         try:
             band, expected = self._sampler.place(prediction.score)
-            self._ledger.request(band, expected)
-            if self._running is not None and self._sampler.toss(band):
-                self._queue(self._running, text, prediction, band)
+            self._ledger.count_request(band, expected)
+            if self._active is not None and self._sampler.draw(band):
+                self._queue(self._active, text, prediction, band)
         except Exception:
             self._ledger.defects += 1
-            if self._ledger.defects == 1:  # the counter tells of the others
+            if self._ledger.defects == 1:  # later ones only increase the counter
                 log.exception("shadow could not count a text")
 
     def gap(self) -> dict[str, Any]:
-        """Return the body of `GET /gap`; see `report`."""
+        """Return the body of `GET /gap`."""
         return gap_report(
-            self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.running
+            self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.active
         )
 
-    def _queue(self, running: Running, text: str, prediction: Prediction, band: int) -> None:
-        # Not the request's id: that comes from the client, and may repeat.
+    def _queue(self, active: ActiveShadow, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1
-        record = Record(
-            id=f"{self._process}-{self._sampled:012x}",
+        sample = Sample(
+            id=f"{self._process}-{self._sampled:012x}",  # a request's id comes from the client and may repeat
             time=time.time(),
             since=time.monotonic(),
             text=text,
@@ -109,5 +110,5 @@ class ShadowPipeline:
         )
         full = self._ledger.queued >= self._settings.backlog_rows
         self._ledger.sample(band)
-        if full or not running.writer.offer(record):
+        if full or not active.writer.offer(sample):
             self._ledger.drop(band, Outcome.QUEUE_FULL)

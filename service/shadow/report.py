@@ -1,4 +1,4 @@
-"""The body of `GET /gap`: what the counts say, for people and for scripts. Numbers that cannot be had are null."""
+"""The body of `GET /gap`, for people and for scripts. A number that is not known yet is null."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from typing import Any
 
 from export.bundle.reference import Reference
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET, log_evalue
-from service.monitor.gap import GapEstimate, confidence_sequence, estimate, estimate_mean
+from service.monitor.gap import GapEstimate, estimate
+from service.monitor.means import confidence_sequence, estimate_mean
+from service.shadow.active import ActiveShadow
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
 from service.shadow.ledger import OUTCOMES, Floats, Ledger, Totals
 from service.shadow.metrics import band_name
-from service.shadow.running import Running
 
 ENOUGH = 100
-"""Comparisons below which a gap is called preliminary."""
+"""With fewer comparisons, a gap is called preliminary."""
 
 COVERED = 0.95
-"""Share of the traffic in bands with a comparison, below which a gap is called preliminary."""
+"""With a smaller share of the traffic in bands that have a comparison, a gap is called preliminary."""
 
 PLANNED = 1000
-"""Comparisons at which the always valid interval is tightest."""
+"""Number of comparisons at which the always valid interval is tightest."""
 
 
 def gap_report(
-    ledger: Ledger, reference: Reference, propensity: tuple[float, ...], version: str, running: Running | None
+    ledger: Ledger, reference: Reference, propensity: tuple[float, ...], version: str, active: ActiveShadow | None
 ) -> dict[str, Any]:
-    """Return all that is known of the live gap since this bundle `version` met this teacher, ready for JSON."""
+    """Return the live gap of bundle `version` against this teacher, with its evidence and counts, ready for JSON."""
     totals = ledger.totals
     found = estimate(totals.counts())
-    status, message = _status(found, running)
+    status, message = _status(found, active)
     return {
         "status": status,
         "message": message,
         "model_version": version,
-        "teacher": {"name": running.teacher.name, "version": running.teacher.version} if running else None,
+        "teacher": {"name": active.teacher.name, "version": active.teacher.version} if active else None,
         **_gap(found, totals),
         "divergence": {
             "kl": _divergence(totals, totals.kl, totals.kl_sq, KL_LIMIT),
@@ -54,11 +55,11 @@ def gap_report(
         "outcomes": {str(name): int(totals.outcomes[:, column].sum()) for column, name in enumerate(OUTCOMES)},
         "queue": {
             "waiting": ledger.queued,
-            "in_flight": sum(ledger.asked),
-            "oldest_age_seconds": running.oldest_age if running else None,
+            "in_flight": sum(ledger.in_flight),
+            "oldest_age_seconds": active.oldest_age if active else None,
         },
-        "cost": _cost(totals, running),
-        "bands": [_band(band, totals, reference, propensity if running else None) for band in range(ledger.bands)],
+        "cost": _cost(totals, active),
+        "bands": [_band(band, totals, reference, propensity if active else None) for band in range(ledger.bands)],
         "offline": {
             "gap": reference.gap,
             "rows": int(reference.rows.sum()),
@@ -67,15 +68,15 @@ def gap_report(
     }
 
 
-def _status(found: GapEstimate | None, running: Running | None) -> tuple[str, str]:
-    if running is None:
-        return "disabled", "No text is shown to a teacher; set shadow.enabled and shadow.teacher to measure the gap."
+def _status(found: GapEstimate | None, active: ActiveShadow | None) -> tuple[str, str]:
+    if active is None:
+        return "disabled", "No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap."
     if found is None:
-        return "waiting", "No comparison with the teacher yet; see outcomes and queue if this lasts."
+        return "waiting", "No comparison with the teacher yet; if this persists, see outcomes and queue."
     if found.completed < ENOUGH or found.coverage < COVERED:
         return "preliminary", (
             f"{found.completed:.0f} comparisons cover {found.coverage:.0%} of the traffic; "
-            f"wait for {ENOUGH} that cover {COVERED:.0%} before deciding on this."
+            f"wait for {ENOUGH} that cover {COVERED:.0%} before you decide on this."
         )
     return "ok", f"{found.completed:.0f} comparisons cover {found.coverage:.0%} of the traffic."
 
@@ -119,14 +120,14 @@ def _divergence(totals: Totals, sums: Floats, squares: Floats, limit: float) -> 
     return {"mean": found.mean, "lower": found.lower, "upper": found.upper}
 
 
-def _cost(totals: Totals, running: Running | None) -> dict[str, float | None]:
+def _cost(totals: Totals, active: ActiveShadow | None) -> dict[str, float | None]:
     compared, cost_usd = float(totals.compared.sum()), float(totals.cost_usd.sum())
     return {
         "usd": cost_usd,
         "usd_per_1000_comparisons": 1000 * cost_usd / compared if compared else None,
         "tokens": float(totals.tokens.sum()),
-        "budget_usd_per_hour": running.worker.budget.usd_per_hour if running else None,
-        "budget_usd_left_now": running.worker.budget.balance if running else None,
+        "budget_usd_per_hour": active.worker.budget.usd_per_hour if active else None,
+        "budget_usd_left_now": active.worker.budget.balance if active else None,
     }
 
 

@@ -1,13 +1,15 @@
-"""A shadow row: one sampled text with the student's answer, then the teacher's. What it holds, and its table.
+"""The rows of the outbox: one sampled text with the student's answer, and later the teacher's. Their types and table.
 
-The export of training data reads this table: `text`, `answer` in the order of the version's `labels`, `propensity` for
-weights, and `split`, of which `eval` is never to be trained on.
+The table is also what training data is exported from: `text`, `answer` in the order of the version's `labels`,
+`propensity` for weights, and `split`; rows of the split `eval` must never be trained on.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
+from service.shadow.comparison import Comparison
 from service.shadow.ledger import Outcome
 
 SCHEMA = 1
@@ -25,17 +27,17 @@ TABLES = (
         id TEXT NOT NULL UNIQUE,
         time REAL NOT NULL,                -- Unix seconds
         bundle TEXT NOT NULL,
-        text TEXT,                         -- redacted; NULL once answered where texts are not kept
+        text TEXT,                         -- redacted; NULL after the answer if texts are not kept
         probabilities BLOB NOT NULL,       -- the student's [K]; float32, little-endian
         band INTEGER NOT NULL,
         propensity REAL NOT NULL,
         split TEXT NOT NULL,               -- train or eval
-        outcome TEXT,                      -- NULL while it waits
+        outcome TEXT,                      -- NULL while it is pending
         answered REAL,                     -- Unix seconds
         teacher TEXT,                      -- name@version
         answer BLOB,                       -- the teacher's probabilities [K], as given; float32, little-endian
         method TEXT,
-        agree INTEGER,                     -- like kl and js, with the answer as the bundle calibrates it
+        agree INTEGER,                     -- like kl and js, of the answer as the bundle calibrates it
         kl REAL,
         js REAL,
         tokens INTEGER,
@@ -57,8 +59,29 @@ TABLES = (
 )
 
 
-class NewRow(NamedTuple):
-    """A sampled text as it is stored; the text is redacted, `probabilities` are the bytes of float32 [K]."""
+class Sample(NamedTuple):
+    """A sampled text in memory, not yet redacted, with the student's answer.
+
+    `id` is unique and increases within a process. The text was answered at `time` (Unix seconds), which is `since` on
+    the monotonic clock. `probabilities` are the bytes of float32 [K].
+    """
+
+    id: str
+    time: float
+    since: float
+    text: str
+    probabilities: bytes
+    band: int
+    propensity: float
+
+    @property
+    def size(self) -> int:
+        """Approximate memory use in bytes."""
+        return sys.getsizeof(self.text) + len(self.probabilities)
+
+
+class OutboxRow(NamedTuple):
+    """A sample as it is inserted into the outbox: its text is redacted and its split is chosen."""
 
     id: str
     time: float
@@ -69,8 +92,8 @@ class NewRow(NamedTuple):
     split: str
 
 
-class WaitingRow(NamedTuple):
-    """A stored text that has no outcome yet."""
+class PendingRow(NamedTuple):
+    """A row of the outbox that has no outcome yet."""
 
     seq: int
     id: str
@@ -81,16 +104,17 @@ class WaitingRow(NamedTuple):
     propensity: float
 
 
-class Ending(NamedTuple):
-    """The outcome of a row at `answered` (Unix seconds), with the answer and its comparison where there is one."""
+class RowResult(NamedTuple):
+    """What is stored for a row at its end: the outcome, and the teacher's answer with its comparison if there is one.
+
+    `answered` is in Unix seconds, `answer` the bytes of float32 [K], `seconds` the duration of the call.
+    """
 
     outcome: Outcome
     answered: float
     answer: bytes | None = None
     method: str | None = None
-    agree: bool | None = None
-    kl: float | None = None
-    js: float | None = None
+    comparison: Comparison | None = None
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""The one thread that an outbox lives in, for callers on the event loop."""
+"""The thread that runs all calls to an outbox, for callers on the event loop."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class OutboxThread:
-    """Runs calls one after the other, in the order they came, while answers want no core."""
+    """Runs calls one at a time, in order, at a lower priority than inference."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="shadow-outbox", initializer=lower_priority)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `function` in the thread and return its result; once begun it ends, even if this is cancelled."""
+        """Run `function` in the thread and return its result. A started call ends even if the caller is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Take nothing more, and do not wait: what an outbox waits for is bounded, so the thread ends by itself."""
+        """Accept no more calls, without waiting: every call to an outbox is bounded, so the thread ends by itself."""
         self._executor.shutdown(wait=False, cancel_futures=True)

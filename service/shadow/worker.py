@@ -1,66 +1,48 @@
-"""The worker: shows waiting rows to the teacher, compares the answers, and brings every row to its outcome.
+"""The worker: asks the teacher about pending rows, compares its answers with the student's, stores the outcomes.
 
-An answer is stored before it is counted. While the outbox cannot be written, an answer is held and nothing more is
-asked, so that nothing paid for is lost. How many are asked at once, the pipeline decides by how often it runs `run`.
+An answer is stored before it is counted. While the outbox cannot be written, the worker keeps its answer and asks
+nothing more, so that no paid answer is lost. Each concurrent call of `Worker.run` asks about one row at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
-from random import Random
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
-from distill.teachers import Answer, Teacher, TeacherError, label_order
 from distill.teachers.scaling import Scaling
-from export.bundle.guard import is_panic
 from service.shadow.breaker import Breaker
 from service.shadow.budget import Budget
-from service.shadow.comparison import Comparison, compare
+from service.shadow.comparison import compare
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.outbox import Outbox
-from service.shadow.rows import Ending, WaitingRow
+from service.shadow.rows import PendingRow, RowResult, Sample
 from service.shadow.settings import ShadowSettings
+from service.shadow.teacher import TeacherCaller, TeacherResult
 from service.shadow.thread import OutboxThread
-from service.shadow.writer import Record
 
-SUM_TOLERANCE = 0.01  # of probabilities to 1
 OLDEST_SECONDS = 30 * 86400.0
-"""Longest that a row can have waited for a process; a greater age is a clock's error."""
+"""Greatest plausible age of a row from an earlier process; a greater one means that a clock was wrong."""
 
 FAILURES = (Outcome.TIMEOUT, Outcome.TEACHER_ERROR)
+"""Outcomes that the circuit breaker counts as failures."""
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of asking for one text: `probabilities`, float32 [K] in the student's order, only when completed."""
-
-    outcome: Outcome
-    probabilities: npt.NDArray[np.float32] | None = None
-    method: str | None = None
-    tokens: int = 0
-    cost_usd: float | None = None
-
-
 class Worker:
-    """Takes rows from the outbox, oldest first. `timed` is told how long the teacher took for which outcome.
+    """Brings the rows of the outbox to their outcomes, oldest first.
 
-    A student is compared with what it learned from: with the teacher's answer as `scaling` calibrates it, where the
-    teacher was calibrated. The answer itself is stored as the teacher gave it.
-
-    Raises TeacherError when the teacher does not know the labels.
+    `timed` is called with the outcome and the duration in seconds of each call to the teacher. `scaling` is the
+    teacher's calibration, if it has one: the student learned from calibrated answers, so it is compared with the
+    calibrated answer. The answer is stored uncalibrated, as the teacher gave it.
     """
 
     def __init__(
@@ -69,8 +51,7 @@ class Worker:
         outbox: Outbox,
         thread: OutboxThread,
         ledger: Ledger,
-        teacher: Teacher,
-        labels: Sequence[str],
+        teacher: TeacherCaller,
         timed: Callable[[Outcome, float], None],
         scaling: Scaling | None = None,
     ) -> None:
@@ -78,14 +59,12 @@ class Worker:
         self.budget = Budget(settings.usd_per_hour)
         self._settings = settings
         self._outbox, self._thread, self._ledger, self._teacher = outbox, thread, ledger, teacher
-        self._order = label_order(teacher.labels, labels, f"the teacher {teacher.name}")
         self._timed = timed
         self._scaling = scaling
-        self._jitter = Random()
-        self._claimed: deque[WaitingRow] = deque()
-        self._held: dict[int, float] = {}
-        self._stored: dict[str, float] = {}
-        self._began = (time.time(), time.monotonic())
+        self._next_rows: deque[PendingRow] = deque()
+        self._claimed: dict[int, float] = {}  # `since` by `seq`, of the next rows and of those in flight
+        self._stored_since: dict[str, float] = {}  # `since` by `id`, of stored samples not claimed yet, oldest first
+        self._started = (time.time(), time.monotonic())
         self._claiming = asyncio.Lock()
         self._more = asyncio.Event()
         self._stopping = False
@@ -93,228 +72,161 @@ class Worker:
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest text of those that are asked, or that this process stored, was answered: monotonic."""
-        return min([*self._held.values(), *islice(self._stored.values(), 1)], default=None)
+        """Monotonic time at which the oldest text was answered, of those in flight or stored by this process."""
+        return min([*self._claimed.values(), *islice(self._stored_since.values(), 1)], default=None)
 
-    def stored(self, records: Sequence[Record]) -> None:
-        """Look for rows: these are in the outbox now."""
-        self._stored.update((record.id, record.since) for record in records)
+    def stored(self, samples: Sequence[Sample]) -> None:
+        """Wake up: these samples are in the outbox now."""
+        self._stored_since.update((sample.id, sample.since) for sample in samples)
         self._more.set()
 
     def stop(self) -> None:
-        """Let every `run` end after the row it is at."""
+        """Make every `run` return after its current row."""
         self._stopping = True
         self._more.set()
 
     async def run(self) -> None:
-        """Bring one row after the other to its outcome, until stopped."""
-        while (row := await self._next()) is not None:
+        """Ask about one row after another, until stopped."""
+        while (row := await self._next_row()) is not None:
             self._ledger.ask(row.band)
             try:
-                ended = await self._ask(row)
-                if ended is None:
-                    self._put_back(row)
+                result = await self._ask(row)
+                if result is None:
+                    self._requeue(row)
                     continue
-                await self._keep(row, *ended)
+                await self._store(row, result)
             except asyncio.CancelledError:
-                self._ledger.put_back(row.band)
+                self._ledger.requeue(row.band)
                 raise
             except Exception:
-                # The row stays held: to ask again would meet, and pay for, the same defect.
+                # The row stays claimed: asking again would meet, and pay for, the same defect.
                 log.exception("shadow row failed", seq=row.seq)
-                self._ledger.lose_asked(row.band)
+                self._ledger.lose_in_flight(row.band)
             else:
-                del self._held[row.seq]
+                del self._claimed[row.seq]
 
-    async def _next(self) -> WaitingRow | None:
-        """Wait for the next row to ask for; None when stopped."""
+    async def _next_row(self) -> PendingRow | None:
+        """Wait for the next row to ask about and return it; None when stopped."""
         async with self._claiming:
             while not self._stopping:
-                if (seconds := self._left_alone) > 0:
+                if (seconds := self._teacher.hold_seconds) > 0:
                     await self._pause(seconds)
-                elif self._claimed:
-                    return self._claimed.popleft()
+                elif self._next_rows:
+                    return self._next_rows.popleft()
                 else:
                     await self._claim()
             return None
 
-    @property
-    def _left_alone(self) -> float:
-        """For how many seconds the teacher's server asked to be left alone."""
-        held: float = getattr(self._teacher, "held", 0.0)
-        return held
-
-    def _put_back(self, row: WaitingRow) -> None:
-        """Have a row wait like those that were not asked yet."""
-        self._ledger.put_back(row.band)
-        self._claimed.appendleft(row)
+    def _requeue(self, row: PendingRow) -> None:
+        """Make a row the next to be asked about."""
+        self._ledger.requeue(row.band)
+        self._next_rows.appendleft(row)
         self._more.set()
 
     async def _pause(self, seconds: float) -> None:
-        """Leave the teacher alone for as long as its server asked; rows wait in the outbox. A new row ends it early."""
+        """Wait for `seconds`, or until there is a new row."""
         self._more.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._more.wait(), seconds)
 
     async def _claim(self) -> None:
-        """Take waiting rows, or wait until there may be some."""
+        """Claim pending rows; if there are none, wait until some may have been stored."""
         self._more.clear()
-        known = list(self._ledger.stored)
+        before = list(self._ledger.in_outbox)
         try:
-            rows = await self._thread.call(self._outbox.waiting, self._settings.concurrency, frozenset(self._held))
+            rows = await self._thread.call(self._outbox.pending, self._settings.concurrency, frozenset(self._claimed))
         except OutboxError as error:
-            await self._complain(error)
+            await self._outbox_failed(error)
             return
         self._failing = False
         if rows:
-            self._claimed.extend(rows)
-            self._held.update((row.seq, self._since(row)) for row in rows)
+            self._next_rows.extend(rows)
+            self._claimed.update((row.seq, self._since(row)) for row in rows)
             return
-        self._stored.clear()
-        for band, count in enumerate(known):
+        # The ledger knows of rows that are not in the file, so the file was replaced.
+        self._stored_since.clear()
+        for band, count in enumerate(before):
             for _ in range(count):
-                self._ledger.vanish(band)
+                self._ledger.lose_stored(band)
         await self._more.wait()
 
-    def _since(self, row: WaitingRow) -> float:
-        """When a row was answered, by the monotonic clock.
+    def _since(self, row: PendingRow) -> float:
+        """Return the monotonic time at which a row's text was answered.
 
-        Of a row of an earlier process by its age at the start of this one. One that cannot be, since a clock was wrong
-        then or is now, counts from the start.
+        For a row of an earlier process it follows from the row's age when this process started. An impossible age,
+        which means that a clock was wrong, counts as 0.
         """
-        wall, monotonic = self._began
+        wall, monotonic = self._started
         age = wall - row.time
-        return self._stored.pop(row.id, monotonic - (age if 0.0 <= age <= OLDEST_SECONDS else 0.0))
+        return self._stored_since.pop(row.id, monotonic - (age if 0.0 <= age <= OLDEST_SECONDS else 0.0))
 
-    async def _ask(self, row: WaitingRow) -> tuple[Ending, Comparison | None] | None:
-        """Ask for a row; None where nothing came of it since the teacher's server asks to be left alone."""
+    async def _ask(self, row: PendingRow) -> RowResult | None:
+        """Ask the teacher about a row; None if the call failed because its server asks for no more calls."""
         reserved = self.budget.reserve()
         if reserved is None:
-            return Ending(Outcome.BUDGET, time.time()), None
+            return RowResult(Outcome.BUDGET, time.time())
         ticket = self.breaker.allow()
         if ticket is None:
             self.budget.release(reserved)
-            return Ending(Outcome.BREAKER_OPEN, time.time()), None
+            return RowResult(Outcome.BREAKER_OPEN, time.time())
         start = time.perf_counter()
-        reply = await self._call(row.text)
+        result = await self._teacher.ask(row.text)
         seconds = time.perf_counter() - start
-        if reply.outcome in FAILURES and self._left_alone > 0:
+        if result.outcome in FAILURES and self._teacher.hold_seconds > 0:
             self.breaker.release(ticket)
             self.budget.release(reserved)
             return None
-        self._timed(reply.outcome, seconds)
-        self.breaker.record(ticket, success=reply.outcome not in FAILURES)
-        self._settle(reserved, reply)
-        return self._ending(row, reply, seconds)
+        self._timed(result.outcome, seconds)
+        self.breaker.record(ticket, success=result.outcome not in FAILURES)
+        self._settle(reserved, result)
+        return self._row_result(row, result, seconds)
 
-    async def _call(self, text: str) -> Reply:
-        """Ask the teacher within the deadline; whatever it does becomes an outcome."""
-        try:
-            async with asyncio.timeout(self._settings.deadline_seconds):
-                answers = await self._attempts(text)
-        except TimeoutError:
-            return Reply(Outcome.TIMEOUT)
-        except TeacherError as error:
-            # Not what it says: that may repeat the text, or a key.
-            status = getattr(error, "status", None)
-            log.warning("shadow teacher failed", teacher=self._teacher.name, kind=type(error).__name__, status=status)
-            return Reply(Outcome.TEACHER_ERROR)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return Reply(Outcome.TEACHER_ERROR)  # something inside the teacher was cancelled, not this task
-        except BaseException as error:
-            if not isinstance(error, Exception) and not is_panic(error):
-                raise
-            log.error("shadow teacher failed", teacher=self._teacher.name, exc_info=error)
-            return Reply(Outcome.TEACHER_ERROR)
-        return read_reply(answers, self._order)
-
-    async def _attempts(self, text: str) -> object:
-        try:
-            return await self._teacher.ask([text])
-        except TeacherError as error:
-            if not error.retryable:
-                raise
-        await asyncio.sleep(self._jitter.uniform(0.0, self._settings.retry_seconds))
-        return await self._teacher.ask([text])
-
-    def _settle(self, reserved: float, reply: Reply) -> None:
-        """Settle with the budget. A call that failed is not charged; one not heard out may be, so it stays reserved."""
-        if reply.cost_usd is not None:
-            self.budget.settle(reserved, reply.cost_usd)
-        elif reply.outcome is not Outcome.TIMEOUT:
+    def _settle(self, reserved: float, result: TeacherResult) -> None:
+        """Settle with the budget. A failed call costs nothing; one that timed out may cost, so it stays reserved."""
+        if result.cost_usd is not None:
+            self.budget.settle(reserved, result.cost_usd)
+        elif result.outcome is not Outcome.TIMEOUT:
             self.budget.release(reserved)
 
-    def _ending(self, row: WaitingRow, reply: Reply, seconds: float) -> tuple[Ending, Comparison | None]:
-        cost_usd = reply.cost_usd or 0.0
-        if reply.probabilities is None:
-            ending = Ending(reply.outcome, time.time(), tokens=reply.tokens, cost_usd=cost_usd, seconds=seconds)
-            return ending, None
-        taught = reply.probabilities if self._scaling is None else self._scaling.apply(reply.probabilities)
-        comparison = compare(np.frombuffer(row.probabilities, dtype="<f4"), taught)
-        ending = Ending(
-            outcome=reply.outcome,
+    def _row_result(self, row: PendingRow, result: TeacherResult, seconds: float) -> RowResult:
+        """Return what to store for a row after a call to the teacher."""
+        answer = comparison = None
+        if result.probabilities is not None:
+            calibrated = result.probabilities if self._scaling is None else self._scaling.apply(result.probabilities)
+            comparison = compare(np.frombuffer(row.probabilities, dtype="<f4"), calibrated)
+            answer = result.probabilities.astype("<f4").tobytes()
+        return RowResult(
+            outcome=result.outcome,
             answered=time.time(),
-            answer=reply.probabilities.astype("<f4").tobytes(),
-            method=reply.method,
-            agree=comparison.agree,
-            kl=comparison.kl,
-            js=comparison.js,
-            tokens=reply.tokens,
-            cost_usd=cost_usd,
+            answer=answer,
+            method=result.method,
+            comparison=comparison,
+            tokens=result.tokens,
+            cost_usd=result.cost_usd or 0.0,
             seconds=seconds,
         )
-        return ending, comparison
 
-    async def _keep(self, row: WaitingRow, ending: Ending, comparison: Comparison | None) -> None:
-        """Store an outcome, however long the disk takes to come back, then count it."""
+    async def _store(self, row: PendingRow, result: RowResult) -> None:
+        """Store a result, retrying for as long as the outbox cannot be written; then count it."""
         while True:
             try:
-                kept = await self._thread.call(self._outbox.finish, row.seq, ending)
+                stored = await self._thread.call(self._outbox.finish, row.seq, result)
             except OutboxError as error:
-                await self._complain(error)
+                await self._outbox_failed(error)
             else:
                 break
         self._failing = False
-        if not kept:
-            self._ledger.lose_asked(row.band)
+        if not stored:
+            self._ledger.lose_in_flight(row.band)
             return
-        self._ledger.finish(row.band, ending.outcome)
-        self._ledger.pay(row.band, ending.cost_usd, ending.tokens)
-        if comparison is not None:
-            self._ledger.compare(row.band, row.propensity, comparison)
+        self._ledger.finish(row.band, result.outcome)
+        self._ledger.add_cost(row.band, result.cost_usd, result.tokens)
+        if result.comparison is not None:
+            self._ledger.compare(row.band, row.propensity, result.comparison)
 
-    async def _complain(self, error: OutboxError) -> None:
-        """Say once that the outbox fails, and wait a moment."""
+    async def _outbox_failed(self, error: OutboxError) -> None:
+        """Log the first of a series of outbox errors, and pause."""
         if not self._failing:
             log.error("shadow worker waits for the outbox", error=str(error))
         self._failing = True
         await asyncio.sleep(self._settings.flush_seconds)
-
-
-def read_reply(answers: object, order: npt.NDArray[np.intp]) -> Reply:
-    """Check what a teacher returned for one text, and bring it into the `order` [K] of the student's labels."""
-    answer = answers[0] if isinstance(answers, Sequence) and len(answers) == 1 else None
-    if not isinstance(answer, Answer):
-        return Reply(Outcome.INVALID_ANSWER)
-    tokens, cost_usd = int(min(_amount(answer.tokens), 2**53)), _amount(answer.cost_usd)
-    if answer.outcome == "refused" or (answer.outcome == "invalid" and answer.said):  # the server would not take it
-        return Reply(Outcome.REFUSED, tokens=tokens, cost_usd=cost_usd)
-    try:
-        probabilities = np.asarray(answer.probabilities, dtype=np.float32)
-    except (TypeError, ValueError):
-        probabilities = np.empty(0, dtype=np.float32)
-    # Written so that NaN fails it too.
-    proper = probabilities.shape == order.shape and bool(
-        np.all(probabilities >= 0) and abs(float(probabilities.sum()) - 1.0) <= SUM_TOLERANCE
-    )
-    if answer.outcome != "ok" or not proper:
-        return Reply(Outcome.INVALID_ANSWER, tokens=tokens, cost_usd=cost_usd)
-    return Reply(Outcome.COMPLETED, probabilities[order], str(answer.method), tokens, cost_usd)
-
-
-def _amount(value: object) -> float:
-    """Return a count or a price as a teacher gave it; 0 for what is none."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0.0

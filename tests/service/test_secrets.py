@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from service.errors import StartupError
 from service.settings import Settings, load_settings
 from service.shadow.errors import ShadowError
-from service.shadow.running import make_teacher
 from service.shadow.settings import ShadowSettings
+from service.shadow.teacher import make_teacher
 from service.telemetry.logging import configure_logging
 
 KEY = "sk-canary0123456789"

@@ -21,8 +21,8 @@ from service.errors import StartupError
 from service.inference import load as loading
 from service.inference import registry as module
 from service.inference.registry import Models, Variant
+from service.shadow.active import ActiveShadow
 from service.shadow.errors import ShadowError
-from service.shadow.running import Running
 
 ON_LOOP = {"workers": 0, "batch_tokens": 512}
 ON_THREAD = {"workers": 1, "batch_tokens": 512}
@@ -74,7 +74,7 @@ def served(client):
 
 def large_parts(model):
     """Weak references to a model's classifier and to its teacher."""
-    return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._running.teacher)
+    return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._active.teacher)
 
 
 async def settled(condition):
@@ -626,7 +626,7 @@ async def test_a_shadow_sees_what_was_answered_before_it_ends(running, bundles, 
     async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_LOOP) as client:
         (old,) = models_of(client)
         shadowed = []
-        old.metrics.deferred.add(lambda: shadowed.append(old.shadow._running is not None))
+        old.metrics.deferred.add(lambda: shadowed.append(old.shadow._active is not None))
         publish(bundles[1], path)
         await client.post("/admin/reload")
         assert shadowed == [True]
@@ -656,14 +656,14 @@ async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it
     async with running(shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
         publish(bundles[2], pair["bundle"])
         refused = version(make_bundle(pair["candidate"], flip={"fee": "account"}))
-        start = Running.start
+        start = ActiveShadow.start
 
         async def start_but_for_one(settings, manifest, *others):
             if manifest.version == refused:
                 raise ShadowError("not this one")
             return await start(settings, manifest, *others)
 
-        monkeypatch.setattr(Running, "start", start_but_for_one)
+        monkeypatch.setattr(ActiveShadow, "start", start_but_for_one)
         response = await client.post("/admin/reload")
         assert response.status_code == 409
         assert "not this one" in response.json()["error"]["message"]

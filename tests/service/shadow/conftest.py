@@ -1,4 +1,4 @@
-"""A shadow pipeline in memory's reach: a student of three labels without a graph, and a teacher that plays a part."""
+"""A shadow pipeline for a student of three labels without a graph, and a teacher that answers as a test says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distill.teachers import Answer
 from export.bundle.classifier import Prediction
 from export.bundle.format import Bundle, Manifest
 from export.bundle.reference import Reference
-from service.shadow import running
+from service.shadow import teacher as shadow_teacher
 from service.shadow.ledger import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline
 from service.shadow.settings import ShadowSettings
@@ -43,7 +43,7 @@ Reply = Callable[[Sequence[str]], Awaitable[Any]]
 
 
 def prediction(label: str = "billing", top: float = 0.97) -> Prediction:
-    """An answer that puts `top` on `label`."""
+    """Return a student's answer that gives `label` the probability `top`."""
     probabilities = np.full(len(LABELS), (1 - top) / (len(LABELS) - 1), dtype=np.float32)
     probabilities[LABELS.index(label)] = top
     best = int(probabilities.argmax())
@@ -52,12 +52,12 @@ def prediction(label: str = "billing", top: float = 0.97) -> Prediction:
 
 
 def answer(label: str = "billing", **values: Any) -> Answer:
-    """A teacher's answer that is nearly sure of `label`."""
+    """Return a teacher's answer that is nearly sure of `label`."""
     return Answer(prediction(label, 0.98).probabilities, "local", **values)
 
 
 class PlayedTeacher:
-    """Answers as `reply` does, and keeps what it was `asked`."""
+    """Answers as `reply` does, and records the texts in `asked`."""
 
     config_type: Any = None
     batch_size = 1
@@ -96,8 +96,17 @@ async def hang(texts: Sequence[str]) -> list[Answer]:
     raise AssertionError("unreachable")
 
 
+class Clock:
+    """A clock that stands still until a test moves `now`."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Shadow:
-    """A pipeline with what a test needs to look at it from outside."""
+    """A pipeline, with what a test needs to observe it."""
 
     def __init__(
         self,
@@ -121,17 +130,17 @@ class Shadow:
 
     async def start(self) -> Shadow:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(running, "create", lambda config, labels: self.teacher)
+            patch.setattr(shadow_teacher, "create", lambda config, labels: self.teacher)
             await self.pipeline.start()
         return self
 
     async def settled(self) -> None:
-        """Return when no sampled text waits any more."""
-        ledger = self.pipeline._ledger  # the same counts as the metrics', without the price of a scrape
-        await until(lambda: ledger.queued + sum(ledger.asked) == 0)
+        """Return when every sampled text has its outcome."""
+        ledger = self.pipeline._ledger  # the same counts as the metrics', but cheaper to read
+        await until(lambda: ledger.queued + sum(ledger.in_flight) == 0)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum over all samples `reflux_<name>` that have these labels."""
+        """Return the sum over all samples `reflux_<name>` with these labels."""
         return sum(
             sample.value
             for family in self.registry.collect()
@@ -140,18 +149,18 @@ class Shadow:
         )
 
     def outcomes(self) -> dict[str, int]:
-        """Outcomes in this process that are not zero."""
+        """Return the outcomes of this process that are not zero."""
         found = {str(outcome): int(self.metric("shadow_results_total", outcome=outcome)) for outcome in OUTCOMES}
         return {outcome: count for outcome, count in found.items() if count}
 
     def unaccounted(self) -> float:
-        """What the law of conservation says must be zero."""
+        """Return the difference that conservation says is zero."""
         came = self.metric("shadow_sampled_total") + self.metric("shadow_resumed_total")
         ended = self.metric("shadow_results_total")
         return came - ended - self.metric("shadow_queue_depth") - self.metric("shadow_inflight")
 
     def rows(self, columns: str = "*") -> list[tuple[Any, ...]]:
-        """The rows on disk, read as another program would."""
+        """Return the rows on disk, read as another program would."""
         connection = sqlite3.connect(f"file:{self.settings.path}?mode=ro", uri=True)
         try:
             return connection.execute(f"SELECT {columns} FROM rows ORDER BY seq").fetchall()
@@ -171,7 +180,7 @@ MakeShadow = Callable[..., Shadow]
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
-    """A directory, in memory where the system offers one: waiting for a real disk is not what these tests test."""
+    """A directory, in memory if possible: these tests do not test the disk."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path

@@ -2,12 +2,7 @@ from __future__ import annotations
 
 from service.shadow.breaker import Breaker, State
 
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from .conftest import Clock
 
 
 def run(breaker: Breaker, *, failures: int, successes: int) -> None:

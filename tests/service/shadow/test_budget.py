@@ -5,12 +5,7 @@ from hypothesis import strategies as st
 
 from service.shadow.budget import BURST, Budget
 
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from .conftest import Clock
 
 
 def spend(budget: Budget, cost_usd: float) -> bool:

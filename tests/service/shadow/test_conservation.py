@@ -67,12 +67,12 @@ def check(shadow: Shadow) -> None:
     """The law, and that the places hold as many texts as the ledger says."""
     ledger = shadow.pipeline._ledger
     assert ledger.missing == [0] * ledger.bands
-    assert min(*ledger.in_memory, *ledger.stored, *ledger.asked) >= 0
+    assert min(*ledger.in_memory, *ledger.in_outbox, *ledger.in_flight) >= 0
     assert shadow.unaccounted() == 0
-    running = shadow.pipeline._running
-    if running is not None:
-        assert sum(ledger.in_memory) == len(running.writer)
-        assert sum(ledger.asked) <= shadow.settings.concurrency
+    active = shadow.pipeline._active
+    if active is not None:
+        assert sum(ledger.in_memory) == len(active.writer)
+        assert sum(ledger.in_flight) <= shadow.settings.concurrency
 
 
 async def play(steps: list[tuple], path: Path, disk: Disk) -> None:

@@ -41,7 +41,7 @@ async def test_full_disk(make_shadow):
     shadow.observe(40, text="x" * 150_000)
     await until(lambda: shadow.outcomes().get("store_error", 0) == 40)
     assert shadow.unaccounted() == 0
-    shadow.pipeline._running.outbox.max_bytes = 2**30
+    shadow.pipeline._active.outbox.max_bytes = 2**30
     await works_again(shadow)
     assert shadow.pipeline.gap()["counts"]["requests"] == 45
 
@@ -50,7 +50,7 @@ async def test_locked_database(shadow):
     with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         shadow.observe(4)
-        await until(lambda: shadow.pipeline._running.writer._failing)
+        await until(lambda: shadow.pipeline._active.writer._failing)
         shadow.observe(4)
         other.execute("ROLLBACK")
     await shadow.settled()
@@ -63,7 +63,7 @@ async def test_while_a_database_is_locked_texts_are_dropped_only_when_the_queue_
     attempts, write = [], Outbox.write
     monkeypatch.setattr(Outbox, "write", lambda *args: attempts.append(1) or write(*args))
     shadow = await make_shadow(queue_rows=300).start()
-    shadow.pipeline._running.outbox._busy_seconds = 0.0
+    shadow.pipeline._active.outbox._busy_seconds = 0.0
     with sqlite3.connect(shadow.settings.path, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         shadow.observe(300)
@@ -101,7 +101,7 @@ async def test_answers_wait_for_a_locked_database(make_shadow):
     other = sqlite3.connect(shadow.settings.path, isolation_level=None)
     shadow.observe(4)
     await until(lambda: shadow.metric("shadow_inflight") == 2 and len(shadow.teacher.asked) == 2)
-    await until(lambda: shadow.pipeline._running.worker._failing)
+    await until(lambda: shadow.pipeline._active.worker._failing)
     assert shadow.metric("shadow_compared_total") == 0  # not stored, so not counted, and nobody else is asked
     assert len(shadow.teacher.asked) == 2
     assert shadow.unaccounted() == 0

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import POSITION, Outcome, Totals
 from service.shadow.outbox import CACHE_KIB, Outbox
-from service.shadow.rows import Ending, NewRow
+from service.shadow.rows import OutboxRow, RowResult
 
 BANDS = 5
 ROOT = Path(__file__).parents[3]
@@ -25,12 +26,19 @@ def make(path: Path, bundle: str = "v1", teacher: str = "t@1", **options) -> Out
     return outbox
 
 
-def row(key: str, band: int = 2, propensity: float = 0.5) -> NewRow:
-    return NewRow(key, 1.0, f"text {key}", np.array([0.9, 0.1], dtype="<f4").tobytes(), band, propensity, "train")
+def row(key: str, band: int = 2, propensity: float = 0.5) -> OutboxRow:
+    return OutboxRow(key, 1.0, f"text {key}", np.array([0.9, 0.1], dtype="<f4").tobytes(), band, propensity, "train")
 
 
-COMPLETED = Ending(
-    Outcome.COMPLETED, 2.0, b"12345678", "local", agree=False, kl=0.5, js=0.25, tokens=7, cost_usd=0.01, seconds=0.2
+COMPLETED = RowResult(
+    Outcome.COMPLETED,
+    2.0,
+    b"12345678",
+    "local",
+    comparison=Comparison(agree=False, kl=0.5, js=0.25),
+    tokens=7,
+    cost_usd=0.01,
+    seconds=0.2,
 )
 
 
@@ -42,12 +50,12 @@ def path(tmp_path: Path) -> Path:
 def test_rows_wait_until_they_have_an_outcome(path):
     outbox = make(path)
     outbox.write([row("one"), row("two"), row("three")], Totals.zeros(BANDS))
-    first, second = outbox.waiting(2)
+    first, second = outbox.pending(2)
     assert (first.text, second.text) == ("text one", "text two")
-    assert [found.text for found in outbox.waiting(2, {first.seq})] == ["text two", "text three"]
+    assert [found.text for found in outbox.pending(2, {first.seq})] == ["text two", "text three"]
     assert outbox.finish(first.seq, COMPLETED)
-    assert [found.text for found in outbox.waiting(10)] == ["text two", "text three"]
-    assert outbox.waiting_bands() == [2, 2]
+    assert [found.text for found in outbox.pending(10)] == ["text two", "text three"]
+    assert outbox.pending_bands() == [2, 2]
 
 
 def test_what_is_kept_in_memory_of_an_outbox_is_bounded(path):
@@ -59,9 +67,9 @@ def test_what_is_kept_in_memory_of_an_outbox_is_bounded(path):
 def test_an_outcome_is_final(path):
     outbox = make(path)
     outbox.write([row("one")], Totals.zeros(BANDS))
-    (found,) = outbox.waiting(1)
+    (found,) = outbox.pending(1)
     assert outbox.finish(found.seq, COMPLETED)
-    assert not outbox.finish(found.seq, Ending(Outcome.TIMEOUT, 3.0))
+    assert not outbox.finish(found.seq, RowResult(Outcome.TIMEOUT, 3.0))
     assert outbox.totals(BANDS).outcomes[2, POSITION[Outcome.COMPLETED]] == 1
 
 
@@ -75,15 +83,15 @@ def test_writing_again_changes_nothing(path):
     found = outbox.totals(BANDS)
     assert found.requests[2] == 7
     assert found.sampled[2] == 1 + 3
-    assert len(outbox.waiting(10)) == 1
+    assert len(outbox.pending(10)) == 1
 
 
 def test_totals_are_what_the_rows_say(path):
     outbox = make(path)
     outbox.write([row("one", 1, 0.25), row("two", 1, 0.25), row("three", 4, 1.0)], Totals.zeros(BANDS))
-    first, second, _ = outbox.waiting(3)
+    first, second, _ = outbox.pending(3)
     outbox.finish(first.seq, COMPLETED)
-    outbox.finish(second.seq, Ending(Outcome.REFUSED, 2.0, cost_usd=0.02))
+    outbox.finish(second.seq, RowResult(Outcome.REFUSED, 2.0, cost_usd=0.02))
     found = outbox.totals(BANDS)
     assert found.sampled.tolist() == [0, 2, 0, 0, 1]
     assert found.disagreed.tolist() == [0, 1, 0, 0, 0]
@@ -100,24 +108,24 @@ def test_versions_and_teachers_do_not_mix(path):
     totals = Totals.zeros(BANDS)
     totals.requests[0] = 5
     outbox.write([row("one"), row("two")], totals)
-    outbox.finish(outbox.waiting(1)[0].seq, COMPLETED)
+    outbox.finish(outbox.pending(1)[0].seq, COMPLETED)
     outbox.close()
 
     outbox = make(path, bundle="v2")
-    assert outbox.waiting(10) == []
+    assert outbox.pending(10) == []
     assert outbox.totals(BANDS).requests.sum() == outbox.totals(BANDS).sampled.sum() == 0
     outbox.close()
 
     outbox = make(path, teacher="t@2")
     found = outbox.totals(BANDS)
     assert (found.requests.sum(), found.sampled.sum(), found.compared.sum()) == (0, 1, 0)
-    assert [waiting.text for waiting in outbox.waiting(10)] == ["text two"]
+    assert [waiting.text for waiting in outbox.pending(10)] == ["text two"]
 
 
 def test_texts_can_be_erased_once_answered(path):
     outbox = make(path, keep_text=False)
     outbox.write([row("one"), row("two")], Totals.zeros(BANDS))
-    outbox.finish(outbox.waiting(1)[0].seq, COMPLETED)
+    outbox.finish(outbox.pending(1)[0].seq, COMPLETED)
     with sqlite3.connect(path) as reader:
         assert reader.execute("SELECT text FROM rows ORDER BY seq").fetchall() == [(None,), ("text two",)]
 
@@ -155,7 +163,7 @@ def test_of_two_owners_of_one_path_the_one_whose_file_was_taken_away_is_refused(
     second.write([row("two")], Totals.zeros(BANDS))
     second.close()
     first.write([row("three")], Totals.zeros(BANDS))
-    assert [found.text for found in first.waiting(9)] == ["text two", "text three"]
+    assert [found.text for found in first.pending(9)] == ["text two", "text three"]
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
@@ -194,7 +202,7 @@ def test_readers_do_not_disturb(path):
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM rows").fetchall()
         outbox.write([row("one")], Totals.zeros(BANDS))
-    assert len(outbox.waiting(10)) == 1
+    assert len(outbox.pending(10)) == 1
 
 
 def test_labels_are_kept_beside_the_rows(path):
@@ -238,9 +246,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 def test_a_full_disk_is_an_error_that_passes(path):
     outbox = make(path, max_bytes=2**20)
-    big = [NewRow(f"{index}", 1.0, "x" * 100_000, b"12345678", 0, 1.0, "train") for index in range(20)]
+    big = [OutboxRow(f"{index}", 1.0, "x" * 100_000, b"12345678", 0, 1.0, "train") for index in range(20)]
     with pytest.raises(OutboxError, match=r"free disk space or raise shadow\.max_bytes"):
         outbox.write(big, Totals.zeros(BANDS))
     outbox.max_bytes = 2**30
     outbox.write(big, Totals.zeros(BANDS))
-    assert len(outbox.waiting(50)) == 20
+    assert len(outbox.pending(50)) == 20

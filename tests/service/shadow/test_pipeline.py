@@ -12,7 +12,7 @@ from distill.teachers import TeacherError
 from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
-from service.shadow import running
+from service.shadow import teacher as shadow_teacher
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline
@@ -74,7 +74,7 @@ async def test_nobody_waits_while_a_teacher_is_made(make_shadow, monkeypatch):
         assert others_went_on.wait(5), "the event loop stands still"
         return shadow.teacher
 
-    monkeypatch.setattr(running, "create", create)
+    monkeypatch.setattr(shadow_teacher, "create", create)
     asyncio.get_running_loop().call_later(0.01, others_went_on.set)
     await shadow.pipeline.start()
     shadow.observe()
@@ -280,7 +280,7 @@ async def test_a_teacher_that_cannot_be_had_is_refused(make_shadow, monkeypatch)
         raise TeacherError("kind: expected one of bundle, got 'oracle'")
 
     shadow = make_shadow()
-    monkeypatch.setattr(running, "create", create)
+    monkeypatch.setattr(shadow_teacher, "create", create)
     with pytest.raises(ShadowError, match=r"shadow\.teacher: kind: expected one of"):
         await shadow.pipeline.start()
 

@@ -23,13 +23,13 @@ def test_each_band_is_sampled_at_its_propensity():
     sampler = Sampler(REFERENCE, 0.1, Random(1))
     assert sampler.propensity == pytest.approx(propensities(0.1, REFERENCE.share, REFERENCE.spread))
     for band, wanted in enumerate(sampler.propensity):
-        seen = np.mean([sampler.toss(band) for _ in range(20_000)])
+        seen = np.mean([sampler.draw(band) for _ in range(20_000)])
         assert seen == pytest.approx(wanted, abs=4 * np.sqrt(wanted * (1 - wanted) / 20_000))
 
 
 def test_the_coin_is_private():
     first, second = Sampler(REFERENCE, 0.5), Sampler(REFERENCE, 0.5)
-    assert [first.toss(2) for _ in range(64)] != [second.toss(2) for _ in range(64)]
+    assert [first.draw(2) for _ in range(64)] != [second.draw(2) for _ in range(64)]
 
 
 def test_an_answer_that_is_no_number_is_refused():

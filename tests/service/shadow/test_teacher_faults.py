@@ -292,24 +292,6 @@ async def test_an_answer_is_stored_before_it_is_counted(make_shadow, monkeypatch
     assert seen == [1, 2, 3]
 
 
-async def test_texts_are_asked_side_by_side_within_the_bound(make_shadow):
-    running = most = 0
-
-    async def reply(texts):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0.005)
-        running -= 1
-        return [answer()]
-
-    shadow = await make_shadow(reply, concurrency=3).start()
-    shadow.observe(30)
-    await shadow.settled()
-    assert most == 3
-
-
 @pytest.mark.parametrize("kind", [TeacherError, ZeroDivisionError, PanicException])
 async def test_what_a_teacher_says_is_not_logged(make_shadow, kind):
     with structlog.testing.capture_logs() as log:

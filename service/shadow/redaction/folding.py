@@ -1,6 +1,6 @@
-"""Folding: a text as patterns see it, where full-width digits, odd spaces and dashes are those of ASCII.
+"""Folding: maps full-width digits, unusual spaces, dashes and the like to ASCII, so that patterns match them.
 
-It is for matching alone: what is found is cut out of the text itself.
+Folded texts are for matching only: what is found is cut out of the original text.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import unicodedata
 from collections.abc import Sequence
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
-"""Soft hyphens, joiners, marks of direction and variants: they can stand within a number and show nothing."""
+"""Soft hyphens, joiners, direction marks and variation selectors, which may stand within a number unseen."""
 
 _SEPARATORS = {
     ord(character): separator
     for separator, like in (("-", "−⁃˗➖─━ー"), ("/", "⁄∕"), (".", "·•・∙。"), (":", "ː∶"), (" ", "\t"))
     for character in like
 }
-"""What people write between digits and Unicode does not call a dash, a space or a stop."""
+"""Separators between digits that Unicode does not class as dashes, spaces or stops."""
 
 _SIMPLE = {"Zs": " ", "Zl": "\n", "Zp": "\n", "Pd": "-"}
 
 
 class _Folded(dict[int, str]):
-    """For `str.translate`: what each character is folded into, one for one; found out when it is first met."""
+    """A table for `str.translate`, one character to one, filled when a character first occurs."""
 
     def __missing__(self, code: int) -> str:
         self[code] = folded = _fold(chr(code))
@@ -48,7 +48,7 @@ _FOLDED = _Folded(_SEPARATORS)
 
 
 def fold(text: str) -> tuple[str, Sequence[int]]:
-    """Return the folded text, and of each of its characters where it is in `text`."""
+    """Return the folded text, and the position in `text` of each of its characters."""
     if text.isascii():
         return text.replace("\t", " "), range(len(text))
     folded = text.translate(_FOLDED)

@@ -1,13 +1,13 @@
-"""Secrets in a folded text: keys by their form, and passwords by what is said of them."""
+"""Secrets in a folded text: tokens by their form, passwords and codes by the words around them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from service.shadow.lookalikes import Span
+from service.shadow.redaction.exclusions import Span
 
-_FORMS = re.compile(
+_TOKENS = re.compile(
     r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\Z)"
     r"|(?<![A-Za-z0-9])(?:"
     r"reflux_(?=[\w-]{0,64}[A-Z])[\w-]{20,}"
@@ -90,29 +90,29 @@ _DESCRIBED = re.compile(
 )
 
 
-def names_secret(text: str) -> bool:
-    """Whether a text may have what `find_stated` looks for: most have not, and this is told sooner."""
+def mentions_secret(text: str) -> bool:
+    """Return whether `find_stated` may find something: a cheap check that rules out most texts."""
     lowered = text.lower()
     return any(hint in lowered for hint in _HINTS)
 
 
-def find_secrets(text: str) -> Iterator[Span]:
-    """Yield where keys and tokens are that have a form of their own."""
-    return (match.span() for match in _FORMS.finditer(text))
+def find_tokens(text: str) -> Iterator[Span]:
+    """Yield the spans of keys and tokens in a vendor's format."""
+    return (match.span() for match in _TOKENS.finditer(text))
 
 
 def find_userinfo(text: str) -> Iterator[Span]:
-    """Yield where a URL has a user's name and password."""
+    """Yield the spans of a user's name and password within URLs."""
     return (match.span("span") for match in _USERINFO.finditer(text))
 
 
 def find_assigned(text: str) -> Iterator[Span]:
-    """Yield the values of passwords and keys that stand after a colon or a sign of equality."""
+    """Yield the spans of passwords and keys that follow a colon or an equals sign."""
     return (match.span("span") for match in _ASSIGNED.finditer(text))
 
 
 def find_stated(text: str) -> Iterator[Span]:
-    """Yield passwords, keys and codes that a sentence states: `my password is …`, `PIN 1234`."""
+    """Yield the spans of passwords, keys and codes that a sentence states: `my password is …`, `PIN 1234`."""
     found = [match.span("span") for match in _CODE.finditer(text)]
     for match in _overlapping(_STATED, text):
         if match["quoted"] is not None:
@@ -139,7 +139,7 @@ def find_stated(text: str) -> Iterator[Span]:
 
 
 def _overlapping(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
-    """Every match, also one that begins within another: that may turn out to be none."""
+    """Yield every match, including one that begins within another: the other may be rejected later."""
     position = 0
     while match := pattern.search(text, position):
         yield match
@@ -147,12 +147,12 @@ def _overlapping(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]
 
 
 def _word(match: re.Match[str]) -> Span:
-    """Where a word is, without what ends its sentence."""
+    """Return the span of the group `word`, without the punctuation that ends its sentence."""
     return match.start("word"), match.start("word") + len(match["word"].rstrip(_TRAILING))
 
 
 def _is_stated(text: str, start: int, stop: int) -> bool:
-    """Whether a word after `password is` is one, rather than what is said of it."""
+    """Return whether a word after `password is` is the password itself, not a description of it."""
     word = text[start:stop]
     if len(word) < 4 or _IS_SIZE.fullmatch(word) or _DESCRIBED.fullmatch(word.lower()):
         return False
@@ -162,7 +162,7 @@ def _is_stated(text: str, start: int, stop: int) -> bool:
 
 
 def _is_mixed(word: str) -> bool:
-    """Whether a word has digits and letters, as few have that are no password; addresses and sizes are none."""
+    """Return whether a word mixes digits and letters, as passwords do; addresses and sizes do not count."""
     if "://" in word or "@" in word or _IS_SIZE.fullmatch(word):
         return False
     return re.search(r"\d", word) is not None and re.search(r"[^\W\d_]", word) is not None

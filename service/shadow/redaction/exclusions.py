@@ -1,6 +1,6 @@
-"""What looks like personal data and is none: dates, versions, numbers of products, references that say what they are.
+"""What looks like personal data but is not: dates, versions, product numbers, and references such as order numbers.
 
-Spans are of a folded text, see `folding`.
+Spans are positions in a folded text, see `folding`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 Span = tuple[int, int]
 
 
-class Spans:
-    """Places in a text: given in any order, kept in order and merged where they overlap."""
+class SpanSet:
+    """An ordered set of spans; overlapping ones are merged."""
 
     def __init__(self, spans: Iterable[Span]) -> None:
         self._starts: list[int] = []
@@ -29,7 +29,7 @@ class Spans:
         return zip(self._starts, self._stops, strict=True)
 
     def first_in(self, start: int, stop: int) -> Span | None:
-        """Return the first that has a character between `start` and `stop`."""
+        """Return the first span that overlaps the one from `start` to `stop`."""
         at = bisect_right(self._stops, start)
         return (self._starts[at], self._stops[at]) if at < len(self._starts) and self._starts[at] < stop else None
 
@@ -39,7 +39,7 @@ _DAY, _MONTH = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
 
 
 def _date(group: str) -> str:
-    """A pattern of one date; `group` makes the names in it unlike those of another."""
+    """Return the pattern of one date; `group` makes its group names unique within a larger pattern."""
     year = rf"(?:{_YEAR}|\d\d)"
     return (
         rf"(?:{_YEAR}(?P<{group}a>[./-]){_MONTH}(?P={group}a){_DAY}"
@@ -81,21 +81,21 @@ _VERSION_AFTER = re.compile(
     r"(?i)[-+](?:alpha|beta|rc|pre|dev|snapshot|release|ga|final|hotfix|patch|build)"
     r"|\s(?:version|release|build|firmware|update|patch|upgrade)\b"
 )
-_NEAR = 60
-"""Characters before a number in which a word says what it is."""
+_CONTEXT = 60
+"""Characters before a number that are searched for a word that says what it is."""
 
 
-def harmless(text: str) -> Spans:
-    """Return where dates and the numbers of products are."""
-    return Spans(match.span() for pattern in (_DATES, _LABELLED_PRODUCT, _ISBN) for match in pattern.finditer(text))
+def find_exclusions(text: str) -> SpanSet:
+    """Return the spans of dates and product numbers."""
+    return SpanSet(match.span() for pattern in (_DATES, _LABELLED_PRODUCT, _ISBN) for match in pattern.finditer(text))
 
 
 def is_reference(text: str, start: int) -> bool:
-    """Whether the number at `start` is said to be that of an order, a ticket, an article or the like."""
-    return _REFERENCE_BEFORE.search(text[max(start - _NEAR, 0) : start]) is not None
+    """Return whether a word before `start` says that the number is that of an order, a ticket or the like."""
+    return _REFERENCE_BEFORE.search(text[max(start - _CONTEXT, 0) : start]) is not None
 
 
 def is_version(text: str, start: int, stop: int) -> bool:
-    """Whether numbers with dots are said to be a version, or a section of a document."""
-    before = text[max(start - _NEAR, 0) : start]
+    """Return whether a word beside the dotted number says that it is a version, or a section of a document."""
+    before = text[max(start - _CONTEXT, 0) : start]
     return _VERSION_BEFORE.search(before) is not None or _VERSION_AFTER.match(text, stop) is not None

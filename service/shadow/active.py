@@ -1,23 +1,23 @@
-"""The parts that exist only while texts are shadowed: how they come up, and how they go down in time."""
+"""The parts that exist only while shadowing is enabled: how they start, and how they stop in bounded time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 
-from distill.teachers import Teacher, TeacherError, create
+from distill.teachers import Teacher, TeacherError
 from distill.teachers.scaling import Scaling
 from export.bundle.format import Manifest
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.outbox import Outbox
 from service.shadow.settings import ShadowSettings
+from service.shadow.teacher import TeacherCaller, make_teacher
 from service.shadow.thread import OutboxThread
 from service.shadow.worker import Worker
 from service.shadow.writer import Writer
@@ -26,20 +26,20 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A teacher, an outbox, and the tasks that bring texts from one to the other."""
+class ActiveShadow:
+    """A teacher, an outbox, and the tasks that write texts to the outbox and ask the teacher about them."""
 
     teacher: Teacher
     outbox: Outbox
     thread: OutboxThread
     writer: Writer
     worker: Worker
-    writing: asyncio.Task[None]
-    asking: tuple[asyncio.Task[None], ...]
+    writer_task: asyncio.Task[None]
+    worker_tasks: tuple[asyncio.Task[None], ...]
 
     @property
     def oldest_age(self) -> float | None:
-        """Seconds since the oldest text without an outcome was answered, whatever is done to the clock on the wall."""
+        """Seconds since the oldest text without an outcome was answered, by the monotonic clock; None without one."""
         oldest = min((since for since in (self.worker.oldest, self.writer.oldest) if since is not None), default=None)
         return None if oldest is None else time.monotonic() - oldest
 
@@ -50,18 +50,18 @@ class Running:
         manifest: Manifest,
         ledger: Ledger,
         timed: Callable[[Outcome, float], None],
-    ) -> Running:
-        """Make the teacher, open the outbox, let the ledger know what is in it, and begin.
+    ) -> ActiveShadow:
+        """Make the teacher, open the outbox, load its counts into the ledger, and start the tasks.
 
-        `manifest` is that of the student's bundle. Raises ShadowError when the teacher or the outbox cannot be had;
-        the message says what to do.
+        `manifest` is that of the student's bundle. Raises ShadowError if the teacher or the outbox is unavailable; the
+        message says what to do.
         """
         labels = manifest.labels
         scaling = _scaling(manifest)
         thread = OutboxThread()
         try:
-            # It may have to be read from disk. The outbox's thread is idle yet; the event loop's own executor may still
-            # be answering for the teacher before, and would grow by a thread.
+            # In a thread, for the teacher may be read from disk. The outbox's thread is still idle; the event loop's
+            # executor may be busy with the previous teacher, and would grow by a thread.
             teacher = await thread.call(make_teacher, settings, labels)
         except BaseException:
             thread.close()
@@ -75,9 +75,10 @@ class Running:
             max_bytes=settings.max_bytes,
         )
         try:
-            worker = Worker(settings, outbox, thread, ledger, teacher, labels, timed, scaling)
+            caller = TeacherCaller(settings, teacher, labels)
+            worker = Worker(settings, outbox, thread, ledger, caller, timed, scaling)
             await thread.call(outbox.open)
-            await _recall(outbox, thread, ledger)
+            await _restore(outbox, thread, ledger)
         except BaseException as error:
             await _within(settings.stop_seconds, thread.call(outbox.close), "outbox")
             thread.close()
@@ -86,51 +87,34 @@ class Running:
                 raise ShadowError(f"shadow.teacher: {error}") from error
             raise
         writer = Writer(settings, outbox, thread, ledger, worker.stored)
-        writing = asyncio.create_task(writer.run(), name="shadow-writer")
-        at_once = min(settings.concurrency, teacher.concurrency)
-        asking = tuple(asyncio.create_task(worker.run(), name=f"shadow-worker-{n}") for n in range(at_once))
-        return cls(teacher, outbox, thread, writer, worker, writing, asking)
+        writer_task = asyncio.create_task(writer.run(), name="shadow-writer")
+        workers = min(settings.concurrency, teacher.concurrency)
+        worker_tasks = tuple(asyncio.create_task(worker.run(), name=f"shadow-worker-{n}") for n in range(workers))
+        return cls(teacher, outbox, thread, writer, worker, writer_task, worker_tasks)
 
     async def stop(self, seconds: float) -> None:
-        """Write what is queued, let running calls end, close; within `seconds`, whatever hangs.
+        """Write what is queued, let running calls end, and close; within `seconds`, even if something hangs.
 
-        Rows that were not asked for stay in the outbox.
+        Pending rows stay in the outbox.
         """
         self.writer.stop()
         self.worker.stop()
-        _, hanging = await asyncio.wait({self.writing, *self.asking}, timeout=0.6 * seconds)
+        _, hanging = await asyncio.wait({self.writer_task, *self.worker_tasks}, timeout=0.6 * seconds)
         for task in hanging:
             task.cancel()
         if hanging:
             await asyncio.wait(hanging, timeout=0.1 * seconds)
-        self.writer.abandon()
-        if self.writing not in hanging:
-            # Not after a write of unknown fate: what it may have stored must not also be kept as lost.
+        self.writer.discard()
+        if self.writer_task not in hanging:
+            # Not after a write that may or may not have succeeded: its rows must not also be stored as lost.
             await _within(0.1 * seconds, self.writer.flush(), "writer")
         await _within(0.1 * seconds, self.thread.call(self.outbox.close), "outbox")
         self.thread.close()
         await _within(0.1 * seconds, self.teacher.aclose(), "teacher")
 
 
-def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
-    """Make the teacher of the settings. Raises ShadowError when there is none or it cannot be had."""
-    if settings.teacher is None:
-        raise ShadowError(
-            'shadow.enabled needs shadow.teacher, such as {"kind": "bundle", "path": "teacher-bundle"}; '
-            "set it, or set shadow.enabled to false"
-        )
-    try:
-        return create(settings.teacher, labels)
-    except (TeacherError, ImportError) as error:
-        raise ShadowError(f"shadow.teacher: {error}") from error
-    except ValidationError as error:  # not as it is: it has what was given, which may be a key
-        wrong = error.errors(include_input=False, include_context=False, include_url=False)
-        lines = (".".join(("shadow", "teacher", *map(str, item["loc"]))) + f": {item['msg']}" for item in wrong)
-        raise ShadowError("; ".join(lines)) from None
-
-
 def _scaling(manifest: Manifest) -> Scaling | None:
-    """How the student's teacher was calibrated, if it was. Raises ShadowError for parameters that do not fit."""
+    """Return the calibration of the student's teacher, if any. Raises ShadowError if it does not fit the labels."""
     values = manifest.teacher.get("calibration")
     try:
         return None if values is None else Scaling.from_dict(values, len(manifest.labels))
@@ -138,15 +122,15 @@ def _scaling(manifest: Manifest) -> Scaling | None:
         raise ShadowError(f"the bundle {manifest.name}: {error}") from error
 
 
-async def _recall(outbox: Outbox, thread: OutboxThread, ledger: Ledger) -> None:
-    """Tell the ledger what earlier processes counted, and which rows they left waiting."""
+async def _restore(outbox: Outbox, thread: OutboxThread, ledger: Ledger) -> None:
+    """Load the counts of earlier processes, and the rows that they left pending, into the ledger."""
     ledger.earlier = await thread.call(outbox.totals, ledger.bands)
-    for band in await thread.call(outbox.waiting_bands):
+    for band in await thread.call(outbox.pending_bands):
         ledger.resume(band)
 
 
 async def _within(seconds: float, closing: Coroutine[Any, Any, None], what: str) -> None:
-    """Close something, but leave it behind when it takes too long or fails."""
+    """Await `closing` for at most `seconds`; log a warning if it takes longer or fails."""
     task = asyncio.create_task(closing)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:

@@ -1,0 +1,134 @@
+"""Calls to the teacher: how it is made, its deadline and retry, the check of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+from pydantic import ValidationError
+
+from distill.teachers import Answer, Teacher, TeacherError, create, label_order
+from export.bundle.guard import is_panic
+from service.shadow.errors import ShadowError
+from service.shadow.ledger import Outcome
+from service.shadow.settings import ShadowSettings
+
+SUM_TOLERANCE = 0.01
+"""How far the sum of a teacher's probabilities may be from 1."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherResult:
+    """The outcome of one call to the teacher.
+
+    `probabilities` are float32 [K] in the student's order of labels, None unless the outcome is COMPLETED. `cost_usd`
+    is None if the call failed.
+    """
+
+    outcome: Outcome
+    probabilities: npt.NDArray[np.float32] | None = None
+    method: str | None = None
+    tokens: int = 0
+    cost_usd: float | None = None
+
+
+def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
+    """Make the teacher that the settings name. Raises ShadowError if there is none or it is unavailable."""
+    if settings.teacher is None:
+        raise ShadowError(
+            'shadow.enabled needs shadow.teacher, such as {"kind": "bundle", "path": "teacher-bundle"}; '
+            "set it, or set shadow.enabled to false"
+        )
+    try:
+        return create(settings.teacher, labels)
+    except (TeacherError, ImportError) as error:
+        raise ShadowError(f"shadow.teacher: {error}") from error
+    except ValidationError as error:  # its own message would repeat the input, which may hold a key
+        wrong = error.errors(include_input=False, include_context=False, include_url=False)
+        lines = (".".join(("shadow", "teacher", *map(str, item["loc"]))) + f": {item['msg']}" for item in wrong)
+        raise ShadowError("; ".join(lines)) from None
+
+
+class TeacherCaller:
+    """Asks `teacher` about single texts, with the answers in the order of the student's `labels`.
+
+    Raises TeacherError if the teacher's labels are not the same.
+    """
+
+    def __init__(self, settings: ShadowSettings, teacher: Teacher, labels: Sequence[str]) -> None:
+        self._settings, self._teacher = settings, teacher
+        self._order = label_order(teacher.labels, labels, f"the teacher {teacher.name}")
+        self._jitter = Random()
+
+    @property
+    def hold_seconds(self) -> float:
+        """Seconds for which the teacher's server asked for no more calls; 0 if it did not."""
+        held: float = getattr(self._teacher, "held", 0.0)
+        return held
+
+    async def ask(self, text: str) -> TeacherResult:
+        """Ask about a text, within `deadline_seconds`. Every failure becomes an outcome."""
+        try:
+            async with asyncio.timeout(self._settings.deadline_seconds):
+                answers = await self._attempt_twice(text)
+        except TimeoutError:
+            return TeacherResult(Outcome.TIMEOUT)
+        except TeacherError as error:
+            # The message is not logged: it may repeat the text, or a key.
+            status = getattr(error, "status", None)
+            log.warning("shadow teacher failed", teacher=self._teacher.name, kind=type(error).__name__, status=status)
+            return TeacherResult(Outcome.TEACHER_ERROR)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return TeacherResult(Outcome.TEACHER_ERROR)  # cancelled inside the teacher, not this task
+        except BaseException as error:
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            log.error("shadow teacher failed", teacher=self._teacher.name, exc_info=error)
+            return TeacherResult(Outcome.TEACHER_ERROR)
+        return self._read(answers)
+
+    async def _attempt_twice(self, text: str) -> object:
+        try:
+            return await self._teacher.ask([text])
+        except TeacherError as error:
+            if not error.retryable:
+                raise
+        await asyncio.sleep(self._jitter.uniform(0.0, self._settings.retry_seconds))
+        return await self._teacher.ask([text])
+
+    def _read(self, answers: object) -> TeacherResult:
+        """Check what the teacher returned for one text, and bring it into the student's order of labels."""
+        answer = answers[0] if isinstance(answers, Sequence) and len(answers) == 1 else None
+        if not isinstance(answer, Answer):
+            return TeacherResult(Outcome.INVALID_ANSWER)
+        tokens, cost_usd = int(min(_amount(answer.tokens), 2**53)), _amount(answer.cost_usd)
+        rejected = answer.outcome == "invalid" and answer.said  # by the teacher's server, before the model
+        if answer.outcome == "refused" or rejected:
+            return TeacherResult(Outcome.REFUSED, tokens=tokens, cost_usd=cost_usd)
+        try:
+            probabilities = np.asarray(answer.probabilities, dtype=np.float32)
+        except (TypeError, ValueError):
+            probabilities = np.empty(0, dtype=np.float32)
+        # Written so that NaN fails it too.
+        proper = probabilities.shape == self._order.shape and bool(
+            np.all(probabilities >= 0) and abs(float(probabilities.sum()) - 1.0) <= SUM_TOLERANCE
+        )
+        if answer.outcome != "ok" or not proper:
+            return TeacherResult(Outcome.INVALID_ANSWER, tokens=tokens, cost_usd=cost_usd)
+        return TeacherResult(Outcome.COMPLETED, probabilities[self._order], str(answer.method), tokens, cost_usd)
+
+
+def _amount(value: object) -> float:
+    """Return a count or a price that a teacher gave, or 0 if it is not a positive finite number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0.0
