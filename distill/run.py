@@ -187,12 +187,12 @@ class Run:
         return on_every_process(stage, lambda folder: self._train(folder, name))
 
     def _finetune_teacher(self, folder: Path) -> None:
-        from distill.training.finetune import fit
+        from distill.training.finetune import finetune
 
         config = self.task.teacher
         if not isinstance(config, LocalConfig) or config.fit is None:
             raise TypeError(f"a {type(config).__name__} is not fine-tuned")
-        teacher, record = fit(
+        teacher, record = finetune(
             config.model,
             read(config.fit.data, "gold"),
             self.splits().labels,

@@ -1,1 +1,1 @@
-"""What a student and its teacher are worth: the gap, calibration, self-agreement, intervals, and the report."""
+"""Evaluation of a student and its teacher: gap, calibration, self-agreement, intervals, report."""

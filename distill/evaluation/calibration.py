@@ -1,7 +1,7 @@
-"""Whether probabilities mean what they say, and the few numbers that make them (Guo et al. 2017). Pure mathematics.
+"""Calibration: measure it, and estimate the scaling that improves it (Guo et al. 2017). Pure mathematics.
 
-A student gets one temperature from its teacher's soft labels; a teacher gets one, or a scale and a bias per label, from
-gold labels. How the latter are applied is in `distill.teachers.scaling`.
+A student gets one temperature from its teacher's soft labels. A teacher gets a temperature, or a scale and a bias per
+label, from gold labels; `distill.teachers.scaling` applies it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Classes = npt.NDArray[np.intp]
 Wanted = Literal["auto", "temperature", "vector"]
 
 LEAST_ROWS = 100
-"""Gold rows below which chance alone moves the temperature of a good teacher by more than a quarter."""
+"""Gold rows; with fewer, chance alone moves the temperature of a good teacher by more than a quarter."""
 
 LEAST_PER_LABEL = 10
-"""Gold rows of each label below which its own scale and bias are mostly chance."""
+"""Gold rows of each label; with fewer, its scale and bias are mostly chance."""
 
 FOLDS = 5
 BINS = 15
 
 _RANGE = (0.05, 20.0)
-# Standard deviations that parameters are expected to have, as priors: of ln T, so that a teacher that is right on every
-# row is not made certain; of a label's ln scale around all labels', and of its bias.
-_SPREAD, _SPREAD_SCALE, _SPREAD_BIAS = 1.0, 0.2, 0.5
+# Standard deviations of normal priors: on ln T, which keeps a teacher that is right on every row from becoming certain;
+# on the ln scale of a label around the mean of all labels; on the bias of a label.
+_PRIOR, _PRIOR_SCALE, _PRIOR_BIAS = 1.0, 0.2, 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class BeforeAfter:
     """A measure of the teacher before and after calibration."""
 
     before: Interval
@@ -45,27 +45,27 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A scaling fitted on N gold rows, why it is of this method, and what it did.
+class CalibrationResult:
+    """A scaling estimated from N gold rows, the `reason` for its method, and its effect.
 
-    The measures are on rows held out, each scaled by parameters fitted without it. `saved` is the log-loss before
-    minus after, on the same rows. The calibration error is of 15 bins, and biased upwards by what chance would give.
+    The measures are cross-validated: each row is scaled by parameters estimated without it. `saved` is the log-loss
+    before minus after, on the same rows. The calibration error has 15 bins, and is biased upwards by chance.
     """
 
     scaling: Scaling
     reason: str
     rows: int
-    log_loss: Change
+    log_loss: BeforeAfter
     saved: Interval
-    calibration_error: Change
-    accuracy: Change
+    calibration_error: BeforeAfter
+    accuracy: BeforeAfter
 
 
-def fit_temperature(logits: Floats, targets: Floats, prior: float = 0.0) -> float:
-    """The T in [0.05, 20] that minimises the cross-entropy of softmax(logits / T) with `targets`.
+def calibrate_temperature(logits: Floats, targets: Floats, prior: float = 0.0) -> float:
+    """Return the T in [0.05, 20] that minimises the cross-entropy of softmax(logits / T) with `targets`.
 
-    `logits` and `targets` are [N, K]; a row of `targets` is a distribution (one-hot for gold labels). `prior` adds
-    that times ln² T / 2 to the sum over rows.
+    `logits` and `targets` are [N, K]; a row of `targets` is a distribution (one-hot for gold labels). The term
+    `prior` · ln² T / 2 is added to the sum over rows.
     """
     scores = logits.astype(np.float64)
 
@@ -77,25 +77,25 @@ def fit_temperature(logits: Floats, targets: Floats, prior: float = 0.0) -> floa
     return float(np.exp(found.x))
 
 
-def fit_scaling(probabilities: Floats, classes: Classes, method: Method) -> Scaling:
-    """The likeliest scaling of a teacher's probabilities [N, K], given gold classes [N] and the priors."""
+def calibrate_scaling(probabilities: Floats, classes: Classes, method: Method) -> Scaling:
+    """Estimate the most probable scaling of a teacher's probabilities [N, K], given gold classes [N] and the priors."""
     logs, targets = log_probabilities(probabilities), one_hot(classes, probabilities.shape[1])
-    temperature = fit_temperature(logs, targets, prior=_SPREAD**-2)
+    temperature = calibrate_temperature(logs, targets, prior=_PRIOR**-2)
     if method == "temperature":
         return Scaling.of_temperature(temperature)
     count = logs.shape[1]
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
-        """The negative log posterior, and its gradient, at K log scales and K biases."""
+        """Return the negative log posterior and its gradient at K log scales and K biases."""
         log_scale, bias = parameters[:count], parameters[count:]
         scale, centre = np.exp(log_scale), log_scale.mean()
         logged = log_softmax(scale * logs + bias, axis=1)
         off = np.exp(logged) - targets
         apart = log_scale - centre
-        value = -(logged * targets).sum() + (centre / _SPREAD) ** 2 / 2
-        value += (apart @ apart) / (2 * _SPREAD_SCALE**2) + (bias @ bias) / (2 * _SPREAD_BIAS**2)
-        by_scale = (off * logs).sum(axis=0) * scale + centre / _SPREAD**2 / count + apart / _SPREAD_SCALE**2
-        by_bias = off.sum(axis=0) + bias / _SPREAD_BIAS**2
+        value = -(logged * targets).sum() + (centre / _PRIOR) ** 2 / 2
+        value += (apart @ apart) / (2 * _PRIOR_SCALE**2) + (bias @ bias) / (2 * _PRIOR_BIAS**2)
+        by_scale = (off * logs).sum(axis=0) * scale + centre / _PRIOR**2 / count + apart / _PRIOR_SCALE**2
+        by_bias = off.sum(axis=0) + bias / _PRIOR_BIAS**2
         return float(value), np.concatenate([by_scale, by_bias])
 
     start = np.concatenate([np.full(count, -np.log(temperature)), np.zeros(count)])
@@ -103,42 +103,41 @@ def fit_scaling(probabilities: Floats, classes: Classes, method: Method) -> Scal
     return Scaling(tuple(np.exp(found[:count]).tolist()), tuple(found[count:].tolist()))
 
 
-def calibrate(probabilities: Floats, classes: Classes, wanted: Wanted = "auto", *, seed: int = 0) -> Fitted:
-    """Fit a scaling of a teacher's probabilities [N, K] to gold classes [N], and measure what it does.
+def calibrate(probabilities: Floats, classes: Classes, wanted: Wanted = "auto", *, seed: int = 0) -> CalibrationResult:
+    """Estimate a scaling of a teacher's probabilities [N, K] from gold classes [N], and measure its effect.
 
-    `auto` takes vector scaling where its log-likelihood on rows held out is higher than the temperature's by more than
-    one standard error of that difference (Breiman et al. 1984), and every label has 10 rows. How many rows there must
-    be, `lacking` says.
+    `auto` takes vector scaling if every label has 10 rows and its cross-validated log-likelihood is higher than the
+    temperature's by more than one standard error of the difference (Breiman et al. 1984). `too_few_rows` says how many
+    rows are needed.
     """
-    fits: dict[Method, npt.NDArray[np.float32]] = {}
+    scaled: dict[Method, npt.NDArray[np.float32]] = {}
     if wanted != "vector":
-        fits["temperature"] = _held_out(probabilities, classes, "temperature", seed)
-    if wanted == "vector" or (wanted == "auto" and _fewest(classes, probabilities.shape[1]) >= LEAST_PER_LABEL):
-        fits["vector"] = _held_out(probabilities, classes, "vector", seed)
-    method, reason = _choose(fits, classes) if wanted == "auto" else (wanted, "asked for")
-    scaled = fits[method]
+        scaled["temperature"] = _cross_validated(probabilities, classes, "temperature", seed)
+    fewest = np.bincount(classes, minlength=probabilities.shape[1]).min()
+    if wanted == "vector" or (wanted == "auto" and fewest >= LEAST_PER_LABEL):
+        scaled["vector"] = _cross_validated(probabilities, classes, "vector", seed)
+    method, reason = _choose(scaled, classes) if wanted == "auto" else (wanted, "asked for")
+    both = (probabilities, scaled[method])
     columns = np.column_stack(
         [
-            *(_losses(rows, classes) for rows in (probabilities, scaled)),
-            *(excess(rows.max(1), rows.argmax(1) == classes) for rows in (probabilities, scaled)),
+            *(_losses(rows, classes) for rows in both),
+            *(binned_residuals(rows.max(1), rows.argmax(1) == classes) for rows in both),
         ]
     )
     before, after, saved, error_before, error_after = paired_bootstrap(columns, _measures, seed=seed)
-    return Fitted(
-        scaling=fit_scaling(probabilities, classes, method),
+    return CalibrationResult(
+        scaling=calibrate_scaling(probabilities, classes, method),
         reason=reason,
         rows=len(classes),
-        log_loss=Change(before, after),
+        log_loss=BeforeAfter(before, after),
         saved=saved,
-        calibration_error=Change(error_before, error_after),
-        accuracy=Change(
-            *(wilson(int((rows.argmax(1) == classes).sum()), len(classes)) for rows in (probabilities, scaled))
-        ),
+        calibration_error=BeforeAfter(error_before, error_after),
+        accuracy=BeforeAfter(*(wilson(int((rows.argmax(1) == classes).sum()), len(classes)) for rows in both)),
     )
 
 
-def lacking(per_label: npt.NDArray[np.intp], wanted: Wanted) -> str | None:
-    """What gold rows, counted for each of K labels, are too few for, and why; None where they are enough."""
+def too_few_rows(per_label: npt.NDArray[np.intp], wanted: Wanted) -> str | None:
+    """Say why gold rows, counted for each of K labels, are too few for a method; None where they are enough."""
     if (rows := int(per_label.sum())) < LEAST_ROWS:
         return (
             f"{rows} gold rows, and a temperature needs {LEAST_ROWS} at least, 200 to 500 better: with fewer, chance "
@@ -153,24 +152,24 @@ def lacking(per_label: npt.NDArray[np.intp], wanted: Wanted) -> str | None:
 
 
 def one_hot(classes: Classes, count: int) -> npt.NDArray[np.float64]:
-    """Classes [N] as rows of certainty [N, K]."""
+    """Return classes [N] as one-hot rows [N, K]."""
     rows: npt.NDArray[np.float64] = np.eye(count)[classes]
     return rows
 
 
 def confidence_bins(confidence: Floats, bins: int = BINS) -> npt.NDArray[np.intp]:
-    """The equal-width bin, in [0, bins), of each confidence in [0, 1]."""
+    """Return the equal-width bin, in [0, bins), of each confidence in [0, 1]."""
     placed: npt.NDArray[np.intp] = np.minimum((confidence * bins).astype(np.intp), bins - 1)
     return placed
 
 
 def expected_calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = BINS) -> float:
-    """Mean |accuracy − confidence| over equal-width bins, weighted by their rows (Naeini et al. 2015). In [0, 1]."""
-    return float(np.abs(excess(confidence, correct, bins).mean(axis=0)).sum())
+    """Average |accuracy − confidence| over equal-width bins, weighted by rows (Naeini et al. 2015). In [0, 1]."""
+    return float(np.abs(binned_residuals(confidence, correct, bins).mean(axis=0)).sum())
 
 
-def excess(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = BINS) -> npt.NDArray[np.float64]:
-    """Each row's correctness minus its confidence, in the column of its bin: [N, bins].
+def binned_residuals(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = BINS) -> npt.NDArray[np.float64]:
+    """Return each row's correctness minus its confidence, in the column of its bin: [N, bins].
 
     The calibration error is the sum of the columns' absolute means.
     """
@@ -180,24 +179,25 @@ def excess(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = BINS)
     return columns
 
 
-def _held_out(probabilities: Floats, classes: Classes, method: Method, seed: int) -> npt.NDArray[np.float32]:
-    """Each row scaled by parameters that were fitted without it, [N, K].
+def _cross_validated(probabilities: Floats, classes: Classes, method: Method, seed: int) -> npt.NDArray[np.float32]:
+    """Scale each row by parameters estimated without it, [N, K].
 
-    Folds are drawn at random and not for each label: those would have the sample's share of every label in common, and
-    a bias fitted to chance would look like knowledge.
+    Folds are not stratified by label: stratified folds share the sample's label frequencies, so a bias that reproduces
+    chance in them would look right on the held-out rows.
     """
     fold = np.random.default_rng(seed).permutation(len(classes)) % FOLDS
     scaled = np.empty(probabilities.shape, dtype=np.float32)
     for number in range(FOLDS):
         inside = fold == number
-        scaled[inside] = fit_scaling(probabilities[~inside], classes[~inside], method).apply(probabilities[inside])
+        scaling = calibrate_scaling(probabilities[~inside], classes[~inside], method)
+        scaled[inside] = scaling.apply(probabilities[inside])
     return scaled
 
 
-def _choose(fits: dict[Method, npt.NDArray[np.float32]], classes: Classes) -> tuple[Method, str]:
-    if "vector" not in fits:
+def _choose(scaled: dict[Method, npt.NDArray[np.float32]], classes: Classes) -> tuple[Method, str]:
+    if "vector" not in scaled:
         return "temperature", f"some labels have fewer than {LEAST_PER_LABEL} gold rows, too few for vector scaling"
-    gain = _losses(fits["temperature"], classes) - _losses(fits["vector"], classes)
+    gain = _losses(scaled["temperature"], classes) - _losses(scaled["vector"], classes)
     mean, error = float(gain.mean()), float(gain.std(ddof=1) / len(gain) ** 0.5)
     found = (
         f"on rows held out, vector scaling gains {mean:.4f} nats on a temperature, with a standard error of {error:.4f}"
@@ -205,18 +205,14 @@ def _choose(fits: dict[Method, npt.NDArray[np.float32]], classes: Classes) -> tu
     return ("vector" if mean > error else "temperature"), found
 
 
-def _fewest(classes: Classes, count: int) -> int:
-    return int(np.bincount(classes, minlength=count).min())
-
-
 def _losses(probabilities: Floats, classes: Classes) -> npt.NDArray[np.float64]:
-    """−ln of the probability of each row's class, [N]."""
+    """Return −ln of the probability of each row's class, [N]."""
     losses: npt.NDArray[np.float64] = -log_probabilities(probabilities)[np.arange(len(classes)), classes]
     return losses
 
 
 def _measures(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log-loss before and after, what was saved, and calibration error before and after, from means of columns."""
+    """Return log-loss before, after and saved, and calibration error before and after, from means of columns."""
     before, after = means[..., 0], means[..., 1]
     errors = [np.abs(means[..., 2 + start : 2 + start + BINS]).sum(-1) for start in (0, BINS)]
     return np.stack([before, after, before - after, *errors], axis=-1)

@@ -1,4 +1,4 @@
-"""Warnings about a teacher or a student that does no better than one label for every text. Arrays in, sentences out."""
+"""Warn about a teacher or a student that does no better than giving every text the same label."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Classes = npt.NDArray[np.intp]
 
 
 def teacher_warnings(teacher: Floats, labels: Sequence[str], gold: Classes | None = None) -> list[str]:
-    """Warn where a teacher's probabilities [N, K] choose one label only, or are right no more often than one label.
+    """Warn if a teacher's probabilities [N, K] choose one label only, or are right no more often than a constant label.
 
-    `gold` has the classes [N] where they are known; then labels that stand there and are never chosen are named too.
+    With `gold` classes [N], labels that occur in gold but are never chosen are named too.
     """
     count = len(teacher)
     if not count:
@@ -47,9 +47,9 @@ def teacher_warnings(teacher: Floats, labels: Sequence[str], gold: Classes | Non
 
 
 def student_warnings(students: Mapping[str, Floats], teacher: Floats, labels: Sequence[str]) -> list[str]:
-    """Warn about each student, [N, K], that agrees with the teacher no more often than one label for all would.
+    """Warn about each student, [N, K], that agrees with the teacher no more often than a constant label would.
 
-    A student that always agrees with a teacher of one label is not named: the teacher's warning says what that means.
+    A student that always agrees with a teacher of one label is left out: the warning about the teacher covers it.
     """
     count = len(teacher)
     chosen = np.bincount(teacher.argmax(1), minlength=len(labels))

@@ -1,6 +1,6 @@
 """The offline distillation gap: how far a student is from its teacher on the test split, with intervals.
 
-Always student against teacher first; against gold labels too, where a person gave them. It computes; `report` shows.
+A student is compared with its teacher, and with gold labels if there are any. `report` presents the numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.evaluation.calibration import BINS, confidence_bins, excess
+from distill.evaluation.calibration import BINS, binned_residuals, confidence_bins
 from distill.evaluation.intervals import Interval, paired_bootstrap, wilson
 
 Floats = npt.NDArray[np.floating]
@@ -23,7 +23,7 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One label: how often each chose it, how far the student followed (recall) and was right to (precision)."""
+    """One label: how often teacher and student chose it, and the student's recall and precision against the teacher."""
 
     label: str
     teacher: int
@@ -37,10 +37,10 @@ class Gap:
     """A student against its teacher on N test rows.
 
     `agreement` is the share of rows with the same first choice. `kl` is the mean KL(teacher ‖ student) in nats,
-    probabilities floored at 1e-4. `calibration_error` measures the student's confidence against agreement with the
-    teacher; like every binned estimate it is biased upwards, by what chance alone would give. With gold labels: both
-    accuracies, `retention` (student's accuracy over teacher's) and `loss` (teacher's minus student's), else None.
-    `reliability` holds, for each confidence bin, rows, mean confidence and agreement.
+    probabilities floored at 1e-4. `calibration_error` compares the student's confidence with its agreement with the
+    teacher; like every binned estimate it is biased upwards by chance. With gold labels there are both accuracies,
+    `retention` (student's accuracy over teacher's) and `loss` (teacher's minus student's), else they are None.
+    `reliability` holds, for each confidence bin that is not empty, its rows, mean confidence and agreement.
     """
 
     rows: int
@@ -55,16 +55,16 @@ class Gap:
     reliability: tuple[tuple[int, float, float], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The gap as JSON values."""
+        """Return the gap as JSON values."""
         return asdict(self)
 
 
 def compare(
     teacher: Floats, student: Floats, labels: tuple[str, ...], gold: Classes | None = None, *, seed: int = 0
 ) -> Gap:
-    """The gap between a teacher's and a student's probabilities, both [N, K], with `gold` classes [N] where known.
+    """Measure the gap between a teacher's and a student's probabilities, both [N, K]; `gold` are classes [N].
 
-    Raises ValueError when the shapes differ, also from those of `labels` and `gold`, or there is no row.
+    Raises ValueError when the shapes do not fit each other, `labels` and `gold`, or there is no row.
     """
     if teacher.shape != student.shape or teacher.ndim != 2 or len(teacher) == 0:
         raise ValueError(f"expected two arrays [N, K] of one shape, got {teacher.shape} and {student.shape}")
@@ -92,7 +92,7 @@ def compare(
 
 
 def divergence(teacher: Floats, student: Floats) -> npt.NDArray[np.float64]:
-    """KL(teacher ‖ student) of each row in nats, [N]; both floored at 1e-4 and renormalised, so that it is finite."""
+    """Return KL(teacher ‖ student) of each row in nats, [N]; flooring both at 1e-4 keeps it finite."""
     p, q = (_floored(rows) for rows in (teacher, student))
     result: npt.NDArray[np.float64] = (p * np.log(p / q)).sum(axis=1)
     return result
@@ -105,7 +105,7 @@ def _floored(rows: Floats) -> npt.NDArray[np.float64]:
 
 
 def _means(teacher: Floats, student: Floats, agree: npt.NDArray[np.bool_], seed: int) -> list[Interval]:
-    columns = np.column_stack([divergence(teacher, student), excess(student.max(1), agree)])
+    columns = np.column_stack([divergence(teacher, student), binned_residuals(student.max(1), agree)])
 
     def statistics(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.stack([means[..., 0], np.abs(means[..., 1:]).sum(-1)], axis=-1)

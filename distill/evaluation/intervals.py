@@ -1,7 +1,7 @@
-"""Intervals for numbers computed from one set of rows: Wilson for proportions, a paired bootstrap for the rest.
+"""Confidence intervals for statistics of one set of rows: Wilson for proportions, a paired bootstrap for the rest.
 
-The bootstrap resamples rows and recomputes every statistic on the same resample, so that ratios and differences of two
-classifiers keep what they share (Efron & Tibshirani 1993, chapter 13).
+The bootstrap resamples rows and computes every statistic on the same resample, so ratios and differences of two
+classifiers keep their correlation (Efron & Tibshirani 1993, chapter 13).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHUNK = 256  # resamples held in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with the ends of its interval."""
+    """A value with the ends of its confidence interval."""
 
     value: float
     lower: float
@@ -28,7 +28,7 @@ class Interval:
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """A proportion with its Wilson score interval (Wilson 1927), honest also at 0 and 1. `trials` is at least 1."""
+    """Return a proportion with its Wilson score interval (Wilson 1927), valid also at 0 and 1; `trials` is positive."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
@@ -44,10 +44,9 @@ def paired_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[Interval]:
-    """Percentile intervals of statistics that are functions of column means.
+    """Return percentile intervals of M statistics that are functions of column means, all from the same resamples.
 
-    `columns` is [N, C], a row per example; `statistics` maps means [..., C] to values [..., M]. One interval for each
-    of the M, all from the same resamples.
+    `columns` is [N, C], a row per example; `statistics` maps means [..., C] to values [..., M].
     """
     count = len(columns)
     generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The gap report: `gap.json` as Markdown and figures for people. It computes nothing that is not in `gap.json`."""
+"""The gap report: present `gap.json` as Markdown and figures. It computes nothing that is not in `gap.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_report(gap: dict[str, Any], folder: Path) -> None:
 
 
 def markdown(gap: dict[str, Any]) -> str:
-    """The report's text."""
+    """Return the text of the report."""
     parts = [
         f"# Distillation gap: {gap['task']}",
         "",
@@ -48,7 +48,7 @@ def markdown(gap: dict[str, Any]) -> str:
 
 
 def percent(interval: dict[str, float] | None, digits: int = 1) -> str:
-    """An interval of shares as percentages, or a dash where there is none."""
+    """Format an interval of shares as percentages; a dash where there is none."""
     if interval is None:
         return "–"
     value, lower, upper = (100 * interval[key] for key in ("value", "lower", "upper"))
@@ -56,12 +56,12 @@ def percent(interval: dict[str, float] | None, digits: int = 1) -> str:
 
 
 def number(interval: dict[str, float], digits: int = 3) -> str:
-    """An interval of plain numbers."""
+    """Format an interval of numbers."""
     return f"{interval['value']:.{digits}f} [{interval['lower']:.{digits}f}, {interval['upper']:.{digits}f}]"
 
 
 def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The main table as text: a header (what, teacher, each student) and a row for each measure."""
+    """Return the main table as text: a header (empty, teacher, each student) and a row for each measure."""
     teacher, students = gap["teacher"], gap["students"]
     gaps = [student["gap"] for student in students.values()]
     measured = [student["measured"] for student in students.values()]
@@ -84,7 +84,7 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def teacher_lines(teacher: dict[str, Any]) -> list[str]:
-    """What is known of the teacher, line by line."""
+    """Describe the teacher, line by line."""
     labelled = teacher["labelled"]
     lines = [
         f"It labelled {labelled['rows']} texts, refused {labelled['refused']}, and answered {labelled['invalid']} with "
@@ -100,7 +100,7 @@ def teacher_lines(teacher: dict[str, Any]) -> list[str]:
 
 
 def data_lines(data: dict[str, Any]) -> list[str]:
-    """The account of the data, line by line."""
+    """Describe the data and its cleaning, line by line."""
     rows, cleaning = data["rows"], data["cleaning"]
     leaked = ", ".join(f"{count} that stand in {name}" for name, count in cleaning["leaked"].items())
     account = (
@@ -114,7 +114,7 @@ def data_lines(data: dict[str, Any]) -> list[str]:
 
 
 def label_lines(data: dict[str, Any]) -> list[str]:
-    """Every label with its gold rows, and how many rows have none."""
+    """List every label with its gold rows, and the rows without a label."""
     lines = []
     for label, counts in data["counts"].items():
         told = f"{sum(counts.values())} rows ({', '.join(f'{count} {name}' for name, count in counts.items())})"

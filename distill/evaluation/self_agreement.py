@@ -1,8 +1,8 @@
-"""Self-agreement: how often a teacher that is asked the same thing twice says the same, and what that bounds.
+"""Self-agreement: how often a teacher gives the same answer to the same question twice, and the bound that follows.
 
-Where its two answers differ, a student agrees with one of them at best. So the agreement of any student with a teacher
-that agrees with itself on a share s of texts has the expected value (1 + s) / 2 at most, whatever the draws have in
-common. Pure mathematics; who is asked, and about what, is known to `distill.labelling.audit`.
+Where two answers differ, a student agrees with one of them at best. So the expected agreement of any student with a
+teacher that agrees with itself on a share s of texts is at most (1 + s) / 2, even if the draws are correlated. Pure
+mathematics; `distill.labelling.audit` asks the teacher.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SelfAgreement:
 
     `agreement` is the share of rows with the same first choice, `variation` the mean total variation between the two
     distributions, in [0, 1], and `ceiling` the bound on the agreement of any student. `by_construction` says that
-    nothing was asked, since the teacher cannot but say the same.
+    nothing was asked, since this teacher always gives the same answer.
     """
 
     rows: int
@@ -34,12 +34,12 @@ class SelfAgreement:
     by_construction: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The measure as JSON values."""
+        """Return the measure as JSON values."""
         return asdict(self)
 
 
 CONSTANT = SelfAgreement(0, Interval(1.0, 1.0, 1.0), Interval(0.0, 0.0, 0.0), Interval(1.0, 1.0, 1.0), True)
-"""A teacher that always says the same."""
+"""The measure of a teacher that always gives the same answer."""
 
 
 def self_agreement(first: Floats, second: Floats, *, seed: int = 0) -> SelfAgreement:

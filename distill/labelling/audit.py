@@ -18,7 +18,7 @@ from distill.data.checks import Finding, lacks_gold, unknown_labels
 from distill.data.sources import read
 from distill.data.splits import Examples, Train, Validation, gold_classes, normalise, require
 from distill.errors import DataError, DistillError
-from distill.evaluation.calibration import calibrate, lacking
+from distill.evaluation.calibration import calibrate, too_few_rows
 from distill.evaluation.self_agreement import CONSTANT, self_agreement
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.label import Engine, LabelledPool, ask_missing, label
@@ -86,7 +86,7 @@ def gold_rows(section: Calibration, labels: Sequence[str]) -> Examples:
         raise DataError(f"{_KEY}: {why}")
     if unknown := unknown_labels(gold.gold, labels):
         raise DataError(f"{_KEY}: {unknown}")
-    if why := lacking(np.bincount(gold_classes(gold, labels), minlength=len(labels)), section.method):
+    if why := too_few_rows(np.bincount(gold_classes(gold, labels), minlength=len(labels)), section.method):
         raise DataError(f"{_KEY}: {why}; add rows, or leave `calibration` out")
     return gold
 
@@ -154,7 +154,7 @@ def _calibrate(
     soft = answered.soft
     truth = dict(zip(gold.ids, gold_classes(gold, soft.labels), strict=True))
     classes = np.array([truth[name] for name in soft.ids], dtype=np.intp)
-    if why := lacking(np.bincount(classes, minlength=len(soft.labels)), section.method):
+    if why := too_few_rows(np.bincount(classes, minlength=len(soft.labels)), section.method):
         raise DistillError(
             f"{_KEY}: {teacher.name} answered {len(soft)} of {len(gold)} rows ({answered.refused} refused, "
             f"{answered.invalid} invalid): {why}; add rows"

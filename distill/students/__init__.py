@@ -1,1 +1,1 @@
-"""Students, one file per family, behind one protocol."""
+"""Student models: one file per family, behind one protocol."""

@@ -1,7 +1,7 @@
-"""The labels that a classifier of transformers names in its configuration, each at the place of its logit.
+"""Read the labels of a classifier of transformers from its configuration, in the order of its logits.
 
-transformers itself believes a map that has gaps, begins at 1 or names two labels alike; its answers then have other
-names than the classifier was trained with, or none.
+transformers itself accepts a map that has gaps, begins at 1 or gives two labels one name; its answers then have wrong
+names, or none.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _SHOWN = 8
 
 
 def labels_of(config: Mapping[str, Any], model: str) -> tuple[str, ...]:
-    """The K labels of `config.json`, in the order of the logits.
+    """Return the K labels of a `config.json`, in the order of the logits.
 
-    Raises DistillError, naming `model` and the key, when `id2label` does not give each of 0 to K-1 a name of its own,
-    when `num_labels` or `label2id` contradicts it, or when the classifier gives no distribution.
+    Raises DistillError, naming `model` and the key, unless `id2label` gives each of 0 to K-1 a name of its own,
+    `num_labels` and `label2id` agree with it, and the classifier gives a distribution.
     """
     found = config.get("id2label")
     if not found:
@@ -39,12 +39,12 @@ def labels_of(config: Mapping[str, Any], model: str) -> tuple[str, ...]:
 
 
 def is_multi_label(config: Mapping[str, Any]) -> bool:
-    """Whether a classifier gives a text any number of labels, each by a sigmoid."""
+    """Whether a classifier decides on each label by a sigmoid, so that a text may have several labels or none."""
     return config.get("problem_type") == _MULTI_LABEL
 
 
 def _in_order(found: dict[Any, Any], model: str) -> dict[int, Any]:
-    """The names by their numbers, which must be 0 to K-1."""
+    """Return the names by number. Raises DistillError unless the numbers are 0 to K-1."""
     try:
         names = {int(key): name for key, name in found.items()}
     except (TypeError, ValueError):
@@ -59,7 +59,7 @@ def _in_order(found: dict[Any, Any], model: str) -> dict[int, Any]:
 
 
 def _name(value: Any, place: int, model: str) -> str:
-    """A label's name, spelled as labels of the data are: a number or boolean becomes text."""
+    """Return a label's name, spelled like labels in data: a number or boolean becomes text."""
     try:
         name = label_of(spelled(value))
     except ValueError:
@@ -70,13 +70,13 @@ def _name(value: Any, place: int, model: str) -> str:
 
 
 def _check_others(config: Mapping[str, Any], labels: tuple[str, ...], model: str) -> None:
-    """What else the configuration says must fit the labels."""
+    """Raise DistillError when other keys of the configuration contradict the labels."""
     count = config.get("num_labels")
     if count is not None and count != len(labels):
         raise _refusal(
             model, f"num_labels is {count!r}, but id2label names {len(labels)}; correct the one that is wrong"
         )
-    # Of other names, such as LABEL_0, it is the default that transformers leaves behind.
+    # With other names, such as LABEL_0, it is a default that transformers left behind.
     other = config.get("label2id") or {}
     if not isinstance(other, dict):
         raise _refusal(model, f"label2id is a {type(other).__name__}; leave it out, id2label is enough")

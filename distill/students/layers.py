@@ -1,9 +1,9 @@
-"""Some of an encoder's layers: taken from it, and found again where the encoder is built anew from its folder.
+"""Select some layers of an encoder, so that the same encoder is rebuilt from its folder.
 
-In some encoders a layer's kind hangs on its index alone: every third of ModernBERT's attends globally and its first has
-no norm, newer configurations list `layer_types`, Longformer's lists windows. Built anew with fewer layers, such an
-encoder would have other kinds than were chosen. Its configuration then keeps the number of all layers and the indices
-of those that were taken, so that all are made and the same are taken again before the weights are read.
+In some encoders the kind of a layer depends on its index: every third layer of ModernBERT attends globally and its
+first has no norm, newer configurations list `layer_types`, Longformer's lists windows. Rebuilt with fewer layers, such
+an encoder would have other kinds than were selected. Its configuration then keeps the number of all layers and the
+indices of the selected ones, so that all are made and the same are selected again before the weights are read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from distill.errors import DistillError
 _LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "encoder.layers")
 _COUNTS = ("num_hidden_layers", "n_layers")
 _TAKEN, _OF = "taken_layers", "taken_of"
-"""Keys of a configuration: the indices of the layers that were taken, and of how many."""
+"""Keys of a configuration: the indices of the selected layers, and the number of all layers."""
 
 _TOLERANCE = 1e-4
 _SCALE = 1.0
 
 
-def take_layers(model: Any, layers: Sequence[int]) -> None:
-    """Keep only these layers of an encoder, in this order. Raises DistillError when it has not got them."""
+def select_layers(model: Any, layers: Sequence[int]) -> None:
+    """Keep only these layers of an encoder, in this order. Raises DistillError when it does not have them."""
     parent, name, stack = _stack(model)
     if not layers or min(layers) < 0 or max(layers) >= len(stack) or len(set(layers)) < len(layers):
         raise DistillError(f"layers {list(layers)}: the model has layers 0 to {len(stack) - 1}; name each at most once")
@@ -42,30 +42,30 @@ def take_layers(model: Any, layers: Sequence[int]) -> None:
     setattr(config, _TAKEN, [before[index] for index in layers])
     _set_count(config, len(layers))
     if hasattr(config, "use_cache"):
-        config.use_cache = False  # a decoder's cache has a place for each layer, by its index among all
+        config.use_cache = False  # a decoder's cache is indexed by the layer's index among all layers
 
 
-def settle_layers(model: Any, rows: Sequence[Sequence[int]]) -> None:
-    """See that an encoder whose layers were taken can be built anew, on rows of token ids, the longest among them.
+def check_rebuildable(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Check, on rows of token ids, that an encoder with selected layers can be rebuilt from its configuration.
 
-    Where the number of layers is enough to build it, its configuration says no more than that, as any of transformers
-    does. Raises DistillError when it cannot be built anew at all.
+    If the number of layers is enough to rebuild it, our keys are removed, so that it is a plain configuration of
+    transformers. Raises DistillError when it cannot be rebuilt at all.
     """
     plain = copy.deepcopy(model.config)
     for key in (_TAKEN, _OF):
         delattr(plain, key)
-    if _alike(model, plain, rows):
+    if _same_outputs(model, plain, rows):
         for key in (_TAKEN, _OF):
             delattr(model.config, key)
-    elif not _alike(model, whole_config(model.config), rows):
+    elif not _same_outputs(model, config_to_save(model.config), rows):
         raise DistillError(
-            f"layers {getattr(model.config, _TAKEN)}: a {type(model).__name__} of these layers answers otherwise when "
-            "it is built anew from its folder; keep all its layers, or use another model"
+            f"layers {getattr(model.config, _TAKEN)}: a {type(model).__name__} of these layers gives other answers "
+            "when it is rebuilt from its folder; keep all its layers, or use another model"
         )
 
 
-def whole_config(config: Any) -> Any:
-    """The configuration to write beside an encoder's weights: of all layers, where some that were taken are named."""
+def config_to_save(config: Any) -> Any:
+    """Return the configuration to save with an encoder: it counts all layers if it names the selected ones."""
     whole = copy.deepcopy(config)
     if hasattr(config, _TAKEN):
         _set_count(whole, getattr(config, _OF))
@@ -73,11 +73,11 @@ def whole_config(config: Any) -> Any:
 
 
 def load_encoder(name: str | Path) -> Any:
-    """An encoder of transformers without its pooler, which we do not use, and with the layers that were taken of it."""
+    """Load an encoder of transformers, without its pooler (which is unused), and with the layers selected from it."""
     config = AutoConfig.from_pretrained(name)
     if not hasattr(config, _TAKEN):
         return _without_pooler(AutoModel.from_pretrained(name))
-    encoder = _built(config)
+    encoder = _build(config)
     state: dict[str, torch.Tensor] = {}
     for file in sorted(Path(name).glob("*.safetensors")):
         state |= load_file(str(file))
@@ -85,18 +85,18 @@ def load_encoder(name: str | Path) -> Any:
     return encoder
 
 
-def blank_encoder(name: str | Path) -> Any | None:
-    """An encoder of a model's configuration, without weights to compute with; None where that cannot be made."""
+def meta_encoder(name: str | Path) -> Any | None:
+    """Build an encoder on torch's meta device, that is without weights; None where its architecture cannot be."""
     config = AutoConfig.from_pretrained(name)
     try:
         with torch.device("meta"):
-            return _built(config)
-    except Exception:  # of the architectures' own: some compute a value while they are made
+            return _build(config)
+    except Exception:  # any: some architectures compute values while they are built
         return None
 
 
-def load_own_encoder(folder: Path) -> Any:
-    """What was saved of a student. Raises ValueError where its configuration makes other layers than it has weights."""
+def load_saved_encoder(folder: Path) -> Any:
+    """Load a student's encoder. Raises ValueError when its configuration makes other layers than it has weights for."""
     encoder = load_encoder(folder)
     saved: set[str] = set()
     for file in folder.glob("*.safetensors"):
@@ -104,18 +104,18 @@ def load_own_encoder(folder: Path) -> Any:
             saved.update(weights.keys())
     needed, known = {name for name, _ in encoder.named_parameters()}, set(encoder.state_dict())
     if wrong := sorted((needed - saved) | (saved - known)):
-        raise ValueError(f"its layers are others than its weights: {', '.join(wrong[:3])}")
+        raise ValueError(f"its layers do not match its weights: {', '.join(wrong[:3])}")
     return encoder
 
 
-def _alike(model: Any, config: Any, rows: Sequence[Sequence[int]]) -> bool:
-    """Whether a configuration, read as from a folder, makes an encoder that computes what `model` does.
+def _same_outputs(model: Any, config: Any, rows: Sequence[Sequence[int]]) -> bool:
+    """Whether a configuration, as read back from a folder, makes an encoder that computes what `model` does.
 
-    Both are given the same random weights for it, large enough for every layer to matter.
+    For the comparison both get the same random weights, large enough for every layer to matter.
     """
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     try:
-        other = _built(type(config).from_dict(config.to_dict()), dtype=model.dtype)
+        other = _build(type(config).from_dict(config.to_dict()), dtype=model.dtype)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -123,29 +123,28 @@ def _alike(model: Any, config: Any, rows: Sequence[Sequence[int]]) -> bool:
                     scale = _SCALE * parameter.shape[-1] ** -0.5
                     parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
         other.load_state_dict(model.state_dict())
-        return all(
-            torch.allclose(_states(model, row), _states(other, row), rtol=_TOLERANCE, atol=_TOLERANCE) for row in rows
-        )
-    except Exception:  # of many kinds: a configuration that is none, other weights, a failing layer
+        pairs = ((_last_hidden_state(model, row), _last_hidden_state(other, row)) for row in rows)
+        return all(torch.allclose(one, two, rtol=_TOLERANCE, atol=_TOLERANCE) for one, two in pairs)
+    except Exception:  # of many kinds: an invalid configuration, other weights, a failing layer
         return False
     finally:
         model.load_state_dict(kept)
 
 
-def _built(config: Any, **options: Any) -> Any:
-    """An encoder with random weights, of the layers that its configuration says were taken."""
+def _build(config: Any, **options: Any) -> Any:
+    """Build an encoder with random weights, and with the selected layers that its configuration names."""
     taken = getattr(config, _TAKEN, None)
     for key in (_TAKEN, _OF):
         if hasattr(config, key):
             delattr(config, key)
     encoder = _without_pooler(AutoModel.from_config(config, **options))
     if taken is not None:
-        take_layers(encoder, taken)
+        select_layers(encoder, taken)
     return encoder.eval()
 
 
 @torch.inference_mode()
-def _states(model: Any, row: Sequence[int]) -> torch.Tensor:
+def _last_hidden_state(model: Any, row: Sequence[int]) -> torch.Tensor:
     ids = torch.tensor([row])
     states: torch.Tensor = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     return states
@@ -158,7 +157,7 @@ def _without_pooler(encoder: Any) -> Any:
 
 
 def _stack(model: Any) -> tuple[Any, str, nn.ModuleList]:
-    """The layers of an encoder, and the module and the name under which it has them."""
+    """Return the module that holds an encoder's layers, the name under which it does, and the layers."""
     for path in _LAYER_LISTS:
         first, _, name = path.rpartition(".")
         parent = getattr(model, first, None) if first else model

@@ -1,4 +1,4 @@
-"""How many tokens of a text a model of transformers has positions for."""
+"""Find how many positions, and so tokens of a text, a model of transformers has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _TABLES = ("position_embeddings", "embed_positions", "position_embedding", "wpe"
 _DECLARED = ("max_position_embeddings", "max_seq_len")
 
 
-def most_tokens(model: Any) -> int | None:
-    """The most tokens that a model reads, special tokens included; None where nothing bounds them.
+def max_positions(model: Any) -> int | None:
+    """Return the most tokens that a model reads, special tokens included; None where there is no limit.
 
-    A table of learned positions has a row for each. Where it has a padding index, as RoBERTa's and MPNet's have, the
-    rows up to that are no token's. Models that rotate or count positions read what their configuration declares, for
-    which they were trained; DeBERTa without a table sees distances alone, which have no end, and XLNet says -1.
+    A table of learned positions has a row for each position; where it has a padding index, as in RoBERTa and MPNet, the
+    rows up to that belong to no token. Models with rotary or computed positions have the limit that their configuration
+    declares. DeBERTa without a table has relative positions only, so no limit; XLNet declares -1, which means none.
     """
     tables = [
         module.weight.shape[0] - (-1 if module.padding_idx is None else module.padding_idx) - 1

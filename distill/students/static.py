@@ -1,7 +1,7 @@
-"""The student family `static`: a weighted mean of token embeddings and one hidden layer. No token sees another.
+"""The student family `static`: a weighted mean of token embeddings and one hidden layer, without attention.
 
-A token's embedding starts as what the encoder makes of the token alone (as in model2vec), its weight from smooth
-inverse frequency (Arora, Liang & Ma 2017); both are learned.
+A token's embedding is initialised with the encoder's output for the token alone (as in model2vec), its weight with
+smooth inverse frequency (Arora, Liang & Ma 2017); both are trained.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from distill.progress import bar
 from distill.students.config import StaticStudent
-from distill.students.encoder import EncoderModule, pretrained
-from distill.students.padding import try_out
+from distill.students.encoder import EncoderModule, load_pretrained
+from distill.students.padding import check_short_text
 from distill.students.pretrained import locate
 from distill.students.student import Student, StudentModule, encode
 
@@ -30,7 +30,7 @@ _BATCH = 512
 
 
 class StaticModule(StudentModule):
-    """Token ids to logits through one hidden layer."""
+    """Maps token ids to logits through one hidden layer."""
 
     def __init__(self, vocabulary: int, width: int, hidden: int, classes: int) -> None:
         super().__init__()
@@ -42,23 +42,23 @@ class StaticModule(StudentModule):
         self.head = nn.Linear(hidden, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, K] and the weighted mean of the tokens [B, d]."""
+        """Compute logits [B, K] and the weighted mean of the token embeddings [B, d]."""
         weights = torch.exp(self.importance(input_ids)) * attention_mask.unsqueeze(-1).to(self.words.weight.dtype)
         embedding = (self.words(input_ids) * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
         hidden = self.norm(nn.functional.gelu(self.hidden(self.dropout(embedding))))
         return self.head(self.dropout(hidden)), embedding
 
     def tables(self) -> dict[str, nn.Embedding]:
-        """Token embeddings and token weights."""
+        """Return the token embeddings and the token weights."""
         return {"words": self.words, "importance": self.importance}
 
     def set_table(self, name: str, table: nn.Embedding) -> None:
-        """Exchange one of the two."""
+        """Replace one of the two."""
         setattr(self, name, table)
 
 
 class Static:
-    """The network of the family."""
+    """The network of this family."""
 
     family: ClassVar[str] = "static"
 
@@ -80,14 +80,14 @@ class Static:
 
 
 def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -> Student:
-    """An untrained student over what a pretrained encoder makes of each token, its token weights from the corpus."""
-    start = pretrained(locate(config.model), max_tokens=1)
-    tokenizer = start.tokenizer
-    try_out(EncoderModule(start.encoder, len(labels)), start.encoder.config.model_type, tokenizer, config.model, 1)
+    """Build an untrained student: embeddings from a pretrained encoder, token weights from the texts of `corpus`."""
+    start = load_pretrained(locate(config.model), max_tokens=1)
+    tokenizer, kind = start.tokenizer, start.encoder.config.model_type
+    check_short_text(EncoderModule(start.encoder, len(labels)), kind, tokenizer, config.model, 1)
     words = token_embeddings(start.encoder, tokenizer)
     module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
     with torch.no_grad():
-        # Values of about 1, so that Adam's steps, which know no scale, keep what pretraining put there.
+        # Values of about 1: Adam's steps do not scale with the values, and would overwrite small ones.
         module.words.weight.copy_(words * (words.shape[1] ** 0.5 / words.norm(dim=1).mean()))
         module.importance.weight.copy_(_inverse_frequency(encode(tokenizer, corpus, config.max_tokens), len(words)))
     return Student(Static(module), tokenizer, tuple(labels), config.max_tokens)
@@ -95,7 +95,7 @@ def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -
 
 @torch.inference_mode()
 def token_embeddings(encoder: Any, tokenizer: Tokenizer) -> Tensor:
-    """What the encoder makes of each token of its vocabulary between its special tokens, mean-pooled: [V, d]."""
+    """Encode each token of the vocabulary on its own, between special tokens, mean-pooled: [V, d]."""
     tokenizer.no_padding()
     special = tokenizer.encode("").ids
     before, after = special[: len(special) // 2], special[len(special) // 2 :]
@@ -114,7 +114,7 @@ def token_embeddings(encoder: Any, tokenizer: Tokenizer) -> Tensor:
 
 
 def _inverse_frequency(rows: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
-    """Log of a / (a + frequency) per token, [V, 1]."""
+    """Return log(a / (a + frequency)) of each token, [V, 1], with a = 1e-3."""
     counts = Counter(token for row in rows for token in row)
     frequency = torch.zeros(vocabulary, 1)
     for token, count in counts.items():

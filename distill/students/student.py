@@ -1,6 +1,6 @@
-"""What a student is: a network over token ids, its tokenizer, its labels and its temperature, kept in one folder.
+"""A student: a network over token ids, its tokenizer, its labels and its temperature, saved in one folder.
 
-A fitted local teacher has the same shape, so that training and export know one kind of model.
+A finetuned local teacher has the same form, so that training and export handle one kind of model.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from distill.truncation import longest_row, most_that_runs, truncate_at
 CARD = "student.json"
 TOKENIZER = "tokenizer.json"
 
-_KEPT = 1e-4
-"""How far the logits of a student may be off, relative and absolute, when it was written and read."""
+_TOLERANCE = 1e-4
+"""How far logits may differ, relative and absolute, after a student was saved and loaded."""
 
 FAMILIES = {
     "encoder": "distill.students.encoder:Encoder",
@@ -37,34 +37,34 @@ FAMILIES = {
 
 
 class StudentModule(nn.Module):
-    """A torch module from ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d].
+    """A torch module that maps ids and mask, int64 [B, T], to logits [B, K] and an embedding [B, d].
 
-    What the ids are where the mask is 0 does not matter. `pad_id` is what the module reads there.
+    Ids where the mask is 0 do not matter: the module reads `pad_id` there.
     """
 
     pad_id: int = 0
 
     def tables(self) -> dict[str, nn.Embedding]:
-        """The tables indexed by token id, by name."""
+        """Return, by name, the tables that are indexed by token id."""
         raise TypeError(f"{type(self).__name__} names no tables")
 
     def set_table(self, name: str, table: nn.Embedding) -> None:
-        """Put another table in the place of one."""
+        """Replace a table."""
         raise TypeError(f"{type(self).__name__} has no table {name}")
 
-    def most_tokens(self) -> int | None:
-        """The most tokens of a text that the module reads; None where nothing bounds them."""
+    def max_positions(self) -> int | None:
+        """Return the most tokens of a text that the module reads; None where there is no limit."""
         return None
 
 
 class Network(Protocol):
-    """The part of a student that computes, and how it is kept on disk."""
+    """The part of a student that computes, and how it is saved."""
 
     family: ClassVar[str]
 
     @property
     def module(self) -> StudentModule:
-        """What is trained and exported."""
+        """The module that is trained and exported."""
 
     def save(self, folder: Path) -> None:
         """Write the weights into a folder."""
@@ -78,7 +78,7 @@ class Network(Protocol):
 class Student:
     """A classifier that can be trained and exported. `temperature` divides its logits before the softmax.
 
-    A `multi_label` one gives a text any number of labels, each by a sigmoid; it can be exported, but not distilled.
+    A `multi_label` classifier decides on each label by a sigmoid; it can be exported, but not distilled.
     """
 
     network: Network
@@ -89,23 +89,23 @@ class Student:
     multi_label: bool = False
 
     def with_temperature(self, temperature: float) -> Student:
-        """The same student, calibrated."""
+        """Return this student with another temperature."""
         return replace(self, temperature=temperature)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, truncated to `max_tokens`."""
+        """Tokenise texts: the ids of each, truncated to `max_tokens`."""
         return encode(self.tokenizer, texts, self.max_tokens)
 
     def logits(
         self, texts: Sequence[str], *, batch_size: int = 64, advance: Callable[[int], None] = lambda count: None
     ) -> npt.NDArray[np.float32]:
-        """Uncalibrated logits [N, K], computed by torch."""
+        """Compute uncalibrated logits [N, K] with torch. `advance` is told the number of texts done."""
         return predict(self.network.module, self.encode(texts), batch_size=batch_size, advance=advance)
 
     def save(self, folder: Path) -> None:
-        """Write the student into a folder that `load_student` reads.
+        """Write the student into a folder, for `load_student`.
 
-        Raises DistillError when what is read from there does not give the logits of this one, of short and long texts.
+        Raises DistillError when the student, read back, gives other logits for a short or a long text.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save(folder)
@@ -119,16 +119,16 @@ class Student:
         }
         write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         rows = [longest_row(self.tokenizer, length) for length in (min(8, self.max_tokens), self.max_tokens)]
-        trained, kept = (predict(student.network.module, rows) for student in (self, load_student(folder)))
-        if not np.allclose(trained, kept, rtol=_KEPT, atol=_KEPT):
+        before, after = (predict(student.network.module, rows) for student in (self, load_student(folder)))
+        if not np.allclose(before, after, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise DistillError(
-                f"{folder}: the student that was kept answers otherwise than the one that was trained (a logit is off "
-                f"by {np.abs(trained - kept).max():.3g}); report this, and use another model meanwhile"
+                f"{folder}: the saved student gives other answers than the trained one (a logit is off by "
+                f"{np.abs(before - after).max():.3g}); report this, and use another model meanwhile"
             )
 
 
 def load_student(folder: Path) -> Student:
-    """Read a student from its folder. Raises DistillError when the folder holds none."""
+    """Read a student from its folder. Raises DistillError when the folder does not hold one."""
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         network = network_class(card["family"]).load(folder, len(card["labels"]))
@@ -137,7 +137,7 @@ def load_student(folder: Path) -> Student:
         reason = " ".join(str(error).split())
         raise DistillError(f"{folder}: not a trained student ({reason}); run `reflux train` again") from error
     network.module.eval()
-    require_positions(network.module.most_tokens(), card["max_tokens"], str(folder), "and train it again")
+    require_positions(network.module.max_positions(), card["max_tokens"], str(folder), "and train it again")
     return Student(
         network,
         tokenizer,
@@ -149,7 +149,7 @@ def load_student(folder: Path) -> Student:
 
 
 def require_positions(most: int | None, max_tokens: int, model: str, remedy: str = "") -> None:
-    """Raise DistillError where `max_tokens` is above the `most` that a model has positions for."""
+    """Raise DistillError when `max_tokens` is more than the positions of a model, `most`; None is no limit."""
     if most is not None and max_tokens > most:
         remedy = f" {remedy}" if remedy else ""
         raise DistillError(
@@ -158,10 +158,11 @@ def require_positions(most: int | None, max_tokens: int, model: str, remedy: str
         )
 
 
-def require_longest(student: Student, model: str) -> None:
-    """Let a student read a text of `max_tokens`, a short one, and the long one again.
+def check_longest(student: Student, model: str) -> None:
+    """Check that a student reads a text of `max_tokens`, also after a short one.
 
-    Raises DistillError that names the most it reads where it fails, and for one that answers otherwise the second time.
+    Raises DistillError when it fails on the text, naming the most tokens that it does read, and when its logits for the
+    text change once it has read a short one.
     """
     row = longest_row(student.tokenizer, student.max_tokens)
 
@@ -177,15 +178,15 @@ def require_longest(student: Student, model: str) -> None:
             f"model {model}: max_tokens is {student.max_tokens}, but the model fails on a text of that many "
             f"({' '.join(str(error).split())[:200]}); {remedy}"
         ) from error
-    if not np.allclose(first, again, rtol=_KEPT, atol=_KEPT):
+    if not np.allclose(first, again, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise DistillError(
-            f"model {model}: answers a text of {student.max_tokens} tokens otherwise once it has read a short one; "
+            f"model {model}: its answer to a text of {student.max_tokens} tokens changes once it has read a short one; "
             "lower max_tokens, or use another model (for BigBird one whose attention_type is original_full)"
         )
 
 
 def network_class(family: str) -> type[Network]:
-    """The class behind a family. Raises DistillError for one we do not know."""
+    """Return the network class of a family. Raises DistillError for an unknown family."""
     if family not in FAMILIES:
         raise DistillError(f"unknown family {family!r}; expected one of {', '.join(FAMILIES)}")
     module, _, name = FAMILIES[family].partition(":")
@@ -193,14 +194,14 @@ def network_class(family: str) -> type[Network]:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Token ids of each text, truncated, not padded."""
+    """Tokenise texts: the ids of each, truncated, not padded."""
     tokenizer.no_padding()
     truncate_at(tokenizer, max_tokens)
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean of states [B, T, d] over the tokens that the mask [B, T] keeps: [B, d]."""
+    """Average states [B, T, d] over the tokens where the mask [B, T] is 1: [B, d]."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
 
@@ -213,7 +214,7 @@ def predict(
     batch_size: int = 64,
     advance: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float32]:
-    """Logits [N, K] of token ids, batched by length; the module is left in evaluation mode."""
+    """Compute the logits [N, K] of rows of token ids, batched by length; leaves the module in evaluation mode."""
     module.eval()
     device = next(module.parameters()).device
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
@@ -230,7 +231,7 @@ def predict(
 
 
 def probabilities(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """softmax(logits / temperature), [N, K]."""
+    """Turn logits [N, K] into probabilities at a temperature, computed in 64 bits."""
     scaled = logits.astype(np.float64) / temperature
     exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     result: npt.NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,7 +1,7 @@
 """Train only the token embeddings that the data uses.
 
-Adam over a whole vocabulary costs more than all layers of a small student together, for rows that never get a
-gradient. While training, a module sees a compact table and remapped ids; afterwards the rows go back to their places.
+Adam over a whole vocabulary costs more than all layers of a small student together, most of it for rows without a
+gradient. During training a module has compact tables and remapped ids; afterwards the rows are copied back.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill.students.student import StudentModule
 
 
 @contextmanager
-def compact(
+def compact_tables(
     module: StudentModule, *corpora: Sequence[Sequence[int]], frozen: bool = False
 ) -> Iterator[list[list[list[int]]]]:
-    """Shrink the module's tables to the ids in the corpora, and give the corpora in the ids of the small tables.
+    """Shrink the module's tables to the ids in the corpora, and yield the corpora in the ids of the small tables.
 
-    Ids up to the padding id keep their numbers, since models compare with it. On leaving, the trained rows are written
-    back into the whole tables.
+    Ids up to the padding id keep their numbers, since models compare with it. On exit the trained rows are written back
+    into the full tables. With `frozen` the tables are not trained.
     """
     whole = module.tables()
     first = next(iter(whole.values()))
@@ -34,18 +34,13 @@ def compact(
     place[used] = np.arange(len(used))
     rows = torch.tensor(used)
     for name, table in whole.items():
-        module.set_table(name, _table(table.weight.detach()[rows].clone(), frozen))
+        weights = table.weight.detach()[rows].clone()
+        module.set_table(name, nn.Embedding.from_pretrained(weights, freeze=frozen))  # type: ignore[no-untyped-call]
     try:
         yield [[place[row].tolist() for row in corpus] for corpus in corpora]
     finally:
-        small = module.tables()
+        trained = module.tables()
         with torch.no_grad():
             for name, table in whole.items():
-                table.weight[rows] = small[name].weight.to(table.weight.device)
+                table.weight[rows] = trained[name].weight.to(table.weight.device)
                 module.set_table(name, table)
-
-
-def _table(weight: Tensor, frozen: bool) -> nn.Embedding:
-    table = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
-    table.weight.requires_grad_(not frozen)
-    return table

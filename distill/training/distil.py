@@ -1,4 +1,4 @@
-"""Distil: a student of either family learns a teacher's soft labels, and is calibrated to them."""
+"""Distil: train a student on a teacher's soft labels, and calibrate its temperature to them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from accelerate.utils import set_seed
 
 from distill.data.splits import Train, Validation, require
 from distill.errors import DistillError
-from distill.evaluation.calibration import fit_temperature
+from distill.evaluation.calibration import calibrate_temperature
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import status
 from distill.students.config import EncoderStudent, StaticStudent
 from distill.students.student import Student, predict
-from distill.students.vocabulary import compact
+from distill.students.vocabulary import compact_tables
 from distill.training.loop import train
 from distill.training.losses import distillation_loss
 
 
 @dataclass(frozen=True, slots=True)
-class Distilled:
-    """A trained student and the record of its training."""
+class DistilledStudent:
+    """A trained student, and the record of its training."""
 
     student: Student
     record: dict[str, Any]
@@ -30,10 +30,10 @@ class Distilled:
 
 def distil(
     config: EncoderStudent | StaticStudent, soft: SoftLabels, learn: Train, choose: Validation, description: str
-) -> Distilled:
-    """Train a student on the soft labels of `learn`; `choose` picks the epoch, by agreement, and the temperature.
+) -> DistilledStudent:
+    """Train a student on the soft labels of `learn`; `choose` decides on the epoch, by agreement, and the temperature.
 
-    Raises TypeError when handed a split of another kind, and DistillError when training fails.
+    Raises TypeError for a split of another kind, and DistillError when training fails.
     """
     learn, choose = require(learn, Train), require(choose, Validation)
     if not len(learn) or not len(choose):
@@ -41,9 +41,9 @@ def distil(
             f"{description}: of the rows that the teacher labelled, {len(learn)} train and {len(choose)} choose; "
             "both need some"
         )
-    set_seed(config.optimisation.seed)  # the head is drawn
+    set_seed(config.optimisation.seed)  # the head is initialised at random
     try:
-        student = untrained(config, soft.labels, learn)
+        student = build_student(config, soft.labels, learn)
     except DistillError as error:
         raise DistillError(f"{description}: {error}") from error
     with status(f"{description}: splitting the texts into tokens"):
@@ -52,7 +52,7 @@ def distil(
     wanted = soft.probabilities[soft.rows_of(choose.ids)]
     module = student.network.module
     frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
-    with compact(module, tokens, held_tokens, frozen=frozen) as (rows, held):
+    with compact_tables(module, tokens, held_tokens, frozen=frozen) as (rows, held):
         history = train(
             module,
             rows,
@@ -66,7 +66,7 @@ def distil(
         )
         with status(f"{description}: calibrating"):
             logits = predict(module, held)
-            temperature = fit_temperature(logits, wanted)
+            temperature = calibrate_temperature(logits, wanted)
     student = student.with_temperature(temperature)
     record = {
         "validation_agreement": float(np.max(history.scores)),
@@ -77,11 +77,11 @@ def distil(
         "temperature": student.temperature,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
     }
-    return Distilled(student, record)
+    return DistilledStudent(student, record)
 
 
-def untrained(config: EncoderStudent | StaticStudent, labels: tuple[str, ...], learn: Train) -> Student:
-    """The student of a configuration, before it has learned anything."""
+def build_student(config: EncoderStudent | StaticStudent, labels: tuple[str, ...], learn: Train) -> Student:
+    """Build the untrained student of a configuration."""
     if isinstance(config, EncoderStudent):
         from distill.students.encoder import build as build_encoder
 

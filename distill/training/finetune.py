@@ -1,4 +1,4 @@
-"""Fine-tuning a local teacher's encoder on gold labels. It has the shape of a student, and is trained as one."""
+"""Finetune a local teacher's encoder on gold labels. It has the form of a student, and is trained like one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from torch.nn import functional
 from distill.data.checks import lacks_gold, unknown_labels
 from distill.data.splits import Examples, Train, Validation, gold_classes, hold_out
 from distill.errors import DistillError
-from distill.evaluation.calibration import fit_temperature, one_hot
+from distill.evaluation.calibration import calibrate_temperature, one_hot
 from distill.progress import bar
 from distill.sections import Optimisation
 from distill.students.encoder import classifier_over
 from distill.students.pretrained import locate
 from distill.students.student import Student, predict
-from distill.students.vocabulary import compact
+from distill.students.vocabulary import compact_tables
 from distill.training.loop import History, train
 
 
-def fit(
+def finetune(
     model: str, gold: Examples, labels: Sequence[str], *, max_tokens: int, validation: float, optimisation: Optimisation
 ) -> tuple[Student, dict[str, Any]]:
-    """Fine-tune an encoder with a linear head on gold labels and calibrate its temperature on the share held out.
+    """Finetune an encoder with a linear head on gold labels, and calibrate its temperature on held-out rows.
 
-    Gives the classifier and a record of the training. Raises DistillError when rows lack a gold label.
+    `validation` is the share of rows held out. Returns the classifier and a record of the training. Raises DistillError
+    when rows lack a gold label.
     """
     if why := lacks_gold(gold):
         raise DistillError(f"teacher.fit.data: {why}")
@@ -37,13 +38,13 @@ def fit(
         raise DistillError(
             f"teacher.fit: no row of {len(gold)} is held out to calibrate; raise `validation` or add rows"
         )
-    set_seed(optimisation.seed)  # the head is drawn
+    set_seed(optimisation.seed)  # the head is initialised at random
     teacher = classifier_over(locate(model), labels, max_tokens)
-    history = _fine_tune(teacher, learn, held, optimisation)
+    history = _train(teacher, learn, held, optimisation)
     with bar("calibrating the teacher", len(held)) as advance:
         logits = teacher.logits(held.texts, advance=advance)
     classes = gold_classes(held, labels)
-    teacher = teacher.with_temperature(fit_temperature(logits, one_hot(classes, len(labels))))
+    teacher = teacher.with_temperature(calibrate_temperature(logits, one_hot(classes, len(labels))))
     record = {
         "gold_rows": len(gold),
         "validation_rows": len(held),
@@ -55,11 +56,11 @@ def fit(
     return teacher, record
 
 
-def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: Optimisation) -> History:
+def _train(teacher: Student, learn: Train, held: Validation, optimisation: Optimisation) -> History:
     module = teacher.network.module
     targets = one_hot(gold_classes(learn, teacher.labels), len(teacher.labels))
     truth = gold_classes(held, teacher.labels)
-    with compact(module, teacher.encode(learn.texts), teacher.encode(held.texts)) as (rows, held_rows):
+    with compact_tables(module, teacher.encode(learn.texts), teacher.encode(held.texts)) as (rows, held_rows):
         return train(
             module,
             rows,
@@ -67,5 +68,5 @@ def _fine_tune(teacher: Student, learn: Train, held: Validation, optimisation: O
             functional.cross_entropy,
             lambda trained: float((predict(trained, held_rows).argmax(1) == truth).mean()),
             optimisation,
-            "fitting the teacher",
+            "finetuning the teacher",
         )

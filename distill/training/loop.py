@@ -1,6 +1,6 @@
-"""The training loop: length-bucketed batches, warm-up and decay, early stopping. Devices are accelerate's business.
+"""The training loop: length-bucketed batches, warm-up and decay, early stopping; accelerate handles devices.
 
-What is learned comes in as a loss over targets, and what is better as a score, so teachers and students share it.
+The loss and the validation score are parameters, so teachers and students share the loop.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _POOL = 64  # batches sorted by length together
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What happened: the mean loss and the validation score of each epoch, and the epoch (from 0) that was kept."""
+    """The mean loss and the validation score of each epoch, and `best`, the epoch (from 0) that was kept."""
 
     losses: tuple[float, ...]
     scores: tuple[float, ...]
     best: int
 
 
-class _Rows(Dataset[tuple[list[int], Floats]]):
+class _TokenDataset(Dataset[tuple[list[int], Floats]]):
     def __init__(self, rows: Sequence[list[int]], targets: Floats) -> None:
         self.rows, self.targets = rows, targets
 
@@ -54,7 +54,7 @@ class _Rows(Dataset[tuple[list[int], Floats]]):
 
 
 class LengthBuckets(BatchSampler):
-    """Batches of rows of like length, in an order drawn anew each epoch, so that little is padded."""
+    """Batches of rows of similar length, so that little is padded, in a new random order each epoch."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.drop_last = lengths, batch_size, False
@@ -84,16 +84,15 @@ def train(
     optimisation: Optimisation,
     description: str,
 ) -> History:
-    """Train the module in place on token ids and float targets [N, K], and keep the epoch with the best score.
+    """Train a module in place on rows of token ids and targets [N, K], and keep the weights of the best epoch.
 
-    `score` is higher for better and is computed on validation data. Raises DistillError when the loss stops being a
-    number.
+    `score`, higher for better, is computed on validation data. Raises DistillError when the loss is not finite.
     """
     set_seed(optimisation.seed)
     accelerator = Accelerator()
     sampler = LengthBuckets([len(row) for row in rows], optimisation.batch_size, optimisation.seed)
-    loader = DataLoader(_Rows(rows, targets.astype(np.float32)), batch_sampler=sampler, collate_fn=_collate)
-    optimizer = torch.optim.AdamW(_groups(module, optimisation.weight_decay), lr=optimisation.learning_rate)
+    loader = DataLoader(_TokenDataset(rows, targets.astype(np.float32)), batch_sampler=sampler, collate_fn=_collate)
+    optimizer = torch.optim.AdamW(_parameter_groups(module, optimisation.weight_decay), lr=optimisation.learning_rate)
     steps = len(sampler) * optimisation.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(steps, optimisation.warmup))
     prepared, optimizer, loader, schedule = accelerator.prepare(module, optimizer, loader, schedule)
@@ -121,11 +120,11 @@ def train(
 
 
 def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
-    """The stage's path, its result made first unless it is up to date.
+    """Build a stage unless it is up to date, and return its path.
 
-    Under `accelerate launch` every process does the work, for they train together, and the main one keeps the result.
+    Under `accelerate launch` every process does the work, since they train together; the main one keeps the result.
     """
-    # Not PartialState, which knows of no processes on CPUs unless it is told.
+    # Not PartialState, which does not see several processes on CPUs by itself.
     state = Accelerator()
     done = stage.done
     state.wait_for_everyone()
@@ -164,8 +163,8 @@ def _epoch(
     return total / len(loader)
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices only: biases, norms and token tables are left alone."""
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return optimizer groups in which only matrices decay: not biases, norms and embedding tables."""
     tables = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1 and id(p) not in tables]

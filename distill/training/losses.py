@@ -1,4 +1,4 @@
-"""Losses of distillation: pure functions of logits and soft labels, each averaged over the batch."""
+"""Distillation losses: pure functions of logits and soft labels, averaged over the batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 def soft_kl(logits: Tensor, probabilities: Tensor, temperature: float) -> Tensor:
-    """T²·KL(teacher ‖ student), both softened by T (Hinton, Vinyals & Dean 2015, section 2).
+    """Return T²·KL(teacher ‖ student), both softened by T (Hinton, Vinyals & Dean 2015, section 2).
 
-    `logits` [B, K] are the student's; `probabilities` [B, K] the teacher's at T = 1. The factor T² keeps the size of
+    `logits` [B, K] are the student's, `probabilities` [B, K] the teacher's at T = 1. The factor T² makes the size of
     gradients independent of T.
     """
     teacher = functional.log_softmax(
@@ -21,12 +21,12 @@ def soft_kl(logits: Tensor, probabilities: Tensor, temperature: float) -> Tensor
 
 
 def hard_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's first choice."""
+    """Return the cross-entropy with the teacher's first choice."""
     return functional.cross_entropy(logits, probabilities.argmax(-1))
 
 
 def distillation_loss(logits: Tensor, probabilities: Tensor, *, temperature: float, hard: float) -> Tensor:
-    """(1 − `hard`)·soft KL + `hard`·cross-entropy."""
+    """Return (1 − `hard`)·soft KL + `hard`·cross-entropy."""
     if hard == 0:
         return soft_kl(logits, probabilities, temperature)
     soft = soft_kl(logits, probabilities, temperature) if hard < 1 else logits.new_zeros(())

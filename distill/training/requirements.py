@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from distill.errors import DistillError
 from distill.students.config import EncoderStudent
-from distill.students.encoder import blank_start, require_length
-from distill.students.layers import take_layers
+from distill.students.encoder import load_without_weights, require_length
+from distill.students.layers import select_layers
 from distill.students.pretrained import locate
 from distill.task import TEACHER, Task
 from distill.teachers.local import LocalConfig
@@ -20,11 +20,11 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
     Checks `max_tokens` of a teacher to fine-tune, and `max_tokens` and `layers` of students. What a configuration does
     not say is found when the model is loaded. If students are trained `elsewhere`, their models may be missing here.
     """
-    fitted = task.teacher if isinstance(task.teacher, LocalConfig) and task.teacher.fit is not None else None
-    if fitted is not None:
-        _require("teacher", fitted.model, fitted.max_tokens)
+    teacher = task.teacher if isinstance(task.teacher, LocalConfig) and task.teacher.fit is not None else None
+    if teacher is not None:
+        _require("teacher", teacher.model, teacher.max_tokens)
     for name, student in task.students.items():
-        model = fitted.model if student.model == TEACHER and fitted is not None else student.model
+        model = teacher.model if student.model == TEACHER and teacher is not None else student.model
         if isinstance(student, EncoderStudent):
             _require(f"students.{name}", model, student.max_tokens, student.layers, elsewhere=elsewhere)
         else:
@@ -35,24 +35,25 @@ def _require(
     key: str, model: str, max_tokens: int, layers: tuple[int, ...] | None = None, *, elsewhere: bool = False
 ) -> None:
     try:
-        with _named(f"{key}.model"):
+        with _naming(f"{key}.model"):
             name = locate(model)
-            start = blank_start(name)
+            start = load_without_weights(name)
     except DistillError:
         if elsewhere:
             return
         raise
     if start is None:
         return
-    with _named(f"{key}.max_tokens"):
+    with _naming(f"{key}.max_tokens"):
         require_length(start, max_tokens, name)
     if layers is not None:
-        with _named(f"{key}.layers"):
-            take_layers(start.encoder, layers)
+        with _naming(f"{key}.layers"):
+            select_layers(start.encoder, layers)
 
 
 @contextmanager
-def _named(key: str) -> Iterator[None]:
+def _naming(key: str) -> Iterator[None]:
+    """Put the key before the message of a DistillError."""
     try:
         yield
     except DistillError as error:

@@ -17,7 +17,7 @@ import torch
 from distill.data.splits import Examples, Test, Train, Validation
 from distill.labelling.soft_labels import SoftLabels
 from distill.students.config import EncoderStudent, StaticStudent
-from distill.training.distil import Distilled, distil
+from distill.training.distil import DistilledStudent, distil
 
 torch.set_num_threads(1)
 
@@ -95,14 +95,14 @@ def static_config(tiny_encoder: Path) -> StaticStudent:
 
 
 @pytest.fixture(scope="session")
-def trained_encoder(encoder_config, soft_for, splits) -> Distilled:
+def trained_encoder(encoder_config, soft_for, splits) -> DistilledStudent:
     """A distilled `encoder`."""
     learn, choose, _ = splits
     return distil(encoder_config, soft_for(learn, choose), learn, choose, "training")
 
 
 @pytest.fixture(scope="session")
-def trained_static(static_config, soft_for, splits) -> Distilled:
+def trained_static(static_config, soft_for, splits) -> DistilledStudent:
     """A distilled `static`."""
     learn, choose, _ = splits
     return distil(static_config, soft_for(learn, choose), learn, choose, "training")

@@ -434,7 +434,7 @@ def test_a_teacher_that_says_one_label_for_everything_is_doubted_before_training
         (preparation, "examine", "examining the data: at work for "),
         (teachers, "create", "loading the teacher: at work for "),
         (encoder, "load_encoder", "loading tiny-bert: at work for "),
-        (distil, "fit_temperature", "training deep: calibrating: at work for "),
+        (distil, "calibrate_temperature", "training deep: calibrating: at work for "),
     ],
 )
 def test_what_takes_long_without_a_count_says_that_it_is_at_work(fresh, monkeypatch, capsys, module, function, said):

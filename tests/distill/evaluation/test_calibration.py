@@ -12,12 +12,12 @@ from distill.evaluation.calibration import (
     LEAST_PER_LABEL,
     LEAST_ROWS,
     calibrate,
+    calibrate_scaling,
+    calibrate_temperature,
     confidence_bins,
     expected_calibration_error,
-    fit_scaling,
-    fit_temperature,
-    lacking,
     one_hot,
+    too_few_rows,
 )
 from distill.teachers.scaling import Scaling
 
@@ -33,20 +33,20 @@ def drawn(temperature: float, rows: int = 5000) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_a_known_temperature_is_recovered_from_classes(temperature):
     logits, classes = drawn(temperature)
-    assert fit_temperature(logits, one_hot(classes, 4)) == pytest.approx(temperature, rel=0.06)
+    assert calibrate_temperature(logits, one_hot(classes, 4)) == pytest.approx(temperature, rel=0.06)
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 6.0])
 def test_a_known_temperature_is_recovered_from_distributions(temperature):
     logits = np.random.default_rng(0).normal(scale=2, size=(200, 5))
-    assert fit_temperature(logits, softmax(logits / temperature, axis=1)) == pytest.approx(temperature, rel=1e-3)
+    assert calibrate_temperature(logits, softmax(logits / temperature, axis=1)) == pytest.approx(temperature, rel=1e-3)
 
 
 def test_the_temperature_stays_in_its_range():
     logits = np.array([[5.0, 0.0], [0.0, 5.0]])
     always_right, always_wrong = one_hot(np.array([0, 1]), 2), one_hot(np.array([1, 0]), 2)
-    assert 0.05 <= fit_temperature(logits, always_right) < 0.2  # where the loss is flat, near the end
-    assert fit_temperature(logits, always_wrong) == pytest.approx(20, rel=0.01)
+    assert 0.05 <= calibrate_temperature(logits, always_right) < 0.2  # where the loss is flat, near the end
+    assert calibrate_temperature(logits, always_wrong) == pytest.approx(20, rel=0.01)
 
 
 def test_calibrated_confidences_have_next_to_no_error():
@@ -110,7 +110,7 @@ def test_a_teachers_temperature_is_recovered_from_gold_labels(sure):
 
 def test_a_scale_and_a_bias_for_each_label_are_recovered():
     bias = np.array([1.0, -1.0, 0.5, -0.5])
-    scaling = fit_scaling(*taught(20_000, 4, 2, bias=bias), "vector")
+    scaling = calibrate_scaling(*taught(20_000, 4, 2, bias=bias), "vector")
     np.testing.assert_allclose(scaling.scale, 0.5, rtol=0.08)
     np.testing.assert_allclose(np.array(scaling.bias) - np.mean(scaling.bias), bias, atol=0.1)
 
@@ -230,12 +230,12 @@ def test_the_seed_decides_the_folds():
     ],
 )
 def test_too_few_rows_are_named_with_the_reason(counts, wanted, said):
-    assert lacking(np.array(counts), wanted).startswith(said)
+    assert too_few_rows(np.array(counts), wanted).startswith(said)
 
 
 @pytest.mark.parametrize(("counts", "wanted"), [([50, 50], "auto"), ([100, 0], "temperature"), ([90, 10], "vector")])
 def test_enough_rows_are_enough(counts, wanted):
-    assert lacking(np.array(counts), wanted) is None
+    assert too_few_rows(np.array(counts), wanted) is None
 
 
 def test_a_teacher_that_shows_nothing_of_a_label_can_be_calibrated():
@@ -243,12 +243,15 @@ def test_a_teacher_that_shows_nothing_of_a_label_can_be_calibrated():
     said[:, 3] = 0
     said /= said.sum(axis=1, keepdims=True)
     for wanted in ("temperature", "vector"):
-        scaled = fit_scaling(said, gold, wanted).apply(said)
+        scaled = calibrate_scaling(said, gold, wanted).apply(said)
         assert np.isfinite(scaled).all()
 
 
 def test_a_vector_without_evidence_is_the_temperature():
     said, gold = taught(300, 4, 3)
-    vector, temperature = fit_scaling(said[:3], gold[:3], "vector"), fit_scaling(said[:3], gold[:3], "temperature")
+    vector, temperature = (
+        calibrate_scaling(said[:3], gold[:3], "vector"),
+        calibrate_scaling(said[:3], gold[:3], "temperature"),
+    )
     np.testing.assert_allclose(vector.apply(said), temperature.apply(said), atol=0.15)
     assert isinstance(vector, Scaling)

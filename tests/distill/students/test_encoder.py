@@ -13,7 +13,8 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, Dis
 
 from distill.errors import DistillError
 from distill.students.config import EncoderStudent
-from distill.students.encoder import build, fast_tokenizer, pretrained, take_layers
+from distill.students.encoder import build, load_fast_tokenizer, load_pretrained
+from distill.students.layers import select_layers
 from distill.students.student import CARD, load_student, network_class, pad
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
@@ -48,14 +49,14 @@ def test_other_architectures_have_their_layers_taken_too():
     config = DistilBertConfig(vocab_size=20, dim=8, hidden_dim=16, n_layers=4, n_heads=2, max_position_embeddings=16)
     model = DistilBertModel(config)
     last = model.transformer.layer[3].ffn.lin1.weight
-    take_layers(model, (1, 3))
+    select_layers(model, (1, 3))
     assert model.config.n_layers == 2
     assert model.transformer.layer[1].ffn.lin1.weight is last
 
 
 def test_a_model_without_layers_is_refused():
     with pytest.raises(DistillError, match="cannot find the layers of a Linear; use a BERT-like encoder"):
-        take_layers(torch.nn.Linear(2, 2), (0,))
+        select_layers(torch.nn.Linear(2, 2), (0,))
 
 
 def test_padding_changes_no_logits(make):
@@ -197,11 +198,11 @@ def test_a_model_that_cannot_be_loaded_is_refused(tiny_encoder, tmp_path, damage
     if damage == "weights cut off":
         (folder / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(DistillError, match=r"cannot be loaded .*give a folder, package:NAME or a hub id"):
-        pretrained(str(folder), 16)
+        load_pretrained(str(folder), 16)
 
 
 def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path):
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(DistillError, match="has no fast tokenizer"):
-        fast_tokenizer(str(tmp_path))
+        load_fast_tokenizer(str(tmp_path))

@@ -14,11 +14,11 @@ from distill.errors import DistillError
 from distill.sections import Optimisation
 from distill.students.config import StaticStudent
 from distill.students.encoder import classifier_over
-from distill.students.padding import fill, pad
+from distill.students.padding import fill_padding, pad
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student, predict, probabilities
-from distill.students.vocabulary import compact
+from distill.students.vocabulary import compact_tables
 from distill.training.loop import train
 
 TEXTS = (
@@ -119,7 +119,7 @@ def test_how_a_tokenizer_pads_itself_does_not_matter(tiny_classifier):
 def test_a_student_over_an_encoder_answers_alone_as_in_a_batch_before_training_and_after(tiny_classifier, kind):
     student = classifier_over(str(tiny_classifier(kind)), ("a", "b"), 32)
     module, rows = student.network.module, student.encode(TEXTS)
-    with compact(module, rows) as (small,):
+    with compact_tables(module, rows) as (small,):
         train(
             module,
             small,
@@ -142,8 +142,8 @@ def test_a_student_over_an_encoder_answers_alone_as_in_a_batch_before_training_a
     ("kind", "message"),
     [
         ("bart", "a bart model reads a text twice, as encoder and decoder"),
-        ("xlnet", "a xlnet model answers otherwise where texts share a batch"),
-        ("convbert", "a convbert model answers otherwise where texts share a batch"),
+        ("xlnet", "a xlnet model answers differently where texts share a batch"),
+        ("convbert", "a convbert model answers differently where texts share a batch"),
         ("fnet", "a fnet model cannot read token ids with a mask"),
         ("canine", "cannot be loaded .*get_input_embeddings"),
     ],
@@ -184,7 +184,8 @@ def test_a_tokenizer_whose_types_tell_tokens_of_one_text_apart_is_refused(tiny_c
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("convbert", "answers otherwise where texts share a batch"), ("t5", "cannot read token ids")]
+    ("kind", "message"),
+    [("convbert", "answers differently where texts share a batch"), ("t5", "cannot read token ids")],
 )
 def test_a_student_of_such_an_architecture_is_refused_too(tiny_classifier, kind, message):
     folder = tiny_classifier(kind, decoder_start_token_id=0)
@@ -206,8 +207,8 @@ def test_so_is_a_static_student_whose_encoder_cannot_read_a_token(tiny_classifie
 def test_rows_are_padded_on_the_right_and_what_is_masked_gets_the_models_id():
     ids, mask = pad([[7, 8, 9], [5]])
     assert (ids.tolist(), mask.tolist()) == ([[7, 8, 9], [5, 0, 0]], [[1, 1, 1], [1, 0, 0]])
-    assert fill(ids, mask, 3).tolist() == [[7, 8, 9], [5, 3, 3]]
-    assert fill(ids, mask, 0) is ids
+    assert fill_padding(ids, mask, 3).tolist() == [[7, 8, 9], [5, 3, 3]]
+    assert fill_padding(ids, mask, 0) is ids
 
 
 @pytest.mark.parametrize("kind", ["roberta", "gpt2"])

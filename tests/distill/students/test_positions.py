@@ -33,14 +33,14 @@ from distill.sections import Optimisation
 from distill.students import encoder
 from distill.students import student as base
 from distill.students.config import EncoderStudent, StaticStudent
-from distill.students.encoder import build, pretrained
-from distill.students.positions import most_tokens
+from distill.students.encoder import build, load_pretrained
+from distill.students.positions import max_positions
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import CARD, load_student
 from distill.teachers import TeacherError
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.training.finetune import fit
+from distill.training.finetune import finetune
 
 LONG = "invoice " * 100
 SHORT = {"max_position_embeddings": 20}
@@ -75,7 +75,7 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 def test_the_most_that_is_found_is_the_most_that_works(config, settings, most):
     own = {} if config in (XLNetConfig, MptConfig) else SIZES
     model = AutoModel.from_config(config(**{**own, **settings})).eval()
-    assert most_tokens(model) == most
+    assert max_positions(model) == most
 
     def read(length):
         ids = torch.full((1, length), 7)
@@ -151,7 +151,7 @@ def test_a_teacher_that_could_not_read_what_it_is_fitted_on_is_refused(tiny_mode
     gold = Examples(tuple("123456"), ("invoice parcel",) * 6, ("billing", "shipping") * 3)
     for asked, message in ((19, "max_tokens is 19, but the model has 18 positions; set max_tokens to 18"),):
         with pytest.raises(DistillError, match=message):
-            fit(
+            finetune(
                 str(tiny_model(RobertaConfig, **SHORT)),
                 gold,
                 labels,
@@ -173,7 +173,7 @@ def test_a_student_kept_with_more_than_its_positions_is_refused(tiny_model, stud
     with pytest.raises(DistillError, match=message):
         load_student(tmp_path / "kept")
     with pytest.raises(DistillError, match=message):
-        pretrained(str(tmp_path / "kept"), 8)
+        load_pretrained(str(tmp_path / "kept"), 8)
     with pytest.raises(TeacherError, match=message):
         LocalTeacher.from_config(LocalConfig(model=str(tmp_path / "kept")), labels)
 
@@ -181,7 +181,7 @@ def test_a_student_kept_with_more_than_its_positions_is_refused(tiny_model, stud
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_model_that_says_nothing_of_its_limit_is_tried(tiny_model, student, monkeypatch, side):
     folder = tiny_model(RobertaConfig, **SHORT, tokenizer={"truncation_side": side})
-    monkeypatch.setattr(encoder, "most_tokens", lambda model: None)
+    monkeypatch.setattr(encoder, "max_positions", lambda model: None)
     assert student(folder, 18).max_tokens == 18
     message = r"max_tokens is 40, but the model fails on a text of that many .*; set max_tokens to 18 or less$"
     with pytest.raises(DistillError, match=message):

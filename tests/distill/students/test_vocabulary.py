@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.students.student import StudentModule, pad, predict
-from distill.students.vocabulary import compact
-from distill.training.distil import untrained
+from distill.students.vocabulary import compact_tables
+from distill.training.distil import build_student
 
 
 class Padded(StudentModule):
@@ -43,7 +43,7 @@ def train_a_little(module: StudentModule, rows: list[list[int]]) -> None:
 @pytest.fixture(params=["encoder", "static"])
 def module(request, encoder_config, static_config, labels, splits) -> StudentModule:
     config = {"encoder": encoder_config, "static": static_config}[request.param]
-    return untrained(config, labels, splits[0]).network.module
+    return build_student(config, labels, splits[0]).network.module
 
 
 LEARN, CHOOSE = [[2, 10, 12, 3], [2, 12, 20, 21, 3]], [[2, 10, 30, 3]]
@@ -53,7 +53,7 @@ USED = [0, 2, 3, 10, 12, 20, 21, 30]
 def test_only_rows_in_use_change_and_they_come_back_to_their_places(module):
     before = copy.deepcopy(module.state_dict())
     tables = module.tables()
-    with compact(module, LEARN, CHOOSE) as (rows, _):
+    with compact_tables(module, LEARN, CHOOSE) as (rows, _):
         assert [table.num_embeddings for table in module.tables().values()] == [len(USED)] * len(tables)
         train_a_little(module, rows)
         inside = {name: table.weight.detach().clone() for name, table in module.tables().items()}
@@ -69,7 +69,7 @@ def test_only_rows_in_use_change_and_they_come_back_to_their_places(module):
 
 def test_answers_are_the_same_inside_and_outside(module):
     untouched = predict(module, [*LEARN, *CHOOSE])
-    with compact(module, LEARN, CHOOSE) as (rows, held):
+    with compact_tables(module, LEARN, CHOOSE) as (rows, held):
         assert (predict(module, [*rows, *held]) == untouched).all()
         train_a_little(module, rows)
         inside = predict(module, [*rows, *held])
@@ -78,7 +78,7 @@ def test_answers_are_the_same_inside_and_outside(module):
 
 
 def test_corpora_keep_their_shape_and_order(module):
-    with compact(module, LEARN, [], CHOOSE) as (rows, none, held):
+    with compact_tables(module, LEARN, [], CHOOSE) as (rows, none, held):
         assert [list(map(len, corpus)) for corpus in (rows, none, held)] == [[4, 5], [], [4]]
         assert [[USED[token] for token in row] for row in rows] == LEARN
         assert [[USED[token] for token in row] for row in held] == CHOOSE
@@ -86,14 +86,14 @@ def test_corpora_keep_their_shape_and_order(module):
 
 def test_ids_up_to_the_padding_id_keep_their_numbers():
     module = Padded()
-    with compact(module, [[3, 40, 7], [9]]) as (rows,):
+    with compact_tables(module, [[3, 40, 7], [9]]) as (rows,):
         assert module.words.num_embeddings == 7  # 0 to 3, and 7, 9 and 40
         assert rows == [[3, 6, 4], [5]]
 
 
 def test_the_whole_tables_are_back_after_an_error(module):
     tables = module.tables()
-    with pytest.raises(RuntimeError, match="no more"), compact(module, LEARN):
+    with pytest.raises(RuntimeError, match="no more"), compact_tables(module, LEARN):
         raise RuntimeError("no more")
     assert module.tables() == tables
     predict(module, [[2, 35, 3]])
@@ -103,7 +103,7 @@ def test_frozen_tables_take_no_part_in_training(tiny_encoder):
     from distill.students.encoder import classifier_over
 
     module = classifier_over(str(tiny_encoder), ("a", "b"), 16).network.module
-    with compact(module, [[2, 5, 3]], frozen=True):
+    with compact_tables(module, [[2, 5, 3]], frozen=True):
         assert not module.tables()["words"].weight.requires_grad
-    with compact(module, [[2, 5, 3]]):
+    with compact_tables(module, [[2, 5, 3]]):
         assert module.tables()["words"].weight.requires_grad

@@ -19,7 +19,7 @@ from distill.students.sequence_classifier import load_classifier
 from distill.students.student import probabilities
 from distill.teachers import TeacherError, create
 from distill.teachers.local import LocalConfig, LocalTeacher
-from distill.training.finetune import fit
+from distill.training.finetune import finetune
 
 OPTIMISATION = Optimisation(epochs=8, batch_size=16, learning_rate=3e-3)
 WRONG = 8  # every eighth gold label is, so that certainty would be a mistake
@@ -48,7 +48,7 @@ def gold(make_gold) -> Examples:
 @pytest.fixture(scope="module")
 def fitted(tiny_encoder, gold, labels):
     """A classifier fitted on gold labels, with the record of it."""
-    return fit(str(tiny_encoder), gold, labels, max_tokens=32, validation=0.2, optimisation=OPTIMISATION)
+    return finetune(str(tiny_encoder), gold, labels, max_tokens=32, validation=0.2, optimisation=OPTIMISATION)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_seed_gives_the_same_teacher_whatever_was_drawn_before(tiny_encoder, g
     for seed in (0, 0, 1):
         torch.rand(len(states) + 1)
         optimisation = short.model_copy(update={"seed": seed})
-        teacher, _ = fit(str(tiny_encoder), gold, labels, max_tokens=32, validation=0.2, optimisation=optimisation)
+        teacher, _ = finetune(str(tiny_encoder), gold, labels, max_tokens=32, validation=0.2, optimisation=optimisation)
         states.append(teacher.network.module.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
@@ -124,13 +124,13 @@ def test_a_seed_gives_the_same_teacher_whatever_was_drawn_before(tiny_encoder, g
 def test_gold_that_will_not_do_is_refused(tiny_encoder, labels, change, message):
     rows = Examples(("1", "2", "3"), ("parcel", "invoice", "login"), change)
     with pytest.raises(DistillError, match=rf"teacher\.fit.*{message}"):
-        fit(str(tiny_encoder), rows, labels, max_tokens=32, validation=0.01, optimisation=OPTIMISATION)
+        finetune(str(tiny_encoder), rows, labels, max_tokens=32, validation=0.01, optimisation=OPTIMISATION)
 
 
 def test_a_classifier_for_other_labels_lends_its_encoder(foreign, gold, labels):
     rows = gold.take([row for row, label in enumerate(gold.gold) if label in labels[:2]])
     short = OPTIMISATION.model_copy(update={"epochs": 1})
-    teacher, _ = fit(str(foreign), rows, labels[:2], max_tokens=32, validation=0.2, optimisation=short)
+    teacher, _ = finetune(str(foreign), rows, labels[:2], max_tokens=32, validation=0.2, optimisation=short)
     assert teacher.logits(rows.texts[:3]).shape == (3, 2)
 
 

@@ -113,7 +113,7 @@ def test_a_model_that_cannot_be_made_without_its_weights_is_left_to_training(tas
     def fail(config: Any) -> Any:
         raise TypeError("a value is needed")
 
-    monkeypatch.setattr(layers, "_built", fail)
+    monkeypatch.setattr(layers, "_build", fail)
     require_models(task({"max_tokens": 500}))
 
 
