@@ -1,4 +1,4 @@
-"""Classify a whole file with a bundle, on this machine and without a service."""
+"""Classify every row of a file with a bundle, on this machine and without a service."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _TARGETS = (*CSV, *JSONL, *PARQUET)
 
 
 def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int, int]:
-    """Write each row's text, label, score and whether it was truncated, in the format that the target's ending names.
+    """Write each row's text, label, score and whether it was truncated, in the format of the target's file ending.
 
-    A row whose text is blank gets an empty label and no score. Gives the number of rows and of blank ones among them.
-    Raises DataError for a file that cannot be read or is the target, and InferenceError when the graph fails on a text.
+    A blank text gets an empty label and no score. Returns the number of rows and how many of them are blank. Raises
+    DataError for a source that cannot be read and for a target that cannot be written or is the source, InferenceError
+    when the graph fails on a text.
     """
     _require_target(source, target)
     with status(f"reading {source.path.name}"):
@@ -44,16 +45,13 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int
             answer = classifier.classify(text)
         except InferenceError as error:
             raise InferenceError(f"{source.path}: {name}: {error}; remove the row, or correct its text") from error
-        best = answer.best
-        answers.append(
-            (name, text, bundle.manifest.labels[best], float(answer.probabilities[best]), bool(answer.truncated))
-        )
+        answers.append((name, text, bundle.manifest.labels[answer.best], answer.score, answer.truncated))
     write_atomic(target.resolve(), _written(answers, target.suffix.lower()))
     return len(rows), blank
 
 
 def _require_target(source: FileSource, target: Path) -> None:
-    """Refuse what must not, or cannot, be written, before anything is classified."""
+    """Raise DataError, before anything is classified, for a target that cannot or must not be written."""
     if target.suffix.lower() not in _TARGETS:
         raise DataError(f"{target}: unknown kind of file to write; end its name in one of {', '.join(_TARGETS)}")
     if target.is_dir():

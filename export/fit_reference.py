@@ -1,7 +1,4 @@
-"""Fit the reference of a bundle: how often the student disagrees with its teacher, by confidence, on validation.
-
-Offline only; what serving reads of it is `reference`.
-"""
+"""Fit the reference of a bundle, offline: how often the student disagrees with its teacher, by confidence."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ CLIP = (1e-4, 0.5)
 
 
 def fit_reference(top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[float, ...] = BAND_EDGES) -> Reference:
-    """The reference of a student from N validation rows: its top probabilities [N] and where it disagrees [N].
+    """Fit the reference from N validation rows: the student's top probabilities [N], and where it disagrees [N].
 
-    Isotonic regression calibrates disagreement against confidence. The null of a band is the Clopper–Pearson upper
-    bound at 0.05/B plus a tolerance of max(0.005, a quarter of the rate), so that it holds for all bands at once.
+    Disagreement is calibrated against confidence by isotonic regression. The null of a band is the Clopper–Pearson
+    upper bound at level 0.05/B, so that all hold at once, plus a tolerance of max(0.005, a quarter of the rate).
     """
-    # Rows of one confidence are one point, so that the fit does not depend on their order.
+    # Rows of equal confidence are one point, so that the fit does not depend on their order.
     distinct, place, counts = np.unique(top, return_inverse=True, return_counts=True)
     observed = np.bincount(place, weights=disagree.astype(np.float64)) / counts
     fitted = isotonic_regression(observed, weights=counts, increasing=False).x
-    # The clip keeps a perfect validation split from promising that no disagreement ever happens.
+    # The clip keeps a perfect validation split from promising that there is never a disagreement.
     confidence, disagreement = _knots(distinct, np.clip(fitted, *CLIP))
     expected = np.interp(top, confidence, disagreement)
     band = np.searchsorted(np.array(edges), expected, side="right")
@@ -37,7 +34,7 @@ def fit_reference(top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[flo
     variance = np.bincount(band, weights=expected * (1 - expected), minlength=bands) / np.maximum(rows, 1)
     upper = beta.ppf(1 - 0.05 / bands, wrong + 1, np.maximum(rows - wrong, 1e-9))
     upper = np.where((rows > 0) & (wrong < rows), upper, 1.0)
-    # A band that validation never met is taken to be as undecided as it can be by definition.
+    # A band without validation rows gets the largest spread that its edges allow.
     highest = np.minimum([*edges, 1.0], CLIP[1])
     return Reference(
         confidence=confidence,
@@ -52,7 +49,7 @@ def fit_reference(top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[flo
 
 
 def _knots(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The ends of each constant stretch of a step function, so that interpolation between them reproduces it."""
+    """Return the ends of each constant stretch of a step function: interpolation between them reproduces it."""
     change = np.flatnonzero(np.diff(y)) + 1
     first, last = np.concatenate([[0], change]), np.concatenate([change - 1, [len(y) - 1]])
     keep = np.unique(np.concatenate([first, last]))

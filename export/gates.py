@@ -1,4 +1,4 @@
-"""Gates: what an exported graph must hold before it may be served. A gate fails; it does not warn."""
+"""Gates: the checks that an exported graph must pass before it may be served. A gate fails; it does not warn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.floating]
 
 
 class GateError(Exception):
-    """A graph does not hold what it must; the message gives the number, the limit and what to do."""
+    """A graph does not pass a gate; the message gives the number, the limit and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,18 @@ class Gate:
     passed: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """The gate as JSON values."""
+        """Return the gate as JSON values."""
         return asdict(self)
 
 
 def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:
-    """The fp32 graph computes what the trained student computes: logits [N, K] within `limit`, every choice the same.
+    """Check that an fp32 graph computes what the student does: logits [N, K] within `limit`, every choice the same.
 
-    Rows whose two best logits lie within twice `limit` of each other may choose either.
+    A row whose two best logits lie within twice `limit` of each other may choose either.
     """
     difference = float(np.abs(reference - graph).max())
     best = np.sort(reference, axis=1)[:, -2:]
-    decided = best[:, -1] - best[:, 0] > 2 * limit  # of one label nothing is
+    decided = best[:, -1] - best[:, 0] > 2 * limit  # with a single label, none is
     same = float((reference.argmax(1) == graph.argmax(1))[decided].mean()) if decided.any() else 1.0
     return [
         Gate("parity: largest difference of a logit", difference, limit, difference <= limit),
@@ -53,10 +53,10 @@ def agreement(
     *,
     against: str = "fp32",
 ) -> Gate:
-    """The share of rows on which a graph chooses as another one does, from logits [N, K].
+    """Check the share of rows on which a graph chooses as a reference graph does, from the logits [N, K] of both.
 
-    `against` names the other one: of a graph of less than 32 bits it is the fp32 one. None is a graph that failed.
-    `cut` is the logit from which a label is given, where a row may have several: all of them must be the same.
+    `against` names the reference graph. `graph` is None if the graph failed. With `cut`, the logit from which a label
+    is given, a row may have several labels, and all of them must be the same.
     """
     if graph is None:
         share = 0.0
@@ -68,12 +68,12 @@ def agreement(
 
 
 def faster(variant: str, milliseconds: float, than: float) -> Gate:
-    """A graph of less than 32 bits must take less time than the fastest fp32 one, or there is no reason for it."""
+    """Check that a reduced graph takes less time than the fastest fp32 one; otherwise there is no reason to use it."""
     return Gate(f"{variant}: milliseconds per text, below fp32", milliseconds, than, milliseconds < than)
 
 
 def enforce(gates: list[Gate], what: str, remedy: str) -> None:
-    """Raise GateError naming every gate that did not pass."""
+    """Raise GateError that names every gate that did not pass."""
     failed = [f"{gate.name}: {gate.measured:.6g}, required {gate.required:.6g}" for gate in gates if not gate.passed]
     if failed:
         raise GateError(f"{what} does not pass: {'; '.join(failed)}. {remedy}")

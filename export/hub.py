@@ -1,7 +1,7 @@
-"""A bundle in the layout of the Hugging Face hub, which transformers.js, optimum and others load.
+"""Write a bundle in the layout of the Hugging Face hub, which transformers.js, optimum and others load.
 
-They read `logits` and compute the softmax (or the sigmoids, of a multi-label model) themselves, so the graph gives
-calibrated logits. `config.json` is for loaders, who ask for an architecture that they know; the graph alone computes.
+They read `logits` and compute the softmax (or, for a multi-label model, the sigmoids) themselves, so the graph gives
+calibrated logits. `config.json` names an architecture because loaders require a known one; only the graph computes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distill.errors import DistillError
-from export.bundle.classifier import INPUTS, Floats, GraphTokenizer, create_session
+from export.bundle.classifier import INPUTS, Floats, GraphTokenizer
 from export.bundle.format import CARD, GOLDEN, MODEL, TOKENIZER, Bundle, BundleError, Manifest
 from export.bundle.providers import Device
-from export.bundle.verify import TOLERANCE, refusing
+from export.bundle.session import create_session
+from export.bundle.verify import TOLERANCE, bundle_errors
 from export.graph.calibrated import calibrate_logits
 from export.graph.portable import make_portable
 
@@ -28,7 +29,7 @@ GRAPH = "onnx/model.onnx"
 README = "README.md"
 
 _ARCHITECTURE = "bert"
-"""What every loader knows, and what has neither offsets of positions nor inputs that our graphs lack."""
+"""An architecture that every loader knows, without position offsets and without inputs that our graphs lack."""
 
 _ROLES = {
     "pad_token": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>"),
@@ -38,35 +39,34 @@ _ROLES = {
     "mask_token": ("[MASK]", "<mask>"),
     "eos_token": ("<|endoftext|>", "<|im_end|>"),
 }
-"""Special tokens by what they are for, as tokenizers usually name them."""
+"""The usual names of special tokens, by role."""
 
 
 def export_hub(bundle: Bundle, folder: Path) -> None:
     """Write a bundle into a new folder in the layout of the hub, whole or not at all.
 
-    Raises DistillError where something stands there already, and BundleError when the bundle's graph or tokenizer
-    cannot be read, or what was written does not give the bundle's golden answers; DistillError too where the disk does
-    not take it.
+    Raises DistillError when the folder is not empty or cannot be written, and BundleError when the bundle's graph or
+    tokenizer cannot be read, or the written graph does not give the bundle's golden answers.
     """
     require_new(folder)
     folder = folder.resolve()  # `.` has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name.lstrip('.')}-", dir=folder.parent))
     try:
-        with refusing(bundle.path):
+        with bundle_errors(bundle.path):
             _write(bundle, staging)
             _check(bundle, staging)
         staging.chmod(0o755)
         staging.rename(folder)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error.__cause__, OSError):  # the bundle was read whole when it was opened
+        if isinstance(error.__cause__, OSError):  # of writing: all of the bundle was read when it was opened
             raise DistillError(f"{folder}: cannot be written ({error.__cause__}); name another folder") from error
         raise
 
 
 def require_new(folder: Path) -> None:
-    """Raise DistillError where something stands at `folder` already, other than an empty folder."""
+    """Raise DistillError unless `folder` is free or an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DistillError(f"{folder}: is not an empty folder, and nothing is overwritten; name a new one")
 
@@ -74,7 +74,7 @@ def require_new(folder: Path) -> None:
 def _write(bundle: Bundle, folder: Path) -> None:
     manifest = bundle.manifest
     (folder / GRAPH).parent.mkdir()
-    # Also of a graph that is portable already: it may have operators of ONNX Runtime's own.
+    # A portable graph too: its operators may be ONNX Runtime's own.
     make_portable(bundle.path / (manifest.portable or MODEL), folder / GRAPH)
     calibrate_logits(folder / GRAPH, folder / GRAPH, manifest.temperature)
     tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
@@ -84,12 +84,12 @@ def _write(bundle: Bundle, folder: Path) -> None:
     _write_json(folder / "tokenizer_config.json", tokenizer_config(manifest, special))
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(folder / "config.json", config(manifest, pad))
-    told = (bundle.path / CARD).read_text(encoding="utf-8") if CARD in manifest.files else f"# {manifest.name}\n"
-    (folder / README).write_text(_readme(manifest, told), encoding="utf-8")
+    text = (bundle.path / CARD).read_text(encoding="utf-8") if CARD in manifest.files else f"# {manifest.name}\n"
+    (folder / README).write_text(_readme(manifest, text), encoding="utf-8")
 
 
 def config(manifest: Manifest, pad: int | None) -> dict[str, Any]:
-    """What `config.json` holds. `pad` is the id of the padding token, where there is one."""
+    """Return the content of `config.json`. `pad` is the id of the padding token, if there is one."""
     known = {} if pad is None else {"pad_token_id": pad}
     return {
         "architectures": ["BertForSequenceClassification"],
@@ -105,7 +105,7 @@ def config(manifest: Manifest, pad: int | None) -> dict[str, Any]:
 
 
 def tokenizer_config(manifest: Manifest, special: Mapping[str, str]) -> dict[str, Any]:
-    """What `tokenizer_config.json` holds."""
+    """Return the content of `tokenizer_config.json`."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": manifest.max_tokens,
@@ -118,10 +118,10 @@ def tokenizer_config(manifest: Manifest, special: Mapping[str, str]) -> dict[str
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """The special tokens of a tokenizer by their role, of which `pad_token` is one unless it has none at all.
+    """Return the special tokens of a tokenizer by role. There is a `pad_token` unless it has no special token at all.
 
-    What a token at a padded place is does not matter, for the graph does not read it. Only tokens that the tokenizer
-    itself holds for special are named: any other would be taken for special by who reads it here.
+    Any token may pad, since the graph does not read padded positions. Only tokens that the tokenizer itself marks as
+    special are named: naming an ordinary token here would make it special in other libraries.
     """
     found = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items()) if token.special]
     roles = {role: next((name for name in names if name in found), None) for role, names in _ROLES.items()}
@@ -130,15 +130,15 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _check(bundle: Bundle, folder: Path) -> None:
-    """Raise BundleError where what others compute of the written logits is not what the bundle answers."""
+    """Raise BundleError unless the written logits, activated as other libraries do, give the golden answers."""
     manifest = bundle.manifest
     tokenizer = GraphTokenizer(folder / TOKENIZER, manifest.max_tokens)
     session = create_session(folder / GRAPH, device=Device("cpu"), max_tokens=manifest.max_tokens)
-    takes = [value.name for value in session.get_inputs()]
+    wanted = [value.name for value in session.get_inputs()]
     for number, row in enumerate(bundle.golden(), start=1):
         ids = np.array([tokenizer.encode(row.text).ids], dtype=np.int64)
-        given = dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))
-        (logits,) = session.run(["logits"], {name: given[name] for name in takes})
+        feeds = dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))
+        (logits,) = session.run(["logits"], {name: feeds[name] for name in wanted})
         worst = float(np.abs(_activated(logits[0], multi_label=manifest.multi_label) - row.probabilities).max())
         if not worst <= TOLERANCE:
             raise BundleError(
@@ -148,14 +148,14 @@ def _check(bundle: Bundle, folder: Path) -> None:
 
 
 def _activated(logits: Floats, *, multi_label: bool) -> Floats:
-    """Probabilities [K] as others compute them."""
+    """Return probabilities [K] as other libraries compute them."""
     powers: Floats = np.exp(-logits if multi_label else logits - logits.max())
     total = powers + 1 if multi_label else powers.sum()
     return np.divide(1 if multi_label else powers, total, dtype=np.float32)
 
 
-def _readme(manifest: Manifest, told: str) -> str:
-    """The model card: what the hub wants to know of it, what the bundle's own card tells, and how to load it."""
+def _readme(manifest: Manifest, text: str) -> str:
+    """Return the model card: the hub's metadata, the text of the bundle's own card, and how to load the model."""
     function = "sigmoid" if manifest.multi_label else "softmax"
     given = f" A text has every label from {manifest.threshold:g}." if manifest.multi_label else ""
     return f"""---
@@ -165,7 +165,7 @@ tags:
 - transformers.js
 ---
 
-{told.rstrip()}
+{text.rstrip()}
 
 ## Use
 

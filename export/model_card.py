@@ -1,4 +1,4 @@
-"""The model card of a bundle, in Markdown: what it is, whom it learned from, what was checked."""
+"""Write the model card of a bundle, in Markdown: what it is, its teacher, and what was checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from export.bundle.format import Manifest
 
 
 def card(manifest: Manifest) -> str:
-    """The text of `CARD.md`."""
+    """Return the text of `CARD.md`."""
     gates = [
         f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
         for gate in manifest.gates.values()
@@ -46,7 +46,7 @@ def card(manifest: Manifest) -> str:
 
 
 def _threshold(manifest: Manifest) -> list[str]:
-    """From what probability a label is given, where there may be several, and what agreement means then."""
+    """Say, for a multi-label bundle, from what probability it gives a label, and what agreement means."""
     if not manifest.multi_label:
         return []
     return [
@@ -56,14 +56,14 @@ def _threshold(manifest: Manifest) -> list[str]:
 
 
 def _portable(manifest: Manifest) -> list[str]:
-    """Which graph runs without Reflux."""
+    """Say which graph runs without Reflux."""
     if manifest.portable is None:
         return []
     return [f"- `{manifest.portable}` runs without Reflux: it takes `input_ids` and `attention_mask` alone"]
 
 
 def _teacher(teacher: Mapping[str, Any]) -> list[str]:
-    """Whom the student learned from, how its answers were calibrated, and what its terms are."""
+    """Describe the teacher: its name, how its answers were calibrated, its terms."""
     lines = [f"- Teacher: {teacher.get('name', 'unknown')}, version {teacher.get('version', 'unknown')}"]
     calibration = teacher.get("calibration")
     if calibration is not None and calibration["method"] == "temperature":

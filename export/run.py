@@ -1,6 +1,6 @@
-"""The stages of a run after training: every student becomes a bundle, one is chosen, and the test split judges all.
+"""The stages of a run after training: export every student, choose one, and evaluate all on the test split.
 
-`bundles/NAME` (and `bundles/teacher`, where a fitted teacher is to be shadowed) → `bundle` → `report`.
+`bundles/NAME` (and `bundles/teacher`, for the shadow of a finetuned teacher) → `bundle` → `report`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ExportRun:
         self.task = run.task
 
     def bundle_stage(self, name: str) -> Stage:
-        """A student's bundle, or the fitted teacher's."""
+        """The bundle of a student, or of the finetuned teacher."""
         fitted = self.run.finetuned_teacher
         source = fitted.fingerprint if name == TEACHER and fitted else self.run.student(name).fingerprint
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
@@ -68,7 +68,7 @@ class ExportRun:
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
-        """Export every student, and the fitted teacher, and put the chosen one at `bundle`. Gives that one."""
+        """Export every student and the finetuned teacher, copy the chosen bundle to `bundle`, and return it."""
         for name in self.task.students:
             self.run.student(name).require("train")
             self.bundle_stage(name).ensure(lambda folder, name=name: self._export(folder, name))  # type: ignore[misc]
@@ -82,23 +82,23 @@ class ExportRun:
         return {name: Bundle.open(self.bundle_stage(name).require("export")) for name in self.task.students}
 
     def choose(self) -> Bundle:
-        """The student within the latency budget that agrees best with the teacher on validation.
+        """Return, of the bundles within the latency budget, the one that agrees best with the teacher on validation.
 
         Raises DistillError when none is fast enough.
         """
         limit = self.task.budget.latency_ms
         bundles = list(self.bundles().values())
-        fits = [b for b in bundles if limit is None or b.manifest.measured["milliseconds"] <= limit]
-        if not fits:
+        affordable = [b for b in bundles if limit is None or b.manifest.measured["milliseconds"] <= limit]
+        if not affordable:
             speeds = ", ".join(f"{b.manifest.name}: {b.manifest.measured['milliseconds']:.2f} ms" for b in bundles)
             raise DistillError(
                 f"no student answers within {limit} ms on this machine ({speeds}); "
                 "raise budget.latency_ms or add a smaller student"
             )
-        return max(fits, key=_merit)
+        return max(affordable, key=_rank)
 
     def make_report(self) -> dict[str, Any]:
-        """Judge every bundle on the test split, write the report unless it is up to date, and give `gap.json`."""
+        """Evaluate every bundle on the test split, write the report unless it is up to date, and return `gap.json`."""
         self.chosen.require("export")
         self.report.ensure(self._evaluate)
         gap: dict[str, Any] = json.loads((self.report.path / GAP).read_text(encoding="utf-8"))
@@ -112,14 +112,14 @@ class ExportRun:
             name=name,
             baseline=self._baseline(splits, soft, soft.probabilities),
             settings=self.task.export,
-            teacher=_learned_from(soft),
+            teacher=_teacher_entry(soft),
         )
 
     def _export_teacher(self, folder: Path) -> None:
-        """The teacher is exported without quantisation and calibration: shadowing must hear the teacher itself."""
+        """Export the teacher without quantisation and calibration: the shadow must ask the teacher itself."""
         fitted = self.run.finetuned_teacher
         if fitted is None:
-            raise TypeError("there is no fitted teacher to export")
+            raise TypeError("there is no finetuned teacher to export")
         splits, soft = self.run.splits(), self.run.soft_labels()
         build_bundle(
             load_student(fitted.require("label")),
@@ -181,14 +181,14 @@ class ExportRun:
         write_report(gap, folder)
 
 
-def _merit(bundle: Bundle) -> tuple[float, float]:
-    """Agreement first; of those that agree equally, the faster."""
+def _rank(bundle: Bundle) -> tuple[float, float]:
+    """Rank by agreement; among equals, by speed."""
     measured = bundle.manifest.measured
     return float(measured["validation_agreement"]), -float(measured["milliseconds"])
 
 
-def _learned_from(soft: SoftLabels) -> dict[str, Any]:
-    """The teacher, as a student's manifest names it."""
+def _teacher_entry(soft: SoftLabels) -> dict[str, Any]:
+    """Describe the teacher for a student's manifest."""
     facts: dict[str, Any] = {"name": soft.teacher, "version": soft.teacher_version}
     if soft.scaling is not None:
         facts["calibration"] = soft.scaling.as_dict()
@@ -198,7 +198,7 @@ def _learned_from(soft: SoftLabels) -> dict[str, Any]:
 
 
 def _teacher_facts(soft: SoftLabels, rows: list[int], labels: Path) -> dict[str, Any]:
-    """The teacher's name, what it took to ask it, and what was found out about it in labelling."""
+    """Describe the teacher for the report: its name, time and price per text, and the findings of labelling."""
     timed = soft.seconds[rows]
     record = json.loads((labels / RECORD).read_text(encoding="utf-8"))
     return {

@@ -1,9 +1,9 @@
-"""A trained classifier becomes an fp32 ONNX graph, the same for every family.
+"""Export a trained classifier as an fp32 ONNX graph, whose interface is the same for every family.
 
-`input_ids` and `attention_mask` (int64 [batch, tokens]) go in; `logits` [batch, K], `probabilities` (calibrated, the
-softmax is in the graph, or the sigmoid of a multi-label student) and `embedding` [batch, d] come out. Optimum exports
-the families it knows, `torch.onnx` the others; both trace, since a dynamo export needs what optimum-onnx 0.1.0 does not
-support.
+Inputs are `input_ids` and `attention_mask`, int64 [batch, tokens]; outputs are `logits` [batch, K], calibrated
+`probabilities` [batch, K] (the softmax, or the sigmoid of a multi-label student, is in the graph) and `embedding`
+[batch, d]. Optimum exports the architectures it knows, `torch.onnx` the others. Both trace: optimum-onnx 0.1.0 does not
+support dynamo.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BATCH_TOKENS = {0: "batch", 1: "tokens"}
 
 
 class Exporter(Protocol):
-    """Writes a graph."""
+    """A way to write a graph."""
 
     def export(self, graph: Graph, path: Path) -> None:
         """Write the module as ONNX at `path`."""
 
 
 class Graph(nn.Module):
-    """What is exported: a classifier with its temperature and its softmax, or sigmoids where it is multi-label."""
+    """The exported module: a classifier with its temperature and its softmax, or sigmoids if it is multi-label."""
 
     def __init__(self, module: nn.Module, temperature: float, *, multi_label: bool = False) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Graph(nn.Module):
         self.register_buffer("temperature", torch.tensor(temperature))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """The three outputs of every bundle."""
+        """Compute the three outputs of every bundle."""
         logits, embedding = self.module(input_ids, attention_mask)
         scaled = logits / self.temperature
         probabilities = torch.sigmoid(scaled) if self.multi_label else torch.softmax(scaled, dim=-1)
@@ -53,7 +53,7 @@ class Graph(nn.Module):
 def export_onnx(student: Student, path: Path) -> None:
     """Write a student's fp32 graph at `path`, with the exporter for its family.
 
-    Raises DistillError when its architecture cannot be exported, and OSError when the disk does not take it.
+    Raises DistillError when its architecture cannot be exported, and OSError when the file cannot be written.
     """
     graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
     try:
@@ -69,16 +69,20 @@ def export_onnx(student: Student, path: Path) -> None:
 
 
 def exporter_for(graph: Graph) -> Exporter:
-    """Optimum where its exporter knows the encoder's architecture, torch otherwise."""
+    """Return optimum's exporter if that knows the encoder's architecture, otherwise torch's."""
     from optimum.exporters.tasks import TasksManager
 
-    import_module("optimum.exporters.onnx.model_configs")  # enters the architectures into the TasksManager
-    known = "onnx" in TasksManager._SUPPORTED_MODEL_TYPE.get(getattr(graph.config, "model_type", None), {})
-    return OptimumExporter() if known else TorchExporter()
+    import_module("optimum.exporters.onnx.model_configs")  # registers the architectures with the TasksManager
+    kind = getattr(graph.config, "model_type", "")
+    try:
+        TasksManager.get_supported_tasks_for_model_type(kind, exporter="onnx", library_name="transformers")
+    except KeyError:
+        return TorchExporter()
+    return OptimumExporter()
 
 
 class OptimumExporter:
-    """Export through optimum, with its patches for transformers' attention."""
+    """Exports through optimum, which patches transformers' attention."""
 
     def export(self, graph: Graph, path: Path) -> None:
         """Write the graph."""
@@ -87,7 +91,7 @@ class OptimumExporter:
         from optimum.utils import NormalizedTextConfig
 
         class ClassifierOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]
-            """Our inputs and outputs, whatever the encoder."""
+            """Our inputs and outputs, for any encoder."""
 
             NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
 
@@ -110,7 +114,7 @@ class OptimumExporter:
 
 
 class TorchExporter:
-    """Export through torch alone."""
+    """Exports through torch only."""
 
     def export(self, graph: Graph, path: Path) -> None:
         """Write the graph."""

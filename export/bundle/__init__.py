@@ -1,1 +1,1 @@
-"""What serving needs of a bundle: its format, its checks, and the classifier that runs its graph."""
+"""What serving needs: the format of a bundle, its checks, and the classifier that runs its graph."""

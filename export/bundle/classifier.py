@@ -1,7 +1,7 @@
-"""A bundle's graph on ONNX Runtime: tokenise, run, read. The one place that makes inference sessions.
+"""Run a bundle's graph: tokenise texts, run them through ONNX Runtime, read the answers.
 
-The same code scores gates and gap reports and serves traffic, so what is measured is what is served. Whether texts may
-share a run is for the caller to know: in a graph that scales activations over its batch a neighbour changes the answer.
+The same code scores gates and gap reports and serves traffic, so what is measured is what is served. The caller decides
+which texts share a run: in a graph that scales activations over its batch, the other texts change an answer.
 """
 
 from __future__ import annotations
@@ -18,40 +18,29 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from distill.truncation import truncate_at
-from export.bundle.external_data import external_files
-from export.bundle.format import MODEL, TOKENIZER, Bundle, BundleError, Manifest
+from export.bundle.external_data import check_external_files
+from export.bundle.format import MODEL, TOKENIZER, Bundle, BundleError
 from export.bundle.guard import is_panic, one_line, panics_are_errors
 from export.bundle.io_binding import BoundRun, Feeds
-from export.bundle.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
-from export.bundle.sequence_packing import NAMES, Array, Rows
-from export.bundle.wordpiece_cache import Words
+from export.bundle.providers import AUTO, CPU, Device
+from export.bundle.sequence_packing import NAMES, Array, SequencePacking
+from export.bundle.session import create_session
+from export.bundle.wordpiece_cache import WordPieceCache
 
 Floats = npt.NDArray[np.float32]
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "probabilities", "embedding")
 
-_ERRORS = 3
-"""The severity from which ONNX Runtime writes lines of its own, which are no log of ours."""
-
-_REMEDIES = {
-    CPU: "export the bundle again",
-    CUDA: "see that a GPU, its driver, CUDA and cuDNN fit this build of ONNX Runtime, or ask for the device cpu",
-    TENSORRT: "see that the TensorRT that this build of ONNX Runtime needs is on LD_LIBRARY_PATH, or ask for cuda",
-}
-
 Execute = Callable[[Feeds], Sequence[Floats]]
-"""Runs a graph: its inputs for some texts to its `OUTPUTS`, each [texts, …]."""
-
-onnxruntime.disable_telemetry_events()  # of builds for Windows; for others see the package
-onnxruntime.set_default_logger_severity(_ERRORS)
+"""Runs a graph: maps its inputs for some texts to its `OUTPUTS`, each [texts, …]."""
 
 
 class Prediction(NamedTuple):
-    """One text's answer: `logits` and `probabilities` [K], `embedding` [d], all float32.
+    """The answer to one text: `logits` and `probabilities` [K], `embedding` [d], all float32.
 
-    `tokens` counts those the graph read, `truncated` says that the text had more. `best` is the index of the most
-    probable label, of equal ones the first, and `score` its probability.
+    `tokens` is how many tokens the graph read, `truncated` whether the text had more. `best` is the index of the most
+    probable label (the first of equals), `score` its probability.
     """
 
     probabilities: Floats
@@ -64,18 +53,21 @@ class Prediction(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A text as the graph reads it: its token ids, and whether it had more."""
+    """A text as the graph reads it: its token ids, and whether the text had more."""
 
     ids: list[int]
     truncated: bool
 
 
 class InferenceError(Exception):
-    """The graph gave no usable answer (it failed, or returned values that are not numbers)."""
+    """There is no answer: the tokenizer or the graph failed, or the graph returned values that are not numbers."""
 
 
 class GraphTokenizer:
-    """A tokenizer with its truncation set once, so that threads may share it."""
+    """A tokenizer whose truncation is set once, so that threads may share it.
+
+    Raises BundleError when the file is not a tokenizer, or gives more than `max_tokens`.
+    """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         self.max_tokens = max_tokens
@@ -84,7 +76,7 @@ class GraphTokenizer:
                 self._tokenizer = Tokenizer.from_file(str(path))
                 self._tokenizer.no_padding()
                 truncate_at(self._tokenizer, max_tokens)
-                self._words = Words.of(self._tokenizer)
+                self._cache = WordPieceCache.for_tokenizer(self._tokenizer)
                 longest = len(self._tokenizer.encode("a " * max_tokens).ids)
                 vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         except Exception as error:  # tokenizers raises bare Exception
@@ -95,20 +87,20 @@ class GraphTokenizer:
                 "export the bundle again"
             )
         self.highest_id = max(vocabulary.values(), default=0)
-        """The highest token id that a text may be given."""
+        """The highest token id that the tokenizer can give."""
 
     def encode(self, text: str) -> Encoded:
-        """Tokenise a text as far as the graph reads it.
+        """Tokenise a text, truncated to what the graph reads.
 
-        Raises InferenceError for one that the tokenizer cannot take, or in which it finds no token. It does not say
-        why: that may repeat the text.
+        Raises InferenceError for a text that the tokenizer fails on or finds no token in. The message leaves out the
+        tokenizer's own, which may repeat the text.
         """
         try:
-            found = self._words.encode(text) if self._words is not None else None
-            if found is not None:
-                return Encoded(*found)
+            cached = self._cache.encode(text) if self._cache is not None else None
+            if cached is not None:
+                return Encoded(*cached)
             encoding = self._tokenizer.encode(text)
-        except BaseException as error:  # not only Exception: a panic in it is none, and must not end the thread
+        except BaseException as error:  # not only Exception: a panic is none, and must not end the thread
             if isinstance(error, Exception) or is_panic(error):
                 raise InferenceError(f"the tokenizer failed on this text ({type(error).__name__})") from None
             raise
@@ -120,8 +112,8 @@ class GraphTokenizer:
 class Classifier:
     """A graph with its tokenizer, ready to answer. Threads may share it.
 
-    `execute` runs the graph; by default as the device of the session needs it. `packed` says that the graph computes
-    nothing for padding; it takes the inputs of `rows` beside the usual ones.
+    `execute` runs the graph; the default suits the device of the session. `packed` says that the graph is unpadded and
+    takes the inputs of sequence packing. Raises BundleError for a graph with other inputs or outputs.
     """
 
     def __init__(
@@ -140,12 +132,12 @@ class Classifier:
             raise BundleError(f"the graph takes {inputs} and returns {outputs}, expected {INPUTS} and {OUTPUTS}")
         self.provider: str = session.get_providers()[0]
         self._session = session
-        self._execute = execute or _execution(session, tokenizer.max_tokens, packed=self.packed)
+        self._execute = execute or _executor(session, tokenizer.max_tokens, packed=self.packed)
         self.tokenizer = tokenizer
         self._takes_mask = "attention_mask" in inputs
-        self._rows = Rows(tokenizer.max_tokens) if self.packed else None
-        self._beside_one: dict[int, dict[str, Array]] = {}
-        """What a text of each length alone is given beside its ids."""
+        self._packing = SequencePacking(tokenizer.max_tokens) if self.packed else None
+        self._single_text_inputs: dict[int, dict[str, Array]] = {}
+        """Cached inputs, other than ids, of single-text runs, by length."""
 
         self._classes = classes
 
@@ -159,14 +151,14 @@ class Classifier:
         tokenizer: GraphTokenizer | None = None,
         graph: str = MODEL,
     ) -> Classifier:
-        """The classifier of a bundle, with its tokenizer where that is loaded already. `graph` is the file to run.
+        """Load the classifier of a bundle. Give its `tokenizer` if that is loaded already; `graph` is the file to run.
 
-        Raises BundleError when its graph or tokenizer cannot be loaded, or the device cannot be had.
+        Raises BundleError when the graph or the tokenizer cannot be loaded, or the device is not available.
         """
         manifest, path = bundle.manifest, bundle.path / graph
         tokenizer = tokenizer or GraphTokenizer(bundle.path / TOKENIZER, manifest.max_tokens)
         device = device.for_bundle(manifest)
-        _check_files(path, manifest)
+        check_external_files(path, manifest)
         session = create_session(path, threads=threads, device=device, max_tokens=manifest.max_tokens)
         try:
             return cls(session, tokenizer, len(manifest.labels))
@@ -175,17 +167,17 @@ class Classifier:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the graph runs elsewhere than on the CPU."""
+        """Whether the graph runs on another device than the CPU."""
         return self.provider != CPU
 
     def encode(self, text: str) -> Encoded:
-        """Tokenise a text, for `run`."""
+        """Tokenise a text for `run`."""
         return self.tokenizer.encode(text)
 
     def run(self, rows: Sequence[Encoded]) -> list[Prediction]:
         """Answer texts in one run, the shorter ones padded.
 
-        Raises InferenceError when the graph fails or returns values that are not numbers, be it for one row alone.
+        Raises InferenceError when the graph fails, or returns values that are not numbers for any of the texts.
         """
         feeds = self._feeds([row.ids for row in rows])
         try:
@@ -197,7 +189,7 @@ class Classifier:
         predictions = []
         for at, (row, best) in enumerate(zip(rows, probabilities.argmax(axis=1).tolist(), strict=True)):
             score = float(probabilities[at, best])
-            if not isfinite(score):  # what is not a number is the largest of its row, as numpy sees it
+            if not isfinite(score):  # numpy takes NaN for the largest value of a row
                 raise _not_probabilities(probabilities)
             predictions.append(
                 Prediction(probabilities[at], logits[at], embeddings[at], len(row.ids), row.truncated, best, score)
@@ -209,12 +201,12 @@ class Classifier:
         return self.run([self.encode(text)])[0]
 
     def probabilities(self, texts: Sequence[str], *, track: Callable[[Iterable[str]], Iterable[str]] = iter) -> Floats:
-        """Probabilities [N, K] of many texts, one run each. `track` may wrap the iteration in a progress bar."""
+        """Answer many texts, one run each: probabilities [N, K]. `track` may wrap the iteration in a progress bar."""
         rows = [self.classify(text).probabilities for text in track(texts)]
         return np.stack(rows) if rows else np.empty((0, self._classes), dtype=np.float32)
 
     def shrink(self) -> None:
-        """Give back the memory of larger runs, which a session on the CPU keeps. Raises InferenceError."""
+        """Release the memory that a CPU session keeps from larger runs. Raises InferenceError when the graph fails."""
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
@@ -223,9 +215,10 @@ class Classifier:
             raise InferenceError(f"the graph failed on one token: {one_line(error)}") from error
 
     def check(self) -> None:
-        """Run the graph on the highest token id, and look at the shapes of what it gives.
+        """Run the graph on the highest token id, and check the shapes of its outputs.
 
-        Raises InferenceError when the graph does not take all the tokenizer's ids, or has not an output per label.
+        Raises InferenceError when the graph does not take every id of the tokenizer, or an output has another shape or
+        type than expected.
         """
         highest = self.tokenizer.highest_id
         try:
@@ -243,105 +236,38 @@ class Classifier:
                 )
 
     def _feeds(self, rows: list[list[int]]) -> dict[str, Array]:
-        """The graph's inputs, [texts, longest], with those of `rows` where it is packed.
+        """Return the graph's inputs, [texts, longest], with the packing inputs if it takes them.
 
-        A padded place has the id 0 and is masked.
+        A padded position has the id 0 and is masked.
         """
         if len(rows) == 1:
             (ids,) = rows
-            beside = self._beside_one.get(len(ids))
-            if beside is None:
-                beside = self._beside(np.ones((1, len(ids)), dtype=np.int64), [len(ids)])
-                self._beside_one[len(ids)] = beside
-            return {"input_ids": np.array(rows, dtype=np.int64), **beside}
+            others = self._single_text_inputs.get(len(ids))
+            if others is None:
+                others = self._other_inputs(np.ones((1, len(ids)), dtype=np.int64), [len(ids)])
+                self._single_text_inputs[len(ids)] = others
+            return {"input_ids": np.array(rows, dtype=np.int64), **others}
         input_ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         mask = np.zeros_like(input_ids)
         for index, ids in enumerate(rows):
             input_ids[index, : len(ids)] = ids
             mask[index, : len(ids)] = 1
-        return {"input_ids": input_ids, **self._beside(mask, [*map(len, rows)])}
+        return {"input_ids": input_ids, **self._other_inputs(mask, [*map(len, rows)])}
 
-    def _beside(self, mask: Array, lengths: list[int]) -> dict[str, Array]:
-        """The graph's inputs beside the ids."""
+    def _other_inputs(self, mask: Array, lengths: list[int]) -> dict[str, Array]:
+        """Return the graph's inputs other than ids."""
         feeds = {"attention_mask": mask} if self._takes_mask else {}
-        return feeds if self._rows is None else feeds | self._rows.of(lengths)
-
-
-def _check_files(path: Path, manifest: Manifest) -> None:
-    """Raise BundleError for a graph that reads a file which is not one of the bundle's."""
-    try:
-        foreign = external_files(path) - set(manifest.files)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: not an ONNX graph ({one_line(error)}); export the bundle again") from error
-    if foreign:
-        raise BundleError(
-            f"{path}: the graph reads {sorted(foreign)[0]!r}, which is not among the bundle's files; "
-            "export the bundle again, with all weights in the graph"
-        )
+        return feeds if self._packing is None else feeds | self._packing.pack(lengths)
 
 
 def _not_probabilities(values: Floats) -> InferenceError:
     return InferenceError(f"the graph returned {values.shape} values that are not probabilities")
 
 
-def create_session(
-    path: Path, *, threads: int = 1, device: Device = AUTO, max_tokens: int = 512
-) -> onnxruntime.InferenceSession:
-    """A session on a device. Raises BundleError when the graph cannot be loaded, or not there.
-
-    `threads` is the intra-op pool. Idle threads do not spin: that would burn the core that the server needs.
-    `max_tokens` is the most that the graph reads of a text.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = _ERRORS
-    wanted = providers(device, onnxruntime.get_available_providers(), max_tokens=max_tokens)
-    first = wanted[0][0]
-    if first != CPU:
-        onnxruntime.preload_dlls()  # CUDA's libraries, where they were installed as Python packages
-    if first == TENSORRT and device.cache is not None:
-        _make(device.cache)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime raises many classes with no common base
-        raise BundleError(
-            f"{path}: ONNX Runtime cannot load this graph ({one_line(error)}); {_REMEDIES[first]}"
-        ) from error
-    # What cannot be started is left out, with a line in a log at most.
-    if session.get_providers()[0] != first:
-        raise BundleError(f"{path}: ONNX Runtime could not start its {first}; {_REMEDIES[first]}")
-    return session
-
-
-def has_gpu() -> bool:
-    """Whether graphs run on a GPU here, unless they are told otherwise."""
-    return AUTO.among(onnxruntime.get_available_providers()).kind != "cpu"
-
-
-def _make(cache: Path) -> None:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BundleError(
-            f"{cache}: cannot be made ({error}); give TensorRT's cache a directory to write to"
-        ) from error
-
-
-def _execution(session: onnxruntime.InferenceSession, max_tokens: int, *, packed: bool) -> Execute:
-    """How to run a session: bound to its GPU's memory, or on the CPU, and where it is packed, as directly as can be."""
+def _executor(session: onnxruntime.InferenceSession, max_tokens: int, *, packed: bool) -> Execute:
+    """Return how to run a session: bound to the memory of its GPU, plainly on the CPU."""
     provider = session.get_providers()[0]
-    if provider == CPU or packed:  # nothing is padded of a packed graph, so that few runs have the same shape
-        return _direct(session)
+    if provider == CPU or packed:  # I/O binding pads to a few shapes, and an unpadded graph is never padded
+        return partial(session.run, OUTPUTS)
     index = int(session.get_provider_options()[provider]["device_id"])
     return BoundRun(session, OUTPUTS, max_tokens=max_tokens, device="cuda", index=index)
-
-
-def _direct(session: onnxruntime.InferenceSession) -> Execute:
-    """`session.run` without its look through the graph's inputs, by way of Python, before every run.
-
-    What is missing of the feeds, which are of one making here, the run itself says too.
-    """
-    inner = getattr(session, "_sess", None)  # not public: where it has gone, the run is the public one
-    return partial(session.run, OUTPUTS) if inner is None else lambda feeds: inner.run(OUTPUTS, feeds, None)

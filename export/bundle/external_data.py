@@ -1,8 +1,8 @@
-"""Which other files an ONNX graph reads its weights from, told without ONNX Runtime, which would read them.
+"""Find the files from which an ONNX graph reads its weights, without ONNX Runtime, which would already read them.
 
-A graph may keep tensors in files beside it, or anywhere on the machine. Of a bundle they must be files that its
+A graph may keep tensors in files beside it, or anywhere on the machine. In a bundle they must be files that the
 manifest lists: any other has no hash, and may be missing on the next machine. This walks the protobuf messages of
-onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) that may hold a tensor, and skips all other bytes.
+onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) that can hold a tensor, and skips all other bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import mmap
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+
+from export.bundle.format import BundleError, Manifest
+from export.bundle.guard import one_line
 
 _INSIDE = {
     "model": {7: "graph", 25: "function"},
@@ -21,19 +24,32 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-"""Of each message the numbers of the fields that lead to a tensor's `external_data`, and the messages they hold."""
+"""By message: the numbers of the fields that lead to a tensor's `external_data`, and the messages they hold."""
 
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _DEEPEST = 100
-"""As deep as protobuf itself reads messages within messages."""
+"""The nesting depth at which protobuf itself stops."""
 
 Part = tuple[str, int, int, int]
-"""A message: its kind, where it begins and ends, and how deep it is."""
+"""A message: its kind, its begin, its end, and its nesting depth."""
+
+
+def check_external_files(path: Path, manifest: Manifest) -> None:
+    """Raise BundleError for a graph that reads a file which is not one of the bundle's."""
+    try:
+        foreign = external_files(path) - set(manifest.files)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not an ONNX graph ({one_line(error)}); export the bundle again") from error
+    if foreign:
+        raise BundleError(
+            f"{path}: the graph reads {sorted(foreign)[0]!r}, which is not among the bundle's files; "
+            "export the bundle again, with all weights in the graph"
+        )
 
 
 def external_files(path: Path) -> set[str]:
-    """The files that the tensors of a graph lie in, as the graph names them.
+    """Return the files that hold tensors of a graph, as the graph names them.
 
     Raises OSError when the graph cannot be read, and ValueError when it is not a protobuf message.
     """
@@ -61,7 +77,10 @@ def _locations(data: mmap.mmap) -> Iterator[str]:
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The number, the begin and the end of each field of a message that has a length. Raises ValueError."""
+    """Yield the number, begin and end of each length-delimited field of a message.
+
+    Raises ValueError when it is no protobuf message.
+    """
     while at < end:
         tag, at = _varint(data, at, end)
         wire = tag & 7
@@ -81,7 +100,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
 
 
 def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """A number of up to ten bytes, the lowest seven bits first, and where it ends."""
+    """Read a number of up to ten bytes, the lowest seven bits first; return it and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:

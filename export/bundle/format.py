@@ -1,8 +1,8 @@
-"""A bundle: the directory that holds a classifier and everything that serving needs to trust it.
+"""The bundle: a directory that holds a classifier and everything that serving needs to trust it.
 
-`model.onnx`, `portable.onnx` where the served graph needs inputs of our own, `tokenizer.json`, `manifest.json`,
-`reference.npz`, `golden.jsonl`, `CARD.md`. This file knows what is in it, writes it atomically and refuses one that was
-changed. It does not run the graph; `classifier` does.
+Its files are `model.onnx`, `portable.onnx` (if the served graph needs the inputs of sequence packing),
+`tokenizer.json`, `manifest.json`, `reference.npz`, `golden.jsonl` and `CARD.md`. This module writes a bundle atomically
+and refuses one that was changed. It does not run the graph; `classifier` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from export.bundle.manifest_rules import broken, encodable, is_number, kind_of, read_object
+from export.bundle.manifest_rules import encodable, is_number, kind_of, read_object, violations
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -38,19 +38,19 @@ _AT_FDCWD = -100  # linux/fcntl.h
 
 
 class BundleError(Exception):
-    """A directory is not a bundle that can be served; the message says which file and what to do."""
+    """A directory is not a bundle that can be served; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle says of itself. `version` is a hash of all that determines its answers.
+    """The description of a bundle. `version` is a hash of everything that determines its answers.
 
-    `teacher` has the `name` and `version` of whom the student learned from, the `terms` that were acknowledged, where
-    there are any, and the `calibration` of its answers, where it was calibrated: shadowing applies that to the teacher.
-    The probabilities of a `multi_label` bundle are each on its own, and a text has every label from `threshold`.
-    `truncation_side`, `left` or `right`, is the end of a text of more than `max_tokens` that is left out; the tokenizer
-    has it too. `portable` names the file whose graph takes `input_ids` and `attention_mask` alone, so that it runs
-    without Reflux: `model.onnx` itself where that is so, and None in bundles made before there was one.
+    `teacher` holds the `name` and `version` of the student's teacher, the acknowledged `terms` if it has any, and the
+    `calibration` of its answers if they were calibrated; shadowing applies that to the teacher. In a `multi_label`
+    bundle each label's probability is independent, and a text has every label of at least `threshold`.
+    `truncation_side`, `left` or `right`, is the end at which a text of more than `max_tokens` is cut; the tokenizer
+    holds it too. `portable` names the graph that takes `input_ids` and `attention_mask` only, so that it runs without
+    Reflux; it may be `model.onnx` itself, and is None in bundles older than this key.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Manifest:
     schema: int = SCHEMA
 
     def content_version(self) -> str:
-        """Twelve hexadecimal digits over the files and the settings that change an answer."""
+        """Hash the files and the settings that change an answer: twelve hexadecimal digits."""
         content = {
             "files": {name: digest for name, digest in sorted(self.files.items()) if name != CARD},
             "labels": list(self.labels),
@@ -86,12 +86,12 @@ class Manifest:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
-        """The manifest as the text of `manifest.json`."""
+        """Return the text of `manifest.json`."""
         return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: Path) -> Self:
-        """Read a manifest. Raises BundleError naming the keys that do not fit, and what each must hold."""
+        """Read a manifest. Raises BundleError that names each wrong key and what it must hold."""
         try:
             data = read_object(text)
         except ValueError as error:
@@ -101,14 +101,14 @@ class Manifest:
             raise BundleError(
                 f"{where}: schema {kind_of(schema)}, this version reads {SCHEMA}; export the bundle again"
             )
-        if wrong := broken(data):
+        if wrong := violations(data):
             raise BundleError(f"{where}: {'; '.join(wrong)}; export the bundle again")
         return cls(**{**data, "labels": tuple(data["labels"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A text with the answer the graph gave when it was exported: its most probable label, and K `probabilities`."""
+    """A text with the answer that the graph gave when exported: the most probable label, and K `probabilities`."""
 
     text: str
     label: str
@@ -117,7 +117,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle: its path and its manifest, the hashes already checked."""
+    """An opened bundle, whose hashes were checked: its path and its manifest."""
 
     path: Path
     manifest: Manifest
@@ -126,8 +126,8 @@ class Bundle:
     def open(cls, path: str | Path) -> Self:
         """Open a bundle and check every file against its hash.
 
-        Raises BundleError when the directory is not a bundle, a file is missing, changed or not ours to read, or the
-        version is not that of the content.
+        Raises BundleError when the directory is not a bundle, a file is missing, changed or unreadable, or the version
+        is not that of the content.
         """
         root = Path(path)
         try:
@@ -136,13 +136,13 @@ class Bundle:
             raise _unreadable(root, error) from error
 
     def golden(self) -> list[Golden]:
-        """The texts with known answers. Raises BundleError on a line that is not one, or is of other labels."""
+        """Read the golden texts. Raises BundleError for a line that is not one, or has other labels."""
         rows = []
         try:
             content = (self.path / GOLDEN).read_bytes()
         except OSError as error:
             raise _unreadable(self.path / GOLDEN, error) from error
-        # Lines of bytes: those of str would also end at characters such as U+2028, which a text may hold.
+        # Lines of bytes: str.splitlines would also split at characters such as U+2028, which a text may hold.
         for number, line in enumerate(content.splitlines(), start=1):
             try:
                 rows.append(_golden(line, self.manifest.labels))
@@ -154,7 +154,7 @@ class Bundle:
 
 
 def _golden(line: bytes, labels: tuple[str, ...]) -> Golden:
-    """The golden row in a line of JSON. Raises ValueError saying which key does not fit."""
+    """Parse a golden row from a line of JSON. Raises ValueError that names the key that is wrong."""
     row = read_object(line)
     text, label, probabilities = row.get("text"), row.get("label"), row.get("probabilities")
     if not isinstance(text, str) or not encodable(text):
@@ -195,15 +195,15 @@ def _unreadable(path: Path, error: Exception) -> BundleError:
 
 
 def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifest: Manifest) -> Bundle:
-    """Write a bundle at `path`, whole or not at all; one that stands there is replaced.
+    """Write a bundle at `path`, whole or not at all, in place of any bundle that is there.
 
     `contents` maps a file's name to its bytes or to a file to copy. The manifest's hashes and version are computed
-    here. Raises OSError when the disk does not take it, and BundleError when the manifest would be refused; what stood
-    at `path` is then still there.
+    here. Raises OSError when it cannot be written, and BundleError when the manifest would be refused; `path` is then
+    unchanged.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # One dot, so that what a killed process leaves is known as a leftover of its stage where `target` is hidden itself.
+    # One dot even where `target` is hidden itself, so that its stage recognises what a killed process leaves behind.
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name.lstrip('.')}-", dir=target.parent))
     try:
         for name, content in contents.items():
@@ -212,7 +212,7 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
         values = {item.name: getattr(manifest, item.name) for item in fields(manifest)}
         sealed = Manifest(**{**values, "files": files})
         sealed = Manifest(**{**values, "files": files, "version": sealed.content_version()})
-        Manifest.from_json(sealed.to_json(), target / MANIFEST)  # what would be refused is not written
+        Manifest.from_json(sealed.to_json(), target / MANIFEST)  # so that nothing is written which `open` would refuse
         _write(staging / MANIFEST, sealed.to_json().encode())
         staging.chmod(0o755)
         _replace(staging, target)
@@ -223,7 +223,7 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
 
 
 def golden_jsonl(rows: list[Golden]) -> bytes:
-    """Golden rows as the bytes of `golden.jsonl`."""
+    """Return the bytes of `golden.jsonl`."""
     return "".join(
         json.dumps({"text": row.text, "label": row.label, "probabilities": row.probabilities}, ensure_ascii=False)
         + "\n"
@@ -232,13 +232,13 @@ def golden_jsonl(rows: list[Golden]) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cpu_features() -> dict[str, Any]:
-    """The architecture of this machine and the vector extensions that decide how int8 kernels compute."""
+    """Return the architecture of this machine and the vector extensions that decide how int8 kernels compute."""
     try:
         line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
         flags = set(line.split(":", 1)[1].split())

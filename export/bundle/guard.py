@@ -1,4 +1,4 @@
-"""Errors of libraries that are not written in Python: panics as exceptions, and messages on one line."""
+"""Handle the errors of native libraries: panics as exceptions, and messages on one line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _MOST = 500
 def panics_are_errors() -> Iterator[None]:
     """Raise RuntimeError for a panic of a library written in Rust, such as tokenizers.
 
-    pyo3 gives it to Python as a `BaseException`, which would end the thread. Its message is not repeated: it may hold
-    the text that was being read.
+    pyo3 raises it as a `BaseException`, which would end the thread. Its message is left out: it may hold the text that
+    was being read.
     """
     try:
         yield
@@ -31,6 +31,6 @@ def is_panic(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line and not too long; its class where it says nothing."""
+    """Return the message of an error on one line, cut at 500 characters; its class where it has no message."""
     said = " ".join(str(error).split())
     return (said if len(said) <= _MOST else f"{said[:_MOST]}…") or type(error).__name__

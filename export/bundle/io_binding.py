@@ -1,6 +1,6 @@
-"""Running a graph on a device: few shapes, inputs and outputs in the device's memory, and one copy back.
+"""Run a graph on a GPU: few shapes, inputs and outputs in its memory, and one copy back.
 
-A device plans memory, and TensorRT an engine, for each shape that it meets, so batches are padded to buckets.
+CUDA plans memory, and TensorRT builds an engine, for each new shape, so batches are padded to a few shapes (buckets).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _STEP = 8  # tokens; the width of the fp16 products of tensor cores
 
 
 def bucket(rows: int, tokens: int, max_tokens: int) -> tuple[int, int]:
-    """The least shape that holds rows x tokens: a power of two, and of tokens one of four steps to each doubling.
+    """Return the smallest bucket, (rows, tokens), that holds a batch.
 
-    Tokens are a multiple of 8, except where the graph reads no more than `max_tokens`.
+    Rows are a power of two; tokens have four steps to each doubling, are a multiple of 8, and at most `max_tokens`.
     """
     step = max(_STEP, _power_of_two(tokens) // 8)
     return _power_of_two(rows), max(tokens, min(-(-tokens // step) * step, max_tokens))
 
 
 def padded(feeds: Feeds, max_tokens: int) -> dict[str, Array]:
-    """Inputs [rows, tokens] padded to their bucket; a graph that takes no mask gets more rows alone.
+    """Pad inputs [rows, tokens] to their bucket; if the graph takes no mask, only rows are added.
 
-    What is added has the id 0 and is masked, but for the first token of a row: without any, a mean has nothing to
-    divide by.
+    Padding has the id 0 and is masked, except for the first token of an added row: a mean over no token at all would
+    divide by 0.
     """
     rows, tokens = next(iter(feeds.values())).shape
     height, width = bucket(rows, tokens, max_tokens)
@@ -48,7 +48,7 @@ def padded(feeds: Feeds, max_tokens: int) -> dict[str, Array]:
 
 
 class BoundRun:
-    """Runs a session by I/O binding in the memory of `device` (`cuda`, or `cpu`). Threads may share it."""
+    """Runs a session with I/O binding, in the memory of `device` (`cuda` or `cpu`). Threads may share it."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class BoundRun:
         self._index = index
 
     def __call__(self, feeds: Feeds) -> list[Floats]:
-        """The outputs for these inputs [rows, tokens], each [rows, …], in the memory of the host."""
+        """Return the outputs for inputs [rows, tokens], each [rows, …], in host memory."""
         rows = len(next(iter(feeds.values())))
-        binding = self._session.io_binding()  # of its own: it holds the inputs and outputs of one run
+        binding = self._session.io_binding()  # a new one, since it holds the inputs and outputs of one run
         for name, values in padded(feeds, self._max_tokens).items():
             value = onnxruntime.OrtValue.ortvalue_from_numpy(values, self._device, self._index)
             binding.bind_ortvalue_input(name, value)
@@ -79,5 +79,5 @@ class BoundRun:
 
 
 def _power_of_two(count: int) -> int:
-    """The least power of two that is at least `count`."""
+    """Return the smallest power of two that is at least `count`."""
     return 1 << (count - 1).bit_length()

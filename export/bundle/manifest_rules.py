@@ -1,7 +1,7 @@
-"""What each key of `manifest.json` may hold. `bundle` reads the file and refuses what breaks a rule.
+"""The rules for the keys of `manifest.json`. `format` reads the file and refuses one that breaks a rule.
 
-Python's JSON takes more than JSON has (`NaN`, whole numbers of any length, half a surrogate pair), and its types are
-looser than ours (`True` is a whole number), so a rule looks at the value itself.
+Python's JSON parser accepts more than JSON has (`NaN`, integers of any length, half a surrogate pair), and `True` is an
+`int`, so each rule inspects the value itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MOST_TOKENS = 131_072
-"""No student reads more of a text; a larger number is a damaged manifest, and would be a very long warm-up."""
+"""The largest `max_tokens`. No student reads more; a larger number means a damaged manifest and an endless warm-up."""
 
 _LONGEST_NAME = 200
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -22,7 +22,7 @@ _SHOWN = 60
 
 
 class Rule(NamedTuple):
-    """What a key must hold, in words, and whether a value is that. A key that is not `needed` may be left out."""
+    """What a key must hold: in words, and as a predicate. A key may be left out unless it is `needed`."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:
-    """The JSON object in `text`, all of whose numbers are finite. Raises ValueError saying what is wrong."""
+    """Parse a JSON object with finite numbers only. Raises ValueError that says what is wrong."""
     try:
         data = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
@@ -41,7 +41,7 @@ def read_object(text: str | bytes) -> dict[str, Any]:
 
 
 def kind_of(value: object) -> str:
-    """Name the kind of a JSON value as JSON does, with the value itself where it is short."""
+    """Describe a JSON value: the value itself if that is short, else its kind."""
     if value is None:
         return "null"
     if isinstance(value, (dict, list)):
@@ -53,17 +53,17 @@ def kind_of(value: object) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is text that is not blank and can be written as UTF-8."""
+    """Whether a value is text that is not blank and can be written as UTF-8."""
     return isinstance(value, str) and bool(value.strip()) and encodable(value)
 
 
 def encodable(text: str) -> bool:
-    """Whether it can be written as UTF-8: half a surrogate pair cannot, though JSON may hold one."""
+    """Whether text can be written as UTF-8: half a surrogate pair, which JSON may hold, cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether it is a number, neither a truth value nor too large to be one of 64 bits, between two others."""
+    """Whether a value is a number between `low` and `high`: no boolean, and in the range of a 64-bit float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return low < value < high and abs(value) < 1e300
@@ -85,12 +85,12 @@ def _labels(value: object) -> bool:
 
 
 def _leaves_no_choice(data: dict[str, Any]) -> bool:
-    """Whether every text has the only label. A multi-label bundle gives it by a sigmoid, or not."""
+    """Whether there is one label only, which every text would have. A multi-label bundle may have one."""
     return len(data["labels"]) == 1 and data.get("multi_label") is not True
 
 
 def _names_no_file(data: dict[str, Any]) -> bool:
-    """Whether the portable graph is none of the files."""
+    """Whether the portable graph is not one of the files."""
     files = data.get("files")
     return data["portable"] is not None and isinstance(files, dict) and data["portable"] not in files
 
@@ -138,14 +138,14 @@ RULES = {
     "portable": Rule("the name of a graph that 'files' lists, or null", _graph_or_none, needed=False),
     "threshold": Rule("a number between 0 and 1", lambda value: is_number(value, 0.0, 1.0), needed=False),
 }
-"""By key. `schema`, which says whether these are the rules, is read before them."""
+"""The rules by key. `schema`, which says whether these rules apply, is checked before them."""
 
 _TOGETHER = {"labels": _leaves_no_choice, "portable": _names_no_file}
-"""Of keys that must also fit others, read before them, whether they do not."""
+"""Predicates over the whole manifest that a key violates where they hold."""
 
 
-def broken(data: dict[str, Any]) -> list[str]:
-    """Say of each key of a manifest that breaks its rule what it must hold and what it does."""
+def violations(data: dict[str, Any]) -> list[str]:
+    """Return a sentence for each key of a manifest that breaks its rule: what it must hold, and what it holds."""
     if not all(map(encodable, data)):
         return ["a key that is not UTF-8"]
     wrong = [f"{key!r} is no key of a manifest" for key in data if key not in RULES and key != "schema"]
@@ -160,5 +160,5 @@ def broken(data: dict[str, Any]) -> list[str]:
 
 
 def _encodable_within(value: object) -> bool:
-    """Whether all texts in a JSON value can be written as UTF-8."""
+    """Whether all text in a JSON value can be written as UTF-8."""
     return encodable(json.dumps(value, ensure_ascii=False))

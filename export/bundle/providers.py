@@ -1,6 +1,6 @@
-"""Which execution providers of ONNX Runtime a graph gets, and with which options. It makes no session; `runtime` does.
+"""Choose the execution providers of ONNX Runtime for a device, and their options. `session` makes the session.
 
-A device that was asked for is had, or there is an error: ONNX Runtime itself would go on without it.
+A device that was asked for is used, or there is an error; ONNX Runtime itself would silently use another one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 MOST_ROWS = 256
-"""Of a run on a GPU, for which TensorRT builds its engines."""
+"""The most texts of a run on a GPU; TensorRT builds its engines for up to so many."""
 
 _TYPICAL_ROWS, _TYPICAL_TOKENS = 32, 64
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a graph is to run; `auto` is CUDA where this build of ONNX Runtime has it, and otherwise the CPU.
+    """Where a graph runs; `auto` is CUDA if this build of ONNX Runtime has it, otherwise the CPU.
 
-    `index` counts the GPUs that this process sees. The others are TensorRT's: `cache`, a folder in which it keeps its
-    engines, and `fp16`, whether it may compute in 16 bits what the graph has in 32.
+    `index` counts the GPUs that this process sees. `cache` and `fp16` are for TensorRT: a folder for its engines, and
+    whether it may compute in 16 bits what the graph has in 32.
     """
 
     kind: Kind = "auto"
@@ -38,14 +38,14 @@ class Device:
     cache: Path | None = None
     fp16: bool = False
 
-    def among(self, available: Sequence[str]) -> Device:
-        """The same with `auto` decided, by the names of the providers that there are."""
+    def resolve(self, available: Sequence[str]) -> Device:
+        """Return this device with `auto` decided by the names of the available providers."""
         return replace(self, kind="cuda" if CUDA in available else "cpu") if self.kind == "auto" else self
 
     def for_bundle(self, manifest: Manifest) -> Device:
-        """The same with a cache for this bundle alone: TensorRT names engines after the graph, not its weights.
+        """Return this device with a cache for one bundle: TensorRT names engines after the graph, not its weights.
 
-        Raises BundleError for a graph that TensorRT cannot take whole, since it has operators of ONNX Runtime's own.
+        Raises BundleError for a variant with operators of ONNX Runtime's own, which TensorRT does not know.
         """
         if self.kind == "tensorrt" and manifest.variant != PLAIN:
             raise BundleError(
@@ -59,13 +59,13 @@ AUTO = Device()
 
 
 def providers(device: Device, available: Sequence[str], *, max_tokens: int) -> list[tuple[str, Options]]:
-    """The providers of a session, best first, each with its options; `available` are those that there are.
+    """Return the providers of a session with their options, the best first, chosen from the `available` ones.
 
-    `max_tokens` is the most that the graph reads of a text. Raises BundleError when what was asked for is not there.
+    `max_tokens` is the most tokens of a text that the graph reads. Raises BundleError when the device is not available.
     """
-    device = device.among(available)
+    device = device.resolve(available)
     index = {"device_id": str(device.index)}
-    # TF32 would round the products of an fp32 graph to 10 bits, and be neither what was exported nor told to anyone.
+    # TF32 would round the products of an fp32 graph to 10 bits, which is not what was exported.
     cuda = (CUDA, {**index, "use_tf32": "0"})
     wanted: list[tuple[str, Options]] = {
         "cpu": [],
@@ -81,7 +81,7 @@ def providers(device: Device, available: Sequence[str], *, max_tokens: int) -> l
 
 
 def _tensorrt(device: Device, max_tokens: int) -> Options:
-    """TensorRT's options: its precision, one optimisation profile over all buckets, and where engines are kept."""
+    """Return TensorRT's options: its precision, one optimisation profile over all buckets, and its caches."""
     options = {"trt_fp16_enable": str(int(device.fp16))}
     shapes = {
         "min": (1, 1),
@@ -89,7 +89,7 @@ def _tensorrt(device: Device, max_tokens: int) -> Options:
         "max": (MOST_ROWS, max_tokens),
     }
     for name, (rows, tokens) in shapes.items():
-        # A graph that does not take the mask has no use for its shape, and TensorRT looks up those of its inputs alone.
+        # The mask's shape does no harm to a graph without a mask: TensorRT looks up the shapes of its inputs only.
         options[f"trt_profile_{name}_shapes"] = f"input_ids:{rows}x{tokens},attention_mask:{rows}x{tokens}"
     if device.cache is not None:
         for cache in ("engine", "timing"):

@@ -1,7 +1,7 @@
-"""What a bundle knows of its own mistakes: how often it disagrees with its teacher, by confidence.
+"""The reference of a bundle: how often it disagreed with its teacher on validation, by confidence.
 
-`Reference` is what serving reads (numpy only); `export.fit_reference` makes it from the validation split, offline. It
-is the baseline that live traffic is compared with, and it sets how often each confidence band is shadowed.
+`export.fit_reference` makes it offline; serving reads it (numpy only), compares live traffic with it, and derives from
+it how often each confidence band is shadowed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from export.bundle.guard import one_line
 
 Floats = npt.NDArray[np.float64]
 
-_ROUNDING = 1e-6  # a probability of 32 bits may be a little above 1
+_ROUNDING = 1e-6  # a 32-bit probability may be slightly above 1
 _KINDS = {
     "confidence": "numbers that do not increase",
     "disagreement": "numbers that increase",
@@ -37,9 +37,9 @@ class Reference:
     """Arrays over B confidence bands and J calibration knots, from the validation split.
 
     `confidence` [J], increasing, and `disagreement` [J], non-increasing, give P(student ≠ teacher) at a top
-    probability by linear interpolation. `edges` [B−1] cut that probability into bands; `share` [B] sums to 1 and is
-    the traffic expected in each, `spread` [B] the standard deviation of disagreement there, `null` [B] an upper bound
-    of the disagreement there that holds while nothing changed. `rows` and `disagreements` [B] are the counts behind.
+    probability, by linear interpolation; `edges` [B−1] cut P into bands. For each band: `share` [B], which
+    sums to 1, is the expected traffic, `spread` [B] the standard deviation of disagreement, `null` [B] an upper bound
+    of disagreement that holds while nothing has changed, `rows` and `disagreements` [B] the counts on validation.
     """
 
     confidence: Floats
@@ -53,7 +53,7 @@ class Reference:
 
     @property
     def bands(self) -> int:
-        """The number of bands."""
+        """The number of bands, B."""
         return len(self.share)
 
     @property
@@ -62,7 +62,7 @@ class Reference:
         return float(self.disagreements.sum() / self.rows.sum())
 
     def expected_disagreement(self, top_probability: float) -> float:
-        """P(student ≠ teacher) for an answer with this top probability, in [1e-4, 0.5]."""
+        """Return P(student ≠ teacher), in [1e-4, 0.5], of an answer with this top probability."""
         knots, values = self._curve
         place = bisect_right(knots, top_probability)
         if place in (0, len(knots)):
@@ -72,10 +72,10 @@ class Reference:
         return values[place - 1] + share * (values[place] - values[place - 1])
 
     def band(self, expected: float) -> int:
-        """The band, in [0, B), of an expected disagreement."""
+        """Return the band, in [0, B), of an expected disagreement."""
         return bisect_right(self._edges, expected)
 
-    # Lists, for one number at a time: on small arrays numpy spends ten times as long.
+    # Lists: to look up a single number, numpy takes ten times as long.
     @cached_property
     def _curve(self) -> tuple[list[float], list[float]]:
         return self.confidence.tolist(), self.disagreement.tolist()
@@ -87,12 +87,12 @@ class Reference:
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self:
-        """The reference of a bundle. Raises BundleError when it is not one."""
+        """Read the reference of a bundle. Raises BundleError as `load` does."""
         return cls.load(bundle.path / REFERENCE)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read `reference.npz`. Raises BundleError when it is none, or an array is missing or does not fit."""
+        """Read `reference.npz`. Raises BundleError when it is not one, or an array is missing or invalid."""
         arrays: dict[str, Floats] = {}
         try:
             with np.load(path, allow_pickle=False) as stored:
@@ -106,7 +106,7 @@ class Reference:
         return reference
 
     def _problem(self) -> str | None:
-        """Say which array does not fit, if one does not; see the class for what they hold."""
+        """Return what is wrong with the first invalid array; None where all are valid."""
         bands = len(self.share)
         sizes = {
             "disagreement": len(self.confidence),
@@ -133,14 +133,14 @@ class Reference:
         return None if wrong is None else f"{wrong!r} holds {_KINDS[wrong]}"
 
     def to_bytes(self) -> bytes:
-        """The reference as the bytes of `reference.npz`."""
+        """Return the bytes of `reference.npz`."""
         buffer = io.BytesIO()
         np.savez(buffer, **{item.name: getattr(self, item.name) for item in fields(self)})
         return buffer.getvalue()
 
 
 def _numbers(name: str, values: npt.NDArray[np.generic]) -> Floats:
-    """An array of finite numbers in one dimension, as float64. Raises ValueError naming one that is not."""
+    """Return a one-dimensional array of finite numbers as float64. Raises ValueError that names any other array."""
     if values.ndim != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise ValueError(f"{name!r} must be finite numbers in one dimension, not {values.dtype} {list(values.shape)}")
     return values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The teacher kind `bundle`: a classifier that was exported, asked through ONNX Runtime, so without torch."""
+"""The teacher kind `bundle`: an exported classifier, run by ONNX Runtime and so without torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from distill.teachers import Account, Answer, TeacherError, label_order
 from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.format import Bundle, BundleError
-from export.bundle.verify import check_longest, refusing
+from export.bundle.verify import bundle_errors, check_longest
 
 
 class BundleTeacherConfig(BaseModel):
-    """`path` is the bundle's directory; `threads` its intra-op pool; `usd_per_hour` what its machine costs."""
+    """`path` is the bundle's directory, `threads` its intra-op pool, `usd_per_hour` the price of its machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -28,7 +28,7 @@ class BundleTeacherConfig(BaseModel):
 
 
 class BundleTeacher:
-    """Answers with an exported classifier, one text a run, off the event loop."""
+    """Answers with an exported classifier, one text per run, in a worker thread."""
 
     config_type: ClassVar[type[BaseModel]] = BundleTeacherConfig
     batch_size = 16
@@ -41,7 +41,7 @@ class BundleTeacher:
         self.version = bundle.manifest.version
         self.labels = tuple(labels)
         self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
-        with refusing(bundle.path):
+        with bundle_errors(bundle.path):
             self._classifier = Classifier.load(bundle, threads=threads)
             self._classifier.check()
             check_longest(bundle, self._classifier)
@@ -51,8 +51,8 @@ class BundleTeacher:
     def from_config(cls, config: BundleTeacherConfig, labels: Sequence[str], account: Account | None = None) -> Self:
         """Open the bundle.
 
-        Raises TeacherError when it is none, was changed, is multi-label, has other labels, or does not read what its
-        tokenizer gives, up to `max_tokens`.
+        Raises TeacherError when it is not a bundle, was changed, is multi-label, has other labels, or its graph fails
+        on texts of up to `max_tokens`.
         """
         try:
             return cls(Bundle.open(config.path), labels, threads=config.threads, usd_per_hour=config.usd_per_hour)
@@ -64,7 +64,7 @@ class BundleTeacher:
         return await asyncio.to_thread(lambda: [self._answer(text) for text in texts])
 
     async def aclose(self) -> None:
-        """Nothing is held beyond the session, which goes with the object."""
+        """Do nothing: the session is freed with the object."""
 
     def _answer(self, text: str) -> Answer:
         start = time.perf_counter()

@@ -1,7 +1,4 @@
-"""Verify: an existing bundle is whole, loads, and answers its golden texts on this machine as it did when exported.
-
-And it answers a text as long as it may be.
-"""
+"""Verify a bundle: it is whole, loads, answers its golden texts as it did when exported, and reads `max_tokens`."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ from export.bundle.guard import one_line
 from export.bundle.reference import Reference
 
 TOLERANCE = 0.02
-"""How far a golden probability may be off: int8 kernels differ between CPUs, a wrong file differs by far more."""
+"""How far off a golden probability may be: int8 kernels differ between CPUs, but a wrong file differs far more."""
 
 
 def verify(path: str | Path) -> Bundle:
-    """Check a bundle as serving would. Gives it opened; raises BundleError naming what does not hold."""
-    with refusing(Path(path)):
+    """Check a bundle as serving does, and return it opened. Raises BundleError that names what is wrong."""
+    with bundle_errors(Path(path)):
         bundle = Bundle.open(path)
         Reference.open(bundle)
         check_calibration(bundle)
@@ -38,9 +35,9 @@ def verify(path: str | Path) -> Bundle:
 
 
 def check_portable(bundle: Bundle, served: Classifier) -> None:
-    """Hold the portable graph to the golden texts too, where the bundle has one. `served` is the one that is served.
+    """Check the portable graph, if the bundle has one, like the served one; `served` is the classifier of that.
 
-    Raises BundleError as `check_golden` and `check_longest` do, and where the portable graph takes inputs of our own.
+    Raises BundleError as `check_golden` and `check_longest` do, and for a graph with other inputs than ids and mask.
     """
     name = bundle.manifest.portable
     if name is None:
@@ -56,10 +53,10 @@ def check_portable(bundle: Bundle, served: Classifier) -> None:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Raise BundleError for whatever goes wrong with a bundle, in one line: libraries fail in ways that nobody listed.
+def bundle_errors(path: Path) -> Iterator[None]:
+    """Turn every exception about the bundle at `path` into a BundleError of one line, since libraries raise many kinds.
 
-    What is a BundleError already stays as it is.
+    A BundleError passes unchanged.
     """
     try:
         yield
@@ -76,7 +73,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def check_calibration(bundle: Bundle) -> None:
-    """Raise BundleError for a calibration of the teacher's answers that cannot be applied to them."""
+    """Raise BundleError for a calibration of the teacher that cannot be applied to its answers."""
     values = bundle.manifest.teacher.get("calibration")
     try:
         if values is not None:
@@ -88,11 +85,11 @@ def check_calibration(bundle: Bundle) -> None:
 def check_longest(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> None:
     """Answer a text of `max_tokens`, made of the golden ones. `graph` is the file that the classifier runs.
 
-    Raises BundleError that names the most tokens that the graph reads, where it fails on so many.
+    Raises BundleError, which names the most tokens that the graph does read, when it fails.
     """
     where = bundle.path if graph == MODEL else bundle.path / graph
     max_tokens = bundle.manifest.max_tokens
-    ids = repeated([classifier.encode(row.text).ids for row in bundle.golden()], max_tokens)
+    ids = repeat_to_length([classifier.encode(row.text).ids for row in bundle.golden()], max_tokens)
 
     def run(length: int) -> None:
         classifier.run([Encoded(ids[:length], truncated=False)])
@@ -108,20 +105,18 @@ def check_longest(bundle: Bundle, classifier: Classifier, graph: str = MODEL) ->
         ) from error
 
 
-def repeated(rows: Sequence[Sequence[int]], length: int) -> list[int]:
-    """Token ids of texts, one after the other and again from the first, until there are `length`."""
+def repeat_to_length(rows: Sequence[Sequence[int]], length: int) -> list[int]:
+    """Concatenate the token ids of texts, over and over, to exactly `length` ids."""
     ids = [number for row in rows for number in row] or [0]
     return [*islice(cycle(ids), length)]
 
 
 def check_golden(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> list[Prediction]:
-    """Compare the classifier's answers to the golden texts, which it gives, with the recorded ones.
+    """Compare a classifier's answers to the golden texts with the recorded ones, and return them.
 
-    `graph` is the file that the classifier runs.
-
-    Every probability must lie within TOLERANCE, and the label be the same unless the best two are that close. Raises
-    BundleError naming the first text for which this does not hold, or saying that there is none to compare, or that
-    graph, tokenizer and labels do not fit one another.
+    `graph` is the file that the classifier runs. Every probability must lie within TOLERANCE, and the label must be the
+    same unless the best two are that close. Raises BundleError that names the first text for which this does not hold;
+    also when there are no golden texts, or graph, tokenizer and labels do not fit together.
     """
     rows = bundle.golden()
     if not rows:
@@ -147,7 +142,7 @@ def check_golden(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> 
 
 
 def _difference(answer: Prediction, labels: tuple[str, ...], row: Golden) -> str | None:
-    """Say what is wrong with the answer to a golden text, if anything. A near tie may fall either way."""
+    """Return what is wrong with the answer to a golden text; None where it is right. A near tie may go either way."""
     found, expected = answer.probabilities, np.array(row.probabilities)
     best = np.sort(expected)[-2:]
     label = labels[int(found.argmax())]

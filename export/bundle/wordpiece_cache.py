@@ -1,9 +1,9 @@
-"""Tokenising by words that were seen before, where that gives what the tokenizer would give.
+"""Tokenise from a cache of words, where that gives exactly what the tokenizer would give.
 
-BERT's tokenizer cuts a text into words and punctuation, and looks up the pieces of each without regard to the others
-(WordPiece; Wu et al. 2016, Google's neural machine translation system, section 4.1). So what it made of a word holds
-wherever that word comes again. Only plain ASCII is cut here: every other text, and the pieces of a new word, are the
-tokenizer's to say.
+BERT's tokenizer splits a text into words and punctuation, and looks up the pieces of each word on its own (WordPiece;
+Wu et al. 2016, Google's neural machine translation system, section 4.1). So the pieces of a word hold wherever that
+word appears again. Only plain ASCII text is split here; the tokenizer itself handles every other text, and every new
+word.
 """
 
 from __future__ import annotations
@@ -21,71 +21,75 @@ from distill.truncation import truncation_side
 
 _MOST_WORDS = 20_000
 _LONGEST_WORD = 32
-"""Only so many words are kept, and none that is longer."""
+"""How many words the cache holds, and the length, in characters, above which a word is not cached."""
 
 _WORD = re.compile(rf"[{ascii_letters}{digits}]+|[{re.escape(punctuation)}]")
 _SPACES = "\t\n\r "
 _PROBE = "a"
 
 
-class Words:
-    """The words of one tokenizer with its truncation set, which adds tokens `before` and `after` a text.
+class WordPieceCache:
+    """Caches the words of one tokenizer, whose truncation is set. Threads may share it.
 
-    `apart` are the characters with which tokens begin that it finds in a text by themselves. Threads may share it.
+    The tokenizer adds the ids `before` and `after` every text. `reserved` holds the first characters of tokens that it
+    finds in a text before it splits words; a text with one of them is left to the tokenizer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, before: list[int], after: list[int], apart: set[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: list[int], after: list[int], reserved: set[str]) -> None:
         self._tokenizer = tokenizer
         self._lowercase: bool = tokenizer.normalizer.lowercase
         self._before, self._after = before, after
         self._most: int = tokenizer.truncation["max_length"] - len(after)
         self._cut = len(before) if truncation_side(tokenizer) == "left" else self._most
-        """Where tokens are left out of a text that has too many."""
+        """Where the surplus ids of a long text begin."""
 
-        plain = {*ascii_letters, *digits, *punctuation, *_SPACES} - apart
+        plain = {*ascii_letters, *digits, *punctuation, *_SPACES} - reserved
         self._plain = re.compile(f"[{re.escape(''.join(sorted(plain)))}]*")
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._pieces: dict[str, tuple[int, ...]] = {}
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> Self | None:
-        """The words of a tokenizer whose truncation is set; None for one that is not as BERT's is."""
+    def for_tokenizer(cls, tokenizer: Tokenizer) -> Self | None:
+        """Return a cache for a tokenizer whose truncation is set; None for one that does not work as BERT's does."""
         parts = (tokenizer.model, tokenizer.normalizer, tokenizer.pre_tokenizer)
         if not all(map(isinstance, parts, (WordPiece, BertNormalizer, BertPreTokenizer))):
             return None
-        apart = {token.content[0] for token in tokenizer.get_added_tokens_decoder().values()}
-        if not apart <= set(punctuation):
+        reserved = {token.content[0] for token in tokenizer.get_added_tokens_decoder().values()}
+        if not reserved <= set(punctuation):
             return None
         alone, whole = (tokenizer.encode(_PROBE, add_special_tokens=added).ids for added in (False, True))
         at = next((at for at in range(len(whole)) if whole[at : at + len(alone)] == alone), None)
         if not alone or at is None or len(whole) >= tokenizer.truncation["max_length"]:
             return None
-        return cls(tokenizer, whole[:at], whole[at + len(alone) :], apart)
+        return cls(tokenizer, whole[:at], whole[at + len(alone) :], reserved)
 
     def encode(self, text: str) -> tuple[list[int], bool] | None:
-        """The token ids of a text, and whether it had more; None for a text that is not plain, or of endless words."""
+        """Return the token ids of a text and whether it was truncated; None for a text that the tokenizer must encode.
+
+        That is one that is not plain ASCII, or has a word of more pieces than the graph reads.
+        """
         if not text.isascii() or self._plain.fullmatch(text) is None:
             return None
-        known = self._known
+        cached = self._pieces
         ids = self._before.copy()
         for word in _WORD.findall(text.lower() if self._lowercase else text):
-            pieces = known.get(word)
+            pieces = cached.get(word)
             if pieces is None and (pieces := self._learn(word)) is None:
                 return None
             ids += pieces
-        more = len(ids) - self._most
-        if more > 0:
-            del ids[self._cut : self._cut + more]
+        surplus = len(ids) - self._most
+        if surplus > 0:
+            del ids[self._cut : self._cut + surplus]
         ids += self._after
-        return ids, more > 0
+        return ids, surplus > 0
 
     def _learn(self, word: str) -> tuple[int, ...] | None:
-        """The pieces of a word; None for one that has more than the graph reads."""
+        """Return the pieces of a new word, and cache them; None for a word of more pieces than the graph reads."""
         encoding = self._tokenizer.encode(word, add_special_tokens=False)
         if encoding.overflowing:
             return None
         pieces = tuple(encoding.ids)
         if len(word) <= _LONGEST_WORD:
-            if len(self._known) >= _MOST_WORDS:
-                self._known.clear()
-            self._known[word] = pieces
+            if len(self._pieces) >= _MOST_WORDS:
+                self._pieces.clear()
+            self._pieces[word] = pieces
         return pieces

@@ -1,51 +1,32 @@
-"""A graph whose only output is calibrated logits: who computes their softmax, or sigmoids, gets our probabilities."""
+"""A graph whose only output is calibrated logits: their softmax (or sigmoid) is the bundle's probabilities."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from export.graph.builder import drop_unread
+
 _LOGITS = "logits"
-_BEFORE = "uncalibrated logits"
+_UNCALIBRATED = "uncalibrated logits"
 
 
 def calibrate_logits(source: Path, target: Path, temperature: float) -> Path:
-    """Write a graph with its `logits` divided by the temperature, and without what makes other outputs."""
+    """Write a graph with its `logits` divided by the temperature, and without the other outputs."""
     import onnx
     from onnx import helper, numpy_helper
 
     model = onnx.load(str(source))
     graph = model.graph
     for node in graph.node:
-        _rename(node.input)
-        _rename(node.output)
+        for names in (node.input, node.output):
+            names[:] = [_UNCALIBRATED if name == _LOGITS else name for name in names]
     graph.initializer.append(numpy_helper.from_array(np.array(temperature, np.float32), "calibration temperature"))
-    graph.node.append(helper.make_node("Div", [_BEFORE, "calibration temperature"], [_LOGITS], name="calibrate"))
+    graph.node.append(helper.make_node("Div", [_UNCALIBRATED, "calibration temperature"], [_LOGITS], name="calibrate"))
     kept = [value for value in graph.output if value.name == _LOGITS]
     del graph.output[:]
     graph.output.extend(kept)
-    _drop_unread(graph)
+    drop_unread(graph)
     onnx.save(model, str(target))
     return target
-
-
-def _rename(names: Any) -> None:
-    for place, name in enumerate(names):
-        if name == _LOGITS:
-            names[place] = _BEFORE
-
-
-def _drop_unread(graph: Any) -> None:
-    """Remove the nodes and constants that no output needs."""
-    read = {value.name for value in graph.output}
-    nodes = []
-    for node in reversed(graph.node):
-        if read.intersection(node.output):
-            nodes.append(node)
-            read.update(node.input)
-    constants = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(nodes))
-    graph.initializer.extend(constants)

@@ -1,43 +1,41 @@
-"""A graph that needs nothing of Reflux: it takes ids and mask alone, and computes the same as the one that is served.
+"""A portable graph runs without Reflux: it takes ids and mask only, and computes what the served graph does.
 
-What a packed graph is told about its rows comes from the mask here, a row for each text, and the operators of ONNX
-Runtime's own that `unpad` and `fuse_int8` put in are spelt in those of the ONNX standard.
+It computes the inputs of sequence packing from the mask, with a row for each text, and replaces the operators of ONNX
+Runtime's own that `unpad` and `fuse_int8` introduced by operators of the ONNX standard.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.bundle.sequence_packing import BIAS, NAMES, PLACES, ROWS
+from export.bundle.sequence_packing import BIAS, NAMES, PLACES, ROWS, UNSEEN
+from export.graph.builder import MASK, MICROSOFT, GraphBuilder
 
-_MASK = "attention_mask"
-_DOMAIN = "com.microsoft"
-_UNSEEN = -10_000.0
-"""Added to the score of a place that is padding, as `sequence_packing` does."""
+_FLOAT = np.float32
 
 
 def make_portable(source: Path, target: Path) -> Path:
-    """Write the portable graph of one that is served, packed or not, with all its weights in the file."""
+    """Write the portable form of a served graph, unpadded or not, with all weights in the file."""
     import onnx
 
     model = onnx.load(str(source))
-    graph = _Portable(model.graph)
-    packed = set(NAMES) & {value.name for value in model.graph.input}
-    if packed:
-        graph.rows()
-        kept = [value for value in model.graph.input if value.name not in packed]
+    builder = _Portable("portable")
+    packing = set(NAMES) & {value.name for value in model.graph.input}
+    if packing:
+        builder.compute_packing_inputs()
+        kept = [value for value in model.graph.input if value.name not in packing]
         del model.graph.input[:]
         model.graph.input.extend(kept)
     for node in model.graph.node:
-        graph.take(node)
+        builder.take(node)
     del model.graph.node[:]
-    model.graph.node.extend(graph.nodes)
-    used = {node.domain for node in graph.nodes}
+    model.graph.node.extend(builder.nodes)
+    model.graph.initializer.extend(builder.constants.values())
+    used = {node.domain for node in builder.nodes}
     needed = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(needed)
@@ -45,128 +43,93 @@ def make_portable(source: Path, target: Path) -> Path:
     return target
 
 
-class _Portable:
-    """The nodes of a portable graph so far."""
-
-    def __init__(self, graph: Any) -> None:
-        self.nodes: list[Any] = []
-        self._graph = graph
-        self._constants: dict[str, str] = {}
-        self._spell: dict[str, Callable[[Any], None]] = {
-            "MultiHeadAttention": self._attention,
-            "MatMulIntegerToFloat": self._product,
-            "Gelu": self._gelu,
-        }
+class _Portable(GraphBuilder):
+    """Copies nodes, and expands those of ONNX Runtime's own operators that our rewrites introduced."""
 
     def take(self, node: Any) -> None:
-        """Add a node, in operators of the standard where it is one of those that we put in."""
-        spell = self._spell.get(node.op_type) if node.domain == _DOMAIN else None
-        if spell is None or (node.op_type == "MultiHeadAttention" and not _is_ours(node)):
-            self.nodes.append(node)
+        """Append a node, expanded where it is one of ours."""
+        kind = node.op_type if node.domain == MICROSOFT else None
+        if kind == "MultiHeadAttention" and _is_ours(node):
+            self._attention(node)
+        elif kind == "MatMulIntegerToFloat":
+            self._integer_product(node)
+        elif kind == "Gelu":
+            self._gelu(node)
         else:
-            spell(node)
+            self.nodes.append(node)
 
-    def rows(self) -> None:
-        """Compute what a packed graph is given beside its texts: see `sequence_packing.Rows.of`."""
-        self._add("Reshape", [_MASK, self._constant(np.array([-1]))], _own("mask"))
-        self._add("NonZero", [_own("mask")], _own("nonzero"))
-        self._add("Reshape", [_own("nonzero"), self._constant(np.array([-1]))], PLACES)
-        # A padded place is given the token before it, which nobody reads.
-        self._add("CumSum", [_own("mask"), self._constant(np.array(0))], _own("counted"))
-        self._add("Sub", [_own("counted"), self._constant(np.array(1))], _own("before"))
-        self._add("Shape", [_MASK], _own("shape"))
-        self._add("Reshape", [_own("before"), _own("shape")], ROWS)
-        self._add("Unsqueeze", [_MASK, self._constant(np.array([1, 2]))], _own("seen"))
-        self._add("Sub", [self._constant(np.array(1)), _own("seen")], _own("unseen"))
-        self._float(_own("unseen"), _own("unseen float"))
-        self._add("Mul", [_own("unseen float"), self._constant(np.array(_UNSEEN, np.float32))], BIAS)
+    def compute_packing_inputs(self) -> None:
+        """Compute what `SequencePacking.pack` gives for texts that each have a row of their own."""
+        self.locate_tokens(PLACES, ROWS)
+        seen = self.add("Unsqueeze", [MASK, self.constant([1, 2])], "seen")
+        unseen = self._to_float(self.add("Sub", [self.constant(1), seen], "unseen"), "unseen float")
+        self.node("Mul", [unseen, self.constant(UNSEEN, _FLOAT)], BIAS)
 
     def _attention(self, node: Any) -> None:
-        """For each head softmax(Q·Kᵀ / √d + bias)·V."""
+        """Compute softmax(Q·Kᵀ·scale + bias)·V for each head."""
         name = node.output[0]
-        heads = _attribute(node, "num_heads")
-        parts = {}
-        for part, value, order in zip("qkv", node.input[:3], ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
-            split, turned = _own(f"{name}/{part}/split"), _own(f"{name}/{part}")
-            self._add("Reshape", [value, self._constant(np.array([0, 0, heads, -1]))], split)
-            self._add("Transpose", [split], turned, perm=order)
-            parts[part] = turned
-        self._add("MatMul", [parts["q"], parts["k"]], _own(f"{name}/product"))
-        self._add("Mul", [_own(f"{name}/product"), self._scale(node, parts["q"])], _own(f"{name}/scaled"))
-        self._add("Add", [_own(f"{name}/scaled"), node.input[5]], _own(f"{name}/scores"))
-        self._add("Softmax", [_own(f"{name}/scores")], _own(f"{name}/weights"), axis=-1)
-        self._add("MatMul", [_own(f"{name}/weights"), parts["v"]], _own(f"{name}/heads"))
-        self._add("Transpose", [_own(f"{name}/heads")], _own(f"{name}/joined"), perm=[0, 2, 1, 3])
-        self._add("Reshape", [_own(f"{name}/joined"), self._constant(np.array([0, 0, -1]))], name)
+        split = self.constant([0, 0, _attribute(node, "num_heads"), -1])
+        query, key, value = (
+            self.add(
+                "Transpose", [self.add("Reshape", [each, split], f"{name}/{part}/split")], f"{name}/{part}", perm=order
+            )
+            for part, each, order in zip("qkv", node.input[:3], ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+        )
+        product = self.add("MatMul", [query, key], f"{name}/product")
+        scaled = self.add("Mul", [product, self._scale(node, query)], f"{name}/scaled")
+        scores = self.add("Add", [scaled, node.input[5]], f"{name}/scores")
+        weights = self.add("Softmax", [scores], f"{name}/weights", axis=-1)
+        heads = self.add("MatMul", [weights, value], f"{name}/heads")
+        joined = self.add("Transpose", [heads], f"{name}/joined", perm=[0, 2, 1, 3])
+        self.node("Reshape", [joined, self.constant([0, 0, -1])], name)
 
     def _scale(self, node: Any, queries: str) -> str:
-        """What scores are multiplied by: the node's `scale`, or 1 / √d for heads d wide."""
+        """Return the factor of the scores: the node's `scale`, or 1 / √d for heads d wide."""
         scale = _attribute(node, "scale")
         if scale:
-            return self._constant(np.array(scale, np.float32))
+            return self.constant(scale, _FLOAT)
         name = node.output[0]
-        self._add("Shape", [queries], _own(f"{name}/width"), start=3)
-        self._float(_own(f"{name}/width"), _own(f"{name}/width float"))
-        self._add(
-            "Pow", [_own(f"{name}/width float"), self._constant(np.array(-0.5, np.float32))], _own(f"{name}/root")
-        )
-        return _own(f"{name}/root")
+        width = self._to_float(self.add("Shape", [queries], f"{name}/width", start=3), f"{name}/width float")
+        return self.add("Pow", [width, self.constant(-0.5, _FLOAT)], f"{name}/root")
 
-    def _product(self, node: Any) -> None:
-        """The integer product, times the scales, plus the bias: what `join_scales` joined."""
+    def _integer_product(self, node: Any) -> None:
+        """Compute the integer product times both scales plus the bias, which `fuse_int8` made one operator."""
         name = node.output[0]
         left, right, left_scale, right_scale, *others = node.input
         zeros, bias = others[:2], others[2:3]
-        self._add("MatMulInteger", [left, right, *zeros], _own(f"{name}/integers"))
-        self._float(_own(f"{name}/integers"), _own(f"{name}/floats"))
-        self._add("Mul", [left_scale, right_scale], _own(f"{name}/scales"))
-        self._add("Mul", [_own(f"{name}/floats"), _own(f"{name}/scales")], _own(f"{name}/scaled") if bias else name)
+        integers = self.add("MatMulInteger", [left, right, *zeros], f"{name}/integers")
+        factors = [
+            self._to_float(integers, f"{name}/floats"),
+            self.add("Mul", [left_scale, right_scale], f"{name}/scales"),
+        ]
         if bias:
-            self._add("Add", [_own(f"{name}/scaled"), *bias], name)
+            self.node("Add", [self.add("Mul", factors, f"{name}/scaled"), *bias], name)
+        else:
+            self.node("Mul", factors, name)
 
     def _gelu(self, node: Any) -> None:
-        """Gelu: x · ½ · (1 + erf(x / √2))."""
+        """Compute GELU: x · (1 + erf(x / √2)) · ½."""
         (value,), (name,) = node.input, node.output
-        self._add("Div", [value, self._constant(np.array(math.sqrt(2), np.float32))], _own(f"{name}/root"))
-        self._add("Erf", [_own(f"{name}/root")], _own(f"{name}/erf"))
-        self._add("Add", [_own(f"{name}/erf"), self._constant(np.array(1, np.float32))], _own(f"{name}/sum"))
-        self._add("Mul", [value, _own(f"{name}/sum")], _own(f"{name}/twice"))
-        self._add("Mul", [_own(f"{name}/twice"), self._constant(np.array(0.5, np.float32))], name)
+        root = self.add("Div", [value, self.constant(math.sqrt(2), _FLOAT)], f"{name}/root")
+        erf = self.add("Erf", [root], f"{name}/erf")
+        total = self.add("Add", [erf, self.constant(1, _FLOAT)], f"{name}/sum")
+        twice = self.add("Mul", [value, total], f"{name}/twice")
+        self.node("Mul", [twice, self.constant(0.5, _FLOAT)], name)
 
-    def _float(self, value: str, output: str) -> None:
+    def _to_float(self, value: str, name: str) -> str:
         from onnx import TensorProto
 
-        self._add("Cast", [value], output, to=TensorProto.FLOAT)
-
-    def _add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{kind}:{output}", **attributes))
-
-    def _constant(self, values: Any) -> str:
-        """The name of a constant, one for all who need these values."""
-        from onnx import numpy_helper
-
-        name = _own(f"constant {values.dtype} {values.tolist()}")
-        if name not in self._constants:
-            self._constants[name] = name
-            self._graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
+        return self.add("Cast", [value], name, to=TensorProto.FLOAT)
 
 
 def _is_ours(node: Any) -> bool:
-    """Whether an attention has queries, keys, values and a bias of scores alone, as those that `unpad` makes."""
+    """Whether an attention has queries, keys, values and a score bias only, as those that `unpad` makes."""
     given = [bool(name) for name in node.input]
     return given == [True, True, True, False, False, True] and len(node.output) == 1
 
 
 def _attribute(node: Any, name: str) -> Any:
-    """The value of a node's attribute, None where it has none of that name."""
+    """Return the value of a node's attribute; None where it has none of that name."""
     from onnx import helper
 
     return next((helper.get_attribute_value(each) for each in node.attribute if each.name == name), None)
-
-
-def _own(name: str) -> str:
-    """A name that no other graph gives."""
-    return f"portable {name}"

@@ -1,4 +1,4 @@
-"""Keeping the advice of export libraries from the reader, for as long as they work."""
+"""Silence the warnings and progress of export libraries while they work."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings, standard output and log records below an error. Everything is as before on leaving.
+    """Suppress warnings, standard output and log records below ERROR; restore all of them on exit.
 
-    Tracers warn of constants that our graphs do not depend on, the quantiser advises what fusion has done.
+    Tracers warn about constants that our graphs do not depend on, and the quantiser recommends what fusion has done.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

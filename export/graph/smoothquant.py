@@ -1,14 +1,14 @@
-"""Smoothing before int8: channels that are large in the activations lend their size to the weights.
+"""SmoothQuant: before int8, move part of the range of large activation channels into the weights.
 
 Activations are quantised with one scale for all channels, weights with one per output, so a few large channels cost
-all others their precision. Each product X·W becomes (X / s)·(s·W), the same in fp32 (SmoothQuant, Xiao et al. 2023,
-equations 3 and 4). What attention gives is divided where its values are made, at no cost; all else has to be divided by
-an operator of its own.
+all others their precision. Each product X·W becomes (X / s)·(s·W), the same in fp32 (Xiao et al. 2023, SmoothQuant,
+equations 3 and 4). The output of attention is divided for free, in the weights that make its values; any other
+activation needs an operator that divides it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ import numpy as np
 from export.graph.activations import Floats, activations
 
 MIGRATION = 0.75
-"""How much of the range moves into the weights (α of the paper, 0 none, 1 all)."""
+"""How much of the range moves into the weights (α of the paper): 0 is nothing, 1 everything."""
 
 _PRODUCTS = ("MatMul", "Attention")
 _LEAST = 1e-5
 
 
-def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: Collection[str] = ()) -> Path:
-    """Write a graph that computes the same, ready to be quantised. `rows` are token ids of typical texts.
+def smoothquant(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: Collection[str] = ()) -> Path:
+    """Write a graph that computes the same and loses less when quantised. `rows` are token ids of typical texts.
 
-    `exclude` names the products that stay fp32. A graph without products of activations and weights is left as it is.
+    `exclude` names the products that will stay fp32. A graph without products of activations and weights is written
+    unchanged.
     """
     import onnx
     from onnx import numpy_helper
@@ -39,9 +40,9 @@ def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: C
         for node in model.graph.node
         if node.op_type in _PRODUCTS and node.input[1] in constants and node.name not in exclude
     ]
-    users: dict[str, list[Any]] = {}
+    users: dict[str, list[Any]] = defaultdict(list)
     for node in products:
-        users.setdefault(node.input[0], []).append(node)
+        users[node.input[0]].append(node)
     for name, largest in _largest(model, target, list(users), rows).items():
         weights = {node.input[1]: numpy_helper.to_array(constants[node.input[1]]) for node in users[name]}
         factor = factors(largest, list(weights.values()))
@@ -58,7 +59,7 @@ def smooth(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: C
 
 
 def _divide(graph: Any, name: str, factor: Floats, users: list[Any]) -> None:
-    """Have products read an activation divided by a factor for each channel."""
+    """Insert an operator that divides an activation by a factor per channel, and let `users` read its result."""
     from onnx import helper, numpy_helper
 
     graph.initializer.append(numpy_helper.from_array(1 / factor, f"{name}/factor"))
@@ -70,17 +71,17 @@ def _divide(graph: Any, name: str, factor: Floats, users: list[Any]) -> None:
 
 
 def _projection(graph: Any, name: str, constants: Mapping[str, Any], channels: int) -> list[str]:
-    """The bias and the weights that make the values which attention averages to the named activation; else nothing.
+    """Return the names of the bias and the weights that make the attention values behind an activation.
 
-    It averages each channel for itself, so that a factor for each may as well be in the values, where nothing else
-    reads them.
+    Attention averages each channel on its own, so dividing the values divides its output. The list is empty where the
+    activation is not the output of attention, or something else reads the values.
     """
-    made = {output: node for node in graph.node for output in node.output}
+    producer = {output: node for node in graph.node for output in node.output}
     read = Counter([*(each for node in graph.node for each in node.input), *(value.name for value in graph.output)])
     found: list[str] = []
     attended = False
-    while name in made and read[name] == 1:
-        node = made[name]
+    while name in producer and read[name] == 1:
+        node = producer[name]
         constant = next((each for each in node.input if each in constants and read[each] == 1), None)
         if node.op_type == "MultiHeadAttention":
             name, attended = node.input[2], True
@@ -97,7 +98,7 @@ def _projection(graph: Any, name: str, constants: Mapping[str, Any], channels: i
 
 
 def _width(node: Any, constants: Mapping[str, Any]) -> int | None:
-    """The last dimension that a Reshape gives, where that is constant."""
+    """Return the last dimension of a Reshape's result; None where it is not constant."""
     from onnx import numpy_helper
 
     shape = constants.get(node.input[1])
@@ -105,7 +106,7 @@ def _width(node: Any, constants: Mapping[str, Any]) -> int | None:
 
 
 def factors(largest: Floats, weights: Sequence[Floats]) -> Floats:
-    """What each of C channels is divided by, float32 [C], with a geometric mean of 1.
+    """Return what each of C channels is divided by, float32 [C], with a geometric mean of 1.
 
     `largest` [C] is the largest magnitude of each channel's activations; `weights` are the matrices [C, outputs] that
     read them.
@@ -117,7 +118,10 @@ def factors(largest: Floats, weights: Sequence[Floats]) -> Floats:
 
 
 def _largest(model: Any, scratch: Path, names: list[str], rows: Sequence[Sequence[int]]) -> dict[str, Floats]:
-    """The largest magnitude of each channel of the named activations over all rows; a graph is written to `scratch`."""
+    """Return the largest magnitude, over all rows, of each channel of the named activations.
+
+    `scratch` is a path for a temporary graph.
+    """
     largest: dict[str, Floats] = {}
     for seen in activations(model, names, rows, scratch) if names else ():
         for name, values in seen.items():

@@ -1,7 +1,7 @@
-"""Static quantisation: the range of each activation is taken from typical texts, and not from the text that is read.
+"""Static quantisation ranges: take the range of each activation from typical texts, not from the batch at run time.
 
-A dynamically quantised graph scales its activations by the largest of the whole batch, so that a text's answer depends
-on its neighbours. With ranges that are fixed it does not, and nothing has to be measured at run time.
+A dynamically quantised graph scales activations by the largest value of the batch, so the other texts of a run change a
+text's answer. With static ranges they do not, and nothing is measured at run time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _DYNAMIC = "DynamicQuantizeLinear"
 _LEVELS = 255  # of uint8
 
 
-def fix_ranges(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
-    """Write a dynamically quantised graph with the ranges that its activations have on `rows`, typical token ids.
+def set_static_ranges(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
+    """Write a dynamically quantised graph with the ranges its activations have on `rows`, token ids of typical texts.
 
-    What is larger in another text is cut off there. A graph without dynamic ranges is left as it is.
+    Larger values in other texts saturate. A graph without dynamic ranges is written unchanged.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -48,6 +48,6 @@ def fix_ranges(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Pat
 
 
 def uint8_range(lowest: float, highest: float) -> tuple[float, int]:
-    """The step and the zero point that map [lowest, highest], which holds 0, to 0..255."""
+    """Return the step and the zero point that map [lowest, highest], which includes 0, to 0..255."""
     step = (highest - lowest) / _LEVELS or 1.0
     return step, round(-lowest / step)

@@ -1,6 +1,6 @@
-"""Variants of one graph: plain fp32, fused fp32, int8, fp16; and how fast each runs on this machine.
+"""Make the variants of one graph (plain fp32, fused fp32, int8, fp16) and measure how fast each runs on this machine.
 
-It makes and measures; whether a variant is good enough is decided in `gates`.
+Whether a variant is good enough is decided in `gates`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle.classifier import Classifier, GraphTokenizer, create_session
+from export.bundle.classifier import Classifier, GraphTokenizer
 from export.bundle.format import FP16, FUSED, INT8, PLAIN, cpu_features
-from export.graph.float16 import halve
-from export.graph.fuse_int8 import join_scales
+from export.bundle.session import create_session
+from export.graph.float16 import to_float16
+from export.graph.fuse_int8 import fuse_int8
 from export.graph.quiet import quiet
-from export.graph.smoothquant import smooth
-from export.graph.static_ranges import fix_ranges
-from export.graph.unpad import pack
+from export.graph.smoothquant import smoothquant
+from export.graph.static_ranges import set_static_ranges
+from export.graph.unpad import unpad
 
 REDUCED = (INT8, FP16)
-"""Those that compute with less than 32 bits, and so not quite the same."""
+"""The variants that compute with less than 32 bits, and so only approximately the same."""
 
 _FUSIONS = {
     "bert": "bert",
@@ -32,7 +33,8 @@ _FUSIONS = {
     "mpnet": "bert",
     "electra": "bert",
 }
-_ROUNDS = 5
+ROUNDS = 5
+"""How many times `measure` goes over its texts."""
 
 
 def make_variants(
@@ -44,21 +46,21 @@ def make_variants(
     *,
     gpu: bool = False,
 ) -> dict[str, Path]:
-    """Write the variants of an fp32 graph into a folder and give their paths, `plain` first, those of `REDUCED` last.
+    """Write the variants of an fp32 graph into a folder and return their paths: `plain` first, those of `REDUCED` last.
 
     `config` is the encoder's, or None for a graph without attention, which has nothing to fuse. `rows` are token ids
-    of typical texts, from which int8 learns the range of the activations. `reduced` says which of `REDUCED` to make.
-    On a `gpu` padding costs less than to look for it, so that `fused` is packed for CPUs alone, and `fp16` never.
+    of typical texts, from which int8 takes its ranges. `reduced` says which of `REDUCED` to make. On a GPU, computing
+    padding costs less than avoiding it: with `gpu` the fused variant keeps it, and fp16 always does.
     """
-    paths, fused, packed = {PLAIN: plain}, plain, plain
+    paths, fused, unpadded = {PLAIN: plain}, plain, plain
     if config is not None and config.model_type in _FUSIONS:
         fused = fuse(plain, folder / "fused.onnx", config)
-        packed = pack(fused, folder / "packed.onnx")
-        paths[FUSED] = fused if gpu else packed
+        unpadded = unpad(fused, folder / "unpadded.onnx")
+        paths[FUSED] = fused if gpu else unpadded
     if INT8 in reduced:
-        paths[INT8] = quantise(packed, folder / "int8.onnx", rows)
+        paths[INT8] = quantise(unpadded, folder / "int8.onnx", rows)
     if FP16 in reduced:
-        paths[FP16] = halve(fused, folder / "fp16.onnx", heads(fused))
+        paths[FP16] = to_float16(fused, folder / "fp16.onnx", heads(fused))
     return paths
 
 
@@ -79,16 +81,16 @@ def fuse(source: Path, target: Path, config: Any) -> Path:
 
 
 def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
-    """Smooth, then quantise to int8: activations by their ranges on `rows`. The head stays fp32, for it decides.
+    """Apply SmoothQuant, then quantise to int8 with the static ranges of `rows`. The head, which decides, stays fp32.
 
-    Without VNNI, products of uint8 and int8 saturate in 16 bits, so weights get 7 bits there.
+    Without VNNI, sums of uint8 and int8 products saturate at 16 bits, so weights get 7 bits there.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(str(source))
-    exclude = [*_heads(model), *_weights(model)]
-    smoothed = smooth(source, target.with_name(f"smooth-{target.name}"), rows, exclude)
+    exclude = [*_heads(model), *_scalar_lookups(model)]
+    smoothed = smoothquant(source, target.with_name(f"smooth-{target.name}"), rows, exclude)
     with quiet():
         quantize_dynamic(
             str(smoothed),
@@ -100,25 +102,25 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     smoothed.unlink()
-    fix_ranges(target, target, rows)
-    return join_scales(target, target)
+    set_static_ranges(target, target, rows)
+    return fuse_int8(target, target)
 
 
 def saturates() -> bool:
-    """Whether sums of products of uint8 and int8 overflow 16 bits on this machine."""
+    """Whether sums of uint8 and int8 products saturate at 16 bits on this machine."""
     features = cpu_features()["features"]
     return not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
 
 
 def heads(path: Path) -> list[str]:
-    """The names of the nodes of a graph that compute the logits."""
+    """Return the names of the nodes of a graph file that compute the logits."""
     import onnx
 
     return _heads(onnx.load(str(path)))
 
 
 def _heads(model: Any) -> list[str]:
-    """The names of the nodes that compute the logits: the matrix product nearest to that output."""
+    """Return the names of the nodes that compute the logits: the matrix product nearest to that output."""
     producer = {name: node for node in model.graph.node for name in node.output}
     pending = ["logits"]
     while pending:
@@ -131,14 +133,14 @@ def _heads(model: Any) -> list[str]:
     return []
 
 
-def _weights(model: Any) -> list[str]:
-    """The names of the nodes that look up one number per token: 8 bits would not do for an exponent."""
+def _scalar_lookups(model: Any) -> list[str]:
+    """Return the names of the nodes that look up one number per token: it is an exponent, too coarse in 8 bits."""
     narrow = {table.name for table in model.graph.initializer if len(table.dims) == 2 and table.dims[1] == 1}
     return [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in narrow]
 
 
 def load_variants(paths: dict[str, Path], tokenizer: Path, max_tokens: int, classes: int) -> dict[str, Classifier]:
-    """A classifier, on one thread, for each variant."""
+    """Load a classifier, on one thread, for each variant."""
     shared = GraphTokenizer(tokenizer, max_tokens)
     return {
         name: Classifier(create_session(path, max_tokens=max_tokens), shared, classes) for name, path in paths.items()
@@ -152,12 +154,12 @@ def measure(
     *,
     rows: int = 1,
 ) -> dict[str, float]:
-    """The median milliseconds per text of each variant, tokenising included, in runs of `rows` texts on one thread.
+    """Measure the median milliseconds per text of each variant, tokenising included, in runs of `rows` texts.
 
     Variants take turns on every run, so that a slow moment of the machine slows them alike.
     """
     spent: dict[str, list[float]] = {name: [] for name in classifiers}
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         for begin in range(0, len(texts), rows):
             batch = texts[begin : begin + rows]
             for name, classifier in classifiers.items():
@@ -166,8 +168,3 @@ def measure(
                 spent[name].append((time.perf_counter() - start) / len(batch))
             advance(len(batch))
     return {name: float(np.median(times) * 1000) for name, times in spent.items()}
-
-
-def measurement_rounds() -> int:
-    """How many times `measure` goes over its texts."""
-    return _ROUNDS

@@ -15,7 +15,7 @@ from export.bundle.classifier import Classifier, Prediction
 from export.bundle.format import FP16, TOKENIZER, Bundle, BundleError
 from export.bundle.providers import AUTO, Device
 from export.bundle.reference import Reference
-from export.bundle.verify import check_calibration, check_golden, check_longest, refusing
+from export.bundle.verify import bundle_errors, check_calibration, check_golden, check_longest
 from service.errors import StartupError
 from service.inference.autotune import Conditions, Overrides, Tuning, choose
 from service.process.cpus import available_cpus
@@ -56,7 +56,7 @@ def load(
     golden answers here or fails on a text of `max_tokens`, and when the device is not available.
     """
     try:
-        with refusing(path):
+        with bundle_errors(path):
             return _load(path, overrides, device, before)
     except BundleError as error:
         raise StartupError(str(error)) from error

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from distill.data.splits import Test
 from distill.task import Export, Gates
-from export import build, gates
+from export import build, gates, selection
 from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import CARD, MODEL, PORTABLE, TOKENIZER, Bundle
@@ -43,7 +43,7 @@ def build_one(student, path, baseline, variant="auto", gates=LOOSE, **settings):
 
 def claim(monkeypatch, **milliseconds):
     """Let each variant be measured to take so long, whatever it takes."""
-    monkeypatch.setattr(build, "measure", lambda graphs, *_, **__: {name: milliseconds[name] for name in graphs})
+    monkeypatch.setattr(selection, "measure", lambda graphs, *_, **__: {name: milliseconds[name] for name in graphs})
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def on_gpu(monkeypatch):
 @pytest.fixture
 def overflow(monkeypatch):
     """A converter whose graph answers values that are not numbers."""
-    halve = variants.halve
+    to_float16 = variants.to_float16
 
-    def halve_badly(source, target, heads):
-        halve(source, target, heads)
+    def convert_badly(source, target, heads):
+        to_float16(source, target, heads)
         model = onnx.load(target)
         for value in model.graph.initializer:
             if value.name == "temperature":
@@ -97,7 +97,7 @@ def overflow(monkeypatch):
         onnx.save(model, target)
         return target
 
-    monkeypatch.setattr(variants, "halve", halve_badly)
+    monkeypatch.setattr(variants, "to_float16", convert_badly)
 
 
 @pytest.fixture
@@ -235,7 +235,9 @@ def test_on_a_gpu_the_fused_graph_is_not_packed(make, speeds, on_gpu):
 
 def test_on_a_gpu_variants_are_timed_in_runs_of_many_texts(make, monkeypatch, on_gpu):
     given = []
-    monkeypatch.setattr(build, "measure", lambda graphs, *_, rows: given.append(rows) or {name: 1.0 for name in graphs})
+    monkeypatch.setattr(
+        selection, "measure", lambda graphs, *_, rows: given.append(rows) or {name: 1.0 for name in graphs}
+    )
     bundle = make("fp32")
     assert given == [50]
     assert bundle.manifest.measured["rows"] == 50
@@ -405,7 +407,7 @@ def test_golden_rows_are_the_graphs_own_answers_spread_over_validation(built, va
 
 @pytest.mark.parametrize(("count", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (7, [0, 1, 3, 5]), (8, [0, 2, 4, 6])])
 def test_a_choice_of_rows_is_spread_evenly(count, taken):
-    assert list(build._spread(range(count), 4)) == taken
+    assert list(selection.evenly_spaced(range(count), 4)) == taken
 
 
 def test_few_rows_are_enough(make, baseline):

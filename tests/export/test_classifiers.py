@@ -12,7 +12,7 @@ from distill.errors import DistillError
 from distill.students.sequence_classifier import load_classifier
 from distill.students.student import probabilities
 from distill.task import Export, Gates
-from export import build
+from export import build, selection
 from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.verify import verify
@@ -110,7 +110,9 @@ def test_an_architecture_that_cannot_be_exported_is_refused_by_name(tiny_classif
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_one_label_by_a_sigmoid_becomes_a_bundle_that_passes(tiny_classifier, tmp_path, monkeypatch, variant):
-    monkeypatch.setattr(build, "measure", lambda graphs, *_, **__: {name: 1 - at / 9 for at, name in enumerate(graphs)})
+    monkeypatch.setattr(
+        selection, "measure", lambda graphs, *_, **__: {name: 1 - at / 9 for at, name in enumerate(graphs)}
+    )
     folder = tiny_classifier("bert", id2label={0: "toxic"}, problem_type="multi_label_classification")
     bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), tmp_path / "bundle", variant)
     assert (bundle.manifest.labels, bundle.manifest.multi_label) == (("toxic",), True)

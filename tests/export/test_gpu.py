@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 
 from distill.students.student import TOKENIZER
-from export.bundle.classifier import Classifier, GraphTokenizer, create_session, has_gpu
+from export.bundle.classifier import Classifier, GraphTokenizer
 from export.bundle.format import FP16, FUSED, PLAIN
 from export.bundle.providers import CPU, CUDA, TENSORRT, Device
+from export.bundle.session import create_session, has_gpu
 from export.graph.variants import make_variants
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="needs a GPU and reflux[gpu]")

@@ -60,7 +60,9 @@ def hubs(students, baseline, tmp_path_factory):
     """For each family a bundle whose graph is int8, and its folder in the hub's layout."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.build.measure", lambda graphs, *_, **__: {name: float(name != "int8") for name in graphs})
+        patch.setattr(
+            "export.selection.measure", lambda graphs, *_, **__: {name: float(name != "int8") for name in graphs}
+        )
         for family, student in students.items():
             folder = tmp_path_factory.mktemp(family)
             bundle = build_one(student, folder / "bundle", baseline, "int8")

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from distill.students.student import pad
-from export.bundle.classifier import INPUTS, OUTPUTS, create_session
+from export.bundle.classifier import INPUTS, OUTPUTS
+from export.bundle.session import create_session
 from export.graph.quiet import quiet
 from export.torch_to_onnx import Graph, OptimumExporter, TorchExporter, export_onnx, exporter_for
 

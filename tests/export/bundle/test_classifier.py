@@ -17,10 +17,11 @@ import pytest
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
-from export.bundle.classifier import OUTPUTS, Classifier, GraphTokenizer, InferenceError, _execution, create_session
+from export.bundle.classifier import OUTPUTS, Classifier, GraphTokenizer, InferenceError, _executor
 from export.bundle.format import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, BundleError, write_bundle
 from export.bundle.io_binding import BoundRun
 from export.bundle.providers import CPU, CUDA
+from export.bundle.session import create_session
 
 ROOT = Path(__file__).parents[3]
 
@@ -255,20 +256,8 @@ def test_a_packed_graph_runs_in_its_own_shapes_on_a_gpu_too():
     session = SimpleNamespace(
         get_providers=lambda: [CUDA, CPU], get_provider_options=lambda: {CUDA: {"device_id": "0"}}, run=list
     )
-    assert _execution(session, 32, packed=True).func is session.run
-    assert isinstance(_execution(session, 32, packed=False), BoundRun)
-
-
-def test_a_graph_is_run_directly_where_onnx_runtime_has_that_and_gives_the_same(tiny_bundle):
-    classifier = Classifier.load(tiny_bundle)
-    feeds = classifier._feeds([classifier.encode("my parcel is late").ids])
-    session = classifier._session
-    usual = SimpleNamespace(get_providers=session.get_providers, run=session.run)
-    direct, public = (_execution(one, 32, packed=False) for one in (session, usual))
-    assert public.func == session.run
-    assert "inner" in direct.__code__.co_freevars, "ONNX Runtime's session is not where it was: every run costs more"
-    for one, other in zip(direct(feeds), public(feeds), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert _executor(session, 32, packed=True).func is session.run
+    assert isinstance(_executor(session, 32, packed=False), BoundRun)
 
 
 def test_what_a_graph_cannot_read_is_an_inference_error(tiny_bundle):

@@ -9,10 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.bundle.classifier import OUTPUTS, Classifier, GraphTokenizer, InferenceError, create_session
+from export.bundle.classifier import OUTPUTS, Classifier, GraphTokenizer, InferenceError
 from export.bundle.format import MODEL, TOKENIZER
 from export.bundle.io_binding import BoundRun, bucket, padded
 from export.bundle.providers import CPU, CUDA
+from export.bundle.session import create_session
 
 MAX_TOKENS = 128
 

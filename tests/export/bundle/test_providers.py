@@ -7,9 +7,10 @@ import dataclasses
 import onnxruntime
 import pytest
 
-from export.bundle.classifier import Classifier, create_session, has_gpu
+from export.bundle.classifier import Classifier
 from export.bundle.format import FP16, FUSED, INT8, MODEL, PLAIN, BundleError
 from export.bundle.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
+from export.bundle.session import create_session, has_gpu
 
 CPU_BUILD = ["AzureExecutionProvider", CPU]
 GPU_BUILD = [TENSORRT, CUDA, CPU]

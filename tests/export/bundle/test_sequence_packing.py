@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.bundle.sequence_packing import BIAS, NAMES, PLACES, ROWS, Rows, lay_out
+from export.bundle.sequence_packing import BIAS, NAMES, PLACES, ROWS, SequencePacking, assign_places
 
 MOST = 64
 UNSEEN = -10_000.0
@@ -19,7 +19,7 @@ lengths_of_texts = st.lists(st.integers(1, MOST), min_size=1, max_size=40)
 @settings(deadline=None)
 @given(lengths_of_texts)
 def test_each_token_has_a_place_of_its_own_and_stands_there(lengths):
-    found = Rows(MOST).of(lengths)
+    found = SequencePacking(MOST).pack(lengths)
     places, rows = found[PLACES], found[ROWS]
     assert tuple(found) == NAMES
     assert len(set(places.tolist())) == len(places) == sum(lengths)
@@ -30,7 +30,7 @@ def test_each_token_has_a_place_of_its_own_and_stands_there(lengths):
 @settings(deadline=None)
 @given(lengths_of_texts)
 def test_a_text_stands_in_one_row_in_its_order(lengths):
-    places, width = Rows(MOST).of(lengths)[PLACES], max(lengths)
+    places, width = SequencePacking(MOST).pack(lengths)[PLACES], max(lengths)
     for end, length in zip(np.cumsum(lengths), lengths, strict=True):
         here = places[end - length : end]
         np.testing.assert_array_equal(here, np.arange(here[0], here[0] + length))
@@ -40,7 +40,7 @@ def test_a_text_stands_in_one_row_in_its_order(lengths):
 @settings(deadline=None)
 @given(lengths_of_texts)
 def test_a_token_sees_its_own_text_alone(lengths):
-    found = Rows(MOST).of(lengths)
+    found = SequencePacking(MOST).pack(lengths)
     places, bias = found[PLACES], found[BIAS]
     count, width = found[ROWS].shape
     assert bias.shape == (count, 1, width, width)
@@ -56,7 +56,7 @@ def test_a_token_sees_its_own_text_alone(lengths):
 @settings(deadline=None)
 @given(lengths_of_texts)
 def test_two_rows_are_never_less_than_full_together(lengths):
-    starts, count = lay_out(lengths)
+    starts, count = assign_places(lengths)
     filled = np.zeros(count, dtype=int)
     np.add.at(filled, starts // max(lengths), lengths)
     assert (filled > 0).all()
@@ -67,12 +67,12 @@ def test_two_rows_are_never_less_than_full_together(lengths):
     ("lengths", "count"), [([7], 1), ([9, 9, 9], 3), ([2, 24, 7, 1, 19, 2, 24], 4), ([30, 10, 10, 10], 2)]
 )
 def test_short_texts_share_rows(lengths, count):
-    assert lay_out(lengths)[1] == count
+    assert assign_places(lengths)[1] == count
 
 
 def test_what_texts_alone_are_given_is_never_copied():
-    rows = Rows(MOST)
-    short, long = rows.of([3]), rows.of([MOST])
+    packing = SequencePacking(MOST)
+    short, long = packing.pack([3]), packing.pack([MOST])
     for name in NAMES:
         assert np.shares_memory(short[name], long[name])
         assert short[name].flags.c_contiguous

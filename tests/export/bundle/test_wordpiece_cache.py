@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from export.bundle import wordpiece_cache
 from export.bundle.classifier import GraphTokenizer
-from export.bundle.wordpiece_cache import Words
+from export.bundle.wordpiece_cache import WordPieceCache
 
 MOST = 12
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -42,7 +42,7 @@ TOKENIZERS = {
     "left": tokenizer(side="left"),
     "bare left": tokenizer(template=False, side="left"),
 }
-KNOWN = {name: Words.of(made) for name, made in TOKENIZERS.items()}
+KNOWN = {name: WordPieceCache.for_tokenizer(made) for name, made in TOKENIZERS.items()}
 bits = st.sampled_from(
     [
         *PIECES,
@@ -113,7 +113,7 @@ def test_a_word_of_more_pieces_than_the_graph_reads_is_left_to_the_tokenizer():
 def test_a_word_is_asked_for_once_and_few_are_kept(monkeypatch):
     monkeypatch.setattr(wordpiece_cache, "_MOST_WORDS", 5)
     made = tokenizer()
-    known = Words.of(made)
+    known = WordPieceCache.for_tokenizer(made)
     asked = []
     learn = known._learn
     known._learn = lambda word: (asked.append(word), learn(word))[1]
@@ -121,13 +121,13 @@ def test_a_word_is_asked_for_once_and_few_are_kept(monkeypatch):
     assert asked == ["where", "is", "my", "card"]
     for number in range(50):
         assert known.encode(f"card {number}") == expected(made, f"card {number}")
-        assert len(known._known) <= 5
+        assert len(known._pieces) <= 5
 
 
 def test_a_long_word_is_not_kept():
-    known = Words.of(tokenizer())
+    known = WordPieceCache.for_tokenizer(tokenizer())
     known.encode("a" * 1000)
-    assert known._known == {}
+    assert known._pieces == {}
 
 
 @pytest.mark.parametrize(
@@ -141,15 +141,15 @@ def test_a_long_word_is_not_kept():
         {"most": 4},
     ],
 )
-def test_a_tokenizer_of_another_make_has_no_words(other):
-    assert Words.of(tokenizer(**other)) is None
+def test_a_tokenizer_of_another_kind_has_no_cache(other):
+    assert WordPieceCache.for_tokenizer(tokenizer(**other)) is None
 
 
-def test_a_graphs_tokenizer_knows_words_and_gives_every_text_its_tokens(tmp_path):
+def test_a_graphs_tokenizer_has_a_cache_and_gives_every_text_its_tokens(tmp_path):
     made = TOKENIZERS["lower"]
     made.save(str(tmp_path / "tokenizer.json"))
     graph = GraphTokenizer(tmp_path / "tokenizer.json", MOST)
     for text in ("Where is my card?", "caf\u00e9 [SEP] card", "a " * 50):
         encoded = graph.encode(text)
         assert (encoded.ids, encoded.truncated) == expected(made, text)
-    assert graph._words is not None
+    assert graph._cache is not None

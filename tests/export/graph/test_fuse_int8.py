@@ -7,11 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle.classifier import OUTPUTS, create_session
-from export.bundle.sequence_packing import Rows
+from export.bundle.classifier import OUTPUTS
+from export.bundle.sequence_packing import SequencePacking
+from export.bundle.session import create_session
 from export.graph import variants
-from export.graph.fuse_int8 import join_scales
-from export.graph.unpad import pack
+from export.graph.fuse_int8 import fuse_int8
+from export.graph.unpad import unpad
 from export.graph.variants import fuse, quantise
 
 INPUTS, UNITS = 6, 5
@@ -73,8 +74,8 @@ def source(tmp_path):
 
 @pytest.fixture
 def joined(tmp_path):
-    """`joined(source)`: what `join_scales` makes of a graph."""
-    return lambda source: join_scales(source, tmp_path / "joined.onnx")
+    """`joined(source)`: what `fuse_int8` makes of a graph."""
+    return lambda source: fuse_int8(source, tmp_path / "joined.onnx")
 
 
 def kinds(path):
@@ -177,7 +178,7 @@ def test_the_product_keeps_its_name(source, joined):
 
 def test_the_domain_of_the_new_operator_is_imported_once(source, joined, tmp_path):
     once = joined(source())
-    twice = join_scales(once, tmp_path / "twice.onnx")
+    twice = fuse_int8(once, tmp_path / "twice.onnx")
     for path in (once, twice):
         assert [entry.domain for entry in onnx.load(path).opset_import] == ["", "com.microsoft"]
 
@@ -185,7 +186,7 @@ def test_the_domain_of_the_new_operator_is_imported_once(source, joined, tmp_pat
 def test_a_graph_may_be_written_over_its_source(source, joined):
     path = source(np.linspace(-1, 1, UNITS))
     elsewhere = onnx.load(joined(path))
-    assert join_scales(path, path) == path
+    assert fuse_int8(path, path) == path
     assert onnx.load(path) == elsewhere
 
 
@@ -224,8 +225,8 @@ def test_an_int8_encoder_computes_the_same(
     student = students[family]
     fused = with_biases(fuse(graphs[family], tmp_path / "fused.onnx", student.network.module.config))
     rows = student.encode(validation.texts)
-    monkeypatch.setattr(variants, "join_scales", lambda source, target: source)
-    before = quantise(pack(fused, tmp_path / "packed.onnx"), tmp_path / "int8.onnx", rows)
+    monkeypatch.setattr(variants, "fuse_int8", lambda source, target: source)
+    before = quantise(unpad(fused, tmp_path / "unpadded.onnx"), tmp_path / "int8.onnx", rows)
     after = joined(before)
 
     assert kinds(before).count("MatMulInteger") == products
@@ -237,6 +238,6 @@ def test_an_int8_encoder_computes_the_same(
     sessions = [create_session(path) for path in (before, after)]
     for row in rows[:8]:
         ids = np.array([row], np.int64)
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | Rows(len(row)).of([len(row)])
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | SequencePacking(len(row)).pack([len(row)])
         for one, other in zip(*(session.run(list(OUTPUTS), feeds) for session in sessions), strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)

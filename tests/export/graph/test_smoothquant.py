@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle.classifier import create_session
-from export.bundle.sequence_packing import Rows
+from export.bundle.sequence_packing import SequencePacking
+from export.bundle.session import create_session
 from export.graph import variants
-from export.graph.smoothquant import factors, smooth
-from export.graph.unpad import pack
+from export.graph.smoothquant import factors, smoothquant
+from export.graph.unpad import unpad
 
 WIDTH, OUTPUTS, WORDS = 16, 8, 40
 LAYERS = 2  # of the encoder
@@ -56,8 +56,8 @@ def rows():
 
 
 @pytest.fixture
-def packed(lively, tmp_path):
-    return pack(lively["encoder"], tmp_path / "packed.onnx")
+def unpadded(lively, tmp_path):
+    return unpad(lively["encoder"], tmp_path / "unpadded.onnx")
 
 
 def answers(path, rows):
@@ -66,7 +66,7 @@ def answers(path, rows):
     found = []
     for row in rows:
         ids = np.array([row])
-        given = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | Rows(len(row)).of([len(row)])
+        given = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | SequencePacking(len(row)).pack([len(row)])
         found.append(session.run(["logits"], {name: given[name] for name in takes})[0])
     return np.concatenate(found)
 
@@ -93,7 +93,7 @@ def unchanged(source, target, rows, exclude):
 
 
 def test_a_smooth_graph_computes_the_same(graph, rows, tmp_path):
-    smoothed = smooth(graph, tmp_path / "smooth.onnx", rows, exclude=["the head"])
+    smoothed = smoothquant(graph, tmp_path / "smooth.onnx", rows, exclude=["the head"])
     np.testing.assert_allclose(answers(smoothed, rows), answers(graph, rows), rtol=1e-4, atol=1e-4)
     products = [node for node in onnx.load(smoothed).graph.node if node.op_type == "MatMul"]
     assert [node.input[0] for node in products] == ["words/smooth", "mean"]
@@ -102,8 +102,8 @@ def test_a_smooth_graph_computes_the_same(graph, rows, tmp_path):
 def test_int8_after_smoothing_keeps_what_one_large_channel_would_drown(graph, rows, tmp_path, monkeypatch):
     exact = answers(graph, rows)
     errors = {}
-    for name, change in {"smooth": smooth, "rough": unchanged}.items():
-        monkeypatch.setattr(variants, "smooth", change)
+    for name, change in {"smooth": smoothquant, "rough": unchanged}.items():
+        monkeypatch.setattr(variants, "smoothquant", change)
         int8 = variants.quantise(graph, tmp_path / f"{name}.onnx", rows)
         errors[name] = float(np.abs(answers(int8, rows) - exact).mean())
     assert errors["smooth"] < errors["rough"] / 2
@@ -124,19 +124,19 @@ def test_channels_that_are_never_used_do_no_harm():
 
 
 def test_a_graph_without_products_is_left_as_it_is(graph, rows, tmp_path):
-    smoothed = smooth(graph, tmp_path / "smooth.onnx", rows, exclude=["product", "the head"])
+    smoothed = smoothquant(graph, tmp_path / "smooth.onnx", rows, exclude=["product", "the head"])
     assert len(onnx.load(smoothed).graph.node) == len(onnx.load(graph).graph.node)
 
 
-def test_what_attention_gives_is_divided_where_its_values_are_made(packed, rows, tmp_path):
-    smoothed = smooth(packed, tmp_path / "smooth.onnx", rows, exclude=variants.heads(packed))
-    np.testing.assert_allclose(answers(smoothed, rows), answers(packed, rows), rtol=1e-3, atol=1e-4)
+def test_what_attention_gives_is_divided_where_its_values_are_made(unpadded, rows, tmp_path):
+    smoothed = smoothquant(unpadded, tmp_path / "smooth.onnx", rows, exclude=variants.heads(unpadded))
+    np.testing.assert_allclose(answers(smoothed, rows), answers(unpadded, rows), rtol=1e-3, atol=1e-4)
     assert len(divided(smoothed)) == 3 * LAYERS
 
 
 @pytest.mark.parametrize("part", ["/value/product", "/value/projected", "weight/value", "vector2/value"])
-def test_values_that_something_else_reads_stay_as_they_are(packed, rows, tmp_path, part):
-    shown = shown_too(packed, part, tmp_path / "shown.onnx")
-    smoothed = smooth(shown, tmp_path / "smooth.onnx", rows, exclude=variants.heads(packed))
-    np.testing.assert_allclose(answers(smoothed, rows), answers(packed, rows), rtol=1e-3, atol=1e-4)
+def test_values_that_something_else_reads_stay_as_they_are(unpadded, rows, tmp_path, part):
+    shown = shown_too(unpadded, part, tmp_path / "shown.onnx")
+    smoothed = smoothquant(shown, tmp_path / "smooth.onnx", rows, exclude=variants.heads(unpadded))
+    np.testing.assert_allclose(answers(smoothed, rows), answers(unpadded, rows), rtol=1e-3, atol=1e-4)
     assert len(divided(smoothed)) == 3 * LAYERS + 1

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle.classifier import create_session
-from export.graph.static_ranges import fix_ranges, uint8_range
+from export.bundle.session import create_session
+from export.graph.static_ranges import set_static_ranges, uint8_range
 
 CALM, LOUD = 1, 2
 """Token ids whose embeddings are small, and large."""
@@ -45,7 +45,7 @@ def answer(path, *rows):
 
 
 def test_an_answer_depends_on_neighbours_with_dynamic_ranges_and_not_with_fixed_ones(dynamic, tmp_path):
-    fixed = fix_ranges(dynamic, tmp_path / "fixed.onnx", [[CALM, LOUD]])
+    fixed = set_static_ranges(dynamic, tmp_path / "fixed.onnx", [[CALM, LOUD]])
     changed = [
         np.abs(answer(path, [CALM, 0], [LOUD, LOUD])[0] - answer(path, [CALM, 0])[0]).max() for path in (dynamic, fixed)
     ]
@@ -54,26 +54,26 @@ def test_an_answer_depends_on_neighbours_with_dynamic_ranges_and_not_with_fixed_
 
 
 def test_the_ranges_are_those_of_the_typical_rows(dynamic, tmp_path):
-    path = fix_ranges(dynamic, tmp_path / "fixed.onnx", [[CALM], [CALM, 0]])
+    path = set_static_ranges(dynamic, tmp_path / "fixed.onnx", [[CALM], [CALM, 0]])
     constants = {value.name: numpy_helper.to_array(value) for value in onnx.load(path).graph.initializer}
     assert constants["scale"] == pytest.approx(1.5 / 255)
     assert constants["zero"] == 170
 
 
 def test_the_fixed_graph_computes_the_same_within_its_ranges_and_cuts_off_beyond(dynamic, tmp_path):
-    calm = fix_ranges(dynamic, tmp_path / "calm.onnx", [[CALM]])
+    calm = set_static_ranges(dynamic, tmp_path / "calm.onnx", [[CALM]])
     np.testing.assert_allclose(answer(calm, [CALM]), answer(dynamic, [CALM]), rtol=1e-5)
     np.testing.assert_allclose(answer(calm, [LOUD]), answer(calm, [CALM]), rtol=1e-5)
 
 
 def test_a_graph_without_dynamic_ranges_is_left_as_it_is(dynamic, tmp_path):
-    once = fix_ranges(dynamic, tmp_path / "once.onnx", [[CALM, LOUD]])
-    twice = fix_ranges(once, tmp_path / "twice.onnx", [[CALM]])
+    once = set_static_ranges(dynamic, tmp_path / "once.onnx", [[CALM, LOUD]])
+    twice = set_static_ranges(once, tmp_path / "twice.onnx", [[CALM]])
     assert twice.read_bytes() == once.read_bytes()
 
 
 def test_a_graph_may_be_written_over_its_source(dynamic):
-    fix_ranges(dynamic, dynamic, [[CALM, LOUD]])
+    set_static_ranges(dynamic, dynamic, [[CALM, LOUD]])
     assert "DynamicQuantizeLinear" not in {node.op_type for node in onnx.load(dynamic).graph.node}
     assert [value.name for value in onnx.load(dynamic).graph.output] == ["out"]
 

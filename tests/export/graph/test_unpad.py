@@ -1,4 +1,4 @@
-"""A packed graph answers as its source does, computes for tokens alone, and leaves alone what it does not know."""
+"""A unpadded graph answers as its source does, computes for tokens alone, and leaves alone what it does not know."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.bundle.classifier import INPUTS, OUTPUTS, create_session
-from export.bundle.sequence_packing import NAMES, Rows
-from export.graph.unpad import pack
+from export.bundle.classifier import INPUTS, OUTPUTS
+from export.bundle.sequence_packing import NAMES, SequencePacking
+from export.bundle.session import create_session
+from export.graph.unpad import unpad
 
 VOCABULARY, LONGEST = 50, 24
 CLS, SEP = 2, 3
@@ -24,19 +25,19 @@ def fused(request, lively):
 
 
 @pytest.fixture(scope="session")
-def packed(fused, tmp_path_factory):
-    return pack(fused, tmp_path_factory.mktemp("packed") / "packed.onnx")
+def unpadded(fused, tmp_path_factory):
+    return unpad(fused, tmp_path_factory.mktemp("unpadded") / "unpadded.onnx")
 
 
 @pytest.fixture
 def edited(lively, tmp_path):
-    """`edited(change)`: the encoder's graph after `change(graph)`, and the path of what `pack` makes of it."""
+    """`edited(change)`: the encoder's graph after `change(graph)`, and the path of what `unpad` makes of it."""
 
     def edit(change):
         model = onnx.load(lively["encoder"])
         change(model.graph)
         onnx.save(model, tmp_path / "edited.onnx")
-        return tmp_path / "edited.onnx", pack(tmp_path / "edited.onnx", tmp_path / "packed.onnx")
+        return tmp_path / "edited.onnx", unpad(tmp_path / "edited.onnx", tmp_path / "unpadded.onnx")
 
     return edit
 
@@ -49,7 +50,7 @@ def batch(lengths, seed=0):
         ids[row, :length] = [CLS, *generator.integers(SEP + 1, VOCABULARY, size=length), SEP][:length]
         ids[row, length - 1] = SEP
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    return {"input_ids": ids, "attention_mask": mask} | Rows(LONGEST).of(lengths)
+    return {"input_ids": ids, "attention_mask": mask} | SequencePacking(LONGEST).pack(lengths)
 
 
 def one_text(length):
@@ -71,7 +72,7 @@ def assert_same_answers(source, target, feeds):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def is_packed(path):
+def is_unpadded(path):
     return [value.name for value in onnx.load(path).graph.input] == [*INPUTS, *NAMES]
 
 
@@ -117,41 +118,41 @@ def constant(graph, values, name="a constant"):
         pytest.param((7, 1, 19, 2, LONGEST, 2), id="very different lengths"),
     ],
 )
-def test_a_packed_graph_answers_as_its_source(fused, packed, lengths):
-    assert_same_answers(fused, packed, batch(lengths))
+def test_an_unpadded_graph_answers_as_its_source(fused, unpadded, lengths):
+    assert_same_answers(fused, unpadded, batch(lengths))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_it_does_so_for_random_lengths(fused, packed, seed):
+def test_it_does_so_for_random_lengths(fused, unpadded, seed):
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, LONGEST + 1, size=generator.integers(1, 9)).tolist()
-    assert_same_answers(fused, packed, batch(lengths, seed))
+    assert_same_answers(fused, unpadded, batch(lengths, seed))
 
 
-def test_answers_differ_between_texts(packed):
-    logits = answers(packed, batch((9, 9, 2)))[0]
+def test_answers_differ_between_texts(unpadded):
+    logits = answers(unpadded, batch((9, 9, 2)))[0]
     assert np.abs(logits[:, None] - logits).max(axis=-1)[np.triu_indices(3, 1)].min() > 1e-2
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(packed):
+def test_an_answer_does_not_depend_on_its_neighbours(unpadded):
     lengths = (5, LONGEST, 2, 13)
     feeds = batch(lengths)
-    together = answers(packed, feeds)
+    together = answers(unpadded, feeds)
     for row, length in enumerate(lengths):
-        alone = answers(packed, {"input_ids": feeds["input_ids"][row : row + 1, :length]} | one_text(length))
+        alone = answers(unpadded, {"input_ids": feeds["input_ids"][row : row + 1, :length]} | one_text(length))
         for one, all_ in zip(alone, together, strict=True):
             np.testing.assert_allclose(all_[row], one[0], rtol=1e-4, atol=1e-5)
 
 
-def test_what_stands_in_padded_places_changes_nothing(packed):
+def test_what_stands_in_padded_places_changes_nothing(unpadded):
     feeds = batch((3, LONGEST))
     other = {**feeds, "input_ids": np.where(feeds["attention_mask"] == 1, feeds["input_ids"], VOCABULARY - 1)}
-    for one, same in zip(answers(packed, feeds), answers(packed, other), strict=True):
+    for one, same in zip(answers(unpadded, feeds), answers(unpadded, other), strict=True):
         np.testing.assert_array_equal(one, same)
 
 
-def test_all_but_attention_is_computed_for_tokens_alone(packed, tmp_path):
-    model = onnx.load(packed)
+def test_all_but_attention_is_computed_for_tokens_alone(unpadded, tmp_path):
+    model = onnx.load(unpadded)
     names = [
         node.output[0]
         for node in model.graph.node
@@ -161,31 +162,31 @@ def test_all_but_attention_is_computed_for_tokens_alone(packed, tmp_path):
     onnx.save(model, tmp_path / "probed.onnx")
     lengths = (2, LONGEST, 7)
     shown = run(tmp_path / "probed.onnx", names, batch(lengths))
-    layers = kinds(packed).count("MultiHeadAttention")
+    layers = kinds(unpadded).count("MultiHeadAttention")
     assert len(shown) == 2 + layers * (6 + 1 + 2 + 2)  # the embedding is a sum with a norm
     assert {values.shape[0] for values in shown} == {sum(lengths)}
 
 
-def test_every_attention_and_norm_is_packed(fused, packed):
-    before, after = kinds(fused), kinds(packed)
+def test_every_attention_and_norm_is_unpadded(fused, unpadded):
+    before, after = kinds(fused), kinds(unpadded)
     assert after.count("MultiHeadAttention") == before.count("Attention") > 0
     assert after.count("LayerNormalization") == before.count("SkipLayerNormalization") + 1 > 1
     assert not {"Attention", "SkipLayerNormalization", "EmbedLayerNormalization"} & set(after)
 
 
-def test_inputs_and_outputs_stay_and_the_rows_come_in_beside(fused, packed):
-    before, after = onnx.load(fused).graph, onnx.load(packed).graph
+def test_inputs_and_outputs_stay_and_the_rows_come_in_beside(fused, unpadded):
+    before, after = onnx.load(fused).graph, onnx.load(unpadded).graph
     assert list(after.input)[: len(INPUTS)] == list(before.input)
     assert list(after.output) == list(before.output)
-    assert is_packed(packed)
+    assert is_unpadded(unpadded)
 
 
 def test_the_source_is_left_as_it_was(lively, tmp_path):
     before = lively["encoder"].read_bytes()
-    path = pack(lively["encoder"], tmp_path / "packed.onnx")
-    assert path == tmp_path / "packed.onnx"
+    path = unpad(lively["encoder"], tmp_path / "unpadded.onnx")
+    assert path == tmp_path / "unpadded.onnx"
     assert lively["encoder"].read_bytes() == before
-    assert not is_packed(lively["encoder"])
+    assert not is_unpadded(lively["encoder"])
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -193,25 +194,25 @@ def test_other_metadata_stays(lively, tmp_path):
     model = onnx.load(lively["encoder"])
     helper.set_model_props(model, {"made by": "hand"})
     onnx.save(model, tmp_path / "source.onnx")
-    path = pack(tmp_path / "source.onnx", tmp_path / "packed.onnx")
+    path = unpad(tmp_path / "source.onnx", tmp_path / "unpadded.onnx")
     assert {prop.key: prop.value for prop in onnx.load(path).metadata_props} == {"made by": "hand"}
 
 
-def test_no_node_and_no_constant_of_its_own_is_left_unread(packed):
-    graph = onnx.load(packed).graph
+def test_no_node_and_no_constant_of_its_own_is_left_unread(unpadded):
+    graph = onnx.load(unpadded).graph
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     assert all(set(node.output) & read for node in graph.node)
-    assert {tensor.name for tensor in graph.initializer if tensor.name.startswith("packed ")} <= read
+    assert {tensor.name for tensor in graph.initializer if tensor.name.startswith("unpadded ")} <= read
 
 
 def assert_left_alone(source, target):
     assert onnx.load(target) == onnx.load(source)
-    assert not is_packed(target)
+    assert not is_unpadded(target)
 
 
 @pytest.mark.parametrize("family", [*LAYERS, "static"])
 def test_a_plain_graph_is_written_as_it_is(graphs, tmp_path, family):
-    assert_left_alone(graphs[family], pack(graphs[family], tmp_path / "packed.onnx"))
+    assert_left_alone(graphs[family], unpad(graphs[family], tmp_path / "unpadded.onnx"))
 
 
 def test_a_graph_without_attention_is_written_as_it_is(edited):
@@ -223,9 +224,9 @@ def test_a_graph_without_attention_is_written_as_it_is(edited):
     assert_left_alone(*edited(remove))
 
 
-def test_a_packed_graph_is_written_as_it_is(lively, tmp_path):
-    once = pack(lively["encoder"], tmp_path / "once.onnx")
-    twice = pack(once, tmp_path / "twice.onnx")
+def test_an_unpadded_graph_is_written_as_it_is(lively, tmp_path):
+    once = unpad(lively["encoder"], tmp_path / "once.onnx")
+    twice = unpad(once, tmp_path / "twice.onnx")
     assert onnx.load(twice) == onnx.load(once)
 
 
@@ -288,14 +289,14 @@ def test_a_graph_whose_attention_it_does_not_know_is_written_as_it_is(edited, ch
     assert_left_alone(*edited(change))
 
 
-def test_attention_that_says_that_it_is_not_causal_is_packed(edited):
+def test_attention_that_says_that_it_is_not_causal_is_unpadded(edited):
     def say(graph):
         for node in graph.node:
             if node.op_type == "Attention":
                 node.attribute.append(helper.make_attribute("unidirectional", 0))
 
     source, target = edited(say)
-    assert is_packed(target)
+    assert is_unpadded(target)
     assert_same_answers(source, target, batch((5, LONGEST)))
 
 
@@ -304,7 +305,7 @@ def test_attention_keeps_a_scale_of_its_own(edited):
         last(graph, "Attention").attribute.append(helper.make_attribute("scale", 0.9))
 
     source, target = edited(scale)
-    assert is_packed(target)
+    assert is_unpadded(target)
     assert_same_answers(source, target, batch((5, LONGEST)))
 
 
@@ -312,12 +313,12 @@ def test_attention_keeps_a_scale_of_its_own(edited):
 @pytest.mark.parametrize("kind", ["Attention", "MatMul", "BiasGelu", "SkipLayerNormalization"])
 def test_an_unknown_operator_gets_the_padded_value(edited, kind, count):
     source, target = edited(lambda graph: insert(graph, last(graph, kind), "Softsign", count=count))
-    assert is_packed(target)
+    assert is_unpadded(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
 @pytest.mark.parametrize("kind", ["Relu", "Tanh", "Gelu", "FastGelu", "BiasGelu", "Add", "Mul", "MatMul"])
-def test_an_operator_on_each_place_stays_packed(edited, kind):
+def test_an_operator_on_each_place_stays_unpadded(edited, kind):
     shapes = {"BiasGelu": (WIDTH,), "Add": (WIDTH,), "Mul": (), "MatMul": (WIDTH, WIDTH)}
 
     def place(graph):
@@ -330,7 +331,7 @@ def test_an_operator_on_each_place_stays_packed(edited, kind):
                 node.domain = "com.microsoft"
 
     source, target = edited(place)
-    assert is_packed(target)
+    assert is_unpadded(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
@@ -343,11 +344,11 @@ def test_a_constant_that_could_tell_places_apart_meets_the_padded_value(edited, 
     source, target = edited(
         lambda graph: insert(graph, last(graph, "SkipLayerNormalization"), kind, constant(graph, values))
     )
-    assert is_packed(target)
+    assert is_unpadded(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
-def test_two_packed_values_meet_packed(edited):
+def test_two_unpadded_values_meet_unpadded(edited):
     source, target = edited(lambda graph: insert(graph, last(graph, "BiasGelu"), "Tanh", count=2))
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
     # Words, places, the longest text and the table of places; three into each attention and one out; one to pool.
@@ -382,19 +383,19 @@ def no_segments(graph):
 @pytest.mark.parametrize("change", [second_segment, mask_is_read])
 def test_an_embedding_of_more_than_words_and_places_meets_the_padded_texts(edited, change):
     source, target = edited(change)
-    assert is_packed(target)
+    assert is_unpadded(target)
     assert "EmbedLayerNormalization" in kinds(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
-def test_an_embedding_without_segments_is_packed(edited):
+def test_an_embedding_without_segments_is_unpadded(edited):
     source, target = edited(no_segments)
     assert "EmbedLayerNormalization" not in kinds(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))
 
 
-def test_what_only_the_padded_embedding_read_is_gone(packed, fused):
-    before, after = ({tensor.name for tensor in onnx.load(path).graph.initializer} for path in (fused, packed))
+def test_what_only_the_padded_embedding_read_is_gone(unpadded, fused):
+    before, after = ({tensor.name for tensor in onnx.load(path).graph.initializer} for path in (fused, unpadded))
     assert not any("position" in name for name in after)
     assert any("position" in name for name in before)
 
@@ -414,7 +415,7 @@ def test_a_value_that_is_an_output_is_padded(edited, kind):
     assert other.shape == one.shape == (len(lengths), LONGEST, one.shape[-1])
     real = feeds["attention_mask"].astype(bool)
     np.testing.assert_allclose(other[real], one[real], rtol=1e-4, atol=1e-5)
-    assert is_packed(target)
+    assert is_unpadded(target)
 
 
 def without_the_products_bias(norm):
@@ -430,7 +431,7 @@ def with_a_large_epsilon(norm):
 
 
 @pytest.mark.parametrize("change", [without_the_products_bias, without_epsilon, with_a_large_epsilon])
-def test_norms_of_other_makes_are_packed(edited, change):
+def test_norms_of_other_makes_are_unpadded(edited, change):
     source, target = edited(lambda graph: change(last(graph, "SkipLayerNormalization")))
     assert "SkipLayerNormalization" not in kinds(target)
     assert_same_answers(source, target, batch((5, 1, LONGEST)))

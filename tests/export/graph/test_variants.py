@@ -1,4 +1,4 @@
-"""Variants compute what their graph does: fused and packed exactly, int8 nearly, and with the head as it was."""
+"""Variants compute what their graph does: fused and unpadded exactly, int8 nearly, and with the head as it was."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from onnx import TensorProto, numpy_helper
 from distill.students.student import TOKENIZER
 from export.bundle.sequence_packing import NAMES
 from export.graph import variants
-from export.graph.float16 import halve
-from export.graph.unpad import pack
+from export.graph.float16 import to_float16
+from export.graph.unpad import unpad
 from export.graph.variants import (
     FP16,
     FUSED,
     INT8,
     PLAIN,
+    ROUNDS,
     fuse,
     heads,
     load_variants,
     make_variants,
     measure,
-    measurement_rounds,
     quantise,
 )
 
@@ -55,7 +55,7 @@ def paths(students, graphs, rows, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fused(students, graphs, tmp_path_factory):
-    """The fused graph, not packed, of each family with attention."""
+    """The fused graph, not unpadded, of each family with attention."""
     folder = tmp_path_factory.mktemp("fused")
     return {
         family: fuse(graphs[family], folder / f"{family}.onnx", students[family].network.module.config)
@@ -82,7 +82,7 @@ def kinds(path):
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
-def is_packed(path):
+def is_unpadded(path):
     return set(NAMES) <= {value.name for value in onnx.load(path).graph.input}
 
 
@@ -125,31 +125,31 @@ def test_fusion_leaves_one_node_for_each_attention_and_norm(graphs, fused, famil
 
 
 @pytest.mark.parametrize("family", ["encoder", "sequence-classifier"])
-def test_the_fused_variant_is_packed_and_int8_is_made_of_it(paths, family):
+def test_the_fused_variant_is_unpadded_and_int8_is_made_of_it(paths, family):
     for name in (FUSED, INT8):
         made = kinds(paths[family][name])
         assert "MultiHeadAttention" in made
         assert not {"Attention", "SkipLayerNormalization"} & made
-        assert is_packed(paths[family][name])
-    assert not is_packed(paths[family][PLAIN])
+        assert is_unpadded(paths[family][name])
+    assert not is_unpadded(paths[family][PLAIN])
 
 
-def test_for_a_gpu_the_fused_variant_is_not_packed_and_int8_is_as_for_a_cpu(graphs, students, rows, tmp_path):
+def test_for_a_gpu_the_fused_variant_is_not_unpadded_and_int8_is_as_for_a_cpu(graphs, students, rows, tmp_path):
     config = students["encoder"].network.module.config
     made = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), gpu=True)
     assert "Attention" in kinds(made[FUSED])
-    assert [is_packed(made[name]) for name in (FUSED, INT8)] == [False, True]
+    assert [is_unpadded(made[name]) for name in (FUSED, INT8)] == [False, True]
 
 
-def test_a_graph_without_attention_is_not_said_to_be_packed(paths):
-    assert not any(is_packed(path) for path in paths["static"].values())
+def test_a_graph_without_attention_is_not_said_to_be_unpadded(paths):
+    assert not any(is_unpadded(path) for path in paths["static"].values())
 
 
-def test_fp16_is_made_of_the_fused_graph_without_packing(graphs, students, rows, tmp_path):
+def test_fp16_is_made_of_the_fused_graph_without_unpadding(graphs, students, rows, tmp_path):
     config = students["encoder"].network.module.config
     path = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), (FP16,))[FP16]
     assert {"Attention", "SkipLayerNormalization"} <= kinds(path)
-    assert not is_packed(path)
+    assert not is_unpadded(path)
 
 
 @pytest.mark.parametrize("name", [FUSED, INT8])
@@ -169,7 +169,7 @@ def test_every_variant_keeps_the_names_of_inputs_and_outputs(paths):
         for path in made.values():
             graph = onnx.load(path).graph
             assert [value.name for value in graph.input][:2] == ["input_ids", "attention_mask"]
-            assert len(graph.input) == 2 or is_packed(path)
+            assert len(graph.input) == 2 or is_unpadded(path)
             assert [value.name for value in graph.output] == ["logits", "probabilities", "embedding"]
 
 
@@ -246,10 +246,10 @@ def test_making_variants_leaves_logging_as_it_was(students, graphs, rows, tmp_pa
 def test_the_source_is_left_as_it_was(graphs, students, rows, tmp_path):
     before = graphs["encoder"].read_bytes()
     fused = fuse(graphs["encoder"], tmp_path / "fused.onnx", students["encoder"].network.module.config)
-    pack(fused, tmp_path / "packed.onnx")
+    unpad(fused, tmp_path / "unpadded.onnx")
     quantise(graphs["encoder"], tmp_path / "int8.onnx", rows("encoder"))
     assert graphs["encoder"].read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx", "packed.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.onnx", "int8.onnx", "unpadded.onnx"]
 
 
 @pytest.fixture(scope="session")
@@ -264,7 +264,7 @@ def halves(sources, tmp_path_factory):
     """The fp16 graph of each of them."""
     folder = tmp_path_factory.mktemp("halves")
     return {
-        (family, name): halve(path, folder / f"{family}-{name}.onnx", heads(path))
+        (family, name): to_float16(path, folder / f"{family}-{name}.onnx", heads(path))
         for (family, name), path in sources.items()
     }
 
@@ -358,11 +358,11 @@ def clock(monkeypatch):
 def test_variants_take_turns_on_every_text(clock):
     classifiers = {name: Timed(name, clock, [1.0] * 100) for name in (PLAIN, INT8)}
     measure(classifiers, ["a", "b"])
-    assert clock.calls == [("a", PLAIN), ("a", INT8), ("b", PLAIN), ("b", INT8)] * measurement_rounds()
+    assert clock.calls == [("a", PLAIN), ("a", INT8), ("b", PLAIN), ("b", INT8)] * ROUNDS
 
 
 def test_the_median_milliseconds_are_given(clock):
-    slow = [0.002] * (measurement_rounds() - 1) + [50.0]
+    slow = [0.002] * (ROUNDS - 1) + [50.0]
     classifiers = {PLAIN: Timed(PLAIN, clock, slow), INT8: Timed(INT8, clock, [0.001] * 100)}
     assert measure(classifiers, ["a"]) == {PLAIN: pytest.approx(2.0), INT8: pytest.approx(1.0)}
 
@@ -371,11 +371,11 @@ def test_texts_share_runs_where_that_is_asked_for(clock):
     steps = []
     slow = Timed(PLAIN, clock, [0.004, 0.001] * 100)
     assert measure({PLAIN: slow}, ["a", "b", "c"], steps.append, rows=2) == {PLAIN: pytest.approx(1.5)}
-    assert clock.calls == [("a b", PLAIN), ("c", PLAIN)] * measurement_rounds()
-    assert sum(steps) == 3 * measurement_rounds()
+    assert clock.calls == [("a b", PLAIN), ("c", PLAIN)] * ROUNDS
+    assert sum(steps) == 3 * ROUNDS
 
 
 def test_progress_is_told_once_for_each_text_and_round(clock):
     steps = []
     measure({PLAIN: Timed(PLAIN, clock, [1.0] * 100)}, ["a", "b", "c"], steps.append)
-    assert sum(steps) == 3 * measurement_rounds()
+    assert sum(steps) == 3 * ROUNDS
