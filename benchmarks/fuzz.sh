@@ -11,7 +11,7 @@ set -eu
 bundle=${1:?a bundle} candidate=${2:?another bundle, of the same name and labels} cases=${3:-240}
 python=${PYTHON:-.venv/bin/python}
 folder=$(mktemp -d)
-made=$("$python" -c 'import reflux; reflux.main()' keys new fuzz --admin)
+made=$("$python" -m reflux keys new fuzz --admin)
 key=${made#*once: } key=${key%%[[:space:]]*}
 echo "${made##*file: }" >"$folder/keys"
 

@@ -98,11 +98,6 @@ class RequestContext:
                 seconds = limit
         return seconds
 
-    def deadline(self, timeout_seconds: float | None = None) -> float | None:
-        """Return when the answer must be there, as a time of `time.monotonic()`; raises as `timeout` does."""
-        seconds = self.timeout(timeout_seconds)
-        return None if seconds is None else self.began + seconds
-
     def spend(self, texts: int) -> None:
         """Charge the caller's key for `texts`. Raises RateLimitedError while nothing is left of its rate."""
         if self.caller is None:
@@ -115,7 +110,8 @@ class RequestContext:
 
     def spend_rest(self, texts: int) -> None:
         """Charge an admitted request for its texts, whatever is left; ADMISSION was charged with its head."""
-        self.give_back(ADMISSION - texts)
+        if self.caller is not None:
+            self.caller.give_back(ADMISSION - texts)
 
     def give_back(self, texts: int) -> None:
         """Return the charge for `texts` that were not worked on."""

@@ -72,7 +72,8 @@ def submit(
     `Scheduler.submit` raises.
     """
     check_limits(texts, context.settings, name)
-    deadline = context.deadline(timeout_seconds)
+    seconds = context.timeout(timeout_seconds)
+    deadline = None if seconds is None else context.began + seconds
     model = models.choose(variant or context.variant)
     if context.caller is not None:
         context.spend_rest(len(texts))

@@ -8,44 +8,15 @@ read.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.server import ServerState
 
 from service.http.context import ADMISSION, RequestContext
 from service.http.fast_route import FastRoute
 from service.inference import dataplane
 from service.inference.types import Withdraw
+from service.server.connection import CLOSE, Connection, Headers
 from service.server.middleware import DISCONNECTED, RequestMiddleware
 
 _POST = "POST"
-CLOSE = (b"connection", b"close")
-
-
-class Connection(Protocol):
-    """What the fast path uses of a connection and of the request whose head it has just read."""
-
-    parser: Any
-    flow: FlowControl
-    server_state: ServerState
-    url: bytes
-    version: str
-    expect_100_continue: bool
-
-    def write(
-        self,
-        context: RequestContext,
-        outcome: bytes | Exception,
-        method: str,
-        default_headers: list[tuple[bytes, bytes]],
-        *,
-        keep_alive: bool,
-    ) -> int:
-        """Write an answer, and return its status."""
-
-    def answered(self, *, keep_alive: bool) -> None:
-        """Turn to the next request, or close."""
 
 
 class FastPath:
@@ -98,7 +69,7 @@ class FastRequest:
 
     route: FastRoute
     context: RequestContext
-    default_headers: list[tuple[bytes, bytes]]
+    default_headers: Headers
     keep_alive: bool
     parts: list[bytes] = field(default_factory=list)
     withdraw: Withdraw | None = None

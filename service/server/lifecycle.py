@@ -27,7 +27,8 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from service.errors import ReloadingError, StartupError
 from service.process.priority import lower_priority
-from service.server.fast_path import CLOSE, FastPath
+from service.server.connection import CLOSE
+from service.server.fast_path import FastPath
 from service.server.reader import Reader
 from service.settings import Settings, variable
 from service.state import State
