@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,13 +35,13 @@ def prepare(task: Task, folder: Path) -> None:
     """Write the data of a task into a folder. Raises DataError if the data has a problem."""
     with status("reading the data"):
         pool = read(task.data.train, "train")
-        test = read(task.data.test, "test")
-        given = None if isinstance(task.data.validation, float) else read(task.data.validation, "validation")
-    held_out = {"test": test} if given is None else {"validation": given, "test": test}
+        held_out = {"test": read(task.data.test, "test")}
+        if not isinstance(task.data.validation, float):
+            held_out = {"validation": read(task.data.validation, "validation"), **held_out}
     with bar("comparing texts", len(pool) + sum(map(len, held_out.values()))) as advance:
         pool, removed = deduplicate(pool, held_out, task.data.near_duplicate, advance)
     with status("examining the data"):
-        _split(task, pool, test, given, removed, folder)
+        _split(task, pool, held_out, removed, folder)
 
 
 def fit_section(teacher: BaseModel) -> Fit | None:
@@ -49,27 +49,24 @@ def fit_section(teacher: BaseModel) -> Fit | None:
     return teacher.fit if isinstance(teacher, LocalConfig) else None
 
 
-def _split(
-    task: Task, pool: Examples, test: Examples, given: Examples | None, removed: Deduplication, folder: Path
-) -> None:
-    """Split the deduplicated pool unless validation rows are `given`, check the splits, and write them."""
-    held_out = {"test": test} if given is None else {"validation": given, "test": test}
+def _split(task: Task, pool: Examples, held_out: Mapping[str, Examples], removed: Deduplication, folder: Path) -> None:
+    """Hold validation rows out of the deduplicated pool, unless there are some, check the splits, and write them."""
     if not len(pool):
         raise DataError("train: every row duplicates a held-out row; check that train and test are different files")
     gold = _gold_of_the_teacher(task)
     labels = task.labels or _labels_of([pool, *held_out.values(), *gold.values()])
-    if given is None:
-        train, validation = hold_out(pool, float(task.data.validation), task.data.seed)  # type: ignore[arg-type]
+    if isinstance(task.data.validation, float):
+        train, validation = hold_out(pool, task.data.validation, task.data.seed)
     else:
-        train, validation = cast(pool, Train), cast(given, Validation)
-    splits: dict[str, Examples] = {"train": train, "validation": validation, "test": cast(test, Test)}
+        train, validation = cast(pool, Train), cast(held_out["validation"], Validation)
+    splits: dict[str, Examples] = {"train": train, "validation": validation, "test": cast(held_out["test"], Test)}
     if not len(validation):
         raise DataError("validation: no rows; raise data.validation or give it a source of its own")
     if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
         raise DataError("an id stands in two splits; ids must differ across train, validation and test")
     everywhere = {**splits, **gold}
     findings = examine_labels(everywhere, labels, listed=task.labels is not None) + examine(splits, labels)
-    findings += _other_uses(task, splits["test"], given, gold.get("fit"), labels)
+    findings += _other_uses(task, held_out, gold.get("fit"), labels)
     if problems := [finding.message for finding in findings if finding.level == "problem"]:
         raise DataError("; ".join(problems))
     report = {
@@ -104,10 +101,11 @@ def _labels_of(splits: Iterable[Examples]) -> tuple[str, ...]:
 
 
 def _other_uses(
-    task: Task, test: Examples, validation: Examples | None, fitted: Examples | None, labels: tuple[str, ...]
+    task: Task, held_out: Mapping[str, Examples], fitted: Examples | None, labels: tuple[str, ...]
 ) -> list[Finding]:
     """Find test texts that are used elsewhere too, and labels that the teacher's gold rows lack."""
-    findings = [] if validation is None else shared_with_test("validation", validation, test)
+    test = held_out["test"]
+    findings = shared_with_test("validation", held_out["validation"], test) if "validation" in held_out else []
     if fitted is not None:
         if why := lacks_gold(fitted) or unknown_labels(fitted.gold, labels):
             findings.append(Finding("problem", f"teacher.fit.data: {why}"))

@@ -33,7 +33,8 @@ def longest_row(tokenizer: Tokenizer, max_tokens: int) -> list[int]:
     """
     empty, word = (tokenizer.encode(text).ids for text in ("", "a"))
     at = next((at for at, (one, other) in enumerate(zip(empty, word, strict=False)) if one != other), len(empty))
-    ordinary = sorted(set(tokenizer.get_vocab(with_added_tokens=False).values()) - _special(tokenizer)) or [0]
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    ordinary = sorted(set(tokenizer.get_vocab(with_added_tokens=False).values()) - special) or [0]
     count = max(0, max_tokens - len(empty))
     middle = [ordinary[index * len(ordinary) // count % len(ordinary)] for index in range(count)]
     return [*empty[:at], *middle, *empty[at:]][:max_tokens]
@@ -51,7 +52,3 @@ def most_that_runs(run: Callable[[int], object], most: int) -> int:
         else:
             low = middle
     return low
-
-
-def _special(tokenizer: Tokenizer) -> set[int]:
-    return {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS rejections (
 ) WITHOUT ROWID;
 """
 _VERSION = 1
+_COLUMNS = ("method", "covered", "tail", "tokens", "cost_usd", "seconds", "outcome")  # in the order of Answer's fields
 
 
 class AnswerStore(Store):
@@ -42,7 +43,8 @@ class AnswerStore(Store):
         key = self._key(teacher, repeat)
         statements: list[Statement] = []
         for text, answer in zip(texts, answers, strict=True):
-            row = (key, text_key(text), *_pack(answer))
+            blob = None if answer.probabilities is None else answer.probabilities.astype("<f4").tobytes()
+            row = (key, text_key(text), blob, *(getattr(answer, name) for name in _COLUMNS))
             statements.append(("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", row))
             if answer.said and answer.outcome != "ok":
                 statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], answer.said)))
@@ -55,14 +57,13 @@ class AnswerStore(Store):
 
     def get(self, teacher: Teacher, texts: Iterable[str], repeat: int = 0) -> Iterator[Answer | None]:
         """Yield each text's stored answer, or None."""
-        sql = (
-            "SELECT probabilities, method, covered, tail, tokens, cost_usd, seconds, outcome FROM answers"
-            " WHERE teacher = ? AND text = ?"
-        )
+        sql = f"SELECT probabilities, {', '.join(_COLUMNS)} FROM answers WHERE teacher = ? AND text = ?"
         key = self._key(teacher, repeat)
         for text in texts:
-            rows = self.read(sql, (key, text_key(text)))
-            yield _unpack(rows[0]) if rows else None
+            answer = None
+            for blob, *rest in self.read(sql, (key, text_key(text))):
+                answer = Answer(None if blob is None else np.frombuffer(blob, dtype="<f4"), *rest)
+            yield answer
 
     def rejection(self, teacher: Teacher, text: str) -> str:
         """The server's message when it rejected a text, or an empty string."""
@@ -86,22 +87,3 @@ def text_key(text: str) -> str:
 def teacher_key(teacher: Teacher, repeat: int = 0) -> str:
     """A fingerprint of what determines a teacher's answers: its name, version and labels, and which draw it is."""
     return fingerprint([teacher.name, teacher.version, list(teacher.labels), *([repeat] if repeat else [])])
-
-
-def _pack(answer: Answer) -> tuple[object, ...]:
-    return (
-        None if answer.probabilities is None else answer.probabilities.astype("<f4").tobytes(),
-        answer.method,
-        answer.covered,
-        answer.tail,
-        answer.tokens,
-        answer.cost_usd,
-        answer.seconds,
-        answer.outcome,
-    )
-
-
-def _unpack(row: tuple[object, ...]) -> Answer:
-    blob, *rest = row
-    probabilities = np.frombuffer(blob, dtype="<f4") if isinstance(blob, bytes) else None
-    return Answer(probabilities, *rest)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ Both go through the same teacher and the same store of answers as the pool. The 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,15 +21,13 @@ from distill.errors import DataError, DistillError
 from distill.evaluation.calibration import calibrate, too_few_rows
 from distill.evaluation.self_agreement import CONSTANT, self_agreement
 from distill.labelling.answer_store import AnswerStore
-from distill.labelling.label import Engine, LabelledPool, ask_missing, label
+from distill.labelling.label import SILENT, Engine, LabelledPool, Progress, ask_missing, label
 from distill.labelling.soft_labels import SoftLabels
 from distill.sections import walk
 from distill.task import Calibration
 from distill.teachers import Teacher
 from distill.teachers.api.client import Terms
 from distill.teachers.scaling import Scaling
-
-Steps = Callable[[int], None]
 
 _CONSTANT_METHODS = {"local", "recorded"}
 _KEY = "labelling.calibration.data"
@@ -119,9 +117,8 @@ async def label_and_audit(
     pool: Examples,
     extra: AuditTexts,
     store: AnswerStore,
+    progress: Progress = SILENT,
     *,
-    advance: Steps = lambda count: None,
-    known: Steps | None = None,
     engine: Engine = ask_missing,
 ) -> Audited:
     """Label a pool and audit the teacher on the `extra` texts.
@@ -132,13 +129,13 @@ async def label_and_audit(
     record: dict[str, Any] = {}
     scaling = None
     if extra.section is not None and extra.gold is not None:
-        gold = await label(teacher, extra.gold, store, advance=advance, known=known, engine=engine)
+        gold = await label(teacher, extra.gold, store, progress, engine=engine)
         scaling, record["calibration"] = _calibrate(teacher, extra.section, extra.gold, gold)
-    labelled = await label(teacher, pool, store, advance=advance, known=known, engine=engine)
+    labelled = await label(teacher, pool, store, progress, engine=engine)
     if scaling is not None:
         labelled = replace(labelled, soft=labelled.soft.calibrated(scaling))
     if extra.twice:
-        record["self_agreement"] = await _ask_again(teacher, labelled.soft, extra, store, advance, known, engine)
+        record["self_agreement"] = await _ask_again(teacher, labelled.soft, extra, store, progress, engine)
     return Audited(labelled, record)
 
 
@@ -165,22 +162,16 @@ def _calibrate(
 
 
 async def _ask_again(
-    teacher: Teacher,
-    soft: SoftLabels,
-    extra: AuditTexts,
-    store: AnswerStore,
-    advance: Steps,
-    known: Steps | None,
-    engine: Engine,
+    teacher: Teacher, soft: SoftLabels, extra: AuditTexts, store: AnswerStore, progress: Progress, engine: Engine
 ) -> dict[str, Any]:
     """Ask for a second draw of rows that have a label, and compare it with the first, both calibrated alike."""
     if set(soft.methods) <= _CONSTANT_METHODS:
-        (known or advance)(min(extra.twice, len(extra.order)))
+        progress.known(min(extra.twice, len(extra.order)))
         return {**CONSTANT.as_dict(), "asked": 0, "unanswered": 0}
     position = {name: row for row, name in enumerate(soft.ids)}
     rows = [position[name] for name in extra.order if name in position][: extra.twice]
     texts = [soft.texts[row] for row in rows]
-    asked = await engine(teacher, texts, store, repeat=1, advance=advance, known=known)
+    asked = await engine(teacher, texts, store, progress, repeat=1)
     answers = list(store.get(teacher, texts, repeat=1))
     both = [row for row, one in zip(rows, answers, strict=True) if one is not None and one.outcome == "ok"]
     if not both:

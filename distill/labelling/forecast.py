@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -166,26 +167,24 @@ def total(sizes: Floats, values: Floats, new: Floats, level: float = 0.95) -> In
 
 def guess(planned: Sequence[PlannedCalls]) -> Interval:
     """Estimate the cost of calls of which only the size is known, between bounds that rarely fail."""
-    ends = []
-    for tokens, output in (
-        (TOKENS_PER_BYTE.value, lambda most: most**0.5),
-        (TOKENS_PER_BYTE.lower, lambda most: 1.0),
-        (TOKENS_PER_BYTE.upper, lambda most: most),
-    ):
-        usage = [
-            (
-                plan.price,
+
+    def cost(tokens_per_byte: float, output: Callable[[float], float]) -> float:
+        return sum(
+            plan.price.of(
                 Usage(
-                    input=round(tokens * plan.request_bytes),
+                    input=round(tokens_per_byte * plan.request_bytes),
                     output=round(plan.calls * output(plan.most_output / plan.calls)),
-                ),
+                )
             )
             for plan in planned
             if plan.calls
-        ]
-        ends.append(sum(price.of(one) for price, one in usage))
-    value, lower, upper = ends
-    return Interval(value, lower, upper)
+        )
+
+    return Interval(
+        cost(TOKENS_PER_BYTE.value, math.sqrt),
+        cost(TOKENS_PER_BYTE.lower, lambda most: 1.0),
+        cost(TOKENS_PER_BYTE.upper, lambda most: most),
+    )
 
 
 def duration(seconds: float) -> str:

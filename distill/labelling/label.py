@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -41,18 +41,31 @@ class LabelledPool:
     unlabelled: tuple[str, ...] = ()
 
 
+class Progress(Protocol):
+    """Is told how the asking goes on, as `distill.progress.LabellingBar` is."""
+
+    def advance(self, count: int) -> None:
+        """Count texts that were answered now."""
+
+    def known(self, count: int) -> None:
+        """Count texts whose answers were stored before."""
+
+
+class _Silent:
+    def advance(self, count: int) -> None:
+        """Show nothing."""
+
+    known = advance
+
+
+SILENT: Progress = _Silent()
+
+
 class Engine(Protocol):
     """Has a teacher asked about every text that the store lacks, as `ask_missing` does in this process."""
 
     async def __call__(
-        self,
-        teacher: Teacher,
-        texts: Iterable[str],
-        store: AnswerStore,
-        *,
-        repeat: int = 0,
-        advance: Callable[[int], None] = lambda count: None,
-        known: Callable[[int], None] | None = None,
+        self, teacher: Teacher, texts: Iterable[str], store: AnswerStore, progress: Progress, *, repeat: int = 0
     ) -> int:
         """Return how many texts were asked about."""
 
@@ -61,35 +74,27 @@ async def label(
     teacher: Teacher,
     examples: Examples,
     store: AnswerStore,
+    progress: Progress = SILENT,
     *,
-    advance: Callable[[int], None] = lambda count: None,
-    known: Callable[[int], None] | None = None,
     engine: Engine | None = None,
 ) -> LabelledPool:
     """Have the teacher asked about every text that the store lacks, and return the soft labels of all `examples`."""
     with naming_rows(examples):
-        asked = await (engine or ask_missing)(teacher, examples.texts, store, advance=advance, known=known)
+        asked = await (engine or ask_missing)(teacher, examples.texts, store, progress)
     return _collect(teacher, examples, store, asked)
 
 
 async def ask_missing(
-    teacher: Teacher,
-    texts: Iterable[str],
-    store: AnswerStore,
-    *,
-    repeat: int = 0,
-    advance: Callable[[int], None] = lambda count: None,
-    known: Callable[[int], None] | None = None,
+    teacher: Teacher, texts: Iterable[str], store: AnswerStore, progress: Progress = SILENT, *, repeat: int = 0
 ) -> int:
     """Ask the teacher about every text that the store lacks, and return how many those were.
 
-    Texts are read only as they are needed, so memory depends on the calls in flight and not on the pool. `advance` is
-    called with the number of texts that each step finished; `known`, if given, instead of it for texts whose answers
-    are stored already. When the teacher fails, or this is cancelled, the answers in flight are awaited and stored, and
-    the teacher's `stop`, if it has one, keeps it from beginning further calls; a second cancellation drops them.
+    Texts are read only as they are needed, so memory depends on the calls in flight and not on the pool. When the
+    teacher fails, or this is cancelled, the answers in flight are awaited and stored, and the teacher's `stop`, if it
+    has one, keeps it from beginning further calls; a second cancellation drops them.
     """
     in_flight: set[str] = set()
-    batches = _batches(teacher, texts, store, repeat, in_flight, known or advance)
+    batches = _batches(teacher, texts, store, repeat, in_flight, progress)
     writer = AnswerWriter(teacher, store, repeat)
     stopped = asyncio.Event()
     failures: list[BaseException] = []
@@ -108,7 +113,7 @@ async def ask_missing(
                 await writer.add(batch, await teacher.ask(batch, repeat))
                 in_flight.difference_update(batch)
                 asked += len(batch)
-                advance(len(batch))
+                progress.advance(len(batch))
         except BaseException as error:
             failures.append(error)
             stop()
@@ -200,7 +205,7 @@ def _batches(
     store: AnswerStore,
     repeat: int,
     in_flight: set[str],
-    known: Callable[[int], None],
+    progress: Progress,
 ) -> Iterator[Sequence[str]]:
     """Yield batches of texts that are neither stored nor `in_flight`, texts of similar length together.
 
@@ -210,7 +215,7 @@ def _batches(
     while window := tuple(islice(source, _WINDOW * teacher.batch_size * teacher.concurrency)):
         new = [text for text in dict.fromkeys(window) if text not in in_flight and not store.has(teacher, text, repeat)]
         if len(new) < len(window):
-            known(len(window) - len(new))
+            progress.known(len(window) - len(new))
         new.sort(key=len, reverse=True)
         in_flight.update(new)
         for start in range(0, len(new), teacher.batch_size):

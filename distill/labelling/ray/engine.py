@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distill.errors import DistillError
 from distill.labelling.account import StoredAccount
 from distill.labelling.answer_store import AnswerStore
+from distill.labelling.label import Progress
 from distill.labelling.ray.mailbox import Broker, Mailbox
 from distill.labelling.ray.quota import quota, runs_torch
 from distill.labelling.ray.server import Server
@@ -68,14 +69,7 @@ class RayEngine:
             ray.shutdown()
 
     async def __call__(
-        self,
-        teacher: Teacher,
-        texts: Iterable[str],
-        store: AnswerStore,
-        *,
-        repeat: int = 0,
-        advance: Callable[[int], None] = lambda count: None,
-        known: Callable[[int], None] | None = None,
+        self, teacher: Teacher, texts: Iterable[str], store: AnswerStore, progress: Progress, *, repeat: int = 0
     ) -> int:
         """Have the workers ask about every text that the store lacks, and return how many those were.
 
@@ -85,7 +79,7 @@ class RayEngine:
         given = list(texts)
         new = [text for text in dict.fromkeys(given) if not store.has(teacher, text, repeat)]
         if len(new) < len(given):
-            (known or advance)(len(given) - len(new))
+            progress.known(len(given) - len(new))
         if not new:
             return 0
         if hasattr(teacher, "prepare"):  # once, instead of in every worker
@@ -93,7 +87,7 @@ class RayEngine:
         self._connect()
         broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=_this_node()).remote()
         mailbox = Mailbox(broker, f"server {uuid.uuid4().hex}")
-        server = Server(teacher, store, self._account, mailbox.send, repeat=repeat, advance=advance)
+        server = Server(teacher, store, self._account, mailbox.send, repeat=repeat, advance=progress.advance)
         spec = WorkerSpec(self._config, teacher.labels, teacher.name, teacher.version, broker, mailbox.box, repeat)
         done = _in_thread(lambda: self._distribute(new, teacher, spec, server))
         listening = asyncio.create_task(mailbox.listen(server.handle))

@@ -64,6 +64,14 @@ class Overconfident:
         pass
 
 
+class Steps:
+    """All that a progress bar was told."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.advance = self.known = self.counts.append
+
+
 def examples(kind: type[Any], name: str, count: int) -> Any:
     """Rows `NAME 0` to `NAME count`; a fifth of the gold labels are not what the teacher says."""
     texts = tuple(f"{name} {row}" for row in range(count))
@@ -218,19 +226,19 @@ async def test_a_teacher_that_answers_nothing_twice_is_an_error(path):
 @pytest.mark.parametrize("method", ["local", "recorded"])
 async def test_a_teacher_that_cannot_but_say_the_same_is_not_asked_again(path, method):
     teacher = Overconfident(method)
-    steps: list[int] = []
-    found = await audited(path, teacher, extra(None, twice=20), advance=steps.append)
+    steps = Steps()
+    found = await audited(path, teacher, extra(None, twice=20), progress=steps)
     assert {repeat for _, repeat in teacher.asked} == {0}
     assert found.record["self_agreement"]["by_construction"]
     assert found.record["self_agreement"]["agreement"]["value"] == 1
-    assert sum(steps) == len(POOL) + extra(None, twice=20).count
+    assert sum(steps.counts) == len(POOL) + extra(None, twice=20).count
 
 
 async def test_progress_counts_every_text(path):
-    steps: list[int] = []
+    steps = Steps()
     wanted = extra(twice=20)
-    await audited(path, Overconfident(), wanted, advance=steps.append)
-    assert sum(steps) == len(POOL) + wanted.count == len(POOL) + 120 + 20
+    await audited(path, Overconfident(), wanted, progress=steps)
+    assert sum(steps.counts) == len(POOL) + wanted.count == len(POOL) + 120 + 20
 
 
 def test_rows_to_repeat_are_drawn_by_the_seed():

@@ -41,6 +41,15 @@ def right(texts: Sequence[str]) -> list[Answer]:
     return [Answer(distribution(text), "votes", 0.75, 0.25, len(text), 0.01, 0.5) for text in texts]
 
 
+class Steps:
+    """What a progress bar was told."""
+
+    def __init__(self) -> None:
+        self.answered: list[int] = []
+        self.stored: list[int] = []
+        self.advance, self.known = self.answered.append, self.stored.append
+
+
 class Played:
     """A teacher whose answers a test decides, and which remembers what it was asked."""
 
@@ -157,12 +166,11 @@ async def test_an_answer_is_on_disk_before_the_next_question(path):
     assert len(teacher.batches) == 3
 
 
-async def test_progress_counts_every_row_once(path):
+async def test_progress_counts_every_row_once_and_tells_those_apart_that_need_not_be_asked_for(path):
     await labelled(path, Played(), pool(3))
-    steps: list[int] = []
-    await labelled(path, Played(), examples(*pool(8).texts, "text 7", "text 0"), advance=steps.append)
-    assert sum(steps) == 10
-    assert steps[0] == 5  # three that were known, and two that repeat
+    steps = Steps()
+    await labelled(path, Played(), examples(*pool(8).texts, "text 7", "text 0"), progress=steps)
+    assert (sum(steps.answered), steps.stored) == (5, [5])  # three that were known, and two that repeat
 
 
 # What is no label
@@ -414,14 +422,6 @@ async def test_texts_are_taken_as_they_are_asked_for(path):
         play.released.set()
         with pytest.raises(asyncio.CancelledError):
             await asking
-
-
-async def test_texts_that_need_not_be_asked_for_are_told_apart(path):
-    await labelled(path, Played(), pool(3))
-    steps: list[int] = []
-    known: list[int] = []
-    await labelled(path, Played(), pool(8), advance=steps.append, known=known.append)
-    assert (sum(steps), known) == (5, [3])
 
 
 # A disk that fails
