@@ -174,11 +174,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Serve a bundle over HTTP. Every other setting comes from the environment (REFLUX_...)."""
-    from service.serve import serve as serve_bundle
-    from service.settings import load_settings
+    from service.serve import main as serve_bundle
 
     given = {"bundle": bundle, "host": host, "port": port}
-    serve_bundle(load_settings(**{name: value for name, value in given.items() if value is not None}))
+    serve_bundle(**{name: value for name, value in given.items() if value is not None})
 
 
 @keys.command("new")

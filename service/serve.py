@@ -1,24 +1,48 @@
-"""Serving: settings in, and a process that listens until it is told to stop."""
+"""The entry of `reflux serve` and of `python -m service`.
+
+Modules of the service are imported in the functions, with garbage collection off: what is imported stays, so looking
+for garbage among it would only delay the start.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import gc
 import sys
+from typing import TYPE_CHECKING, Any
 
-import uvloop
-
-from service.app import create_app, create_monitoring_app
-from service.server.lifecycle import Monitoring, Server, bind
-from service.settings import Settings
-from service.telemetry.logging import configure_logging
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 _SWITCH_SECONDS = 0.0005
-"""So long at most does the event loop wait for a thread that computes in Python."""
+"""The longest that the event loop waits for a thread that computes in Python."""
+
+
+def main(**given: Any) -> None:
+    """Serve with the settings that are `given`, and those of the environment for the rest, until told to stop.
+
+    When the start is refused, the reason is one line on standard error, and the exit status is 1.
+    """
+    gc.disable()  # until the server listens
+    from service.errors import StartupError
+    from service.settings import load_settings
+
+    try:
+        serve(load_settings(**given))
+    except StartupError as error:
+        sys.exit(f"reflux refuses to start: {error}")
 
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises StartupError when the address, the bundle or the shadow do not fit."""
+    import asyncio
+    import contextlib
+
+    import uvloop
+
+    from service.app import create_app, create_monitoring_app
+    from service.server.lifecycle import Monitoring, Server, bind
+    from service.telemetry.logging import configure_logging
+
     configure_logging(settings.log_level)
     sys.setswitchinterval(_SWITCH_SECONDS)
     with contextlib.ExitStack() as sockets:

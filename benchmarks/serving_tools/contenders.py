@@ -150,7 +150,7 @@ def _litserve(key: str, title: str, batch: int, note: str = "") -> Contender:
 REFLUX = Contender(
     key=OURS,
     title="Reflux",
-    command=lambda _: [sys.executable, "-m", "service"],
+    command=lambda _: [sys.executable, "-m", "reflux", "serve"],
     settings=_reflux,
     label=lambda answer: str(answer["results"][0]["label"]),
 )
@@ -161,7 +161,7 @@ def previous(checkout: Path) -> Contender:
     return Contender(
         key=PREVIOUS,
         title="Reflux, previous",
-        command=lambda _: [str(checkout.resolve() / ".venv" / "bin" / "python"), "-m", "service"],
+        command=lambda _: [str(checkout.resolve() / ".venv" / "bin" / "python"), "-m", "reflux", "serve"],
         settings=_reflux,
         label=REFLUX.label,
         note="another checkout; our graph",

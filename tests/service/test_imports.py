@@ -26,7 +26,7 @@ def loaded(module, before="pass"):
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("module", ["service", "service.app", "service.serve"])
+@pytest.mark.parametrize("module", ["service", "service.app", "service.server.lifecycle"])
 def test_the_service_loads_no_training_library(module):
     heavy = {"torch", "transformers", "optimum", "accelerate", "onnx", "scipy", "pyarrow", "matplotlib", "datasketch"}
     assert loaded(module) & heavy == set()
@@ -44,17 +44,10 @@ def test_the_former_place_of_the_client_still_works_and_says_where_it_is_now():
     assert former.Client is reflux_client.Client
 
 
-def test_a_start_does_without_rich_which_may_be_imported_afterwards():
-    begin = "from contextlib import suppress\nfrom service.__main__ import main\nwith suppress(SystemExit): main()"
-    assert "structlog" in loaded("service.serve", before=begin)
-    assert "rich" not in loaded("service.serve", before=begin)
-    assert "rich" in loaded("rich", before=begin)
-
-
 def test_a_start_reads_none_of_our_source():
     ours = f"any(name.startswith('{ROOT}/service/') for name in linecache.cache)"
     read = f"import linecache, sys\nif {ours}: sys.modules['read'] = None"
-    assert "read" not in loaded("sys", before=f"import service.serve\n{read}")
+    assert "read" not in loaded("sys", before=f"import service.app, service.server.lifecycle\n{read}")
     assert "read" in loaded(
         "sys", before=f"import inspect, service.server.upgrades\ninspect.getsource(service.server.upgrades)\n{read}"
     )
