@@ -6,8 +6,6 @@ the event loop.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 
 from service.inference.batching import Limits
@@ -20,8 +18,6 @@ _SAFETY_SPREADS = 4
 
 A queue that is shorter than necessary loses no answer; one that is too long loses all of them.
 """
-
-_MAX_KNOWN = 64
 
 
 class Admission:
@@ -41,11 +37,6 @@ class Admission:
         self.loop_busy_since: float | None = None
         """When the latest run on the event loop began, while another follows: new texts may have waited since then."""
 
-        self._known: dict[float | None, Refusal] = {}
-        """Results of `usual_refusal` by seconds, valid until the queue changes."""
-
-        self._changes = -1
-
     def refusal(self, count: int, tokens: int, deadline: float, now: float) -> Refusal | None:
         """Return why `count` texts of `tokens` in total are not answered by `deadline`; None when they will be."""
         waiting = len(self._queue.items)
@@ -64,23 +55,6 @@ class Admission:
         else:
             return None
         return Refusal(f"{message}; try again in {again} s", again)
-
-    def usual_refusal(self, seconds: float | None) -> Refusal | None:
-        """Return why a text of average length is not answered within `seconds` (None: any time); None if it is."""
-        waiting = len(self._queue.items)
-        if not waiting:
-            return None
-        if self._changes != self._queue.changes or self.loop_busy_since is not None:
-            self._known.clear()
-            self._changes = self._queue.changes
-        refusal = self._known.get(seconds)
-        if refusal is None:
-            now = time.monotonic()
-            deadline = math.inf if seconds is None else now + seconds
-            refusal = self.refusal(1, self._queue.tokens // waiting, deadline, now)
-            if refusal is not None and len(self._known) < _MAX_KNOWN:
-                self._known[seconds] = refusal
-        return refusal
 
     def _predict(self, texts: int, tokens: int) -> float:
         """Predict the seconds until `texts` with `tokens` in total are answered, after the runs that are under way."""

@@ -20,14 +20,10 @@ class Queue:
         self.tokens = 0
         """Of all items together, estimated for those that are not tokenised."""
 
-        self.changes = 0
-        """How often the items changed."""
-
     def add(self, items: Iterable[Item], tokens: int) -> None:
         """Append the items of a new submission, which have `tokens` in total."""
         self.items.extend(items)
         self.tokens += tokens
-        self.changes += 1
 
     def take(self, limits: Limits, slack: float) -> list[Item]:
         """Remove and return the oldest items, as many as are considered for a run; `slack` as in `batching.choose`."""
@@ -38,13 +34,11 @@ class Queue:
             taken = [self.items.popleft() for _ in range(count)]
         for item in taken:
             self.tokens -= item.tokens
-        self.changes += 1
         return taken
 
     def put_back(self, items: list[Item]) -> None:
         """Return items to their place: another thread may have put back older ones before."""
         self.tokens += tokens_of(items)
-        self.changes += 1
         if items and self.items and age(self.items[0]) < age(items[-1]):
             items = [*merge(items, self.items, key=age)]
             self.items.clear()
@@ -56,7 +50,6 @@ class Queue:
         self.items.clear()
         self.items.extend(kept)
         self.tokens = tokens_of(kept)
-        self.changes += 1
 
     def _half(self) -> int:
         """Return the size of half of the queue, extended to the end of a submission.

@@ -151,7 +151,12 @@ class Scheduler:
 
         None when it will be.
         """
-        refusal = None if self._stopped else self._admission.usual_refusal(seconds)
+        waiting = len(self._queue.items)
+        if not waiting:
+            return None
+        now = time.monotonic()
+        deadline = math.inf if seconds is None else now + seconds
+        refusal = self._admission.refusal(1, self._queue.tokens // waiting, deadline, now)
         if refusal is not None:
             self.overload.note_refusal()
         return refusal

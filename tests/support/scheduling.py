@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from export.bundle.classifier import Encoded, Prediction
 from export.bundle.format import Manifest
+from service.errors import OverloadedError
 from service.inference.batching import Limits
 from service.inference.cost_model import Cost
 from service.inference.disconnects import await_answer
@@ -94,6 +95,7 @@ class Bench:
     ) -> None:
         self.registry = CollectorRegistry()
         self.graph = graph or Graph()
+        self.workers = workers
         self.cost = cost or Known()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
         self.scheduler = Scheduler(
@@ -114,6 +116,19 @@ class Bench:
         """Classify texts in a task."""
         return asyncio.create_task(self.classify(*texts, **options))
 
+    async def together(self, *requests: Sequence[str]) -> list[list[str] | BaseException]:
+        """Let requests arrive before the next run begins; return the texts or the error that each is answered with.
+
+        The run that keeps a thread busy until then is not among the `runs` of the graph afterwards.
+        """
+        held = [await self.hold()] if self.workers else []
+        tasks = [self.ask(*texts) for texts in requests]
+        await asyncio.sleep(0)
+        self.graph.gate.set()
+        outcomes = await asyncio.gather(*held, *tasks, return_exceptions=True)
+        del self.graph.runs[: len(held)]
+        return [one if isinstance(one, BaseException) else said(one) for one in outcomes[len(held) :]]
+
     def submit(self, *texts: str, **options: Any) -> tuple[list[Any], Callable[[], None]]:
         """Submit texts; return what `done` was called with, each time, and what withdraws them."""
         told: list[Any] = []
@@ -131,6 +146,12 @@ class Bench:
 
     def gauge(self, name: str) -> float | None:
         return self.registry.get_sample_value(f"reflux_{name}")
+
+    async def refused(self, *texts: str, message: str | None = None, **options: Any) -> int:
+        """Check that texts are refused; return the seconds after which to try again."""
+        with pytest.raises(OverloadedError, match=message) as refused:
+            await self.classify(*texts, **options)
+        return int(refused.value.headers["retry-after"])
 
     @property
     def load(self) -> tuple[float | None, float | None]:

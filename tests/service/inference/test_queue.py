@@ -51,22 +51,6 @@ def test_its_tokens_are_those_of_its_texts(requests, data):
     assert drain(queue) == held
 
 
-def test_each_change_is_counted():
-    queue, one = Queue(), request()
-    seen = [queue.changes]
-    items = items_of(one, [3, 4])
-    steps = (
-        lambda: queue.add(items, 7),
-        lambda: queue.take(PACKED, 0.0),
-        lambda: queue.put_back(items),
-        lambda: queue.withdraw(one),
-    )
-    for step in steps:
-        step()
-        seen.append(queue.changes)
-    assert len(set(seen)) == len(seen)
-
-
 def test_where_every_text_runs_alone_only_the_oldest_is_taken():
     queue = Queue()
     items = items_of(request(), [3, 4, 5])
