@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.data.sources import read
 from distill.sections import FileSource
-from distill.teachers.prompting.few_shot import Nearest
+from distill.teachers.prompting.few_shot import FewShot
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--label", default="label")
     parser.add_argument("--k", type=int, default=8)
     given = parser.parse_args()
-    nearest = Nearest(data=FileSource(path=given.train, text=given.text, label=given.label), k=given.k)
+    nearest = FewShot(data=FileSource(path=given.train, text=given.text, label=given.label), k=given.k)
     start = time.perf_counter()
     labels = nearest.labels()
     indexed = time.perf_counter()

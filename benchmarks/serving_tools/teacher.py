@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 from labelling import Chat, processes
 
-from distill.teachers.prompting.label_codes import codes
+from distill.teachers.prompting.label_codes import label_codes
 
 _SLOTS = 1024
 
 
 def reply(classes: int) -> bytes:
     """Return a response whose likeliest tokens are the codes of the first labels."""
-    names = codes(classes)[:20]
+    names = label_codes(classes)[:20]
     logprobs = [math.log(0.9 / 2 ** (rank + 1)) for rank in range(len(names))]
     top = [{"token": name, "logprob": logprob} for name, logprob in zip(names, logprobs, strict=True)]
     completion = {

@@ -15,7 +15,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
 from distill.evaluation.intervals import Interval, paired_bootstrap, wilson
-from distill.teachers.scaling import Method, Scaling, log_probabilities
+from distill.teachers.scaling import Scaling, ScalingMethod, log_probabilities
 
 Floats = npt.NDArray[np.floating]
 Classes = npt.NDArray[np.intp]
@@ -77,7 +77,7 @@ def calibrate_temperature(logits: Floats, targets: Floats, prior: float = 0.0) -
     return float(np.exp(found.x))
 
 
-def calibrate_scaling(probabilities: Floats, classes: Classes, method: Method) -> Scaling:
+def calibrate_scaling(probabilities: Floats, classes: Classes, method: ScalingMethod) -> Scaling:
     """Estimate the most probable scaling of a teacher's probabilities [N, K], given gold classes [N] and the priors."""
     logs, targets = log_probabilities(probabilities), one_hot(classes, probabilities.shape[1])
     temperature = calibrate_temperature(logs, targets, prior=_PRIOR**-2)
@@ -110,7 +110,7 @@ def calibrate(probabilities: Floats, classes: Classes, wanted: Wanted = "auto", 
     temperature's by more than one standard error of the difference (Breiman et al. 1984). `too_few_rows` says how many
     rows are needed.
     """
-    scaled: dict[Method, npt.NDArray[np.float32]] = {}
+    scaled: dict[ScalingMethod, npt.NDArray[np.float32]] = {}
     if wanted != "vector":
         scaled["temperature"] = _cross_validated(probabilities, classes, "temperature", seed)
     fewest = np.bincount(classes, minlength=probabilities.shape[1]).min()
@@ -179,7 +179,9 @@ def binned_residuals(confidence: Floats, correct: npt.NDArray[np.bool_], bins: i
     return columns
 
 
-def _cross_validated(probabilities: Floats, classes: Classes, method: Method, seed: int) -> npt.NDArray[np.float32]:
+def _cross_validated(
+    probabilities: Floats, classes: Classes, method: ScalingMethod, seed: int
+) -> npt.NDArray[np.float32]:
     """Scale each row by parameters estimated without it, [N, K].
 
     Folds are not stratified by label: stratified folds share the sample's label frequencies, so a bias that reproduces
@@ -194,7 +196,7 @@ def _cross_validated(probabilities: Floats, classes: Classes, method: Method, se
     return scaled
 
 
-def _choose(scaled: dict[Method, npt.NDArray[np.float32]], classes: Classes) -> tuple[Method, str]:
+def _choose(scaled: dict[ScalingMethod, npt.NDArray[np.float32]], classes: Classes) -> tuple[ScalingMethod, str]:
     if "vector" not in scaled:
         return "temperature", f"some labels have fewer than {LEAST_PER_LABEL} gold rows, too few for vector scaling"
     gain = _losses(scaled["temperature"], classes) - _losses(scaled["vector"], classes)

@@ -17,7 +17,7 @@ from typing import Any
 
 from distill.errors import DistillError
 from distill.labelling.sqlite_store import Statement, Store
-from distill.teachers.account import BudgetError, Paid
+from distill.teachers.account import BudgetError, PaidResponse
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -68,19 +68,19 @@ class StoredAccount:
         """Dollars that may still be reserved; infinity if there is no `max_usd`."""
         return math.inf if self._max_usd is None else self._max_usd - self.spent - self.reserved
 
-    def charge(self, cost_usd: float, key: str = "", paid: Paid | None = None) -> list[Statement]:
+    def charge(self, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> list[Statement]:
         """Return the statements that add `cost_usd` to the spending and store the response, if there is one."""
         statements: list[Statement] = [(_SPENT, (cost_usd,))]
         if paid is not None:
             statements.append((_KEPT, (key, _packed(paid.response), paid.cost_usd, paid.seconds, time.time())))
         return statements
 
-    async def recall(self, key: str) -> Paid | None:
+    async def recall(self, key: str) -> PaidResponse | None:
         """Return the paid response with this key, or None."""
         for response, cost_usd, seconds in self._store.read(
             "SELECT response, cost_usd, seconds FROM calls WHERE key = ?", (key,)
         ):
-            return Paid(json.loads(zlib.decompress(response)), cost_usd, seconds)
+            return PaidResponse(json.loads(zlib.decompress(response)), cost_usd, seconds)
         return None
 
     async def reserve(self, usd: float) -> int:
@@ -111,7 +111,7 @@ class StoredAccount:
                 raise
         return reservation
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
         """Replace a reservation by the call's actual cost, and store the response, if there is one.
 
         Raises DistillError when the disk does not take it; the whole reservation then counts as spent.

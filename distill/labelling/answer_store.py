@@ -46,8 +46,8 @@ class AnswerStore(Store):
             blob = None if answer.probabilities is None else answer.probabilities.astype("<f4").tobytes()
             row = (key, text_key(text), blob, *(getattr(answer, name) for name in _COLUMNS))
             statements.append(("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", row))
-            if answer.said and answer.outcome != "ok":
-                statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], answer.said)))
+            if answer.reason and answer.outcome != "ok":
+                statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], answer.reason)))
         await self.write(*statements)
 
     def has(self, teacher: Teacher, text: str, repeat: int = 0) -> bool:

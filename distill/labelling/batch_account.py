@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from distill.labelling.account import StoredAccount
 from distill.labelling.sqlite_store import Statement, Store
-from distill.teachers.batch.runner import Batch, Settled
+from distill.teachers.batch.account import Batch, SettledCall
 
 _ROWS = "SELECT id, place, version, calls, time, vendor_id FROM batches WHERE place = ? ORDER BY time"
 _ALL = "SELECT coalesce(sum(usd), 0.0) FROM batch_calls"
@@ -61,7 +61,7 @@ class StoredBatchAccount:
         await self._store.write(("UPDATE batches SET vendor_id = ? WHERE id = ?", (vendor_id, batch.id)))
         return replace(batch, vendor_id=vendor_id)
 
-    async def settle(self, batch: Batch, calls: Sequence[Settled]) -> None:
+    async def settle(self, batch: Batch, calls: Sequence[SettledCall]) -> None:
         """Replace the reservations of calls by their actual costs, and store the responses."""
         reserved = sum(self.reserved(batch, call.key) or 0.0 for call in calls)
         statements: list[Statement] = []

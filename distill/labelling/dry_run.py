@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
 from distill.labelling.account import StoredAccount
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.forecast import Forecast, ObservedCosts, PlannedCalls, forecast
-from distill.teachers import Teacher
-from distill.teachers.account import BudgetError, Paid
-from distill.teachers.api.client import BYTES_PER_TOKEN, Api, Priced, Request
+from distill.teachers.account import BudgetError, PaidResponse
+from distill.teachers.api.client import BYTES_PER_TOKEN, Api, ApiRequest
 from distill.teachers.api.rejections import rejection
+from distill.teachers.api.teacher import CallingTeacher
 
 _SAMPLE = 500  # answered texts to learn from
 _MINUTE = 60.0
-
-
-class PricedTeacher(Teacher, Priced, Protocol):
-    """A teacher whose answers are paid calls."""
 
 
 class DryRunAccount:
@@ -32,9 +28,9 @@ class DryRunAccount:
 
     def __init__(self, stored: StoredAccount) -> None:
         self.stored = stored
-        self.recalled: list[Paid] = []
+        self.recalled: list[PaidResponse] = []
 
-    async def recall(self, key: str) -> Paid | None:
+    async def recall(self, key: str) -> PaidResponse | None:
         """Return the paid response with this key, or None."""
         paid = await self.stored.recall(key)
         # A probe's verdict costs nothing and took no time, and a rejection is no part of an answer.
@@ -46,7 +42,7 @@ class DryRunAccount:
         """Raise BudgetError."""
         raise BudgetError("a dry run makes no calls")
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
         """Do nothing, since nothing is reserved."""
 
 
@@ -65,9 +61,9 @@ class _Findings:
 
     sizes: list[int] = field(default_factory=list)
     calls: dict[Api, _CallTotals] = field(default_factory=dict)
-    answered: list[tuple[int, Sequence[Paid]]] = field(default_factory=list)
+    answered: list[tuple[int, Sequence[PaidResponse]]] = field(default_factory=list)
 
-    def add(self, text: str, calls: Sequence[tuple[Api, Request]], paid: Sequence[Paid]) -> None:
+    def add(self, text: str, calls: Sequence[tuple[Api, ApiRequest]], paid: Sequence[PaidResponse]) -> None:
         """Add one text, the calls that it needs and those that were paid for it."""
         size = len(text.encode("utf-8", "surrogatepass"))
         if calls:
@@ -77,17 +73,17 @@ class _Findings:
         for api, request in calls:
             totals = self.calls.setdefault(api, _CallTotals())
             totals.count += 1
-            totals.request_bytes += request.most_tokens
+            totals.request_bytes += request.max_tokens
             totals.most_output += request.max_output
 
 
-def priced(teacher: object) -> TypeGuard[PricedTeacher]:
+def priced(teacher: object) -> TypeGuard[CallingTeacher]:
     """Whether a teacher, or a class of teachers, answers with paid calls that it can list."""
     return hasattr(teacher, "plan")
 
 
 async def dry_run(
-    teacher: PricedTeacher,
+    teacher: CallingTeacher,
     questions: Iterable[tuple[str, int]],
     store: AnswerStore,
     account: DryRunAccount,
@@ -137,9 +133,9 @@ def _observed(found: _Findings) -> ObservedCosts:
     """What the answered texts took; at today's price if the calls to make go to one API only."""
     only = next(iter(found.calls)) if len(found.calls) == 1 else None
 
-    def cost(paid: Paid) -> float:
+    def cost(paid: PaidResponse) -> float:
         usage = only.usage(paid.response) if only else None
-        return paid.cost_usd if only is None or usage is None else only.price.of(usage)
+        return paid.cost_usd if only is None or usage is None else only.price.cost(usage)
 
     return ObservedCosts(
         sizes=np.array([size for size, _ in found.answered], dtype=np.float64),

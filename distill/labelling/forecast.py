@@ -112,7 +112,7 @@ def forecast(
     learnt = len(seen.sizes) >= ENOUGH
     first = sum(plan.calls for plan in planned)
     calls = _within(total(seen.sizes, seen.calls, sizes), first) if learnt else Interval(first, first, first)
-    worst = sum(plan.price.worst(plan.request_bytes, plan.most_output) for plan in planned)
+    worst = sum(plan.price.max_cost(plan.request_bytes, plan.most_output) for plan in planned)
     most = worst * (calls.upper / first if first else 1.0)
     usd = _within(total(seen.sizes, seen.usd, sizes) if learnt else guess(planned), 0.0, most)
     slots = sum(plan.slots for plan in planned)
@@ -124,7 +124,7 @@ def forecast(
         same_size = np.zeros(int(timed.sum()))
         work = total(same_size, seen.seconds[timed], np.zeros(len(sizes)))
         seconds = _within(_scaled(work, 1 / slots), max(plan.least_seconds for plan in planned))
-    share = sum(plan.price.batch * plan.price.worst(plan.request_bytes, plan.most_output) for plan in planned)
+    share = sum(plan.price.batch * plan.price.max_cost(plan.request_bytes, plan.most_output) for plan in planned)
     return Forecast(
         teacher=teacher,
         texts=texts,
@@ -170,7 +170,7 @@ def guess(planned: Sequence[PlannedCalls]) -> Interval:
 
     def cost(tokens_per_byte: float, output: Callable[[float], float]) -> float:
         return sum(
-            plan.price.of(
+            plan.price.cost(
                 Usage(
                     input=round(tokens_per_byte * plan.request_bytes),
                     output=round(plan.calls * output(plan.most_output / plan.calls)),

@@ -157,11 +157,11 @@ class AnswerWriter:
         if any(answer.outcome == "ok" for _, answer in sure):
             sure, self._held = [*self._held, *sure], []
         await self._store_all(sure)
-        alike = Counter(_DIGITS.sub("", answer.said) for _, answer in self._held)
+        alike = Counter(_DIGITS.sub("", answer.reason) for _, answer in self._held)
         if self._held and max(alike.values()) >= MOST_ALIKE:
             text, last = self._held[-1]
             raise TeacherError(
-                f"{self._teacher.name} rejected {len(self._held)} texts one after the other, and said: {last.said}. "
+                f"{self._teacher.name} rejected {len(self._held)} texts one after the other, and said: {last.reason}. "
                 "Nothing is stored of that: correct the teacher, or leave these texts out, and run the command again",
                 text=text,
             )

@@ -120,7 +120,7 @@ class LabellingSession:
             with status(teacher.name) as report:
                 new = [one for one in extra.questions(pool) if not store.has(teacher, *one)]
                 with naming_rows(pool):
-                    await runner.fill(teacher, new, StoredBatchAccount(store, account), told=report)
+                    await runner.make_calls(teacher, new, StoredBatchAccount(store, account), notify=report)
         else:
             runner.refuse_open(teacher, StoredBatchAccount(store, account))
         with labelling_bar(f"{teacher.name} labels the pool", len(pool) + extra.count, spent) as progress:

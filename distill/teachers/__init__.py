@@ -1,6 +1,6 @@
 """Teachers, one file per kind, behind one protocol. Importing this package loads no model library.
 
-A kind is an entry point of the group `reflux.teachers` that names a class with the shape of `base.Teacher`.
+A kind is an entry point of the group `reflux.teachers` for a class that implements `base.Teacher`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from distill.teachers.account import Account
-from distill.teachers.base import Answer, Method, Outcome, Teacher, label_order
+from distill.teachers.base import Answer, AnswerOutcome, Method, Teacher, label_order
 from distill.teachers.errors import TeacherError
 
 __all__ = [
     "Account",
     "Answer",
+    "AnswerOutcome",
     "Method",
-    "Outcome",
     "Teacher",
     "TeacherError",
     "create",
@@ -32,12 +32,12 @@ GROUP = "reflux.teachers"
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of teacher that are installed."""
+    """The names of the installed kinds of teacher."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
 def teacher_class(kind: object) -> type[Teacher]:
-    """The class behind a kind. Raises TeacherError for a kind that is not installed."""
+    """The class of a kind. Raises TeacherError for a kind that is not installed."""
     for point in entry_points(group=GROUP):
         if point.name == kind:
             loaded: type[Teacher] = point.load()
@@ -46,17 +46,17 @@ def teacher_class(kind: object) -> type[Teacher]:
 
 
 def parse(config: Mapping[str, Any]) -> BaseModel:
-    """The typed configuration of a teacher given as a mapping with a `kind`.
+    """Validate the configuration of a teacher, a mapping with a `kind`.
 
-    Raises TeacherError for an unknown kind and pydantic's ValidationError for what does not fit it.
+    Raises TeacherError for an unknown kind and pydantic's ValidationError for invalid settings.
     """
     return teacher_class(config.get("kind")).config_type.model_validate(config)
 
 
 def create(config: Mapping[str, Any] | BaseModel, labels: Sequence[str], account: Account | None = None) -> Teacher:
-    """The teacher that a configuration describes, answering in the order of `labels`.
+    """Make the teacher that a configuration describes; its answers have the order of `labels`.
 
-    Its calls are charged to `account`; without one nothing is kept, and nothing refused. Raises TeacherError.
+    Its calls are charged to `account`; without one, nothing is stored and no budget applies. Raises TeacherError.
     """
     typed = config if isinstance(config, BaseModel) else parse(config)
     return teacher_class(getattr(typed, "kind", None)).from_config(typed, labels, account)

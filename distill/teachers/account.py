@@ -1,7 +1,7 @@
-"""What a teacher's calls are charged to: the responses that were paid for, and what may still be spent.
+"""The account that a teacher's calls are charged to: it stores paid responses and enforces the budget.
 
-This file says what an account is, and holds the one that keeps nothing, for shadowing. The account of a run, which is
-on disk, is `distill.labelling.account`.
+This file has the protocol, and an account that stores nothing, for shadowing. The account of a run, on disk, is
+`distill.labelling.account`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from distill.teachers.errors import TeacherError
 
 
 class BudgetError(TeacherError):
-    """What a call may cost is more than is left."""
+    """A call may cost more than the budget has left."""
 
 
 @dataclass(frozen=True, slots=True)
-class Paid:
-    """A response, what it cost in dollars, and how many seconds it took."""
+class PaidResponse:
+    """A response, its cost in dollars, and how many seconds it took."""
 
     response: Mapping[str, Any]
     cost_usd: float
@@ -27,31 +27,31 @@ class Paid:
 
 
 class Account(Protocol):
-    """Every call is reserved at the most it can cost before it is made, and settled at what it did cost after it."""
+    """Reserves the most that a call can cost before it is made, and settles its actual cost afterwards."""
 
-    async def recall(self, key: str) -> Paid | None:
-        """The response that was paid for under this key, if one was."""
+    async def recall(self, key: str) -> PaidResponse | None:
+        """The stored response with this key, if any."""
 
     async def reserve(self, usd: float) -> int:
-        """Set money apart for one call. Gives the reservation, to be settled.
+        """Reserve `usd` dollars for one call. Returns the reservation, which must be settled.
 
-        Waits while calls in flight may give back what it needs. Raises BudgetError when none can.
+        Waits while calls in flight may release enough money. Raises BudgetError if none can.
         """
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
-        """End a reservation at what was spent, and keep the response, where there is one, before anyone uses it."""
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
+        """End a reservation at `cost_usd`, and store the response, if any, before it is used."""
 
 
 class NoAccount:
-    """Keeps nothing and never refuses: each question is asked anew, and who asks watches the money."""
+    """Stores nothing and has no budget: every call is made again, and the caller watches the cost."""
 
-    async def recall(self, key: str) -> Paid | None:
-        """Nothing was kept."""
+    async def recall(self, key: str) -> PaidResponse | None:
+        """Find nothing."""
         return None
 
     async def reserve(self, usd: float) -> int:
-        """There is always enough."""
+        """Reserve nothing."""
         return 0
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
-        """Nothing is kept."""
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
+        """Store nothing."""

@@ -1,6 +1,6 @@
-"""What a teacher is: something that answers texts with distributions over the labels.
+"""The protocol of teachers: they answer texts with distributions over labels.
 
-The same protocol serves labelling a pool and shadowing live traffic, so this file loads nothing heavy.
+It serves both labelling a pool and shadowing live traffic, so this file loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from distill.teachers.account import Account
 from distill.teachers.errors import TeacherError
 
 Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded", "ensemble"]
-"""How a distribution was obtained; kept with every soft label, since it says what the numbers are worth."""
+"""How a distribution was obtained; stored with every soft label, since it determines how exact the numbers are."""
 
-Outcome = Literal["ok", "refused", "invalid"]
-"""`refused`: the teacher declined to answer; `invalid`: no answer names a label. Neither becomes a label."""
+AnswerOutcome = Literal["ok", "refused", "invalid"]
+"""`refused`: the teacher declined to answer; `invalid`: no answer names a label. Neither gives a soft label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One text's answer.
+    """The answer for one text.
 
-    `probabilities` is float32 [K], in the order of the labels the teacher was made for, and sums to 1; it is None
-    unless `outcome` is `ok`. `covered` is the mass the teacher itself put on labels and `tail` the mass that could
-    not be seen, both in [0, 1]. `tokens` counts what was read, `cost_usd` what was paid, `seconds` what it took.
+    `probabilities` is float32 [K], in the order of the teacher's labels, and sums to 1; it is None unless `outcome` is
+    `ok`. `covered` is the mass that the teacher put on labels and `tail` the mass that was not visible, both in [0, 1].
+    `tokens`, `cost_usd` and `seconds` are what the answer took. `reason` holds the server's words for a rejected text;
+    the rejection is `doubtful` if the server did not blame the text.
     """
 
     probabilities: npt.NDArray[np.float32] | None
@@ -39,23 +40,23 @@ class Answer:
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
-    outcome: Outcome = "ok"
-    said: str = ""
+    outcome: AnswerOutcome = "ok"
+    reason: str = ""
     doubtful: bool = False
 
 
 class Teacher(Protocol):
-    """A source of soft labels. `name` and `version` together determine its answers."""
+    """A source of soft labels. Its `name` and `version` together determine its answers."""
 
     config_type: ClassVar[type[BaseModel]]
 
     @property
     def name(self) -> str:
-        """Kind and model, for people, such as `local:all-MiniLM-L6-v2`."""
+        """The kind and the model, such as `local:all-MiniLM-L6-v2`."""
 
     @property
     def version(self) -> str:
-        """A content hash or a vendor's model version: another version may answer otherwise."""
+        """A content hash or a vendor's model version; another version may give other answers."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -63,33 +64,33 @@ class Teacher(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many texts one call to `ask` takes best."""
+        """The best number of texts for one call of `ask`."""
 
     @property
     def concurrency(self) -> int:
-        """How many calls to `ask` may run at once."""
+        """How many calls of `ask` may run at once."""
 
     @classmethod
     def from_config(cls, config: Any, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Make a teacher that answers in the order of `labels` and charges its calls, if it makes any, to `account`.
+        """Make a teacher that answers in the order of `labels` and charges its API calls, if any, to `account`.
 
-        Raises TeacherError when it cannot.
+        Raises TeacherError if that is not possible.
         """
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer each text, in order. Another `repeat` is another draw, of a teacher that does not always say the same.
+        """Answer each text, in order. Another `repeat` is another draw from a teacher whose answers vary.
 
-        Raises TeacherError when the teacher as a whole cannot answer.
+        Raises TeacherError if the teacher cannot answer at all.
         """
 
     async def aclose(self) -> None:
-        """Let go of connections, sessions and threads."""
+        """Close connections, sessions and threads."""
 
 
 def label_order(has: Sequence[str], wants: Sequence[str], who: str) -> npt.NDArray[np.intp]:
-    """Indices that bring probabilities in the order `has` into the order `wants`.
+    """Indices that reorder probabilities from the order `has` to the order `wants`.
 
-    Raises TeacherError unless both name the same labels, naming those that differ.
+    Raises TeacherError, which names the differences, unless both have the same labels.
     """
     if set(has) != set(wants) or len(has) != len(wants):
         missing, extra = sorted(set(wants) - set(has)), sorted(set(has) - set(wants))

@@ -1,7 +1,7 @@
 """The teacher kind `causal`: a causal language model on this machine that scores every label exactly.
 
-The prompt and the codes are those of the kind `openai`, so that its distribution is the one behind a server of the same
-model, nothing of it hidden.
+Its prompt and label codes are those of the kind `openai`, so a server of the same model has the same distribution, of
+which it shows only a part.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distill.errors import DistillError
 from distill.stages import fingerprint
 from distill.students.pretrained import WEIGHTS, display_name, weights_version
 from distill.teachers.account import Account
-from distill.teachers.api.client import Terms
+from distill.teachers.api.config import TermsOfUse
 from distill.teachers.base import Answer
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.chat_template import ChatTemplate
@@ -29,17 +29,17 @@ from distill.teachers.prompting.prompt import Prompt
 if TYPE_CHECKING:
     from distill.teachers.language_model import LanguageModel, Prefix
 
-_CHECKED = 3
-_PROBES = ("a", "1", " ", "\n", ".")  # texts that begin unlike each other, to find what prompts have in common
+_CHECKED_LABELS = 3
+_PROBES = ("a", "1", " ", "\n", ".")  # texts with different beginnings, to find the common prefix of prompts
 
 
 class CausalConfig(BaseModel):
-    """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `gguf_file` names a file of that in GGUF.
+    """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `gguf_file` names a GGUF file in it.
 
-    `score` asks for one-token codes, or for the labels' `names`, token by token. `permutations` is how many orders of
-    the labels take turns, `min_covered` the least mass that must lie on labels. `max_tokens` bounds a question, the
-    whole prompt; the model's context always does. `device_map` places a model that is too large for one device.
-    `terms` say that its licence was read, for the model card.
+    `score` scores label codes of one token, or the labels' `names`, token by token. `permutations` is the number of
+    orders of the labels, `min_covered` the least mass that must be on labels. `max_tokens` limits the whole prompt, as
+    the model's context does. `device_map` places a model that is too large for one device. `terms` confirm that its
+    licence was read, for the model card.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -58,22 +58,22 @@ class CausalConfig(BaseModel):
     device_map: str | dict[str, int | str] | None = None
     batch_size: int = Field(default=8, ge=1)
     usd_per_hour: float = Field(default=0.0, ge=0)
-    terms: Terms | None = None
+    terms: TermsOfUse | None = None
 
     def weights(self) -> str:
-        """What determines the model: the hash of its files, or its id on a hub. Raises DistillError without them."""
+        """The identity of the model: the hash of its files, or its hub id. Raises DistillError if it is missing."""
         return weights_version(self.model, self.gguf_file or WEIGHTS)
 
     def answering(self) -> dict[str, Any]:
-        """The settings that determine a model's answers; the others say where it lies, how fast, and at what price."""
-        aside = {"model", "gguf_file", "name", "prompt", "device_map", "batch_size", "usd_per_hour", "terms"}
-        return {**self.model_dump(mode="json", exclude=aside), "prompt": self.prompt.answering()}
+        """The settings that determine answers, without those for paths, speed and prices."""
+        others = {"model", "gguf_file", "name", "prompt", "device_map", "batch_size", "usd_per_hour", "terms"}
+        return {**self.model_dump(mode="json", exclude=others), "prompt": self.prompt.answering()}
 
 
 class CausalTeacher:
-    """Reads the next token's whole distribution, or scores whole names, a batch at a time, off the event loop.
+    """Computes the whole distribution of the next token, or scores whole names, a batch at a time in a worker thread.
 
-    `truncated` counts the texts that were too long for the model: their ends were cut off, never the instructions.
+    `truncated` counts the texts that were too long for the model. Only their ends are cut off, never the instructions.
     """
 
     config_type: ClassVar[type[BaseModel]] = CausalConfig
@@ -100,11 +100,11 @@ class CausalTeacher:
         self._code_ids = [self._template.variants(code) for code in self.codes]
         self._limit = min(model.context, config.max_tokens or model.context) - max(map(len, self._names), default=0)
         first = tuple(range(len(labels)))
-        self._prefix(first, self._question("", first))  # what will not do is known before anything is asked
+        self._prefix(first, self._question("", first))  # raises errors before anything is asked
 
     @classmethod
     def from_config(cls, config: CausalConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Load the model. Raises TeacherError when it cannot be had, or the labels or the prompt will not do."""
+        """Load the model. Raises TeacherError if that fails, or the labels or the prompt do not fit."""
         if unknown := config.prompt.unknown(labels):
             raise TeacherError(f"teacher.prompt names labels {unknown[:5]} that the task does not have; correct them")
         try:
@@ -122,16 +122,16 @@ class CausalTeacher:
             raise TeacherError(str(error)) from error
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer a batch in a worker thread. Raises TeacherError when the model does not answer with labels at all."""
+        """Answer a batch in a worker thread. Raises TeacherError if the model does not answer with labels at all."""
         return await asyncio.to_thread(self._answer, texts, repeat)
 
     async def aclose(self) -> None:
-        """The model goes with the object."""
+        """Do nothing: the model is freed with the object."""
 
     def next_tokens(
         self, texts: Sequence[str], repeat: int = 0
     ) -> tuple[npt.NDArray[np.float32], list[tuple[int, ...]]]:
-        """Log probabilities [N, V] of the token that answers each text, and the label that each code stands for."""
+        """Log probabilities [N, V] of the answer's token for each text, and the label, by index, of each code."""
         orders = [self._order(text, repeat) for text in texts]
         rows = [self._question(text, order) for text, order in zip(texts, orders, strict=True)]
         return self._next(rows, orders), orders
@@ -143,26 +143,26 @@ class CausalTeacher:
         rows = [self._question(text, order, count=True) for text, order in zip(texts, orders, strict=True)]
         readings = self._read(rows, orders)
         seconds = (time.perf_counter() - start) / max(1, len(texts))
-        return [self._judge(reading, len(row), seconds) for reading, row in zip(readings, rows, strict=True)]
+        return [self._answer_of(reading, len(row), seconds) for reading, row in zip(readings, rows, strict=True)]
 
-    def _judge(self, reading: Reading, tokens: int, seconds: float) -> Answer:
-        """A reading as an answer: a label's distribution, unless the model meant something else."""
-        good = reading.covered >= self._config.min_covered
+    def _answer_of(self, reading: Reading, tokens: int, seconds: float) -> Answer:
+        """The answer by a reading; invalid if too little mass is on labels."""
+        valid = reading.covered >= self._config.min_covered
         return Answer(
-            reading.probabilities if good else None,
+            reading.probabilities if valid else None,
             "logprobs",
             covered=reading.covered,
             tokens=tokens,
             cost_usd=seconds * self._usd_per_second,
             seconds=seconds,
-            outcome="ok" if good else "invalid",
+            outcome="ok" if valid else "invalid",
         )
 
     def _check(self) -> None:
-        """Before the first answer counts, see that the model answers with labels at all, asked about their names."""
+        """Check once, before the first answer, that the model classifies the names of labels with labels."""
         if self._checked:
             return
-        texts = self.labels[:_CHECKED]
+        texts = self.labels[:_CHECKED_LABELS]
         orders = [self._order(text, 0) for text in texts]
         readings = self._read([self._question(text, order) for text, order in zip(texts, orders, strict=True)], orders)
         covered = max(reading.covered for reading in readings)
@@ -176,10 +176,10 @@ class CausalTeacher:
         self._checked = True
 
     def _read(self, rows: Sequence[list[int]], orders: Sequence[tuple[int, ...]]) -> list[Reading]:
-        """What the model says of the labels, for each row of tokens."""
+        """The distribution over labels for each row of tokens."""
         if self._names:
-            mine = tuple(range(len(self.labels)))
-            return [read_all(self._name_mass(row, order), mine) for row, order in zip(rows, orders, strict=True)]
+            identity = tuple(range(len(self.labels)))
+            return [read_all(self._name_mass(row, order), identity) for row, order in zip(rows, orders, strict=True)]
         scores = np.exp(self._next(rows, orders), dtype=np.float64)
         mass = np.stack([scores[:, ids].sum(axis=1) for ids in self._code_ids], axis=1)
         return [read_all(of_codes, order) for of_codes, order in zip(mass.tolist(), orders, strict=True)]
@@ -192,7 +192,7 @@ class CausalTeacher:
         return mass
 
     def _next(self, rows: Sequence[list[int]], orders: Sequence[tuple[int, ...]]) -> npt.NDArray[np.float32]:
-        """Log probabilities [N, V] of the next token; rows with the same prefix are read together."""
+        """Log probabilities [N, V] of the next token; rows with the same prefix share a run."""
         prefixes = [self._prefix(order, row) for order, row in zip(orders, rows, strict=True)]
         scores: list[npt.NDArray[np.float32] | None] = [None] * len(rows)
         for key in {id(prefix) for prefix in prefixes}:
@@ -203,18 +203,18 @@ class CausalTeacher:
         return np.stack([row for row in scores if row is not None])
 
     def _prefix(self, order: tuple[int, ...], row: list[int]) -> Prefix | None:
-        """What all questions in this order begin with, read once; None for a row that does not begin with it."""
+        """The cached common prefix of all questions in this order; None for a row that does not begin with it."""
         if order not in self._prefixes:
             same = self._config.prompt.model_copy(update={"nearest": None})
-            common = _common([self._tokens(text, order, same) for text in _PROBES])
+            common = _common_prefix([self._tokens(text, order, same) for text in _PROBES])
             self._prefixes[order] = self._model.prefix(common) if common else None
         prefix = self._prefixes[order]
         return prefix if prefix is not None and tuple(row[: len(prefix.ids)]) == prefix.ids else None
 
     def _question(self, text: str, order: tuple[int, ...], *, count: bool = False) -> list[int]:
-        """The tokens that ask for a text, of which as much as the model has room for.
+        """The tokens of a question, with the text cut to the model's context.
 
-        Raises TeacherError where it has none even for the instructions.
+        Raises TeacherError if even the instructions do not fit.
         """
         ids = self._tokens(text, order, self._config.prompt)
         if len(ids) <= self._limit:
@@ -241,7 +241,7 @@ class CausalTeacher:
         return order_of(text, len(self.labels), self._config.permutations, repeat)
 
 
-def _common(rows: Sequence[list[int]]) -> list[int]:
-    """What all rows begin with."""
+def _common_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """The longest common prefix of all rows."""
     differ = (place for place, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1)
     return rows[0][: next(differ, min(map(len, rows)))]

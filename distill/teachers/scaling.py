@@ -1,7 +1,7 @@
-"""Scaling: a teacher's probabilities made to mean what they say, label by label or all alike (Guo et al. 2017).
+"""Calibrates a teacher's probabilities by temperature or vector scaling (Guo et al. 2017).
 
-It applies what `distill.evaluation.calibration` fitted on gold labels. Its parameters go where the teacher's answers
-are compared with a student's, into the soft labels and into the bundle, so this file needs numpy alone.
+`distill.evaluation.calibration` fits the parameters on gold labels. They are stored with the soft labels and in the
+bundle, where a teacher's answers are compared with a student's, so this file needs only numpy.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy.typing as npt
 
 from distill.teachers.errors import TeacherError
 
-Method = Literal["temperature", "vector"]
+ScalingMethod = Literal["temperature", "vector"]
 
 FLOOR = 1e-9
-"""A probability below it counts as this one: what a teacher says of such labels is rounding."""
+"""Probabilities below this are raised to it: such small values are rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """softmax(scale · log p + bias). Vector scaling has K scales and K biases, in the order of the labels.
 
-    A temperature T is the one scale 1 / T with no bias: it changes how sure an answer is, never which label is first.
+    A temperature T is the single scale 1 / T without bias: it changes the confidence, never the order of labels.
     """
 
     scale: tuple[float, ...]
@@ -34,16 +34,16 @@ class Scaling:
 
     @classmethod
     def of_temperature(cls, temperature: float) -> Self:
-        """Temperature scaling."""
+        """Scaling by a temperature."""
         return cls((1 / temperature,))
 
     @property
-    def method(self) -> Method:
-        """How it is called."""
+    def method(self) -> ScalingMethod:
+        """The name of the method."""
         return "temperature" if len(self.scale) == 1 else "vector"
 
     def apply(self, probabilities: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Probabilities [..., K] of the teacher, calibrated: float32 of the same shape, summing to 1."""
+        """Calibrate probabilities [..., K]: float32 of the same shape, with sums of 1."""
         logs = log_probabilities(probabilities)
         scores = logs * np.array(self.scale) + np.array(self.bias)
         exponent = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -51,14 +51,14 @@ class Scaling:
         return result
 
     def as_dict(self) -> dict[str, Any]:
-        """The parameters as JSON values, which `from_dict` reads."""
+        """The parameters as JSON values, for `from_dict`."""
         if self.method == "temperature":
             return {"method": "temperature", "temperature": 1 / self.scale[0]}
         return {"method": "vector", "scale": list(self.scale), "bias": list(self.bias)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], classes: int) -> Self:
-        """Read what `as_dict` gave, for K `classes`. Raises TeacherError for anything else."""
+        """Read the output of `as_dict` for K = `classes` labels. Raises TeacherError for anything else."""
         scale: tuple[float, ...]
         bias: tuple[float, ...]
         try:
@@ -80,6 +80,6 @@ class Scaling:
 
 
 def log_probabilities(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Natural logarithms, of the same shape and finite: a probability counts as 1e-9 at least."""
+    """Natural logarithms of the same shape; finite, since probabilities are at least 1e-9."""
     logs: npt.NDArray[np.float64] = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), FLOOR))
     return logs

@@ -113,7 +113,7 @@ class TeacherCaller:
         if not isinstance(answer, Answer):
             return TeacherResult(Outcome.INVALID_ANSWER)
         tokens, cost_usd = int(min(_amount(answer.tokens), 2**53)), _amount(answer.cost_usd)
-        rejected = answer.outcome == "invalid" and answer.said  # by the teacher's server, before the model
+        rejected = answer.outcome == "invalid" and answer.reason  # by the teacher's server, before the model
         if answer.outcome == "refused" or rejected:
             return TeacherResult(Outcome.REFUSED, tokens=tokens, cost_usd=cost_usd)
         try:

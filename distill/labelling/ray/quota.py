@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from distill.errors import DistillError
 from distill.sections import walk
-from distill.teachers.api.client import ApiConfig
+from distill.teachers.api.config import ApiConfig
 from distill.teachers.causal import CausalConfig
 from distill.teachers.local import LocalConfig
 

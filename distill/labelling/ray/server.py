@@ -16,7 +16,7 @@ from distill.labelling.account import StoredAccount
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.label import AnswerWriter
 from distill.teachers import Answer, Teacher, TeacherError
-from distill.teachers.account import Paid
+from distill.teachers.account import PaidResponse
 
 MOST_DEATHS = 10
 """Workers that may die in a row before one of them delivers an answer."""
@@ -182,7 +182,7 @@ class Server:
     async def _failed(self, worker: _Remote, error: Exception) -> None:
         self._fail(error)
 
-    async def _recall(self, worker: _Remote, key: str) -> Paid | None:
+    async def _recall(self, worker: _Remote, key: str) -> PaidResponse | None:
         return await self._account.recall(key)
 
     async def _reserve(self, worker: _Remote, usd: float) -> int:
@@ -191,7 +191,7 @@ class Server:
         return reservation
 
     async def _settle(
-        self, worker: _Remote, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None
+        self, worker: _Remote, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None
     ) -> None:
         """Settle a reservation. One that was written off is spent already, but its response is still stored."""
         known = worker.reserved.pop(reservation, None) is not None

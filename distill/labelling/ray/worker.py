@@ -22,7 +22,7 @@ from distill.errors import DistillError
 from distill.labelling.ray.mailbox import Mailbox
 from distill.labelling.ray.server import Query, Reply
 from distill.teachers import Answer, Teacher, TeacherError
-from distill.teachers.account import BudgetError, Paid
+from distill.teachers.account import BudgetError, PaidResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,9 @@ class _ServerClient:
         self._mailbox.send(self._server, Query(self._place, self._name, number, what, arguments))
         return await replied
 
-    async def recall(self, key: str) -> Paid | None:
+    async def recall(self, key: str) -> PaidResponse | None:
         """Return the paid response with this key, or None."""
-        paid: Paid | None = await self.ask("recall", key)
+        paid: PaidResponse | None = await self.ask("recall", key)
         return paid
 
     async def reserve(self, usd: float) -> int:
@@ -137,7 +137,7 @@ class _ServerClient:
         reservation: int = await self.ask("reserve", usd)
         return reservation
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
         """Replace a reservation by the actual cost, and have the response stored before anything uses it."""
         await self.ask("settle", reservation, cost_usd, key, paid)
 

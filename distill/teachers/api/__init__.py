@@ -1,1 +1,1 @@
-"""Calling a vendor's API: the client, HTTP, rate limits, prices. No vendor's formats are here."""
+"""Calling an API: settings, the client, HTTP, errors, rate limits and prices. Vendors' formats are elsewhere."""

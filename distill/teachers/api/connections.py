@@ -16,10 +16,10 @@ _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
 
 class Connections(httpx.AsyncBaseTransport):
-    """Has as many connections as there are calls at once; the caller limits these.
+    """Opens a connection for every concurrent call; the caller limits these.
 
-    They go through the proxy that the environment names for the server, if any. Raises TeacherError where that proxy
-    cannot be used; a call raises ApiError where it does not work.
+    Uses the proxy that the environment names for the server, if any. Raises TeacherError for an unusable proxy; a call
+    through a proxy that fails raises ApiError.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -29,17 +29,14 @@ class Connections(httpx.AsyncBaseTransport):
         self._made: list[httpx.AsyncHTTPTransport] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on the connection that was used last, of those that are free.
-
-        It is free again when the response is closed.
-        """
+        """Send a request on the free connection that was used last. It is free again when the response is closed."""
         connection = self._free.pop() if self._free else self._new()
         try:
             response = await connection.handle_async_request(request)
         except BaseException as error:
             self._free.append(connection)
             if self._proxy is not None:
-                self._proxy.blame(error, request.url.host)
+                self._proxy.reraise(error, request.url.host)
             raise
         if self._proxy is not None and response.status_code == 407:
             await response.aclose()
@@ -47,13 +44,13 @@ class Connections(httpx.AsyncBaseTransport):
             raise self._proxy.failed(request.url.host, "it wants other credentials (407)")
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)
-        lent = _Lent(stream, lambda: self._free.append(connection))
+        pooled = _PooledStream(stream, lambda: self._free.append(connection))
         return httpx.Response(
-            response.status_code, headers=response.headers, stream=lent, extensions=response.extensions
+            response.status_code, headers=response.headers, stream=pooled, extensions=response.extensions
         )
 
     async def aclose(self) -> None:
-        """Close them all."""
+        """Close every connection."""
         for connection in self._made:
             await connection.aclose()
 
@@ -64,21 +61,21 @@ class Connections(httpx.AsyncBaseTransport):
         return connection
 
 
-class _Lent(httpx.AsyncByteStream):
-    """The body of a response; calls `give_back` once, when it is closed."""
+class _PooledStream(httpx.AsyncByteStream):
+    """The body of a response; calls `release` once, when it is closed."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, give_back: Callable[[], None]) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, release: Callable[[], None]) -> None:
         self._stream = stream
-        self._give_back: Callable[[], None] | None = give_back
+        self._release: Callable[[], None] | None = release
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for part in self._stream:
             yield part
 
     async def aclose(self) -> None:
-        give_back, self._give_back = self._give_back, None
+        release, self._release = self._release, None
         try:
             await self._stream.aclose()
         finally:
-            if give_back is not None:
-                give_back()
+            if release is not None:
+                release()

@@ -1,8 +1,8 @@
-"""Recognises gateways in front of a model, and answers that come from their caches.
+"""Recognises gateways in front of a model, and answers from their caches.
 
 A cache gives the same answer to every draw of a question: eight votes would be one, counted eight times. A header of
-the response tells, or two draws have the same response id. The headers are as each gateway documents them, and for
-LiteLLM as `findings/litellm-cache-key.sh` shows.
+the response shows it, or two draws with the same response id. The headers are those that each gateway documents, and
+for LiteLLM those that `findings/litellm-cache-key.sh` shows.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from distill.teachers.errors import TeacherError
 _HIT = re.compile(r"(?<![a-z])hit(?![a-z])|^(?:stale|updating|revalidated)$", re.IGNORECASE)
 _SAYS_YES = re.compile(r"(?:true|yes|1|hit)\b", re.IGNORECASE)
 _FLAGS = ("cache-hit", "cached", "from-cache")
-_SECONDS_OR_HITS = frozenset({"age", "x-cache-hits"})  # above 0, of what a cache kept
+_SECONDS_OR_HITS = frozenset({"age", "x-cache-hits"})  # above 0 in answers from a cache
 _ABOVE_ZERO = re.compile(r"[1-9]")
 _PROMPT = re.compile(r"prompt|token|kv|prefix", re.IGNORECASE)
-_REMEMBERED = 10_000  # draws; those of one text come together
+_REMEMBERED = 10_000  # draws; those of one text are close together
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway by its `name`, the header `mark` that begins its headers, and how to have it ask the model."""
+    """A gateway: its `name`, the `prefix` of its headers, and the `remedy` that bypasses its cache."""
 
     name: str
-    mark: str
+    prefix: str
     remedy: str
 
 
@@ -46,28 +46,28 @@ GATEWAYS = (
 
 
 def gateway_of(headers: Mapping[str, str]) -> Gateway | None:
-    """The gateway that a response came through, where its headers tell."""
-    return next((one for one in GATEWAYS if any(name.lower().startswith(one.mark) for name in headers)), None)
+    """The gateway that the headers of a response show, if any."""
+    return next((one for one in GATEWAYS if any(name.lower().startswith(one.prefix) for name in headers)), None)
 
 
 def from_cache(headers: Mapping[str, str], response: Mapping[str, Any]) -> str:
-    """What shows that a response came out of a cache, such as `cf-aig-cache-status: HIT`; nothing where nothing does.
+    """The sign that a response comes from a cache, such as `cf-aig-cache-status: HIT`; empty without one.
 
-    What vendors say of their caches of prompts is something else.
+    Vendors' caches of prompts do not count.
     """
     for name, value in headers.items():
         lower = name.lower()
-        if lower == "x-litellm-cache-key":  # which it sends with hits alone
+        if lower == "x-litellm-cache-key":  # sent with hits only
             return name
-        if _tells_of_hit(lower, value):
+        if _is_hit(lower, value):
             return f"{name}: {value[:60]}"
     extra = response.get("extra_fields")  # Bifrost's
     debug = extra.get("cache_debug") if isinstance(extra, Mapping) else None
     return "extra_fields.cache_debug" if isinstance(debug, Mapping) and debug.get("cache_hit") is True else ""
 
 
-def _tells_of_hit(name: str, value: str) -> bool:
-    """Whether a header, its name in lower case, says that a cache answered."""
+def _is_hit(name: str, value: str) -> bool:
+    """Whether a header, by its name in lower case, says that a cache answered."""
     if name in _SECONDS_OR_HITS:
         return _ABOVE_ZERO.search(value) is not None
     if "cache" not in name or _PROMPT.search(name):
@@ -75,29 +75,29 @@ def _tells_of_hit(name: str, value: str) -> bool:
     return bool(_HIT.search(value) or (name.endswith(_FLAGS) and _SAYS_YES.match(value)))
 
 
-class Draws:
-    """Checks that every draw is a response of its own. `gateway` is the one that responses came through, if known."""
+class CacheDetector:
+    """Checks that every draw has a response of its own. `gateway` is the one in front of the server, if known."""
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, server: str) -> None:
         self.gateway: Gateway | None = None
-        self._who = who
+        self._server = server
         self._known: dict[str, tuple[str, int]] | None = {}
 
-    def received(self, headers: Mapping[str, str], response: Mapping[str, Any], fresh: bool) -> None:
-        """Check a response that just came. Raises TeacherError where it must be `fresh` and is out of a cache.
+    def check_fresh(self, headers: Mapping[str, str], response: Mapping[str, Any], fresh: bool) -> None:
+        """Raise TeacherError for a response from a cache if it must be `fresh`.
 
-        One out of a cache of similar questions (`semantic`) is never taken, since it may answer another question.
+        A response from a `semantic` cache, of similar questions, is never accepted: it may answer another question.
         """
         self.gateway = gateway_of(headers) or self.gateway
         if (sign := from_cache(headers, response)) and (fresh or "semantic" in sign.lower()):
             raise TeacherError(
-                f"{self._who} answered out of a cache ({sign}), where the model itself has to: {self._advice}"
+                f"{self._server} answered out of a cache ({sign}), where the model itself has to: {self._advice}"
             )
 
-    def draw(self, body: Mapping[str, Any], sample: int, response: Mapping[str, Any]) -> None:
-        """Check a draw, just received or kept. Raises TeacherError where its response id is that of another draw.
+    def check_draw(self, body: Mapping[str, Any], sample: int, response: Mapping[str, Any]) -> None:
+        """Raise TeacherError if a draw, just received or stored, has the response id of another draw.
 
-        Ids are ignored from when a server gives the same one to two different questions.
+        Once a server gives one id to two different questions, its ids are ignored.
         """
         name = _id(response)
         if self._known is None or not name:
@@ -108,8 +108,8 @@ class Draws:
             self._known = None
         elif drawn != sample:
             raise TeacherError(
-                f"{self._who} gave one response ({name[:40]}) to two draws of a question, so that a cache answers in "
-                f"the model's place: {self._advice}"
+                f"{self._server} gave one response ({name[:40]}) to two draws of a question, so that a cache answers "
+                f"in the model's place: {self._advice}"
             )
         elif len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -124,7 +124,7 @@ class Draws:
 
 
 def _id(response: Mapping[str, Any]) -> str:
-    """The id of a response; nothing where it is none, such as Ollama's numbers below 999, or the time in seconds."""
+    """The id of a response; empty if it does not identify one, as Ollama's small numbers or a time in seconds."""
     name, created = response.get("id"), response.get("created")
     if not isinstance(name, str) or response.get("system_fingerprint") == "fp_ollama":
         return ""

@@ -1,6 +1,6 @@
-"""What calls cost: usage in tokens, prices in dollars per million, and the file of prices that are known.
+"""What calls cost: usage in tokens, prices in dollars per million, and the file of known prices.
 
-A price that is not known is an error and never a guess; `prices.yaml` says when and where each was read.
+An unknown price is an error, never a guess; `prices.yaml` says when and where each price was read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from distill.teachers.errors import TeacherError
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a call, each counted once. Vendors count otherwise; the code that speaks to one translates.
+    """The tokens of a call, each counted once; vendors' own counts overlap and are converted.
 
-    `input` was read anew, `cached` from the server's cache, `cache_write` was written to it, `output` was generated.
+    `input` was read without a cache, `cached` from the server's cache, `cache_write` written to it, `output` generated.
     """
 
     input: int = 0
@@ -36,9 +36,9 @@ class Usage:
 
 
 class Price(BaseModel):
-    """Dollars per million tokens. Where `cached` or `cache_write` is not given, such tokens cost what `input` does.
+    """Dollars per million tokens. `cached` and `cache_write` default to `input`.
 
-    `batch` is the share of the price that a batch API asks.
+    `batch` is the share of the price that the batch API charges.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -49,23 +49,23 @@ class Price(BaseModel):
     cache_write: float | None = Field(default=None, ge=0)
     batch: float = Field(default=0.5, ge=0, le=1)
 
-    def of(self, usage: Usage) -> float:
+    def cost(self, usage: Usage) -> float:
         """The cost of a call in dollars."""
         cached = self.input if self.cached is None else self.cached
         written = self.input if self.cache_write is None else self.cache_write
         total = usage.input * self.input + usage.cached * cached + usage.cache_write * written
         return (total + usage.output * self.output) / 1e6
 
-    def worst(self, prompt_tokens: int, output_tokens: int) -> float:
+    def max_cost(self, prompt_tokens: int, output_tokens: int) -> float:
         """The most that a call can cost in dollars, whatever the server's cache does."""
         read = max(self.input, self.cached or 0.0, self.cache_write or 0.0)
         return (prompt_tokens * read + output_tokens * self.output) / 1e6
 
 
 def known_price(host: str, model: str) -> Price:
-    """The price of a vendor's model, by the host that serves it. Raises TeacherError for one that is not known.
+    """The price of a vendor's model, by the host that serves it. Raises TeacherError for an unknown one.
 
-    A dated model (`gpt-4.1-mini-2025-04-14`) costs what the model of the longest name it begins with does.
+    A dated model (`gpt-4.1-mini-2025-04-14`) has the price of the model without the date.
     """
     models: Mapping[str, Any] = _prices().get(host, {}).get("models", {})
     names = [name for name in models if model == name or _dated(model, name)]
@@ -78,7 +78,7 @@ def known_price(host: str, model: str) -> Price:
 
 
 def _dated(model: str, name: str) -> bool:
-    """Whether a model's name is `name` and a date."""
+    """Whether a model's name is `name` followed by a date."""
     rest = model.removeprefix(name)
     return rest != model and rest[0] == "-" and rest.replace("-", "").isdigit() and len(rest) >= 9
 

@@ -1,6 +1,6 @@
-"""The proxy that the environment names for a server, and the variable that names it, which errors tell.
+"""Finds the proxy that the environment names for a server; errors name it and its variable.
 
-httpx reads these variables too, but not for a transport that it is given, and its errors do not name the proxy.
+httpx reads these variables too, but not for a custom transport, and its errors do not name the proxy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from distill.teachers.api.http import ApiError
+from distill.teachers.api.errors import ApiError
 from distill.teachers.errors import TeacherError
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -22,28 +22,28 @@ _SCHEMES = ("http", "https", "socks5", "socks5h")
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy: its `url`, which may have a password in it, and what `named` it."""
+    """A proxy: its `url`, which may hold a password, and the `variable` that names it."""
 
     url: httpx.URL
-    named: str
+    variable: str
 
     @property
     def address(self) -> str:
-        """Where it is, without a password."""
+        """Its address, without a password."""
         port = "" if self.url.port is None else f":{self.url.port}"
         return f"{self.url.scheme}://{self.url.host}{port}"
 
     def failed(self, host: str, why: str, *, charged: bool = False) -> ApiError:
-        """The error of a call to a host that did not get through; `charged` where the host may have got it."""
+        """The error of a call that did not reach `host`, or whose answer was lost (`charged`)."""
         return ApiError(
-            f"the proxy {self.address}, which {self.named} names, does not lead to {host}: {why}; is it up, and right? "
-            f"Without one, unset {self.named} or add {host} to no_proxy",
+            f"the proxy {self.address}, which {self.variable} names, does not lead to {host}: {why}; is it up, and "
+            f"right? Without one, unset {self.variable} or add {host} to no_proxy",
             retryable=True,
             charged=charged,
         )
 
-    def blame(self, error: BaseException, host: str) -> None:
-        """Raise ApiError for a failure, before any answer came, that may be the proxy's."""
+    def reraise(self, error: BaseException, host: str) -> None:
+        """Raise ApiError for a failure before the answer that the proxy may have caused."""
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
             raise self.failed(host, str(error) or type(error).__name__) from error
         if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
@@ -53,44 +53,44 @@ class Proxy:
 def proxy_for(base_url: str) -> Proxy | None:
     """The proxy for a server, from `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` in either case.
 
-    Raises TeacherError, which names the variable and tells no password, for one that cannot be used.
+    Raises TeacherError, which names the variable and hides the password, for an unusable proxy.
     """
     server = urlsplit(base_url)
     found = getproxies()
     kind = next((kind for kind in (server.scheme, "all") if found.get(kind, "").strip()), None)
-    if kind is None or _excepted(server):
+    if kind is None or _bypassed(server):
         return None
     value = found[kind].strip()
-    named = _variable(kind, found[kind])
+    variable = _variable(kind, found[kind])
     try:
         url = httpx.URL(value if "://" in value else f"http://{value}")
         port = url.port
     except httpx.InvalidURL:
-        raise _unusable(named, "its address or port is none") from None  # whose message may hold a password
+        raise _unusable(variable, "its address or port is invalid") from None  # httpx's message may hold a password
     if url.scheme not in _SCHEMES:
-        raise _unusable(named, f"a proxy of the kind {url.scheme!r} cannot be used")
+        raise _unusable(variable, f"a proxy of the kind {url.scheme!r} cannot be used")
     if not url.host or (port is not None and not 0 < port < 1 << 16):
-        raise _unusable(named, "it has no host" if not url.host else f"there is no port {port}")
+        raise _unusable(variable, "it has no host" if not url.host else f"there is no port {port}")
     if url.scheme.startswith("socks") and find_spec("socksio") is None:
-        raise _unusable(named, "a SOCKS proxy needs one more package: pip install 'httpx[socks]'")
-    return Proxy(url, named)
+        raise _unusable(variable, "a SOCKS proxy needs one more package: pip install 'httpx[socks]'")
+    return Proxy(url, variable)
 
 
-def _unusable(named: str, why: str) -> TeacherError:
+def _unusable(variable: str, why: str) -> TeacherError:
     return TeacherError(
-        f"the environment's {named} names no proxy that can be used: {why}. Write http://HOST:PORT, unset it, or add "
-        "the server's host to no_proxy"
+        f"the environment's {variable} names no proxy that can be used: {why}. Write http://HOST:PORT, unset it, or "
+        "add the server's host to no_proxy"
     )
 
 
 def _variable(kind: str, value: str) -> str:
-    """The variable that has this value; it may be written in either case."""
+    """The variable with this value, in lower or upper case."""
     names = [name for name in os.environ if name.lower() == f"{kind}_proxy" and os.environ[name] == value]
     return min(names, key=lambda name: name != name.lower(), default=f"{kind}_proxy")
 
 
-def _excepted(server: SplitResult) -> bool:
-    """Whether `no_proxy` names a server: its host, a domain it is in, either with its port, or a network as CIDR."""
+def _bypassed(server: SplitResult) -> bool:
+    """Whether `no_proxy` names a server: its host or domain, with or without its port, or its network as CIDR."""
     host = server.hostname or ""
     try:
         port = server.port

@@ -1,7 +1,7 @@
-"""What an error of a server is about: the text that was asked about, or every text.
+"""Decides whether a server's error concerns the text that was asked about, or every text.
 
-Servers have no common way to say it, so this file knows their codes and phrases. Where neither tells, the verdict is
-`unclear`, and whether other texts are answered decides. A rejection of a text is kept in the place of its response.
+Servers have no common format for this, so this file lists their codes and phrases. If neither is found, the verdict is
+`unclear`, and it depends on whether other texts are answered. A rejection is stored in place of the response.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 Verdict = Literal["refused", "invalid", "unclear"]
-"""What becomes of the text: its content is `refused`, it is `invalid` (too long, say), or the server does not say."""
+"""The text is `refused` for its content or `invalid` (such as too long), or the server does not say (`unclear`)."""
 
 _KEY = "rejected"
 _OF_EVERY_TEXT = frozenset({401, 402, 404, 405, 409})
 _TOO_LARGE = 413
 _TOO_MANY = 429
-_DEEPEST = 12  # levels of a body that are read
+_MAX_DEPTH = 12  # levels of a body that are read
 _ECHOED = frozenset({"input", "inputs", "body", "messages", "prompt", "flagged_input", "failed_generation", "url"})
-"""Where servers repeat the request: what stands there are our words, not theirs."""
+"""Fields in which servers repeat the request: they hold our words, not theirs."""
 
 _EVERY_TEXT = re.compile(
     r"insufficient[ _](quota|balance|credit|fund)|credit balance|(out of|no|more|insufficient) credits|usage limits"
@@ -47,9 +47,9 @@ _TOO_LONG = re.compile(
     r"|entity too large|range of input length|tokens.{0,40} must be (<|less|at most)|longer than the"
     r"|reduce the (length|size)"
 )
-_NO_ROOM_EVER = re.compile(r"request too large")  # Groq and OpenAI, where one call is more than a minute's tokens
+_NO_ROOM_EVER = re.compile(r"request too large")  # Groq and OpenAI, if one call exceeds a minute's tokens
 
-_STATUS_OF = (  # of an error in a response of 200, by its type or code
+_STATUS_OF = (  # for an error in a response of 200, by its type or code
     (429, re.compile(r"rate.?limit|too.?many.?requests|resource.?exhausted")),
     (401, re.compile(r"authentication|unauthori[sz]ed|unauthenticated|invalid_api_key")),
     (402, re.compile(r"insufficient|payment|billing")),
@@ -61,47 +61,51 @@ _STATUS_OF = (  # of an error in a response of 200, by its type or code
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """That a server would not answer a text: `said` are its words.
+    """A server's refusal to answer a text, with the `reason` in its own words.
 
-    Where it did not say that it is about this text, and other texts had to show it, the rejection is `doubtful`.
+    The rejection is `doubtful` if the server did not blame this text, and other answers had to show it.
     """
 
     outcome: Literal["refused", "invalid"]
-    said: str
+    reason: str
     doubtful: bool = False
 
     def response(self, body: object) -> dict[str, Any]:
-        """The rejection in the place of a response, with the usage that the error's `body` may tell."""
+        """The rejection in the shape of a response, with the usage in the error's `body`, if any."""
         usage = body.get("usage") if isinstance(body, Mapping) else None
-        told = {"outcome": self.outcome, "said": self.said, "doubtful": self.doubtful}
-        return {_KEY: told, **({"usage": usage} if usage else {})}
+        stored = {"outcome": self.outcome, "said": self.reason, "doubtful": self.doubtful}
+        return {_KEY: stored, **({"usage": usage} if usage else {})}
 
 
 def rejection(response: Mapping[str, Any]) -> Rejection | None:
-    """The rejection that stands in the place of a response, if one does."""
-    kept = response.get(_KEY)
-    return Rejection(**kept) if isinstance(kept, Mapping) else None
+    """The rejection that is stored in place of a response, if any."""
+    stored = response.get(_KEY)
+    return (
+        Rejection(stored["outcome"], stored["said"], stored.get("doubtful", False))
+        if isinstance(stored, Mapping)
+        else None
+    )
 
 
-def first(responses: Iterable[Mapping[str, Any]]) -> tuple[str, bool]:
-    """What the first rejection among responses says, nothing where there is none, and whether any is doubtful."""
+def reason_among(responses: Iterable[Mapping[str, Any]]) -> tuple[str, bool]:
+    """The reason of the first rejection among responses, empty without one, and whether any is doubtful."""
     found = [one for response in responses if (one := rejection(response)) is not None]
-    return (found[0].said if found else "", any(one.doubtful for one in found))
+    return found[0].reason if found else "", any(one.doubtful for one in found)
 
 
 def verdict(status: int, body: object) -> Verdict | None:
-    """What a response other than 200 says of the text; None where it is not about the text.
+    """Classify the text by a response of another status than 200; None if the error is not about the text.
 
-    A server's trouble, such as a 500, is `unclear`: some servers have it with certain texts each time.
+    A server's own failure, such as a 500, is `unclear`: some servers fail on certain texts each time.
     """
-    told = "\n".join(_strings(body)).lower()
-    if status in _OF_EVERY_TEXT or _EVERY_TEXT.search(told):
+    message = "\n".join(_strings(body)).lower()
+    if status in _OF_EVERY_TEXT or _EVERY_TEXT.search(message):
         return None
     if status == _TOO_MANY:
-        return "invalid" if _NO_ROOM_EVER.search(told) else None
-    if _REFUSED.search(told):
+        return "invalid" if _NO_ROOM_EVER.search(message) else None
+    if _REFUSED.search(message):
         return "refused"
-    if status == _TOO_LARGE or _TOO_LONG.search(told):
+    if status == _TOO_LARGE or _TOO_LONG.search(message):
         return "invalid"
     return "unclear"
 
@@ -111,10 +115,10 @@ def no_money(status: int, body: object) -> bool:
     return status == 402 or bool(_NO_MONEY.search("\n".join(_strings(body)).lower()))
 
 
-def trouble(response: Mapping[str, Any]) -> tuple[int, object] | None:
-    """The status that an error in a response of 200 stands for, and the error as a body; None where there is no error.
+def error_within(response: Mapping[str, Any]) -> tuple[int, object] | None:
+    """The error in a response of 200, as the status it stands for and a body; None without an error.
 
-    Gateways put it there where the model failed after it had begun, for all of the response or for its one choice.
+    Gateways send such errors if the model failed after it had begun, for the whole response or its only choice.
     """
     choices = response.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -132,23 +136,23 @@ def trouble(response: Mapping[str, Any]) -> tuple[int, object] | None:
     return next((status for status, pattern in _STATUS_OF if pattern.search(kind)), 500), body
 
 
-def words(body: object, depth: int = _DEEPEST) -> str:
-    """What the body of an error says is wrong, in its own words; nothing where it says it nowhere that is known."""
-    if isinstance(body, list) and depth:  # of details, as FastAPI has them, or of one error, as Gemini has it
-        return "; ".join(said for item in body[:3] if (said := words(item, depth - 1)))
+def message_of(body: object, depth: int = _MAX_DEPTH) -> str:
+    """The message in the body of an error; empty if no known field holds one."""
+    if isinstance(body, list) and depth:  # of details, as in FastAPI, or of one error, as in Gemini's
+        return "; ".join(found for item in body[:3] if (found := message_of(item, depth - 1)))
     if not isinstance(body, Mapping) or not depth:
         return body if isinstance(body, str) else ""
     if isinstance(body.get("msg"), str):
         where = ".".join(str(part) for part in body.get("loc") or () if part != "body")
         return f"{where}: {body['msg']}" if where else body["msg"]
     for name in ("error", "errors", "message", "detail", "details", "error_message"):
-        if said := words(body.get(name), depth - 1):
-            return said
+        if found := message_of(body.get(name), depth - 1):
+            return found
     return ""
 
 
-def _strings(value: object, depth: int = _DEEPEST) -> Iterator[str]:
-    """Every string of a body, but for what repeats the request."""
+def _strings(value: object, depth: int = _MAX_DEPTH) -> Iterator[str]:
+    """Every string of a body, except in fields that repeat the request."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping) and depth:

@@ -1,8 +1,8 @@
-"""What a server says of a call that failed, without the keys and the texts that it repeats from the call.
+"""Masks keys and texts that a server repeats in an error message.
 
-Servers echo what they were sent, whole or cut, as it was or with JSON's escapes. Keys are known from the headers,
-the address and what users add to a body; the texts are what stands in the turns of the user. Of those, every run of
-words that is long enough to tell something is masked, and every whole line, however short.
+Servers echo requests, whole or cut, with or without JSON's escapes. Keys are looked for in the headers, the address and
+the user's additions to the body; texts are the turns of the user. Of these, every run of words that is long enough to
+reveal something is masked, and every whole line, however short.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ _OPEN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )
 _OURS = frozenset({"model", "messages", "prompt", "input", "system", "response_format", "stop", "tools", "tool_choice"})
-"""Keys of a body whose texts are not of `extra_body`."""
+"""Fields of a body that do not come from `extra_body`."""
 
 _SHORTEST_SECRET = 8
 _SHORTEST_RUN = 8
-"""In bytes of UTF-8: a character of Chinese tells more than a letter."""
+"""In bytes of UTF-8: a Chinese character reveals more than a letter."""
 
 _SHORTEST_LINE = 3
-_MOST = 1_000
+_MAX_CHARACTERS = 1_000
 _SHOWN = 300
 
 _WORD = re.compile(r"\w+")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\[nrtbf\"'/\\]")
 
 
-def scrubbed(said: str, request: httpx.Request) -> str:
-    """The first 300 characters of what a server says, with `***` for what it repeats of the request."""
-    said = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", said[:_MOST])
+def scrubbed(message: str, request: httpx.Request) -> str:
+    """The first 300 characters of a server's message, with `***` for what it repeats of the request."""
+    message = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", message[:_MAX_CHARACTERS])
     for secret in sorted(_secrets(request), key=len, reverse=True):
-        said = said.replace(secret, MASK)
-    return _masked(said, list(_texts(request)))[:_SHOWN]
+        message = message.replace(secret, MASK)
+    return _masked(message, list(_texts(request)))[:_SHOWN]
 
 
 def _secrets(request: httpx.Request) -> set[str]:
-    """What is in a request's headers, its address and what users add to its body, also as an address spells it."""
+    """The values in a request's headers, address and user additions to the body, plain and percent-encoded."""
     url = request.url
     values = [url.password, *(value for _, value in url.params.multi_items())]
     values += _strings({key: value for key, value in _body(request).items() if key not in _OURS})
@@ -57,7 +57,7 @@ def _secrets(request: httpx.Request) -> set[str]:
 
 
 def _texts(request: httpx.Request) -> Iterator[str]:
-    """What stands in the turns of the user, and in what else APIs call their input."""
+    """The turns of the user, and other fields that APIs use for the input."""
     body = _body(request)
     turns = body.get("messages")
     for turn in turns if isinstance(turns, list) else ():
@@ -68,7 +68,7 @@ def _texts(request: httpx.Request) -> Iterator[str]:
 
 
 def _body(request: httpx.Request) -> dict[str, Any]:
-    """The JSON object that a request sends; an empty one where it sends something else."""
+    """The JSON object that a request sends; empty for anything else."""
     try:
         body = json.loads(request.content)
     except (ValueError, httpx.RequestNotRead):
@@ -84,12 +84,12 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _masked(said: str, texts: list[str]) -> str:
-    """Mask every run of words of `said` that stands in a text too, and is long enough or a line of it."""
-    spelled = [_spelled(text) for text in texts]
-    lines = {_spelled(line) for text in texts for line in text.splitlines()}
+def _masked(message: str, texts: list[str]) -> str:
+    """Mask every run of words in `message` that also occurs in a text, if it is long enough or a whole line of it."""
+    spelled = [_normalised(text) for text in texts]
+    lines = {_normalised(line) for text in texts for line in text.splitlines()}
     lines = {line for line in lines if len(line) - 1 >= _SHORTEST_LINE}
-    found = list(_WORD.finditer(said))
+    found = list(_WORD.finditer(message))
     words = [word[0].casefold() for word in found]
     kept, end, at = [], 0, 0
     while at < len(found):
@@ -97,15 +97,15 @@ def _masked(said: str, texts: list[str]) -> str:
         while run < len(found) and any(" " + " ".join(words[at : run + 1]) in text for text in spelled):
             run += 1
         whole = max((stop for stop in range(at + 1, run + 1) if " " + " ".join(words[at:stop]) in lines), default=at)
-        if run > at and len(said[found[at].start() : found[run - 1].end()].encode()) < _SHORTEST_RUN:
+        if run > at and len(message[found[at].start() : found[run - 1].end()].encode()) < _SHORTEST_RUN:
             run = whole
         if run > at:
-            kept += [said[end : found[at].start()], MASK]
+            kept += [message[end : found[at].start()], MASK]
             end = found[run - 1].end()
         at = max(run, at + 1)
-    return "".join([*kept, said[end:]])
+    return "".join([*kept, message[end:]])
 
 
-def _spelled(text: str) -> str:
-    """The words of a text with a space before each; so the last word of a run may be cut off, and the first not."""
+def _normalised(text: str) -> str:
+    """The words of a text, each after a space, so that a match may cut the last word of a run but not the first."""
     return "".join(f" {word.casefold()}" for word in _WORD.findall(text))

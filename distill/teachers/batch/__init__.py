@@ -1,1 +1,1 @@
-"""Vendors' batch APIs: many calls handed in together, at a lower price."""
+"""Vendors' batch APIs: many calls submitted together, at a lower price."""

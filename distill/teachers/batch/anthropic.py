@@ -1,6 +1,6 @@
-"""Anthropic's Message Batches API: the calls are in the request that makes the batch, the results in one file of lines.
+"""Anthropic's Message Batches API: the request that makes a batch holds its calls, and its results are a file of lines.
 
-A batch has no place for an id of ours but its calls' custom_ids, which only its results tell.
+Our id of a batch is only in the custom_ids of its calls, which only its results show.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import json
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, BinaryIO
 
-from distill.teachers.api.client import Request
-from distill.teachers.api.http import ApiError
-from distill.teachers.batch.base import SKEW, BatchApi, Progress, Row, created
+from distill.teachers.api.client import ApiRequest
+from distill.teachers.batch.base import CLOCK_SKEW, BatchApi, BatchProgress, ResultRow, created
 
 _PATH = "/v1/messages/batches"
 _STATUS_OF = {
@@ -24,31 +23,30 @@ _STATUS_OF = {
     "request_too_large": 413,
     "rate_limit_error": 429,
 }
-_SERVER = 500
+_SERVER_ERROR = 500
 _CHUNK = 1 << 20
 
 
 class AnthropicBatches(BatchApi):
-    """Batches at `/v1/messages/batches`, found again by when they were made, how large they are, and what they held."""
+    """Batches at `/v1/messages/batches`, recognised by their time, their size and their results."""
 
-    most_calls = 100_000
-    most_bytes = 256_000_000
+    max_calls = 100_000
+    max_bytes = 256_000_000
     start = b'{"requests":['
     between = b","
     end = b"]}"
 
-    def line(self, custom_id: str, request: Request) -> bytes:
+    def line(self, custom_id: str, request: ApiRequest) -> bytes:
         """A call as an entry of the list of requests."""
         return json.dumps({"custom_id": custom_id, "params": request.body}, ensure_ascii=True).encode()
 
     async def submit(self, batch: str, file: BinaryIO, size: int) -> str:
         """Make the batch."""
         headers = {"content-type": "application/json", "content-length": str(size)}
-        made = await self.post(_PATH, content=_chunks(file), headers=headers)
-        return self._id(made)
+        return self.id_of(await self.post(_PATH, content=_chunks(file), headers=headers))
 
     async def find(self, batch: str, calls: int, since: float, known: Collection[str]) -> str | None:
-        """The batch of this size whose results are ours; waits for batches that it may be to end, so as to see."""
+        """Find the batch of this size whose results are ours; waits for the end of every candidate."""
         for candidate in await self._candidates(calls, since, known):
             while not (progress := await self.look(candidate)).ended:
                 await asyncio.sleep(self.interval)
@@ -58,51 +56,43 @@ class AnthropicBatches(BatchApi):
                 break
         return None
 
-    async def look(self, vendor_id: str) -> Progress:
-        """How far it is. It has ended when every call succeeded, errored, expired or was cancelled."""
+    async def look(self, vendor_id: str) -> BatchProgress:
+        """The progress. A batch has ended when every call succeeded, errored, expired or was cancelled."""
         found = await self.get(f"{_PATH}/{vendor_id}")
-        said, counts = str(found.get("processing_status")), found.get("request_counts") or {}
+        status, counts = str(found.get("processing_status")), found.get("request_counts") or {}
         answered = int(counts.get("succeeded") or 0)
-        if said in ("in_progress", "canceling"):
-            return Progress(said, False, answered)
-        if said != "ended":
-            raise ApiError(
-                f"{self.api.who} gives batch {vendor_id} the status {said!r}, which is not known", retryable=True
-            )
+        if status in ("in_progress", "canceling"):
+            return BatchProgress(False, answered)
+        if status != "ended":
+            raise self.unknown_status(vendor_id, status)
         problem = "was cancelled at the vendor" if counts.get("canceled") else ""
-        return Progress(said, True, answered, (f"{_PATH}/{vendor_id}/results",), problem, final=bool(problem))
+        return BatchProgress(True, answered, (f"{_PATH}/{vendor_id}/results",), problem, final=bool(problem))
 
-    def row(self, line: Mapping[str, Any]) -> Row:
+    def row(self, line: Mapping[str, Any]) -> ResultRow:
         """A line of the results."""
         custom_id, result = str(line["custom_id"]), line["result"]
         if result["type"] == "succeeded":
-            return Row(custom_id, dict(result["message"]))
+            return ResultRow(custom_id, dict(result["message"]))
         if result["type"] != "errored":
-            return Row(custom_id, problem=f"the call {result['type']}")
+            return ResultRow(custom_id, problem=f"the call {result['type']}")
         error = result["error"].get("error") or result["error"]
-        return self.failed(custom_id, _STATUS_OF.get(error["type"], _SERVER), {"error": error})
+        return self.failed(custom_id, _STATUS_OF.get(error["type"], _SERVER_ERROR), {"error": error})
 
     async def _candidates(self, calls: int, since: float, known: Collection[str]) -> list[str]:
-        """Batches of so many calls that were made after `since` and are not known, the oldest first."""
+        """Batches of `calls` calls that were made after `since` and are not `known`, the oldest first."""
         found: list[str] = []
         query: dict[str, str | int] = {"limit": 100}
         while True:
             page = await self.get(_PATH, **query)
             items = page.get("data") or []
-            recent = [item for item in items if created(item.get("created_at")) >= since - SKEW]
+            recent = [item for item in items if created(item.get("created_at")) >= since - CLOCK_SKEW]
             for item in recent:
                 counts = item.get("request_counts") or {}
                 if sum(int(count) for count in counts.values()) == calls and item.get("id") not in known:
-                    found.append(self._id(item))
+                    found.append(self.id_of(item))
             if not page.get("has_more") or not recent:
                 return found[::-1]
-            query["after_id"] = self._id(items[-1])
-
-    def _id(self, item: Mapping[str, Any]) -> str:
-        name = item.get("id")
-        if not isinstance(name, str) or not name:
-            raise ApiError(f"{self.api.who} made a batch without an id", retryable=True)
-        return name
+            query["after_id"] = self.id_of(items[-1])
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

@@ -1,1 +1,1 @@
-"""How a language model is asked for a label, and how its answer becomes a distribution over labels."""
+"""Asks language models for labels, and turns their answers into distributions over labels."""

@@ -1,6 +1,6 @@
-"""OpenAI's chat API as servers speak it, for one token's distribution: what to send, what comes back, what is refused.
+"""One token's distribution through OpenAI's chat API: what to send, how to read responses, what servers refuse.
 
-Servers differ in what they take. A Dialect is what one of them is known to take; a refusal leads to the next to try.
+Servers support different parameters. A Dialect is what one of them supports; a refusal leads to the next one to try.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill.teachers.api.http import ApiError, UnreadableError
+from distill.teachers.api.errors import ApiError, UnreadableError
 from distill.teachers.api.pricing import Usage
 from distill.teachers.api.rejections import rejection
-from distill.teachers.base import Outcome
+from distill.teachers.base import AnswerOutcome
 from distill.teachers.errors import TeacherError
-from distill.teachers.prompting.label_codes import Reading, codes, read, read_all
+from distill.teachers.prompting.label_codes import Reading, label_codes, read, read_all
 
 MOST_IDS = 128
-"""How many token ids vLLM takes in one request."""
+"""The most token ids that vLLM accepts in one request."""
 
 LIMITS = ("max_completion_tokens", "max_tokens")
 _REFUSALS = (400, 403, 404, 422)
@@ -34,16 +34,16 @@ _SWITCH_OFF = (
 )
 
 
-class UnheededError(UnreadableError):
-    """A server took a parameter and did not do what it says."""
+class IgnoredParameterError(UnreadableError):
+    """A server accepted a parameter and ignored it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a server takes: the name of the limit of an answer's length, how many tokens it lists, and token ids.
+    """What a server supports: the name of the limit on an answer's length, how many tokens it lists, and token ids.
 
-    `ids` has the token ids of each code, those likeliest to be said first, for a server that lists any token it is
-    asked for; it is empty for one that lists the likeliest.
+    `ids` maps each code to its token ids, the likeliest first, for a server that lists any requested token; it is empty
+    for one that lists the likeliest tokens.
     """
 
     limit: str = LIMITS[0]
@@ -51,104 +51,105 @@ class Dialect:
     ids: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def parameters(self, count: int) -> dict[str, Any]:
-        """What to ask for the distribution of one token over the codes of K labels."""
-        asked = {self.limit: 1, "temperature": 1, "logprobs": True}
-        if ids := self.asked(count):
-            return {**asked, "logprob_token_ids": [one for one, _ in ids], "return_tokens_as_token_ids": True}
-        return {**asked, "top_logprobs": self.top}
+        """The request parameters for the distribution of one token over the codes of K labels."""
+        parameters = {self.limit: 1, "temperature": 1, "logprobs": True}
+        if ids := self.requested(count):
+            return {**parameters, "logprob_token_ids": [one for one, _ in ids], "return_tokens_as_token_ids": True}
+        return {**parameters, "top_logprobs": self.top}
 
-    def asked(self, count: int) -> list[tuple[int, int]]:
-        """The token ids to list for K labels, each with its code's index; none where a code has none."""
-        names = codes(count)
+    def requested(self, count: int) -> list[tuple[int, int]]:
+        """The token ids to list for K labels, each with the index of its code; empty if any code has none."""
+        names = label_codes(count)
         if count > MOST_IDS or any(not self.ids.get(name) for name in names):
             return []
         return self._all(names)[:MOST_IDS]
 
-    def reading(self, response: Mapping[str, Any], order: Sequence[int], who: str) -> Reading | Outcome:
-        """What a response says of the labels that `order` assigns to codes, or why it says nothing of this text.
+    def reading(self, response: Mapping[str, Any], order: Sequence[int], server: str) -> Reading | AnswerOutcome:
+        """Read a response, in which code i stands for label `order[i]`: the distribution, or why there is none.
 
-        Raises UnreadableError where it has no log probabilities, and UnheededError where token ids are not listed.
+        Raises UnreadableError without log probabilities, and IgnoredParameterError if token ids are not listed.
         """
         if (rejected := rejection(response)) is not None:
             return rejected.outcome
-        choice = choice_of(response, who)
+        choice = choice_of(response, server)
         if declined(choice):
             return "refused"
         try:
             content = choice["logprobs"]["content"]
-            if content == []:  # it ended at once
+            if content == []:  # the answer is empty
                 return read([], order)
             sampled = str(content[0]["token"])
             listed = [(str(entry["token"]), float(entry["logprob"])) for entry in content[0]["top_logprobs"]]
             if any(math.isnan(logprob) for _, logprob in listed):
                 raise ValueError("NaN")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise _without(response, who, type(error).__name__) from error
-        ids = self.asked(len(order))
+            raise _no_logprobs(response, server, type(error).__name__) from error
+        ids = self.requested(len(order))
         if not ids:
             if not listed:
-                raise _without(response, who, "none are listed")
+                raise _no_logprobs(response, server, "none are listed")
             return read(listed, order, sampled)
         mass = {token: math.exp(min(logprob, 0.0)) for token, logprob in listed}
         by_code = [0.0] * len(order)
         for token, code in ids:
             if (probability := mass.get(f"token_id:{token}")) is None:
-                raise UnheededError(
-                    f"{who} does not list the token ids it is asked for; set `exact: never`", "token ids not listed"
+                raise IgnoredParameterError(
+                    f"{server} does not list the token ids it is asked for; set `exact: never`", "token ids not listed"
                 )
             by_code[code] += probability
-        complete = len(ids) == len(self._all(codes(len(order))))
+        complete = len(ids) == len(self._all(label_codes(len(order))))
         return read_all(by_code, order, 0.0 if complete else max(0.0, 1.0 - sum(mass.values())))
 
     def _all(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """Each token id with its code's index: of every code the likeliest, of every code the next, and so on."""
+        """Each token id with the index of its code: the likeliest of every code, then the second of each, and so on."""
         ranked = [(rank, code, one) for code, name in enumerate(names) for rank, one in enumerate(self.ids[name])]
         return [(one, code) for _, code, one in sorted(ranked)]
 
 
-def adapted(dialect: Dialect, error: ApiError, who: str) -> Dialect:
-    """What to try next where a server refuses a request. Raises TeacherError where it leaves nothing to try."""
-    said = error.said.lower()
-    if error.status not in _REFUSALS or not said:
+def adapted(dialect: Dialect, error: ApiError, server: str) -> Dialect:
+    """The dialect to try after a server refused a request. Raises TeacherError if there is none."""
+    reason = error.reason.lower()
+    if error.status not in _REFUSALS or not reason:
         raise error
-    if "could not finish the message" in said:
-        raise TeacherError(f"{who} reasons before it answers ({error.said}): {_SWITCH_OFF}") from error
+    if "could not finish the message" in reason:
+        raise TeacherError(f"{server} reasons before it answers ({error.reason}): {_SWITCH_OFF}") from error
     if dialect.ids:
         return replace(dialect, ids={})
-    if "logprobs" in said:
-        allowed = [number for number in map(int, re.findall(r"\d+", said)) if 2 <= number < dialect.top]
+    if "logprobs" in reason:
+        allowed = [number for number in map(int, re.findall(r"\d+", reason)) if 2 <= number < dialect.top]
         if allowed:
             return replace(dialect, top=max(allowed))
         raise TeacherError(
-            f"{who} gives no logprobs ({error.said}). Where that is because it reasons first, {_SWITCH_OFF}"
+            f"{server} gives no logprobs ({error.reason}). Where that is because it reasons first, {_SWITCH_OFF}"
         ) from error
-    if dialect.limit in said:
+    if dialect.limit in reason:
         return other_limit(dialect)
     raise error
 
 
 def other_limit(dialect: Dialect) -> Dialect:
-    """The dialect with the other name for the limit of an answer's length."""
+    """The dialect with the other name for the limit on an answer's length."""
     return replace(dialect, limit=LIMITS[1 - LIMITS.index(dialect.limit)])
 
 
 def is_vllm(response: Mapping[str, Any]) -> bool:
-    """Whether a response has what only vLLM puts there."""
+    """Whether a response has fields that only vLLM sends."""
     return "prompt_logprobs" in response or "kv_transfer_params" in response
 
 
-def complaint(response: Mapping[str, Any], covered: float, tail: float, least: float, count: int, who: str) -> str:
-    """Why a model that puts only so much on the codes of K labels will not do, and what will.
+def complaint(response: Mapping[str, Any], covered: float, tail: float, least: float, count: int, server: str) -> str:
+    """Explain that a model puts less than `least` of its mass on the codes of K labels, and what to do about it.
 
-    `tail` is what may be on codes and is not listed.
+    `covered` is the mass on listed codes, `tail` the mass that may be on codes that are not listed.
     """
-    tokens = _spoken(response)
-    said = ", ".join(f"{token!r} {probability:.2f}" for token, probability in tokens)
-    what = f"{who} puts {covered:.2f} of its mass on codes, less than min_covered {least}; it says {said or 'nothing'}"
+    tokens = _likeliest(response)
+    listing = ", ".join(f"{token!r} {probability:.2f}" for token, probability in tokens)
+    listing = listing or "nothing"
+    what = f"{server} puts {covered:.2f} of its mass on codes, less than min_covered {least}; it says {listing}"
     first = tokens[0][0].strip() if tokens else ""
     if _reasons(response) or first.lower().startswith(_THOUGHTS):
         return f"{what}. It reasons before it answers: {_SWITCH_OFF}"
-    if count > len(codes(26)) and first.isascii() and first.isdigit() and len(first) < len(codes(count)[0]):
+    if count > len(label_codes(26)) and first.isascii() and first.isdigit() and len(first) < len(label_codes(count)[0]):
         return (
             f"{what}. Its tokenizer splits numbers, so that codes of three digits are not one token: put the labels "
             "into `groups` of at most 26, which get letters, or take a model whose tokenizer has numbers up to 999"
@@ -165,7 +166,7 @@ def complaint(response: Mapping[str, Any], covered: float, tail: float, least: f
 
 
 def usage_of(response: Mapping[str, Any]) -> Usage | None:
-    """The tokens of a response, if it says; OpenAI's `prompt_tokens` has the cached ones in it."""
+    """The tokens that a response reports, if any; OpenAI's `prompt_tokens` include the cached ones."""
     usage = response.get("usage")
     if not isinstance(usage, Mapping):
         return None
@@ -177,48 +178,51 @@ def usage_of(response: Mapping[str, Any]) -> Usage | None:
     return Usage(input=prompt - cached, cached=cached, output=output)
 
 
-def choice_of(response: Mapping[str, Any], who: str) -> Mapping[str, Any]:
-    """The one choice of a chat completion. Raises UnreadableError for a response without one, or that failed.
+def choice_of(response: Mapping[str, Any], server: str) -> Mapping[str, Any]:
+    """The only choice of a chat completion. Raises UnreadableError for a response without one, or that failed.
 
-    A choice that was filtered away altogether is given as one that was declined.
+    A choice that was filtered out altogether is returned as one that was declined.
     """
     choices = response.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(choice, Mapping) and choice.get("finish_reason") in _FAILED:
         why = f"finish_reason {choice['finish_reason']}"
-        raise UnreadableError(f"{who} broke off its answer ({why})", why, passing=True)
+        raise UnreadableError(f"{server} broke off its answer ({why})", why, transient=True)
     if isinstance(choice, Mapping) and choice.get("error"):
-        raise UnreadableError(f"{who} answered an error in the place of a message", "an error", passing=True)
+        raise UnreadableError(f"{server} answered an error in the place of a message", "an error", transient=True)
     if isinstance(choice, Mapping) and (isinstance(choice.get("message"), Mapping) or declined(choice)):
         return choice
     if not choice and _FILTERED.search(json.dumps(response)):
         return {"finish_reason": "content_filter"}
     why = "no choices" if not choice else "no message"
     raise UnreadableError(
-        f"{who} gives no chat completion ({why}); is base_url that of a chat API?", why, passing="choices" in response
+        f"{server} gives no chat completion ({why}); is base_url that of a chat API?",
+        why,
+        transient="choices" in response,
     )
 
 
 def declined(choice: Mapping[str, Any]) -> bool:
-    """Whether the model, or a filter, would not answer."""
+    """Whether the model or a filter declined to answer."""
     message, reason = choice.get("message"), str(choice.get("finish_reason") or "").lower()
     return reason.startswith(_DECLINED) or (isinstance(message, Mapping) and bool(message.get("refusal")))
 
 
-def _without(response: Mapping[str, Any], who: str, why: str) -> UnreadableError:
+def _no_logprobs(response: Mapping[str, Any], server: str, why: str) -> UnreadableError:
+    """The error of a response without `top_logprobs`."""
     if _reasons(response):
         return UnreadableError(
-            f"{who} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}", "no top_logprobs"
+            f"{server} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}", "no top_logprobs"
         )
     return UnreadableError(
-        f"{who} gives no top_logprobs ({why}): this model or server does not have them here. Use one that has, or, for "
-        f"a model that reasons first, {_SWITCH_OFF}",
+        f"{server} gives no top_logprobs ({why}): this model or server does not have them here. Use one that has, or, "
+        f"for a model that reasons first, {_SWITCH_OFF}",
         "no top_logprobs",
     )
 
 
 def _reasons(response: Mapping[str, Any]) -> bool:
-    """Whether a response shows that tokens went into reasoning."""
+    """Whether a response shows reasoning tokens."""
     try:
         message = response["choices"][0]["message"]
         spent = (response.get("usage") or {}).get("completion_tokens_details") or {}
@@ -227,8 +231,8 @@ def _reasons(response: Mapping[str, Any]) -> bool:
         return False
 
 
-def _spoken(response: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The three likeliest tokens that a response lists, and their probabilities."""
+def _likeliest(response: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The three likeliest tokens that a response lists, with their probabilities."""
     try:
         first = response["choices"][0]["logprobs"]["content"][0]
         listed = {

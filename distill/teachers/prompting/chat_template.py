@@ -1,6 +1,6 @@
-"""How chat messages become the tokens that a causal model goes on from: by its own template, else as plain text.
+"""Turns chat messages into the tokens that a causal model continues: by its own template, else as plain text.
 
-Uses a tokenizer of transformers that somebody else loaded, so that this file loads nothing heavy.
+The caller passes a loaded tokenizer of transformers, so importing this file loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.teachers.errors import TeacherError
-from distill.teachers.prompting.label_codes import codes, forms, pairs
+from distill.teachers.prompting.label_codes import forms, label_codes, letter_pairs
 
 Messages = Sequence[Mapping[str, str]]
 
-_SPACES = (" ", "▁", "Ġ")  # how vocabularies write one
-_ASKING = "Answer:"
+_SPACES = (" ", "▁", "Ġ")  # how vocabularies write a space
+_ANSWER_CUE = "Answer:"
 _SAMPLE: Messages = ({"role": "user", "content": "?"},)
 
 
 class ChatTemplate:
-    """One tokenizer's way to put messages. `arguments` are handed to its template, such as `enable_thinking`."""
+    """A tokenizer with its chat template. `arguments`, such as `enable_thinking`, are passed to the template."""
 
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
         self._tokenizer = tokenizer
@@ -29,28 +29,29 @@ class ChatTemplate:
         self._lead = "" if self._templated else " "
 
     def ids(self, messages: Messages) -> list[int]:
-        """The tokens of messages, up to where the answer begins."""
+        """The tokens of messages, up to the beginning of the answer."""
         return self._ids(self._text(messages))
 
     def answer(self, text: str, *, ended: bool = False) -> list[int]:
-        """The tokens that say an answer, with the one that ends it if it is to be `ended`."""
-        asked = self._text(_SAMPLE)
-        said = f"{asked}{self._lead}{text}"
-        begun, bare = len(self._ids(asked)), self._ids(said)
-        end = self._ids(said + self._end(asked, text))[len(bare) : len(bare) + 1] if ended else []
-        return [*bare[begun:], *end]
+        """The tokens of an answer, including its end token if `ended`."""
+        question = self._text(_SAMPLE)
+        answered = f"{question}{self._lead}{text}"
+        ids = self._ids(answered)
+        end = self._ids(answered + self._end(question, text))[len(ids) : len(ids) + 1] if ended else []
+        return [*ids[len(self._ids(question)) :], *end]
 
     def variants(self, code: str) -> list[int]:
-        """The tokens of the vocabulary that say a code, whatever surface form of it they are."""
+        """The tokens of the vocabulary that stand for a code, in any of its forms."""
         written = {form.replace(" ", space) for form in forms(code) for space in _SPACES}
         return sorted({self._vocabulary[token] for token in written & self._vocabulary.keys()})
 
     def codes(self, count: int) -> tuple[str, ...]:
-        """Codes for K labels, each one token where an answer begins.
+        """Codes for K labels, each a single token at the beginning of an answer.
 
-        Those of `label_codes`, unless this tokenizer splits them. Raises TeacherError when all kinds are split.
+        They are those of `label_codes`, or pairs of letters if the tokenizer splits these. Raises TeacherError if it
+        splits both.
         """
-        for candidates in (codes(count), pairs()):
+        for candidates in (label_codes(count), letter_pairs()):
             kept = [code for code in candidates if len(self.answer(code)) == 1 and self.variants(code)]
             if len(kept) >= count:
                 return tuple(kept[:count])
@@ -60,20 +61,20 @@ class ChatTemplate:
         )
 
     def _ids(self, text: str) -> list[int]:
-        text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+        text = text.encode("utf-8", "replace").decode("utf-8")  # tokenizers reject lone surrogates
         ids: list[int] = self._tokenizer(text, add_special_tokens=not self._templated)["input_ids"]
         return ids
 
     def _text(self, messages: Messages) -> str:
         return self._template(messages, prompt=True) if self._templated else _plain(messages)
 
-    def _end(self, asked: str, text: str) -> str:
-        """What follows an answer."""
+    def _end(self, question: str, text: str) -> str:
+        """The text that follows an answer."""
         if not self._templated:
             return "\n"
         whole = self._template([*_SAMPLE, {"role": "assistant", "content": text}], prompt=False)
-        said = f"{asked}{text}"
-        return whole[len(said) :] if whole.startswith(said) else self._tokenizer.eos_token or ""
+        answered = f"{question}{text}"
+        return whole[len(answered) :] if whole.startswith(answered) else self._tokenizer.eos_token or ""
 
     def _template(self, messages: Messages, *, prompt: bool) -> str:
         from jinja2 import TemplateError
@@ -93,18 +94,18 @@ class ChatTemplate:
 
 
 def _plain(messages: Messages) -> str:
-    """Messages as text that a model without a template goes on with: each question is answered on a line of its own."""
+    """Messages as plain text for a model without a template: each answer is on the line of its cue."""
     lines: list[str] = []
     for message in messages:
         role, content = message["role"], message["content"]
         if role == "assistant":
             lines[-1] += f" {content}"
         else:
-            lines.append(f"{content}\n" if role == "system" else f"{content}\n{_ASKING}")
+            lines.append(f"{content}\n" if role == "system" else f"{content}\n{_ANSWER_CUE}")
     return "\n".join(lines)
 
 
 def _without_system(messages: Messages) -> Messages:
-    """The same for a template that knows no system message: the first user says it."""
+    """The messages with the system message moved into the first user message."""
     system, first, *rest = messages
     return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]

@@ -1,7 +1,6 @@
-"""Examples by likeness: of some labelled texts those most like a text, by BM25 over character trigrams.
+"""Few-shot examples: the labelled texts most similar to a text, by BM25 over character trigrams.
 
-Trigrams forgive typing errors and need no rules of a language. Retrieval takes numpy alone, so that a teacher asks
-with examples while serving, too.
+Trigrams tolerate typing errors and work in any language. Retrieval needs only numpy, so it also works while serving.
 """
 
 from __future__ import annotations
@@ -24,8 +23,11 @@ _WORD = re.compile(r"\w+")
 _GRAM = 3
 
 
-class Nearest(BaseModel):
-    """Put the `k` rows of `data` that are nearest to a text before it, the nearest last. Every row has a label."""
+class FewShot(BaseModel):
+    """Put the `k` rows of `data` that are most similar to a text before it, the most similar last.
+
+    Every row needs a label.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -33,27 +35,27 @@ class Nearest(BaseModel):
     k: int = Field(default=8, ge=1, le=64)
 
     def examples(self, text: str) -> list[tuple[str, str]]:
-        """Up to k texts with their labels, the nearest last; never the text itself. Raises TeacherError for the data.
+        """Up to `k` similar texts with their labels, the most similar last, without the text itself.
 
-        A text that has nothing in common with any gets none.
+        Raises TeacherError if the data cannot be read.
         """
         return _index(self.data).nearest(text, self.k)[::-1]
 
     def labels(self) -> set[str]:
-        """The labels of the data. Raises TeacherError where it cannot be read or a row has none."""
+        """The labels of the data. Raises TeacherError if it cannot be read or a row has no label."""
         return set(_index(self.data).labels)
 
     def answering(self) -> dict[str, Any]:
-        """What determines the examples: the rows, and how many of them."""
+        """The settings that determine the examples: the content of the rows, and `k`."""
         index = _index(self.data)
         return {"rows": fingerprint([index.texts, index.labels]), "k": self.k}
 
 
 class _Index:
-    """Labelled texts, to be found by likeness."""
+    """A search index of labelled texts."""
 
     def __init__(self, texts: tuple[str, ...], labels: tuple[str, ...]) -> None:
-        import bm25s  # imports scipy where there is one, so not for teachers without examples
+        import bm25s  # imports scipy if installed, so only load it for teachers with examples
 
         self.texts = texts
         self.labels = labels
@@ -64,7 +66,7 @@ class _Index:
         self._scorer.index([_grams(text) for text in texts], show_progress=False)
 
     def nearest(self, text: str, k: int) -> list[tuple[str, str]]:
-        """The k best rows that score at all, best first, of equals the earlier; not those that are the text itself."""
+        """The `k` rows with the best positive scores, best first, ties in file order, without copies of the text."""
         known = [gram for gram in _grams(text) if gram and gram in self._scorer.vocab_dict]
         if not known:
             return []
@@ -77,8 +79,8 @@ class _Index:
 
 @lru_cache(maxsize=4)
 def _index(source: FileSource | TicketSource) -> _Index:
-    """The rows of a source, read once a process."""
-    from distill.data.sources import read  # reading data files needs what serving does not install
+    """The index of a source, built once per process."""
+    from distill.data.sources import read  # needs packages that serving does not install
 
     where = "the built-in tickets" if isinstance(source, TicketSource) else source.path
     try:
@@ -93,7 +95,7 @@ def _index(source: FileSource | TicketSource) -> _Index:
 
 
 def _plain(text: str) -> str:
-    """Texts that differ in case and white space alone are the same."""
+    """A text without differences in case and white space."""
     return " ".join(text.casefold().split())
 
 

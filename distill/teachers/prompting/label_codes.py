@@ -1,6 +1,6 @@
-"""Label codes: one token an answer, so that a language model's next-token distribution is one over labels.
+"""Label codes: answers of one token, so that a language model's next-token distribution is one over labels.
 
-An API shows only the most likely tokens. What can be known of the rest is kept as bounds and never renormalised away.
+An API lists only the most likely tokens. The unlisted rest is kept as bounds, never renormalised away.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-MOST = 900
+MAX_LABELS = 900
 _WORDS = frozenset(
     "ad ah ai al am an as at be by co de do ed el em en eh ex go ha he hi ho id if in is it la le lo ma me mr ms my no "
     "of oh ok on or ow ox pa pi re so st th to tv uh uk um un up us we ye yo".split()
 )
-_SPACES = str.maketrans("▁Ġ", "  ")  # how vocabularies write a space, which some servers pass on
+_SPACES = str.maketrans("▁Ġ", "  ")  # how vocabularies, and some servers, write a space
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one answer's top tokens say of K labels.
+    """A distribution over K labels read from the top tokens of an answer.
 
-    `probabilities` float32 [K] is the distribution given that a label is answered, the unseen mass spread over the
-    labels that were not listed. `covered` is the mass seen on labels, `tail` the mass that may be on labels and was not
-    listed, both in [0, 1]. The model's own mass on the forms of a label's code lies between `lower` and `upper` [K].
+    `probabilities` float32 [K] is the distribution given that the answer is a label, with the unlisted mass spread over
+    the labels that were not listed. `covered` is the mass listed for labels, `tail` the unlisted mass that may be on
+    labels, both in [0, 1]. `seen` counts the labels that were listed. The model's own mass on the forms of a label's
+    code lies between `lower` and `upper` [K].
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -41,37 +42,37 @@ class Reading:
 
     @property
     def bound(self) -> float:
-        """The most by which `probabilities` can differ, in total variation, from the model's own.
+        """The largest total variation distance between `probabilities` and the model's own distribution.
 
-        Whatever of the tail is on labels, wherever, is at most this share of all that is on labels.
+        However much of the tail is on labels, it is at most this share of all the mass on labels.
         """
         return self.tail / (self.covered + self.tail) if self.covered + self.tail > 0 else 1.0
 
 
-def codes(count: int) -> tuple[str, ...]:
-    """Codes for K labels: letters up to 26, else numbers of three digits.
+def label_codes(count: int) -> tuple[str, ...]:
+    """Codes for K labels: letters up to 26 labels, else numbers of three digits.
 
-    A tokenizer that splits numbers gives a first digit, which is no code, so that its answers count as uncovered and
-    not as another label's. Raises ValueError for more than 900 labels.
+    If a tokenizer splits numbers, an answer begins with a single digit, which is no code and counts as uncovered, not
+    as another label. Raises ValueError for more than 900 labels.
     """
     if count <= len(string.ascii_uppercase):
         return tuple(string.ascii_uppercase[:count])
-    if count > MOST:
-        raise ValueError(f"{count} labels: one-token codes are known for {MOST} at most; group the labels")
+    if count > MAX_LABELS:
+        raise ValueError(f"{count} labels: one-token codes are known for {MAX_LABELS} at most; group the labels")
     return tuple(str(number) for number in range(100, 100 + count))
 
 
-def pairs() -> tuple[str, ...]:
-    """Codes for a tokenizer that splits numbers: two letters that are no word of English in lower case."""
+def letter_pairs() -> tuple[str, ...]:
+    """Codes for a tokenizer that splits numbers: two letters that are not an English word."""
     letters = string.ascii_uppercase
     return tuple(pair for a in letters for b in letters if (pair := a + b).lower() not in _WORDS)
 
 
 def order_of(text: str, count: int, permutations: int, repeat: int = 0) -> tuple[int, ...]:
-    """Which label, by index, each code stands for in the request for this text: one of a few fixed permutations.
+    """The label, by index, that each code stands for in the request for this text: one of a few fixed permutations.
 
-    Letters are biased by themselves and by their place (Zheng et al. 2024), so texts take turns; there are few
-    permutations, so that servers can cache the prompt. The first is the identity; a repetition takes the next.
+    Models favour some letters and positions (Zheng et al. 2024), so texts alternate between permutations; these are
+    few, so that servers can cache prompts. The first one is the identity; each `repeat` takes the next.
     """
     choice = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] + repeat) % permutations
     order = list(range(count))
@@ -81,9 +82,9 @@ def order_of(text: str, count: int, permutations: int, repeat: int = 0) -> tuple
 
 
 def forms(code: str) -> tuple[str, ...]:
-    """The tokens that say a code: with and without a leading space, in either case. Nothing else counts for it.
+    """The tokens that count as a code: with and without a leading space, in upper and lower case.
 
-    A vocabulary has at most one token for each, which is what bounds are counted by.
+    A vocabulary has at most one token for each form, which the bounds rely on.
     """
     return tuple(dict.fromkeys((code, f" {code}", code.lower(), f" {code.lower()}")))
 
@@ -94,14 +95,14 @@ def read(
     sampled: str | None = None,
     names: Sequence[str] | None = None,
 ) -> Reading:
-    """The distribution over labels from the top tokens of one position, as (token, log probability).
+    """Read the distribution over labels from the top tokens of one position, as (token, log probability).
 
-    `order[i]` is the label that code i stands for; `names` are the codes, where they are not the usual ones. An
-    unlisted token is at most as likely as the least likely listed one, other than the one that was `sampled`, which
-    may be listed whatever its rank; and all unlisted ones together have the tail.
+    `order[i]` is the label that code i stands for; `names` are the codes, by default those of `label_codes`. An
+    unlisted token is at most as likely as the least likely listed one, not counting the `sampled` token, which may be
+    listed at any rank; all unlisted tokens together have the tail.
     """
     count = len(order)
-    names = codes(count) if names is None else names
+    names = label_codes(count) if names is None else names
     label_of = {form: order[index] for index, code in enumerate(names) for form in forms(code)}
     mass, hidden = np.zeros(count), np.zeros(count)
     hidden[list(order)] = [len(forms(code)) for code in names]
@@ -122,7 +123,7 @@ def read(
 
 
 def read_all(probabilities: Sequence[float], order: Sequence[int], tail: float = 0.0) -> Reading:
-    """The distribution where the mass of every code is known; `tail` may be on forms of codes that were not listed."""
+    """Read the distribution from the mass of every code; `tail` is the mass that may be on unlisted forms of codes."""
     mass = np.zeros(len(order))
     mass[list(order)] = probabilities
     return _reading(mass, np.zeros(len(order)), tail, len(order), np.full(len(order), tail))

@@ -1,7 +1,7 @@
-"""Which label a model names, and with what confidence, where its answer is not quite the JSON that it was asked for.
+"""Finds the label that a model names, or its confidences, also in answers that are not the requested JSON.
 
-What is plainly meant is taken: within a fence or quotes, with a full stop or a comma too many, in per cent. What may
-mean two labels, or is denied, names none. Pure, and knows nothing of votes.
+Unambiguous answers count: in a code fence or quotes, with an extra full stop or comma, in per cent. Ambiguous answers
+and negations name no label.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STATED = re.compile(
     r"[\s*_`\"']*(?:\bis\b|[:=–—-])(.+)$",
     re.IGNORECASE | re.MULTILINE,
 )
-_LISTED = re.compile(  # a name and a number on a line, such as "1. billing: 90%"
+_LISTED = re.compile(  # a name and a number in a line, such as "1. billing: 90%"
     r"^\W*(?:\d+[.)]\s*)?([^\n]+?)\s*[:=(–—-]+\s*(\d+(?:[.,]\d+)?\s*%?)\)?[.,;]?\s*$", re.MULTILINE
 )
 _DENIED = re.compile(
@@ -44,11 +44,11 @@ _COMMON = frozenset(
     "other others general none yes text message category label class answer question topic intent customer user "
     "request issue problem this that all any one".split()
 )
-"""Labels that are words of any sentence; alone in one they are meant only where they are marked."""
+"""Labels that are common words; in a sentence they count only if marked, as by quotes."""
 
 
-def said_in(content: object) -> str:
-    """The text of an answer that is given as text or as a list of parts; what the model thought is no part of it."""
+def text_of(content: object) -> str:
+    """The text of an answer, given as text or as a list of parts, without the model's reasoning."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -60,46 +60,46 @@ def said_in(content: object) -> str:
 
 
 def label_of(name: object, labels: Sequence[str]) -> int | None:
-    """The label of this name, by index: as it is written, else in whatever case and spacing, where that is only one."""
+    """The label of this name, by index: spelled exactly like it, else the only one in any case and spacing."""
     if not isinstance(name, str):
         return None
     if name in labels:
         return labels.index(name)
     for alike in (_folded, _joined):
-        told = alike(name)
-        if found := [index for index, label in enumerate(labels) if alike(label) == told]:
+        wanted = alike(name)
+        if found := [index for index, label in enumerate(labels) if alike(label) == wanted]:
             return found[0] if len(found) == 1 else None
     return None
 
 
-def named(text: str, labels: Sequence[str]) -> int | None:
-    """The one label that an answer names, by index: in JSON, by itself, or in a sentence. None for none, or for two."""
-    text = _aloud(text)
+def named_label(text: str, labels: Sequence[str]) -> int | None:
+    """The label that an answer names, by index: in JSON, by itself, or in a sentence. None for none or several."""
+    text = _without_reasoning(text)
     if (label := label_of(text.strip(), labels)) is not None:
         return label
     if values := list(_values(text)):
         found = {_label_in(value, labels) for value in values}
         return found.pop() if len(found) == 1 else None
-    if text.rfind("{") > text.rfind("}"):  # it was cut
+    if text.rfind("{") > text.rfind("}"):  # the answer was cut
         return None
     if (label := _bare(text, labels)) is not None:
         return label
     if stated := [match[1] for match in _STATED.finditer(text)]:
-        found = {_told(rest, labels) for rest in stated}
+        found = {_named(rest, labels) for rest in stated}
         return found.pop() if len(found) == 1 else None
     lines = {label for line in text.splitlines() if (label := _bare(line, labels)) is not None}
-    if lines:  # a line of its own, and an explanation beside it
+    if lines:  # the label on a line of its own, next to an explanation
         return lines.pop() if len(lines) == 1 else None
     return _mentioned(text, labels)
 
 
-def stated(text: str, labels: Sequence[str]) -> dict[int, float] | None:
-    """The confidence that an answer states for each label it names, by index, in [0, 1]; None where it states none.
+def confidences_in(text: str, labels: Sequence[str]) -> dict[int, float] | None:
+    """The confidence that an answer states for each label it names, by index, in [0, 1]; None if it states none.
 
-    A label that is named twice has what was said first. Numbers without a per cent sign are per cent where one is 2 or
-    more; one between 1 and 2 makes no sense, nor does one above 100.
+    If a label is named twice, the first confidence counts. Numbers without a per cent sign are per cent if any is 2 or
+    more; one between 1 and 2, or above 100, makes the answer invalid.
     """
-    text = _aloud(text)
+    text = _without_reasoning(text)
     values = list(_values(text)) or [[list(pair) for pair in _LISTED.findall(text)]]
     found = [one for value in values if (one := _confidences(value, labels)) is not None]
     return found[0] if found and all(one == found[0] for one in found) else None
@@ -124,7 +124,7 @@ def _confidences(value: object, labels: Sequence[str]) -> dict[int, float] | Non
 
 
 def _pairs(value: object) -> list[tuple[object, object]] | None:
-    """Names with their confidences, out of a list of entries, a mapping, or something that holds one of these."""
+    """Names with their confidences, from a list of entries, a mapping, or an object that holds one of these."""
     if isinstance(value, Mapping):
         keys = {str(key).lower(): part for key, part in value.items()}
         if "ranking" in keys or (len(keys) == 1 and isinstance(next(iter(keys.values())), list | dict)):
@@ -146,7 +146,7 @@ def _pairs(value: object) -> list[tuple[object, object]] | None:
 
 
 def _number(value: object) -> tuple[float, bool] | None:
-    """A confidence as a number, where it is one and not below 0, and whether it is marked as per cent."""
+    """A confidence of 0 or more and whether it is marked as per cent; None for anything else."""
     if isinstance(value, str) and (match := _NUMBER.fullmatch(value.strip())):
         return float(match[1].replace(",", ".")), match[2] is not None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -161,11 +161,11 @@ def _label_in(value: object, labels: Sequence[str]) -> int | None:
         return _label_in(_first(keys, _LABEL_KEYS), labels)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return _told(value, labels) if isinstance(value, str) else None
+    return _named(value, labels) if isinstance(value, str) else None
 
 
-def _told(text: str, labels: Sequence[str]) -> int | None:
-    """The label of a text that should be a name and no more."""
+def _named(text: str, labels: Sequence[str]) -> int | None:
+    """The label of a text that should be a bare name."""
     label = _bare(text, labels)
     return _mentioned(text, labels) if label is None else label
 
@@ -175,15 +175,15 @@ def _first(keys: Mapping[str, object], names: Sequence[str]) -> object:
 
 
 def _bare(name: object, labels: Sequence[str]) -> int | None:
-    """The label of a name that may have quotes, marks of emphasis or a full stop around it."""
+    """The label of a name that may be in quotes or emphasis, or followed by a full stop."""
     label = label_of(name, labels)
     return label_of(name.strip(_AROUND), labels) if label is None and isinstance(name, str) else label
 
 
 def _mentioned(text: str, labels: Sequence[str]) -> int | None:
-    """The one label that a sentence names in whole words, unless the sentence denies, doubts or asks something.
+    """The only label that a sentence names in whole words, unless it has a negation, a doubt or a question.
 
-    A label within a longer one that stands there is not named.
+    A label within a longer one does not count.
     """
     text = unicodedata.normalize("NFKC", text)
     spans = [match.span(1) for match in _pattern(tuple(labels)).finditer(text)]
@@ -203,21 +203,21 @@ def _mentioned(text: str, labels: Sequence[str]) -> int | None:
 
 @lru_cache(maxsize=16)
 def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
-    """Where any label begins, and the longest that does, in whatever case and spacing."""
+    """Matches the position and the longest label that begins there, in any case and spacing."""
     written = sorted({_joined(label) for label in labels}, key=len, reverse=True)
     either = "|".join(r"[\s_-]+".join(map(re.escape, label.split())) for label in written if label)
     return re.compile(rf"(?<!\w)(?<!\w-)(?=({either or '(?!)'})(?!\w)(?!-\w))", re.IGNORECASE)
 
 
-def _aloud(text: str) -> str:
-    """What is said, without what was thought before it."""
+def _without_reasoning(text: str) -> str:
+    """The answer without the reasoning before it."""
     text = _THOUGHT_ENDS.sub("", _THOUGHT.sub("", text))
     begun = _THOUGHT_BEGINS.search(text)
     return text[: begun.start()] if begun else text
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The JSON values of an answer: all of it, else those within fences, else every object that stands in it."""
+    """The JSON values of an answer: the whole text, else the code fences, else every object in it."""
     if (whole := _parsed(text)) is not None:
         yield whole
         return
@@ -225,7 +225,7 @@ def _values(text: str) -> Iterator[Any]:
     if fenced:
         yield from fenced
         return
-    decoder, at, any_found = json.JSONDecoder(object_pairs_hook=_agreed), text.find("{"), False
+    decoder, at, any_found = json.JSONDecoder(object_pairs_hook=_consistent), text.find("{"), False
     while at >= 0:
         try:
             value, end = decoder.raw_decode(text, at)
@@ -240,12 +240,12 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def _parsed(text: str) -> Any:
-    """The value of JSON, also with commas too many, with curly quotes, or with single ones as Python writes it."""
+    """The value of JSON, tolerating extra commas, curly quotes, and Python's single quotes."""
     text = text.strip()
     straight = text.translate(_CURLY)
     for form in dict.fromkeys((text, straight, _EXTRA_COMMA.sub(r"\1", straight))):
         try:
-            return json.loads(form, object_pairs_hook=_agreed)
+            return json.loads(form, object_pairs_hook=_consistent)
         except (ValueError, RecursionError):
             continue
     if not straight.startswith(("{", "[")):
@@ -256,8 +256,8 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _agreed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which a name that stands there twice with different values has none."""
+def _consistent(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that occurs twice with different values gets None."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         values[name] = value if values.get(name, value) == value else None

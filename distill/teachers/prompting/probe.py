@@ -1,6 +1,6 @@
-"""Questions to one server, in the dialect it was found to take: the probe before the first of them, and the asking.
+"""Probes which dialect of the chat API a server supports, and asks it questions of one token in that dialect.
 
-`chat_logprobs` says what a dialect is; the teacher says what the answers make of a text.
+Dialects are described in `chat_logprobs`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from distill.stages import fingerprint
-from distill.teachers.account import Paid
-from distill.teachers.api.client import Api, Call, Request
-from distill.teachers.api.http import ApiError
-from distill.teachers.base import Outcome
+from distill.teachers.account import PaidResponse
+from distill.teachers.api.client import Api, ApiRequest, Call
+from distill.teachers.api.errors import ApiError
+from distill.teachers.base import AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import chat_logprobs
-from distill.teachers.prompting.label_codes import Reading, codes, order_of
+from distill.teachers.prompting.label_codes import Reading, label_codes, order_of
 from distill.teachers.prompting.token_ids import token_ids
 from distill.teachers.prompting.two_step import Choice
 
 Exact = Literal["auto", "never", "always"]
-"""Whether to ask for codes by their token ids: where the server can, not at all, or else not at all."""
+"""Whether to request codes by token id: if the server supports it, never, or always (an error if it does not)."""
 
 log = logging.getLogger(__name__)
 
-Probe = tuple[Choice, str]
-Heard = tuple[Reading | Outcome, Paid]
+ProbeQuestion = tuple[Choice, str]
+PaidReading = tuple[Reading | AnswerOutcome, PaidResponse]
 
 
-class Dialogue:
-    """Asks for one token a question. `version` is the teacher's, which determines what a server is asked."""
+class Probe:
+    """Asks questions of one token each, after probing the server. `version` is the teacher's."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Dialogue:
         extra_body: Mapping[str, Any],
     ) -> None:
         self.api = api
-        self._agreement = fingerprint(["dialect", version])
+        self._dialect_key = fingerprint(["dialect", version])
         self._model = model
         self._dialect = start
         self._exact = exact
@@ -58,8 +58,8 @@ class Dialogue:
         self._recalled = self._prepared = False
         self._preparing = asyncio.Lock()
 
-    def request(self, choice: Choice, text: str, repeat: int = 0) -> tuple[Request, tuple[int, ...]]:
-        """The call for a question, and the option that each code stands for in it."""
+    def request(self, choice: Choice, text: str, repeat: int = 0) -> tuple[ApiRequest, tuple[int, ...]]:
+        """The call for a question, and the option, by index, that each code stands for."""
         count = len(choice.options)
         order = order_of(text, count, self._permutations, repeat)
         body = {
@@ -69,10 +69,10 @@ class Dialogue:
             **self._extra_body,
         }
         fresh = repeat > 0 or not self._prepared
-        return Request("/chat/completions", body, max_output=1, sample=repeat, fresh=fresh), order
+        return ApiRequest("/chat/completions", body, max_output=1, sample=repeat, fresh=fresh), order
 
-    async def read(self, choice: Choice, text: str, repeat: int = 0) -> Heard:
-        """One call: what it says of the options, or why nothing, and what was paid. Raises TeacherError."""
+    async def read(self, choice: Choice, text: str, repeat: int = 0) -> PaidReading:
+        """Ask a question: its distribution or why there is none, and the paid response. Raises TeacherError."""
         for earlier in range(repeat):
             await self.api.remember(self.request(choice, text, earlier)[0])
         call = self._call(choice, text, repeat)
@@ -80,50 +80,50 @@ class Dialogue:
 
     async def recall(
         self, choice: Choice, text: str, repeat: int = 0
-    ) -> tuple[Request, Paid | None, Reading | Outcome | None]:
-        """The call for a question, and what was paid for it and read before; it makes none."""
-        if not self._recalled and (kept := await self.api.account.recall(self._agreement)) is not None:
+    ) -> tuple[ApiRequest, PaidResponse | None, Reading | AnswerOutcome | None]:
+        """The call for a question, and the paid response and its reading if there is one; makes no call."""
+        if not self._recalled and (kept := await self.api.account.recall(self._dialect_key)) is not None:
             self._dialect = chat_logprobs.Dialect(**kept.response)
         self._recalled = True
         request, order = self.request(choice, text, repeat)
         paid = await self.api.account.recall(self.api.key(request))
-        return request, paid, None if paid is None else self._dialect.reading(paid.response, order, self.api.who)
+        return request, paid, None if paid is None else self._dialect.reading(paid.response, order, self.api.name)
 
     def usable(self, response: Mapping[str, Any]) -> None:
-        """Raise TeacherError for a response that says nothing of any code."""
-        self._dialect.reading(response, (0, 1), self.api.who)
+        """Raise UnreadableError for a response without an answer."""
+        self._dialect.reading(response, (0, 1), self.api.name)
 
-    async def prepare(self, probes: Sequence[Probe]) -> None:
-        """Find out what the server takes, and see that the model answers with codes. Only the first time costs.
+    async def prepare(self, probes: Sequence[ProbeQuestion]) -> None:
+        """Find out what the server supports, and check that the model answers with codes. Only the first time costs.
 
-        Raises TeacherError where the server cannot be used like this, and says what to do.
+        Raises TeacherError, which says what to do, if the server cannot be used.
         """
         async with self._preparing:
             if self._prepared:
                 return
             await self.recall(*probes[0])
-            heard = {0: await self._agree(*probes[0])}
+            readings = {0: await self._find_dialect(*probes[0])}
             if self._exact != "never" and not self._dialect.ids:
-                heard = await self._agree_on_ids(heard, probes)
-            await self._check(probes, heard)
-            await self._keep()
+                readings = await self._try_token_ids(readings, probes)
+            await self._check(probes, readings)
+            await self._store_dialect()
             self.api.control = self._call(*probes[0])
             self._prepared = True
 
-    def _call(self, choice: Choice, text: str, repeat: int = 0) -> Call[Reading | Outcome]:
-        """A question, and how to read what the server answers in the dialect of now."""
+    def _call(self, choice: Choice, text: str, repeat: int = 0) -> Call[Reading | AnswerOutcome]:
+        """The call for a question, to be read in the current dialect."""
         request, order = self.request(choice, text, repeat)
         dialect = self._dialect
-        return Call(request, lambda response: dialect.reading(response, order, self.api.who))
+        return Call(request, lambda response: dialect.reading(response, order, self.api.name))
 
-    async def _agree(self, choice: Choice, text: str) -> Heard:
-        """Put a question until the server takes it, in another dialect each time."""
+    async def _find_dialect(self, choice: Choice, text: str) -> PaidReading:
+        """Ask a question in one dialect after the other until the server accepts it."""
         tried = [self._dialect]
         while True:
             try:
                 reading, paid = await self.read(choice, text)
             except ApiError as error:
-                dialect = chat_logprobs.adapted(self._dialect, error, self.api.who)
+                dialect = chat_logprobs.adapted(self._dialect, error, self.api.name)
                 if dialect in tried:
                     raise
             else:
@@ -132,70 +132,75 @@ class Dialogue:
                     return reading, paid
                 if (dialect := chat_logprobs.other_limit(self._dialect)) in tried:
                     raise TeacherError(
-                        f"{self.api.who} generates {usage.output} tokens where one is asked for, so that no budget "
+                        f"{self.api.name} generates {usage.output} tokens where one is asked for, so that no budget "
                         "could hold: its server obeys neither max_tokens nor max_completion_tokens"
                     )
             tried.append(dialect)
             self._dialect = dialect
 
-    async def _agree_on_ids(self, heard: dict[int, Heard], probes: Sequence[Probe]) -> dict[int, Heard]:
-        """Speak of codes by their token ids from now on, where the server does. Gives what was heard like that.
+    async def _try_token_ids(
+        self, readings: dict[int, PaidReading], probes: Sequence[ProbeQuestion]
+    ) -> dict[int, PaidReading]:
+        """Switch to token ids if the server supports them. Returns the readings in the new dialect.
 
-        Raises TeacherError where it must and does not.
+        Raises TeacherError if token ids are required and not supported.
         """
         plain = self._dialect
-        if self._exact == "always" or chat_logprobs.is_vllm(heard[0][1].response):
-            names = codes(max(len(choice.options) for choice, _ in probes))
+        vllm = chat_logprobs.is_vllm(readings[0][1].response)
+        if self._exact == "always" or vllm:
+            names = label_codes(max(len(choice.options) for choice, _ in probes))
             self._dialect = replace(plain, ids=await token_ids(self.api, self._model, names))
-        able = [index for index, (choice, _) in enumerate(probes) if self._dialect.asked(len(choice.options))]
+        able = [index for index, (choice, _) in enumerate(probes) if self._dialect.requested(len(choice.options))]
         try:
             if able:
-                again = {able[0]: await self._agree(*probes[able[0]])}
+                again = {able[0]: await self._find_dialect(*probes[able[0]])}
                 if self._dialect.ids:
                     return again
-        except chat_logprobs.UnheededError:
+        except chat_logprobs.IgnoredParameterError:
             pass
         self._dialect = plain
         gateway = self.api.gateway
         if self._exact == "always":
             between = f". {gateway.name} stands between: give the server's own address as base_url" if gateway else ""
             raise TeacherError(
-                f"{self.api.who}: `exact: always` needs a server that lists given token ids (vLLM: logprob_token_ids), "
-                f"with /tokenize beside its API, and at most {chat_logprobs.MOST_IDS} labels whose codes are one token"
-                + between
+                f"{self.api.name}: `exact: always` needs a server that lists given token ids (vLLM: "
+                f"logprob_token_ids), with /tokenize beside its API, and at most {chat_logprobs.MOST_IDS} labels whose "
+                f"codes are one token{between}"
             )
-        if gateway is not None or chat_logprobs.is_vllm(heard[0][1].response):
+        if gateway is not None or vllm:
             why = (
                 f"{gateway.name} hides whether its server does" if gateway else "this server does not, for these labels"
             )
             log.warning(
                 "%s is asked for its %d likeliest tokens: to list given token ids takes vLLM from May 2026 on, with "
                 "/tokenize, and %s. Answers are exact up to their `tail`; `exact: never` leaves this line out",
-                self.api.who,
+                self.api.name,
                 plain.top,
                 why,
             )
-        return heard
+        return readings
 
-    async def _check(self, probes: Sequence[Probe], heard: Mapping[int, Heard]) -> None:
-        """Raise TeacherError where the questions of some size are not answered with codes."""
-        answers: dict[int, list[Heard]] = defaultdict(list)
+    async def _check(self, probes: Sequence[ProbeQuestion], readings: Mapping[int, PaidReading]) -> None:
+        """Raise TeacherError if questions with some number of options are not answered with codes."""
+        answers: dict[int, list[PaidReading]] = defaultdict(list)
         for index, (choice, text) in enumerate(probes):
-            answers[len(choice.options)].append(heard.get(index) or await self.read(choice, text))
+            answers[len(choice.options)].append(readings.get(index) or await self.read(choice, text))
         for size, ones in answers.items():
             best, paid = max(ones, key=lambda one: _covered(one[0]))
             covered, tail = (0.0, 0.0) if isinstance(best, str) else (best.covered, best.tail)
             if covered < self._min_covered:
                 raise TeacherError(
-                    chat_logprobs.complaint(paid.response, covered, tail, self._min_covered, size, self.api.who)
+                    chat_logprobs.complaint(paid.response, covered, tail, self._min_covered, size, self.api.name)
                 )
 
-    async def _keep(self) -> None:
-        """Keep what was agreed beside the responses that depend on it."""
-        if await self.api.account.recall(self._agreement) is None:
+    async def _store_dialect(self) -> None:
+        """Store the dialect in the account, next to the responses in it."""
+        if await self.api.account.recall(self._dialect_key) is None:
             reservation = await self.api.account.reserve(0.0)
-            await self.api.account.settle(reservation, 0.0, self._agreement, Paid(asdict(self._dialect), 0.0, 0.0))
+            await self.api.account.settle(
+                reservation, 0.0, self._dialect_key, PaidResponse(asdict(self._dialect), 0.0, 0.0)
+            )
 
 
-def _covered(heard: Reading | Outcome) -> tuple[float, float]:
-    return (-1.0, 0.0) if isinstance(heard, str) else (heard.covered, -heard.tail)
+def _covered(reading: Reading | AnswerOutcome) -> tuple[float, float]:
+    return (-1.0, 0.0) if isinstance(reading, str) else (reading.covered, -reading.tail)

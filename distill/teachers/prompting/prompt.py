@@ -1,4 +1,4 @@
-"""The prompt that asks a language model for a label's code. The text to classify is data: wrapped, and escaped."""
+"""The prompt that asks a language model for a label's code. The text to classify is data: wrapped and escaped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distill.teachers.prompting.few_shot import Nearest
-from distill.teachers.prompting.label_codes import codes
+from distill.teachers.prompting.few_shot import FewShot
+from distill.teachers.prompting.label_codes import label_codes
 
 _TAG = "text"
 _INSTRUCTIONS = "Classify the text into exactly one of the categories below."
@@ -21,9 +21,9 @@ _CLOSING_BY_NAME = f"{_DATA} Answer with the name of the category alone."
 
 
 class Prompt(BaseModel):
-    """What to say of the task: `instructions` in one's own words, `descriptions` of labels, `examples` with theirs.
+    """Describes the task: `instructions`, `descriptions` of labels, and `examples` with their labels.
 
-    `nearest` puts labelled texts that are like the one to classify before it, after the examples.
+    `nearest` adds labelled texts that are similar to the text to classify, after the examples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -31,7 +31,7 @@ class Prompt(BaseModel):
     instructions: str = _INSTRUCTIONS
     descriptions: Mapping[str, str] = {}
     examples: tuple[tuple[str, str], ...] = ()
-    nearest: Nearest | None = None
+    nearest: FewShot | None = None
 
     def messages(
         self,
@@ -43,11 +43,11 @@ class Prompt(BaseModel):
     ) -> list[dict[str, str]]:
         """Chat messages whose next token is a code. The part that is the same for every text comes first.
 
-        `option_of` is for a choice between other options than the labels: it says which of them, if any, an example's
-        label belongs to. `names` are to be answered instead of the usual codes, in their order; they may be the labels.
+        Code i stands for label `order[i]`; `names` replace the usual codes and may be the labels themselves. If the
+        options to choose from are not the labels of examples, `option_of` maps these labels to options.
         """
         by_name = names is not None and list(names) == [labels[index] for index in order]
-        names = codes(len(labels)) if names is None else names
+        names = label_codes(len(labels)) if names is None else names
         code_of = {labels[index]: name for index, name in zip(order, names, strict=True)}
         listing = "\n".join(
             f"{'' if by_name else f'{name}: '}{self._described(labels[index])}"
@@ -66,13 +66,13 @@ class Prompt(BaseModel):
         return [*messages, {"role": "user", "content": wrap(text)}]
 
     def unknown(self, labels: Sequence[str]) -> list[str]:
-        """Labels that the descriptions or examples name and the task does not have."""
+        """Labels in the descriptions or examples that the task does not have."""
         near = self.nearest.labels() if self.nearest else ()
         named = {*self.descriptions, *(label for _, label in self.examples), *near}
         return sorted(named - set(labels))
 
     def answering(self) -> dict[str, Any]:
-        """The settings as far as they determine answers: of a file of examples what it holds, not where it lies."""
+        """The settings that determine answers; a file of examples counts by its content, not its path."""
         settings = self.model_dump(mode="json", exclude={"nearest"})
         return settings if self.nearest is None else {**settings, "nearest": self.nearest.answering()}
 
@@ -81,5 +81,5 @@ class Prompt(BaseModel):
 
 
 def wrap(text: str) -> str:
-    """The text between tags, and with no tag of its own: it can close neither these nor a turn of the chat."""
+    """Put a text between tags and escape it, so that it can close neither these nor a turn of the chat."""
     return f"<{_TAG}>\n{text.replace('<', '&lt;')}\n</{_TAG}>"

@@ -1,4 +1,4 @@
-"""The token ids of codes, from a server that has its model's tokenizer beside its API, as vLLM does (`/tokenize`)."""
+"""The token ids of codes, from a server that offers its model's tokenizer, as vLLM does (`/tokenize`)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from distill.teachers.api.client import Api
-from distill.teachers.api.http import ApiError, persistent, send
+from distill.teachers.api.errors import ApiError
+from distill.teachers.api.http import post_json, retrying
 from distill.teachers.prompting.label_codes import forms
 
 _ATTEMPTS = 3
 _BEFORE = "\n"
-"""A tokenizer that puts a space before every text shows how a bare code is written only after something else."""
+"""Some tokenizers put a space before every text, so a code without one is only seen after other text."""
 
 
 async def token_ids(api: Api, model: str, names: Sequence[str]) -> dict[str, list[int]]:
-    """The ids of each code's forms that are one token, the bare code first. A code of which none is has no entry.
+    """Map codes to the ids of their forms that are single tokens, the bare code first. Codes without any are left out.
 
-    Gives nothing where the server has no tokenizer. Raises ApiError where the server cannot be reached, or stays busy.
+    Empty if the server has no tokenizer. Raises ApiError if the server cannot be reached or stays busy.
     """
-    url = _beside(str(api.client.base_url))
+    url = _tokenize_url(str(api.client.base_url))
 
     async def tokens(text: str) -> list[int]:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        async for attempt in persistent(_ATTEMPTS, sleep=api.sleep):
+        async for attempt in retrying(_ATTEMPTS, sleep=api.sleep):
             with attempt:
-                found = (await send(api.client, url, body, who=f"{api.who} (/tokenize)")).get("tokens")
+                found = (await post_json(api.client, url, body, server=f"{api.name} (/tokenize)")).get("tokens")
         return found if isinstance(found, list) and all(isinstance(one, int) for one in found) else []
 
     async def ids(name: str) -> list[int]:
@@ -45,6 +46,6 @@ async def token_ids(api: Api, model: str, names: Sequence[str]) -> dict[str, lis
     return {name: ones for name, ones in found.items() if ones}
 
 
-def _beside(base_url: str) -> str:
+def _tokenize_url(base_url: str) -> str:
     parts = urlsplit(base_url)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + "/tokenize"))

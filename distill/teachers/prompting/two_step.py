@@ -1,6 +1,6 @@
-"""Two steps for very many labels: which group, then which label of it. p(label) = p(group) p(label | group).
+"""Two-step questions for very many labels: which group, then which label in it. p(label) = p(group) p(label | group).
 
-Pure: the questions, which groups are worth the second one, and what distribution follows. Who asks is elsewhere.
+Pure functions: the questions, the choice of groups for the second step, and the resulting distribution.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from distill.teachers.prompting.prompt import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A question: which of these options. `option_of` maps labels to options where those are not the labels."""
+    """A question: which of these options? `option_of` maps labels to options, if the options are not the labels."""
 
     options: tuple[str, ...]
     prompt: Prompt
     option_of: Mapping[str, str] | None = None
 
     def messages(self, text: str, order: Sequence[int]) -> list[dict[str, str]]:
-        """Chat messages that put the question for a text; code i stands for the option `order[i]`."""
+        """Chat messages that ask the question for a text; code i stands for option `order[i]`."""
         return self.prompt.messages(text, self.options, order, self.option_of)
 
 
 def check(groups: Mapping[str, Sequence[str]], labels: Sequence[str]) -> None:
-    """Raise TeacherError unless every label is in exactly one group, naming those that are not."""
+    """Raise TeacherError unless every label is in exactly one group; the message names the others."""
     times = Counter(label for members in groups.values() for label in members)
     wrong = [
         ("in no group", [label for label in labels if not times[label]]),
@@ -46,7 +46,7 @@ def check(groups: Mapping[str, Sequence[str]], labels: Sequence[str]) -> None:
 
 
 def between(groups: Mapping[str, Sequence[str]], prompt: Prompt) -> Choice:
-    """Which group. A group without a description of its own is described by its labels."""
+    """The question for the group. A group without a description is described by its labels."""
     listed = {name: ", ".join(members) for name, members in groups.items()}
     described = {name: prompt.descriptions.get(name, members) for name, members in listed.items()}
     option_of = {label: name for name, members in groups.items() for label in members}
@@ -54,14 +54,14 @@ def between(groups: Mapping[str, Sequence[str]], prompt: Prompt) -> Choice:
 
 
 def within(members: Sequence[str], prompt: Prompt) -> Choice:
-    """Which label of a group."""
+    """The question for the label in a group."""
     return Choice(tuple(members), prompt, {label: label for label in members})
 
 
 def to_expand(mass: npt.NDArray[np.floating], sizes: Sequence[int], epsilon: float) -> list[int]:
-    """The groups to ask within, by index, the heaviest first: as many as leave less than `epsilon` in the others.
+    """The groups to ask within, by index, the heaviest first, until the others have a mass below `epsilon` in total.
 
-    A group of one label needs no asking.
+    `mass` and `sizes` have the probability and the number of labels of each group. Groups of one label are left out.
     """
     order = [int(group) for group in np.argsort(-mass, kind="stable") if sizes[group] > 1]
     rest = np.cumsum(mass[order][::-1])[::-1]  # what is left before each is expanded
@@ -70,7 +70,7 @@ def to_expand(mass: npt.NDArray[np.floating], sizes: Sequence[int], epsilon: flo
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """A distribution over K labels, the mass on codes along the way, and the most it is off by in total variation."""
+    """A distribution over K labels, the mass on codes, and a bound on its error in total variation."""
 
     probabilities: npt.NDArray[np.float32]
     covered: float
@@ -80,10 +80,10 @@ class Combined:
 def combine(
     outer: Reading, inner: Mapping[int, Reading], members: Sequence[npt.NDArray[np.intp]], count: int
 ) -> Combined:
-    """The distribution over labels from that over groups and those within the groups that were expanded.
+    """Combine the distribution over groups with those within the expanded groups.
 
-    `members[g]` has the labels of group g, by index. The mass of a group that was not expanded is spread evenly within
-    it and counts into the bound, as does what a reading did not see.
+    `members[g]` has the labels of group g, by index. The mass of a group that was not expanded is spread evenly over
+    its labels and added to the bound, as is the unlisted mass of each reading.
     """
     mass = outer.probabilities.astype(np.float64)
     mass /= mass.sum()

@@ -1,13 +1,12 @@
-"""Labels that a model says, where it shows no probabilities: votes counted, and confidences that it states.
+"""Distributions from a model that shows no probabilities: counted votes, or the confidences that it states.
 
-Pure: what to say to a model, what shape its answer must have, how to read it, and what distribution follows. Who asks
-is `distill.teachers.prompting.verbalised`.
+Pure functions: the JSON schema of an answer, how to read it, and the resulting distribution. The calls are in
+`distill.teachers.prompting.verbalised`.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.teachers.prompting import naming
-from distill.teachers.prompting.naming import label_of as label_of
 
 PRIOR = 0.5
-"""Votes that smoothing adds in all, evenly over the labels: 0.5/K for each."""
+"""The votes that smoothing adds, spread evenly over the K labels: 0.5/K each."""
 
-_SLACK = 32  # tokens for spaces and line breaks that a model may put into its JSON
+_SLACK = 32  # tokens for white space in the JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a model answered: its `text`, whether it `refused`, and whether it was `cut` for want of room."""
+class Completion:
+    """A model's answer: its `text`, whether it `refused`, and whether it was `cut` at its token limit."""
 
     text: str
     refused: bool = False
@@ -34,11 +32,11 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A distribution over K labels that rests on what a model said.
+class LabelDistribution:
+    """A distribution over K labels that is estimated from answers.
 
-    `probabilities` float32 [K] sums to 1. `covered` is the share of what was said that names labels, `tail` the mass
-    that was spread over labels of which nothing was said, both in [0, 1].
+    `probabilities` float32 [K] sums to 1. `covered` is the share of the answers that names labels, `tail` the mass that
+    was spread over labels that no answer names, both in [0, 1].
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -52,69 +50,63 @@ def vote_schema(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def ranking_schema(labels: Sequence[str]) -> dict[str, Any]:
-    """The JSON schema of an answer that ranks labels with a confidence each.
+    """The JSON schema of an answer that ranks labels, each with a confidence.
 
-    Vendors do not take bounds of numbers or lengths in a schema; the prompt states them, and reading checks them.
+    Vendors do not accept bounds on numbers or lengths in a schema; the prompt states them, and reading checks them.
     """
     entry = _object(label={"type": "string", "enum": list(labels)}, confidence={"type": "number"})
     return _object(ranking={"type": "array", "items": entry})
 
 
 def vote_room(labels: Sequence[str]) -> int:
-    """Tokens that are enough for any vote: no tokenizer makes more of them than there are bytes."""
+    """Enough tokens for any vote: at most one per byte."""
     return max(_bytes({"label": label}) for label in labels) + _SLACK
 
 
 def ranking_room(labels: Sequence[str], ranked: int) -> int:
-    """Tokens that are enough for a ranking of so many labels."""
+    """Enough tokens for a ranking of `ranked` labels."""
     entry = max(_bytes({"label": label, "confidence": 0.123456}) for label in labels)
     return min(ranked, len(labels)) * (entry + _SLACK) + _SLACK
 
 
-def read_vote(text: str, labels: Sequence[str]) -> int | None:
-    """The label that an answer names, by index; None where it names none. A bare name will do too."""
-    return naming.named(text, labels)
-
-
 def read_ranking(text: str, labels: Sequence[str]) -> dict[int, float] | None:
-    """The confidence, in [0, 1], that an answer states for each label it names, by index; None where it is no ranking.
+    """The confidence, in [0, 1], that an answer states for each label it names, by index; None if it is not a ranking.
 
-    More than everything in all is brought down to 1.
+    Confidences with a sum above 1 are scaled down to 1.
     """
-    stated = naming.stated(text, labels)
-    total = sum(stated.values()) if stated else 0.0
-    if stated is None or total == 0:
+    confidences = naming.confidences_in(text, labels)
+    total = sum(confidences.values()) if confidences else 0.0
+    if confidences is None or total == 0:
         return None
-    return {label: confidence / max(1.0, total) for label, confidence in stated.items()}
+    return {label: confidence / max(1.0, total) for label, confidence in confidences.items()}
 
 
-def counted(votes: Sequence[int], draws: int, count: int) -> Estimate:
-    """The distribution over K labels from votes, smoothed by a Dirichlet prior of 0.5/K for each label.
+def counted(votes: Sequence[int], draws: int, count: int) -> LabelDistribution:
+    """Estimate the distribution over K labels from votes, smoothed by a Dirichlet prior of 0.5/K for each label.
 
-    `votes` are those of `draws` answers that named a label, at least one. The estimate is pulled towards even by
-    0.5 / (votes + 0.5) of the way, and its resolution is one vote.
+    `votes` has the label of each of the `draws` that named one; at least one did. The prior moves the estimate towards
+    the uniform distribution, with a weight of 0.5 / (votes + 0.5).
     """
-    heard = np.zeros(count)
-    for label, times in Counter(votes).items():
-        heard[label] = times
-    probabilities = (heard + PRIOR / count) / (len(votes) + PRIOR)
-    return Estimate(probabilities.astype(np.float32), len(votes) / draws, float(probabilities[heard == 0].sum()))
+    counts = np.bincount(votes, minlength=count)
+    probabilities = (counts + PRIOR / count) / (len(votes) + PRIOR)
+    tail = float(probabilities[counts == 0].sum())
+    return LabelDistribution(probabilities.astype(np.float32), len(votes) / draws, tail)
 
 
-def spread(stated: Mapping[int, float], count: int) -> Estimate:
-    """The distribution over K labels from stated confidences, what they leave spread over the labels not named.
+def spread(confidences: Mapping[int, float], count: int) -> LabelDistribution:
+    """The distribution over K labels from stated confidences, with the rest spread evenly over the other labels.
 
-    Where every label is named, they are brought up to 1.
+    If every label is named, the confidences are scaled up to 1.
     """
     probabilities = np.zeros(count)
-    for label, confidence in stated.items():
+    for label, confidence in confidences.items():
         probabilities[label] = confidence
     covered = min(1.0, float(probabilities.sum()))
-    rest = [label for label in range(count) if label not in stated]
+    rest = [label for label in range(count) if label not in confidences]
     if rest:
         probabilities[rest] = (1.0 - covered) / len(rest)
     probabilities /= probabilities.sum()
-    return Estimate(probabilities.astype(np.float32), covered, 1.0 - covered)
+    return LabelDistribution(probabilities.astype(np.float32), covered, 1.0 - covered)
 
 
 def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from distill.errors import DistillError
 from distill.labelling.account import StoredAccount, dollars
 from distill.labelling.answer_store import AnswerStore
-from distill.teachers.account import BudgetError, Paid
+from distill.teachers.account import BudgetError, PaidResponse
 from tests.support.disk import nearly_full
 
-REPLY = Paid({"choices": [{"message": "ä\ud800"}], "usage": {"prompt_tokens": 3}}, 0.25, 0.5)
+REPLY = PaidResponse({"choices": [{"message": "ä\ud800"}], "usage": {"prompt_tokens": 3}}, 0.25, 0.5)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ async def test_a_closed_account_waits_for_what_is_in_flight_and_takes_nothing_mo
 
 
 async def test_on_a_full_disk_what_was_paid_is_told_not_used_counts_in_full_and_ends_every_call(path) -> None:
-    large = Paid({"noise": random.Random(0).randbytes(200_000).hex()}, 0.25, 0.5)
+    large = PaidResponse({"noise": random.Random(0).randbytes(200_000).hex()}, 0.25, 0.5)
     with opened(path, 2.0) as account:
         first, second = await account.reserve(1.0), await account.reserve(1.0)
         waiting = asyncio.create_task(account.reserve(1.0))

@@ -25,7 +25,7 @@ from distill.labelling.audit import (
 from distill.sections import FileSource
 from distill.task import Calibration
 from distill.teachers import Answer, parse
-from distill.teachers.base import Method, Outcome
+from distill.teachers.base import AnswerOutcome, Method
 
 LABELS = ("a", "b", "c")
 SECTION = Calibration(data=FileSource(path=Path("unread.csv"), label="label"), method="temperature")
@@ -44,7 +44,7 @@ class Overconfident:
     def __init__(self, method: Method = "votes") -> None:
         self.method = method
         self.asked: list[tuple[str, int]] = []
-        self.outcomes: dict[tuple[str, int], Outcome] = {}
+        self.outcomes: dict[tuple[str, int], AnswerOutcome] = {}
 
     def says(self, text: str, repeat: int = 0) -> np.ndarray:
         label = (number(text) + (number(text) % 7 == 0) * repeat) % 3

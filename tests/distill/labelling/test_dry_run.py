@@ -14,8 +14,9 @@ from distill.labelling.answer_store import AnswerStore
 from distill.labelling.dry_run import DryRunAccount, dry_run, priced
 from distill.labelling.label import ask_missing
 from distill.teachers import Answer, teacher_class
-from distill.teachers.account import Account, BudgetError, Paid
-from distill.teachers.api.client import Api, ApiConfig, Request
+from distill.teachers.account import Account, BudgetError, PaidResponse
+from distill.teachers.api.client import Api, ApiRequest
+from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.pricing import Usage
 
 PRICE = {"input": 1000.0, "output": 2000.0}
@@ -25,7 +26,7 @@ def usage(response: Mapping[str, Any]) -> Usage:
     return Usage(input=response["tokens"], output=1)
 
 
-def served(request: httpx.Request) -> httpx.Response:
+def served(request: httpx.ApiRequest) -> httpx.Response:
     return httpx.Response(200, json={"tokens": len(request.content) // 2})
 
 
@@ -39,11 +40,11 @@ class TwoSteps:
         given = {"base_url": "http://localhost/v1", "model": "m", "key_env": "NONE", "usd_per_million": PRICE}
         transport = httpx.MockTransport(served)
         self.api = Api(
-            ApiConfig(**{**given, **config}), account, who="two", headers={}, usage=usage, transport=transport
+            ApiConfig(**{**given, **config}), account, name="two", headers={}, usage=usage, transport=transport
         )
 
-    def requests(self, text: str) -> list[Request]:
-        return [Request("/ask", {"text": text, "step": step}, 1) for step in range(2 if len(text) > 50 else 1)]
+    def requests(self, text: str) -> list[ApiRequest]:
+        return [ApiRequest("/ask", {"text": text, "step": step}, 1) for step in range(2 if len(text) > 50 else 1)]
 
     async def ask(self, texts, repeat=0):
         paid = [await self.api.call(one, lambda response: None) for text in texts for one in self.requests(text)]
@@ -127,7 +128,7 @@ async def test_limits_of_the_api_bound_the_time(store) -> None:
     assert made.seconds is not None
     assert (made.seconds.lower, made.seconds.upper) == (120.0, 120.0)
     tokens = sum(
-        request.most_tokens
+        request.max_tokens
         for text in texts(40, 100)
         for request in TwoSteps(DryRunAccount(StoredAccount(store))).requests(text)
     )
@@ -138,7 +139,7 @@ async def test_limits_of_the_api_bound_the_time(store) -> None:
 
 async def test_what_is_kept_beside_calls_is_none_of_them(store) -> None:
     book = StoredAccount(store)
-    await book.settle(await book.reserve(0.0), 0.0, "agreed", Paid({"dialect": 1}, 0.0, 0.0))
+    await book.settle(await book.reserve(0.0), 0.0, "agreed", PaidResponse({"dialect": 1}, 0.0, 0.0))
     ledger = DryRunAccount(book)
     assert await ledger.recall("agreed") is not None
     assert ledger.recalled == []

@@ -151,7 +151,7 @@ def test_calls_whose_time_is_not_known_make_no_forecast_of_time() -> None:
 def test_calls_that_follow_from_the_first_ones_are_foreseen_from_what_texts_took() -> None:
     made = forecast("m", 1200, 1000, AHEAD, [planned(1000)], history(200, calls=3.0), 0.0)
     assert made.calls.value == pytest.approx(3000)
-    assert made.most_usd == pytest.approx(3 * PRICE.worst(1000 * (FRAME + 300), 1000))
+    assert made.most_usd == pytest.approx(3 * PRICE.max_cost(1000 * (FRAME + 300), 1000))
 
 
 def test_a_forecast_is_within_what_calls_can_cost() -> None:
@@ -186,7 +186,7 @@ def test_a_guess_holds_for_english_for_dense_scripts_and_for_any_length_of_answe
     interval = guess([planned(100, output=output)])
     for spoken in (1, output):
         usage = Usage(input=round(tokens_per_byte * 100 * (FRAME + 300)), output=100 * spoken)
-        assert interval.lower <= PRICE.of(usage) <= interval.upper
+        assert interval.lower <= PRICE.cost(usage) <= interval.upper
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class Server:
         request = json.loads(body)
         text = request["messages"][-1]["content"].splitlines()[1]
         tokens = len(body) - int(text_key(text), 16) % self.spread
-        self.usd += PRICE.of(Usage(input=tokens, output=1))
+        self.usd += PRICE.cost(Usage(input=tokens, output=1))
         async with self.heard:
             self.asked.append(text)
             self.heard.notify_all()
@@ -170,7 +170,7 @@ class Job:
         teacher = create(load_task(self.file).teacher, NAMES)
         calls = [call for text in self.texts for call in await teacher.plan(text)]  # type: ignore[attr-defined]
         await teacher.aclose()
-        return max(api.worst(request) for api, request in calls)
+        return max(api.max_cost(request) for api, request in calls)
 
     def labels(self) -> SoftLabels:
         return SoftLabels.read(Run(load_task(self.file), self.root).labels.require("label") / LABELS)

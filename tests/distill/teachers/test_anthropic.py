@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from distill.teachers import TeacherError, create
-from distill.teachers.account import NoAccount, Paid
+from distill.teachers.account import NoAccount, PaidResponse
 from distill.teachers.anthropic import AnthropicTeacher, usage_of
-from distill.teachers.api.http import ApiError
+from distill.teachers.api.errors import ApiError
 
 LABELS = ("billing", "refund", "shipping")
 PRICE = {"input": 3.0, "cached": 0.3, "cache_write": 3.75, "output": 15.0}
@@ -60,13 +60,13 @@ class Kept(NoAccount):
     """An account that keeps responses in memory."""
 
     def __init__(self) -> None:
-        self.calls: dict[str, Paid] = {}
+        self.calls: dict[str, PaidResponse] = {}
         self.spent = 0.0
 
-    async def recall(self, key: str) -> Paid | None:
+    async def recall(self, key: str) -> PaidResponse | None:
         return self.calls.get(key)
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
         self.spent += cost_usd
         if paid is not None:
             self.calls[key] = paid
@@ -304,7 +304,7 @@ async def test_thinking_is_not_part_of_the_answer_and_gets_room_when_told(server
     server.reply = lambda body: message("", content=thought)
     async with teacher(server, samples=1, max_output_tokens=4000) as asked:
         (answer,) = await asked.ask(["odd"])
-        assert asked.api.worst((await asked.plan("odd"))[0][1]) > 4000 * 15 / 1e6
+        assert asked.api.max_cost((await asked.plan("odd"))[0][1]) > 4000 * 15 / 1e6
     assert LABELS[int(answer.probabilities.argmax())] == "refund"
     assert server.asked[-1]["max_tokens"] == 4000
 

@@ -404,7 +404,7 @@ async def test_the_quorum_of_an_ensemble_counts_the_members_that_took_the_text(q
     (answer,) = await made.ask(["bad one"])
     await made.aclose()
     assert answer.outcome == outcome
-    assert bool(answer.said) == (outcome != "ok")
+    assert bool(answer.reason) == (outcome != "ok")
 
 
 RECORDING = {"array": "a", "rows": {"path": "x.csv"}}

@@ -18,7 +18,7 @@ from distill.task import load_task
 from distill.teachers import TeacherError, causal, create
 from distill.teachers.causal import CausalTeacher
 from distill.teachers.prompting.chat_template import ChatTemplate
-from distill.teachers.prompting.label_codes import codes, forms, order_of
+from distill.teachers.prompting.label_codes import forms, label_codes, order_of
 from distill.teachers.prompting.prompt import Prompt
 
 LABELS = ("billing", "refund request", "shipping")
@@ -93,13 +93,13 @@ async def test_codes_have_their_exact_mass(tiny_causal, family, repeat):
     folder = tiny_causal(family)
     reference = Straightforward(folder)
     asked = teacher(folder, permutations=3, prompt=EXAMPLES)
-    assert asked.codes == codes(3)
+    assert asked.codes == label_codes(3)
     answers = await asked.ask(TEXTS, repeat)
     orders = set()
     for text, answer in zip(TEXTS, answers, strict=True):
         order = order_of(text, 3, 3, repeat)
         orders.add(order)
-        by_code = reference.code_mass(plain(text, order, codes(3), **EXAMPLES), codes(3))
+        by_code = reference.code_mass(plain(text, order, label_codes(3), **EXAMPLES), label_codes(3))
         mass = np.zeros(3)
         mass[list(order)] = by_code
         assert answer.covered == pytest.approx(mass.sum(), abs=1e-5)
@@ -175,7 +175,7 @@ async def test_a_text_that_is_too_long_loses_its_end_and_is_counted(tiny_causal,
     assert cut.tokens >= 390 - 10
     ids = asked._question(long, (0, 1, 2))
     question = asked._model.tokenizer.decode(ids)
-    names = codes(3) if score == "codes" else LABELS
+    names = label_codes(3) if score == "codes" else LABELS
     whole = plain(long, (0, 1, 2), names)
     kept = question.removesuffix("\n</text>\nAnswer:")
     assert kept != question
@@ -272,7 +272,7 @@ async def test_a_models_own_template_is_used(tiny_causal):
     messages = Prompt().messages("hello", LABELS, (0, 1, 2))
     prompt = "".join(f"<{message['role']}>{message['content']}<|end|>\n" for message in messages) + "<assistant>"
     (answer,) = await asked.ask(["hello"])
-    mass = reference.code_mass(prompt, codes(3))
+    mass = reference.code_mass(prompt, label_codes(3))
     assert answer.covered == pytest.approx(mass.sum(), abs=1e-5)
     np.testing.assert_allclose(answer.probabilities, mass / mass.sum(), atol=1e-4)
 
@@ -309,7 +309,7 @@ def test_arguments_reach_the_template(tiny_causal):
 def test_a_tokenizer_that_splits_numbers_gets_pairs_of_letters(tiny_causal):
     tokenizer = AutoTokenizer.from_pretrained(tiny_causal("llama"))
     template = ChatTemplate(tokenizer)
-    assert template.codes(26) == codes(26)
+    assert template.codes(26) == label_codes(26)
     with pytest.raises(TeacherError, match=r"no 40 codes of one token.*score: names"):
         template.codes(40)
     tokenizer.add_tokens([f" {first}{second}" for first in "QXZ" for second in "ABCDEFGHIJKLMNOPQ"])

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from distill.teachers.account import NoAccount
-from distill.teachers.api.client import Api, ApiConfig, Request
-from distill.teachers.api.http import ApiError
+from distill.teachers.api.client import Api, ApiRequest
+from distill.teachers.api.config import ApiConfig
+from distill.teachers.api.errors import ApiError
 from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
@@ -43,11 +44,11 @@ def api(server: Busy, **settings: Any) -> Api:
         base_url="http://it", model="m", key_env="K", usd_per_million=Price(input=1, output=1), **settings
     )
     usage = Usage(input=1)
-    return Api(config, NoAccount(), who="it", headers={}, usage=lambda _: usage, transport=httpx.MockTransport(server))
+    return Api(config, NoAccount(), name="it", headers={}, usage=lambda _: usage, transport=httpx.MockTransport(server))
 
 
 async def ask(made: Api) -> None:
-    await made.call(Request("/chat", {}, max_output=1), lambda response: None)
+    await made.call(ApiRequest("/chat", {}, max_output=1), lambda response: None)
 
 
 @pytest.mark.parametrize("status", [429, 503])

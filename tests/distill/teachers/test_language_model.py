@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from distill.errors import DistillError
-from distill.teachers.language_model import LanguageModel, merging
+from distill.teachers.language_model import LanguageModel, with_merges
 
 FAMILIES = ("gpt2", "llama", "mistral")
 
@@ -131,7 +131,7 @@ def test_scores_of_merges_are_taken_for_merges():
     }
     mistaken = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)), unk_token="<unk>")
     assert mistaken.tokenize("abc") == ["ab", "c"]
-    right = merging(mistaken)
+    right = with_merges(mistaken)
     assert right.tokenize("abc") == ["abc"]
     assert right.tokenize("def") == ["de", "f"]
     assert right.unk_token == "<unk>"
@@ -139,4 +139,4 @@ def test_scores_of_merges_are_taken_for_merges():
 
 
 def test_other_tokenizers_are_left_as_they_are(model):
-    assert merging(model.tokenizer) is model.tokenizer
+    assert with_merges(model.tokenizer) is model.tokenizer

@@ -49,7 +49,7 @@ FAULTS = {
     "times out by itself": (raises(TimeoutError()), "timeout"),
     "cancels itself": (cancelled_inside, "teacher_error"),
     "refuses a text": (returns([Answer(None, "logprobs", outcome="refused")]), "refused"),
-    "will not take a text": (returns([Answer(None, "logprobs", outcome="invalid", said="too long")]), "refused"),
+    "will not take a text": (returns([Answer(None, "logprobs", outcome="invalid", reason="too long")]), "refused"),
     "names no label": (returns([Answer(None, "logprobs", outcome="invalid")]), "invalid_answer"),
     "says ok without an answer": (returns([Answer(None, "logprobs")]), "invalid_answer"),
     "answers nothing": (returns(None), "invalid_answer"),
@@ -240,7 +240,7 @@ async def test_a_failing_teacher_is_left_alone(make_shadow):
 
 @pytest.mark.parametrize(
     "refusal",
-    [Answer(None, "logprobs", outcome="refused"), Answer(None, "logprobs", outcome="invalid", said="too long")],
+    [Answer(None, "logprobs", outcome="refused"), Answer(None, "logprobs", outcome="invalid", reason="too long")],
 )
 async def test_refusals_do_not_open_the_breaker(make_shadow, refusal):
     shadow = await make_shadow(returns([refusal])).start()

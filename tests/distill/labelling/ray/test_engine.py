@@ -77,7 +77,7 @@ class Server:
         text = request["messages"][-1]["content"].splitlines()[1]
         tokens = len(body) - int(text_key(text)[:2], 16) // 2
         if text not in self.refused:
-            self.usd += PRICE.of(Usage(input=tokens, output=1))
+            self.usd += PRICE.cost(Usage(input=tokens, output=1))
         port = scope["client"][1]
         if port not in self.processes:
             self.processes[port] = _process_at(port)

@@ -19,10 +19,10 @@ from distill.labelling.answer_store import AnswerStore
 from distill.labelling.label import MOST_ALIKE
 from distill.labelling.ray.server import MOST_DEATHS, Query, Reply, Server
 from distill.teachers import Answer, TeacherError
-from distill.teachers.account import BudgetError, Paid
+from distill.teachers.account import BudgetError, PaidResponse
 
 ANSWER = Answer(np.array([0.25, 0.75], np.float32), "logprobs")
-REPLY = Paid({"choices": []}, 0.25, 0.5)
+REPLY = PaidResponse({"choices": []}, 0.25, 0.5)
 
 
 class Teacher:
@@ -93,7 +93,7 @@ async def test_answers_are_as_many_as_texts_and_distributions(served) -> None:
 
 
 async def test_rejections_that_may_not_be_for_the_text_wait_for_an_answer_and_too_many_end_the_run(served) -> None:
-    rejected = Answer(None, "logprobs", 0.0, outcome="invalid", said="no", doubtful=True)
+    rejected = Answer(None, "logprobs", 0.0, outcome="invalid", reason="no", doubtful=True)
     await served.ask("first", "add", ["x"], [rejected])
     assert list(served.store.get(Teacher(), ["x"])) == [None]
     await served.ask("second", "add", ["y"], [ANSWER])
@@ -110,7 +110,7 @@ async def test_rejections_that_may_not_be_for_the_text_wait_for_an_answer_and_to
 
 
 async def test_rejections_at_the_end_are_stored_when_the_run_is_over(served) -> None:
-    await served.ask("first", "add", ["x"], [Answer(None, "logprobs", outcome="invalid", said="no", doubtful=True)])
+    await served.ask("first", "add", ["x"], [Answer(None, "logprobs", outcome="invalid", reason="no", doubtful=True)])
     await served.server.close()
     assert [one.outcome for one in served.store.get(Teacher(), ["x"])] == ["invalid"]
 

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from distill.teachers.account import NoAccount
-from distill.teachers.api.client import Api, ApiConfig, Request
-from distill.teachers.api.http import ApiError
+from distill.teachers.api.client import Api, ApiRequest
+from distill.teachers.api.config import ApiConfig
+from distill.teachers.api.errors import ApiError
 from distill.teachers.api.pricing import Price, Usage
 
 MOST = 100_000
@@ -72,11 +73,11 @@ def api(body: Sends, status: int = 200, encoding: str = "", **settings: Any) -> 
         handle_async_request = staticmethod(handle)
 
     usage = Usage(input=1)
-    return Api(config, NoAccount(), who="it", headers={}, usage=lambda _: usage, transport=Transport())
+    return Api(config, NoAccount(), name="it", headers={}, usage=lambda _: usage, transport=Transport())
 
 
 async def ask(made: Api) -> Any:
-    response, _ = await made.call(Request("/chat", {}, max_output=1), lambda response: response)
+    response, _ = await made.call(ApiRequest("/chat", {}, max_output=1), lambda response: response)
     return response
 
 

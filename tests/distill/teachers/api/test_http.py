@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from distill.teachers.account import NoAccount
-from distill.teachers.api.client import Api, ApiConfig, Request
-from distill.teachers.api.http import failure_of, is_local
+from distill.teachers.api.client import Api, ApiRequest
+from distill.teachers.api.config import ApiConfig, is_local
+from distill.teachers.api.errors import error_of_status
+from distill.teachers.api.limit_headers import retry_after, retry_after_in
 from distill.teachers.api.pricing import Price, Usage
-from distill.teachers.api.rate_limit import asked_in_words, retry_after
 from distill.teachers.errors import TeacherError
 
 KEY = "sk-secret-0123456789"
@@ -56,11 +57,11 @@ def api(base_url: str, **settings: Any) -> Api:
     )
     key = config.key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return Api(config, NoAccount(), who="it", headers=headers, usage=lambda _: Usage(input=1))
+    return Api(config, NoAccount(), name="it", headers=headers, usage=lambda _: Usage(input=1))
 
 
 async def ask(made: Api, text: str = "hi") -> None:
-    await made.call(Request("/chat", {"text": text}, max_output=1), lambda response: None)
+    await made.call(ApiRequest("/chat", {"text": text}, max_output=1), lambda response: None)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ async def test_what_a_429_asks_for_holds_everybody_back(serve: Callable[[Any], s
     made = api(serve(server))
     refused = asyncio.create_task(ask(made, "refused"))
     await server.refused.wait()
-    while len(server.asked) == 1 and not made._pace._delay(1.0):  # until the client has read it
+    while len(server.asked) == 1 and not made._limiter._delay(1.0):  # until the client has read it
         await asyncio.sleep(0)
     await asyncio.gather(refused, ask(made, "another"), ask(made, "a third"))
     await made.aclose()
@@ -100,7 +101,7 @@ async def test_a_base_url_may_have_a_query_and_a_header_the_key(serve: Callable[
     assert url == "/openai/deployments/d/chat?api-version=2024-10-21"
     assert (sent["api-key"], sent["x-team"]) == (KEY, "costs $5")
     assert "authorization" not in sent
-    request = Request("/chat", {}, max_output=1)
+    request = ApiRequest("/chat", {}, max_output=1)
     assert made.key(request) != other.key(request)
 
 
@@ -121,7 +122,7 @@ async def test_a_key_is_in_no_error_version_or_repr(
         await ask(made)
     await made.aclose()
     assert KEY in str(server.asked[0][2])  # it was sent, and the server repeats it
-    told = [str(failure.value), repr(failure.value), failure.value.said, repr(made.config), repr(made.__dict__)]
+    told = [str(failure.value), repr(failure.value), failure.value.reason, repr(made.config), repr(made.__dict__)]
     assert not any(KEY in one for one in [*told, json.dumps(made.config.answering())])
     assert KEY not in "".join(record.getMessage() for record in caplog.records if record.name != "httpcore.http11")
 
@@ -131,7 +132,7 @@ async def test_a_key_is_in_no_error_version_or_repr(
     [
         ({"headers": {"api-key": "$NOT_SET"}}, "api-key names a variable that is not set"),
         ({"headers": {"api-key": "sk-1"}}, "api-key holds a key"),
-        ({"headers": {"x-team": "5$"}}, r"\$ is followed by no variable"),
+        ({"headers": {"x-team": "5$"}}, r"\$ is not followed by the name"),
         ({"key_file": "/nowhere/key"}, "key_file: the file cannot be read"),
     ],
 )
@@ -190,15 +191,15 @@ def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float 
     ],
 )
 def test_how_long_an_error_says_to_wait_in_words(said: str, seconds: float | None) -> None:
-    assert asked_in_words(said) == seconds
+    assert retry_after_in(said) == seconds
 
 
 def test_a_quota_that_comes_back_is_waited_for_and_no_empty_account() -> None:
     quota = "You exceeded your current quota, please check your plan and billing details."
-    again = failure_of(429, [{"error": {"code": 429, "message": f"{quota}\nPlease retry in 36s."}}], quota, "it")
+    again = error_of_status(429, [{"error": {"code": 429, "message": f"{quota}\nPlease retry in 36s."}}], quota, "it")
     assert again.retryable
     assert again.wait == 36.0
-    empty = failure_of(429, {"error": {"message": quota}}, quota, "it")
+    empty = error_of_status(429, {"error": {"message": quota}}, quota, "it")
     assert not empty.retryable
     assert "no money left" in str(empty)
 

@@ -11,12 +11,12 @@ HOST = "api.openai.com"
 def test_each_kind_of_token_has_its_price() -> None:
     price = Price(input=2.0, cached=0.5, cache_write=2.5, output=8.0)
     usage = Usage(input=10, cached=100, cache_write=1000, output=3)
-    assert price.of(usage) == pytest.approx((10 * 2.0 + 100 * 0.5 + 1000 * 2.5 + 3 * 8.0) / 1e6)
+    assert price.cost(usage) == pytest.approx((10 * 2.0 + 100 * 0.5 + 1000 * 2.5 + 3 * 8.0) / 1e6)
     assert usage.total == 1113
 
 
 def test_what_has_no_price_of_its_own_costs_what_new_input_does() -> None:
-    assert Price(input=2.0, output=8.0).of(Usage(cached=1, cache_write=1)) == pytest.approx(4e-6)
+    assert Price(input=2.0, output=8.0).cost(Usage(cached=1, cache_write=1)) == pytest.approx(4e-6)
 
 
 @pytest.mark.parametrize("price", [Price(input=2, output=8), Price(input=2, cached=3, cache_write=4, output=8)])
@@ -27,7 +27,7 @@ def test_no_use_of_a_cache_costs_more_than_the_worst(price: Price) -> None:
         Usage(cache_write=100),
         Usage(input=1, cached=50, cache_write=49),
     ):
-        assert price.of(Usage(usage.input, usage.cached, usage.cache_write, 7)) <= price.worst(100, 7)
+        assert price.cost(Usage(usage.input, usage.cached, usage.cache_write, 7)) <= price.max_cost(100, 7)
 
 
 @pytest.mark.parametrize(

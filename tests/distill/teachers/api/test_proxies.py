@@ -14,7 +14,7 @@ import pytest
 
 from distill.teachers import create
 from distill.teachers.api.connections import Connections
-from distill.teachers.api.http import ApiError
+from distill.teachers.api.errors import ApiError
 from distill.teachers.api.proxies import proxy_for
 from distill.teachers.errors import TeacherError
 
@@ -165,11 +165,11 @@ async def test_what_drops_packets_is_not_there_and_is_not_said_to_be_slow(monkey
         ("ftp://h:21", "kind 'ftp'"),
         ("socks5://h:1080", r"httpx\[socks\]"),
         ("SOCKS5H://h:1080", r"httpx\[socks\]"),
-        ("http://h:{secret}", "port is none"),
+        ("http://h:{secret}", "port is invalid"),
         ("http://h:99999", "no port 99999"),
         ("h:0", "no port 0"),
         ("http://", "no host"),
-        ("http://me:{secret}#x@h:1", "port is none"),
+        ("http://me:{secret}#x@h:1", "port is invalid"),
         ("://h:1", "kind ''"),
     ],
 )
@@ -235,5 +235,5 @@ def test_a_servers_own_scheme_goes_before_all_and_lower_case_before_upper(monkey
     monkeypatch.setenv("http_proxy", "h:3")
     found = proxy_for(SERVER)
     assert found is not None
-    assert (found.address, found.named) == ("http://h:3", "http_proxy")
-    assert proxy_for("https://x").named == "ALL_PROXY"  # type: ignore[union-attr]
+    assert (found.address, found.variable) == ("http://h:3", "http_proxy")
+    assert proxy_for("https://x").variable == "ALL_PROXY"  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Pace against a loop whose clock moves only when all sleep."""
+"""RateLimiter against a loop whose clock moves only when all sleep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from distill.teachers.api.rate_limit import Pace, server_time, told, until, used_up
+from distill.teachers.api.limit_headers import format_seconds, seconds_until, seconds_until_reset, server_time
+from distill.teachers.api.rate_limit import RateLimiter
 from distill.teachers.errors import TeacherError
 
 
@@ -17,7 +18,7 @@ def rate(remaining: float, reset: str, kind: str = "requests", **more: str) -> d
     return headers | {f"x-ratelimit-{name}-{kind}": value for name, value in more.items()}
 
 
-async def times(pace: Pace, clock: Callable[[], float], count: int, tokens: float = 1.0) -> list[float]:
+async def times(pace: RateLimiter, clock: Callable[[], float], count: int, tokens: float = 1.0) -> list[float]:
     """When each of so many waiters gets through, rounded to a hundredth of a second."""
 
     async def one() -> float:
@@ -29,21 +30,23 @@ async def times(pace: Pace, clock: Callable[[], float], count: int, tokens: floa
 
 def test_without_limits_nobody_waits(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        assert await times(Pace(clock=clock), clock, 100) == [0.0] * 100
+        assert await times(RateLimiter(clock=clock), clock, 100) == [0.0] * 100
 
     run(test)
 
 
 def test_requests_a_minute_are_spaced_evenly_in_the_order_of_coming(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        assert await times(Pace(requests_per_minute=30, clock=clock), clock, 4) == pytest.approx([0, 2, 4, 6], abs=0.2)
+        assert await times(RateLimiter(requests_per_minute=30, clock=clock), clock, 4) == pytest.approx(
+            [0, 2, 4, 6], abs=0.2
+        )
 
     run(test)
 
 
 def test_no_minute_has_more_than_its_limit_and_a_tenth_of_a_second_and_little_is_lost(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        through = await times(Pace(requests_per_minute=600, clock=clock), clock, 1500)
+        through = await times(RateLimiter(requests_per_minute=600, clock=clock), clock, 1500)
         most = max(sum(start <= moment < start + 60 for moment in through) for start in through)
         assert 598 <= most <= 602
 
@@ -52,7 +55,7 @@ def test_no_minute_has_more_than_its_limit_and_a_tenth_of_a_second_and_little_is
 
 def test_tokens_a_minute_count_what_each_call_takes(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(tokens_per_minute=600, clock=clock)
+        pace = RateLimiter(tokens_per_minute=600, clock=clock)
         assert await times(pace, clock, 3, tokens=50) == pytest.approx([0, 5, 10], abs=0.2)
 
     run(test)
@@ -60,7 +63,7 @@ def test_tokens_a_minute_count_what_each_call_takes(run) -> None:
 
 def test_time_not_used_is_not_saved_up(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(requests_per_minute=60, clock=clock)
+        pace = RateLimiter(requests_per_minute=60, clock=clock)
         await asyncio.sleep(30)
         assert await times(pace, clock, 3) == pytest.approx([30, 31, 32], abs=0.2)
 
@@ -69,7 +72,7 @@ def test_time_not_used_is_not_saved_up(run) -> None:
 
 def test_everybody_is_held_and_the_longest_hold_counts(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
+        pace = RateLimiter(clock=clock)
         pace.hold(5)
         pace.hold(2)
         assert await times(pace, clock, 3) == [5.0] * 3
@@ -79,7 +82,7 @@ def test_everybody_is_held_and_the_longest_hold_counts(run) -> None:
 
 def test_a_hold_reaches_those_who_wait_already(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
+        pace = RateLimiter(clock=clock)
         pace.hold(1)
         waiting = asyncio.create_task(times(pace, clock, 2))
         await asyncio.sleep(0.5)
@@ -91,8 +94,8 @@ def test_a_hold_reaches_those_who_wait_already(run) -> None:
 
 def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_reset(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(2, "10s"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(2, "10s"))
         assert await times(pace, clock, 4) == [0.0, 0.0, 10.0, 10.0]
 
     run(test)
@@ -100,12 +103,12 @@ def test_no_more_go_than_the_server_says_are_left_and_the_others_wait_for_its_re
 
 def test_a_limit_that_is_used_up_holds_calls_as_much_as_a_429(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
+        pace = RateLimiter(clock=clock)
         assert pace.held == 0.0
         await times(pace, clock, 1)
-        pace.heard(rate(1, "10s"))
+        pace.update(rate(1, "10s"))
         assert pace.held == 0.0
-        pace.heard(rate(0, "10s"))
+        pace.update(rate(0, "10s"))
         assert pace.held == 10.0
 
     run(test)
@@ -113,11 +116,11 @@ def test_a_limit_that_is_used_up_holds_calls_as_much_as_a_429(run) -> None:
 
 def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(0, "10s", limit="3"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(0, "10s", limit="3"))
         waiting = asyncio.create_task(times(pace, clock, 5))
         await asyncio.sleep(11)
-        pace.heard(rate(0, "60s", limit="3"))
+        pace.update(rate(0, "60s", limit="3"))
         assert await waiting == [10.0] * 3 + [71.0] * 2
 
     run(test)
@@ -125,8 +128,8 @@ def test_many_who_wait_for_a_reset_do_not_pass_the_limit_together(run) -> None:
 
 def test_a_server_that_says_no_more_holds_up_no_longer_than_it_said(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(0, "2s"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(0, "2s"))
         assert await times(pace, clock, 3) == [2.0, 4.0, 6.0]
 
     run(test)
@@ -134,11 +137,11 @@ def test_a_server_that_says_no_more_holds_up_no_longer_than_it_said(run) -> None
 
 def test_news_wakes_those_who_wait(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(0, "10s", limit="1"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(0, "10s", limit="1"))
         waiting = asyncio.create_task(times(pace, clock, 2))
         await asyncio.sleep(12)  # one went at 10, and the other would wait until 20
-        pace.heard(rate(0, "3s"))
+        pace.update(rate(0, "3s"))
         assert await waiting == [10.0, 15.0]
 
     run(test)
@@ -146,10 +149,10 @@ def test_news_wakes_those_who_wait(run) -> None:
 
 def test_an_answer_that_comes_late_does_not_give_back_what_was_used_since(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(5, "30s"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(5, "30s"))
         assert await times(pace, clock, 4) == [0.0] * 4
-        pace.heard(rate(4, "30s"))  # the server said this before three of them
+        pace.update(rate(4, "30s"))  # the server said this before three of them
         assert await times(pace, clock, 2) == [0.0, 30.0]
 
     run(test)
@@ -157,8 +160,8 @@ def test_an_answer_that_comes_late_does_not_give_back_what_was_used_since(run) -
 
 def test_a_call_larger_than_the_whole_limit_waits_for_all_of_it_and_no_longer(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(500, "10s", kind="tokens", limit="1000"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(500, "10s", kind="tokens", limit="1000"))
         assert await times(pace, clock, 1, tokens=5000) == [10.0]
 
     run(test)
@@ -166,8 +169,8 @@ def test_a_call_larger_than_the_whole_limit_waits_for_all_of_it_and_no_longer(ru
 
 def test_anthropics_headers_are_followed_by_the_servers_clock(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(
+        pace = RateLimiter(clock=clock)
+        pace.update(
             {
                 "date": "Tue, 24 Nov 2026 08:00:00 GMT",
                 "anthropic-ratelimit-input-tokens-remaining": "50",
@@ -184,8 +187,8 @@ def test_anthropics_headers_are_followed_by_the_servers_clock(run) -> None:
 
 def test_a_reset_far_away_is_not_waited_for_longer_than_a_minute(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(rate(0, "7h30m"))
+        pace = RateLimiter(clock=clock)
+        pace.update(rate(0, "7h30m"))
         pace.hold(3600)
         assert await times(pace, clock, 1) == [60.0]
 
@@ -194,8 +197,8 @@ def test_a_reset_far_away_is_not_waited_for_longer_than_a_minute(run) -> None:
 
 def test_what_litellm_passes_on_under_another_name_is_heard(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard({"x-ratelimit-remaining-requests": "1", "llm_provider-x-ratelimit-reset-requests": "7s"})
+        pace = RateLimiter(clock=clock)
+        pace.update({"x-ratelimit-remaining-requests": "1", "llm_provider-x-ratelimit-reset-requests": "7s"})
         assert await times(pace, clock, 2) == [0.0, 7.0]
 
     run(test)
@@ -222,19 +225,19 @@ def test_what_litellm_passes_on_under_another_name_is_heard(run) -> None:
     ],
 )
 def test_when_limits_that_are_used_up_reset(headers: dict[str, str], seconds: float | None) -> None:
-    assert used_up(headers, now=60.0) == seconds
+    assert seconds_until_reset(headers, now=60.0) == seconds
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"), [(1.5, "1.5 s"), (90, "90 s"), (150, "2.5 min"), (7200, "2 h"), (86400 * 30, "30 days")]
 )
 def test_a_time_is_told_as_people_do(seconds: float, said: str) -> None:
-    assert told(seconds) == said
+    assert format_seconds(seconds) == said
 
 
 def test_who_waits_when_stopped_does_so_no_longer(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
+        pace = RateLimiter(clock=clock)
         pace.hold(50)
         waiting = [asyncio.create_task(pace.wait(1)), asyncio.create_task(pace.sleep(50))]
         await asyncio.sleep(1)
@@ -249,7 +252,7 @@ def test_who_waits_when_stopped_does_so_no_longer(run) -> None:
 
 def test_who_is_cancelled_while_waiting_holds_nobody_up(run) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
+        pace = RateLimiter(clock=clock)
         pace.hold(5)
         gone, stays = asyncio.create_task(pace.wait(1)), asyncio.create_task(times(pace, clock, 1))
         await asyncio.sleep(1)
@@ -262,8 +265,8 @@ def test_who_is_cancelled_while_waiting_holds_nobody_up(run) -> None:
 @pytest.mark.parametrize("headers", [{}, {"x-ratelimit-remaining-requests": "many"}, rate(5, "soon"), rate(9, "")])
 def test_headers_that_say_nothing_hold_nobody(run, headers: dict[str, str]) -> None:
     async def test(clock: Callable[[], float]) -> None:
-        pace = Pace(clock=clock)
-        pace.heard(headers)
+        pace = RateLimiter(clock=clock)
+        pace.update(headers)
         assert await times(pace, clock, 3) == [0.0] * 3
 
     run(test)
@@ -292,7 +295,7 @@ def test_headers_that_say_nothing_hold_nobody(run, headers: dict[str, str]) -> N
     ],
 )
 def test_when_a_limit_resets(value: str | None, seconds: float | None) -> None:
-    assert until(value, now=60.0) == seconds
+    assert seconds_until(value, now=60.0) == seconds
 
 
 def test_the_servers_clock_is_its_date_header() -> None:

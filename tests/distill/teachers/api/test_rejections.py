@@ -173,7 +173,7 @@ def test_what_is_said_of_a_text_is_told_from_what_is_said_of_every_one(status, b
     ],
 )
 def test_the_servers_words_are_found_wherever_it_puts_them(body, said) -> None:
-    assert rejections.words(body) == said
+    assert rejections.message_of(body) == said
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ def test_the_servers_words_are_found_wherever_it_puts_them(body, said) -> None:
     ],
 )
 def test_an_error_in_a_response_of_200_stands_for_a_status(response, status) -> None:
-    found = rejections.trouble(response)
+    found = rejections.error_within(response)
     assert (None if found is None else found[0]) == status

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from distill.teachers.api.http import failure, transport_errors
+from distill.teachers.api.errors import error_of, transport_errors
 from distill.teachers.api.scrubbing import scrubbed
 from distill.teachers.prompting.prompt import Prompt
 
@@ -90,10 +90,10 @@ def test_a_request_of_any_shape_can_be_looked_at(body):
 @pytest.mark.parametrize("shape", [{"error": {"message": "%s"}}, {"error": "%s"}, {"detail": [{"input": "%s"}]}, "%s"])
 def test_no_error_of_a_call_has_them(status, shape):
     content = json.dumps(shape).replace("%s", json.dumps(f"{TEXT} {KEY}")[1:-1])
-    error = failure(httpx.Response(status, content=content, request=request()), "openai:gpt-4o")
+    error = error_of(httpx.Response(status, content=content, request=request()), "openai:gpt-4o")
     assert str(status) in str(error)
     for secret in (KEY, "4111", "please", "退款"):
-        assert secret not in f"{error}{error.said}"
+        assert secret not in f"{error}{error.reason}"
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ from distill.run import Run
 from distill.task import Task
 from distill.teachers import TeacherError, create
 from distill.teachers.account import BudgetError
-from distill.teachers.api.http import ApiError
+from distill.teachers.api.errors import ApiError
 from distill.teachers.base import Answer
-from distill.teachers.batch import runner
+from distill.teachers.batch import collect, runner, submit
 
 ROOT = Path(__file__).parents[4]
 LABELS = ("billing", "refund", "shipping")
@@ -435,8 +435,8 @@ async def live(
         book = StoredAccount(store, max_usd)
         teacher = create(config(vendor, **settings), LABELS, book)
         try:
-            await runner.fill(
-                teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book), told=life.told.append
+            await runner.make_calls(
+                teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book), notify=life.told.append
             )
             if ask:
                 life.answers = await teacher.ask(texts)
@@ -562,10 +562,10 @@ async def test_nor_of_more_bytes(vendor, path, monkeypatch) -> None:
     (batch_api,) = teacher.batch_apis()
     await teacher.aclose()
     line = len(batch_api.line("x" * 49, request))
-    monkeypatch.setattr(type(batch_api), "most_bytes", 4 * line + 40)
+    monkeypatch.setattr(type(batch_api), "max_bytes", 4 * line + 40)
     await live(vendor, path, pool(10))
     assert sorted(len(made.requests) for made in vendor.made) == [2, 4, 4]
-    assert api.who.startswith(vendor.kind)
+    assert api.name.startswith(vendor.kind)
 
 
 async def test_calls_that_failed_for_once_are_in_the_next_round(vendor, path) -> None:
@@ -608,7 +608,7 @@ async def test_a_text_rejected_while_others_are_answered_has_that_outcome(vendor
     life = await live(vendor, path, pool(6))
     assert [answer.outcome for answer in life.answers] == ["ok", outcome, "ok", "ok", "ok", "ok"]
     assert life.answers[1].cost_usd == 0
-    assert f"row {status}" in life.answers[1].said
+    assert f"row {status}" in life.answers[1].reason
     again = await live(vendor, path, pool(6))
     assert [answer.outcome for answer in again.answers].count(outcome) == 1
     assert len(vendor.made) == 1
@@ -757,7 +757,7 @@ async def test_what_does_not_say_its_tokens_costs_what_was_reserved(vendor, path
 async def test_what_passes_is_waited_for_and_a_batch_is_submitted_once(
     vendor, path, monkeypatch, stage, mishap
 ) -> None:
-    monkeypatch.setattr("distill.teachers.batch.base._SLOW", 0.3)
+    monkeypatch.setattr("distill.teachers.batch.base._SLOW_TIMEOUT", 0.3)
     vendor.mishaps = [(stage, mishap)]
     life = await live(vendor, path, pool(8), timeout_seconds=0.3)
     assert_right(life, pool(8))
@@ -771,7 +771,8 @@ async def test_what_passes_is_waited_for_and_a_batch_is_submitted_once(
 async def test_a_vendor_that_asks_to_be_left_alone_is_asked_again_after_a_minute_at_most(
     vendor, path, monkeypatch, stage
 ) -> None:
-    monkeypatch.setattr(runner, "MINUTE", 0.01)
+    monkeypatch.setattr(submit, "MINUTE", 0.01)
+    monkeypatch.setattr(collect, "MINUTE", 0.01)
     vendor.mishaps = [(stage, "refuse 429 90")] * 6  # more than there are attempts
     life = await live(vendor, path, pool(8))
     assert_right(life, pool(8))
@@ -781,7 +782,8 @@ async def test_a_vendor_that_asks_to_be_left_alone_is_asked_again_after_a_minute
 
 
 async def test_a_vendor_that_asks_for_days_before_a_batch_is_made_ends_the_command(vendor, path, monkeypatch) -> None:
-    monkeypatch.setattr(runner, "MINUTE", 0.01)
+    monkeypatch.setattr(submit, "MINUTE", 0.01)
+    monkeypatch.setattr(collect, "MINUTE", 0.01)
     vendor.mishaps = [("upload" if vendor.kind == "openai" else "create", "refuse 429 864000")] * 6
     with pytest.raises(TeacherError, match="left alone for 10 days"):
         await live(vendor, path, pool(4))
@@ -835,7 +837,7 @@ async def test_a_teacher_without_a_batch_api_is_refused(path) -> None:
         name = "local:x"
 
     with AnswerStore(path) as store, pytest.raises(TeacherError, match="local:x has no batch API: leave --batch out"):
-        await runner.fill(Plain(), [("a", 0)], StoredBatchAccount(store, StoredAccount(store)))  # type: ignore[arg-type]
+        await runner.make_calls(Plain(), [("a", 0)], StoredBatchAccount(store, StoredAccount(store)))  # type: ignore[arg-type]
 
 
 # Money
@@ -850,7 +852,7 @@ async def test_a_batch_is_reserved_at_its_worst_price_and_stays_so_after_a_resta
     teacher = create(config(vendor), LABELS)
     planned = [await teacher.plan(text) for text in pool(6)]
     await teacher.aclose()
-    assert reserved == pytest.approx(sum(api.worst(request) / 2 for ((api, request),) in planned))
+    assert reserved == pytest.approx(sum(api.max_cost(request) / 2 for ((api, request),) in planned))
     assert account(path) == (spent, reserved)
     assert_right(await live(vendor, path, pool(6)), pool(6))
     assert account(path) == (pytest.approx(spent + 6 * vendor.cost), 0)
@@ -864,7 +866,7 @@ async def test_a_batch_is_no_larger_than_the_money_and_what_it_gives_back_pays_f
     await live(vendor, path, [])
     await live(vendor, path, ["billing 0"])
     spent, _ = account(path)
-    life = await live(vendor, path, pool(12), max_usd=spent + 6.5 * api.worst(request) / 2)
+    life = await live(vendor, path, pool(12), max_usd=spent + 6.5 * api.max_cost(request) / 2)
     assert_right(life, pool(12))
     assert len(vendor.made) > 2
     assert max(len(made.requests) for made in vendor.made) == 6
@@ -919,7 +921,7 @@ async def test_a_batch_that_the_vendor_does_not_know_is_not_taken_for_unpaid(ven
     with pytest.raises(TeacherError, match=r"knows nothing of batch .*key of the account"):
         await live(vendor, path, pool(6))
     assert account(path)[1] == reserved
-    monkeypatch.setattr(runner, "_KEPT_BY_VENDORS", -1.0)
+    monkeypatch.setattr(collect, "_KEPT_BY_VENDORS", -1.0)
     spent, _ = account(path)
     await live(vendor, path, [])
     assert account(path) == (pytest.approx(spent + reserved), 0)
@@ -994,7 +996,7 @@ async def life():
     with AnswerStore(path) as store:
         book = StoredAccount(store)
         teacher = create({**config, "headers": {"x-pid": str(os.getpid())}}, labels, book)
-        await runner.fill(teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book))
+        await runner.make_calls(teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book))
         answers = await teacher.ask(texts)
         print(json.dumps([labels[int(answer.probabilities.argmax())] for answer in answers]), book.spent, book.reserved)
         await teacher.aclose()
@@ -1039,18 +1041,18 @@ async def test_a_process_killed_at_any_request_submits_and_pays_once(vendor, pat
 async def test_memory_is_that_of_a_batch_and_not_of_the_pool(vendor, path) -> None:
     """What is planned and not submitted is never more than one batch."""
     largest = 0
-    original = runner._Bundle.add
+    original = submit._Draft.add
 
     def add(self: Any, line: bytes, key: str, usd: float) -> None:
         nonlocal largest
         original(self, line, key, usd)
         largest = max(largest, len(self.calls))
 
-    runner._Bundle.add = add  # type: ignore[method-assign]
+    submit._Draft.add = add  # type: ignore[method-assign]
     try:
         await live(vendor, path, pool(60), batch={"interval_seconds": 0.005, "calls": 20})
     finally:
-        runner._Bundle.add = original  # type: ignore[method-assign]
+        submit._Draft.add = original  # type: ignore[method-assign]
     assert largest == 20
     assert np.mean([len(made.requests) for made in vendor.made]) == 20
 
@@ -1060,7 +1062,7 @@ async def test_another_draw_is_a_question_of_its_own(anthropic, path) -> None:
     with AnswerStore(path) as store:
         book = StoredAccount(store)
         teacher = create(config(anthropic, method="votes", samples=2), LABELS, book)
-        await runner.fill(teacher, questions, StoredBatchAccount(store, book))
+        await runner.make_calls(teacher, questions, StoredBatchAccount(store, book))
         assert [await teacher.plan(*question) for question in questions] == [[], [], []]
         await teacher.aclose()
     assert [len(made.requests) for made in anthropic.made] == [6]
@@ -1126,7 +1128,7 @@ async def test_members_of_an_ensemble_have_their_own_batches_prices_and_readers(
             book = StoredAccount(store)
             teacher = create({"kind": "ensemble", "members": members}, LABELS, book)
             try:
-                await runner.fill(teacher, questions, StoredBatchAccount(store, book))
+                await runner.make_calls(teacher, questions, StoredBatchAccount(store, book))
                 answers = await teacher.ask(pool(5))
             except ApiError:
                 assert mishaps

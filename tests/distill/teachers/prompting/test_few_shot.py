@@ -13,7 +13,7 @@ import pytest
 
 from distill.teachers import create
 from distill.teachers.errors import TeacherError
-from distill.teachers.prompting.few_shot import Nearest
+from distill.teachers.prompting.few_shot import FewShot
 from distill.teachers.prompting.prompt import Prompt
 
 ROWS = [
@@ -40,8 +40,8 @@ def data(tmp_path: Path) -> Write:
     return write
 
 
-def nearest(source: dict[str, Any], k: int = 2) -> Nearest:
-    return Nearest.model_validate({"data": source, "k": k})
+def nearest(source: dict[str, Any], k: int = 2) -> FewShot:
+    return FewShot.model_validate({"data": source, "k": k})
 
 
 def test_the_nearest_stand_last_in_the_order_of_likeness(data: Write) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.teachers.prompting.label_codes import codes, forms, order_of, pairs, read, read_all
+from distill.teachers.prompting.label_codes import forms, label_codes, letter_pairs, order_of, read, read_all
 
 IDENTITY = (0, 1, 2)
 
@@ -23,7 +23,7 @@ def answers(draw: st.DrawFn) -> tuple[int, dict[str, float], int, str]:
     The tokens are forms of codes, tokens that look like codes and are none, and others; few or many have mass.
     """
     count = draw(st.sampled_from([2, 3, 15, 26, 27, 77]))
-    said = [form for code in codes(count) for form in forms(code)]
+    said = [form for code in label_codes(count) for form in forms(code)]
     others = [*(f"word{index}" for index in range(40)), "\nA", "  A", "A.", "AA", "1", "10", "\u0131", "Ａ", "<think>"]
     tokens = [token for token in [*said, *others] if draw(st.integers(0, 3))] or ["A"]
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -33,15 +33,15 @@ def answers(draw: st.DrawFn) -> tuple[int, dict[str, float], int, str]:
 
 
 def own_mass(count: int, tokens: dict[str, float]) -> np.ndarray:
-    return np.array([sum(tokens.get(form, 0.0) for form in forms(code)) for code in codes(count)])
+    return np.array([sum(tokens.get(form, 0.0) for form in forms(code)) for code in label_codes(count)])
 
 
 def test_up_to_26_labels_get_letters_and_more_get_numbers_of_one_length() -> None:
-    assert codes(3) == ("A", "B", "C")
-    assert codes(27)[:2] == ("100", "101")
-    assert {len(code) for code in codes(900)} == {3}
+    assert label_codes(3) == ("A", "B", "C")
+    assert label_codes(27)[:2] == ("100", "101")
+    assert {len(code) for code in label_codes(900)} == {3}
     with pytest.raises(ValueError, match="901 labels"):
-        codes(901)
+        label_codes(901)
 
 
 def test_surface_forms_of_a_code_add_up() -> None:
@@ -151,8 +151,8 @@ def test_texts_take_turns_with_a_few_orders_and_keep_theirs() -> None:
 
 
 def test_pairs_are_no_words_that_a_model_might_begin_to_speak_with() -> None:
-    assert len(set(pairs())) == len(pairs()) > 550
-    assert not {"IN", "OF", "NO", "US", "IT"} & set(pairs())
+    assert len(set(letter_pairs())) == len(letter_pairs()) > 550
+    assert not {"IN", "OF", "NO", "US", "IT"} & set(letter_pairs())
 
 
 def test_other_codes_are_read_as_the_usual_ones_are() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distill.teachers.prompting import votes
-from distill.teachers.prompting.naming import said_in
+from distill.teachers.prompting.naming import named_label, text_of
 
 LABELS = ("billing", "refund", "refund request", "card_arrival", "Spam", "not spam", "other")
 
@@ -62,7 +62,7 @@ LABELS = ("billing", "refund", "refund request", "card_arrival", "Spam", "not sp
     ],
 )
 def test_the_label_that_is_plainly_named_is_taken(text, label) -> None:
-    assert votes.read_vote(text, LABELS) == LABELS.index(label)
+    assert named_label(text, LABELS) == LABELS.index(label)
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_the_label_that_is_plainly_named_is_taken(text, label) -> None:
     ],
 )
 def test_what_may_mean_two_or_none_is_none(text) -> None:
-    assert votes.read_vote(text, LABELS) is None
+    assert named_label(text, LABELS) is None
 
 
 def test_labels_that_are_numbers_or_a_single_letter_are_read_where_they_stand_alone() -> None:
-    assert votes.read_vote('{"label": 4}', ("4", "5")) == 0
-    assert votes.read_vote("4.", ("4", "5")) == 0
-    assert votes.read_vote("I give 4 reasons", ("4", "5")) is None
-    assert votes.read_vote("A text with a cause", ("A", "B")) is None
+    assert named_label('{"label": 4}', ("4", "5")) == 0
+    assert named_label("4.", ("4", "5")) == 0
+    assert named_label("I give 4 reasons", ("4", "5")) is None
+    assert named_label("A text with a cause", ("A", "B")) is None
 
 
 def test_labels_that_differ_in_spacing_alone_are_told_apart() -> None:
     labels = ("card arrival", "card_arrival")
-    assert [votes.read_vote(text, labels) for text in ("card_arrival", "card arrival.", "card-arrival")] == [1, 0, None]
+    assert [named_label(text, labels) for text in ("card_arrival", "card arrival.", "card-arrival")] == [1, 0, None]
 
 
 def entry(confidence: object, label: str = "refund") -> str:
@@ -172,4 +172,4 @@ def test_confidences_are_read_as_they_are_meant(text, stated) -> None:
     ],
 )
 def test_the_parts_of_an_answer_are_one_text_without_what_was_thought(content, text) -> None:
-    assert said_in(content) == text
+    assert text_of(content) == text

@@ -10,13 +10,13 @@ import httpx
 import numpy as np
 import pytest
 
-from distill.teachers.account import NoAccount, Paid
-from distill.teachers.api.http import ApiError
+from distill.teachers.account import NoAccount, PaidResponse
+from distill.teachers.api.errors import ApiError
 from distill.teachers.api.pricing import Price
 from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 from distill.teachers.prompting.chat_logprobs import Dialect, adapted
-from distill.teachers.prompting.label_codes import codes, forms
+from distill.teachers.prompting.label_codes import forms, label_codes
 
 LABELS = tuple(f"label{number}" for number in range(40))
 CONFIG = {"base_url": "http://localhost:1/v1", "model": "m", "usd_per_million": Price(input=0, output=0)}
@@ -36,14 +36,14 @@ class Kept(NoAccount):
     """Keeps responses in memory."""
 
     def __init__(self) -> None:
-        self.paid: dict[str, Paid] = {}
+        self.paid: dict[str, PaidResponse] = {}
 
-    async def recall(self, key: str) -> Paid | None:
+    async def recall(self, key: str) -> PaidResponse | None:
         return self.paid.get(key)
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
         if paid is not None:
-            self.paid[key] = Paid(json.loads(json.dumps(paid.response)), paid.cost_usd, paid.seconds)
+            self.paid[key] = PaidResponse(json.loads(json.dumps(paid.response)), paid.cost_usd, paid.seconds)
 
 
 def teacher(
@@ -73,7 +73,7 @@ async def test_where_128_ids_do_not_hold_all_forms_the_likeliest_are_asked_and_t
     (answer,) = await teacher(server, labels).ask(["a text"])
     asked = server.questions[-1]["logprob_token_ids"]
     assert len(asked) == 128
-    assert {server.id_of[code] for code in codes(100)} < set(asked)
+    assert {server.id_of[code] for code in label_codes(100)} < set(asked)
     exact = truth(100) / 0.9
     assert answer.method == "logprobs"
     assert 0 < answer.tail < 0.35
@@ -238,14 +238,14 @@ async def test_what_a_server_or_model_cannot_is_said_with_what_to_do(reply: http
     ("said", "status"), [("no such model", 404), ("too long: max_tokens", 500), ("", 400), ("bad key: logprobs", 401)]
 )
 def test_what_no_other_dialect_helps_stays_as_it_is(said: str, status: int) -> None:
-    error = ApiError("it failed", status=status, said=said)
+    error = ApiError("it failed", status=status, reason=said)
     with pytest.raises(ApiError, match="it failed"):
         adapted(Dialect(), error, "it")
 
 
 def test_ids_are_asked_in_the_order_of_likelihood_and_only_where_every_code_has_one() -> None:
     ids = {"A": [1, 11], "B": [2], "C": [3, 13, 23]}
-    assert Dialect(ids=ids).asked(3) == [(1, 0), (2, 1), (3, 2), (11, 0), (13, 2), (23, 2)]
-    assert Dialect(ids=ids).asked(2) == [(1, 0), (2, 1), (11, 0)]
-    assert Dialect(ids=ids).asked(4) == []
+    assert Dialect(ids=ids).requested(3) == [(1, 0), (2, 1), (3, 2), (11, 0), (13, 2), (23, 2)]
+    assert Dialect(ids=ids).requested(2) == [(1, 0), (2, 1), (11, 0)]
+    assert Dialect(ids=ids).requested(4) == []
     assert len(forms("A")) == 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.teachers.account import NoAccount, Paid
+from distill.teachers.account import NoAccount, PaidResponse
 from distill.teachers.api.pricing import Price
 from distill.teachers.base import Answer
 from distill.teachers.errors import TeacherError
@@ -92,12 +92,12 @@ async def test_groups_are_expanded_the_heaviest_first_until_little_is_left(langu
 
 class Kept(NoAccount):
     def __init__(self) -> None:
-        self.paid: dict[str, Paid] = {}
+        self.paid: dict[str, PaidResponse] = {}
 
-    async def recall(self, key: str) -> Paid | None:
+    async def recall(self, key: str) -> PaidResponse | None:
         return self.paid.get(key)
 
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: Paid | None = None) -> None:
+    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
         if paid is not None:
             self.paid[key] = paid
 
@@ -113,7 +113,7 @@ async def test_the_calls_that_can_be_made_now_are_the_first_and_then_those_it_le
 
     async def pay(request: Any) -> None:
         response = server._complete(dict(request.body)).json()
-        account.paid[api.key(request)] = Paid(response, 0.25, 1.0)
+        account.paid[api.key(request)] = PaidResponse(response, 0.25, 1.0)
 
     await pay(first)
     then = [request for _, request in await asked.plan("1002")]

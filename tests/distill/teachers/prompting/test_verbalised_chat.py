@@ -134,7 +134,7 @@ async def test_a_model_that_reasons_first_is_told_to_need_room_and_has_it_when_g
     async with teacher(server, max_output_tokens=2000) as asked:
         (answer,) = await asked.ask(["odd"])
         ((api, request), *_) = await asked.plan("odd")
-        assert api.worst(request) > 2000 * 4 / 1e6
+        assert api.max_cost(request) > 2000 * 4 / 1e6
     assert answer.outcome == "ok"
 
 

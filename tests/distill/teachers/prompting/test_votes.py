@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from distill.teachers.prompting import votes
+from distill.teachers.prompting import naming, votes
 
 LABELS = ("billing", "Card arrival", "refund")
 
@@ -37,12 +37,12 @@ def ranking(*entries: tuple[object, object]) -> str:
     ],
 )
 def test_a_vote_names_one_label_in_whatever_case(text, label) -> None:
-    assert votes.read_vote(text, LABELS) == label
+    assert naming.named_label(text, LABELS) == label
 
 
 def test_labels_that_differ_in_case_alone_are_told_apart_and_never_guessed() -> None:
     labels = ("Apple", "apple", "pear")
-    assert [votes.label_of(name, labels) for name in ("Apple", "apple", "APPLE", "PEAR")] == [0, 1, None, 2]
+    assert [naming.label_of(name, labels) for name in ("Apple", "apple", "APPLE", "PEAR")] == [0, 1, None, 2]
 
 
 @pytest.mark.parametrize(
