@@ -9,10 +9,10 @@ written yet would make them fall, and Prometheus takes a fall for a restart from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -27,6 +27,10 @@ from service.shadow.redaction.redact import KINDS
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
 
+Samples = Iterable[tuple[Sequence[str], float]]
+"""The values of a family's labels, and its value for them."""
+
+_BAND = ("model_version", "band")
 _PER_BAND = {
     "reflux_requests": ("Answered texts.", "requests"),
     "reflux_expected_disagreement": ("Sum of the calibrated probability of disagreeing with the teacher.", "expected"),
@@ -81,132 +85,105 @@ class ShadowMetrics(Collector):
 
     def _band_counters(self) -> Iterator[Metric]:
         for name, (text, field) in _PER_BAND.items():
-            yield self._counter(name, text, getattr(self._ledger.now, field))
-        yield self._counter(
-            "reflux_shadow_resumed",
-            "Sampled texts taken over from an earlier process; they are not in sampled.",
-            np.array(self._ledger.resumed),
-        )
+            yield _counter(name, text, _BAND, self._by_band(getattr(self._ledger.now, field)))
+        text = "Sampled texts taken over from an earlier process; they are not in sampled."
+        yield _counter("reflux_shadow_resumed", text, _BAND, self._by_band(self._ledger.resumed))
 
     def _outcomes(self) -> Iterator[Metric]:
-        results = CounterMetricFamily(
-            "reflux_shadow_results", "How sampled texts ended.", labels=["model_version", "band", "outcome"]
+        samples = (
+            self._by_band(self._ledger.now.outcomes[:, column], outcome) for column, outcome in enumerate(OUTCOMES)
         )
-        for band in range(self._ledger.bands):
-            for column, outcome in enumerate(OUTCOMES):
-                count = float(self._ledger.now.outcomes[band, column])
-                results.add_metric([self._version, band_name(band), outcome], count)
-        yield results
+        yield _counter("reflux_shadow_results", "How sampled texts ended.", (*_BAND, "outcome"), *samples)
 
     def _comparisons(self) -> Iterator[Metric]:
         now = self._ledger.now
-        compared = CounterMetricFamily(
-            "reflux_shadow_compared",
-            "Completed comparisons of student and teacher.",
-            labels=["model_version", "band", "agree"],
-        )
-        sums, squares = (
-            CounterMetricFamily(name, text, labels=["model_version", "band", "kind"])
-            for name, text in (
-                ("reflux_shadow_divergence", "Sum of the divergence of student and teacher, in nats."),
-                ("reflux_shadow_divergence_sq", "Sum of the squared divergence of student and teacher."),
-            )
-        )
-        for band in range(self._ledger.bands):
-            labels = [self._version, band_name(band)]
-            compared.add_metric([*labels, "true"], float(now.agreed[band]))
-            compared.add_metric([*labels, "false"], float(now.disagreed[band]))
-            for kind, total, square in (("kl", now.kl, now.kl_sq), ("js", now.js, now.js_sq)):
-                sums.add_metric([*labels, kind], float(total[band]))
-                squares.add_metric([*labels, kind], float(square[band]))
-        yield from (compared, sums, squares)
+        text = "Completed comparisons of student and teacher."
+        samples = self._by_band(now.agreed, "true"), self._by_band(now.disagreed, "false")
+        yield _counter("reflux_shadow_compared", text, (*_BAND, "agree"), *samples)
+        text = "Sum of the divergence of student and teacher, in nats."
+        samples = self._by_band(now.kl, "kl"), self._by_band(now.js, "js")
+        yield _counter("reflux_shadow_divergence", text, (*_BAND, "kind"), *samples)
+        text = "Sum of the squared divergence of student and teacher."
+        samples = self._by_band(now.kl_sq, "kl"), self._by_band(now.js_sq, "js")
+        yield _counter("reflux_shadow_divergence_sq", text, (*_BAND, "kind"), *samples)
 
     def _pipeline(self) -> Iterator[Metric]:
         ledger, active = self._ledger, self.active
-        propensity = GaugeMetricFamily(
-            "reflux_shadow_propensity",
-            "Probability that a request is shown to the teacher.",
-            labels=["model_version", "band"],
-        )
-        for band, value in enumerate(self._propensity):
-            propensity.add_metric([self._version, band_name(band)], value if active else 0.0)
-        yield propensity
-        yield _gauge(
-            "reflux_shadow_queue_depth", "Sampled texts that wait, in memory and in the outbox.", ledger.queued
-        )
-        yield _gauge("reflux_shadow_inflight", "Sampled texts at the teacher.", sum(ledger.in_flight))
+        propensity = self._propensity if active else [0.0] * ledger.bands
+        text = "Probability that a request is shown to the teacher."
+        yield _gauge("reflux_shadow_propensity", text, _BAND, self._by_band(propensity))
         oldest = active.oldest_age if active else None
-        yield _gauge(
-            "reflux_shadow_oldest_age_seconds", "Age of the oldest sampled text without an outcome.", oldest or 0.0
-        )
-        redactions = CounterMetricFamily("reflux_shadow_redactions", "Placeholders put into texts.", labels=["kind"])
-        for kind in KINDS:
-            redactions.add_metric([kind], ledger.redactions[kind])
-        yield redactions
-        defects = CounterMetricFamily("reflux_shadow_defects", "Answered texts that could not be counted.")
-        defects.add_metric([], ledger.defects)
-        yield defects
+        for name, text, value in (
+            ("queue_depth", "Sampled texts that wait, in memory and in the outbox.", ledger.queued),
+            ("inflight", "Sampled texts at the teacher.", sum(ledger.in_flight)),
+            ("oldest_age_seconds", "Age of the oldest sampled text without an outcome.", oldest or 0.0),
+            ("breaker_state", "0 closed, 1 half-open, 2 open.", active.worker.breaker.state if active else 0),
+        ):
+            yield _gauge(f"reflux_shadow_{name}", text, (), [((), value)])
+        redactions = [((kind,), ledger.redactions[kind]) for kind in KINDS]
+        yield _counter("reflux_shadow_redactions", "Placeholders put into texts.", ("kind",), redactions)
+        text = "Answered texts that could not be counted."
+        yield _counter("reflux_shadow_defects", text, (), [((), ledger.defects)])
 
     def _teacher(self) -> Iterator[Metric]:
         active, now = self.active, self._ledger.now
-        state = active.worker.breaker.state if active else 0
-        yield _gauge("reflux_shadow_breaker_state", "0 closed, 1 half-open, 2 open.", state)
-        cost = CounterMetricFamily("reflux_shadow_cost_usd", "What the teacher cost.", labels=["teacher"])
-        tokens = CounterMetricFamily("reflux_shadow_tokens", "Tokens the teacher read.", labels=["teacher"])
-        budget = GaugeMetricFamily(
-            "reflux_shadow_budget_usd_per_hour", "What the teacher may cost; +Inf for no limit.", labels=["teacher"]
-        )
         info = InfoMetricFamily("reflux_teacher", "The teacher that answers are compared with.")
+        cost, tokens, budget = [], [], []
         if active:
-            name = active.teacher.name
-            limit = active.worker.budget.usd_per_hour
-            cost.add_metric([name], float(now.cost_usd.sum()))
-            tokens.add_metric([name], float(now.tokens.sum()))
-            budget.add_metric([name], math.inf if limit is None else limit)
-            info.add_metric([], {"teacher": name, "fingerprint": active.teacher.version})
-        yield from (cost, tokens, budget, info)
+            teacher, limit = (active.teacher.name,), active.worker.budget.usd_per_hour
+            cost.append((teacher, float(now.cost_usd.sum())))
+            tokens.append((teacher, float(now.tokens.sum())))
+            budget.append((teacher, math.inf if limit is None else limit))
+            info.add_metric([], {"teacher": active.teacher.name, "fingerprint": active.teacher.version})
+        yield _counter("reflux_shadow_cost_usd", "What the teacher cost.", ("teacher",), cost)
+        yield _counter("reflux_shadow_tokens", "Tokens the teacher read.", ("teacher",), tokens)
+        text = "What the teacher may cost; +Inf for no limit."
+        yield _gauge("reflux_shadow_budget_usd_per_hour", text, ("teacher",), budget)
+        yield info
 
     def _gap(self) -> Iterator[Metric]:
         yield self._log_likelihood_ratios()
-        yield self._versioned(
-            "reflux_gap_edetector", "Evidence that disagreement rose above its ceilings.", self._ledger.detector.value
-        )
         found = estimate(self._ledger.totals.counts())
-        values = (found.gap, found.lower, found.upper) if found else (None,) * 3
-        yield self._versioned("reflux_gap_ratio", "Live gap since this version met this teacher.", values[0])
-        yield self._versioned("reflux_gap_lower", "Lower end of its 95 % interval.", values[1])
-        yield self._versioned("reflux_gap_upper", "Upper end of its 95 % interval.", values[2])
+        gap, lower, upper = (found.gap, found.lower, found.upper) if found else (None, None, None)
+        for name, text, value in (
+            ("edetector", "Evidence that disagreement rose above its ceilings.", self._ledger.detector.value),
+            ("ratio", "Live gap since this version met this teacher.", gap),
+            ("lower", "Lower end of its 95 % interval.", lower),
+            ("upper", "Upper end of its 95 % interval.", upper),
+        ):
+            # Without a value there is no series: NaN would spoil sums over pods.
+            samples = [] if value is None else [((self._version,), value)]
+            yield _gauge(f"reflux_gap_{name}", text, ("model_version",), samples)
 
     def _log_likelihood_ratios(self) -> Metric:
         """Return what one comparison adds to the log e-value of each alternative, for alerting rules."""
-        family = GaugeMetricFamily(
-            "reflux_gap_llr",
-            "Log likelihood ratio of one comparison, for an alternative to the ceiling of its band.",
-            labels=["model_version", "band", "alt", "agree"],
-        )
         bands = self._ledger.bands
         disagree, agree = log_factors(self._reference.null)
-        rows = [(f"{factor:g}", position * bands) for position, factor in enumerate(BAND_FACTORS)]
-        for band in range(bands):
-            for alt, row in [*((alt, first + band) for alt, first in rows), ("spread", len(rows) * bands)]:
-                labels = [self._version, band_name(band), alt]
-                family.add_metric([*labels, "true"], float(agree[row, band]))
-                family.add_metric([*labels, "false"], float(disagree[row, band]))
-        return family
+        every = np.arange(bands)
+        rows = {f"{factor:g}": position * bands + every for position, factor in enumerate(BAND_FACTORS)}
+        rows["spread"] = np.full(bands, len(BAND_FACTORS) * bands)
+        samples = (
+            self._by_band(factors[row, every], alt, value)
+            for alt, row in rows.items()
+            for value, factors in (("true", agree), ("false", disagree))
+        )
+        text = "Log likelihood ratio of one comparison, for an alternative to the ceiling of its band."
+        return _gauge("reflux_gap_llr", text, (*_BAND, "alt", "agree"), *samples)
 
-    def _counter(self, name: str, text: str, values: npt.NDArray[np.generic]) -> CounterMetricFamily:
-        family = CounterMetricFamily(name, text, labels=["model_version", "band"])
-        for band, value in enumerate(values):
-            family.add_metric([self._version, band_name(band)], float(value))
-        return family
-
-    def _versioned(self, name: str, text: str, value: float | None) -> GaugeMetricFamily:
-        """Return a gauge of this version; without a value it has no series, for sums over pods would take NaN along."""
-        family = GaugeMetricFamily(name, text, labels=["model_version"])
-        if value is not None:
-            family.add_metric([self._version], value)
-        return family
+    def _by_band(self, values: Iterable[float], *more: str) -> Samples:
+        """Yield one sample per band; `more` are the values of the labels after the band."""
+        return (((self._version, band_name(band), *more), float(value)) for band, value in enumerate(values))
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, value=float(value))
+def _counter(name: str, text: str, labels: Sequence[str], *samples: Samples) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, value in chain(*samples):
+        family.add_metric(values, value)
+    return family
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], *samples: Samples) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, value in chain(*samples):
+        family.add_metric(values, value)
+    return family

@@ -1,10 +1,12 @@
-"""Who may ask: keys, their rates, their rotation, and what is open to all."""
+"""Who may use the service: keys, their rates, their rotation, and what needs no key."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -22,33 +24,46 @@ PROBES = ("/livez", "/readyz", "/startupz", "/health", "/ping", "/v2/health/live
 NO_SECRETS = ("/", "/docs", "/docs/swagger-ui.css", "/openapi.json")
 
 
+@dataclass
+class Guarded:
+    """A client of an app with keys, and the keys."""
+
+    client: httpx.AsyncClient
+    keys: Keys
+
+    async def classify(self, key: str, body: Any = TEXT, **headers: str) -> httpx.Response:
+        return await self.client.post("/classify", json=body, headers={**bearer(key), **headers})
+
+    async def statuses(self, *keys: str) -> list[int]:
+        """The status that each key gets."""
+        return [(await self.client.get("/model", headers=bearer(key))).status_code for key in keys]
+
+    async def admitted(self) -> dict[tuple[str, str], float]:
+        """The samples of `reflux_key_requests_total` that are not 0."""
+        return {
+            (sample.labels["key"], sample.labels["outcome"]): sample.value
+            for family in text_string_to_metric_families((await self.client.get("/metrics")).text)
+            for sample in family.samples
+            if sample.name == "reflux_key_requests_total" and sample.value
+        }
+
+
 @pytest.fixture
 def guarded(make_settings):
-    """`async with guarded(path, **settings) as (client, state)`: an app with keys."""
+    """`async with guarded(path, **settings) as service`: an app with the keys of a file."""
 
     @asynccontextmanager
     async def run(path, **settings):
         app = create_app(make_settings(api_keys=path, **settings))
         async with app.router.lifespan_context(app):
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://reflux") as client:
-                yield client, app.state.reflux
+                yield Guarded(client, app.state.reflux.keys)
 
     return run
 
 
 def bearer(key):
     return {"authorization": f"Bearer {key}"}
-
-
-async def admitted(client):
-    """The samples of `reflux_key_requests_total` that are not 0."""
-    families = text_string_to_metric_families((await client.get("/metrics")).text)
-    return {
-        (sample.labels["key"], sample.labels["outcome"]): sample.value
-        for family in families
-        for sample in family.samples
-        if sample.name == "reflux_key_requests_total" and sample.value
-    }
 
 
 @pytest.mark.parametrize(
@@ -61,9 +76,9 @@ async def admitted(client):
     ],
 )
 async def test_a_key_is_taken_from_either_header(guarded, write_keys, headers):
-    async with guarded(write_keys(other="wrong", tickets="right")) as (client, _):
-        assert (await client.post("/classify", json=TEXT, headers=headers)).status_code == 200
-        assert await admitted(client) == {("tickets", "allowed"): 1}
+    async with guarded(write_keys(other="wrong", tickets="right")) as service:
+        assert (await service.client.post("/classify", json=TEXT, headers=headers)).status_code == 200
+        assert await service.admitted() == {("tickets", "allowed"): 1}
 
 
 @pytest.mark.parametrize(
@@ -80,20 +95,19 @@ async def test_a_key_is_taken_from_either_header(guarded, write_keys, headers):
         ({**bearer("wrong"), "x-api-key": "right"}, "not known"),
     ],
 )
-@pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/classify"), ("GET", "/model"), ("GET", "/nope"), ("POST", "/livez")]
-)
-async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, method, path, headers, message):
-    async with guarded(write_keys(tickets="right")) as (client, _):
-        given = {"x-request-id": "mine", **headers}
-        response = await client.request(method, path, json=TEXT, headers=given)
-        assert response.status_code == 401
-        assert response.headers["www-authenticate"] == "Bearer"
-        assert response.headers["x-request-id"] == "mine"
-        error = response.json()["error"]
-        assert (error["code"], error["request_id"]) == ("unauthorised", "mine")
-        assert message in error["message"]
-        assert await admitted(client) == {("", "unauthorised"): 1}
+async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, headers, message):
+    asked = [("POST", "/classify"), ("GET", "/model"), ("GET", "/nope"), ("POST", "/livez")]
+    async with guarded(write_keys(tickets="right")) as service:
+        for method, path in asked:
+            given = {"x-request-id": "mine", **headers}
+            response = await service.client.request(method, path, json=TEXT, headers=given)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.headers["x-request-id"] == "mine"
+            error = response.json()["error"]
+            assert (error["code"], error["request_id"]) == ("unauthorised", "mine")
+            assert message in error["message"]
+        assert await service.admitted() == {("", "unauthorised"): len(asked)}
 
 
 @pytest.mark.parametrize(
@@ -107,11 +121,11 @@ async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, meth
         ("/classify", lambda error: error["error"]["message"]),
     ],
 )
-async def test_a_client_of_any_protocol_is_told_so_at_the_door_as_it_reads_errors(guarded, write_keys, path, told):
-    async with guarded(write_keys(tickets="right:rate=0.01/s")) as (client, _):
-        assert "a key is needed" in told((await client.post(path, json={})).json())
-        await client.post("/classify", json=TEXT, headers=bearer("right"))
-        limited = await client.post(path, json={}, headers=bearer("right"))
+async def test_a_client_of_any_protocol_is_refused_in_the_shape_that_it_reads(guarded, write_keys, path, told):
+    async with guarded(write_keys(tickets="right:rate=0.01/s")) as service:
+        assert "a key is needed" in told((await service.client.post(path, json={})).json())
+        await service.classify("right")
+        limited = await service.client.post(path, json={}, headers=bearer("right"))
         assert limited.status_code == 429
         assert "this key has 0.01 texts a second" in told(limited.json())
 
@@ -131,92 +145,81 @@ async def test_without_a_key_the_body_is_not_read(make_settings, write_keys):
     assert sent[0]["status"] == 401
 
 
-async def test_probes_metrics_and_pages_are_open(guarded, write_keys):
-    async with guarded(write_keys(tickets="right")) as (client, _):
-        for path in (*PROBES, *NO_SECRETS, "/metrics"):
-            assert (await client.get(path)).status_code == 200
-        assert await admitted(client) == {}
-
-
-async def test_metrics_can_be_closed(guarded, write_keys):
-    async with guarded(write_keys(tickets="right"), metrics_open=False) as (client, _):
-        assert (await client.get("/metrics")).status_code == 401
-        assert (await client.get("/metrics", headers=bearer("right"))).status_code == 200
+@pytest.mark.parametrize(("settings", "open_metrics"), [({}, True), ({"metrics_open": False}, False)])
+async def test_probes_and_pages_need_no_key_and_metrics_as_is_set(guarded, write_keys, settings, open_metrics):
+    async with guarded(write_keys(tickets="right"), **settings) as service:
+        for path in (*PROBES, *NO_SECRETS):
+            assert (await service.client.get(path)).status_code == 200
+        assert (await service.client.get("/metrics")).status_code == (200 if open_metrics else 401)
+        page = (await service.client.get("/metrics", headers=bearer("right"))).text
+        page = (await service.client.get("/metrics", headers=bearer("right"))).text
+        assert not open_metrics or await service.admitted() == {}
+    series = [("tickets", "allowed"), ("tickets", "limited"), ("tickets", "forbidden"), ("", "unauthorised")]
+    for name, outcome in series:  # at zero, too
+        assert f'reflux_key_requests_total{{key="{name}",outcome="{outcome}"}} ' in page
 
 
 async def test_only_an_admin_may_administer(guarded, write_keys):
-    async with guarded(write_keys(tickets="right", boss="master:admin"), admin=True) as (client, _):
+    async with guarded(write_keys(tickets="right", boss="master:admin"), admin=True) as service:
+        client = service.client
         response = await client.post("/admin/reload", headers={**bearer("right"), "x-request-id": "mine"})
         assert (response.status_code, response.json()["error"]["code"]) == (403, "forbidden")
         assert response.headers["x-request-id"] == "mine"
         assert (await client.post("/admin/reload")).status_code == 401
         assert (await client.post("/admin/reload", headers=bearer("master"))).status_code == 200
-        assert (await client.post("/classify", json=TEXT, headers=bearer("master"))).status_code == 200
-        assert await admitted(client) == {
+        assert (await service.classify("master")).status_code == 200
+        assert await service.admitted() == {
             ("tickets", "forbidden"): 1,
             ("", "unauthorised"): 1,
             ("boss", "allowed"): 2,
         }
 
 
-async def test_every_series_of_a_key_is_there_at_zero(guarded, write_keys):
-    async with guarded(write_keys(tickets="right")) as (client, _):
-        page = (await client.get("/metrics")).text
-    for name, outcome in [*(("tickets", one) for one in ("allowed", "limited", "forbidden")), ("", "unauthorised")]:
-        assert f'reflux_key_requests_total{{key="{name}",outcome="{outcome}"}} 0.0' in page
-
-
 async def test_the_log_names_the_key_and_does_not_hold_it(guarded, write_keys):
-    async with guarded(write_keys(tickets="right"), access_log=True) as (client, _):
+    async with guarded(write_keys(tickets="right"), access_log=True) as service:
         with capture_logs() as events:
-            await client.post("/classify", json=TEXT, headers=bearer("right"))
-            await client.post("/classify", json=TEXT, headers=bearer("wrong"))
+            await service.classify("right")
+            await service.classify("wrong")
     assert [event["key"] for event in events if event["event"] == "request"] == ["tickets", None]
     assert "right" not in str(events)
     assert "wrong" not in str(events)
 
 
 async def test_a_rate_is_of_texts_and_the_refusal_says_when_to_come_again(guarded, write_keys):
-    async with guarded(write_keys(tickets="slow:rate=0.01/s", other="fast")) as (client, _):
-        asked = {"texts": ["invoice"] * 5}
-        assert (await client.post("/classify", json=asked, headers=bearer("slow"))).status_code == 200
-        response = await client.post("/classify", json=TEXT, headers={**bearer("slow"), "x-request-id": "mine"})
+    async with guarded(write_keys(tickets="slow:rate=0.01/s", other="fast")) as service:
+        assert (await service.classify("slow", {"texts": ["invoice"] * 5})).status_code == 200
+        response = await service.classify("slow", **{"x-request-id": "mine"})
         assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limited")
         assert response.headers["x-request-id"] == "mine"
         assert 400 < int(response.headers["retry-after"]) <= 500
-        assert (await client.post("/classify", json=TEXT, headers=bearer("fast"))).status_code == 200
-        assert await admitted(client) == {
+        assert (await service.classify("fast")).status_code == 200
+        assert await service.admitted() == {
             ("tickets", "allowed"): 1,
             ("tickets", "limited"): 1,
             ("other", "allowed"): 1,
         }
-
-
-async def test_a_key_with_nothing_left_is_refused_before_its_body_is_read(guarded, write_keys):
-    async with guarded(write_keys(tickets="slow:rate=0.01/s")) as (client, _):
-        assert (await client.post("/classify", json=TEXT, headers=bearer("slow"))).status_code == 200
-        response = await client.post("/classify", content=b"no JSON", headers=bearer("slow"))
+        # It is refused before its body is read.
+        response = await service.client.post("/classify", content=b"no JSON", headers=bearer("slow"))
         assert response.json()["error"]["code"] == "rate_limited"
 
 
 async def test_requests_at_once_do_not_get_past_the_rate(guarded, write_keys):
-    async with guarded(write_keys(tickets="slow:rate=0.01/s")) as (client, _):
-        asking = (client.post("/classify", json=TEXT, headers=bearer("slow")) for _ in range(20))
-        statuses = [response.status_code for response in await asyncio.gather(*asking)]
-        assert sorted(statuses) == [200, *[429] * 19]
-        assert await admitted(client) == {("tickets", "allowed"): 1, ("tickets", "limited"): 19}
+    async with guarded(write_keys(tickets="slow:rate=0.01/s")) as service:
+        answered = await asyncio.gather(*(service.classify("slow") for _ in range(20)))
+        assert sorted(response.status_code for response in answered) == [200, *[429] * 19]
+        assert await service.admitted() == {("tickets", "allowed"): 1, ("tickets", "limited"): 19}
 
 
 @pytest.mark.parametrize(("path", "body"), [("/classify", TEXT), ("/predict", {"inputs": "invoice"})])
 async def test_what_there_is_no_room_for_costs_a_key_nothing(guarded, write_keys, path, body):
-    async with guarded(write_keys(tickets="slow:rate=0.01/s")) as (client, _):
+    async with guarded(write_keys(tickets="slow:rate=0.01/s")) as service:
         hurried = {**bearer("slow"), "x-request-timeout-ms": "0.001"}  # less than any text takes
         for _ in range(3):
-            response = await client.post(path, json=body, headers=hurried)
+            response = await service.client.post(path, json=body, headers=hurried)
             assert response.status_code == 429
             assert "this key" not in response.text
-        assert (await client.post("/classify", json=TEXT, headers=bearer("slow"))).status_code == 200
-        assert (await client.post("/classify", json=TEXT, headers=bearer("slow"))).status_code == 429
+        assert (await service.classify("slow")).status_code == 200
+        assert (await service.classify("slow")).status_code == 429
 
 
 def test_over_time_a_caller_gets_its_rate_in_requests_of_any_size():
@@ -250,61 +253,57 @@ def test_what_is_not_asked_is_not_saved_up_beyond_a_second():
 
 
 async def test_keys_are_rotated_without_a_restart(guarded, write_keys):
-    async with guarded(write_keys(tickets="old")) as (client, state):
-
-        async def statuses():
-            return [(await client.get("/model", headers=bearer(key))).status_code for key in ("old", "new")]
-
-        assert await statuses() == [200, 401]
+    async with guarded(write_keys(tickets="old")) as service:
+        assert await service.statuses("old", "new") == [200, 401]
         write_keys(tickets="old", tickets__2="new")
-        state.keys.refresh()
-        assert await statuses() == [200, 200]
+        service.keys.refresh()
+        assert await service.statuses("old", "new") == [200, 200]
         write_keys(tickets="new")
-        state.keys.refresh()
-        assert await statuses() == [401, 200]
+        service.keys.refresh()
+        assert await service.statuses("old", "new") == [401, 200]
 
 
-async def test_the_file_is_checked_at_by_itself_once_a_second(guarded, write_keys, monkeypatch):
-    async with guarded(write_keys(tickets="old")) as (client, state):
+async def test_the_file_is_looked_at_by_itself_once_a_second(guarded, write_keys, monkeypatch):
+    async with guarded(write_keys(tickets="old")) as service:
         looks = []
         monkeypatch.setattr(Keys, "refresh", lambda _: looks.append(1))
-        state.keys._checked -= 10
-        for _ in range(3):
-            await client.get("/model", headers=bearer("old"))
+        service.keys._checked -= 10
+        await service.statuses("old", "old", "old")
     assert len(looks) == 1
 
 
-async def test_a_file_that_no_longer_fits_leaves_the_keys_and_is_told_once(guarded, write_keys):
+def replace(path, make):
+    path.unlink()
+    make(path)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda path: path.write_text("hunter2"),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text(key_line("tickets", "right") + "\n" + key_line("other", "more")[:40]),
+        lambda path: replace(path, os.mkdir),
+        lambda path: replace(path, os.mkfifo),
+    ],
+    ids=["text", "bytes", "half", "directory", "pipe"],
+)
+async def test_an_invalid_file_leaves_the_keys_and_is_logged_once(guarded, write_keys, break_it):
     path = write_keys(tickets="right")
-    async with guarded(path) as (client, state):
-
-        def replace(make):
-            path.unlink()
-            make(path)
-
-        def half():
-            path.write_text(key_line("tickets", "right") + "\n" + key_line("other", "more")[:40])
-
-        breaks = (
-            lambda: path.write_text("hunter2"),
-            lambda: path.write_bytes(b"\xff\xfe"),
-            half,
-            lambda: replace(os.mkdir),
-            lambda: path.rmdir() or os.mkfifo(path),
-        )
-        for break_it in breaks:
-            with capture_logs() as events:
-                break_it()
-                state.keys.refresh()
-                state.keys.refresh()
-                assert (await client.get("/model", headers=bearer("right"))).status_code == 200
-            assert [event["log_level"] for event in events] == ["error"]
-            assert "previous keys stay in force" in str(events)
-            assert "hunter2" not in str(events)
+    async with guarded(path) as service:
+        with capture_logs() as events:
+            break_it(path)
+            service.keys.refresh()
+            service.keys.refresh()
+            assert await service.statuses("right") == [200]
+        assert [event["log_level"] for event in events] == ["error"]
+        assert "previous keys stay in force" in str(events)
+        assert "hunter2" not in str(events)
+        if path.is_dir():
+            path.rmdir()
         write_keys(tickets="new")
-        state.keys.refresh()
-        assert (await client.get("/model", headers=bearer("new"))).status_code == 200
-        assert (await client.get("/model", headers=bearer("right"))).status_code == 401
+        service.keys.refresh()
+        assert await service.statuses("new", "right") == [200, 401]
 
 
 @pytest.mark.parametrize(
@@ -313,30 +312,26 @@ async def test_a_file_that_no_longer_fits_leaves_the_keys_and_is_told_once(guard
         lambda path: path.write_text(""),
         lambda path: path.write_text("# nobody any more\n\n"),
         lambda path: path.unlink(),
-        lambda path: (path.unlink(), path.symlink_to(path.parent / "nowhere")),
+        lambda path: replace(path, lambda path: path.symlink_to(path.parent / "nowhere")),
     ],
     ids=["emptied", "comments", "deleted", "dangling"],
 )
 async def test_an_emptied_or_deleted_file_revokes_all_keys_and_is_told_once(guarded, write_keys, empty):
     path = write_keys(tickets="right", boss="master:admin")
-    async with guarded(path, admin=True) as (client, state):
-
-        async def status():
-            return (await client.get("/model", headers=bearer("right"))).status_code
-
-        assert await status() == 200
+    async with guarded(path, admin=True) as service:
+        assert await service.statuses("right") == [200]
         with capture_logs() as events:
             empty(path)
-            state.keys.refresh()
-            assert [await status(), await status()] == [401, 401]
-            assert (await client.post("/admin/reload", headers=bearer("master"))).status_code == 401
+            service.keys.refresh()
+            assert await service.statuses("right", "right") == [401, 401]
+            assert (await service.client.post("/admin/reload", headers=bearer("master"))).status_code == 401
         errors = [event for event in events if event["log_level"] == "error"]
         assert [event["event"] for event in errors] == ["all keys are revoked"]
         assert str(path) in errors[0]["error"]
         path.write_text("half a li")
-        assert await status() == 401
+        assert await service.statuses("right") == [401]
         write_keys(tickets="right")
-        assert await status() == 200  # without waiting for the next second
+        assert await service.statuses("right") == [200]  # without waiting for the next second
 
 
 async def test_a_mounted_secret_is_exchanged_by_its_link(guarded, tmp_path):
@@ -345,24 +340,21 @@ async def test_a_mounted_secret_is_exchanged_by_its_link(guarded, tmp_path):
         (tmp_path / str(number) / "keys").write_text(key_line("tickets", key))
     (tmp_path / "..data").symlink_to("0")
     (tmp_path / "keys").symlink_to("..data/keys")
-    async with guarded(tmp_path / "keys") as (client, state):
-        assert (await client.get("/model", headers=bearer("old"))).status_code == 200
+    async with guarded(tmp_path / "keys") as service:
+        assert await service.statuses("old") == [200]
         (tmp_path / "..new").symlink_to("1")
         (tmp_path / "..new").rename(tmp_path / "..data")
-        state.keys.refresh()
-        assert (await client.get("/model", headers=bearer("old"))).status_code == 401
-        assert (await client.get("/model", headers=bearer("new"))).status_code == 200
+        service.keys.refresh()
+        assert await service.statuses("old", "new") == [401, 200]
 
 
 async def test_another_key_for_a_name_does_not_give_its_rate_anew(guarded, write_keys):
-    async with guarded(write_keys(tickets="old:rate=0.01/s")) as (client, state):
-        assert (await client.post("/classify", json=TEXT, headers=bearer("old"))).status_code == 200
-        write_keys(tickets="new:rate=0.01/s")
-        state.keys.refresh()
-        assert (await client.post("/classify", json=TEXT, headers=bearer("new"))).status_code == 429
-        write_keys(tickets="new:rate=9/s")
-        state.keys.refresh()
-        assert (await client.post("/classify", json=TEXT, headers=bearer("new"))).status_code == 200
+    async with guarded(write_keys(tickets="old:rate=0.01/s")) as service:
+        assert (await service.classify("old")).status_code == 200
+        for options, status in (("rate=0.01/s", 429), ("rate=9/s", 200)):
+            write_keys(tickets=f"new:{options}")
+            service.keys.refresh()
+            assert (await service.classify("new")).status_code == status
 
 
 def test_a_file_that_does_not_fit_stops_the_start(make_settings, tmp_path):
@@ -384,8 +376,8 @@ def test_every_key_is_compared_whichever_fits(write_keys, monkeypatch):
 
 
 async def test_the_document_says_which_operations_need_a_key(guarded, write_keys, client):
-    async with guarded(write_keys(tickets="right"), admin=True) as (secured, _):
-        paths = (await secured.get("/openapi.json")).json()["paths"]
+    async with guarded(write_keys(tickets="right"), admin=True) as secured:
+        paths = (await secured.client.get("/openapi.json")).json()["paths"]
     assert "401" in paths["/classify"]["post"]["responses"]
     assert paths["/classify"]["post"]["security"] == [{"bearer": []}, {"header": []}]
     assert {"401", "403"} <= set(paths["/admin/reload"]["post"]["responses"])

@@ -12,11 +12,15 @@ def run(breaker: Breaker, *, failures: int, successes: int) -> None:
         breaker.record(ticket, success=index >= failures)
 
 
-def opened(clock: Clock) -> Breaker:
+def probing(clock: Clock) -> tuple[Breaker, int]:
+    """Return a breaker that opened and has let a probe through, and the probe's ticket."""
     breaker = Breaker(clock)
     run(breaker, failures=20, successes=0)
     assert breaker.state is State.OPEN
-    return breaker
+    clock.now += 30
+    probe = breaker.allow()
+    assert probe is not None
+    return breaker, probe
 
 
 def test_opens_at_half_of_twenty():
@@ -44,11 +48,7 @@ def test_failures_are_forgotten_after_the_window():
 
 
 def test_one_probe_decides():
-    clock = Clock()
-    breaker = opened(clock)
-    clock.now += 30
-    probe = breaker.allow()
-    assert probe is not None
+    breaker, probe = probing(Clock())
     assert breaker.state is State.HALF_OPEN
     assert breaker.allow() is None
     breaker.record(probe, success=True)
@@ -59,10 +59,7 @@ def test_one_probe_decides():
 
 def test_a_failed_probe_waits_again():
     clock = Clock()
-    breaker = opened(clock)
-    clock.now += 30
-    probe = breaker.allow()
-    assert probe is not None
+    breaker, probe = probing(clock)
     breaker.record(probe, success=False)
     assert breaker.state is State.OPEN
     clock.now += 29
@@ -85,10 +82,7 @@ def test_a_call_from_before_says_nothing_about_the_probe():
 
 def test_a_probe_that_shows_nothing_leaves_it_to_another_after_a_pause():
     clock = Clock()
-    breaker = opened(clock)
-    clock.now += 30
-    probe = breaker.allow()
-    assert probe is not None
+    breaker, probe = probing(clock)
     breaker.release(probe)
     assert breaker.allow() is None
     clock.now += 30

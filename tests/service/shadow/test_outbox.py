@@ -211,37 +211,42 @@ def test_labels_are_kept_beside_the_rows(path):
         assert reader.execute("SELECT * FROM bundles").fetchall() == [("v1", '["a", "b"]')]
 
 
-def test_another_schema_is_refused(path):
+def another_schema(path: Path) -> None:
     make(path).close()
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
-    with pytest.raises(OutboxError, match="schema 99, this version reads 1; move the file away"):
-        make(path)
 
 
-def test_another_programs_database_is_refused(tmp_path):
-    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+def another_program(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE rows (a)")
-    with pytest.raises(OutboxError, match=r"another program's database; set shadow\.path"):
-        make(tmp_path / "other.sqlite")
 
 
-def test_what_is_no_database_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no database " * 100)
-    with pytest.raises(OutboxError, match=r"move the file away, or set shadow\.path"):
-        make(tmp_path / "notes.txt")
+def text_file(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("no database " * 100)
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OutboxError, match="file"):
-        make(tmp_path / "file" / "shadow.sqlite")
-    (tmp_path / "directory.sqlite").mkdir()
-    with pytest.raises(OutboxError, match=r"set shadow\.path to a file"):
-        make(tmp_path / "directory.sqlite")
-    os.mkfifo(tmp_path / "pipe.sqlite")
-    with pytest.raises(OutboxError, match=r"not a regular file; set shadow\.path to a file"):
-        make(tmp_path / "pipe.sqlite")
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (another_schema, "schema 99, this version reads 1; move the file away"),
+        (another_program, r"another program's database; set shadow\.path"),
+        (
+            lambda path: path.parent.mkdir() or path.write_text("text " * 100),
+            r"move the file away, or set shadow\.path",
+        ),
+        (lambda path: path.parent.touch(), "new"),
+        (lambda path: path.mkdir(parents=True), r"set shadow\.path to a file"),
+        (lambda path: path.parent.mkdir() or os.mkfifo(path), r"not a regular file; set shadow\.path to a file"),
+    ],
+    ids=["another schema", "another program", "text", "below a file", "directory", "pipe"],
+)
+def test_what_is_no_outbox_is_refused_with_the_remedy(path, spoil, told):
+    spoil(path)
+    with pytest.raises(OutboxError, match=told):
+        make(path)
 
 
 def test_a_full_disk_is_an_error_that_passes(path):

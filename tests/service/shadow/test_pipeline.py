@@ -128,27 +128,20 @@ async def test_the_report_is_json_in_every_state(make_shadow):
     assert all(state.keys() == states[0].keys() for state in states)
 
 
-async def test_the_teacher_and_the_disk_see_texts_without_the_telephone_numbers_of_the_named_countries(make_shadow):
-    shadow = await make_shadow(phone_countries=["DE"]).start()
-    shadow.observe(text="０３０ １２３４５６７ oder a@b.org")
-    await shadow.settled()
-    assert shadow.teacher.asked == ["<PHONE> oder <EMAIL>"]
-    assert shadow.rows("text") == [("<PHONE> oder <EMAIL>",)]
-    assert shadow.metric("shadow_redactions_total", kind="PHONE") == 1
+PER_BAND = ("requests", "expected_disagreement", "shadow_sampled", "shadow_resumed", "shadow_weight")
 
 
-async def test_every_label_set_exists_from_the_start(make_shadow):
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("shadow_results", {"outcome": str(outcome)}) for outcome in OUTCOMES]
+    + [("shadow_compared", {"agree": agrees}) for agrees in ("true", "false")]
+    + [(name, {}) for name in PER_BAND],
+)
+async def test_every_label_set_exists_from_the_start(make_shadow, name, labels):
     shadow = make_shadow()
     for band in range(5):
-        for outcome in OUTCOMES:
-            labels = {"model_version": VERSION, "band": f"b{band}", "outcome": str(outcome)}
-            assert shadow.registry.get_sample_value("reflux_shadow_results_total", labels) == 0
-        for agree_label in ("true", "false"):
-            labels = {"model_version": VERSION, "band": f"b{band}", "agree": agree_label}
-            assert shadow.registry.get_sample_value("reflux_shadow_compared_total", labels) == 0
-        for name in ("requests", "expected_disagreement", "shadow_sampled", "shadow_resumed", "shadow_weight"):
-            labels = {"model_version": VERSION, "band": f"b{band}"}
-            assert shadow.registry.get_sample_value(f"reflux_{name}_total", labels) == 0
+        everything = {"model_version": VERSION, "band": f"b{band}", **labels}
+        assert shadow.registry.get_sample_value(f"reflux_{name}_total", everything) == 0
 
 
 async def test_a_gap_has_no_series_before_the_first_comparison_and_no_gauge_is_nan(make_shadow):
@@ -189,17 +182,22 @@ async def test_the_log_evalue_can_be_had_from_counters_and_constants(make_shadow
     assert math.log(mean) == pytest.approx(shadow.pipeline.gap()["evidence"]["log_evalue"])
 
 
-async def test_texts_are_redacted_before_disk_and_teacher(make_shadow):
-    shadow = await make_shadow().start()
-    shadow.observe(text="I am jane@example.org, card 4111 1111 1111 1111")
+@pytest.mark.parametrize(
+    ("text", "left", "countries", "kind"),
+    [
+        ("I am jane@example.org, card 4111 1111 1111 1111", "I am <EMAIL>, card <CARD>", [], "CARD"),
+        ("０３０ １２３４５６７ oder a@b.org", "<PHONE> oder <EMAIL>", ["DE"], "PHONE"),
+    ],
+)
+async def test_texts_are_redacted_before_disk_and_teacher(make_shadow, text, left, countries, kind):
+    shadow = await make_shadow(phone_countries=countries).start()
+    shadow.observe(text=text)
     await shadow.settled()
-    assert shadow.teacher.asked == ["I am <EMAIL>, card <CARD>"]
-    assert shadow.rows("text") == [("I am <EMAIL>, card <CARD>",)]
-    assert shadow.metric("shadow_redactions_total", kind="EMAIL") == 1
-    for file in shadow.settings.path.parent.glob("shadow.sqlite*"):
-        content = file.read_bytes()
-        assert b"jane" not in content
-        assert b"4111" not in content
+    assert shadow.teacher.asked == [left]
+    assert shadow.rows("text") == [(left,)]
+    assert shadow.metric("shadow_redactions_total", kind=kind) == 1
+    content = b"".join(file.read_bytes() for file in shadow.settings.path.parent.glob("shadow.sqlite*"))
+    assert not any(private in content for private in (b"jane", b"4111", "１２３".encode(), b"a@b"))
 
 
 @pytest.mark.parametrize(("configured", "taken", "at_once"), [(8, 1, 1), (2, 5, 2), (3, 3, 3)])

@@ -54,24 +54,22 @@ async def test_rows_not_asked_yet_are_picked_up(make_shadow):
     assert again.pipeline.gap()["counts"]["sampled"] == again.pipeline.gap()["counts"]["requests"] == 20
 
 
-async def test_dropped_texts_are_remembered_too(make_shadow):
-    shadow = await make_shadow(queue_rows=5).start()
-    shadow.observe(12)
+@pytest.mark.parametrize(
+    ("settings", "count", "counts", "dropped"),
+    [
+        ({"queue_rows": 5}, 12, {"requests": 12, "sampled": 12, "compared": 5, "disagreements": 0}, 7),
+        ({"rate": 1e-9}, 9, {"requests": 9, "sampled": 0, "compared": 0, "disagreements": 0}, 0),
+    ],
+    ids=["dropped", "not sampled"],
+)
+async def test_texts_without_rows_are_remembered_too(make_shadow, settings, count, counts, dropped):
+    shadow = await make_shadow(**settings).start()
+    shadow.observe(count)
     await shadow.settled()
-    assert shadow.outcomes() == {"completed": 5, "queue_full": 7}
     await shadow.pipeline.stop()
-    again = await make_shadow().start()
-    found = again.pipeline.gap()
-    assert found["counts"] == {"requests": 12, "sampled": 12, "compared": 5, "disagreements": 0}
-    assert found["outcomes"]["queue_full"] == 7
-
-
-async def test_requests_are_remembered_without_any_sample(make_shadow):
-    shadow = await make_shadow(rate=1e-9).start()
-    shadow.observe(9)
-    await shadow.pipeline.stop()
-    again = await make_shadow().start()
-    assert again.pipeline.gap()["counts"]["requests"] == 9
+    found = (await make_shadow().start()).pipeline.gap()
+    assert found["counts"] == counts
+    assert found["outcomes"]["queue_full"] == dropped
 
 
 async def test_another_version_begins_anew(make_shadow):

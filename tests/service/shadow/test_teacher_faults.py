@@ -150,20 +150,24 @@ async def test_stop_ends_though_the_teacher_cannot_be_cancelled(make_shadow):
     release.set()
 
 
-async def test_an_error_that_passes_is_tried_once_more(make_shadow):
-    async def second_time(texts):
-        if shadow.teacher.asked.count(texts[0]) == 1:
-            raise TeacherError("busy", retryable=True)
+@pytest.mark.parametrize(
+    ("failures", "retryable", "calls", "outcome"),
+    [(1, True, 2, "completed"), (9, True, 2, "teacher_error"), (1, False, 1, "teacher_error")],
+)
+async def test_a_retryable_error_is_tried_once_more(make_shadow, failures, retryable, calls, outcome):
+    async def fails_first(texts):
+        if shadow.teacher.asked.count(texts[0]) <= failures:
+            raise TeacherError("busy", retryable=retryable)
         return [answer()]
 
-    shadow = await make_shadow(second_time).start()
+    shadow = await make_shadow(fails_first).start()
     shadow.observe(2)
     await shadow.settled()
-    assert shadow.outcomes() == {"completed": 2}
-    assert len(shadow.teacher.asked) == 4
+    assert shadow.outcomes() == {outcome: 2}
+    assert len(shadow.teacher.asked) == 2 * calls
 
 
-async def test_a_teacher_whose_server_asked_to_be_left_alone_is_and_texts_wait_in_the_outbox(make_shadow):
+async def test_while_the_server_asks_for_no_calls_texts_wait_in_the_outbox_and_a_stop_does_not(make_shadow):
     shadow = make_shadow(agree)
     shadow.teacher.held = 3600.0
     await shadow.start()
@@ -177,6 +181,13 @@ async def test_a_teacher_whose_server_asked_to_be_left_alone_is_and_texts_wait_i
     shadow.observe()  # whose row wakes the worker, as the end of the wait would
     await shadow.settled()
     assert shadow.outcomes() == {"completed": 6}
+
+    shadow.teacher.held = 3600.0
+    shadow.observe(2)
+    await until(lambda: len(shadow.rows("seq")) == 8)
+    async with asyncio.timeout(4):
+        await shadow.pipeline.stop()
+    assert shadow.teacher.closed
 
 
 @pytest.mark.parametrize("failing", [hang, raises(TeacherError("slow down", retryable=True))])
@@ -202,25 +213,6 @@ async def test_texts_that_were_asked_when_the_server_asks_to_be_left_alone_wait_
     await shadow.settled()
     assert shadow.outcomes() == {"completed": 31}
     assert [outcome for (outcome,) in shadow.rows("outcome")] == ["completed"] * 31
-
-
-async def test_a_teacher_that_is_left_alone_holds_up_no_stop(make_shadow):
-    shadow = make_shadow(agree)
-    shadow.teacher.held = 3600.0
-    await shadow.start()
-    shadow.observe(2)
-    await until(lambda: len(shadow.rows("seq")) == 2)
-    async with asyncio.timeout(4):
-        await shadow.pipeline.stop()
-    assert shadow.teacher.closed
-
-
-@pytest.mark.parametrize(("retryable", "calls"), [(True, 2), (False, 1)])
-async def test_two_attempts_at_most(make_shadow, retryable, calls):
-    shadow = await make_shadow(raises(TeacherError("no", retryable=retryable))).start()
-    shadow.observe()
-    await shadow.settled()
-    assert len(shadow.teacher.asked) == calls
 
 
 async def test_a_failing_teacher_is_left_alone(make_shadow):
