@@ -200,26 +200,32 @@ def test_a_second_run_touches_nothing(finished):
     assert everything(finished.root) == before
 
 
-def test_another_student_setting_trains_that_student_alone(finished):
+def with_another_loss(task: dict[str, Any]) -> None:
+    task["students"]["words"]["loss"] = {"temperature": 3.0}
+
+
+def with_another_student(task: dict[str, Any]) -> None:
+    words = task["students"]["words"]
+    task["students"]["more-words"] = {**words, "hidden": 8, "optimisation": {"epochs": 1}}
+
+
+def exported_otherwise(task: dict[str, Any]) -> None:
+    task |= {"budget": {"latency_ms": 7}, "export": {"variant": "fp32"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "anew"),
+    [
+        (with_another_loss, {"students/words"}),
+        (with_another_student, {"students/more-words"}),
+        (exported_otherwise, set()),
+    ],
+)
+def test_a_change_makes_anew_what_depends_on_it_and_no_more(finished, change, anew):
     before = finished.stages()
-    finished.task["students"]["words"]["loss"] = {"temperature": 3.0}
+    change(finished.task)
     finished.run()
-    assert finished.made_anew(before) == {"students/words"}
-
-
-def test_a_new_student_is_trained_alone(finished):
-    before = finished.stages()
-    words = finished.task["students"]["words"]
-    finished.task["students"]["more-words"] = {**words, "hidden": 8, "optimisation": {"epochs": 1}}
-    finished.run()
-    assert finished.made_anew(before) == {"students/more-words"}
-
-
-def test_what_comes_after_training_changes_no_stage(finished):
-    before = finished.stages()
-    finished.task |= {"budget": {"latency_ms": 7}, "export": {"variant": "fp32"}}
-    finished.run()
-    assert finished.made_anew(before) == set()
+    assert finished.made_anew(before) == anew
 
 
 def test_changed_data_makes_everything_anew_but_asks_only_for_new_texts(fresh, rows, write_csv):

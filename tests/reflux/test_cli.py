@@ -74,6 +74,19 @@ def refused(cli):
     return run
 
 
+@pytest.fixture
+def changed(task, tmp_path):
+    """`changed(change)`: the file of another task, which `change` made of the task's mapping."""
+
+    def make(change):
+        described = yaml.safe_load(task.read_text())
+        change(described)
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
+        return tmp_path / "task.yaml"
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """No setting of this machine has a say."""
@@ -284,26 +297,23 @@ def test_a_task_that_is_not_there_is_named(refused, tmp_path):
         assert f"{tmp_path}/none.yaml: cannot be read" in refused(verb, tmp_path / "none.yaml")
 
 
-def test_a_key_that_no_task_has_is_named(refused, task, tmp_path):
-    described = yaml.safe_load(task.read_text())
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump({**described, "colour": "red"}))
-    assert f"{tmp_path}/task.yaml: colour: unknown key" in refused("check", tmp_path / "task.yaml")
+def test_a_key_that_no_task_has_is_named(refused, changed, tmp_path):
+    file = changed(lambda described: described.update(colour="red"))
+    assert f"{file}: colour: unknown key" in refused("check", file)
 
 
-def test_a_path_with_brackets_is_told_as_it_is(refused, task, tmp_path):
-    described = yaml.safe_load(task.read_text())
-    described["data"]["train"]["path"] = "[bold] [/]/train.csv"
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
-    assert f"{tmp_path}/[bold] [/]/train.csv: cannot be read" in refused("check", tmp_path / "task.yaml")
+def test_a_path_with_brackets_is_told_as_it_is(refused, changed, tmp_path):
+    file = changed(lambda described: described["data"]["train"].update(path="[bold] [/]/train.csv"))
+    assert f"{tmp_path}/[bold] [/]/train.csv: cannot be read" in refused("check", file)
 
 
-def test_a_teacher_with_other_labels_is_told(cli, task, tmp_path):
-    described = yaml.safe_load(task.read_text())
-    for source in (described["data"]["train"], described["data"]["test"]):
-        source["path"] = str(task.parent / source["path"])
-    described["labels"] = ["billing", "shipping", "account", "technical", "returns"]
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
-    done = cli("label", tmp_path / "task.yaml", "--output", tmp_path / "run")
+def test_a_teacher_with_other_labels_is_told(cli, task, changed, tmp_path):
+    def change(described):
+        for source in (described["data"]["train"], described["data"]["test"]):
+            source["path"] = str(task.parent / source["path"])
+        described["labels"] = ["billing", "shipping", "account", "technical", "returns"]
+
+    done = cli("label", changed(change), "--output", tmp_path / "run")
     assert done.status == 1
     assert "does not know the task's labels: missing ['returns']" in done.err.splitlines()[-1]
 
@@ -381,15 +391,15 @@ def test_a_delimiter_is_found_and_said_or_given(cli, tiny_bundle, tmp_path):
     assert "expected one character" in done.err
 
 
-def test_check_lists_every_label_and_names_those_that_look_alike(cli, task, tmp_path):
-    described = yaml.safe_load(task.read_text())
-    for name, source in described["data"].items():
-        if isinstance(source, dict):
+def test_check_lists_every_label_and_names_those_that_look_alike(cli, task, changed, tmp_path):
+    def change(described):
+        for name in ("train", "test"):
+            source = described["data"][name]
             rows = (task.parent / source["path"]).read_text().replace(",billing", ",Billing", 1)
             source["path"] = f"{name}.csv"
             (tmp_path / source["path"]).write_text(rows.replace(",", ";"))
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
-    done = cli("check", tmp_path / "task.yaml", "--output", tmp_path / "run")
+
+    done = cli("check", changed(change), "--output", tmp_path / "run")
     assert done.status == 0
     assert f"- {tmp_path}/train.csv: read with the delimiter ';'" in done.out
     assert f"- {tmp_path}/test.csv: read with the delimiter ';'" in done.out
@@ -400,20 +410,17 @@ def test_check_lists_every_label_and_names_those_that_look_alike(cli, task, tmp_
     assert listed == ["Billing", "account", "billing", "shipping", "technical"]
 
 
-def test_numbers_of_different_types_are_one_label_and_different_spellings_are_told(cli, task, tmp_path):
-    described = yaml.safe_load(task.read_text())
+def test_numbers_of_different_types_are_one_label_and_different_spellings_are_told(cli, changed, tmp_path):
     texts = [f"{number} is the text of row {number * 7919}" for number in range(60)]
     labels = pyarrow.array([None if number % 10 == 0 else float(number % 2) for number in range(40)])
     pyarrow.parquet.write_table(pyarrow.table({"text": texts[:40], "label": labels}), tmp_path / "train.parquet")
-    described["data"]["train"] = {"path": "train.parquet", "label": "label"}
-    described["data"]["test"] = {"path": "test.csv", "label": "label"}
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(described))
+    file = changed(lambda described: described["data"]["train"].update(path="train.parquet"))
     rows = "".join(f"{text},{number % 2}\n" for number, text in enumerate(texts[40:]))
     (tmp_path / "test.csv").write_text(f"text,label\n{rows}")
-    done = cli("check", tmp_path / "task.yaml", "--output", tmp_path / "run")
+    done = cli("check", file, "--output", tmp_path / "run")
     assert re.findall(r"- (?:label (.+)|no label): (\d+) rows", done.out) == [("", "4"), ("0", "26"), ("1", "30")]
     (tmp_path / "test.csv").write_text(f"text,label\n{rows}".replace(",1\n", ",1.0\n"))
-    told = cli("check", tmp_path / "task.yaml", "--output", tmp_path / "run").err.splitlines()[-1]
+    told = cli("check", file, "--output", tmp_path / "run").err.splitlines()[-1]
     assert "labels '1' (20 rows), '1.0' (10 rows) are one value in several spellings; spell them alike" in told
 
 
