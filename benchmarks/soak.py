@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import itertools
 import json
 import math
@@ -42,7 +41,12 @@ from scipy import stats
 from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle, write_bundle
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `tests` are
+
+from tests.support.connection import Connection
+from tests.support.service_process import ServiceProcess, service_process
+from tests.support.tiny_bundle import build_bundle
+
 MOST_GROWTH = 1.0
 """MiB in 10 minutes."""
 
@@ -91,39 +95,6 @@ class Bundles:
 
 
 @dataclass(slots=True)
-class Connection:
-    """An HTTP/1.1 connection."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def send(self, body: bytes, headers: dict[str, str], *, length: int | None = None, path: str = "/classify") -> None:
-        """Write a request; with a `length` larger than the body it is incomplete."""
-        given = {
-            "host": "reflux",
-            "content-type": "application/json",
-            "content-length": str(len(body) if length is None else length),
-            **headers,
-        }
-        head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
-        self.writer.write(f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-
-    async def receive(self) -> tuple[int, Any]:
-        """Read an answer; return its status and its JSON."""
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        return int(head[0].split()[1]), json.loads(await self.reader.readexactly(int(headers["content-length"])))
-
-    async def close(self) -> None:
-        """Close the connection, even if the server has closed it."""
-        self.writer.close()
-        try:
-            await self.writer.wait_closed()
-        except OSError:
-            pass
-
-
-@dataclass(slots=True)
 class Load:
     """The clients, the answers they saw, and the faults."""
 
@@ -145,7 +116,7 @@ class Load:
 
     async def connect(self) -> Connection:
         """Open a connection."""
-        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+        return await Connection.open(self.port)
 
     async def _client(self, seed: int) -> None:
         generator = random.Random(seed)
@@ -163,17 +134,17 @@ class Load:
             except (OSError, EOFError, ValueError, KeyError, TimeoutError) as error:
                 status = "lost"
                 self.faults.append(f"{name}: {error!r}")
-                await connection.close()
+                connection.close()
                 connection = await self.connect()
             self.seen[name, status] += 1
-        await connection.close()
+        connection.close()
 
     async def ask(self, connection: Connection, texts: list[str], headers: dict[str, str]) -> str:
         """Send texts, check the answer and return its status."""
         request_id = f"{random.getrandbits(64):x}"
         body: dict[str, Any] = {"text": texts[0]} if len(texts) == 1 else {"texts": texts}
-        connection.send(json.dumps(body).encode(), {"x-request-id": request_id, **headers})
-        status, answer = await connection.receive()
+        connection.send(json.dumps(body).encode(), headers={"x-request-id": request_id, **headers})
+        status, _, answer = await connection.receive()
         told = answer["error"]["request_id"] if status != 200 else answer["request_id"]
         if told != request_id:
             raise WrongError(f"the answer to {told} came for {request_id}")
@@ -223,19 +194,19 @@ async def hurried(load: Load, connection: Connection, generator: random.Random) 
 async def malformed(load: Load, connection: Connection, generator: random.Random) -> str:
     """Send a body that is not JSON, or does not fit the schema."""
     body, status = generator.choice([(b'{"text": "in', 400), (b"\xff\xfe", 400), (b'{"text": 1}', 422), (b"[]", 422)])
-    connection.send(body, {})
+    connection.send(body)
     return expect(str((await connection.receive())[0]), status)
 
 
 async def foreign(load: Load, connection: Connection, generator: random.Random) -> str:
     """Send a body of another content type."""
-    connection.send(b"text=invoice", {"content-type": "application/x-www-form-urlencoded"})
+    connection.send(b"text=invoice", headers={"content-type": "application/x-www-form-urlencoded"})
     return expect(str((await connection.receive())[0]), 415)
 
 
 async def oversize(load: Load, connection: Connection, generator: random.Random) -> str:
     """Send a body larger than the limit."""
-    connection.send(json.dumps({"text": "a" * (BODY_BYTES + generator.randint(0, BODY_BYTES))}).encode(), {})
+    connection.send(json.dumps({"text": "a" * (BODY_BYTES + generator.randint(0, BODY_BYTES))}).encode())
     return expect(str((await connection.receive())[0]), 413)
 
 
@@ -243,18 +214,18 @@ async def absent(load: Load, connection: Connection, generator: random.Random) -
     """Connect, and disconnect without a request or in the middle of one."""
     other = await load.connect()
     if generator.random() < 0.5:
-        other.send(b'{"text": "in', {}, length=1000)
+        other.send(b'{"text": "in', length=1000)
         await other.writer.drain()
-    await other.close()
+    other.close()
     return "left"
 
 
 async def deserter(load: Load, connection: Connection, generator: random.Random) -> str:
     """Send a request, and disconnect without waiting for the answer."""
     other = await load.connect()
-    other.send(json.dumps({"texts": generator.choices(load.bundles.short, k=MOST_TEXTS)}).encode(), {})
+    other.send(json.dumps({"texts": generator.choices(load.bundles.short, k=MOST_TEXTS)}).encode())
     await other.writer.drain()
-    await other.close()
+    other.close()
     return "left"
 
 
@@ -284,27 +255,19 @@ class Sample:
 
 @dataclass(slots=True)
 class Server:
-    """The server's process, its port, and the errors in its log."""
+    """The server's process, and the faults in how it ended."""
 
-    process: asyncio.subprocess.Process
-    port: int = 0
-    errors: list[str] = field(default_factory=list)
+    process: ServiceProcess
+    faults: list[str] = field(default_factory=list)
 
-    async def follow(self) -> None:
-        """Read the port and the errors from the log until it ends."""
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = {"level": "error"}
-            self.port = event.get("port", self.port)
-            if event.get("level") == "error":
-                self.errors.append(line.decode().rstrip())
+    @property
+    def errors(self) -> list[str]:
+        """The errors that it logged, and those in how it ended."""
+        return [*self.process.errors, *self.faults]
 
     def sample(self) -> Sample:
         """Read the server's resident set, threads and descriptors."""
-        of = Path("/proc") / str(self.process.pid)
+        of = Path("/proc") / str(self.process.process.pid)
         resident = int((of / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         return Sample(time.monotonic(), resident, len(list((of / "task").iterdir())), len(list((of / "fd").iterdir())))
 
@@ -324,11 +287,8 @@ class Server:
 @asynccontextmanager
 async def serving(bundles: Bundles, teacher: Path | None, clients: int, folder: Path) -> AsyncIterator[Server]:
     """Start a server of the bundle at `bundles.path`; at the end send SIGTERM and require exit status 0."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("REFLUX_")}
-    environment |= {
+    variables = {
         "REFLUX_BUNDLE": str(bundles.path),
-        "REFLUX_HOST": "127.0.0.1",
-        "REFLUX_PORT": "0",
         "REFLUX_WORKERS": "1",  # a measured number may be one or two, which changes the count of threads
         "REFLUX_THREADS": "1",
         "REFLUX_MAX_BODY_BYTES": str(BODY_BYTES),
@@ -338,43 +298,31 @@ async def serving(bundles: Bundles, teacher: Path | None, clients: int, folder: 
         "REFLUX_SHADOW__ENABLED": "false" if teacher is None else "true",
     }
     if teacher is not None:
-        environment["REFLUX_SHADOW__TEACHER"] = json.dumps({"kind": "bundle", "path": str(teacher)})
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    server = Server(process)
-    following = asyncio.create_task(server.follow())
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not server.port and not following.done():
-                await asyncio.sleep(0.05)
-        if not server.port:
+        variables["REFLUX_SHADOW__TEACHER"] = json.dumps({"kind": "bundle", "path": str(teacher)})
+    async with service_process(**variables) as process:
+        server = Server(process)
+        if not process.port:
             raise SystemExit("\n".join(server.errors))
         yield server
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            await following
-            if await process.wait():
-                server.errors.append(f"the server ended with status {process.returncode}")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await following
+        process.terminate()
+        status = await process.ended()
+        if status:
+            server.faults.append(f"the server ended with status {status}")
 
 
 async def reload(load: Load, server: Server, number: int) -> None:
     """Replace the bundle, send SIGHUP, and wait until the server serves the new version."""
     version = load.bundles.publish(number)
-    server.process.send_signal(signal.SIGHUP)
+    server.process.process.send_signal(signal.SIGHUP)
     connection = await load.connect()
     async with asyncio.timeout(PATIENCE):
         while True:
-            connection.send(b"", {}, path="/model")
-            status, manifest = await connection.receive()
+            connection.send(b"", method="GET", path="/model")
+            status, _, manifest = await connection.receive()
             if status == 200 and manifest["version"] == version:
                 break
             await asyncio.sleep(0.05)
-    await connection.close()
+    connection.close()
 
 
 async def soak(load: Load, server: Server, seconds: float, every: float, numbers: itertools.count[int]) -> list[Sample]:
@@ -410,15 +358,10 @@ def slope(samples: Sequence[Sample], period: float) -> tuple[float, float]:
 
 def tiny_bundles(folder: Path) -> tuple[Path, Path, Path]:
     """Build two students that disagree, and a teacher."""
-    spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     flip = {"refund": "shipping", "late": "technical", "crash": "account"}
-    tiny.build_bundle(folder / "a")
-    tiny.build_bundle(folder / "b", flip=flip)
-    tiny.build_bundle(folder / "teacher", role="teacher", flip={"refund": "shipping"})
+    build_bundle(folder / "a")
+    build_bundle(folder / "b", flip=flip)
+    build_bundle(folder / "teacher", role="teacher", flip={"refund": "shipping"})
     return folder / "a", folder / "b", folder / "teacher"
 
 
@@ -457,7 +400,7 @@ async def run(given: argparse.Namespace, folder: Path) -> bool:
     bundles = Bundles.of((Bundle.open(first), Bundle.open(second)), folder / "served")
     bundles.publish(0)
     async with serving(bundles, teacher, given.clients, folder) as server:
-        load = Load(bundles, server.port)
+        load = Load(bundles, server.process.port)
         numbers = itertools.count(1)
         warm_up = asyncio.create_task(warm(load, server, numbers))
         await load.run(given.clients, warm_up)

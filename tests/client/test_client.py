@@ -20,9 +20,10 @@ import httpx
 import pytest
 
 from reflux_client import AsyncClient, Classification, Client, RefluxError, Result, Retry, Score
+from tests.support.clock import Clock
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
 
 RESULT = {"label": "a", "score": 0.9, "top": [{"label": "a", "score": 0.9}], "tokens": 3, "truncated": False, "new": 1}
 ANSWER = {"request_id": "r1", "model": "tiny", "version": "v1", "results": [RESULT], "new": 1}
@@ -72,24 +73,6 @@ def labelled(request, refused=None):
     if refused in texts:
         return failing(500, "inference_failed")()
     return httpx.Response(200, json=ANSWER | {"results": [RESULT | {"label": text} for text in texts]})
-
-
-class Clock:
-    """A clock that advances when set, or when someone sleeps."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.pauses = []
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.pauses.append(seconds)
-        self.now += seconds
-
-    async def asleep(self, seconds):
-        self.sleep(seconds)
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +222,7 @@ def test_an_error_can_be_pickled():
 
 
 async def test_each_attempt_sends_the_time_left_and_none_starts_after_the_deadline(connect):
-    clock = Clock()
+    clock = Clock(0.0)
 
     def slow():
         clock.now += 3
@@ -254,7 +237,7 @@ async def test_each_attempt_sends_the_time_left_and_none_starts_after_the_deadli
 
 @pytest.mark.parametrize(("after", "pauses"), [("9.5", [9.5]), ("10", []), ("3600", [])])
 async def test_a_pause_beyond_the_deadline_is_not_started(connect, after, pauses):
-    clock, service = Clock(), Service(full(after), OK)
+    clock, service = Clock(0.0), Service(full(after), OK)
     with nullcontext() if pauses else pytest.raises(RefluxError, match="overloaded"):
         assert await ask(connect, service, clock=clock) == READ
     assert clock.pauses == pauses
@@ -263,7 +246,7 @@ async def test_a_pause_beyond_the_deadline_is_not_started(connect, after, pauses
 @pytest.mark.parametrize(("timeout", "sent"), [(2.5, "2500"), (0.0001, "1"), (None, "10000")])
 async def test_a_call_may_have_a_timeout_of_its_own(connect, timeout, sent):
     service = Service(OK)
-    await ask(connect, service, timeout=timeout, clock=Clock())
+    await ask(connect, service, timeout=timeout, clock=Clock(0.0))
     assert service.headers[0]["x-request-timeout-ms"] == sent
 
 
@@ -275,7 +258,7 @@ async def test_without_time_nothing_is_sent(connect):
 
 
 async def test_a_pause_that_overran_the_deadline_is_followed_by_no_attempt(connect):
-    clock, service = Clock(), Service(full("1"))
+    clock, service = Clock(0.0), Service(full("1"))
     clock.sleep = lambda seconds: setattr(clock, "now", 99.0)
     with pytest.raises(RefluxError, match="timeout"):
         await ask(connect, service, clock=clock)
@@ -283,7 +266,7 @@ async def test_a_pause_that_overran_the_deadline_is_followed_by_no_attempt(conne
 
 
 async def test_every_wait_of_httpx_is_bounded_by_what_is_left_when_it_begins(connect):
-    clock, seen = Clock(), []
+    clock, seen = Clock(0.0), []
 
     def look(request):
         timeouts = request.extensions["timeout"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from distill.students.config import EncoderStudent, StaticStudent
 from distill.training.distil import DistilledStudent, distil
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def labels(words: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The labels of keyword rows, sorted."""
-    return tuple(sorted(words))
 
 
 @pytest.fixture(scope="session")
@@ -106,15 +99,3 @@ def trained_static(static_config, soft_for, splits) -> DistilledStudent:
     """A distilled `static`."""
     learn, choose, _ = splits
     return distil(static_config, soft_for(learn, choose), learn, choose, "training")
-
-
-@pytest.fixture(scope="session")
-def write_csv() -> Callable[..., Path]:
-    """`write_csv(path, rows)`: (text, label) rows as a file with the columns `text` and `label`."""
-
-    def write(path: Path, rows: Sequence[Sequence[str]], columns: Sequence[str] = ("text", "label")) -> Path:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([columns, *rows])
-        return path
-
-    return write

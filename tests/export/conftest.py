@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,6 @@ def _decided(student: Student, head: torch.nn.Linear, texts: Sequence[str]) -> S
         head.weight.mul_(float(3 / student.logits(texts).std(axis=0).mean()))
         head.bias.sub_(torch.from_numpy(student.logits(texts).mean(axis=0)))
     return student.with_temperature(TEMPERATURE)
-
-
-@pytest.fixture(scope="session")
-def labels(words: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The labels of keyword rows, sorted."""
-    return tuple(sorted(words))
 
 
 @pytest.fixture(scope="session")
@@ -134,18 +127,6 @@ def baseline(validation: Validation, labels: tuple[str, ...]) -> Baseline:
     """The validation split, with a teacher that is right about every row."""
     gold = [labels.index(str(label)) for label in validation.gold]
     return Baseline(validation, np.eye(len(labels), dtype=np.float32)[gold])
-
-
-@pytest.fixture(scope="session")
-def write_csv() -> Callable[[Path, list[tuple[str, str]]], Path]:
-    """`write_csv(path, rows)`: (text, label) rows as a file."""
-
-    def write(path: Path, rows: list[tuple[str, str]]) -> Path:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *rows])
-        return path
-
-    return write
 
 
 @pytest.fixture(scope="session")

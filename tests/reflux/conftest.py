@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 import yaml
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory, tiny_encoder, tiny_teacher, keyword_rows):
+def task(tmp_path_factory, tiny_encoder, tiny_teacher, keyword_rows, write_csv):
     """A task file: keyword rows, labelled by a bundle, for one small student."""
     folder = tmp_path_factory.mktemp("a [red] task")  # what rich would take for markup
     for name, count, seed in (("train", 150, 1), ("test", 60, 2)):
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *keyword_rows(count, seed)])
+        write_csv(folder / f"{name}.csv", keyword_rows(count, seed))
     described = {
         "name": "keywords",
         "data": {

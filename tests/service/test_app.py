@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 
 import pytest
 
 from export.bundle.format import MODEL
 from service.errors import StartupError
+from tests.support.waiting import until
 
 
 async def test_a_tampered_bundle_is_refused(running, tiny_bundle, tmp_path):
@@ -45,8 +45,11 @@ async def test_the_gap_of_a_shadowed_service_is_that_to_its_teacher(running, tin
         # The teacher takes `refund` for shipping.
         for text in ("refund", "invoice", "courier", "crash"):
             assert (await client.post("/classify", json={"text": text})).status_code == 200
-        async with asyncio.timeout(30):
-            while (gap := (await client.get("/gap")).json())["counts"]["compared"] < 4:
-                await asyncio.sleep(0.01)
+
+        async def compared():
+            return (await client.get("/gap")).json()["counts"]["compared"] == 4
+
+        await until(compared)
+        gap = (await client.get("/gap")).json()
     assert gap["counts"] == {"requests": 4, "sampled": 4, "compared": 4, "disagreements": 1}
     assert gap["gap"]["lower"] <= gap["gap"]["ratio"] == 0.25 <= gap["gap"]["upper"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 
@@ -28,17 +27,11 @@ SOME = (
 """One of each kind: all of them are in the tests of `export`."""
 
 
-@pytest.fixture
-def folder(tiny_bundle, tmp_path):
-    """The folder of a good bundle, to be spoilt."""
-    return shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
-
-
 @pytest.mark.parametrize("name", SOME)
-async def test_a_reload_is_refused_in_one_line_and_the_old_bundle_goes_on(running, folder, name):
-    async with running(bundle=folder, admin=True, workers=0) as client:
+async def test_a_reload_is_refused_in_one_line_and_the_old_bundle_goes_on(running, bundle_copy, name):
+    async with running(bundle=bundle_copy, admin=True, workers=0) as client:
         before = (await client.get("/model")).json()
-        FAULTS[name].apply(folder)
+        FAULTS[name].apply(bundle_copy)
         response = await client.post("/admin/reload", headers={"x-request-id": "mine"})
         assert response.status_code == 409
         error = response.json()["error"]
@@ -50,9 +43,9 @@ async def test_a_reload_is_refused_in_one_line_and_the_old_bundle_goes_on(runnin
 
 
 @pytest.mark.parametrize("name", [SOME[0], SOME[-2]])
-async def test_a_start_is_refused_in_one_line(start_process, folder, name):
-    FAULTS[name].apply(folder)
-    async with start_process(REFLUX_BUNDLE=str(folder)) as process:
+async def test_a_start_is_refused_in_one_line(start_process, bundle_copy, name):
+    FAULTS[name].apply(bundle_copy)
+    async with start_process(REFLUX_BUNDLE=str(bundle_copy)) as process:
         assert await process.ended() == 1
     *logged, refusal = process.lines
     assert all(line.startswith("{") for line in logged)
@@ -60,10 +53,10 @@ async def test_a_start_is_refused_in_one_line(start_process, folder, name):
     assert re.search(FAULTS[name].names, refusal)
 
 
-async def test_a_candidate_is_refused_like_the_bundle_beside_it(running, folder, tiny_bundle):
-    async with running(candidate=folder, candidate_share=0.5, admin=True, workers=0) as client:
-        set_in_manifest(labels=["a", "a"])(folder)
-        seal(folder)
+async def test_a_candidate_is_refused_like_the_bundle_beside_it(running, bundle_copy, tiny_bundle):
+    async with running(candidate=bundle_copy, candidate_share=0.5, admin=True, workers=0) as client:
+        set_in_manifest(labels=["a", "a"])(bundle_copy)
+        seal(bundle_copy)
         response = await client.post("/admin/reload")
         assert response.status_code == 409
         assert re.search(r"manifest\.json: 'labels'", response.json()["error"]["message"])

@@ -8,8 +8,7 @@ import json
 import httpx
 
 from export.bundle.classifier import Classifier
-
-PATIENCE = 30
+from tests.support.waiting import until
 
 
 def series(page, name):
@@ -20,13 +19,6 @@ def series(page, name):
 
 async def metric(client, name):
     return series((await client.get("/metrics")).text, name)
-
-
-async def until(condition):
-    """Wait for what the service is about to do."""
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_full_queue_refuses_whole_requests_with_retry_after(running, gate):

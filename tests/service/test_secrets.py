@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,8 @@ from service.shadow.errors import ShadowError
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import make_teacher
 from service.telemetry.logging import configure_logging
+from tests.support.http_server import serving
+from tests.support.waiting import until
 
 KEY = "sk-canary0123456789"
 TEXT = "my canary text 4111"
@@ -108,34 +107,19 @@ def test_a_header_for_spans_that_cannot_be_read_is_not_logged(capsys):
     assert KEY not in logged
 
 
-@asynccontextmanager
-async def echoing(status: int) -> AsyncIterator[tuple[str, list[str]]]:
-    """A server that refuses every call with all that it was sent. Gives its address, and what came."""
-    came: list[str] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
-        came.append(head + (await reader.readexactly(length)).decode())
-        content = json.dumps({"error": {"message": f"bad: {json.loads(came[-1][len(head) :])} {head}"}}).encode()
-        writer.write(
-            b"HTTP/1.1 %d X\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (status, len(content), content)
-        )
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", came
-
-
 @pytest.mark.parametrize("status", [400, 401])
 async def test_what_a_teachers_server_repeats_is_in_no_log_and_no_metric(start_process, status):
-    async with echoing(status) as (url, came):
+    came = []
+
+    def echo(request: httpx.Request) -> httpx.Response:
+        came.append(f"{request.headers.raw} {request.content.decode()}")
+        return httpx.Response(status, json={"error": {"message": f"bad: {json.loads(request.content)} {came[-1]}"}})
+
+    async with serving(echo) as server:
         teacher = {
             "kind": "openai",
             "model": "m",
-            "base_url": url,
+            "base_url": f"{server.url}/v1",
             "key_env": "CANARY_KEY",
             "usd_per_million": {"input": 0, "output": 0},
             "headers": {"x-team": "$CANARY_KEY"},
@@ -155,9 +139,7 @@ async def test_what_a_teachers_server_repeats_is_in_no_log_and_no_metric(start_p
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}", timeout=30) as client:
                 for _ in range(5):
                     assert (await client.post("/classify", json={"text": TEXT})).status_code == 200
-                async with asyncio.timeout(30):
-                    while not any("shadow teacher failed" in line for line in process.lines):
-                        await asyncio.sleep(0.02)
+                await until(lambda: "shadow teacher failed" in process.log)
                 pages = [(await client.get(path)).text for path in ("/metrics", "/model", "/gap")]
             process.terminate()
             assert await process.ended() == 0

@@ -5,7 +5,6 @@ It is written down in `surface/*.json`. Whoever changes it says so in CHANGELOG.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import json
 import os
@@ -16,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, SecretStr
 
 from service.settings import CLIENT, Settings, variable
+from tests.support.waiting import until
 
 SURFACE = Path(__file__).with_name("surface")
 WRITE = "WRITE_SURFACE"
-PATIENCE = 30.0
 
 
 def unchanged(file, found):
@@ -118,9 +117,11 @@ def test_settings_and_their_defaults():
 async def test_metrics_and_their_labels(whole):
     async with whole as client:
         await client.post("/classify", json={"text": "invoice"})
-        async with asyncio.timeout(PATIENCE):
-            while not (await client.get("/gap")).json()["counts"]["compared"]:  # before that the gap has no series
-                await asyncio.sleep(0.01)
+
+        async def compared():
+            return (await client.get("/gap")).json()["counts"]["compared"]
+
+        await until(compared)  # before that the gap has no series
         page = (await client.get("/metrics")).text
     families = list(text_string_to_metric_families(page))
     assert [family.name for family in families if not family.samples] == []

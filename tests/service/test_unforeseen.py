@@ -16,6 +16,7 @@ from service.inference.registry import Models
 from service.routes import health
 from service.shadow.pipeline import ShadowPipeline
 from service.telemetry.logging import configure_logging, describe, log_loop_errors
+from tests.support.fragile_tokenizer import PanicException, break_tokenizers
 
 SECRET = "xyzzyplugh"
 STATIC = {"/v2", "/docs", "/openapi.json", "/"}
@@ -177,36 +178,10 @@ async def test_on_a_socket_it_is_one_line_too_and_the_connection_goes_on(listeni
         connection.close()
 
 
-class PanicException(BaseException):  # as pyo3 raises it for a panic in Rust
-    """A harmless stand-in for what a library written in Rust raises."""
-
-
-class Fragile:
-    """A tokenizer that breaks on the word `fragile`, with a message that repeats the text."""
-
-    def __init__(self, real: Any) -> None:
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    @classmethod
-    def from_file(cls, path: str) -> Fragile:
-        return cls(REAL.from_file(path))
-
-    def encode(self, text: str, **options: Any) -> Any:
-        if "fragile" in text:
-            raise PanicException(f"not a char boundary of `{text}`")
-        return self._real.encode(text, **options)
-
-
-REAL = classifier.Tokenizer
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("path", ["/classify", "/v1/models/tiny:predict"])
 async def test_a_text_that_breaks_the_tokenizer_fails_alone(running, monkeypatch, workers, path):
-    monkeypatch.setattr(classifier, "Tokenizer", Fragile)
+    break_tokenizers(monkeypatch, "fragile")
     key = "texts" if path == "/classify" else "instances"
     async with running(workers=workers) as client:
         texts = ["invoice", f"a fragile {SECRET}", "parcel"]

@@ -20,8 +20,9 @@ from service.inference.cost_model import Cost
 from service.inference.disconnects import await_answer
 from service.inference.scheduler import Scheduler
 from service.telemetry.metrics import ModelMetrics
+from tests.support import waiting
+from tests.support.waiting import PATIENCE
 
-PATIENCE = 30
 MANIFEST = Manifest(
     name="tiny", family="tiny", labels=("a", "b"), max_tokens=32, variant="fp32", temperature=1.0, files={}
 )
@@ -174,7 +175,5 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until the scheduler has done something."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0)
+    """Wait until the scheduler has done something, and look at each turn of the event loop whether it has."""
+    await waiting.until(condition, pause=0)

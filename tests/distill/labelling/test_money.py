@@ -6,38 +6,27 @@ The server is in this process, the run in another one, with sockets and signals 
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
-import math
 import os
 import random
 import re
 import signal
-import socket
-import sqlite3
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-import uvicorn
-import yaml
 
 from distill.labelling.answer_store import text_key
-from distill.labelling.soft_labels import SoftLabels
-from distill.run import LABELS, Run
 from distill.task import load_task
 from distill.teachers import create
-from distill.teachers.api.pricing import Price, Usage
+from tests.support.http_server import serving
+from tests.support.labelling_job import NAMES, PROBES, ChargingApi, LabellingJob, right
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("billing", "refund", "shipping")
-PRICE = Price(input=1.0, output=4.0)
 POOL, TEST = 1800, 200
-PROBES, KILLS = 3, 20
+KILLS = 20
 AT_ONCE = 32  # calls at the server; a quarter more, and one, are being written down
 UNDER_WAY = AT_ONCE + AT_ONCE // 4 + 1
 CALLS = "calls WHERE cost_usd > 0"  # what a teacher agreed with the server on is kept too, and costs nothing
@@ -70,133 +59,6 @@ for line in sys.stdin:
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
-
-
-@dataclass
-class Server:
-    """OpenAI's chat API. A call is charged, at a token for each byte of it or a few less, as soon as it is begun."""
-
-    base_url: str
-    wait: Callable[[str], Awaitable[None]]
-    spread: int = 8
-    state: Any = None
-    asked: list[str] = field(default_factory=list)
-    usd: float = 0.0
-    heard: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return  # killed before the call was begun
-            body, more = body + message["body"], message["more_body"]
-        request = json.loads(body)
-        text = request["messages"][-1]["content"].splitlines()[1]
-        tokens = len(body) - int(text_key(text), 16) % self.spread
-        self.usd += PRICE.cost(Usage(input=tokens, output=1))
-        async with self.heard:
-            self.asked.append(text)
-            self.heard.notify_all()
-        await self.wait(text)
-        content = json.dumps(self.completion(request, text, tokens)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
-
-    def completion(self, request: dict[str, Any], text: str, tokens: int) -> dict[str, Any]:
-        listing = request["messages"][0]["content"].splitlines()
-        code_of = {line[3:]: line[0] for line in listing if line[1:3] == ": "}
-        top = [{"token": code_of[right(text)], "logprob": math.log(0.9)}, {"token": "The", "logprob": math.log(0.05)}]
-        return {
-            "model": request["model"],
-            "choices": [
-                {
-                    "message": {"role": "assistant", "content": top[0]["token"]},
-                    "logprobs": {"content": [{**top[0], "top_logprobs": top}]},
-                    "finish_reason": "length",
-                }
-            ],
-            "usage": {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1},
-        }
-
-    async def until(self, calls: int) -> None:
-        """Return when so many calls were begun in all."""
-        async with self.heard:
-            await self.heard.wait_for(lambda: len(self.asked) >= calls)
-
-    async def left_alone(self) -> None:
-        """Return when no connection is open and no call is being served: what was sent was begun, and charged."""
-        while self.state.connections or self.state.tasks:
-            await asyncio.sleep(0.001)
-
-
-def right(text: str) -> str:
-    """The label that the server is sure of."""
-    return NAMES[int(text_key(text), 16) % len(NAMES)]
-
-
-@asynccontextmanager
-async def serving(wait: Callable[[str], Awaitable[None]]) -> AsyncIterator[Server]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        app = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", wait)
-        running = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
-        running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        app.state = running.server_state
-        task = asyncio.create_task(running.serve([listener]))
-        yield app
-        running.should_exit = True
-        await task
-
-
-@dataclass
-class Job:
-    """A task whose teacher is the server, and the run's folder."""
-
-    file: Path
-    root: Path
-    texts: list[str]
-
-    def rows(self, table: str, column: str) -> list[Any]:
-        """What is on disk, while no run is open."""
-        if not (self.root / "answers.sqlite").exists():
-            return []
-        with closing(sqlite3.connect(self.root / "answers.sqlite")) as reader:
-            return [value for (value,) in reader.execute(f"SELECT {column} FROM {table}")]
-
-    async def worst(self) -> float:
-        """The most that a call can cost, in dollars."""
-        teacher = create(load_task(self.file).teacher, NAMES)
-        calls = [call for text in self.texts for call in await teacher.plan(text)]  # type: ignore[attr-defined]
-        await teacher.aclose()
-        return max(api.max_cost(request) for api, request in calls)
-
-    def labels(self) -> SoftLabels:
-        return SoftLabels.read(Run(load_task(self.file), self.root).labels.require("label") / LABELS)
-
-
-def job(folder: Path, server: Server, pool: int = POOL, test: int = TEST, **teacher: Any) -> Job:
-    texts = [f"text {number} {'x' * (number % 7)}".strip() for number in range(pool + test)]
-    for name, rows in (("train", texts[:pool]), ("test", texts[pool:])):
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["text"], *([text] for text in rows)])
-    task = {
-        "name": "money",
-        "labels": list(NAMES),
-        "data": {"train": {"path": "train.csv"}, "test": {"path": "test.csv"}, "near_duplicate": 1.0},
-        "teacher": {
-            "kind": "openai",
-            "base_url": server.base_url,
-            "model": "m",
-            "usd_per_million": PRICE.model_dump(),
-            "concurrency": AT_ONCE,
-            **teacher,
-        },
-        "students": {"none": {"family": "static", "model": "package:none"}},
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(task))
-    return Job(folder / "task.yaml", folder / "run", texts)
 
 
 class Process:
@@ -240,7 +102,7 @@ async def _until(stream: asyncio.StreamReader, part: str) -> str:
 
 
 @asynccontextmanager
-async def process(made: Job) -> AsyncIterator[Process]:
+async def process(made: LabellingJob) -> AsyncIterator[Process]:
     pipe = asyncio.subprocess.PIPE
     inner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROCESS, str(made.file), str(made.root)),
@@ -258,91 +120,98 @@ async def process(made: Job) -> AsyncIterator[Process]:
         await inner.communicate()
 
 
+async def worst(made: LabellingJob) -> float:
+    """The most that a call can cost, in dollars."""
+    teacher = create(load_task(made.file).teacher, NAMES)
+    calls = [call for text in made.texts for call in await teacher.plan(text)]  # type: ignore[attr-defined]
+    await teacher.aclose()
+    return max(api.max_cost(request) for api, request in calls)
+
+
 async def test_a_run_killed_at_any_moment_pays_for_nothing_twice_and_keeps_to_its_budget(tmp_path) -> None:
     generator = random.Random(20)
 
     async def wait(text: str) -> None:
         await asyncio.sleep(generator.uniform(0.001, 0.008))
 
-    async with serving(wait) as server:
-        made = job(tmp_path, server)
-        worst = await made.worst()
-        tight = TIGHT * worst
+    teacher = ChargingApi(wait)
+    async with serving(teacher) as server:
+        made = LabellingJob.write(tmp_path, server.url, pool=POOL, test=TEST, concurrency=AT_ONCE)
+        dearest = await worst(made)
+        tight = TIGHT * dearest
         async with process(made) as command:
             for _ in range(KILLS):
-                before, kept = set(made.rows("answers", "text")), len(made.rows(CALLS, "key"))
-                begun = len(server.asked)
+                before, kept = made.answered, len(made.rows(CALLS, "key"))
+                begun = len(teacher.asked)
                 child = await command.start("--max-usd", str(tight))
-                await server.until(begun + generator.randrange(1, 80))
+                wanted = begun + generator.randrange(1, 80)
+                await until(lambda wanted=wanted: len(teacher.asked) >= wanted)
                 await asyncio.sleep(generator.uniform(0, 0.01))
                 os.kill(child, signal.SIGKILL)
                 assert await command.number() == -signal.SIGKILL
-                await server.left_alone()
-                asked = [text_key(text) for text in server.asked[begun:]]
-                after = set(made.rows("answers", "text"))
-                assert before <= after <= {text_key(text) for text in server.asked}
+                await server.idle()
+                asked = [text_key(text) for text in teacher.asked[begun:]]
+                after = made.answered
+                assert before <= after <= {text_key(text) for text in teacher.asked}
                 assert not before & set(asked)
                 assert len(asked) == len(set(asked))
                 lost = len(asked) - (len(made.rows(CALLS, "key")) - kept)
                 assert 0 <= lost <= UNDER_WAY
             paid = len(made.rows(CALLS, "key"))
-            lost = len(server.asked) - paid
+            lost = len(teacher.asked) - paid
 
             await command.start("--max-usd", str(tight))
             assert await command.number() == 1
-            assert 0.9 * (tight - lost * worst) < server.usd <= tight
+            assert 0.9 * (tight - lost * dearest) < teacher.usd <= tight
             assert len(made.rows("answers", "text")) < len(made.texts)
 
             await command.start("--max-usd", "10")
             assert await command.number() == 0
-    assert len(server.asked) == len(made.texts) + PROBES + lost
+    assert len(teacher.asked) == len(made.texts) + PROBES + lost
     assert lost <= KILLS * UNDER_WAY
     assert sorted(made.rows("answers", "text")) == sorted(map(text_key, made.texts))
     soft = made.labels()
     assert sorted(soft.texts) == sorted(made.texts)
     assert [soft.labels[row] for row in soft.probabilities.argmax(1)] == [right(text) for text in soft.texts]
-    assert [text for text, times in Counter(server.asked).items() if times > 1 + KILLS] == []
+    assert [text for text, times in Counter(teacher.asked).items() if times > 1 + KILLS] == []
 
 
 async def test_a_budget_that_is_too_small_ends_the_run_below_it_and_more_money_goes_on(tmp_path) -> None:
-    async def wait(text: str) -> None:
-        await asyncio.sleep(0)
-
-    async with serving(wait) as server:
-        server.spread = 128
-        made = job(tmp_path, server, 90, 30)
+    teacher = ChargingApi(spread=128)
+    async with serving(teacher) as server:
+        made = LabellingJob.write(tmp_path, server.url, pool=90, test=30, concurrency=AT_ONCE)
         async with process(made) as command:
             await command.start("--dry-run")
             told = await command.printed("there are too few answers to learn from")
             assert await command.number() == 0
             assert "120 of 120 texts to ask; no call was made" in told
             assert "unknown" in told
-            assert server.asked == []
+            assert teacher.asked == []
 
             await command.start("--max-usd", "0.03")
             assert await command.number() == 1
             said = await command.said("--max-usd")
             assert "Traceback" not in said
             assert "of $0.030 are spent, and the next call may cost $0.000" in said.splitlines()[-1]
-            assert 0.027 < server.usd <= 0.03
+            assert 0.027 < teacher.usd <= 0.03
             answered = len(made.rows("answers", "text"))
-            assert answered == len(server.asked) - PROBES
+            assert answered == len(teacher.asked) - PROBES
 
-            paid = server.usd
+            paid = teacher.usd
             await command.start("--dry-run")
             told = await command.printed(f"learnt from {answered} texts")
             assert await command.number() == 0
             assert f"{120 - answered} of 120 texts to ask" in told
             cost = re.search(r"cost +\$([0-9.]+) \(\$([0-9.]+) to \$([0-9.]+)\)", told)
             assert cost is not None, told
-            assert server.usd == paid
+            assert teacher.usd == paid
 
             await command.start()
             told = await command.printed("spent on calls in all")
             assert await command.number() == 0
             assert f"0 refused, 0 invalid; {120 - answered} asked now; $0.0" in told
-            assert float(cost[2]) * 0.99 <= server.usd - paid <= float(cost[3]) * 1.01  # as printed
-    assert sorted(server.asked) == sorted([*made.texts, *NAMES])
+            assert float(cost[2]) * 0.99 <= teacher.usd - paid <= float(cost[3]) * 1.01  # as printed
+    assert sorted(teacher.asked) == sorted([*made.texts, *NAMES])
 
 
 async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_counts_it(tmp_path) -> None:
@@ -352,11 +221,12 @@ async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_
         if text not in NAMES:
             await released.wait()
 
-    async with serving(wait) as server:
-        made = job(tmp_path, server, 90, 30, concurrency=4)
+    teacher = ChargingApi(wait)
+    async with serving(teacher) as server:
+        made = LabellingJob.write(tmp_path, server.url, pool=90, test=30, concurrency=4)
         async with process(made) as command:
             child = await command.start()
-            await server.until(PROBES + 4)
+            await until(lambda: len(teacher.asked) == PROBES + 4)
             os.kill(child, signal.SIGINT)
             await command.said("stopping after the calls in flight")
             released.set()
@@ -364,25 +234,25 @@ async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_
             said = await command.said("nothing is asked or paid for twice")
             assert "Traceback" not in said
             assert said.splitlines()[-1].startswith("stopped: every answer so far is stored, and $0.00")
-            assert len(server.asked) == PROBES + 6  # those at the server, and two that were waiting to get there
-            kept = set(made.rows("answers", "text"))
-            assert kept == {text_key(text) for text in server.asked[PROBES:]}
+            assert len(teacher.asked) == PROBES + 6  # those at the server, and two that were waiting to get there
+            kept = made.answered
+            assert kept == {text_key(text) for text in teacher.asked[PROBES:]}
 
             released.clear()
             child = await command.start()
-            await server.until(PROBES + 10)
+            await until(lambda: len(teacher.asked) == PROBES + 10)
             os.kill(child, signal.SIGINT)
             await command.said("stopping after the calls in flight")
             os.kill(child, signal.SIGINT)
             assert await command.number() == 130
             assert "Traceback" not in await command.said("nothing is asked or paid for twice")
-            assert set(made.rows("answers", "text")) == kept
+            assert made.answered == kept
             assert made.rows("reservations", "usd") == []
             (spent,) = made.rows("money", "spent")
-            assert server.usd <= spent < server.usd * 1.1
+            assert teacher.usd <= spent < teacher.usd * 1.1
 
             released.set()
             await command.start()
             assert await command.number() == 0
-    assert len(server.asked) == len(made.texts) + PROBES + 4  # which were asked again
+    assert len(teacher.asked) == len(made.texts) + PROBES + 4  # which were asked again
     assert sorted(made.rows("answers", "text")) == sorted(map(text_key, made.texts))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
 from distill.teachers import TeacherError, create
-from distill.teachers.account import NoAccount, PaidResponse
 from distill.teachers.anthropic import AnthropicTeacher, usage_of
 from distill.teachers.api.errors import ApiError
+from tests.support.accounts import MemoryAccount
+from tests.support.script import Script
 
 LABELS = ("billing", "refund", "shipping")
 PRICE = {"input": 3.0, "cached": 0.3, "cache_write": 3.75, "output": 15.0}
@@ -25,14 +26,12 @@ USAGE = {
     "output_tokens": 8,
 }
 
-Reply = tuple[int, bytes]
-
 
 def text_of(body: Mapping[str, Any]) -> str:
     return body["messages"][-1]["content"].rsplit("<text>\n", 1)[1].split("\n</text>")[0]
 
 
-def message(text: str, **changes: Any) -> Reply:
+def message(text: str, **changes: Any) -> httpx.Response:
     body = {
         "id": "msg_1",
         "type": "message",
@@ -43,61 +42,20 @@ def message(text: str, **changes: Any) -> Reply:
         "stop_sequence": None,
         "usage": USAGE,
     } | changes
-    return 200, json.dumps(body).encode()
+    return httpx.Response(200, json=body)
 
 
-def named(body: Mapping[str, Any]) -> Reply:
+def named(body: Mapping[str, Any]) -> httpx.Response:
     """The label whose name is the text, in capitals."""
     text = text_of(body)
     return message(json.dumps({"label": text.upper() if text in LABELS else "billing"}))
 
 
-def error(status: int, kind: str) -> Reply:
-    return status, json.dumps({"type": "error", "error": {"type": kind, "message": f"it is {kind}"}}).encode()
+def error(status: int, kind: str) -> httpx.Response:
+    return httpx.Response(status, json={"type": "error", "error": {"type": kind, "message": f"it is {kind}"}})
 
 
-class Kept(NoAccount):
-    """An account that keeps responses in memory."""
-
-    def __init__(self) -> None:
-        self.calls: dict[str, PaidResponse] = {}
-        self.spent = 0.0
-
-    async def recall(self, key: str) -> PaidResponse | None:
-        return self.calls.get(key)
-
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
-        self.spent += cost_usd
-        if paid is not None:
-            self.calls[key] = paid
-
-
-@dataclass
-class Server:
-    base_url: str = ""
-    reply: Callable[[dict[str, Any]], Reply] = named
-    first: list[Reply] = field(default_factory=list)
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            event = await receive()
-            body += event.get("body", b"")
-            if not event.get("more_body"):
-                break
-        request = json.loads(body)
-        self.asked.append(request)
-        self.paths.append(scope["path"])
-        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
-        status, content = self.first.pop(0) if self.first else self.reply(request)
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
-        )
-        await send({"type": "http.response.body", "body": content})
-
+class Server(Script):
     @property
     def texts(self) -> Counter[str]:
         return Counter(text_of(body) for body in self.asked)
@@ -105,14 +63,14 @@ class Server:
 
 @pytest.fixture
 async def server(serve) -> Server:
-    app = Server()
-    app.base_url = serve(app)
-    return app
+    script = Server(named)
+    script.url = await serve(script)
+    return script
 
 
 @asynccontextmanager
 async def teacher(server: Server, account: Any = None, **settings: Any) -> AsyncIterator[AnthropicTeacher]:
-    config = {"kind": "anthropic", "base_url": server.base_url, "model": "m", "usd_per_million": PRICE, "samples": 4}
+    config = {"kind": "anthropic", "base_url": server.url, "model": "m", "usd_per_million": PRICE, "samples": 4}
     made = create({**config, **settings}, LABELS, account)
     assert isinstance(made, AnthropicTeacher)
     try:
@@ -133,8 +91,7 @@ async def test_votes_are_calls_of_their_own_and_a_smoothed_distribution(server) 
 
 async def test_draws_are_counted_as_they_fall(server) -> None:
     said = iter(["billing", "Refund", "refund", "billing", "refund"])
-    server.first = [named({"messages": [{"content": "<text>\nbilling\n</text>"}]})] * 3
-    server.reply = lambda body: message(json.dumps({"label": next(said)}))
+    server.replies = [named, named, named, lambda body: message(json.dumps({"label": next(said)}))]
     async with teacher(server, samples=5) as asked:
         (answer,) = await asked.ask(["odd"])
     assert answer.probabilities == pytest.approx([(2 + 0.5 / 3) / 5.5, (3 + 0.5 / 3) / 5.5, 0.5 / 3 / 5.5])
@@ -179,15 +136,14 @@ def test_anthropics_input_tokens_have_the_cached_ones_not_in_them() -> None:
 
 async def test_a_call_costs_what_its_tokens_cost_each_at_its_price(server) -> None:
     async with teacher(server, method="verbalised") as asked:
-        server.reply = lambda body: message('{"ranking": [{"label": "refund", "confidence": 0.8}]}')
+        server.replies = [message('{"ranking": [{"label": "refund", "confidence": 0.8}]}')]
         (answer,) = await asked.ask(["odd"])
     assert answer.cost_usd == pytest.approx((10 * 3 + 300 * 0.3 + 20 * 3.75 + 8 * 15) / 1e6)
 
 
 async def test_a_ranking_becomes_a_distribution_with_its_tail(server) -> None:
-    server.reply = lambda body: message(
-        '{"ranking": [{"label": "Refund", "confidence": 0.7}, {"label": "billing", "confidence": 0.2}]}'
-    )
+    ranking = [{"label": "Refund", "confidence": 0.7}, {"label": "billing", "confidence": 0.2}]
+    server.replies = [message(json.dumps({"ranking": ranking}))]
     async with teacher(server, method="verbalised", ranked=2) as asked:
         (answer,) = await asked.ask(["odd"])
     assert answer.method == "verbalised"
@@ -216,10 +172,10 @@ REFUND = message('{"label": "refund"}')
     ],
 )
 async def test_refusals_and_answers_that_name_no_label_are_outcomes_that_cost(server, replies, outcome) -> None:
-    account = Kept()
+    account = MemoryAccount()
     async with teacher(server, account, concurrency=1) as asked:
         await asked.prepare()
-        server.first = list(replies)
+        server.replies = [*replies, named]
         (answer,) = await asked.ask(["odd"])
         assert (await asked.ask(["odd"]))[0].outcome == outcome
     assert answer.outcome == outcome
@@ -235,23 +191,23 @@ async def test_refusals_and_answers_that_name_no_label_are_outcomes_that_cost(se
 )
 async def test_a_ranking_may_be_refused_or_none(server, reply, outcome) -> None:
     async with teacher(server, method="verbalised") as asked:
-        server.reply = lambda body: message('{"ranking": [{"label": "refund", "confidence": 0.8}]}')
+        server.replies = [message('{"ranking": [{"label": "refund", "confidence": 0.8}]}')]
         await asked.prepare()
-        server.reply = lambda body: reply
+        server.replies = [reply]
         (answer,) = await asked.ask(["odd"])
     assert (answer.outcome, answer.probabilities) == (outcome, None)
     assert answer.cost_usd > 0
 
 
 async def test_every_draw_is_kept_so_that_a_failure_in_the_middle_loses_none(server) -> None:
-    account = Kept()
+    account = MemoryAccount()
     async with teacher(server, account, concurrency=1, attempts=1) as asked:
         await asked.prepare()
-        server.first = [named(server.asked[0]), error(401, "authentication_error"), named(server.asked[0])]
+        server.replies = [named, error(401, "authentication_error"), named]
         with pytest.raises(ApiError):
             await asked.ask(["odd"])
         assert len(await asked.plan("odd")) == 1
-        assert len(account.calls) == 3 + 3
+        assert len(account.paid) == 3 + 3
     async with teacher(server, account) as asked:
         (answer,) = await asked.ask(["odd"])
         assert await asked.plan("odd") == []
@@ -260,7 +216,7 @@ async def test_every_draw_is_kept_so_that_a_failure_in_the_middle_loses_none(ser
 
 
 async def test_more_samples_ask_only_for_those_that_are_new_and_a_repeat_for_its_own(server) -> None:
-    account = Kept()
+    account = MemoryAccount()
     async with teacher(server, account) as asked:
         await asked.ask(["odd"])
     async with teacher(server, account, samples=6) as asked:
@@ -271,7 +227,7 @@ async def test_more_samples_ask_only_for_those_that_are_new_and_a_repeat_for_its
 
 
 async def test_an_overloaded_server_is_asked_again(server) -> None:
-    server.first = [error(529, "overloaded_error"), error(429, "rate_limit_error")]
+    server.replies = [error(529, "overloaded_error"), error(429, "rate_limit_error"), named]
     async with teacher(server, samples=1) as asked:
         (answer,) = await asked.ask(["shipping"])
     assert answer.outcome == "ok"
@@ -285,11 +241,11 @@ async def test_an_overloaded_server_is_asked_again(server) -> None:
         (message("Sure! What is it?"), r"none of the labels, but for example 'Sure!.*JSON schema"),
         (message('{"la', stop_reason="max_tokens"), "did not finish .*max_output_tokens: raise that"),
         (message("no", stop_reason="refusal"), "refuses to classify even the names of labels"),
-        ((200, b'{"choices": []}'), "gives no message .*base_url"),
+        (httpx.Response(200, json={"choices": []}), "gives no message .*base_url"),
     ],
 )
 async def test_a_model_that_cannot_be_used_is_found_before_any_text_is_asked(server, reply, said) -> None:
-    server.reply = lambda body: reply
+    server.replies = [reply]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match=said):
             await asked.ask(["my own text"])
@@ -301,7 +257,7 @@ async def test_thinking_is_not_part_of_the_answer_and_gets_room_when_told(server
         {"type": "thinking", "thinking": "hm", "signature": "x"},
         {"type": "text", "text": '{"label": "refund"}'},
     ]
-    server.reply = lambda body: message("", content=thought)
+    server.replies = [message("", content=thought)]
     async with teacher(server, samples=1, max_output_tokens=4000) as asked:
         (answer,) = await asked.ask(["odd"])
         assert asked.api.max_cost((await asked.plan("odd"))[0][1]) > 4000 * 15 / 1e6

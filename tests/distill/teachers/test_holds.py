@@ -19,6 +19,7 @@ from distill.teachers.api.errors import ApiError
 from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
+from tests.support.model_server import ModelServer
 
 _TAKES = 0.001
 
@@ -164,9 +165,9 @@ def test_stopping_ends_a_wait_at_once(run) -> None:
 
 @pytest.mark.parametrize(("refusals", "method"), [(5, "logprobs"), (10**6, None)])
 def test_a_tokenizer_that_is_busy_is_asked_again_and_never_taken_for_none(
-    run, language_model, refusals: int, method: str | None
+    run, refusals: int, method: str | None
 ) -> None:
-    model = language_model(lambda options, text: dict.fromkeys(options, 0.9 / len(options)))
+    model = ModelServer(lambda options, text: dict.fromkeys(options, 0.9 / len(options)))
     left = refusals
 
     def serve(request: httpx.Request) -> httpx.Response:

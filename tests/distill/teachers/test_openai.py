@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -17,35 +15,27 @@ import pytest
 
 from distill.teachers import TeacherError, create
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
+from tests.support.script import Script
+from tests.support.sockets import dead_address
 
 LABELS = ("billing", "refund", "shipping")
 
-Reply = tuple[int, dict[str, str], bytes]
 
-
-def completion(top: dict[str, float], **choice: Any) -> Reply:
+def completion(top: dict[str, float], **choice: Any) -> httpx.Response:
     listed = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top.items()]
     content = [{"token": listed[0]["token"], "logprob": listed[0]["logprob"], "top_logprobs": listed}] if listed else []
-    body = {
-        "choices": [
-            {
-                "message": {"role": "assistant", "content": "A"},
-                "logprobs": {"content": content},
-                "finish_reason": "length",
-            }
-            | choice
-        ],
-        "usage": {
-            "prompt_tokens": 100,
-            "completion_tokens": 1,
-            "total_tokens": 101,
-            "prompt_tokens_details": {"cached_tokens": 60},
-        },
+    choice = {
+        "message": {"role": "assistant", "content": "A"},
+        "logprobs": {"content": content},
+        "finish_reason": "length",
+        **choice,
     }
-    return 200, {"content-type": "application/json"}, json.dumps(body).encode()
+    tokens = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+    usage = {**tokens, "prompt_tokens_details": {"cached_tokens": 60}}
+    return httpx.Response(200, json={"choices": [choice], "usage": usage})
 
 
-def sure(body: dict[str, Any]) -> Reply:
+def sure(body: dict[str, Any]) -> httpx.Response:
     """Nearly sure of the label whose name is the text."""
     system, text = body["messages"][0]["content"], body["messages"][-1]["content"]
     code_of = {line.split(": ")[1]: line.split(": ")[0] for line in system.splitlines() if ": " in line[:5]}
@@ -53,43 +43,22 @@ def sure(body: dict[str, Any]) -> Reply:
     return completion({code_of.get(label, "A"): 0.9, "The": 0.05})
 
 
-@dataclass
-class Server:
-    """What it answers, in turn (the last for good), and what it was asked."""
-
-    base_url: str
-    replies: list[Callable[[dict[str, Any]], Reply]] = field(default_factory=lambda: [sure])
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive()).get("more_body"):
-            body += message["body"]
-        request = json.loads(body + message["body"])
-        self.asked.append(request)
-        self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        status, headers, content = reply(request)
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": content})
-
+class Server(Script):
     @property
     def texts(self) -> list[str]:
         return [request["messages"][-1]["content"].splitlines()[1] for request in self.asked]
 
 
 @pytest.fixture
-async def server(serve: Callable[[Any], str]) -> Server:
-    app = Server("")
-    app.base_url = f"{serve(app)}/v1"
-    return app
+async def server(serve) -> Server:
+    script = Server(sure)
+    script.url = f"{await serve(script)}/v1"
+    return script
 
 
 @asynccontextmanager
 async def teacher(server: Server, **settings: Any) -> AsyncIterator[OpenAITeacher]:
-    config = {"kind": "openai", "base_url": server.base_url, "model": "m", "usd_per_million": {"input": 1, "output": 4}}
+    config = {"kind": "openai", "base_url": server.url, "model": "m", "usd_per_million": {"input": 1, "output": 4}}
     made = create({**config, **settings}, LABELS)
     assert isinstance(made, OpenAITeacher)
     try:
@@ -125,7 +94,7 @@ async def test_the_key_comes_from_the_environment_and_is_sent(server, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "failing",
+    ("status", "headers", "content"),
     [
         (429, {"retry-after": "0"}, b'{"error": {"message": "slow down"}}'),
         (429, {"retry-after-ms": "5"}, b"{}"),
@@ -136,8 +105,8 @@ async def test_the_key_comes_from_the_environment_and_is_sent(server, monkeypatc
         (200, {"content-type": "application/json"}, b'{"choices": [{'),
     ],
 )
-async def test_what_may_pass_is_tried_again(server, failing) -> None:
-    server.replies = [lambda _: failing, sure]
+async def test_what_may_pass_is_tried_again(server, status, headers, content) -> None:
+    server.replies = [httpx.Response(status, headers=headers, content=content), sure]
     async with teacher(server) as asked:
         (answer,) = await asked.ask(["refund"])
     assert LABELS[int(answer.probabilities.argmax())] == "refund"
@@ -146,14 +115,14 @@ async def test_what_may_pass_is_tried_again(server, failing) -> None:
 @pytest.mark.parametrize(
     ("failing", "said"),
     [
-        ((401, {}, b'{"error": {"message": "bad key"}}'), "refuses the key .*bad key.*key_env"),
-        ((429, {}, b'{"error": {"code": "insufficient_quota", "message": "no money"}}'), "no money left"),
-        ((404, {}, b'{"error": {"message": "no such model"}}'), "404: no such model"),
-        ((500, {"x-should-retry": "false"}, b"{}"), "500"),
+        (httpx.Response(401, json={"error": {"message": "bad key"}}), "refuses the key .*bad key.*key_env"),
+        (httpx.Response(429, json={"error": {"code": "insufficient_quota", "message": "no money"}}), "no money left"),
+        (httpx.Response(404, json={"error": {"message": "no such model"}}), "404: no such model"),
+        (httpx.Response(500, headers={"x-should-retry": "false"}, json={}), "500"),
     ],
 )
 async def test_what_will_not_pass_is_said_at_once(server, failing, said) -> None:
-    server.replies = [lambda _: failing]
+    server.replies = [failing]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match=said):
             await asked.ask(["refund"])
@@ -162,7 +131,6 @@ async def test_what_will_not_pass_is_said_at_once(server, failing, said) -> None
 
 async def test_a_server_that_hangs_is_given_up_after_its_attempts(server) -> None:
     async with teacher(server, timeout_seconds=0.05, attempts=2) as asked:
-        server.replies = [lambda _: pytest.fail("never reached")]
         with socket.socket() as deaf:  # accepts, and says nothing
             deaf.bind(("127.0.0.1", 0))
             deaf.listen()
@@ -173,16 +141,15 @@ async def test_a_server_that_hangs_is_given_up_after_its_attempts(server) -> Non
 
 
 async def test_a_server_that_is_down_is_named() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    async with teacher(Server(f"http://127.0.0.1:{port}/v1"), attempts=1) as asked:
+    server = Server()
+    server.url = f"http://{dead_address()}/v1"
+    async with teacher(server, attempts=1) as asked:
         with pytest.raises(TeacherError, match="cannot be reached"):
             await asked.ask(["refund"])
 
 
 async def test_a_model_that_wants_to_say_something_else_is_found_before_any_text_is_asked(server) -> None:
-    server.replies = [lambda _: completion({"Sure": 0.9, "A": 0.05})]
+    server.replies = [completion({"Sure": 0.9, "A": 0.05})]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match=r"0\.05 of its mass on codes.*examples"):
             await asked.ask(["my own text"])
@@ -190,7 +157,7 @@ async def test_a_model_that_wants_to_say_something_else_is_found_before_any_text
 
 
 async def test_a_server_without_logprobs_is_told_from_one_with(server) -> None:
-    server.replies = [lambda _: completion({"A": 0.9}, logprobs=None)]
+    server.replies = [completion({"A": 0.9}, logprobs=None)]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match=r"gives no top_logprobs.*Use one that has"):
             await asked.ask(["refund"])
@@ -205,7 +172,7 @@ async def test_a_server_without_logprobs_is_told_from_one_with(server) -> None:
     ],
 )
 async def test_refusals_and_other_answers_are_outcomes_that_cost_and_never_labels(server, reply, outcome) -> None:
-    server.replies = [sure, sure, sure, lambda _: reply]
+    server.replies = [sure, sure, sure, reply]
     async with teacher(server) as asked:
         (answer,) = await asked.ask(["odd"])
     assert (answer.outcome, answer.probabilities) == (outcome, None)

@@ -9,7 +9,6 @@ import pytest
 
 from export.bundle.classifier import Classifier
 from export.bundle.format import (
-    CARD,
     GOLDEN,
     MODEL,
     PORTABLE,
@@ -21,23 +20,6 @@ from export.bundle.format import (
     write_bundle,
 )
 from export.bundle.verify import check_golden, verify
-
-
-@pytest.fixture
-def rewrite(tiny_bundle, tmp_path):
-    """`rewrite({file: bytes})`: a sealed bundle like `tiny_bundle`, with other files."""
-
-    def write(changes):
-        contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
-        return write_bundle(tmp_path / "changed", {**contents, **changes}, tiny_bundle.manifest).path
-
-    return write
-
-
-@pytest.fixture
-def golden(tiny_bundle):
-    """A golden row whose label is beyond doubt."""
-    return next(row for row in tiny_bundle.golden() if max(row.probabilities) > 0.8)
 
 
 @pytest.fixture

@@ -14,23 +14,6 @@ from service.inference.autotune import Overrides
 from service.inference.load import load
 
 
-@pytest.fixture
-def rewrite(tiny_bundle, tmp_path):
-    """`rewrite({file: bytes})`: a sealed bundle like `tiny_bundle`, with other files."""
-
-    def write(changes):
-        contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
-        return write_bundle(tmp_path / "changed", {**contents, **changes}, tiny_bundle.manifest).path
-
-    return write
-
-
-@pytest.fixture
-def golden(tiny_bundle):
-    """A golden row whose label is beyond doubt."""
-    return next(row for row in tiny_bundle.golden() if max(row.probabilities) > 0.8)
-
-
 def test_a_good_bundle_is_loaded(tiny_bundle):
     loaded = load(tiny_bundle.path)
     assert loaded.bundle == tiny_bundle

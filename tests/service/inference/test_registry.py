@@ -23,13 +23,13 @@ from service.inference import registry as module
 from service.inference.registry import Models, Variant
 from service.shadow.active import ActiveShadow
 from service.shadow.errors import ShadowError
+from tests.support.waiting import PATIENCE, until
 
 ON_LOOP = {"workers": 0, "batch_tokens": 512}
 ON_THREAD = {"workers": 1, "batch_tokens": 512}
 FLIPS = ({}, {"refund": "shipping", "late": "technical"}, {"refund": "account", "crash": "billing"})
 TEXTS = ("refund", "late", "crash", "login", "refund please", "my parcel is late", "crash crash login", "help")
 CLIENTS = 20
-PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,6 @@ def served(client):
 def large_parts(model):
     """Weak references to a model's classifier and to its teacher."""
     return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._active.teacher)
-
-
-async def settled(condition):
-    """Wait until something holds that the event loop or a thread is about to bring about."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def ask(client, text, **options):
@@ -143,12 +136,12 @@ async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the
                 wanted = answered[version(bundle)] + CLIENTS
                 response = await client.post("/admin/reload")
                 assert response.json() == {"versions": {"stable": version(bundle)}}
-                await settled(lambda bundle=bundle, wanted=wanted: answered[version(bundle)] >= wanted)
+                await until(lambda bundle=bundle, wanted=wanted: answered[version(bundle)] >= wanted)
         finally:
             done.set()
             await asyncio.gather(*users)
         assert set(answered) == {version(bundle) for bundle in bundles}
-        await settled(lambda: len(inference_threads()) == threads + engine["workers"])
+        await until(lambda: len(inference_threads()) == threads + engine["workers"])
         assert len(served(client)) == 1
     assert len(inference_threads()) == threads
 
@@ -168,7 +161,7 @@ async def test_a_released_model_and_its_teacher_are_freed_though_no_collector_lo
             old = large_parts(*models_of(client))
             publish(bundles[1], path)
             assert (await client.post("/admin/reload")).status_code == 200
-            await settled(lambda: [part() for part in old] == [None, None])
+            await until(lambda: [part() for part in old] == [None, None])
         finally:
             gc.unfreeze()
 
@@ -180,7 +173,7 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_e
     async with running(bundle=path, admin=True, **ON_THREAD) as client:
         old = weakref.ref(served(client)[version(bundles[0])].loaded.classifier)
         asking = asyncio.create_task(ask(client, "refund"))
-        await settled(gate.reached.is_set)
+        await until(gate.reached.is_set)
         publish(bundles[1], path)
         assert (await client.post("/admin/reload")).status_code == 200
         assert await ask(client, "refund") == (version(bundles[1]), right[version(bundles[1]), "refund"])
@@ -188,14 +181,14 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_e
         assert not asking.done()
         gate.opened.set()
         assert await asking == (version(bundles[0]), right[version(bundles[0]), "refund"])
-        await settled(lambda: old() is None)
+        await until(lambda: old() is None)
 
 
 async def test_a_request_that_outlasts_the_limit_of_a_released_model_is_told_so(running, bundles, tmp_path, gate):
     path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, shutdown_seconds=0.01, **ON_THREAD) as client:
         asking = asyncio.create_task(client.post("/classify", json={"text": "refund"}))
-        await settled(gate.reached.is_set)
+        await until(gate.reached.is_set)
         publish(bundles[1], path)
         assert (await client.post("/admin/reload")).status_code == 200
         response = await asking
@@ -228,7 +221,7 @@ async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(
             (409, "reloading")
         }
         assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
-        await settled(lambda: len(inference_threads()) == threads + 1)
+        await until(lambda: len(inference_threads()) == threads + 1)
 
 
 async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bundles, tmp_path, monkeypatch):
@@ -287,7 +280,7 @@ async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_end
         monkeypatch.setattr(module, "load", load_and_linger)
         publish(bundles[1], path)
         first = asyncio.create_task(client.post("/admin/reload"))
-        await settled(began.is_set)
+        await until(began.is_set)
         publish(bundles[2], path)
         assert (await client.post("/admin/reload")).json()["error"]["code"] == "reloading"
         assert not first.done()
@@ -334,7 +327,7 @@ async def test_what_is_still_being_loaded_at_the_end_is_not_served_any_more(
     monkeypatch.setattr(module, "load", wait_and_load)
     publish(bundles[1], path)
     reloading = asyncio.create_task(models.reload())
-    await settled(began.is_set)
+    await until(began.is_set)
     stopping = asyncio.create_task(models.stop())
     await asyncio.sleep(0)
     go_on.set()
@@ -645,7 +638,7 @@ async def test_a_shadow_that_cannot_start_for_the_new_bundle_leaves_the_old_one_
         assert list(served(client)) == [version(bundles[0])]
         await ask(client, "refund")
         await compared(client, 1)
-        await settled(lambda: len(inference_threads()) == threads + 1)
+        await until(lambda: len(inference_threads()) == threads + 1)
         publish(bundles[1], path)
         assert (await client.post("/admin/reload")).json() == {"versions": {"stable": version(bundles[1])}}
 

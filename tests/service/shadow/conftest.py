@@ -23,10 +23,10 @@ from service.shadow import teacher as shadow_teacher
 from service.shadow.ledger import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline
 from service.shadow.settings import ShadowSettings
+from tests.support.waiting import until
 
 LABELS = ("billing", "shipping", "account")
 VERSION = "0123456789ab"
-PATIENCE = 30.0
 
 REFERENCE = Reference(
     confidence=np.array([0.4, 0.6, 0.9, 0.99, 1.0]),
@@ -96,15 +96,6 @@ async def hang(texts: Sequence[str]) -> list[Answer]:
     raise AssertionError("unreachable")
 
 
-class Clock:
-    """A clock that stands still until a test moves `now`."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Shadow:
     """A pipeline, with what a test needs to observe it."""
 
@@ -166,13 +157,6 @@ class Shadow:
             return connection.execute(f"SELECT {columns} FROM rows ORDER BY seq").fetchall()
         finally:
             connection.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; fail when it does not within PATIENCE."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 MakeShadow = Callable[..., Shadow]

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from .conftest import Shadow, hang, until
+from tests.support.waiting import until
+
+from .conftest import Shadow, hang
 
 YEARS = 10 * 365 * 86400.0
 

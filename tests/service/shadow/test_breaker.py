@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from service.shadow.breaker import Breaker, State
-
-from .conftest import Clock
+from tests.support.clock import Clock
 
 
 def run(breaker: Breaker, *, failures: int, successes: int) -> None:

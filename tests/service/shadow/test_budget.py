@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.shadow.budget import BURST, Budget
-
-from .conftest import Clock
+from tests.support.clock import Clock
 
 
 def spend(budget: Budget, cost_usd: float) -> bool:

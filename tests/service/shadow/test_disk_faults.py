@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from service.shadow.outbox import Outbox
+from tests.support.waiting import until
 
-from .conftest import Shadow, answer, hang, until
+from .conftest import Shadow, answer, hang
 
 
 async def works_again(shadow: Shadow) -> None:

@@ -17,8 +17,9 @@ from service.shadow.errors import ShadowError
 from service.shadow.ledger import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline
 from service.shadow.settings import ShadowSettings
+from tests.support.waiting import until
 
-from .conftest import LABELS, VERSION, PlayedTeacher, agree, answer, disagree, prediction, until
+from .conftest import LABELS, VERSION, PlayedTeacher, agree, answer, disagree, prediction
 
 
 def test_settings_refuse_what_they_do_not_know():

@@ -12,8 +12,10 @@ import structlog
 from distill.teachers import Answer, TeacherError
 from service.shadow.ledger import Ledger
 from service.telemetry.logging import describe
+from tests.support.fragile_tokenizer import PanicException
+from tests.support.waiting import until
 
-from .conftest import PlayedTeacher, agree, answer, hang, until
+from .conftest import PlayedTeacher, agree, answer, hang
 
 
 def returns(value):
@@ -32,10 +34,6 @@ def raises(error):
 
 async def cancelled_inside(texts):
     raise asyncio.CancelledError
-
-
-class PanicException(BaseException):  # as pyo3 raises it for a panic in Rust
-    """A harmless stand-in for what a library written in Rust raises."""
 
 
 PROPER = answer().probabilities

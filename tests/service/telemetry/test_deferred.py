@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from service.telemetry import deferred
 from service.telemetry.deferred import Deferred
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -39,12 +40,9 @@ async def test_enough_is_done_in_its_order_when_the_event_loop_is_free(work):
 async def test_a_little_is_done_after_a_while_each_time(work, monkeypatch):
     monkeypatch.setattr(deferred, "_SECONDS", 0.001)
     put = await put_off(work, 2)
-    async with asyncio.timeout(5):
-        while len(work) < 2:
-            await asyncio.sleep(0.001)
-        put.add(lambda: work.append("again"))
-        while len(work) < 3:
-            await asyncio.sleep(0.001)
+    await until(lambda: len(work) == 2)
+    put.add(lambda: work.append("again"))
+    await until(lambda: len(work) == 3)
     assert work == [0, 1, "again"]
 
 

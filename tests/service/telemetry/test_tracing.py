@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -24,6 +23,8 @@ from service.errors import StartupError
 from service.telemetry import tracing
 from service.telemetry.trace import Trace
 from service.telemetry.tracing import Tracer
+from tests.support.http_server import serving
+from tests.support.waiting import until
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -124,9 +125,7 @@ async def test_a_client_that_leaves_leaves_a_span(listening, connect, collected,
         leaving.send(b'{"text": "invoice"}')
         await gate.held()
         leaving.close()
-        async with asyncio.timeout(30):
-            while any(model.scheduler.open for model in serving.app.state.reflux.models):
-                await asyncio.sleep(0.001)
+        await until(lambda: not any(model.scheduler.open for model in serving.app.state.reflux.models))
         gate.opened.set()
     (server,) = collected.get_finished_spans()
     assert server.attributes["http.response.status_code"] == 499
@@ -251,26 +250,16 @@ async def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(coll
 
 
 @pytest.fixture
-def collector():
+async def collector():
     """A collector of OTLP over HTTP: its address, and what it was sent."""
     received = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
+    def receive(request):
+        received.append((request.url.path, request.content))
+        return httpx.Response(200)
 
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
-        thread.join()
+    async with serving(receive) as server:
+        yield server.url, received
 
 
 async def test_a_process_sends_its_spans_where_the_environment_says(start_process, connect, collector):

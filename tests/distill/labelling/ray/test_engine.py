@@ -6,145 +6,62 @@ The server is in this process and charges for what it begins; the command, and e
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
-import math
 import os
 import shutil
 import signal
 import socket
-import sqlite3
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import httpx
 import psutil
 import pytest
-import uvicorn
-import yaml
 
 from distill.errors import DistillError
 from distill.labelling.answer_store import text_key
 from distill.labelling.session import LabellingOptions
-from distill.labelling.soft_labels import SoftLabels
-from distill.run import LABELS, Run
+from distill.run import Run
 from distill.task import load_task
-from distill.teachers.api.pricing import Price, Usage
+from tests.support.http_server import HttpServer, serving
+from tests.support.labelling_job import NAMES, PROBES, ChargingApi, LabellingJob, right, text_of
+from tests.support.sockets import address_of
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[4]
-NAMES = ("billing", "refund", "shipping")
-PRICE = Price(input=1.0, output=4.0)
-PROBES = 3
 AT_ONCE = 8  # calls at the server
 UNDER_WAY = AT_ONCE // 2 + AT_ONCE // 2 // 4 + 1  # calls of one of two workers
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "COLUMNS": "400"}
 
 
-async def no_wait(text: str) -> None:
-    """Answer at once."""
-
-
 @dataclass
-class Server:
-    """OpenAI's chat API. A call is charged as soon as it is begun, and answered when `wait` returns.
+class Server(ChargingApi):
+    """Knows which process each call came from."""
 
-    It knows which process each call came from. Of `refused`, it says that their key is wrong.
-    """
-
-    wait: Callable[[str], Awaitable[None]] = no_wait
-    base_url: str = ""
-    refused: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
+    spread: int = 128
     processes: dict[int, int] = field(default_factory=dict)
     process_of: dict[str, int] = field(default_factory=dict)
-    usd: float = 0.0
-    state: Any = None
-    heard: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return  # killed before the call was begun
-            body, more = body + message["body"], message["more_body"]
-        request = json.loads(body)
-        text = request["messages"][-1]["content"].splitlines()[1]
-        tokens = len(body) - int(text_key(text)[:2], 16) // 2
-        if text not in self.refused:
-            self.usd += PRICE.cost(Usage(input=tokens, output=1))
-        port = scope["client"][1]
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        port = request.extensions["client"][1]
         if port not in self.processes:
             self.processes[port] = _process_at(port)
-        async with self.heard:
-            self.asked.append(text)
-            self.process_of[text] = self.processes[port]
-            self.heard.notify_all()
-        await self.wait(text)
-        status, said = (
-            (401, {"error": {"message": "no"}}) if text in self.refused else (200, _said(request, text, tokens))
-        )
-        content = json.dumps(said).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        self.process_of[text_of(request)] = self.processes[port]
+        return await super().__call__(request)
 
     @property
     def workers(self) -> set[int]:
         """The processes that asked for texts of the pool; the driver asks for names of labels alone."""
         return {process for text, process in self.process_of.items() if text not in NAMES}
 
-    async def until(self, what: Callable[[], bool]) -> None:
-        """Return when so much was asked for."""
-        async with self.heard:
-            await self.heard.wait_for(what)
-
-    async def left_alone(self) -> None:
-        """Return when no connection is open and no call is being served: what was sent was begun, and charged."""
-        while self.state.connections or self.state.tasks:
-            await asyncio.sleep(0.01)
-
-
-def _said(request: dict[str, Any], text: str, tokens: int) -> dict[str, Any]:
-    listing = request["messages"][0]["content"].splitlines()
-    code_of = {line[3:]: line[0] for line in listing if line[1:3] == ": "}
-    top = [{"token": code_of[right(text)], "logprob": math.log(0.9)}, {"token": "The", "logprob": math.log(0.05)}]
-    message = {"role": "assistant", "content": top[0]["token"]}
-    logprobs = {"content": [{**top[0], "top_logprobs": top}]}
-    return {
-        "model": request["model"],
-        "choices": [{"message": message, "logprobs": logprobs, "finish_reason": "length"}],
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1},
-    }
-
-
-def right(text: str) -> str:
-    """The label that the server is sure of."""
-    return NAMES[int(text_key(text), 16) % len(NAMES)]
-
 
 def _process_at(port: int) -> int:
     """The process that has this end of a connection."""
     return next(one.pid for one in psutil.net_connections("tcp") if one.pid and one.laddr and one.laddr.port == port)
-
-
-@asynccontextmanager
-async def serving(wait: Callable[[str], Awaitable[None]] = no_wait) -> AsyncIterator[Server]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        app = Server(wait, f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
-        running = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
-        running.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        app.state = running.server_state
-        task = asyncio.create_task(running.serve([listener]))
-        yield app
-        running.should_exit = True
-        await task
 
 
 @pytest.fixture(scope="module")
@@ -167,27 +84,10 @@ class Done:
 
 
 @dataclass
-class Job:
-    """A task whose teacher is the server, the run's folder, and the cluster to run it on."""
+class Job(LabellingJob):
+    """A labelling job with the address of the cluster to run it on, where that is not started anew."""
 
-    file: Path
-    root: Path
-    texts: list[str]
-    address: str | None
-
-    def rows(self, table: str, column: str) -> list[Any]:
-        """What is on disk."""
-        if not (self.root / "answers.sqlite").exists():
-            return []
-        with closing(sqlite3.connect(self.root / "answers.sqlite")) as reader:
-            return [value for (value,) in reader.execute(f"SELECT {column} FROM {table}")]
-
-    @property
-    def answered(self) -> set[str]:
-        return set(self.rows("answers", "text"))
-
-    def labels(self) -> SoftLabels:
-        return SoftLabels.read(Run(load_task(self.file), self.root).labels.require("label") / LABELS)
+    address: str | None = None
 
     @asynccontextmanager
     async def running(self, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -226,27 +126,10 @@ async def said(process: asyncio.subprocess.Process, part: str) -> None:
     await process.stderr.readuntil(part.encode())
 
 
-def job(folder: Path, server: Server, address: str | None, pool: int = 180, **teacher: Any) -> Job:
-    texts = [f"text {number} {'x' * (number % 7)}".strip() for number in range(pool + 20)]
-    for name, rows in (("train", texts[:pool]), ("test", texts[pool:])):
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["text"], *([text] for text in rows)])
-    task = {
-        "name": "cluster",
-        "labels": list(NAMES),
-        "data": {"train": {"path": "train.csv"}, "test": {"path": "test.csv"}, "near_duplicate": 1.0},
-        "teacher": {
-            "kind": "openai",
-            "base_url": server.base_url,
-            "model": "m",
-            "usd_per_million": PRICE.model_dump(),
-            "concurrency": AT_ONCE,
-            **teacher,
-        },
-        "students": {"none": {"family": "static", "model": "package:none"}},
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(task))
-    return Job(folder / "task.yaml", folder / "run", texts, address)
+def job(folder: Path, server: HttpServer, address: str | None, pool: int = 180) -> Job:
+    job = Job.write(folder, server.url, pool=pool, test=20, concurrency=AT_ONCE)
+    job.address = address
+    return job
 
 
 async def test_every_text_is_asked_for_once_and_labelled_as_by_one_process(tmp_path, cluster) -> None:
@@ -254,25 +137,26 @@ async def test_every_text_is_asked_for_once_and_labelled_as_by_one_process(tmp_p
 
     async def wait(text: str) -> None:
         if text not in NAMES:
-            if len(server.workers) == 2:
+            if len(teacher.workers) == 2:
                 both.set()
             await both.wait()
 
-    async with serving(wait) as server:
+    teacher = Server(wait)
+    async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         done = await made.run()
         assert done.status == 0, done.err
-        assert sorted(server.asked) == sorted([*made.texts, *NAMES])
+        assert sorted(teacher.asked) == sorted([*made.texts, *NAMES])
         assert f"{len(made.texts)} texts labelled by openai:m" in done.out
         assert f"0 refused, 0 invalid; {len(made.texts)} asked now; $0.0" in done.out
         assert [line[:20] for line in done.err.splitlines()] == ["comparing texts     ", "openai:m labels the "]
-        assert made.rows("money", "spent") == [pytest.approx(server.usd)]
+        assert made.rows("money", "spent") == [pytest.approx(teacher.usd)]
 
         shutil.rmtree(made.root / "labels")
         again = await made.run()
         assert again.status == 0, again.err
         assert "; 0 asked now; $0.0" in again.out
-        assert len(server.asked) == len(made.texts) + PROBES
+        assert len(teacher.asked) == len(made.texts) + PROBES
 
         one, other = made.labels(), Run(load_task(made.file), tmp_path / "local")
         other.make_data()
@@ -284,7 +168,8 @@ async def test_every_text_is_asked_for_once_and_labelled_as_by_one_process(tmp_p
 
 
 async def test_the_budget_is_the_clusters_and_more_money_goes_on(tmp_path, cluster) -> None:
-    async with serving() as server:
+    teacher = Server()
+    async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         done = await made.run("--max-usd", "0.03")
         assert done.status == 1
@@ -292,22 +177,23 @@ async def test_the_budget_is_the_clusters_and_more_money_goes_on(tmp_path, clust
         assert last.startswith("error: $0.0"), done.err
         assert "of $0.030 are spent, and the next call may cost $0.000" in last
         assert "Traceback" not in done.err
-        assert 0.027 < server.usd <= 0.03
+        assert 0.027 < teacher.usd <= 0.03
         assert made.rows("reservations", "usd") == []
-        assert made.answered == {text_key(text) for text in server.asked} - {text_key(name) for name in NAMES}
+        assert made.answered == {text_key(text) for text in teacher.asked} - {text_key(name) for name in NAMES}
 
         done = await made.run("--max-usd", "10")
         assert done.status == 0, done.err
-    assert sorted(server.asked) == sorted([*made.texts, *NAMES])
-    assert made.rows("money", "spent") == [pytest.approx(server.usd)]
+    assert sorted(teacher.asked) == sorted([*made.texts, *NAMES])
+    assert made.rows("money", "spent") == [pytest.approx(teacher.usd)]
 
 
 async def test_a_teacher_that_fails_is_told_as_by_one_process_and_what_was_paid_for_is_stored(
     tmp_path, cluster
 ) -> None:
-    async with serving() as server:
+    teacher = Server()
+    async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
-        server.refused = {made.texts[100]}
+        teacher.refused = {made.texts[100]}
         done = await made.run()
         assert done.status == 1
         assert "Traceback" not in done.err
@@ -315,15 +201,15 @@ async def test_a_teacher_that_fails_is_told_as_by_one_process_and_what_was_paid_
             done.err.splitlines()[-1]
             == "error: openai:m refuses the key (401: no); set the variable that `key_env` names"
         )
-        assert made.answered == {text_key(text) for text in server.asked if text not in {*NAMES, *server.refused}}
-        assert len(server.asked) < len(made.texts)
+        assert made.answered == {text_key(text) for text in teacher.asked if text not in {*NAMES, *teacher.refused}}
+        assert len(teacher.asked) < len(made.texts)
 
-        server.refused = set()
-        before = len(server.asked)
+        teacher.refused = set()
+        before = len(teacher.asked)
         assert (await made.run()).status == 0
-    assert len(server.asked) == len(made.texts) + PROBES + 1
-    assert not {text_key(text) for text in server.asked[:before]} & {
-        text_key(text) for text in server.asked[before:]
+    assert len(teacher.asked) == len(made.texts) + PROBES + 1
+    assert not {text_key(text) for text in teacher.asked[:before]} & {
+        text_key(text) for text in teacher.asked[before:]
     } - {text_key(made.texts[100])}
 
 
@@ -332,20 +218,21 @@ async def test_a_worker_that_is_killed_loses_the_calls_in_flight_and_no_more(tmp
     free = 60
 
     async def wait(text: str) -> None:
-        if len(server.asked) > free:
+        if len(teacher.asked) > free:
             await released.wait()
 
-    async with serving(wait) as server:
+    teacher = Server(wait)
+    async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running("--max-usd", "10") as running:
-            await server.until(lambda: len(server.asked) > free + AT_ONCE // 2 and len(server.workers) == 2)
-            killed = server.process_of[server.asked[-1]]
+            await until(lambda: len(teacher.asked) > free + AT_ONCE // 2 and len(teacher.workers) == 2)
+            killed = teacher.process_of[teacher.asked[-1]]
             before = made.answered
             os.kill(killed, signal.SIGKILL)
             released.set()
             done = await ended(running)
         assert done.status == 0, done.err
-    times = Counter(server.asked)
+    times = Counter(teacher.asked)
     lost = {text for text, often in times.items() if often > 1}
     assert 0 < len(lost) <= UNDER_WAY
     assert max(times.values()) == 2
@@ -353,7 +240,7 @@ async def test_a_worker_that_is_killed_loses_the_calls_in_flight_and_no_more(tmp
     assert made.answered == set(map(text_key, made.texts))
     assert made.rows("reservations", "usd") == []
     (spent,) = made.rows("money", "spent")
-    assert server.usd <= spent < server.usd * 1.1  # a call that is lost counts at its worst price
+    assert teacher.usd <= spent < teacher.usd * 1.1  # a call that is lost counts at its worst price
     assert sorted(made.labels().texts) == sorted(made.texts)
 
 
@@ -362,27 +249,28 @@ async def test_a_driver_that_is_killed_pays_for_nothing_twice_when_it_is_started
     free = 60
 
     async def wait(text: str) -> None:
-        if len(server.asked) > free:
+        if len(teacher.asked) > free:
             await released.wait()
 
-    async with serving(wait) as server:
+    teacher = Server(wait)
+    async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running("--max-usd", "10") as running:
-            await server.until(lambda: len(server.asked) > free + AT_ONCE // 2)
+            await until(lambda: len(teacher.asked) > free + AT_ONCE // 2)
             running.kill()
             await running.communicate()
         released.set()
-        await server.left_alone()
-        begun, answered, paid = len(server.asked), made.answered, made.rows("calls WHERE cost_usd > 0", "key")
+        await server.idle()
+        begun, answered, paid = len(teacher.asked), made.answered, made.rows("calls WHERE cost_usd > 0", "key")
         assert begun - len(paid) <= 2 * UNDER_WAY
 
         done = await made.run("--max-usd", "10", "--workers", "5")
         assert done.status == 0, done.err
         assert "the Ray cluster has 4 CPUs for 5 workers" in done.err
-    assert not {text_key(text) for text in server.asked[begun:]} & answered
-    assert len(server.asked) == len(made.texts) + PROBES + begun - len(paid)
+    assert not {text_key(text) for text in teacher.asked[begun:]} & answered
+    assert len(teacher.asked) == len(made.texts) + PROBES + begun - len(paid)
     (spent,) = made.rows("money", "spent")
-    assert server.usd <= spent < server.usd * 1.1
+    assert teacher.usd <= spent < teacher.usd * 1.1
 
 
 async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behind(tmp_path, cluster) -> None:
@@ -392,10 +280,11 @@ async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behi
         if text not in NAMES:
             await released.wait()
 
-    async with serving(wait) as server:
+    teacher = Server(wait)
+    async with serving(teacher) as server:
         made = job(tmp_path, server, None)
         async with made.running() as running:
-            await server.until(lambda: len(server.asked) == PROBES + AT_ONCE)
+            await until(lambda: len(teacher.asked) == PROBES + AT_ONCE)
             ray = psutil.Process(running.pid).children(recursive=True)
             assert any("raylet" in process.name() for process in ray)
             os.killpg(running.pid, signal.SIGINT)
@@ -405,9 +294,9 @@ async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behi
         assert done.status == 130
         assert done.err.splitlines()[-1].startswith("stopped: every answer so far is stored, and $0.00")
         assert "Traceback" not in done.err
-        assert PROBES + AT_ONCE <= len(server.asked) <= PROBES + 2 * UNDER_WAY
-        assert made.answered == {text_key(text) for text in server.asked[PROBES:]}
-        assert made.rows("money", "spent") == [pytest.approx(server.usd)]
+        assert PROBES + AT_ONCE <= len(teacher.asked) <= PROBES + 2 * UNDER_WAY
+        assert made.answered == {text_key(text) for text in teacher.asked[PROBES:]}
+        assert made.rows("money", "spent") == [pytest.approx(teacher.usd)]
         gone, alive = psutil.wait_procs(ray, timeout=60)
         assert alive == []
         assert gone
@@ -420,10 +309,11 @@ async def test_a_second_ctrl_c_gives_up_what_is_in_flight_and_counts_it(tmp_path
         if text not in NAMES:
             await released.wait()
 
-    async with serving(wait) as server:
+    teacher = Server(wait)
+    async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running() as running:
-            await server.until(lambda: len(server.asked) == PROBES + AT_ONCE)
+            await until(lambda: len(teacher.asked) == PROBES + AT_ONCE)
             os.killpg(running.pid, signal.SIGINT)
             await said(running, "stopping after the calls in flight")
             os.killpg(running.pid, signal.SIGINT)
@@ -433,17 +323,18 @@ async def test_a_second_ctrl_c_gives_up_what_is_in_flight_and_counts_it(tmp_path
         assert made.answered == set()
         assert made.rows("reservations", "usd") == []
         (spent,) = made.rows("money", "spent")
-        assert server.usd <= spent
+        assert teacher.usd <= spent
         released.set()
-        await server.left_alone()
+        await server.idle()
 
 
 async def test_a_cluster_that_cannot_be_reached_is_told(tmp_path, cluster) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        async with serving() as server:
-            done = await job(tmp_path, server, address, 20).run()
+        address = address_of(nobody)
+        teacher = Server()
+    async with serving(teacher) as server:
+        done = await job(tmp_path, server, address, 20).run()
     assert done.status == 1
     assert "Traceback" not in done.err
     assert f"error: the Ray cluster {address} is not available: [Errno 111] Connection refused" in done.err
@@ -453,7 +344,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch) -> None:
     for name in [name for name in sys.modules if name.startswith("distill.labelling.ray.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
-    made = job(tmp_path, Server(base_url="http://127.0.0.1:9/v1"), None, 20)
+    made = Job.write(tmp_path, "http://127.0.0.1:9", pool=20, test=20)
     run = Run(load_task(made.file), made.root)
     run.make_data()
     with pytest.raises(DistillError, match=r"--engine ray needs Ray .*pip install 'reflux\[ray\]'"):

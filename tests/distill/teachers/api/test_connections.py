@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import httpx
 import pytest
 
 from distill.teachers.api.connections import Connections
+from tests.support.sockets import dead_address, tcp_server
 
 
 @dataclass
@@ -43,11 +43,10 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     app = Server()
-    listening = await asyncio.start_server(app, "127.0.0.1", 0)
-    app.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    yield app
-    app.released.set()
-    listening.close()
+    async with tcp_server(app) as address:
+        app.url = f"http://{address}"
+        yield app
+        app.released.set()
 
 
 @pytest.fixture
@@ -102,9 +101,7 @@ async def test_a_response_that_is_not_read_to_its_end_leaves_nothing_either(serv
 
 
 async def test_a_server_that_is_down_is_httpx_own_error() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://{dead_address()}"
     async with httpx.AsyncClient(base_url=url, transport=Connections(url)) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("/now")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from distill.teachers.account import NoAccount
@@ -20,6 +21,7 @@ from distill.teachers.api.errors import error_of_status
 from distill.teachers.api.limit_headers import retry_after, retry_after_in
 from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.errors import TeacherError
+from tests.support.waiting import until
 
 KEY = "sk-secret-0123456789"
 NOW = datetime(2026, 11, 24, 8, tzinfo=UTC)
@@ -28,27 +30,16 @@ NOW = datetime(2026, 11, 24, 8, tzinfo=UTC)
 class Server:
     """Answers 429 with some headers first, then 200; or always with one reply that repeats the key it was sent."""
 
-    def __init__(self, refusals: list[dict[str, str]] = [], status: int = 200) -> None:  # noqa: B006
+    def __init__(self, refusals: Sequence[dict[str, str]] = (), status: int = 200) -> None:
         self.refusals = list(refusals)
         self.status = status
-        self.refused_at = 0.0
-        self.asked: list[tuple[float, str, dict[str, str]]] = []
-        self.refused = asyncio.Event()
+        self.asked: list[tuple[float, httpx.Request]] = []
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        sent = {name.decode(): value.decode() for name, value in scope["headers"]}
-        self.asked.append((time.monotonic(), f"{scope['path']}?{scope['query_string'].decode()}", sent))
-        headers: Mapping[str, str] = self.refusals.pop(0) if self.refusals else {}
-        status = 429 if headers else self.status
-        if headers:
-            self.refused_at = time.monotonic()
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        said = {"error": {"message": f"no good: {sent.get('authorization')} {sent.get('api-key')}"}}
-        await send({"type": "http.response.body", "body": json.dumps(said).encode()})
-        self.refused.set()
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append((time.monotonic(), request))
+        headers = self.refusals.pop(0) if self.refusals else {}
+        said = f"no good: {request.headers.get('authorization')} {request.headers.get('api-key')}"
+        return httpx.Response(429 if headers else self.status, headers=headers, json={"error": {"message": said}})
 
 
 def api(base_url: str, **settings: Any) -> Api:
@@ -74,41 +65,40 @@ async def ask(made: Api, text: str = "hi") -> None:
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "300ms"}, 0.3),
     ],
 )
-async def test_what_a_429_asks_for_holds_everybody_back(serve: Callable[[Any], str], headers, seconds) -> None:
+async def test_what_a_429_asks_for_holds_everybody_back(serve, headers, seconds) -> None:
     server = Server([headers])
-    made = api(serve(server))
+    made = api(await serve(server))
     refused = asyncio.create_task(ask(made, "refused"))
-    await server.refused.wait()
-    while len(server.asked) == 1 and not made._limiter._delay(1.0):  # until the client has read it
-        await asyncio.sleep(0)
+    await until(lambda: len(server.asked) > 1 or made._limiter._delay(1.0), pause=0)  # until the client has read it
     await asyncio.gather(refused, ask(made, "another"), ask(made, "a third"))
     await made.aclose()
     assert len(server.asked) == 4
-    assert min(moment for moment, *_ in server.asked[1:]) >= server.refused_at + seconds - 0.01
+    refused_at = server.asked[0][0]
+    assert min(moment for moment, _ in server.asked[1:]) >= refused_at + seconds - 0.01
 
 
-async def test_a_base_url_may_have_a_query_and_a_header_the_key(serve: Callable[[Any], str], monkeypatch) -> None:
+async def test_a_base_url_may_have_a_query_and_a_header_the_key(serve, monkeypatch) -> None:
     monkeypatch.setenv("AZURE_KEY", f" {KEY}\n")
     server = Server()
-    root = serve(server)
+    root = await serve(server)
     azure = {"headers": {"api-key": "$AZURE_KEY", "x-team": "costs $$5"}}
     made = api(f"{root}/openai/deployments/d?api-version=2024-10-21", **azure)
     other = api(f"{root}/openai/deployments/d?api-version=2025-04-01", **azure)
     await ask(made)
     await made.aclose()
     await other.aclose()
-    (_, url, sent) = server.asked[0]
-    assert url == "/openai/deployments/d/chat?api-version=2024-10-21"
-    assert (sent["api-key"], sent["x-team"]) == (KEY, "costs $5")
-    assert "authorization" not in sent
-    request = ApiRequest("/chat", {}, max_output=1)
-    assert made.key(request) != other.key(request)
+    _, request = server.asked[0]
+    assert request.url.raw_path == b"/openai/deployments/d/chat?api-version=2024-10-21"
+    assert (request.headers["api-key"], request.headers["x-team"]) == (KEY, "costs $5")
+    assert "authorization" not in request.headers
+    chat = ApiRequest("/chat", {}, max_output=1)
+    assert made.key(chat) != other.key(chat)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 500])
 @pytest.mark.parametrize("settings", [{}, {"key_env": "NONE", "headers": {"api-key": "$K"}}, {"key_file": "key"}])
 async def test_a_key_is_in_no_error_version_or_repr(
-    serve: Callable[[Any], str], monkeypatch, tmp_path: Path, caplog, status: int, settings: dict[str, Any]
+    serve, monkeypatch, tmp_path: Path, caplog, status: int, settings: dict[str, Any]
 ) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     if "key_file" in settings:
@@ -117,11 +107,11 @@ async def test_a_key_is_in_no_error_version_or_repr(
         monkeypatch.setenv("K", KEY)
     caplog.set_level("DEBUG")
     server = Server(status=status)
-    made = api(serve(server), attempts=1, **settings)
+    made = api(await serve(server), attempts=1, **settings)
     with pytest.raises(TeacherError, match=r"\*\*\*") as failure:
         await ask(made)
     await made.aclose()
-    assert KEY in str(server.asked[0][2])  # it was sent, and the server repeats it
+    assert KEY in str(dict(server.asked[0][1].headers))  # it was sent, and the server repeats it
     told = [str(failure.value), repr(failure.value), failure.value.reason, repr(made.config), repr(made.__dict__)]
     assert not any(KEY in one for one in [*told, json.dumps(made.config.answering())])
     assert KEY not in "".join(record.getMessage() for record in caplog.records if record.name != "httpcore.http11")

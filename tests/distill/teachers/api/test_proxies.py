@@ -17,6 +17,7 @@ from distill.teachers.api.connections import Connections
 from distill.teachers.api.errors import ApiError
 from distill.teachers.api.proxies import proxy_for
 from distill.teachers.errors import TeacherError
+from tests.support.sockets import dead_address, tcp_server
 
 SECRET = "s3cret-of-the-proxy"
 SERVER = "http://api.example.invalid"
@@ -53,18 +54,14 @@ class Proxy:
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
     app = Proxy()
-    listening = await asyncio.start_server(app, "127.0.0.1", 0)
-    app.address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    yield app
-    listening.close()
+    async with tcp_server(app) as app.address:
+        yield app
 
 
 @pytest.fixture
 def dead() -> str:
     """An address at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return dead_address()
 
 
 async def get(url: str) -> httpx.Response:
@@ -96,13 +93,12 @@ async def test_a_proxy_that_breaks_off_is_named_and_the_call_may_be_charged(monk
         await reader.readline()
         writer.close()
 
-    listening = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    monkeypatch.setenv("http_proxy", f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-    with pytest.raises(ApiError, match=r"the proxy http://.*which http_proxy names, .* it broke off") as failure:
-        await get(SERVER)
+    async with tcp_server(hang_up) as address:
+        monkeypatch.setenv("http_proxy", address)
+        with pytest.raises(ApiError, match=r"the proxy http://.*which http_proxy names, .* it broke off") as failure:
+            await get(SERVER)
     assert failure.value.retryable
     assert failure.value.charged
-    listening.close()
 
 
 async def test_credentials_go_to_the_proxy_and_into_no_message(proxy, monkeypatch) -> None:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -40,16 +41,18 @@ ROOT = Path(__file__).parents[4]
 LABELS = ("billing", "refund", "shipping")
 PRICE = {"input": 1.0, "output": 4.0}
 
-Raw = tuple[int, dict[str, str], bytes]
-JSON = {"content-type": "application/json"}
+
+def denied(status: int, said: str) -> httpx.Response:
+    return httpx.Response(status, json={"type": "error", "error": {"type": "api_error", "message": said}})
 
 
-def ok(value: Any) -> Raw:
-    return 200, JSON, json.dumps(value).encode()
+def ok(value: Any) -> httpx.Response:
+    return httpx.Response(200, json=value)
 
 
-def denied(status: int, said: str) -> Raw:
-    return status, JSON, json.dumps({"type": "error", "error": {"type": "api_error", "message": said}}).encode()
+def jsonl(kind: str, rows: Sequence[Any]) -> httpx.Response:
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return httpx.Response(200, headers={"content-type": kind}, content=content)
 
 
 @dataclass
@@ -79,7 +82,6 @@ class Vendor:
     charged: Counter[str] = field(default_factory=Counter)
     mishaps: list[tuple[str, str]] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
     row_says: Callable[[str], int] = lambda text: 200
     finishes: list[tuple[int | None, str]] = field(default_factory=list)
     usage: bool = True
@@ -88,60 +90,52 @@ class Vendor:
 
     kind = ""
     mark = ""
-    root = ""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            event = await receive()
-            body += event.get("body", b"")
-            if not event.get("more_body"):
-                break
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        stage = self.stage(scope["method"], scope["path"])
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        stage = self.stage(request.method, request.url.path)
         self.stages.append(stage)
-        self.headers.append(headers)
         mishap = self.mishaps.pop(0)[1] if self.mishaps and self.mishaps[0][0] == stage else ""
         if mishap == "kill before":
-            return self.kill(headers, stage)
+            return self.kill(request, stage)
         if mishap.startswith("refuse"):
-            status, headers, content = denied(int(mishap.split()[1]), "refused, as told")
-            asked = {"retry-after": mishap.split()[2]} if len(mishap.split()) > 2 else {}
-            return await self.answer(send, (status, headers | asked, content))
-        raw = self.reply(stage, scope, headers, body)
+            status, *seconds = mishap.split()[1:]
+            refusal = denied(int(status), "refused, as told")
+            if seconds:
+                refusal.headers["retry-after"] = seconds[0]
+            return refusal
+        response = self.reply(stage, request)
         if mishap == "kill after":
-            return self.kill(headers, stage)
+            return self.kill(request, stage)
         if mishap == "hang":
             await asyncio.sleep(3600)
-        await self.answer(send, self.spoilt(raw, mishap))
+        return self.spoilt(response, mishap)
 
-    def spoilt(self, raw: Raw, mishap: str) -> Raw:
-        status, headers, content = raw
-        return {
-            "500 after": denied(500, "lost, as told"),
-            "html": (200, {"content-type": "text/html"}, b"<html>\n<body>gateway"),
-            "truncate": (status, {**headers, "content-length": str(len(content))}, content[: len(content) // 2]),
-            "cut line": (status, headers, content[: len(content) // 2]),
-            "long line": (status, headers, b" " * 50_000 + content),
-            "repeated": (status, headers, (content + b"\n") * 50),
-            "lose lines": (status, headers, content.split(b"\n")[0]),
-            "other's": (status, headers, content.replace(b'"custom_id": "', b'"custom_id": "0')),
-        }.get(mishap, raw)
+    def spoilt(self, response: httpx.Response, mishap: str) -> httpx.Response:
+        content, kind = response.content, {"content-type": response.headers["content-type"]}
+        if mishap == "500 after":
+            return denied(500, "lost, as told")
+        if mishap == "html":
+            content, kind = b"<html>\n<body>gateway", {"content-type": "text/html"}
+        if mishap == "truncate":
+            content, kind = content[: len(content) // 2], {**kind, "content-length": str(len(content))}
+        content = {
+            "cut line": content[: len(content) // 2],
+            "long line": b" " * 50_000 + content,
+            "repeated": (content + b"\n") * 50,
+            "lose lines": content.split(b"\n")[0],
+            "other's": content.replace(b'"custom_id": "', b'"custom_id": "0'),
+        }.get(mishap, content)
+        return httpx.Response(response.status_code, headers=kind, content=content)
 
-    async def answer(self, send: Any, raw: Raw) -> None:
-        status, headers, content = raw
-        listed = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": listed})
-        await send({"type": "http.response.body", "body": content})
-
-    def kill(self, headers: dict[str, str], stage: str) -> None:
+    def kill(self, request: httpx.Request, stage: str) -> httpx.Response:
         self.killed.append(stage)
-        os.kill(int(headers["x-pid"]), signal.SIGKILL)
+        os.kill(int(request.headers["x-pid"]), signal.SIGKILL)
+        return denied(500, "to nobody")
 
     def stage(self, method: str, path: str) -> str:
         raise NotImplementedError
 
-    def reply(self, stage: str, scope: Any, headers: dict[str, str], body: bytes) -> Raw:
+    def reply(self, stage: str, request: httpx.Request) -> httpx.Response:
         raise NotImplementedError
 
     def response(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +187,7 @@ class Vendor:
 
 
 class OpenAI(Vendor):
-    kind, mark, root = "openai", "batch_", "/v1"
+    kind, mark = "openai", "batch_"
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,16 +200,16 @@ class OpenAI(Vendor):
             return {"files": "upload", "batches": "create", "chat": "ask"}[parts[0]]
         return "results" if parts[0] == "files" else "look" if len(parts) > 1 else "list"
 
-    def reply(self, stage: str, scope: Any, headers: dict[str, str], body: bytes) -> Raw:
-        path = scope["path"].removeprefix("/v1/").split("/")
+    def reply(self, stage: str, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/v1/").split("/")
         if stage == "ask":
-            return ok(self.ask(json.loads(body)))
+            return ok(self.ask(json.loads(request.content)))
         if stage == "upload":
             name = f"file-{len(self.files)}"
-            self.files[name] = self.part(headers, body)
+            self.files[name] = self.part(request.headers["content-type"], request.content)
             return ok({"id": name, "object": "file", "purpose": "batch"})
         if stage == "create":
-            wanted = json.loads(body)
+            wanted = json.loads(request.content)
             assert wanted["completion_window"] == "24h"
             lines = [json.loads(line) for line in self.files[wanted["input_file_id"]].decode().splitlines()]
             assert all(line["url"] == wanted["endpoint"] == "/v1/chat/completions" for line in lines)
@@ -225,7 +219,7 @@ class OpenAI(Vendor):
             made = self.make([(line["custom_id"], line["body"]) for line in lines], wanted["metadata"])
             return ok(self.shown(made))
         if stage == "list":
-            query = dict(pair.split("=") for pair in scope["query_string"].decode().split("&"))
+            query = request.url.params
             rows = [self.shown(made) for made in reversed(self.made)]
             if "after" in query:
                 rows = rows[[row["id"] for row in rows].index(query["after"]) + 1 :]
@@ -239,11 +233,10 @@ class OpenAI(Vendor):
             return ok(self.shown(found[0]))
         made = next(made for made in self.made if made.id == path[1].split(".")[0])
         wanted_rows = [row for row in made.results if self.good(row) == path[1].endswith(".output")]
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in wanted_rows).encode()
-        return 200, {"content-type": "application/octet-stream"}, content
+        return jsonl("application/octet-stream", wanted_rows)
 
-    def part(self, headers: dict[str, str], body: bytes) -> bytes:
-        boundary = headers["content-type"].split("boundary=")[1].encode()
+    def part(self, kind: str, body: bytes) -> bytes:
+        boundary = kind.split("boundary=")[1].encode()
         parts = {}
         for part in body.split(b"--" + boundary)[1:-1]:
             head, _, content = part.strip(b"\r\n").partition(b"\r\n\r\n")
@@ -312,20 +305,20 @@ class Anthropic(Vendor):
             return "create" if rest == ["batches"] else "ask"
         return {1: "list", 2: "look", 3: "results"}[len(rest)]
 
-    def reply(self, stage: str, scope: Any, headers: dict[str, str], body: bytes) -> Raw:
-        path = scope["path"].split("/")
+    def reply(self, stage: str, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.split("/")
         if stage == "ask":
-            return ok(self.ask(json.loads(body)))
+            return ok(self.ask(json.loads(request.content)))
         if stage == "create":
-            assert headers["anthropic-version"] == "2023-06-01"
-            assert int(headers["content-length"]) == len(body)
-            requests = [(one["custom_id"], one["params"]) for one in json.loads(body)["requests"]]
+            assert request.headers["anthropic-version"] == "2023-06-01"
+            assert int(request.headers["content-length"]) == len(request.content)
+            requests = [(one["custom_id"], one["params"]) for one in json.loads(request.content)["requests"]]
             allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
             assert all(1 <= len(name) <= 64 and set(name) <= allowed for name, _ in requests)
             assert len({name for name, _ in requests}) == len(requests)
             return ok(self.shown(self.make(requests, {})))
         if stage == "list":
-            query = dict(pair.split("=") for pair in scope["query_string"].decode().split("&"))
+            query = request.url.params
             rows = [self.shown(made) for made in reversed(self.made)]
             if "after_id" in query:
                 rows = rows[[row["id"] for row in rows].index(query["after_id"]) + 1 :]
@@ -337,8 +330,7 @@ class Anthropic(Vendor):
         if stage == "look":
             self.advance(found[0])
             return ok(self.shown(found[0]))
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found[0].results).encode()
-        return 200, {"content-type": "application/x-jsonl"}, content
+        return jsonl("application/x-jsonl", found[0].results)
 
     def shown(self, made: Made) -> dict[str, Any]:
         types = Counter(row["result"]["type"] for row in made.results)
@@ -379,12 +371,6 @@ class Anthropic(Vendor):
         return {"custom_id": custom_id, "result": result}
 
 
-def served(kind: type[Vendor], serve: Callable[[Any], str]) -> Vendor:
-    app = kind()
-    app.base_url = serve(app) + app.root
-    return app
-
-
 @pytest.fixture(params=["openai", "anthropic"])
 def vendor(request) -> Vendor:
     return request.getfixturevalue(request.param)
@@ -392,12 +378,16 @@ def vendor(request) -> Vendor:
 
 @pytest.fixture
 async def openai(serve) -> Vendor:
-    return served(OpenAI, serve)
+    vendor = OpenAI()
+    vendor.base_url = f"{await serve(vendor)}/v1"
+    return vendor
 
 
 @pytest.fixture
 async def anthropic(serve) -> Vendor:
-    return served(Anthropic, serve)
+    vendor = Anthropic()
+    vendor.base_url = await serve(vendor)
+    return vendor
 
 
 @pytest.fixture

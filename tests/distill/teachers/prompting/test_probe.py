@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +9,16 @@ import httpx
 import numpy as np
 import pytest
 
-from distill.teachers.account import NoAccount, PaidResponse
+from distill.teachers.account import NoAccount
 from distill.teachers.api.errors import ApiError
 from distill.teachers.api.pricing import Price
 from distill.teachers.errors import TeacherError
 from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 from distill.teachers.prompting.chat_logprobs import Dialect, adapted
 from distill.teachers.prompting.label_codes import forms, label_codes
+from tests.support.accounts import MemoryAccount
+from tests.support.model_server import ModelServer
+from tests.support.script import Script
 
 LABELS = tuple(f"label{number}" for number in range(40))
 CONFIG = {"base_url": "http://localhost:1/v1", "model": "m", "usd_per_million": Price(input=0, output=0)}
@@ -32,20 +34,6 @@ def even(labels: Sequence[str], covered: float = 0.9) -> Callable[[list[str], st
     return lambda options, text: dict(zip(labels, truth(len(labels), covered), strict=True))
 
 
-class Kept(NoAccount):
-    """Keeps responses in memory."""
-
-    def __init__(self) -> None:
-        self.paid: dict[str, PaidResponse] = {}
-
-    async def recall(self, key: str) -> PaidResponse | None:
-        return self.paid.get(key)
-
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
-        if paid is not None:
-            self.paid[key] = PaidResponse(json.loads(json.dumps(paid.response)), paid.cost_usd, paid.seconds)
-
-
 def teacher(
     server: Callable[[httpx.Request], httpx.Response], labels: Sequence[str] = LABELS, account: Any = None, **more: Any
 ) -> OpenAITeacher:
@@ -53,8 +41,8 @@ def teacher(
     return OpenAITeacher(config, labels, account or NoAccount(), transport=httpx.MockTransport(server))
 
 
-async def test_token_ids_make_answers_exact_for_every_label(language_model) -> None:
-    server = language_model(even(LABELS))
+async def test_token_ids_make_answers_exact_for_every_label() -> None:
+    server = ModelServer(even(LABELS))
     (answer,) = await teacher(server).ask(["a text"])
     assert answer.method == "logprobs"
     assert answer.probabilities == pytest.approx(truth(40) / 0.9, rel=1e-4)
@@ -65,11 +53,9 @@ async def test_token_ids_make_answers_exact_for_every_label(language_model) -> N
     assert len(last["logprob_token_ids"]) == 80  # with and without a leading space
 
 
-async def test_where_128_ids_do_not_hold_all_forms_the_likeliest_are_asked_and_the_rest_is_bounded(
-    language_model,
-) -> None:
+async def test_where_128_ids_do_not_hold_all_forms_the_likeliest_are_asked_and_the_rest_is_bounded() -> None:
     labels = tuple(f"label{number}" for number in range(100))
-    server = language_model(even(labels))
+    server = ModelServer(even(labels))
     (answer,) = await teacher(server, labels).ask(["a text"])
     asked = server.questions[-1]["logprob_token_ids"]
     assert len(asked) == 128
@@ -85,9 +71,9 @@ async def test_where_128_ids_do_not_hold_all_forms_the_likeliest_are_asked_and_t
     [{"ids": "ignored"}, {"ids": "refused"}, {"tokenizer": False}, {"whole_numbers": True, "ids": "refused"}],
 )
 async def test_a_server_that_does_not_list_ids_is_asked_for_its_likeliest_and_the_method_says_so(
-    language_model, settings: dict[str, Any]
+    settings: dict[str, Any],
 ) -> None:
-    server = language_model(even(LABELS), **settings)
+    server = ModelServer(even(LABELS), **settings)
     (answer,) = await teacher(server).ask(["a text"])
     assert answer.method == "logprobs_tail"
     assert server.questions[-1]["top_logprobs"] == 20
@@ -96,42 +82,42 @@ async def test_a_server_that_does_not_list_ids_is_asked_for_its_likeliest_and_th
         await teacher(server, exact="always").ask(["a text"])
 
 
-async def test_token_ids_can_be_done_without(language_model) -> None:
-    server = language_model(even(LABELS))
+async def test_token_ids_can_be_done_without() -> None:
+    server = ModelServer(even(LABELS))
     (answer,) = await teacher(server, exact="never").ask(["a text"])
     assert answer.method == "logprobs_tail"
     assert len(server.asked) == len(server.questions)
 
 
-async def test_more_than_128_labels_cannot_be_exact(language_model) -> None:
+async def test_more_than_128_labels_cannot_be_exact() -> None:
     labels = tuple(f"label{number}" for number in range(129))
-    (answer,) = await teacher(language_model(even(labels)), labels).ask(["a text"])
+    (answer,) = await teacher(ModelServer(even(labels)), labels).ask(["a text"])
     assert answer.method == "logprobs_tail"
 
 
-async def test_a_server_that_lists_fewer_tokens_is_asked_for_what_it_allows(language_model) -> None:
-    server = language_model(even(LABELS), most=5, tokenizer=False)
+async def test_a_server_that_lists_fewer_tokens_is_asked_for_what_it_allows() -> None:
+    server = ModelServer(even(LABELS), most=5, tokenizer=False)
     (answer,) = await teacher(server).ask(["a text"])
     assert [body["top_logprobs"] for body in server.questions] == [20, 5, 5, 5, 5]
     assert answer.method == "logprobs_tail"
     assert answer.tail > 0.05
 
 
-async def test_a_tokenizer_that_splits_numbers_is_named(language_model) -> None:
-    server = language_model(even(LABELS), whole_numbers=False)
+async def test_a_tokenizer_that_splits_numbers_is_named() -> None:
+    server = ModelServer(even(LABELS), whole_numbers=False)
     with pytest.raises(TeacherError, match=r"'1' 0\.72.*splits numbers.*`groups`"):
         await teacher(server).ask(["a text"])
 
 
-async def test_too_short_a_list_is_told_from_a_model_that_says_something_else(language_model) -> None:
-    server = language_model(lambda options, text: dict.fromkeys(options, 0.95 / len(options)), tokenizer=False, most=5)
+async def test_too_short_a_list_is_told_from_a_model_that_says_something_else() -> None:
+    server = ModelServer(lambda options, text: dict.fromkeys(options, 0.95 / len(options)), tokenizer=False, most=5)
     with pytest.raises(TeacherError, match=r"0\.\d\d is on tokens that the server does not list: raise `top_logprobs`"):
         await teacher(server).ask(["a text"])
 
 
-async def test_what_was_agreed_is_kept_with_what_was_paid(language_model) -> None:
-    account = Kept()
-    server = language_model(even(LABELS), most=5)
+async def test_what_was_agreed_is_kept_with_what_was_paid() -> None:
+    account = MemoryAccount()
+    server = ModelServer(even(LABELS), most=5)
     asked = teacher(server, account=account)
     (answer,) = await asked.ask(["a text"])
     before = len(server.asked)
@@ -143,18 +129,6 @@ async def test_what_was_agreed_is_kept_with_what_was_paid(language_model) -> Non
     ((api, request),) = await again.plan("another text")
     assert api is again.api
     assert request.body["logprob_token_ids"] == server.questions[-1]["logprob_token_ids"]
-
-
-class Script:
-    """Answers by what the request has: a refusal, or a completion that is changed."""
-
-    def __init__(self, reply: Callable[[dict[str, Any]], httpx.Response]) -> None:
-        self.reply = reply
-        self.asked: list[dict[str, Any]] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(json.loads(request.content))
-        return self.reply(self.asked[-1])
 
 
 def completion(
@@ -228,7 +202,7 @@ async def test_a_limit_that_is_not_obeyed_is_found_by_what_it_costs() -> None:
     ],
 )
 async def test_what_a_server_or_model_cannot_is_said_with_what_to_do(reply: httpx.Response, said: str) -> None:
-    server = Script(lambda body: httpx.Response(reply.status_code, content=reply.content))
+    server = Script(reply)
     with pytest.raises(TeacherError, match=said):
         await teacher(server, ("a", "b")).ask(["my own text"])
     assert not any("my own text" in body["messages"][-1]["content"] for body in server.asked)

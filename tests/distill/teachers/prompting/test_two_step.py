@@ -19,6 +19,8 @@ from distill.teachers.openai import OpenAIConfig, OpenAITeacher
 from distill.teachers.prompting import two_step
 from distill.teachers.prompting.label_codes import read, read_all
 from distill.teachers.prompting.prompt import Prompt
+from tests.support.accounts import MemoryAccount
+from tests.support.model_server import ModelServer
 
 SIZES = (1, 2, 9, 13, 14, 15, 16, 17, 18, 21, 24)
 GROUPS = {f"group{size}": tuple(f"g{size}-{index}" for index in range(size)) for size in SIZES}
@@ -58,8 +60,8 @@ def away(answer: Answer, text: str, sharpness: float) -> float:
 @pytest.mark.parametrize("exact", ["auto", "never"])
 @pytest.mark.parametrize("most", [20, 8])
 @pytest.mark.parametrize("sharpness", [0.01, 0.1, 3.0])
-async def test_the_reconstruction_is_within_the_bound_that_it_states(language_model, exact, most, sharpness) -> None:
-    server = language_model(mass(sharpness), most=most)
+async def test_the_reconstruction_is_within_the_bound_that_it_states(exact, most, sharpness) -> None:
+    server = ModelServer(mass(sharpness), most=most)
     asked = teacher(server, exact=exact, top_logprobs=most, min_covered=0)
     texts = [str(number) for number in range(1000, 1012)]
     server.mass = lambda options, text: mass(sharpness)(options, text if text.isdigit() else "7")  # also for the probe
@@ -73,8 +75,8 @@ async def test_the_reconstruction_is_within_the_bound_that_it_states(language_mo
         assert [answer.covered for answer in answers] == pytest.approx([0.95**2] * len(answers))
 
 
-async def test_groups_are_expanded_the_heaviest_first_until_little_is_left(language_model) -> None:
-    server = language_model(mass(0.1))
+async def test_groups_are_expanded_the_heaviest_first_until_little_is_left() -> None:
+    server = ModelServer(mass(0.1))
     server.mass = lambda options, text: mass(0.1)(options, text if text.isdigit() else "7")
     asked = teacher(server, epsilon=0.2, permutations=1)
     await asked.prepare()
@@ -90,22 +92,10 @@ async def test_groups_are_expanded_the_heaviest_first_until_little_is_left(langu
     assert answer.tail == pytest.approx(left, abs=1e-4)
 
 
-class Kept(NoAccount):
-    def __init__(self) -> None:
-        self.paid: dict[str, PaidResponse] = {}
-
-    async def recall(self, key: str) -> PaidResponse | None:
-        return self.paid.get(key)
-
-    async def settle(self, reservation: int, cost_usd: float, key: str = "", paid: PaidResponse | None = None) -> None:
-        if paid is not None:
-            self.paid[key] = paid
-
-
-async def test_the_calls_that_can_be_made_now_are_the_first_and_then_those_it_leads_to(language_model) -> None:
-    server = language_model(mass(0.1))
+async def test_the_calls_that_can_be_made_now_are_the_first_and_then_those_it_leads_to() -> None:
+    server = ModelServer(mass(0.1))
     server.mass = lambda options, text: mass(0.1)(options, text if text.isdigit() else "7")
-    account = Kept()
+    account = MemoryAccount()
     asked = teacher(server, account)
     await asked.prepare()
     ((api, first),) = await asked.plan("1002")
@@ -130,11 +120,11 @@ async def test_the_calls_that_can_be_made_now_are_the_first_and_then_those_it_le
     assert answer.tokens == 101 * (1 + len(then))
 
 
-async def test_a_first_answer_that_is_none_leads_to_no_calls(language_model) -> None:
+async def test_a_first_answer_that_is_none_leads_to_no_calls() -> None:
     def of(options: list[str], text: str) -> Mapping[str, float]:
         return mass(0.1, 0.1 if text == "1003" else 0.95)(options, text if text.isdigit() else "7")
 
-    server = language_model(of)
+    server = ModelServer(of)
     asked = teacher(server)
     await asked.prepare()
     before = len(server.questions)

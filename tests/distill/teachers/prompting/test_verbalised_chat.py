@@ -2,66 +2,46 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
 from distill.teachers import TeacherError, create
+from tests.support.script import Script
 
 LABELS = ("billing", "refund", "shipping")
 PRICE = {"input": 1, "output": 4}
 
-Reply = tuple[int, dict[str, Any]]
 
-
-def said(content: str | None, **choice: Any) -> Reply:
+def said(content: str | None, **choice: Any) -> httpx.Response:
     message = {"role": "assistant", "content": content}
     usage = {"prompt_tokens": 100, "completion_tokens": 8, "prompt_tokens_details": {"cached_tokens": 60}}
-    return 200, {"choices": [{"message": message, "finish_reason": "stop"} | choice], "usage": usage}
+    return httpx.Response(
+        200, json={"choices": [{"message": message, "finish_reason": "stop"} | choice], "usage": usage}
+    )
 
 
-def refused(name: str) -> Reply:
-    return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported with this model."}}
+def refused(name: str) -> httpx.Response:
+    message = f"Unsupported parameter: '{name}' is not supported with this model."
+    return httpx.Response(400, json={"error": {"message": message}})
 
 
 REFUND = said('{"label": "Refund"}')
 
 
-@dataclass
-class Server:
-    base_url: str = ""
-    reply: Callable[[dict[str, Any]], Reply] = lambda body: REFUND
-    asked: list[dict[str, Any]] = field(default_factory=list)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            event = await receive()
-            body += event.get("body", b"")
-            if not event.get("more_body"):
-                break
-        self.asked.append(json.loads(body))
-        status, content = self.reply(self.asked[-1])
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
-        )
-        await send({"type": "http.response.body", "body": json.dumps(content).encode()})
-
-
 @pytest.fixture
-async def server(serve) -> Server:
-    app = Server()
-    app.base_url = serve(app) + "/v1"
-    return app
+async def server(serve) -> Script:
+    script = Script(REFUND)
+    script.url = f"{await serve(script)}/v1"
+    return script
 
 
 @asynccontextmanager
-async def teacher(server: Server, **settings: Any) -> AsyncIterator[Any]:
-    given = {"kind": "openai", "base_url": server.base_url, "model": "m", "usd_per_million": PRICE}
+async def teacher(server: Script, **settings: Any) -> AsyncIterator[Any]:
+    given = {"kind": "openai", "base_url": server.url, "model": "m", "usd_per_million": PRICE}
     made = create({**given, "method": "votes", "samples": 3, **settings}, LABELS)
     try:
         yield made
@@ -84,7 +64,7 @@ async def test_votes_are_asked_for_by_schema_at_temperature_one_and_without_logp
 
 
 async def test_a_ranking_is_read_as_one(server) -> None:
-    server.reply = lambda body: said('{"ranking": [{"label": "refund", "confidence": 0.8}]}')
+    server.replies = [said('{"ranking": [{"label": "refund", "confidence": 0.8}]}')]
     async with teacher(server, method="verbalised") as asked:
         (answer,) = await asked.ask(["odd"])
     assert (answer.method, answer.covered) == ("verbalised", pytest.approx(0.8))
@@ -92,7 +72,7 @@ async def test_a_ranking_is_read_as_one(server) -> None:
 
 
 async def test_the_limit_of_an_answer_has_the_name_that_the_server_takes(server) -> None:
-    server.reply = lambda body: refused("max_tokens") if "max_tokens" in body else REFUND
+    server.replies = [lambda body: refused("max_tokens") if "max_tokens" in body else REFUND]
     async with teacher(server) as asked:
         (answer,) = await asked.ask(["odd"])
         assert [request.body["max_completion_tokens"] for _, request in await asked.plan("odd")]
@@ -101,7 +81,7 @@ async def test_the_limit_of_an_answer_has_the_name_that_the_server_takes(server)
 
 
 async def test_another_refusal_of_a_request_is_told(server) -> None:
-    server.reply = lambda body: refused("response_format")
+    server.replies = [refused("response_format")]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match="response_format"):
             await asked.ask(["odd"])
@@ -120,14 +100,14 @@ async def test_another_refusal_of_a_request_is_told(server) -> None:
 async def test_refusals_and_answers_without_a_label_are_outcomes_that_cost(server, reply, outcome) -> None:
     async with teacher(server) as asked:
         await asked.prepare()
-        server.reply = lambda body: reply
+        server.replies = [reply]
         (answer,) = await asked.ask(["odd"])
     assert (answer.outcome, answer.probabilities) == (outcome, None)
     assert answer.cost_usd > 0
 
 
 async def test_a_model_that_reasons_first_is_told_to_need_room_and_has_it_when_given(server) -> None:
-    server.reply = lambda body: said(None, finish_reason="length") if body["max_tokens"] < 1000 else REFUND
+    server.replies = [lambda body: said(None, finish_reason="length") if body["max_tokens"] < 1000 else REFUND]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match="max_output_tokens: raise that"):
             await asked.ask(["odd"])
@@ -139,7 +119,7 @@ async def test_a_model_that_reasons_first_is_told_to_need_room_and_has_it_when_g
 
 
 async def test_what_is_no_chat_completion_is_told(server) -> None:
-    server.reply = lambda body: (200, {"content": []})
+    server.replies = [httpx.Response(200, json={"content": []})]
     async with teacher(server) as asked:
         with pytest.raises(TeacherError, match="no chat completion"):
             await asked.ask(["odd"])
