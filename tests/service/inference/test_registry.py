@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import shutil
 import sys
 import threading
 import weakref
@@ -54,6 +55,19 @@ def right(bundles):
 def publish(bundle, path):
     """Put a copy of a bundle, of the same version, in the place of what is served from `path`."""
     return write_bundle(path, {name: bundle.path / name for name in bundle.manifest.files}, bundle.manifest).path
+
+
+@pytest.fixture
+def path(bundles, tmp_path):
+    """Where the first bundle is, to be served and replaced."""
+    return publish(bundles[0], tmp_path / "served")
+
+
+async def reload(client, bundle=None, path=None):
+    """Reload, with another bundle at `path` if one is given."""
+    if bundle is not None:
+        publish(bundle, path)
+    return await client.post("/admin/reload")
 
 
 def version(bundle):
@@ -109,9 +123,8 @@ def gate(monkeypatch):
 
 @pytest.mark.parametrize("engine", [ON_LOOP, ON_THREAD], ids=["loop", "thread"])
 async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the_version_it_names(
-    running, bundles, right, tmp_path, engine
+    running, bundles, right, path, engine
 ):
-    path = publish(bundles[0], tmp_path / "served")
     threads = len(inference_threads())
     async with running(bundle=path, admin=True, shutdown_seconds=600, **engine) as client:
         answered: Counter[str] = Counter()
@@ -134,8 +147,7 @@ async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the
                 bundle = bundles[number % len(bundles)]
                 publish(bundle, path)
                 wanted = answered[version(bundle)] + CLIENTS
-                response = await client.post("/admin/reload")
-                assert response.json() == {"versions": {"stable": version(bundle)}}
+                assert (await reload(client)).json() == {"versions": {"stable": version(bundle)}}
                 await until(lambda bundle=bundle, wanted=wanted: answered[version(bundle)] >= wanted)
         finally:
             done.set()
@@ -148,10 +160,9 @@ async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the
 
 @pytest.mark.parametrize("engine", [ON_LOOP, ON_THREAD], ids=["loop", "thread"])
 async def test_a_released_model_and_its_teacher_are_freed_though_no_collector_looks_at_what_was_there_at_the_start(
-    running, bundles, tiny_teacher, tmp_path, engine
+    running, bundles, shadow, path, engine
 ):
-    path = publish(bundles[0], tmp_path / "served")
-    async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **engine) as client:
+    async with running(bundle=path, admin=True, shadow=shadow, **engine) as client:
         for text in TEXTS:
             await ask(client, text)
         await compared(client, len(TEXTS))
@@ -159,23 +170,20 @@ async def test_a_released_model_and_its_teacher_are_freed_though_no_collector_lo
         gc.freeze()  # as the server does before it listens
         try:
             old = large_parts(*models_of(client))
-            publish(bundles[1], path)
-            assert (await client.post("/admin/reload")).status_code == 200
+            assert (await reload(client, bundles[1], path)).status_code == 200
             await until(lambda: [part() for part in old] == [None, None])
         finally:
             gc.unfreeze()
 
 
 async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_ends_then(
-    running, bundles, right, tmp_path, gate
+    running, bundles, right, path, gate
 ):
-    path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, **ON_THREAD) as client:
         old = weakref.ref(served(client)[version(bundles[0])].loaded.classifier)
         asking = asyncio.create_task(ask(client, "refund"))
         await until(gate.reached.is_set)
-        publish(bundles[1], path)
-        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await reload(client, bundles[1], path)).status_code == 200
         assert await ask(client, "refund") == (version(bundles[1]), right[version(bundles[1]), "refund"])
         assert old() is not None
         assert not asking.done()
@@ -184,35 +192,27 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_e
         await until(lambda: old() is None)
 
 
-async def test_a_request_that_outlasts_the_limit_of_a_released_model_is_told_so(running, bundles, tmp_path, gate):
-    path = publish(bundles[0], tmp_path / "served")
+async def test_a_request_that_outlasts_the_limit_of_a_released_model_is_told_so(running, bundles, path, gate):
     async with running(bundle=path, admin=True, shutdown_seconds=0.01, **ON_THREAD) as client:
         asking = asyncio.create_task(client.post("/classify", json={"text": "refund"}))
         await until(gate.reached.is_set)
-        publish(bundles[1], path)
-        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await reload(client, bundles[1], path)).status_code == 200
         response = await asking
         assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
         gate.opened.set()
 
 
-async def test_a_reload_of_the_same_version_changes_nothing(running, bundles, tmp_path):
-    path = publish(bundles[0], tmp_path / "served")
+async def test_a_reload_of_the_same_version_changes_nothing(running, bundles, path):
     async with running(bundle=path, admin=True, **ON_THREAD) as client:
         before, threads = list(models_of(client)), inference_threads()
-        publish(bundles[0], path)
-        response = await client.post("/admin/reload")
-        assert response.json() == {"versions": {"stable": version(bundles[0])}}
+        assert (await reload(client, bundles[0], path)).json() == {"versions": {"stable": version(bundles[0])}}
         assert list(models_of(client)) == before
         assert inference_threads() == threads
 
 
-async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(
-    running, bundles, tiny_teacher, tmp_path
-):
-    path = publish(bundles[0], tmp_path / "served")
+async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(running, bundles, shadow, path):
     threads = len(inference_threads())
-    async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_THREAD) as client:
+    async with running(bundle=path, admin=True, shadow=shadow, **ON_THREAD) as client:
         publish(bundles[1], path)
         responses = await asyncio.gather(*(client.post("/admin/reload") for _ in range(5)))
         done, *refused = sorted(responses, key=lambda response: response.status_code)
@@ -224,13 +224,11 @@ async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(
         await until(lambda: len(inference_threads()) == threads + 1)
 
 
-async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bundles, tmp_path, monkeypatch):
-    path = publish(bundles[0], tmp_path / "served")
+async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bundles, path, monkeypatch):
     async with running(bundle=path, admin=True) as client:
         (old,) = models_of(client)
         monkeypatch.setattr(loading, "choose", None)  # nothing is measured again
-        publish(bundles[1], path)
-        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await reload(client, bundles[1], path)).status_code == 200
         (new,) = models_of(client)
         assert (new.loaded.tuning, new.loaded.classifier.tokenizer) == (
             old.loaded.tuning,
@@ -247,7 +245,7 @@ async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
 @pytest.mark.parametrize(("cpus", "nicer"), [(1, [False, True]), (2, [False, False])])
 async def test_where_there_is_one_cpu_a_reload_leaves_it_to_those_who_are_served(
-    running, bundles, tmp_path, monkeypatch, cpus, nicer
+    running, bundles, path, monkeypatch, cpus, nicer
 ):
     usual, seen = os.getpriority(os.PRIO_PROCESS, 0), []
 
@@ -257,17 +255,12 @@ async def test_where_there_is_one_cpu_a_reload_leaves_it_to_those_who_are_served
 
     monkeypatch.setattr(module, "available_cpus", lambda: cpus)
     monkeypatch.setattr(module, "load", load)
-    path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
-        publish(bundles[1], path)
-        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await reload(client, bundles[1], path)).status_code == 200
     assert seen == nicer
 
 
-async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_ended(
-    running, bundles, tmp_path, monkeypatch
-):
-    path = publish(bundles[0], tmp_path / "served")
+async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_ended(running, bundles, path, monkeypatch):
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
         began, go_on, load = threading.Event(), threading.Event(), module.load
 
@@ -281,18 +274,16 @@ async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_end
         publish(bundles[1], path)
         first = asyncio.create_task(client.post("/admin/reload"))
         await until(began.is_set)
-        publish(bundles[2], path)
-        assert (await client.post("/admin/reload")).json()["error"]["code"] == "reloading"
+        assert (await reload(client, bundles[2], path)).json()["error"]["code"] == "reloading"
         assert not first.done()
         go_on.set()
         assert (await first).json() == {"versions": {"stable": version(bundles[1])}}
-        assert (await client.post("/admin/reload")).json() == {"versions": {"stable": version(bundles[2])}}
+        assert (await reload(client)).json() == {"versions": {"stable": version(bundles[2])}}
 
 
 async def test_a_bundle_that_is_exchanged_while_it_is_loaded_is_not_served_under_the_other_ones_version(
-    running, bundles, tmp_path, monkeypatch
+    running, bundles, path, monkeypatch
 ):
-    path = publish(bundles[0], tmp_path / "served")
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
         publish(bundles[1], path)
         read = Classifier.load
@@ -302,18 +293,15 @@ async def test_a_bundle_that_is_exchanged_while_it_is_loaded_is_not_served_under
             return read(bundle, **options)
 
         monkeypatch.setattr(Classifier, "load", exchange_and_read)
-        response = await client.post("/admin/reload")
+        response = await reload(client)
         assert response.status_code == 409
         assert "changed while" in response.json()["error"]["message"]
         assert list(served(client)) == [version(bundles[0])]
         monkeypatch.undo()
-        assert (await client.post("/admin/reload")).json() == {"versions": {"stable": version(bundles[2])}}
+        assert (await reload(client)).json() == {"versions": {"stable": version(bundles[2])}}
 
 
-async def test_what_is_still_being_loaded_at_the_end_is_not_served_any_more(
-    make_settings, bundles, tmp_path, monkeypatch
-):
-    path = publish(bundles[0], tmp_path / "served")
+async def test_what_is_still_being_loaded_at_the_end_is_not_served_any_more(make_settings, bundles, path, monkeypatch):
     models = module.Models(make_settings(bundle=path, **ON_THREAD))
     threads = len(inference_threads())
     await models.reload()
@@ -414,15 +402,13 @@ async def test_a_variant_that_is_not_served_has_nothing_to_tell(client, path, va
     assert response.json()["error"]["code"] == "invalid"
 
 
-async def test_a_candidate_that_is_not_there_stops_the_start(running, pair, tmp_path):
-    with pytest.raises(StartupError, match="nowhere"):
-        async with running(**{**pair, "candidate": tmp_path / "nowhere"}):
-            pass
-
-
-async def test_a_candidate_with_other_labels_stops_the_start(running, make_bundle, pair):
-    make_bundle(pair["candidate"], labels=("billing", "shipping"))
-    with pytest.raises(StartupError, match="different labels"):
+@pytest.mark.parametrize(("labels", "named"), [(None, "no manifest"), (("billing", "shipping"), "different labels")])
+async def test_a_candidate_that_does_not_fit_stops_the_start(running, make_bundle, pair, labels, named):
+    if labels is None:
+        shutil.rmtree(pair["candidate"])
+    else:
+        make_bundle(pair["candidate"], labels=labels)
+    with pytest.raises(StartupError, match=named):
         async with running(**pair):
             pass
 
@@ -437,19 +423,20 @@ async def test_the_order_of_the_labels_may_differ(running, make_bundle, pair):
 async def test_other_labels_are_taken_from_both_bundles_or_from_none(running, make_bundle, bundles, pair):
     async with running(**pair) as client:
         stable = make_bundle(pair["bundle"], labels=("billing", "shipping"))
-        response = await client.post("/admin/reload")
+        response = await reload(client)
         assert (response.status_code, response.json()["error"]["code"]) == (409, "bundle_refused")
         assert list(served(client)) == [version(bundles[0]), version(bundles[1])]
         candidate = make_bundle(pair["candidate"], labels=("billing", "shipping"), flip={"fee": "shipping"})
-        response = await client.post("/admin/reload")
-        assert response.json() == {"versions": {"stable": version(stable), "candidate": version(candidate)}}
+        assert (await reload(client)).json() == {
+            "versions": {"stable": version(stable), "candidate": version(candidate)}
+        }
 
 
 async def test_a_candidate_that_is_refused_keeps_the_new_stable_bundle_out_too(running, bundles, pair):
     async with running(**pair) as client:
         publish(bundles[2], pair["bundle"])
         (pair["candidate"] / "model.onnx").write_bytes(b"")
-        assert (await client.post("/admin/reload")).status_code == 409
+        assert (await reload(client)).status_code == 409
         assert models_of(client).versions == {"stable": version(bundles[0]), "candidate": version(bundles[1])}
 
 
@@ -460,27 +447,25 @@ async def test_a_candidate_that_is_the_stable_bundle_is_served_once(running, bun
         assert (await ask(client, "refund"))[0] == version(bundles[0])
 
 
-async def test_a_candidate_is_promoted_and_the_next_one_takes_its_place(
-    running, bundles, right, pair, tiny_teacher, tmp_path
-):
-    async with running(candidate_share=0.5, shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
-        publish(bundles[1], pair["bundle"])
-        response = await client.post("/admin/reload")
-        assert response.json() == {"versions": {"stable": version(bundles[1])}}
+async def test_a_candidate_is_promoted_and_the_next_one_takes_its_place(running, bundles, right, pair, shadow):
+    async with running(candidate_share=0.5, shadow=shadow, **pair) as client:
+        assert (await reload(client, bundles[1], pair["bundle"])).json() == {
+            "versions": {"stable": version(bundles[1])}
+        }
         for text in TEXTS:
             assert await ask(client, text) == (version(bundles[1]), right[version(bundles[1]), text])
         # The candidate's outbox is free again.
-        publish(bundles[2], pair["candidate"])
-        response = await client.post("/admin/reload")
-        assert response.json() == {"versions": {"stable": version(bundles[1]), "candidate": version(bundles[2])}}
+        assert (await reload(client, bundles[2], pair["candidate"])).json() == {
+            "versions": {"stable": version(bundles[1]), "candidate": version(bundles[2])}
+        }
 
 
-async def test_stable_and_candidate_may_change_places(running, bundles, right, pair, tiny_teacher, tmp_path):
-    async with running(candidate_share=0.5, shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
+async def test_stable_and_candidate_may_change_places(running, bundles, right, pair, shadow):
+    async with running(candidate_share=0.5, shadow=shadow, **pair) as client:
         publish(bundles[1], pair["bundle"])
-        publish(bundles[0], pair["candidate"])
-        response = await client.post("/admin/reload")
-        assert response.json() == {"versions": {"stable": version(bundles[1]), "candidate": version(bundles[0])}}
+        assert (await reload(client, bundles[0], pair["candidate"])).json() == {
+            "versions": {"stable": version(bundles[1]), "candidate": version(bundles[0])}
+        }
         for _ in range(4):
             got, label = await ask(client, "refund")
             assert label == right[got, "refund"]
@@ -515,10 +500,8 @@ async def scrape(client):
     return dict(zip(keys, samples, strict=True))
 
 
-async def test_every_series_of_a_model_has_its_version_and_no_series_comes_twice(
-    running, bundles, pair, tiny_teacher, tmp_path
-):
-    async with running(shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
+async def test_every_series_of_a_model_has_its_version_and_no_series_comes_twice(running, bundles, pair, shadow):
+    async with running(shadow=shadow, **pair) as client:
         for variant in Variant:
             await ask(client, "refund", headers={"x-reflux-variant": variant})
         samples = (await scrape(client)).values()
@@ -543,8 +526,7 @@ async def test_the_series_of_a_released_version_are_gone_and_those_of_http_stay(
         for _ in range(3):
             await ask(client, "refund")
         assert answers(await scrape(client), bundles[0]) == 3
-        publish(bundles[2], pair["bundle"])
-        await client.post("/admin/reload")
+        await reload(client, bundles[2], pair["bundle"])
         await ask(client, "refund")
         samples = await scrape(client)
         assert answers(samples, bundles[2]) == 1
@@ -556,8 +538,7 @@ async def test_the_series_of_a_released_version_are_gone_and_those_of_http_stay(
 
 async def test_a_promoted_version_has_each_series_once(running, bundles, pair):
     async with running(**pair) as client:
-        publish(bundles[1], pair["bundle"])
-        await client.post("/admin/reload")
+        await reload(client, bundles[1], pair["bundle"])
         samples = (await scrape(client)).values()
         assert {s.labels["model_version"] for s in samples if "model_version" in s.labels} == {version(bundles[1])}
         assert [s.labels["role"] for s in samples if "role" in s.labels] == ["stable"]
@@ -574,6 +555,11 @@ def shadowing(folder, teacher):
     }
 
 
+@pytest.fixture
+def shadow(tmp_path, tiny_teacher):
+    return shadowing(tmp_path, tiny_teacher)
+
+
 async def compared(client, count, variant="stable"):
     """Wait until the teacher has answered for so many texts, and return the report."""
     async with asyncio.timeout(PATIENCE):
@@ -584,27 +570,24 @@ async def compared(client, count, variant="stable"):
             await asyncio.sleep(0.01)
 
 
-async def test_the_shadow_goes_over_to_the_new_bundle(running, bundles, tiny_teacher, tmp_path):
-    path = publish(bundles[0], tmp_path / "served")
-    async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_LOOP) as client:
+async def test_the_shadow_goes_over_to_the_new_bundle(running, bundles, shadow, path, tmp_path):
+    async with running(bundle=path, admin=True, shadow=shadow, **ON_LOOP) as client:
         await ask(client, "refund")
         # The teacher takes `refund` for shipping, as the second bundle does.
         assert (await compared(client, 1))["counts"]["disagreements"] == 1
-        publish(bundles[1], path)
-        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await reload(client, bundles[1], path)).status_code == 200
         await ask(client, "refund")
         await ask(client, "login")
         report = await compared(client, 2)
         assert report["counts"] == {"requests": 2, "sampled": 2, "compared": 2, "disagreements": 0}
-        publish(bundles[0], path)
-        assert (await client.post("/admin/reload")).status_code == 200
+        assert (await reload(client, bundles[0], path)).status_code == 200
         await ask(client, "refund")
         assert (await compared(client, 1))["counts"]["disagreements"] == 1
     assert (tmp_path / "shadow.sqlite").is_file()
 
 
-async def test_the_candidate_has_an_outbox_of_its_own(running, pair, tiny_teacher, tmp_path):
-    async with running(shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
+async def test_the_candidate_has_an_outbox_of_its_own(running, pair, shadow, tmp_path):
+    async with running(shadow=shadow, **pair) as client:
         for variant in Variant:
             await ask(client, "refund", headers={"x-reflux-variant": variant})
         stable = await compared(client, 1)
@@ -614,39 +597,35 @@ async def test_the_candidate_has_an_outbox_of_its_own(running, pair, tiny_teache
     assert (tmp_path / "shadow-candidate.sqlite").is_file()
 
 
-async def test_a_shadow_sees_what_was_answered_before_it_ends(running, bundles, tiny_teacher, tmp_path):
-    path = publish(bundles[0], tmp_path / "served")
-    async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_LOOP) as client:
+async def test_a_shadow_sees_what_was_answered_before_it_ends(running, bundles, shadow, path):
+    async with running(bundle=path, admin=True, shadow=shadow, **ON_LOOP) as client:
         (old,) = models_of(client)
         shadowed = []
         old.metrics.deferred.add(lambda: shadowed.append(old.shadow._active is not None))
-        publish(bundles[1], path)
-        await client.post("/admin/reload")
+        await reload(client, bundles[1], path)
         assert shadowed == [True]
 
 
 async def test_a_shadow_that_cannot_start_for_the_new_bundle_leaves_the_old_one_served_and_shadowing(
-    running, make_bundle, bundles, tiny_teacher, tmp_path
+    running, make_bundle, bundles, shadow, path
 ):
-    path = publish(bundles[0], tmp_path / "served")
     threads = len(inference_threads())
-    async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, tiny_teacher), **ON_THREAD) as client:
+    async with running(bundle=path, admin=True, shadow=shadow, **ON_THREAD) as client:
         make_bundle(path, multi_label=True)  # which cannot be shadowed
-        response = await client.post("/admin/reload")
+        response = await reload(client)
         assert (response.status_code, response.json()["error"]["code"]) == (409, "bundle_refused")
         assert "multi-label" in response.json()["error"]["message"]
         assert list(served(client)) == [version(bundles[0])]
         await ask(client, "refund")
         await compared(client, 1)
         await until(lambda: len(inference_threads()) == threads + 1)
-        publish(bundles[1], path)
-        assert (await client.post("/admin/reload")).json() == {"versions": {"stable": version(bundles[1])}}
+        assert (await reload(client, bundles[1], path)).json() == {"versions": {"stable": version(bundles[1])}}
 
 
 async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it_was_too(
-    running, make_bundle, bundles, pair, tiny_teacher, tmp_path, monkeypatch
+    running, make_bundle, bundles, pair, shadow, monkeypatch
 ):
-    async with running(shadow=shadowing(tmp_path, tiny_teacher), **pair) as client:
+    async with running(shadow=shadow, **pair) as client:
         publish(bundles[2], pair["bundle"])
         refused = version(make_bundle(pair["candidate"], flip={"fee": "account"}))
         start = ActiveShadow.start
@@ -657,7 +636,7 @@ async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it
             return await start(settings, manifest, *others)
 
         monkeypatch.setattr(ActiveShadow, "start", start_but_for_one)
-        response = await client.post("/admin/reload")
+        response = await reload(client)
         assert response.status_code == 409
         assert "not this one" in response.json()["error"]["message"]
         assert models_of(client).versions == {"stable": version(bundles[0]), "candidate": version(bundles[1])}
@@ -667,19 +646,17 @@ async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it
 
 
 async def test_a_shadow_that_cannot_start_again_either_is_told_and_the_old_bundle_answers_on(
-    running, make_bundle, bundles, right, tmp_path, tiny_teacher
+    running, make_bundle, bundles, right, path, tmp_path, tiny_teacher
 ):
-    path = publish(bundles[0], tmp_path / "served")
     teacher = make_bundle(tmp_path / "teacher", role="teacher")
     async with running(bundle=path, admin=True, shadow=shadowing(tmp_path, teacher), **ON_LOOP) as client:
         (teacher.path / "model.onnx").write_bytes(b"")
-        publish(bundles[1], path)
-        response = await client.post("/admin/reload")
+        response = await reload(client, bundles[1], path)
         assert (response.status_code, response.json()["error"]["code"]) == (409, "bundle_refused")
         assert await ask(client, "refund") == (version(bundles[0]), right[version(bundles[0]), "refund"])
         # The teacher is mended.
         make_bundle(teacher.path, role="teacher")
-        assert (await client.post("/admin/reload")).json() == {"versions": {"stable": version(bundles[1])}}
+        assert (await reload(client)).json() == {"versions": {"stable": version(bundles[1])}}
         await ask(client, "refund")
         await compared(client, 1)
 
