@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from distill.teachers.api.limit_headers import MINUTE, limit_reports
 from distill.teachers.errors import TeacherError
-
-Clock = Callable[[], float]
 
 _SLACK = 0.1
 _SAME = 5.0  # seconds by which the waits of calls that were refused together differ
@@ -25,19 +23,18 @@ class ConfiguredRate:
     Compensates for up to a tenth of a second of oversleeping, so a minute has at most that much too many.
     """
 
-    def __init__(self, per_minute: float | None, clock: Clock) -> None:
+    def __init__(self, per_minute: float | None) -> None:
         self._rate = None if per_minute is None else per_minute / MINUTE
-        self._clock = clock
-        self._free_at = clock()
+        self._free_at = _loop_time()
 
     def delay(self) -> float:
         """Seconds until the next unit may go through."""
-        return 0.0 if self._rate is None else self._free_at - self._clock()
+        return 0.0 if self._rate is None else self._free_at - _loop_time()
 
     def take(self, amount: float) -> None:
         """Let `amount` through, and delay what follows by the time that it takes at the rate."""
         if self._rate is not None:
-            self._free_at = max(self._free_at, self._clock() - _SLACK) + amount / self._rate
+            self._free_at = max(self._free_at, _loop_time() - _SLACK) + amount / self._rate
 
 
 class ReportedLimit:
@@ -47,8 +44,7 @@ class ReportedLimit:
     report said, for the same period or until the next report.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._left = float("inf")
         self._full = 0.0
         self._resets_at = float("inf")
@@ -56,7 +52,7 @@ class ReportedLimit:
 
     def delay(self, amount: float) -> float:
         """Seconds until `amount` is allowed. An amount above the whole limit needs all of it."""
-        now = self._clock()
+        now = _loop_time()
         if now >= self._resets_at:
             self._left, self._resets_at = self._full, now + self._period
         return self._resets_at - now if self._left < min(amount, self._full) else 0.0
@@ -70,7 +66,7 @@ class ReportedLimit:
 
         Responses arrive in any order, so the lowest report until the next reset counts.
         """
-        now = self._clock()
+        now = _loop_time()
         self._full = max(self._full, left, full or 0.0, 1.0)
         self._left = left if now >= self._resets_at else min(self._left, left)
         self._period = min(reset, MINUTE)
@@ -80,18 +76,11 @@ class ReportedLimit:
 class RateLimiter:
     """Limits the requests and tokens per minute of one API."""
 
-    def __init__(
-        self,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        clock = clock or _loop_time
-        self._requests = ConfiguredRate(requests_per_minute, clock)
-        self._tokens = ConfiguredRate(tokens_per_minute, clock)
-        self._reported = {kind: ReportedLimit(clock) for kind in ("requests", "tokens", "input-tokens")}
-        self._clock = clock
-        self._held_until = clock()
+    def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
+        self._requests = ConfiguredRate(requests_per_minute)
+        self._tokens = ConfiguredRate(tokens_per_minute)
+        self._reported = {kind: ReportedLimit() for kind in ("requests", "tokens", "input-tokens")}
+        self._held_until = _loop_time()
         self._next_tokens = 0.0  # of the call whose turn it was last
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -136,7 +125,7 @@ class RateLimiter:
 
         Returns whether this is new: calls were not yet held for about as long.
         """
-        until = self._clock() + min(seconds, MINUTE)
+        until = _loop_time() + min(seconds, MINUTE)
         new = until > self._held_until + _SAME
         self._held_until = max(self._held_until, until)
         self._changed.set()
@@ -158,7 +147,7 @@ class RateLimiter:
 
     def _server_delay(self, tokens: float) -> float:
         delays = [limit.delay(1.0 if kind == "requests" else tokens) for kind, limit in self._reported.items()]
-        return max(self._held_until - self._clock(), *delays)
+        return max(self._held_until - _loop_time(), *delays)
 
 
 def _loop_time() -> float:

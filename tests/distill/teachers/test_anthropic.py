@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 import pytest
 
 from distill.teachers import TeacherError, create
-from distill.teachers.anthropic import AnthropicTeacher, usage_of
+from distill.teachers.anthropic import usage_of
 from distill.teachers.api.errors import ApiError
 from tests.support.accounts import MemoryAccount
 from tests.support.script import Script
@@ -68,15 +68,9 @@ async def server(serve) -> Server:
     return script
 
 
-@asynccontextmanager
-async def teacher(server: Server, account: Any = None, **settings: Any) -> AsyncIterator[AnthropicTeacher]:
+def teacher(server: Server, account: Any = None, **settings: Any) -> aclosing[Any]:
     config = {"kind": "anthropic", "base_url": server.url, "model": "m", "usd_per_million": PRICE, "samples": 4}
-    made = create({**config, **settings}, LABELS, account)
-    assert isinstance(made, AnthropicTeacher)
-    try:
-        yield made
-    finally:
-        await made.aclose()
+    return aclosing(create({**config, **settings}, LABELS, account))
 
 
 async def test_votes_are_calls_of_their_own_and_a_smoothed_distribution(server) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -14,7 +13,7 @@ import httpx
 import pytest
 
 from distill.teachers import TeacherError, create
-from distill.teachers.openai import OpenAIConfig, OpenAITeacher
+from distill.teachers.openai import OpenAIConfig
 from tests.support.script import Script
 from tests.support.sockets import dead_address
 
@@ -56,15 +55,9 @@ async def server(serve) -> Server:
     return script
 
 
-@asynccontextmanager
-async def teacher(server: Server, **settings: Any) -> AsyncIterator[OpenAITeacher]:
+def teacher(server: Server, **settings: Any) -> aclosing[Any]:
     config = {"kind": "openai", "base_url": server.url, "model": "m", "usd_per_million": {"input": 1, "output": 4}}
-    made = create({**config, **settings}, LABELS)
-    assert isinstance(made, OpenAITeacher)
-    try:
-        yield made
-    finally:
-        await made.aclose()
+    return aclosing(create({**config, **settings}, LABELS))
 
 
 async def test_answers_are_in_the_order_of_the_labels_whatever_codes_stand_for(server) -> None:

@@ -18,6 +18,7 @@ from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.errors import ApiError
 from distill.teachers.api.pricing import Price, Usage
+from tests.support.fake_clock import now, with_fake_clock
 
 MOST = 100_000
 ANSWER = {"said": "x" * 50_000}
@@ -159,14 +160,12 @@ async def test_of_an_error_without_end_the_status_is_told(encoding: str) -> None
     assert failure.value.status == 400
 
 
-def test_an_answer_that_comes_drop_by_drop_has_its_time_and_no_more(run) -> None:
-    async def test(clock: Callable[[], float]) -> None:
-        with pytest.raises(ApiError, match=r"did not answer in time \(in 60 s\)") as failure:
-            await ask(api(Sends(endless(b" "), pause=10.0)))
-        assert failure.value.retryable
-        assert clock() == 60.0
-
-    run(test)
+@with_fake_clock
+async def test_an_answer_that_comes_drop_by_drop_has_its_time_and_no_more() -> None:
+    with pytest.raises(ApiError, match=r"did not answer in time \(in 60 s\)") as failure:
+        await ask(api(Sends(endless(b" "), pause=10.0)))
+    assert failure.value.retryable
+    assert now() == 60.0
 
 
 async def test_json_that_is_nested_without_end_is_no_answer() -> None:

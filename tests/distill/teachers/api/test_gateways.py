@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +85,13 @@ class Gateway:
         return given | {"choices": [choice]}
 
 
-@asynccontextmanager
-async def teacher(gateway: Gateway, account: Account | None = None, **settings: Any) -> Any:
-    given = {"base_url": "http://gateway:4000/v1", "model": "m", "usd_per_million": PRICE, "attempts": 1}
-    kind, config = (
-        (AnthropicTeacher, AnthropicConfig)
-        if settings.pop("kind", "") == "anthropic"
-        else (OpenAITeacher, OpenAIConfig)
-    )
+def teacher(
+    gateway: Gateway, account: Account | None = None, *, kind: str = "openai", **settings: Any
+) -> aclosing[Any]:
+    given = {"base_url": "http://gateway:4000/v1", "model": "m", "usd_per_million": PRICE, "attempts": 1, **settings}
+    made, config = {"openai": (OpenAITeacher, OpenAIConfig), "anthropic": (AnthropicTeacher, AnthropicConfig)}[kind]
     transport = httpx.MockTransport(gateway)
-    made = kind(config(**given | settings), LABELS, account or NoAccount(), transport=transport)
-    try:
-        yield made
-    finally:
-        await made.aclose()
+    return aclosing(made(config(**given), LABELS, account or NoAccount(), transport=transport))
 
 
 @pytest.mark.parametrize("name", HITS)

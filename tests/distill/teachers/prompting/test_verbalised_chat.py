@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -39,14 +38,9 @@ async def server(serve) -> Script:
     return script
 
 
-@asynccontextmanager
-async def teacher(server: Script, **settings: Any) -> AsyncIterator[Any]:
+def teacher(server: Script, **settings: Any) -> aclosing[Any]:
     given = {"kind": "openai", "base_url": server.url, "model": "m", "usd_per_million": PRICE}
-    made = create({**given, "method": "votes", "samples": 3, **settings}, LABELS)
-    try:
-        yield made
-    finally:
-        await made.aclose()
+    return aclosing(create({**given, "method": "votes", "samples": 3, **settings}, LABELS))
 
 
 async def test_votes_are_asked_for_by_schema_at_temperature_one_and_without_logprobs(server) -> None:
