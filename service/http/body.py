@@ -16,8 +16,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 JSON = b"application/json"
 
+ITEMS_BESIDE = 1000
 _ITEMS_PER_TEXT = 10
-_ITEMS_BESIDE = 1000
 """The most strings and commas of a body: so many per text, and so many beside them, whatever the protocol."""
 
 _OPENS = re.compile(rb"\s*:\s*[\[{]")
@@ -48,7 +48,7 @@ def check_items(body: bytes, settings: Settings) -> None:
 
     It counts strings, and commas outside strings. Otherwise 1 MiB of `[1,1,…]` would make half a million errors.
     """
-    most = _ITEMS_PER_TEXT * settings.max_texts + _ITEMS_BESIDE
+    most = _ITEMS_PER_TEXT * settings.max_texts + ITEMS_BESIDE
     if len(body) <= most or body.count(b'"') // 2 + body.count(b",") <= most:
         return
     left, name = most, "body"
