@@ -1,10 +1,8 @@
-"""Listening, and leaving without losing a request: `Server` runs an app on uvicorn with an orderly end.
+"""Runs an app on uvicorn, reloads the bundles on SIGHUP, and stops without losing a request.
 
-On SIGHUP the bundles are loaded again.
-
-On SIGTERM or SIGINT `/readyz` fails at once while everything is still served, so that load balancers look away
-(`drain_seconds`). Then the listener closes, every answer says `Connection: close`, idle connections get a short grace
-(`idle_grace_seconds`), and what is in flight is finished (`shutdown_seconds`). A second signal cuts this short.
+On SIGTERM or SIGINT `/readyz` fails at once while requests are still served, so that load balancers turn elsewhere
+(`drain_seconds`). Then the listener closes, every answer says `Connection: close`, idle connections get a grace
+period (`idle_grace_seconds`), and requests in flight are finished (`shutdown_seconds`). A second signal skips the rest.
 """
 
 from __future__ import annotations
@@ -40,11 +38,11 @@ _TICK = 0.02
 _CLOSED = -1
 _ACCEPT_AGAIN_SECONDS = 1.0
 _LAST_SECONDS = 1
-"""What a scrape under way may still take at the very end."""
+"""How long a scrape of the metrics may still take at the very end."""
 
 
 def bind(host: str, port: int, setting: str = "port") -> socket.socket:
-    """Bind a TCP socket, not yet listening. Raises StartupError when the address cannot be had, naming the setting."""
+    """Bind a TCP socket, without listening yet. Raises StartupError, naming the setting, if the address is not free."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -60,17 +58,17 @@ def bind(host: str, port: int, setting: str = "port") -> socket.socket:
 
 
 class Monitoring(NamedTuple):
-    """The app of the probes and the metrics, and the bound socket of its own that it is served on."""
+    """The app of probes and metrics, and its own bound socket."""
 
     app: FastAPI
     listener: socket.socket
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with the end that the module describes.
+    """uvicorn's server, with the stop that the module describes.
 
-    It runs the app's lifespan itself, so that an error there reaches the caller. `monitoring` is served for as long
-    as there is something to see: until every request has ended.
+    It runs the app's lifespan itself, so that an error there reaches the caller. `monitoring` is served until every
+    request has ended.
     """
 
     def __init__(self, app: FastAPI, settings: Settings, monitoring: Monitoring | None = None) -> None:
@@ -86,8 +84,8 @@ class Server(uvicorn.Server):
         self._reload_due = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load, serve on bound sockets until told to stop, and leave in order."""
-        # Whoever hands work to a thread, such as a teacher that runs here, must not make those wait who are served.
+        """Load the bundles, serve on bound sockets until told to stop, and stop in order."""
+        # Work in threads, such as a teacher that runs in this process, must not delay requests.
         asyncio.get_running_loop().set_exception_handler(log_loop_errors)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=lower_priority))
         with self.capture_signals():
@@ -96,9 +94,9 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals on the event loop.
+        """Handle signals on the event loop, from before the bundle is loaded.
 
-        This begins before the bundle is loaded: for process 1 of a container no default action would end it.
+        As process 1 of a container, the server would otherwise ignore SIGTERM.
         """
         loop = asyncio.get_running_loop()
         for number in HANDLED_SIGNALS:
@@ -112,7 +110,7 @@ class Server(uvicorn.Server):
 
     @contextlib.asynccontextmanager
     async def _monitored(self) -> AsyncIterator[None]:
-        """Serve the other port meanwhile."""
+        """Serve the monitoring port meanwhile, if there is one."""
         if self._monitoring is None:
             yield
             return
@@ -130,7 +128,7 @@ class Server(uvicorn.Server):
             await server.shutdown([listener])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain at the first signal, cut what is open at the second."""
+        """Begin to drain at the first signal, and cut open requests at the second."""
         if self._state.draining:
             self.should_exit = self.force_exit = True
             return
@@ -140,10 +138,10 @@ class Server(uvicorn.Server):
         logger.info("draining", seconds=seconds)
 
     def _reload(self) -> None:
-        """Begin to load the bundles again; those that are served go on until others can take over.
+        """Begin to reload the bundles; the current ones serve until the new ones can take over.
 
-        While a reload runs, one more is due after it, however many signals come: nobody is told to try again, and what
-        is being loaded may lie there no more.
+        However many signals come during a reload, exactly one more reload follows it: the files may have changed since
+        they were read, and a signal cannot be answered with "try again".
         """
         self._reload_due = True
         if self._reloading is None or self._reloading.done():
@@ -155,17 +153,17 @@ class Server(uvicorn.Server):
                 await self._state.models.unchanging()
                 self._reload_due = False
                 logger.info("reloaded", **await self._state.models.reload())
-            except ReloadingError:  # a request was faster
+            except ReloadingError:  # a request to `/admin/reload` was faster
                 self._reload_due = True
             except StartupError as error:
-                logger.error("not reloaded; what was served before is served still", error=str(error))
+                logger.error("not reloaded; the bundles from before stay in service", error=str(error))
             except Exception:  # nobody waits for this task
-                logger.exception("not reloaded; what was served before is served still")
+                logger.exception("not reloaded; the bundles from before stay in service")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
-        # What is loaded stays: to search it for garbage again and again would make requests wait. Not even once, for
-        # that takes a tenth of a start, and there is next to none.
+        # What is loaded stays, so the collector need not search it, which would delay requests. A collection now would
+        # take a tenth of the start and find next to nothing.
         gc.freeze()
         gc.enable()
         await super().startup([])
@@ -179,7 +177,7 @@ class Server(uvicorn.Server):
             logger.warning("open to all", notice=self._state.access.notice)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, answer what was sent, close the connections."""
+        """Stop listening, answer the requests that were sent, and close the connections."""
         self._announce_close()
         await self._stop_listening(sockets or [])
         try:
@@ -195,9 +193,9 @@ class Server(uvicorn.Server):
         logger.info("stopped")
 
     def _accept_from(self, listener: socket.socket) -> None:
-        """Take every connection that waits, whenever one does.
+        """Accept all waiting connections at once.
 
-        uvloop takes one for each turn of the event loop, and a turn may have a run of the graph in it.
+        uvloop accepts one per turn of the event loop, and a turn may include a run of the graph.
         """
         if listener.fileno() != _CLOSED:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
@@ -209,7 +207,7 @@ class Server(uvicorn.Server):
                 task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
                 self._connecting.add(task)
                 task.add_done_callback(self._connecting.discard)
-        except OSError as error:  # no descriptor is left: the connection goes on waiting, and would be told at once
+        except OSError as error:  # no descriptor is left; the loop would report the waiting connection without pause
             logger.error("cannot accept", error=str(error), again_after=_ACCEPT_AGAIN_SECONDS)
             loop.remove_reader(listener)
             loop.call_later(_ACCEPT_AGAIN_SECONDS, self._accept_from, listener)
@@ -217,7 +215,7 @@ class Server(uvicorn.Server):
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         for listener in sockets:
-            self._accept(listener)  # closing it resets the connections that the kernel has accepted and we have not
+            self._accept(listener)  # to close it resets connections that only the kernel has accepted
             loop.remove_reader(listener)
             listener.close()
         await asyncio.gather(*self._connecting, return_exceptions=True)
@@ -226,7 +224,7 @@ class Server(uvicorn.Server):
         return Reader(self.config, self.server_state, self.lifespan.state, fast_path=self._fast_path)
 
     def _announce_close(self) -> None:
-        """Let every answer from now on say `Connection: close`, also of requests that are being worked on."""
+        """Make every answer from now on say `Connection: close`, also those to requests in flight."""
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         for connection in self.server_state.connections:
             if isinstance(connection, Reader) and connection.cycle is not None:
@@ -245,7 +243,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Reader,
-        proxy_headers=False,  # nothing here depends on who the client is
+        proxy_headers=False,  # nothing here depends on the client's address
         ws="none",
         lifespan="off",
         log_config=None,
@@ -257,11 +255,11 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """The connections that wait. Raises OSError when one cannot be taken."""
+    """Yield the waiting connections. Raises OSError when one cannot be accepted."""
     while True:
         try:
             connection, _ = listener.accept()
-        except ConnectionAbortedError:  # it has gone meanwhile
+        except ConnectionAbortedError:  # the client has left meanwhile
             continue
         except BlockingIOError:
             return

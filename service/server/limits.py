@@ -1,4 +1,4 @@
-"""What the connections of a port share: their limits, and the count of the bytes held for incomplete requests."""
+"""The limits that all connections of a port share, and the count of bytes held for their incomplete requests."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ PIPELINED = 64
 
 LINGER_SECONDS = 5.0
 LINGER_BODIES = 16
-"""For how long, and up to how many bodies of the largest size, bytes are still read after the last answer: to close
-while a client is sending could lose it the answer."""
+"""For how long, and up to how many bodies of the largest size, bytes are still read after the last answer. Closing
+while the client is still sending could lose it the answer."""
 
 LEFT_SECONDS = 1.0
-"""How long a client that has ended its side of a connection may wait for its answer. Some read it still, such as
-`nc -N`; others have gone, and there is no way to tell."""
+"""How long a client that has closed its side of a connection may wait for its answer. Some still read it, such as
+`nc -N`; others have gone, and nothing tells them apart."""
 
 _REFUSED = 16
 _BODIES = 64
 _FRAMING = 8
-"""A body in chunks of one byte is six times as long with their frames."""
+"""Framing makes a body in chunks of one byte six times as long."""
 
 _HTTP2 = b"PRI"
 _TLS = b"\x16\x03"
 _PIECE = 64
-"""What a piece costs in memory beside its bytes."""
+"""The memory of a piece beside its bytes."""
 
 
 class ConnectionLimits:
@@ -94,7 +94,7 @@ class ConnectionLimits:
 
 
 def describe(document: dict[str, Any], error_shape: Callable[[str], type[BaseModel]]) -> None:
-    """Say in an OpenAPI document how any operation may be refused here: by the body of an error for its path."""
+    """Add to an OpenAPI document the errors with which any operation may be refused by these limits."""
     described = {
         error.status_code: (error.__doc__ or "").partition("\n")[0]
         for error in (TooSlowError, HeadTooLargeError, BusyError, VersionError)

@@ -1,7 +1,7 @@
-"""Requests that offer another protocol, such as HTTP/2 over cleartext. A server may ignore the offer; this one does.
+"""Ignores offers of another protocol in a request, such as HTTP/2 over cleartext, as a server may.
 
-The parser stops after the head of such a request, as if the rest were in the other protocol, and would take the body
-for another request. So a new parser reads the head again, without its `Upgrade`.
+The parser stops after the head of such a request, as if the rest were in the other protocol, and would then take the
+body for another request. So a new parser reads the head again, without its `Upgrade`.
 """
 
 from __future__ import annotations
