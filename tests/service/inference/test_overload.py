@@ -1,4 +1,4 @@
-"""While requests are refused a thread runs the graph in the event loop's place, and nobody's answer suffers by it."""
+"""While requests are refused, a thread runs the graph in the event loop's place, and every answer stays right."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Graph(scheduling.Graph):
 class Bench(scheduling.Bench):
     """A scheduler whose event loop normally runs the graph."""
 
-    def __init__(self, run=LONG, rows=2):
+    def __init__(self, clock, run=LONG, rows=2):
         super().__init__(Graph(), workers=0, limits=Limits(1000, rows=rows), queue_limit=PLACES, cost=Known(run=run))
-        self.asked = []
+        self.asked, self.clock = [], clock
         self.scheduler.start()
 
     @property
@@ -73,6 +73,16 @@ class Bench(scheduling.Bench):
         """Refuse a request."""
         with pytest.raises(OverloadedError):
             self.scheduler.submit(["x"] * (PLACES + 1), None)
+
+    async def calm(self):
+        """Let the overload end."""
+        self.clock.now += 2 * CALM
+        await until(lambda: not self.crowded)
+
+    async def ask(self, *texts):
+        """Submit texts and wait for the answers to all requests."""
+        self.submit(*texts)
+        await self.answered()
 
     async def answered(self):
         """Wait until every request was answered, and check that each was, once and correctly."""
@@ -91,7 +101,7 @@ async def start(clock):
     benches = []
 
     def make(**options):
-        benches.append(Bench(**options))
+        benches.append(Bench(clock, **options))
         return benches[-1]
 
     yield make
@@ -112,25 +122,30 @@ def threads():
 
 async def test_before_the_first_refusal_there_is_no_thread(start):
     bench = start()
-    bench.submit("a")
-    await bench.answered()
+    await bench.ask("a")
     assert bench.graph.ran_by == [LOOP]
     assert (threads(), bench.crowded, bench.scheduler.alive) == ([], False, True)
 
 
 @pytest.mark.parametrize(("run", "runner"), [(LONG, THREAD), (SHORT, LOOP)])
-async def test_after_a_refusal_a_thread_makes_the_runs_that_are_long(start, run, runner):
+async def test_after_a_refusal_a_thread_makes_the_long_runs_and_the_event_loop_pauses(start, clock, run, runner):
     bench = start(run=run)
     bench.refuse()
-    bench.submit("a", "b", "c")
-    await bench.answered()
+    await bench.ask("a", "b", "c")
     assert bench.graph.ran_by == [runner] * 2
-    assert (bench.crowded, bench.scheduler._on_loop) == (True, runner != THREAD)
     assert len(threads()) == (runner == THREAD)
+    assert (bench.crowded, bench.scheduler.alive) == (True, True)
+    assert {*clock.pauses} == ({overload._PAUSE_SECONDS} if runner == THREAD else set())
+    await bench.calm()
+    await asyncio.sleep(0)
+    pauses = len(clock.pauses)
+    await bench.ask("d")
+    assert bench.graph.ran_by == [runner, runner, LOOP]
+    assert len(clock.pauses) == pauses
     assert bench.scheduler.alive
 
 
-async def test_what_is_refused_before_anything_is_known_of_it_counts_as_much(start):
+async def test_an_early_refusal_counts_as_much(start):
     bench = start(rows=1)
     bench.submit(*"abcdef")
     assert bench.scheduler.refusal(4 * LONG) is not None
@@ -139,37 +154,7 @@ async def test_what_is_refused_before_anything_is_known_of_it_counts_as_much(sta
     assert bench.graph.ran_by == [THREAD] * 6
 
 
-@pytest.mark.parametrize("run", [LONG, SHORT])
-async def test_once_nothing_was_refused_for_a_while_the_event_loop_makes_the_runs(start, clock, run):
-    bench = start(run=run)
-    bench.refuse()
-    clock.now += 2 * CALM
-    await until(lambda: not bench.crowded)
-    assert bench.scheduler._on_loop
-    bench.submit("a")
-    await bench.answered()
-    assert bench.graph.ran_by == [LOOP]
-    assert bench.scheduler.alive
-
-
-async def test_only_while_a_thread_makes_the_runs_does_the_event_loop_let_requests_gather(start, clock):
-    bench = start()
-    bench.submit("a")
-    await bench.answered()
-    assert clock.pauses == []
-    bench.refuse()
-    await until(lambda: len(clock.pauses) > 2)
-    assert set(clock.pauses) == {overload._PAUSE_SECONDS}
-    clock.now += 2 * CALM
-    await until(lambda: bench.scheduler._on_loop)
-    await asyncio.sleep(0)
-    count = len(clock.pauses)
-    bench.submit("b")
-    await bench.answered()
-    assert len(clock.pauses) == count
-
-
-async def test_there_is_one_pause_a_turn_though_calm_and_refusals_follow_at_once(start, clock):
+async def test_there_is_one_pause_in_each_turn_however_often_the_overload_ends_and_begins(start, clock):
     bench = start()
     for _ in range(3):
         bench.refuse()
@@ -183,15 +168,7 @@ async def test_there_is_one_pause_a_turn_though_calm_and_refusals_follow_at_once
         assert len(clock.pauses) == before + 1
 
 
-async def test_where_runs_are_short_requests_do_not_gather(start, clock):
-    bench = start(run=SHORT)
-    bench.refuse()
-    await asyncio.sleep(0.01)
-    assert bench.crowded
-    assert clock.pauses == []
-
-
-async def test_each_refusal_puts_the_calm_off(start, clock, monkeypatch):
+async def test_each_refusal_postpones_the_end_of_the_overload(start, clock, monkeypatch):
     calls = []
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda *call: calls.append(call))
     bench = start()
@@ -201,12 +178,12 @@ async def test_each_refusal_puts_the_calm_off(start, clock, monkeypatch):
     ((_, calm),) = calls
     clock.now += 0.75 * CALM
     calm()
-    assert (bench.crowded, bench.scheduler._on_loop) == (True, False)
+    assert bench.crowded
     _, (seconds, calm) = calls
     assert seconds == pytest.approx(0.25 * CALM)
     clock.now += 0.3 * CALM
     calm()
-    assert (bench.crowded, bench.scheduler._on_loop) == (False, True)
+    assert not bench.crowded
     assert len(calls) == 2
     monkeypatch.undo()
 
@@ -215,12 +192,9 @@ async def test_the_same_thread_takes_over_each_time(start, clock):
     bench = start()
     for _ in range(3):
         bench.refuse()
-        bench.submit("a")
-        await bench.answered()
-        clock.now += 2 * CALM
-        await until(lambda: not bench.crowded)
-        bench.submit("b")
-        await bench.answered()
+        await bench.ask("a")
+        await bench.calm()
+        await bench.ask("b")
     assert bench.graph.ran_by == [THREAD, LOOP] * 3
     assert len(threads()) == 1
 
@@ -257,8 +231,7 @@ async def test_what_the_thread_puts_back_after_the_change_is_answered_too(start,
     bench.refuse()
     bench.submit("a", "b", "c")
     assert await asyncio.to_thread(bench.graph.reached.wait, PATIENCE)
-    clock.now += 2 * CALM
-    await until(lambda: not bench.crowded)
+    await bench.calm()
     bench.graph.may_encode.set()
     await bench.answered()
     assert bench.graph.ran_by == [THREAD, LOOP]
@@ -280,11 +253,9 @@ async def test_answers_to_the_threads_runs_come_in_the_order_of_the_requests(sta
 async def test_closing_ends_the_thread(start, clock, again):
     bench = start()
     bench.refuse()
-    bench.submit("a")
-    await bench.answered()
+    await bench.ask("a")
     if again:
-        clock.now += 2 * CALM
-        await until(lambda: not bench.crowded)
+        await bench.calm()
     assert len(threads()) == 1
     await bench.scheduler.close()
     assert (threads(), bench.scheduler.alive) == ([], False)
@@ -306,36 +277,19 @@ async def test_closing_fails_what_waits_for_the_thread(start):
     assert threads() == []
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")
-
-
-@linux
-async def test_the_thread_gives_way_to_the_event_loop(start):
-    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    bench = start()
-    bench.refuse()
-    bench.submit("a")
-    await bench.answered()
-    assert bench.graph.ran_by == [THREAD]
-    assert bench.graph.niceness[0] > own
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
-
-
-@linux
-@pytest.mark.parametrize("own", [12, 19])
-async def test_the_thread_of_a_process_that_is_nice_itself_is_no_less_so(clock, own):
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own")
+@pytest.mark.parametrize("own", [os.getpriority(os.PRIO_PROCESS, 0), 12, 19])
+async def test_the_thread_has_a_lower_priority_than_the_event_loop(clock, own):
     async def serve():
-        bench = Bench()
+        bench = Bench(clock)
         bench.refuse()
-        bench.submit("a")
-        await bench.answered()
+        await bench.ask("a")
         await bench.close()
-        return bench.graph
+        return bench.graph, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    def nice():
+    def with_niceness():
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own)
         return asyncio.run(serve())
 
-    graph = await asyncio.to_thread(nice)
-    assert graph.ran_by == [THREAD]
-    assert graph.niceness[0] == 19
+    graph, left = await asyncio.to_thread(with_niceness)
+    assert (graph.ran_by, graph.niceness, left) == ([THREAD], [min(own + 10, 19)], own)
