@@ -1,4 +1,4 @@
-"""No text in the log or in the metrics, whatever is asked of whichever route and however it fails."""
+"""The log and the metrics never contain a text, whatever the route and the failure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAILING = (
 
 @pytest.fixture
 def variables(tmp_path):
-    """Everything on that logs, counts or refuses."""
+    """Variables that turn on everything that logs, counts or refuses."""
     keys = [key_line("mine", "right", "admin"), key_line("slow", "slow", "rate=0.001/s"), key_line("lesser", "lesser")]
     (tmp_path / "keys").write_text("\n".join(keys))
     return {"REFLUX_ACCESS_LOG": "true", "REFLUX_ADMIN": "true", "REFLUX_API_KEYS": str(tmp_path / "keys"), **QUICK}

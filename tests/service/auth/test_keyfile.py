@@ -1,4 +1,4 @@
-"""The file of API keys: what it may say, and that what does not fit is named by its line and never repeated."""
+"""The file of API keys: its format, and that an error names the line without repeating it."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, head
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message_of"),
     [
         ("/predict", lambda error: error["error"]),
         ("/", lambda error: error["error"]),
@@ -121,13 +121,13 @@ async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, head
         ("/classify", lambda error: error["error"]["message"]),
     ],
 )
-async def test_a_client_of_any_protocol_is_refused_in_the_shape_that_it_reads(guarded, write_keys, path, told):
+async def test_a_client_of_any_protocol_is_refused_in_the_shape_that_it_reads(guarded, write_keys, path, message_of):
     async with guarded(write_keys(tickets="right:rate=0.01/s")) as service:
-        assert "a key is needed" in told((await service.client.post(path, json={})).json())
+        assert "a key is needed" in message_of((await service.client.post(path, json={})).json())
         await service.classify("right")
         limited = await service.client.post(path, json={}, headers=bearer("right"))
         assert limited.status_code == 429
-        assert "this key has 0.01 texts a second" in told(limited.json())
+        assert "this key has 0.01 texts a second" in message_of(limited.json())
 
 
 async def test_without_a_key_the_body_is_not_read(make_settings, write_keys):

@@ -43,7 +43,7 @@ def scores(result: dict[str, Any]) -> list[float]:
 
 @pytest.fixture
 def texts() -> list[str]:
-    """Texts that are answered with different labels, none of them for certain."""
+    """Texts with different labels, none of which is certain."""
     return list(TEXTS)
 
 

@@ -32,7 +32,7 @@ async def infer(client, inputs, **parameters):
 
 @pytest.fixture
 def left_bundle(tiny_bundle, tmp_path):
-    """A bundle like `tiny_bundle` that leaves out the beginning of a long text."""
+    """A bundle like `tiny_bundle` that cuts the beginning of a long text."""
     tokenizer = Tokenizer.from_file(str(tiny_bundle.path / TOKENIZER))
     tokenizer.enable_truncation(32, direction="left")
     contents = {name: tiny_bundle.path / name for name in tiny_bundle.manifest.files}

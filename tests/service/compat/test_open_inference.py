@@ -158,7 +158,7 @@ async def test_mlserver_s_input_is_answered_with_its_output(client, native, text
 
 
 def binary(texts, *, before=b"", after=b"", size=None, **options):
-    """Content and headers of a request whose texts follow its JSON."""
+    """Return the content and the headers of a request whose texts follow its JSON."""
     data = before + write_strings(texts)
     given = tensor(texts, parameters={"binary_data_size": len(data) if size is None else size})
     del given["data"]
@@ -189,7 +189,7 @@ async def test_texts_and_outputs_may_be_bytes(client, native, texts):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"after": b"x"}, "inputs[0]: 9 bytes are declared after the JSON and 10 are there"),
         ({"size": 8}, "inputs[0]: 8 bytes are declared after the JSON and 9 are there"),
@@ -198,8 +198,8 @@ async def test_texts_and_outputs_may_be_bytes(client, native, texts):
         ({"before": b"\x01\0\0\0a"}, "inputs[0].shape: [1], with 2 texts; give [2] or [2, 1]"),
     ],
 )
-async def test_bytes_that_do_not_fit_are_refused(client, options, told):
-    assert refused(await client.post(PATH, **binary(["hello"], **options)), 422).startswith(told)
+async def test_bytes_that_do_not_fit_are_refused(client, options, message):
+    assert refused(await client.post(PATH, **binary(["hello"], **options)), 422).startswith(message)
 
 
 async def test_a_header_that_does_not_fit_is_refused(client):

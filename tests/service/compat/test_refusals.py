@@ -1,4 +1,4 @@
-"""What does not fit a protocol is refused in its own shape, with a message that begins with the place."""
+"""An invalid request is refused in its protocol's shape, with a message that begins with the invalid field."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ BODIES = {
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
-    ("path", "body", "told"), [(path, body, told) for path, bodies in BODIES.items() for body, told in bodies]
+    ("path", "body", "message"), [(path, body, message) for path, bodies in BODIES.items() for body, message in bodies]
 )
-async def test_what_does_not_fit_is_refused_with_its_place(shared_client, path, body, told):
+async def test_what_does_not_fit_is_refused_with_its_place(shared_client, path, body, message):
     kind = "Validation" if path in ("/predict", "/", "/vertex") else None
     shape = OpenAIErrorBody if path == "/classify" else None  # whose own shape is the native one
-    assert refused(await shared_client.post(path, json=body), 422, kind, shape).startswith(told)
+    assert refused(await shared_client.post(path, json=body), 422, kind, shape).startswith(message)

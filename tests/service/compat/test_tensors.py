@@ -24,7 +24,7 @@ def test_floats_are_little_endian_and_row_after_row():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"\x01\0\0\0a\x02", "item 1 goes beyond the end"),
         (b"\x02\0\0\0a", "item 0 goes beyond the end"),
@@ -32,8 +32,8 @@ def test_floats_are_little_endian_and_row_after_row():
         (b"\x01\0\0\0a\x01\0\0\0\xff", "item 1 is not UTF-8"),
     ],
 )
-def test_what_is_not_strings_is_refused_with_its_place(data, told):
-    with pytest.raises(InvalidRequestError, match=told):
+def test_what_is_not_strings_is_refused_with_its_place(data, message):
+    with pytest.raises(InvalidRequestError, match=message):
         read_strings(data, "inputs[0]", 64)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of the page and of /docs, in a real browser: Chromium, as Debian has it."""
+"""The page and /docs in a real browser: Chromium from Debian."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Browser:
-    """A window, and what a person does there; what is not there yet is waited for."""
+    """A browser window. Every action waits until its element is shown."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -30,7 +30,7 @@ class Browser:
         self.driver.get(url)
 
     def find(self, selector):
-        """The one that is shown."""
+        """Return the first element that is shown."""
 
         def shown():
             found = self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -47,7 +47,7 @@ class Browser:
         field.send_keys(text)
 
     def reads(self, selector, *parts):
-        """Wait until all of it is shown there."""
+        """Wait until an element shows all `parts`."""
         self.until(lambda: all(part in self.find(selector).text for part in parts))
 
     def hides(self, selector):
@@ -58,7 +58,7 @@ class Browser:
         return WebDriverWait(self.driver, PATIENCE, ignored_exceptions=drawn_anew).until(lambda _: condition())
 
     def errors(self):
-        """What the browser complained of, such as parts that the page may not load."""
+        """Return the errors that the browser logged, such as blocked assets."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 

@@ -35,7 +35,7 @@ def windows(generator: np.random.Generator, rate: Floats, size: int, runs: int) 
 
 
 def run_length(pods: list[EDetector], rate: Floats, threshold: float, generator: np.random.Generator) -> int:
-    """Return after how many comparisons, dealt to the pods at random, their sum reaches `threshold`."""
+    """Return the number of comparisons, dealt to the pods at random, after which their sum reaches `threshold`."""
     length = 0
     while True:
         bands = generator.choice(5, size=500, p=TRAFFIC)

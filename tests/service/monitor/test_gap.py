@@ -1,4 +1,4 @@
-"""The live gap against simulated traffic of which the truth is known."""
+"""The live gap on simulated traffic whose true gap is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERYONE = np.ones(5)
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """What is true of the traffic, per band: its share, its disagreement, and what the student expects."""
+    """The truth about the traffic, per band: share, disagreement rate, and the rate that the student expects."""
 
     share: Floats
     rate: Floats

@@ -1,4 +1,4 @@
-"""Reloading by request: there only when it was asked for, and clear about what came of it."""
+"""Reloading by request: only if the setting allows it, and with a clear result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def forget_the_manifest(path):
 
 @pytest.fixture
 def bundle_path(make_bundle, tmp_path):
-    """Where a bundle lies that a test may change."""
+    """The path of a bundle that a test may change."""
     return make_bundle(tmp_path / "served").path
 
 
@@ -49,14 +49,7 @@ async def test_a_reload_tells_what_is_served_then(running, make_bundle, bundle_p
         assert (await client.get("/model")).json()["version"] == written.manifest.version
 
 
-async def test_the_old_bundle_goes_on_when_the_directory_is_gone(running, bundle_path):
-    async with running(bundle=bundle_path, admin=True, **FIXED) as client:
-        shutil.rmtree(bundle_path)
-        assert (await client.post("/admin/reload")).status_code == 409
-        assert (await client.post("/classify", json={"text": "invoice"})).json()["results"][0]["label"] == "billing"
-
-
-@pytest.mark.parametrize("spoil", [change_a_file, record_wrong_answers, forget_the_manifest])
+@pytest.mark.parametrize("spoil", [change_a_file, record_wrong_answers, forget_the_manifest, shutil.rmtree])
 async def test_a_bundle_that_fails_its_checks_is_refused_and_the_old_one_goes_on(running, bundle_path, spoil):
     async with running(bundle=bundle_path, admin=True, **FIXED) as client:
         before = (await client.get("/model")).json()
@@ -80,12 +73,6 @@ async def test_a_refused_bundle_can_be_mended(running, make_bundle, bundle_path)
         assert (await client.post("/admin/reload")).status_code == 409
         written = make_bundle(bundle_path, flip={"refund": "shipping"})
         assert (await client.post("/admin/reload")).json() == {"versions": {"stable": written.manifest.version}}
-
-
-async def test_a_request_without_a_key_is_refused(running, bundle_path):
-    async with running(bundle=bundle_path, admin=True, **FIXED) as client:
-        del client.headers["x-api-key"]
-        assert (await client.post("/admin/reload")).status_code == 401
 
 
 async def test_the_answers_are_those_that_are_documented(running, bundle_path):

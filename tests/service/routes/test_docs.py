@@ -1,4 +1,4 @@
-"""The page of the API works where nothing but the service can be reached."""
+"""The page of the API needs nothing but this service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOADED = re.compile(r"""(?:href|src)="([^"]+)"|url: '([^']+)'""")
 
 
 def loaded_by(page):
-    """What a page loads, as it names it."""
+    """Return the links to what a page loads."""
     return ["".join(found) for found in LOADED.findall(page)]
 
 
@@ -37,7 +37,7 @@ async def test_a_browser_may_load_nothing_else(client):
 
 
 async def test_the_page_works_below_another_path(client):
-    """A gateway may put the service there, and take the prefix off."""
+    """A gateway may serve the service under a prefix that it strips."""
     app = client._transport.app
 
     async def below(scope, receive, send):

@@ -1,9 +1,8 @@
-"""Probes tell the truth: about starting, stopping and inference threads that are gone."""
+"""Probes reflect starting, stopping and inference threads that ended."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import httpx
 
@@ -42,20 +41,12 @@ async def test_a_dead_inference_thread_ends_life_and_readiness_and_leaves_nobody
     assert (await client.post("/classify", json={"text": "invoice"})).json()["error"]["code"] == "not_ready"
 
 
-async def test_a_text_that_takes_too_long_ends_life(running, monkeypatch):
-    release, started = threading.Event(), threading.Event()
-    run = Classifier.run
-
-    def hang(self, rows):
-        started.set()
-        assert release.wait(30)
-        return run(self, rows)
-
+async def test_a_run_that_takes_too_long_ends_life(running, gate):
     async with running(stall_seconds=1e-9) as client:
         assert (await client.get("/livez")).status_code == 200
-        monkeypatch.setattr(Classifier, "run", hang)
+        gate.close()
         asking = asyncio.create_task(client.post("/classify", json={"text": "invoice"}))
-        assert await asyncio.to_thread(started.wait, 30)
+        await gate.held()
         assert (await client.get("/livez")).status_code == 503
-        release.set()
+        gate.opened.set()
         assert (await asking).status_code == 200

@@ -1,4 +1,4 @@
-"""What is served, told as it is."""
+"""`GET /model` and `GET /gap`."""
 
 from __future__ import annotations
 

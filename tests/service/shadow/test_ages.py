@@ -1,4 +1,4 @@
-"""How long texts have waited is told by a clock that nobody sets."""
+"""The age of waiting texts does not depend on the wall clock, which may be set."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ YEARS = 10 * 365 * 86400.0
 
 @pytest.fixture
 def set_clock(monkeypatch):
-    """`set_clock(seconds)`: set the clock on the wall, from now on, so much forward or back."""
+    """`set_clock(seconds)`: set the wall clock forward or back."""
     now = time.time
     return lambda seconds: monkeypatch.setattr(time, "time", lambda: now() + seconds)
 
 
 def age(shadow: Shadow) -> float:
-    """The age of the oldest text that waits, which the metric and the report tell alike."""
-    told = shadow.pipeline.gap()["queue"]["oldest_age_seconds"]
-    assert shadow.metric("shadow_oldest_age_seconds") == pytest.approx(told, abs=5.0)
-    return told
+    """Return the age of the oldest waiting text, which the metric and the report agree on."""
+    reported = shadow.pipeline.gap()["queue"]["oldest_age_seconds"]
+    assert shadow.metric("shadow_oldest_age_seconds") == pytest.approx(reported, abs=5.0)
+    return reported
 
 
 @pytest.mark.parametrize("step", [YEARS, -YEARS, 3600.0, -3600.0])
@@ -40,8 +40,8 @@ async def test_a_clock_that_is_set_changes_no_age(make_shadow, set_clock, step):
     assert 0.0 <= age(shadow) < 30.0
 
 
-@pytest.mark.parametrize(("ago", "told"), [(3600.0, 3600.0), (-3600.0, 0.0), (YEARS, 0.0), (-YEARS, 0.0)])
-async def test_what_an_earlier_process_left_has_its_age_unless_a_clock_was_wrong(make_shadow, set_clock, ago, told):
+@pytest.mark.parametrize(("ago", "expected"), [(3600.0, 3600.0), (-3600.0, 0.0), (YEARS, 0.0), (-YEARS, 0.0)])
+async def test_what_an_earlier_process_left_has_its_age_unless_a_clock_was_wrong(make_shadow, set_clock, ago, expected):
     shadow = await make_shadow(hang, stop_seconds=2.0).start()
     shadow.observe(2)
     await shadow.pipeline.stop()
@@ -49,6 +49,6 @@ async def test_what_an_earlier_process_left_has_its_age_unless_a_clock_was_wrong
         other.execute("UPDATE rows SET time = time - ?", (ago,))
     again = await make_shadow(hang, concurrency=1).start()
     await until(lambda: again.metric("shadow_inflight") == 1)
-    assert age(again) == pytest.approx(told, abs=30.0)
+    assert age(again) == pytest.approx(expected, abs=30.0)
     set_clock(YEARS)
-    assert age(again) == pytest.approx(told, abs=30.0)
+    assert age(again) == pytest.approx(expected, abs=30.0)

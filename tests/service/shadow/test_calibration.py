@@ -1,4 +1,4 @@
-"""A student is compared with the teacher as its bundle says that it was calibrated, and the answer is kept as given."""
+"""A student is compared with the calibrated answer of its teacher; the uncalibrated one is stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def says_backwards(texts):
 
 
 async def shadowed(make_shadow, scaling, teacher=None):
-    """The rows of a text that the student took for billing and of one that it took for shipping."""
+    """Return the rows of two texts that the student classified as billing and as shipping."""
     calibration = None if scaling is None else scaling.as_dict()
     shadow = await make_shadow(teacher or PlayedTeacher(says), calibration=calibration).start()
     shadow.observe(label="billing", top=0.6)

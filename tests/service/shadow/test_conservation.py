@@ -1,4 +1,4 @@
-"""The law of conservation: sampled + resumed = outcomes + queued + in flight, at every moment and for every fate."""
+"""Conservation: sampled + resumed = outcomes + queued + in flight, at every moment and for every outcome."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Disk:
 
 
 def check(shadow: Shadow) -> None:
-    """The law, and that the places hold as many texts as the ledger says."""
+    """Check conservation, and that each place holds as many texts as the ledger says."""
     ledger = shadow.pipeline._ledger
     assert ledger.missing == [0] * ledger.bands
     assert min(*ledger.in_memory, *ledger.in_outbox, *ledger.in_flight) >= 0
@@ -110,7 +110,7 @@ async def play(steps: list[tuple], path: Path, disk: Disk) -> None:
 
 
 def final(shadow: Shadow, requests: int) -> None:
-    """After it all, the outbox remembers every request, and every one of them once."""
+    """Check that the outbox finally has every request exactly once."""
     found = shadow.pipeline.gap()
     assert found["counts"]["requests"] == found["counts"]["sampled"] == requests
     assert sum(found["outcomes"].values()) == requests

@@ -1,4 +1,4 @@
-"""Whatever the disk does, requests go on, what is lost is counted, and shadowing works again once the disk does."""
+"""Disk faults disturb no request; lost texts are counted, and shadowing recovers with the disk."""
 
 from __future__ import annotations
 

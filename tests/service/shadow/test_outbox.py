@@ -229,7 +229,7 @@ def text_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (another_schema, "schema 99, this version reads 1; move the file away"),
         (another_program, r"another program's database; set shadow\.path"),
@@ -243,9 +243,9 @@ def text_file(path: Path) -> None:
     ],
     ids=["another schema", "another program", "text", "below a file", "directory", "pipe"],
 )
-def test_what_is_no_outbox_is_refused_with_the_remedy(path, spoil, told):
+def test_what_is_no_outbox_is_refused_with_the_remedy(path, spoil, message):
     spoil(path)
-    with pytest.raises(OutboxError, match=told):
+    with pytest.raises(OutboxError, match=message):
         make(path)
 
 

@@ -117,7 +117,7 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 def killed(path: Path, comparisons: int) -> tuple[int, int]:
-    """Requests and comparisons that a process had counted when it was killed."""
+    """Return the requests and comparisons that a process had counted when it was killed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CHILD, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as child:

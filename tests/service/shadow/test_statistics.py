@@ -1,4 +1,4 @@
-"""Traffic with a known truth through the whole pipeline: the interval of the gap must hold it."""
+"""Traffic with a known gap through the whole pipeline: the interval must cover the gap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNS = 6
 
 
 def traffic(seed: int, bias: float) -> tuple[np.ndarray, np.ndarray]:
-    """Top probabilities, and where the teacher disagrees: `bias` times as often as the reference expects."""
+    """Return top probabilities, and where the teacher disagrees: `bias` times as often as the reference expects."""
     generator = np.random.default_rng(seed)
     top = np.clip(generator.beta(6, 1, REQUESTS), 0.4, 0.9999)
     expected = np.array([REFERENCE.expected_disagreement(value) for value in top])

@@ -1,4 +1,4 @@
-"""Whatever a teacher does becomes one outcome per text, and no request notices."""
+"""Every fault of a teacher becomes one outcome per text, and disturbs no request."""
 
 from __future__ import annotations
 
