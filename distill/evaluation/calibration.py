@@ -202,7 +202,7 @@ def _choose(scaled: dict[ScalingMethod, npt.NDArray[np.float32]], classes: Class
     gain = _losses(scaled["temperature"], classes) - _losses(scaled["vector"], classes)
     mean, error = float(gain.mean()), float(gain.std(ddof=1) / len(gain) ** 0.5)
     found = (
-        f"on rows held out, vector scaling gains {mean:.4f} nats on a temperature, with a standard error of {error:.4f}"
+        f"on held-out rows, vector scaling gains {mean:.4f} nats on a temperature, with a standard error of {error:.4f}"
     )
     return ("vector" if mean > error else "temperature"), found
 

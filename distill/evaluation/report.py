@@ -88,7 +88,7 @@ def teacher_lines(teacher: dict[str, Any]) -> list[str]:
     labelled = teacher["labelled"]
     lines = [
         f"It labelled {labelled['rows']} texts, refused {labelled['refused']}, and answered {labelled['invalid']} with "
-        "no label; those that it did not label are in no number here."
+        "no label; the numbers in this report leave out those without a label."
     ]
     if (calibration := teacher["calibration"]) is not None:
         lines += ["", _calibration_line(calibration)]
@@ -102,24 +102,24 @@ def teacher_lines(teacher: dict[str, Any]) -> list[str]:
 def data_lines(data: dict[str, Any]) -> list[str]:
     """Describe the data and its cleaning, line by line."""
     rows, cleaning = data["rows"], data["cleaning"]
-    leaked = ", ".join(f"{count} that stand in {name}" for name, count in cleaning["leaked"].items())
-    account = (
-        f"{rows['train']} rows to train, {rows['validation']} to choose, {rows['test']} to judge. "
+    leaked = ", ".join(f"{count} that are also in {name}" for name, count in cleaning["leaked"].items())
+    summary_line = (
+        f"{rows['train']} rows to train, {rows['validation']} to validate, {rows['test']} to test. "
         f"Of {cleaning['rows']} rows in the pool, removed: {cleaning['exact']} exact and {cleaning['near']} near "
         f"duplicates, {leaked}. "
         f"{cleaning['conflicting']} texts had more than one gold label."
     )
     findings = (f"- {finding['level']}: {finding['message']}" for finding in data["findings"])
-    return [account, *(f"- {line}" for line in data["delimiters"]), *findings]
+    return [summary_line, *(f"- {line}" for line in data["delimiters"]), *findings]
 
 
 def label_lines(data: dict[str, Any]) -> list[str]:
     """List every label with its gold rows, and the rows without a label."""
     lines = []
     for label, counts in data["counts"].items():
-        told = f"{sum(counts.values())} rows ({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        listed = f"{sum(counts.values())} rows ({', '.join(f'{count} {name}' for name, count in counts.items())})"
         if label or any(counts.values()):
-            lines.append(f"- label {plain(label)}: {told}" if label else f"- no label: {told}")
+            lines.append(f"- label {plain(label)}: {listed}" if label else f"- no label: {listed}")
     return lines
 
 
@@ -128,20 +128,20 @@ def _calibration_line(calibration: dict[str, Any]) -> str:
     single = scaling["method"] == "temperature"
     how = f"a temperature of {scaling['temperature']:.3f}" if single else "a scale and a bias per label"
     return (
-        f"Its answers are calibrated by {how} ({calibration['reason']}), fitted on {calibration['rows']} gold rows. On "
-        f"rows held out, log-loss is {number(loss['after'])} instead of {number(loss['before'])} nats, calibration "
-        f"error {number(error['after'])} instead of {number(error['before'])}, accuracy "
+        f"Its answers are calibrated by {how} ({calibration['reason']}), estimated from {calibration['rows']} gold "
+        f"rows. On held-out rows, log-loss is {number(loss['after'])} instead of {number(loss['before'])} nats, "
+        f"calibration error {number(error['after'])} instead of {number(error['before'])}, accuracy "
         f"{percent(calibration['accuracy']['after'])} instead of {percent(calibration['accuracy']['before'])}."
     )
 
 
 def _self_agreement_line(again: dict[str, Any]) -> str:
     if again["by_construction"]:
-        return "The teacher agrees with itself on every text, by construction: it always says the same."
+        return "The teacher agrees with itself on every text, by construction: it always gives the same answer."
     return (
         f"The teacher agrees with itself on {percent(again['agreement'])} of {again['rows']} texts that it was asked "
-        f"twice, with a mean total variation of {number(again['variation'])} between its answers. Where they differ, a "
-        f"student agrees with one of them at best, so that none can be expected to agree with it on more than "
+        f"twice; the mean total variation between its answers is {number(again['variation'])}. Where they differ, a "
+        f"student agrees with one of them at best, so no student can be expected to agree with it on more than "
         f"{percent(again['ceiling'])}."
     )
 
@@ -169,7 +169,7 @@ def _optional(value: float | None, form: str) -> str:
 def _class_table(name: str, gap: dict[str, Any]) -> list[str]:
     seen = [row for row in gap["classes"] if row["recall"] is not None]
     worst = sorted(seen, key=lambda row: float(row["recall"]["value"]))[:_WORST_CLASSES]
-    columns = ("label", "teacher chose", "student chose", "followed (recall)", "right to (precision)")
+    columns = ("label", "teacher chose", "student chose", "recall", "precision")
     rows = [
         [row["label"], str(row["teacher"]), str(row["student"]), percent(row["recall"]), percent(row["precision"])]
         for row in worst
@@ -177,7 +177,7 @@ def _class_table(name: str, gap: dict[str, Any]) -> list[str]:
     return [
         f"## {name} by label",
         "",
-        f"The {len(worst)} of {len(gap['classes'])} labels on which it follows the teacher least; `gap.json` has all.",
+        f"The {len(worst)} of {len(gap['classes'])} labels with the lowest recall; `gap.json` has all.",
         "",
         *_table(columns, rows),
     ]

@@ -169,7 +169,7 @@ class _Unpadding(GraphBuilder):
         )
 
     def _attend(self, node: Any) -> None:
-        """Project each token to query, key and value, then attend within packed rows."""
+        """Project each token to query, key and value, then attend in the rows of sequence packing."""
         name, output = node.output[0], self._counterpart(node.output[0])
         width = self.constants[node.input[1]].dims[1] // 3
         parts = []

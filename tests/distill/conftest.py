@@ -99,3 +99,21 @@ def trained_static(static_config, soft_for, splits) -> DistilledStudent:
     """A distilled `static`."""
     learn, choose, _ = splits
     return distil(static_config, soft_for(learn, choose), learn, choose, "training")
+
+
+@pytest.fixture(scope="session", params=["encoder", "static"])
+def family(request) -> str:
+    """Each family that is distilled, in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def config(family, encoder_config, static_config) -> EncoderStudent | StaticStudent:
+    """The configuration of a student of the family."""
+    return {"encoder": encoder_config, "static": static_config}[family]
+
+
+@pytest.fixture(scope="session")
+def trained(family, trained_encoder, trained_static) -> DistilledStudent:
+    """A distilled student of the family."""
+    return {"encoder": trained_encoder, "static": trained_static}[family]

@@ -23,8 +23,9 @@ from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import Student
-from distill.task import load_task
-from export.build import Baseline
+from distill.task import Export, Gates, load_task
+from export.build import Baseline, build_bundle
+from export.bundle.format import Bundle
 from export.graph.variants import fuse
 from export.run import ExportRun
 from export.torch_to_onnx import export_onnx
@@ -34,6 +35,7 @@ torch.set_num_threads(1)
 FAMILIES = ("encoder", "static", "sequence-classifier")
 TEMPERATURE = 1.7
 MAX_TOKENS = 24
+LOOSE = Gates(agreement=0.5)
 
 
 def _decided(student: Student, head: torch.nn.Linear, texts: Sequence[str]) -> Student:
@@ -127,6 +129,17 @@ def baseline(validation: Validation, labels: tuple[str, ...]) -> Baseline:
     """The validation split, with a teacher that is right about every row."""
     gold = [labels.index(str(label)) for label in validation.gold]
     return Baseline(validation, np.eye(len(labels), dtype=np.float32)[gold])
+
+
+@pytest.fixture(scope="session")
+def build(baseline: Baseline) -> Callable[..., Bundle]:
+    """`build(student, path, variant, **settings)`: the bundle of a student; int8 and fp16 need little agreement."""
+
+    def make(student: Student, path: Path, variant: str = "fp32", *, gates: Gates = LOOSE, **settings: Any) -> Bundle:
+        given = {"name": "small", "baseline": baseline, "teacher": {"name": "local:big", "version": "v7"}, **settings}
+        return build_bundle(student, path, settings=Export(variant=variant, gates=gates), **given)
+
+    return make
 
 
 @pytest.fixture(scope="session")

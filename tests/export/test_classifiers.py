@@ -11,9 +11,10 @@ from distill.data.splits import Validation
 from distill.errors import DistillError
 from distill.students.sequence_classifier import load_classifier
 from distill.students.student import probabilities
-from distill.task import Export, Gates
-from export import build, selection
-from export.build import Baseline, build_bundle
+from distill.task import Gates
+from export import build as module
+from export import selection
+from export.build import Baseline
 from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.verify import verify
 from export.gates import GateError
@@ -38,19 +39,19 @@ def of_transformers(folder) -> np.ndarray:
         return np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in TEXTS])
 
 
-def bundle_of(student, path, variant="fp32"):
-    count = len(student.labels)
-    return build_bundle(
-        student,
-        path,
-        name="classifier",
-        baseline=Baseline(
-            Validation(tuple(map(str, range(len(TEXTS)))), TEXTS, [None] * len(TEXTS)),
-            np.full((len(TEXTS), count), 1 / count, dtype=np.float32),
-        ),
-        settings=Export(variant=variant, gates=Gates(agreement=0.1)),
-        teacher={"name": "people", "version": "1"},
-    )
+@pytest.fixture
+def bundle_of(build, tmp_path):
+    """`bundle_of(student, variant)`: its bundle, over `TEXTS`."""
+
+    def make(student, variant="fp32"):
+        count = len(student.labels)
+        texts = Validation(tuple(map(str, range(len(TEXTS)))), TEXTS, [None] * len(TEXTS))
+        baseline = Baseline(texts, np.full((len(TEXTS), count), 1 / count, dtype=np.float32))
+        return build(
+            student, tmp_path / "bundle", variant, gates=Gates(agreement=0.1), name="classifier", baseline=baseline
+        )
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -68,10 +69,10 @@ def bundle_of(student, path, variant="fp32"):
         ("modernbert", {}),
     ],
 )
-def test_answers_are_those_of_transformers_alone_and_in_any_run(tiny_classifier, tmp_path, kind, settings):
+def test_answers_are_those_of_transformers_alone_and_in_any_run(tiny_classifier, bundle_of, kind, settings):
     folder = tiny_classifier(kind, **settings)
     expected = probabilities(of_transformers(folder), 1.0)
-    bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), tmp_path / "bundle")
+    bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS))
     classifier = Classifier.load(bundle)
     rows = [classifier.encode(text) for text in TEXTS]
     alone = [classifier.run([row])[0].probabilities for row in rows]
@@ -80,21 +81,21 @@ def test_answers_are_those_of_transformers_alone_and_in_any_run(tiny_classifier,
     np.testing.assert_allclose(together, expected, atol=1e-5)
 
 
-def test_a_graph_in_which_texts_that_share_a_run_change_each_other_is_refused(tiny_classifier, tmp_path, monkeypatch):
+def test_a_graph_in_which_texts_that_share_a_run_change_each_other_is_refused(tiny_classifier, bundle_of, monkeypatch):
     def badly(student, path):
         monkeypatch.setattr(student.network.module, "pad_id", 0)
         export_onnx(student, path)
         monkeypatch.undo()
 
     student = load_classifier(str(tiny_classifier("gpt2", special=False)), MAX_TOKENS)
-    monkeypatch.setattr(build, "export_onnx", badly)
+    monkeypatch.setattr(module, "export_onnx", badly)
     with pytest.raises(GateError, match="classifier, 6 texts in one run, plain graph does not pass: parity: largest"):
-        bundle_of(student, tmp_path / "bundle")
+        bundle_of(student)
 
 
-def test_a_text_without_tokens_has_no_answer(tiny_classifier, tmp_path):
+def test_a_text_without_tokens_has_no_answer(tiny_classifier, bundle_of):
     student = load_classifier(str(tiny_classifier("gpt2", special=False)), MAX_TOKENS)
-    classifier = Classifier.load(bundle_of(student, tmp_path / "bundle"))
+    classifier = Classifier.load(bundle_of(student))
     with pytest.raises(InferenceError, match="the tokenizer finds no token in this text"):
         classifier.encode("")
 
@@ -109,12 +110,12 @@ def test_an_architecture_that_cannot_be_exported_is_refused_by_name(tiny_classif
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_one_label_by_a_sigmoid_becomes_a_bundle_that_passes(tiny_classifier, tmp_path, monkeypatch, variant):
+def test_one_label_by_a_sigmoid_becomes_a_bundle_that_passes(tiny_classifier, bundle_of, monkeypatch, variant):
     monkeypatch.setattr(
         selection, "measure", lambda graphs, *_, **__: {name: 1 - at / 9 for at, name in enumerate(graphs)}
     )
     folder = tiny_classifier("bert", id2label={0: "toxic"}, problem_type="multi_label_classification")
-    bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), tmp_path / "bundle", variant)
+    bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), variant)
     assert (bundle.manifest.labels, bundle.manifest.multi_label) == (("toxic",), True)
     verify(bundle.path)
     expected = 1 / (1 + np.exp(-of_transformers(folder)))

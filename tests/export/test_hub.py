@@ -16,26 +16,11 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from distill.errors import DistillError
-from distill.task import Export, Gates
-from export.build import build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import PORTABLE, BundleError, write_bundle
 from export.hub import GRAPH, export_hub, special_tokens
 
-LOOSE = Gates(agreement=0.5)
 SHORT_AND_LONG = ["late", " ".join(["my parcel is late"] * 20)]
-
-
-def build_one(student, path, baseline, variant, **settings):
-    return build_bundle(
-        student,
-        path,
-        name="small",
-        baseline=baseline,
-        settings=Export(variant=variant, gates=LOOSE),
-        teacher={},
-        **settings,
-    )
 
 
 def without_portable(bundle, path):
@@ -55,8 +40,19 @@ def asked_as_others_do(folder, texts):
     return logits
 
 
+def asked_by_optimum(folder, texts, labels):
+    """The probabilities of texts, by optimum's model in transformers' pipeline."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    model, tokenizer = ORTModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device="cpu")
+    answers = [{each["label"]: each["score"] for each in scores} for scores in classify(texts, truncation=True)]
+    return [[scores[label] for label in labels] for scores in answers]
+
+
 @pytest.fixture(scope="session")
-def hubs(students, baseline, tmp_path_factory):
+def hubs(students, build, tmp_path_factory):
     """For each family a bundle whose graph is int8, and its folder in the hub's layout."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +61,7 @@ def hubs(students, baseline, tmp_path_factory):
         )
         for family, student in students.items():
             folder = tmp_path_factory.mktemp(family)
-            bundle = build_one(student, folder / "bundle", baseline, "int8")
+            bundle = build(student, folder / "bundle", "int8")
             export_hub(bundle, folder / "hub")
             made[family] = bundle, folder / "hub"
     return made
@@ -90,43 +86,29 @@ def test_others_compute_the_bundles_probabilities(hub, validation):
 
 
 def test_optimum_computes_the_bundles_probabilities(hub, validation):
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-    from transformers import AutoTokenizer, pipeline
-
     bundle, folder = hub
     texts = [*validation.texts[:5], *SHORT_AND_LONG]
-    model = ORTModelForSequenceClassification.from_pretrained(folder)
-    classify = pipeline(
-        "text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder), top_k=None, device="cpu"
-    )
-    answers = [{each["label"]: each["score"] for each in scores} for scores in classify(texts, truncation=True)]
-    found = [[scores[label] for label in bundle.manifest.labels] for scores in answers]
+    found = asked_by_optimum(folder, texts, bundle.manifest.labels)
     np.testing.assert_allclose(found, Classifier.load(bundle).probabilities(texts), atol=1e-4)
 
 
-def test_the_sigmoids_of_a_multi_label_bundle_are_its_probabilities(students, baseline, tmp_path):
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-    from transformers import AutoTokenizer, pipeline
-
+def test_the_sigmoids_of_a_multi_label_bundle_are_its_probabilities(students, build, tmp_path):
     student = dataclasses.replace(students["sequence-classifier"], multi_label=True)
-    bundle = build_one(student, tmp_path / "bundle", baseline, "fp32", threshold=0.3)
+    bundle = build(student, tmp_path / "bundle", threshold=0.3)
     export_hub(bundle, tmp_path / "hub")
     expected = Classifier.load(bundle).probabilities(SHORT_AND_LONG)
     logits = asked_as_others_do(tmp_path / "hub", SHORT_AND_LONG)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, atol=1e-5)
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["problem_type"] == "multi_label_classification"
     assert "A text has every label from 0.3." in (tmp_path / "hub" / "README.md").read_text()
-    model = ORTModelForSequenceClassification.from_pretrained(tmp_path / "hub")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hub")
-    (scores,) = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device="cpu")(["late"])
-    found = {each["label"]: each["score"] for each in scores}
-    np.testing.assert_allclose([found[label] for label in bundle.manifest.labels], expected[0], atol=1e-5)
+    found = asked_by_optimum(tmp_path / "hub", ["late"], bundle.manifest.labels)
+    np.testing.assert_allclose(found, expected[:1], atol=1e-5)
 
 
-def test_a_text_is_cut_on_the_students_side(students, baseline, tmp_path):
+def test_a_text_is_cut_on_the_students_side(students, build, tmp_path):
     student = copy.deepcopy(students["static"])
     student.tokenizer.enable_truncation(student.max_tokens, direction="left")
-    bundle = build_one(student, tmp_path / "bundle", baseline, "fp32")
+    bundle = build(student, tmp_path / "bundle")
     export_hub(bundle, tmp_path / "hub")
     text = " ".join(["invoice"] * 30 + ["crash"] * 30)
     found = softmax(asked_as_others_do(tmp_path / "hub", [text]))
@@ -174,15 +156,12 @@ def test_padding_has_a_token_that_the_tokenizer_holds_for_special(added, pad):
     assert "unk_token" not in special_tokens(tokenizer)
 
 
-def test_the_graph_has_operators_of_the_standard_alone(hub):
-    model = onnx.load(hub[1] / GRAPH)
-    assert {node.domain for node in model.graph.node} == {""}
-    assert [entry.domain for entry in model.opset_import] == [""]
-    onnx.checker.check_model(model, full_check=True)
-
-
-def test_the_configuration_has_the_labels(hub, labels):
+def test_the_graph_has_operators_of_the_standard_alone_and_the_configuration_the_labels(hub, labels):
     config = json.loads((hub[1] / "config.json").read_text())
     assert config["id2label"] == {str(place): label for place, label in enumerate(labels)}
     assert config["label2id"] == {label: place for place, label in enumerate(labels)}
     assert config["problem_type"] == "single_label_classification"
+    model = onnx.load(hub[1] / GRAPH)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.domain for entry in model.opset_import] == [""]
+    onnx.checker.check_model(model, full_check=True)

@@ -22,9 +22,7 @@ from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import Static, StaticModule
 from distill.students.student import load_student
-from distill.task import Export
 from distill.teachers import TeacherError
-from export.build import build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import BundleError, write_bundle
 from export.bundle.teacher import BundleTeacher, BundleTeacherConfig
@@ -39,7 +37,7 @@ LONG = "parcel refund " * 100
 
 
 @pytest.fixture
-def export(tiny_model, labels, baseline, tmp_path):
+def export(tiny_model, labels, baseline, build, tmp_path):
     """`export(Config, max_tokens=, **settings)`: the bundle of a random classifier."""
 
     def make(config, max_tokens=512, beyond=None, **settings):
@@ -49,9 +47,7 @@ def export(tiny_model, labels, baseline, tmp_path):
         few = dataclasses.replace(
             baseline, validation=baseline.validation.take(range(20)), teacher=baseline.teacher[:20]
         )
-        return build_bundle(
-            student, tmp_path / "bundle", name="tiny", baseline=few, settings=Export(variant="fp32"), teacher={}
-        )
+        return build(student, tmp_path / "bundle", name="tiny", baseline=few)
 
     return make
 
@@ -74,7 +70,7 @@ def test_a_bundle_reads_as_much_as_the_model(export, config, settings, most):
     assert np.isfinite(answer.probabilities).all()
 
 
-def test_a_bundle_has_the_kinds_of_layers_that_the_student_in_memory_has(tiny_model, labels, baseline, tmp_path):
+def test_a_bundle_has_the_kinds_of_layers_that_the_student_in_memory_has(tiny_model, labels, baseline, build, tmp_path):
     """Of ModernBERT's layers every third attends globally: built by their new indices, two of these would not."""
     special = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 4}
     folder = tiny_model(ModernBertConfig, num_hidden_layers=7, **special)
@@ -85,14 +81,7 @@ def test_a_bundle_has_the_kinds_of_layers_that_the_student_in_memory_has(tiny_mo
             if parameter.ndim > 1:
                 parameter.normal_(0, parameter.shape[-1] ** -0.5)
     student.save(tmp_path / "student")
-    bundle = build_bundle(
-        load_student(tmp_path / "student"),
-        tmp_path / "bundle",
-        name="tiny",
-        baseline=baseline,
-        settings=Export(variant="fp32"),
-        teacher={},
-    )
+    bundle = build(load_student(tmp_path / "student"), tmp_path / "bundle")
     classifier = Classifier.load(verify(bundle.path))
     texts = [*baseline.validation.texts[:20], LONG, "invoice " * 30 + "login " * 10, "card"]
     answers = np.stack([classifier.classify(text).logits for text in texts])
@@ -120,7 +109,7 @@ class LongTextsBranch(StaticModule):
         return (logits if input_ids.shape[1] < 20 else -logits), embedding
 
 
-def test_a_graph_that_answers_otherwise_on_long_texts_alone_is_not_exported(students, baseline, tmp_path):
+def test_a_graph_that_answers_otherwise_on_long_texts_alone_is_not_exported(students, baseline, build, tmp_path):
     trained = students["static"]
     module = LongTextsBranch(*trained.network.module.words.weight.shape, 16, len(trained.labels))
     module.load_state_dict(trained.network.module.state_dict())
@@ -130,7 +119,7 @@ def test_a_graph_that_answers_otherwise_on_long_texts_alone_is_not_exported(stud
         r"^tiny, a text of 24 tokens \(max_tokens\), plain graph does not pass: parity.* Lower max_tokens and train"
     )
     with pytest.raises(GateError, match=message):
-        build_bundle(student, tmp_path / "b", name="tiny", baseline=baseline, settings=Export(), teacher={})
+        build(student, tmp_path / "bundle", name="tiny")
 
 
 @pytest.fixture

@@ -152,18 +152,22 @@ def test_a_bundle_that_lost_a_file_is_made_again(copy):
     assert verify(made.make_bundles().path).manifest == made.choose().manifest
 
 
-def test_exporting_before_training_names_the_verb(copy):
+@pytest.mark.parametrize(
+    ("stage", "step", "message"),
+    [
+        (
+            lambda made: made.run.student("large"),
+            ExportRun.make_bundles,
+            "students/large has not been made: run `reflux train`",
+        ),
+        (lambda made: made.chosen, ExportRun.make_report, "bundle has not been made: run `reflux export`"),
+    ],
+)
+def test_a_step_before_the_one_it_needs_names_the_verb(copy, stage, step, message):
     made = copy()
-    shutil.rmtree(made.run.student("large").path)
-    with pytest.raises(DistillError, match=r"students/large has not been made: run `reflux train`"):
-        made.make_bundles()
-
-
-def test_judging_before_exporting_names_the_verb(copy):
-    made = copy()
-    shutil.rmtree(made.chosen.path)
-    with pytest.raises(DistillError, match=r"bundle has not been made: run `reflux export`"):
-        made.make_report()
+    shutil.rmtree(stage(made).path)
+    with pytest.raises(DistillError, match=message):
+        step(made)
 
 
 def test_bundles_of_students_that_were_trained_anew_are_out_of_date(copy):

@@ -14,9 +14,7 @@ from distill.students.encoder import build as build_encoder
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student
-from distill.task import Export
 from distill.teachers.local import LocalConfig, LocalTeacher
-from export.build import build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import CARD
 from export.bundle.teacher import BundleTeacher, BundleTeacherConfig
@@ -74,11 +72,8 @@ def student(request, folder, labels):
 
 
 @pytest.fixture(scope="module")
-def bundle(student, baseline, tmp_path_factory):
-    path = tmp_path_factory.mktemp("left") / "bundle"
-    return build_bundle(
-        student, path, name="left", baseline=baseline, settings=Export(variant="fp32"), teacher={"name": "t"}
-    )
+def bundle(student, build, tmp_path_factory):
+    return build(student, tmp_path_factory.mktemp("left") / "bundle")
 
 
 def test_the_end_is_what_a_student_reads_before_and_after_it_was_kept(student, theirs, tmp_path):

@@ -99,9 +99,9 @@ def test_without_gold_labels_there_is_a_dash(gap):
 
 def test_the_account_of_the_data_loses_no_row(gap):
     account, delimiter, finding = data_lines(gap["data"])
-    for part in ("800 rows to train", "90 to choose", "50 to judge", "1000 rows in the pool", "60 exact and 30 near"):
+    for part in ("800 rows to train", "90 to validate", "50 to test", "1000 rows in the pool", "60 exact and 30 near"):
         assert part in account
-    assert "11 that stand in validation, 9 that stand in test" in account
+    assert "11 that are also in validation, 9 that are also in test" in account
     assert "4 texts had more than one gold label" in account
     assert delimiter == "- train.csv: read with the delimiter ';'"
     assert finding == "- warning: train: 800 rows"
@@ -168,7 +168,7 @@ def test_calibration_is_shown_before_and_after(gap, scaling, how):
         },
     }
     text = section(gap)
-    assert f"calibrated by {how}, fitted on 480 gold rows" in text
+    assert f"calibrated by {how}, estimated from 480 gold rows" in text
     assert "log-loss is 0.600 [0.550, 0.650] instead of 0.900" in text
     assert "calibration error 0.060 [0.010, 0.110] instead of 0.140" in text
     assert "accuracy 81.0 % [76.0, 86.0] instead of 80.0 %" in text
@@ -184,7 +184,7 @@ def test_self_agreement_is_shown_with_the_ceiling_that_follows(gap):
     }
     text = section(gap)
     assert "The teacher agrees with itself on 90.0 % [85.0, 95.0] of 200 texts" in text
-    assert "total variation of 0.070" in text
+    assert "total variation between its answers is 0.070" in text
     assert "on more than 95.0 % [90.0, 100.0]" in text
     gap["teacher"]["self_agreement"]["by_construction"] = True
     assert "agrees with itself on every text, by construction" in section(gap)

@@ -59,14 +59,6 @@ def test_a_model_without_layers_is_refused():
         select_layers(torch.nn.Linear(2, 2), (0,))
 
 
-def test_padding_changes_no_logits(make):
-    student = make()
-    together = student.logits(TEXTS)
-    alone = np.concatenate([student.logits([text]) for text in TEXTS])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert len({row.tobytes() for row in together}) == len(TEXTS)
-
-
 def test_padding_by_hand_changes_neither_logits_nor_embedding(make):
     student = make()
     module = student.network.module.eval()
@@ -134,21 +126,6 @@ def test_a_student_comes_back_with_no_parameter_more_or_less(trained_encoder, ou
     assert all(torch.equal(loaded[name], trained[name]) for name in trained)
 
 
-def test_a_student_comes_back_from_disk_as_it_was(trained_encoder, tmp_path):
-    student = trained_encoder.student
-    student.save(tmp_path / "student")
-    loaded = load_student(tmp_path / "student")
-    assert (loaded.labels, loaded.max_tokens, loaded.temperature) == (
-        student.labels,
-        student.max_tokens,
-        student.temperature,
-    )
-    assert loaded.network.family == "encoder"
-    assert not loaded.network.module.training
-    assert not loaded.multi_label
-    np.testing.assert_array_equal(loaded.logits(TEXTS), student.logits(TEXTS))
-
-
 def test_a_student_comes_back_with_as_many_labels_for_a_text_as_it_gave(trained_encoder, tmp_path):
     dataclasses.replace(trained_encoder.student, multi_label=True).save(tmp_path / "student")
     assert load_student(tmp_path / "student").multi_label
@@ -160,20 +137,6 @@ def test_a_student_of_before_there_were_several_labels_comes_back_with_one(train
     del card["multi_label"]
     (tmp_path / "student" / CARD).write_text(json.dumps(card))
     assert not load_student(tmp_path / "student").multi_label
-
-
-@pytest.mark.parametrize(
-    "file", ["student.json", "tokenizer.json", "head.safetensors", "encoder/model.safetensors", "encoder/config.json"]
-)
-@pytest.mark.parametrize("damage", ["cut off", "gone"])
-def test_a_damaged_student_is_refused(make, tmp_path, file, damage):
-    make().save(tmp_path)
-    content = (tmp_path / file).read_bytes()
-    (tmp_path / file).unlink()
-    if damage == "cut off":
-        (tmp_path / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(DistillError, match=r"not a trained student .*run `reflux train` again"):
-        load_student(tmp_path)
 
 
 def test_a_student_of_other_labels_than_its_head_is_refused(make, tmp_path):

@@ -65,14 +65,18 @@ def make(labels):
     def build_with(folder, layers, max_tokens=96):
         torch.manual_seed(0)
         config = EncoderStudent(family="encoder", model=str(folder), layers=layers, max_tokens=max_tokens)
-        student = build(config, labels)
-        with torch.no_grad():
-            for parameter in student.network.module.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0, parameter.shape[-1] ** -0.5)
-        return student
+        return grown(build(config, labels))
 
     return build_with
+
+
+def grown(student):
+    """The student with weights as large as trained ones."""
+    with torch.no_grad():
+        for parameter in student.network.module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter.shape[-1] ** -0.5)
+    return student
 
 
 def same(one, other):
@@ -135,11 +139,7 @@ def test_small_weights_hide_no_kind(tiny_model, labels, tmp_path):
     """What a layer's kind changes is too little to see in an encoder that has learned nothing, until it has."""
     folder = tiny_model(ModernBertConfig, **{**MODERN, "initializer_range": 1e-4})
     config = EncoderStudent(family="encoder", model=str(folder), layers=(0, 3, 6), max_tokens=96)
-    student = build(config, labels)
-    with torch.no_grad():
-        for parameter in student.network.module.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter.shape[-1] ** -0.5)
+    student = grown(build(config, labels))
     student.save(tmp_path / "student")
     same(load_student(tmp_path / "student"), student)
 

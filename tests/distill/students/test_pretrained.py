@@ -50,17 +50,11 @@ def test_a_package_that_is_not_installed_says_how_to_get_it():
         locate("package:no-such-package-at-all")
 
 
-def test_a_package_without_weights_is_refused(install):
-    install("carries-none", "__init__.py")
+@pytest.mark.parametrize("file", ["__init__.py", "model.safetensors"])
+def test_a_package_without_weights_or_that_lost_them_is_refused(install, file):
+    (install("carries-none", file) / file).unlink()
     with pytest.raises(DistillError, match=r"carries no model\.safetensors"):
         locate("package:carries-none")
-
-
-def test_weights_that_went_missing_are_refused(install):
-    folder = install("lost-weights", "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(DistillError, match=r"carries no model\.safetensors"):
-        locate("package:lost-weights")
 
 
 def test_a_known_package_is_checked_against_its_hash(install, monkeypatch):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from distill.errors import DistillError
 from distill.students.static import StaticModule, build
-from distill.students.student import load_student, pad
+from distill.students.student import pad
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 
@@ -52,13 +51,6 @@ def test_the_embedding_is_the_weighted_mean_by_hand():
     torch.testing.assert_close(embedding, torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.75, 0.25]]))
 
 
-def test_padding_changes_no_logits(student):
-    together = student.logits(TEXTS)
-    alone = np.concatenate([student.logits([text]) for text in TEXTS])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert len({row.tobytes() for row in together}) == len(TEXTS)
-
-
 def test_the_order_of_words_does_not_matter(student):
     np.testing.assert_allclose(
         student.logits(["late parcel refund"]), student.logits(["refund late parcel"]), atol=1e-5
@@ -70,27 +62,3 @@ def test_max_tokens_may_exceed_the_positions_that_it_does_not_use(static_config,
     (row,) = student.encode(["invoice " * 500])
     assert len(row) == 200
     assert student.logits(["invoice " * 500]).shape == (1, 4)
-
-
-def test_a_student_comes_back_from_disk_as_it_was(trained_static, tmp_path):
-    student = trained_static.student
-    student.save(tmp_path / "student")
-    loaded = load_student(tmp_path / "student")
-    assert loaded.network.family == "static"
-    assert (loaded.labels, loaded.max_tokens, loaded.temperature) == (
-        student.labels,
-        student.max_tokens,
-        student.temperature,
-    )
-    np.testing.assert_array_equal(loaded.logits(TEXTS), student.logits(TEXTS))
-
-
-@pytest.mark.parametrize("damage", ["cut off", "gone"])
-def test_a_damaged_student_is_refused(student, tmp_path, damage):
-    student.save(tmp_path)
-    content = (tmp_path / "static.safetensors").read_bytes()
-    (tmp_path / "static.safetensors").unlink()
-    if damage == "cut off":
-        (tmp_path / "static.safetensors").write_bytes(content[:-10])
-    with pytest.raises(DistillError, match="not a trained student"):
-        load_student(tmp_path)

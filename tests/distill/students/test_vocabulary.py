@@ -40,9 +40,8 @@ def train_a_little(module: StudentModule, rows: list[list[int]]) -> None:
         optimizer.zero_grad()
 
 
-@pytest.fixture(params=["encoder", "static"])
-def module(request, encoder_config, static_config, labels, splits) -> StudentModule:
-    config = {"encoder": encoder_config, "static": static_config}[request.param]
+@pytest.fixture
+def module(config, labels, splits) -> StudentModule:
     return build_student(config, labels, splits[0]).network.module
 
 

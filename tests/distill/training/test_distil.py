@@ -12,21 +12,6 @@ from distill.errors import DataError, DistillError
 from distill.training.distil import distil
 
 
-@pytest.fixture(params=["encoder", "static"])
-def family(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def config(family, encoder_config, static_config):
-    return {"encoder": encoder_config, "static": static_config}[family]
-
-
-@pytest.fixture
-def trained(family, trained_encoder, trained_static):
-    return {"encoder": trained_encoder, "static": trained_static}[family]
-
-
 def short(config, **optimisation):
     given = {"epochs": 1, **optimisation}
     return config.model_copy(update={"optimisation": config.optimisation.model_copy(update=given)})

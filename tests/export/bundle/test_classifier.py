@@ -145,15 +145,17 @@ def test_values_that_are_not_numbers_are_an_error(classifier):
     assert classifier.classify("invoice").tokens == 2
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_no_value_but_a_number_passes(reseal, value):
-    with pytest.raises(InferenceError, match="not probabilities"):
-        Classifier.load(reseal({MODEL: graph(value=value)})).classify("invoice")
-
-
-def test_an_answer_for_other_than_the_labels_is_an_error(reseal):
-    with pytest.raises(InferenceError, match=r"\(1, 3\)"):
-        Classifier.load(reseal({MODEL: graph(classes=3)})).classify("invoice")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"value": float("nan")}, "not probabilities"),
+        ({"value": float("inf")}, "not probabilities"),
+        ({"classes": 3}, r"\(1, 3\)"),
+    ],
+)
+def test_no_values_but_numbers_for_the_labels_pass(reseal, wrong, message):
+    with pytest.raises(InferenceError, match=message):
+        Classifier.load(reseal({MODEL: graph(**wrong)})).classify("invoice")
 
 
 def test_a_run_that_fails_is_an_error_of_ours(reseal, tiny_bundle):
@@ -183,20 +185,6 @@ def test_a_graph_may_take_the_ids_alone(reseal):
 def test_a_graph_with_other_inputs_or_outputs_is_refused(reseal, wrong):
     with pytest.raises(BundleError, match=r"the graph takes .* and returns .*expected .*input_ids.*logits"):
         Classifier.load(reseal({MODEL: graph(**wrong)}))
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", graph()[:100]])
-def test_a_graph_that_cannot_be_loaded_is_refused_by_name(reseal, content):
-    bundle = reseal({MODEL: content})
-    with pytest.raises(BundleError, match=rf"{bundle.path / MODEL}: .*export the bundle again"):
-        Classifier.load(bundle)
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff"])
-def test_a_tokenizer_that_cannot_be_loaded_is_refused_by_name(reseal, content):
-    bundle = reseal({TOKENIZER: content})
-    with pytest.raises(BundleError, match=rf"{bundle.path / TOKENIZER}: .*export the bundle again"):
-        Classifier.load(bundle)
 
 
 def test_a_session_has_the_threads_it_was_given_and_none_that_spin(tiny_bundle):

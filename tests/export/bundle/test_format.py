@@ -86,31 +86,31 @@ def test_content_may_be_given_as_a_file(bundle, tmp_path):
     assert source.exists()
 
 
-@pytest.mark.parametrize("name", [MODEL, TOKENIZER, REFERENCE, GOLDEN])
-def test_another_file_is_another_version(bundle, tmp_path, name):
-    other = write_bundle(tmp_path / "other", {**contents(), name: b"new"}, MANIFEST_FACTS)
-    assert other.manifest.version != bundle.manifest.version
+ELSEWHERE = {"created": "2099-01-01", "name": "else", "measured": {"milliseconds": 3.0}}
 
 
-@pytest.mark.parametrize("change", [{"labels": ("b", "a")}, {"labels": ("a", "c")}, {"max_tokens": 31}])
-def test_another_setting_that_changes_answers_is_another_version(bundle, tmp_path, change):
-    other = write_bundle(tmp_path / "other", contents(), dataclasses.replace(MANIFEST_FACTS, **change))
-    assert other.manifest.version != bundle.manifest.version
+@pytest.mark.parametrize(
+    ("files", "facts", "same"),
+    [
+        *(({name: b"new"}, {}, False) for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN)),
+        ({}, {"labels": ("b", "a")}, False),
+        ({}, {"labels": ("a", "c")}, False),
+        ({}, {"max_tokens": 31}, False),
+        ({}, {"multi_label": True}, False),
+        ({}, {"threshold": 0.9}, True),  # of no effect where a text has one label
+        ({CARD: b"another card"}, ELSEWHERE, True),
+    ],
+)
+def test_the_version_is_of_what_changes_answers_and_of_nothing_else(bundle, tmp_path, files, facts, same):
+    other = write_bundle(tmp_path / "other", contents() | files, dataclasses.replace(MANIFEST_FACTS, **facts))
+    assert (other.manifest.version == bundle.manifest.version) == same
 
 
-def test_several_labels_and_their_threshold_are_part_of_the_version(bundle, tmp_path):
-    facts = [
-        dataclasses.replace(MANIFEST_FACTS, multi_label=True, threshold=threshold, name=f"at-{threshold}")
-        for threshold in (0.5, 0.6)
-    ]
-    others = [write_bundle(tmp_path / one.name, contents(), one) for one in facts]
-    assert len({one.manifest.version for one in [bundle, *others]}) == 3
-    assert [Bundle.open(one.path).manifest.threshold for one in others] == [0.5, 0.6]
-
-
-def test_without_several_labels_the_threshold_is_no_part_of_the_version(bundle, tmp_path):
-    other = write_bundle(tmp_path / "other", contents(), dataclasses.replace(MANIFEST_FACTS, threshold=0.9))
-    assert other.manifest.version == bundle.manifest.version
+def test_of_several_labels_the_threshold_is_part_of_the_version(tmp_path):
+    facts = [dataclasses.replace(MANIFEST_FACTS, multi_label=True, threshold=threshold) for threshold in (0.5, 0.6)]
+    made = [write_bundle(tmp_path / str(one.threshold), contents(), one) for one in facts]
+    assert len({one.manifest.version for one in made}) == 2
+    assert [Bundle.open(one.path).manifest.threshold for one in made] == [0.5, 0.6]
 
 
 def test_a_bundle_of_before_there_were_several_labels_is_still_opened(bundle):
@@ -122,38 +122,12 @@ def test_a_bundle_of_before_there_were_several_labels_is_still_opened(bundle):
     assert not bundle.manifest.multi_label
 
 
-@pytest.mark.parametrize("values", [{"multi_label": "no"}, {"multi_label": 1}, {"threshold": "0.5"}])
-def test_several_labels_are_said_by_the_right_kind_of_value(edit, values):
-    with pytest.raises(BundleError, match=rf"'{next(iter(values))}' must be .*, not "):
-        Bundle.open(edit(**values))
-
-
-def test_the_version_depends_on_neither_card_nor_time_nor_place(bundle, tmp_path):
-    facts = dataclasses.replace(MANIFEST_FACTS, created="2099-01-01", name="else", measured={"milliseconds": 3.0})
-    other = write_bundle(tmp_path / "other", {**contents(), CARD: b"another card"}, facts)
-    assert other.manifest.version == bundle.manifest.version
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_file_is_refused_by_name(bundle, name):
     path = bundle.path / name
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(BundleError, match=rf"{path}: does not match its hash.*again"):
         Bundle.open(bundle.path)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_refused_by_name(bundle, name):
-    (bundle.path / name).unlink()
-    with pytest.raises(BundleError, match=rf"{bundle.path / name}: missing"):
-        Bundle.open(bundle.path)
-
-
-@pytest.mark.parametrize("name", [MODEL, TOKENIZER, REFERENCE, GOLDEN])
-def test_a_manifest_that_lists_no_such_file_is_refused(bundle, edit, name):
-    files = {key: value for key, value in bundle.manifest.files.items() if key != name}
-    with pytest.raises(BundleError, match=rf"lists no {name}"):
-        Bundle.open(edit(files=files))
 
 
 def test_a_directory_without_a_manifest_is_refused(tmp_path):
@@ -171,30 +145,6 @@ def test_an_edited_manifest_is_refused(edit, change):
 def test_another_schema_is_refused_with_both_numbers(edit, schema):
     with pytest.raises(BundleError, match=rf"{MANIFEST}: schema {json.dumps(schema)}, this version reads 1"):
         Bundle.open(edit(schema=schema))
-
-
-def test_unknown_and_missing_keys_are_refused_by_name(bundle, edit):
-    path = edit(colour="red")
-    data = json.loads((path / MANIFEST).read_text())
-    del data["variant"]
-    (path / MANIFEST).write_text(json.dumps(data))
-    with pytest.raises(BundleError, match=rf"{MANIFEST}: 'colour' is no key of a manifest; 'variant' is missing"):
-        Bundle.open(path)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("labels", 5), ("files", [MODEL]), ("max_tokens", "32"), ("temperature", None), ("version", 1)]
-)
-def test_a_key_with_something_else_in_it_is_refused_by_name(edit, key, value):
-    with pytest.raises(BundleError, match=rf"{MANIFEST}.*'{key}'"):
-        Bundle.open(edit(**{key: value}))
-
-
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff\xfe{"])
-def test_a_manifest_that_is_none_is_refused_by_name(bundle, text):
-    (bundle.path / MANIFEST).write_bytes(text)
-    with pytest.raises(BundleError, match=rf"{bundle.path / MANIFEST}: .*export the bundle again"):
-        Bundle.open(bundle.path)
 
 
 def test_a_bundle_that_is_not_ours_to_read_is_refused_by_name(bundle, monkeypatch):
@@ -217,26 +167,6 @@ GOLDEN_ROWS = [
 def test_golden_rows_come_back_whatever_their_text(tmp_path):
     written = write_bundle(tmp_path / "golden", {**contents(), GOLDEN: golden_jsonl(GOLDEN_ROWS)}, MANIFEST_FACTS)
     assert Bundle.open(written.path).golden() == GOLDEN_ROWS
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"garbage",
-        b"{}",
-        b"[]",
-        b"3",
-        b"\xff\xff",
-        b'{"text": "x", "label": "a"}',
-        b'{"text": "x", "label": "a", "probabilities": 1}',
-        b'{"text": "x", "label": "a", "probabilities": ["high", "low"]}',
-    ],
-)
-def test_a_line_that_is_no_golden_row_is_named(tmp_path, line):
-    lines = golden_jsonl(GOLDEN_ROWS[:2]) + line + b"\n"
-    written = write_bundle(tmp_path / "golden", {**contents(), GOLDEN: lines}, MANIFEST_FACTS)
-    with pytest.raises(BundleError, match=rf"{written.path / GOLDEN}:3: not a golden row"):
-        written.golden()
 
 
 def test_a_bundle_that_stands_there_is_replaced(bundle):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
 import pytest
 
@@ -12,8 +11,6 @@ from export.bundle.format import (
     GOLDEN,
     MODEL,
     PORTABLE,
-    REFERENCE,
-    TOKENIZER,
     Bundle,
     BundleError,
     golden_jsonl,
@@ -61,19 +58,6 @@ def test_a_multi_label_bundle_passes(make_bundle, tmp_path):
     assert any(sum(row.probabilities) > 1.1 for row in bundle.golden())
 
 
-def test_a_changed_file_is_named(tiny_bundle, tmp_path):
-    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
-    (copy / MODEL).write_bytes(b"")
-    with pytest.raises(BundleError, match=rf"{copy / MODEL}: does not match its hash"):
-        verify(copy)
-
-
-@pytest.mark.parametrize("name", [MODEL, TOKENIZER, REFERENCE, GOLDEN])
-def test_a_sealed_file_that_cannot_be_read_is_named(rewrite, name):
-    with pytest.raises(BundleError, match=name):
-        verify(rewrite({name: b"garbage"}))
-
-
 def test_another_label_fails_with_its_text_and_both_labels(rewrite, golden):
     other = next(label for label in ("billing", "shipping") if label != golden.label)
     path = rewrite({GOLDEN: golden_jsonl([golden, dataclasses.replace(golden, label=other)])})
@@ -96,11 +80,6 @@ def test_a_probability_may_be_off_by_the_tolerance(rewrite, golden, shift, fits)
             verify(path)
 
 
-def test_a_probability_that_is_not_a_number_fails(rewrite, golden):
-    with pytest.raises(BundleError, match=r"golden\.jsonl:1.*NaN is not a number"):
-        verify(rewrite({GOLDEN: golden_jsonl([shifted(golden, float("nan"))])}))
-
-
 def test_a_near_tie_may_fall_either_way(rewrite, tie):
     verify(rewrite({GOLDEN: golden_jsonl([dataclasses.replace(tie, label="shipping")])}))
 
@@ -109,12 +88,6 @@ def test_a_near_tie_whose_probabilities_moved_fails(rewrite, tie):
     moved = dataclasses.replace(shifted(tie, 0.03), label="shipping")
     with pytest.raises(BundleError, match=r"off by 0\.030"):
         verify(rewrite({GOLDEN: golden_jsonl([moved])}))
-
-
-def test_rows_of_another_number_of_labels_fail(rewrite, golden):
-    short = dataclasses.replace(golden, probabilities=golden.probabilities[:2])
-    with pytest.raises(BundleError, match=r"golden\.jsonl:1.*'probabilities' must be 4 numbers"):
-        verify(rewrite({GOLDEN: golden_jsonl([short])}))
 
 
 def test_a_text_that_the_graph_fails_on_fails(rewrite, golden):
@@ -127,11 +100,6 @@ def test_a_long_text_is_cut_in_the_message(rewrite, golden):
     with pytest.raises(BundleError) as refused:
         verify(rewrite({GOLDEN: golden_jsonl([long])}))
     assert len(str(refused.value)) < 400
-
-
-def test_nothing_to_compare_is_not_passed(rewrite):
-    with pytest.raises(BundleError, match="no golden rows"):
-        verify(rewrite({GOLDEN: b""}))
 
 
 def test_another_bundles_classifier_fails(tiny_bundle, tiny_teacher):

@@ -13,10 +13,10 @@ from export.bundle.session import create_session
 from export.graph import variants
 from export.graph.fuse_int8 import fuse_int8
 from export.graph.unpad import unpad
-from export.graph.variants import fuse, quantise
+from export.graph.variants import quantise
 
 INPUTS, UNITS = 6, 5
-JOINED = "MatMulIntegerToFloat"
+FUSED = "MatMulIntegerToFloat"
 FLOATS = np.random.default_rng(0).normal(size=(3, 2, INPUTS)).astype(np.float32)
 
 
@@ -73,9 +73,9 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def joined(tmp_path):
-    """`joined(source)`: what `fuse_int8` makes of a graph."""
-    return lambda source: fuse_int8(source, tmp_path / "joined.onnx")
+def fused(tmp_path):
+    """`fused(source)`: what `fuse_int8` makes of a graph."""
+    return lambda source: fuse_int8(source, tmp_path / "fused.onnx")
 
 
 def kinds(path):
@@ -103,137 +103,119 @@ def dead(path):
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 2])
-def test_a_product_takes_in_its_scales(source, joined, zeros):
+def test_a_product_takes_in_its_scales(source, fused, zeros):
     path = source(zeros=zeros)
-    assert kinds(joined(path)) == ["QuantizeLinear", JOINED, "Tanh"]
-    assert_same_answers(path, joined(path))
+    assert kinds(fused(path)) == ["QuantizeLinear", FUSED, "Tanh"]
+    assert_same_answers(path, fused(path))
 
 
 @pytest.mark.parametrize("bias_first", [False, True])
 @pytest.mark.parametrize("zeros", [0, 1, 2])
-def test_a_bias_that_is_a_vector_joins(source, joined, zeros, bias_first):
+def test_a_bias_that_is_a_vector_is_fused_too(source, fused, zeros, bias_first):
     path = source(np.linspace(-1, 1, UNITS), zeros=zeros, bias_first=bias_first)
-    assert kinds(joined(path)) == ["QuantizeLinear", JOINED, "Tanh"]
-    assert node_of(joined(path), JOINED).input[6] == "bias"
-    assert_same_answers(path, joined(path))
+    assert kinds(fused(path)) == ["QuantizeLinear", FUSED, "Tanh"]
+    assert node_of(fused(path), FUSED).input[6] == "bias"
+    assert_same_answers(path, fused(path))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, UNITS), (2, UNITS), (2, 1)])
-def test_a_bias_of_another_shape_stays(source, joined, shape):
+def test_a_bias_of_another_shape_stays(source, fused, shape):
     path = source(np.random.default_rng(2).normal(size=shape))
-    assert kinds(joined(path)) == ["QuantizeLinear", JOINED, "Add", "Tanh"]
-    assert_same_answers(path, joined(path))
+    assert kinds(fused(path)) == ["QuantizeLinear", FUSED, "Add", "Tanh"]
+    assert_same_answers(path, fused(path))
 
 
-def test_a_bias_that_is_computed_stays(source, joined):
+def test_a_bias_that_is_computed_stays(source, fused):
     path = source(np.linspace(-1, 1, UNITS))
     model = onnx.load(path)
     next(tensor for tensor in model.graph.initializer if tensor.name == "bias").name = "given"
     model.graph.node.insert(0, helper.make_node("Neg", ["given"], ["bias"]))
     onnx.save(model, path)
-    assert kinds(joined(path)) == ["Neg", "QuantizeLinear", JOINED, "Add", "Tanh"]
-    assert_same_answers(path, joined(path))
+    assert kinds(fused(path)) == ["Neg", "QuantizeLinear", FUSED, "Add", "Tanh"]
+    assert_same_answers(path, fused(path))
 
 
 @pytest.mark.parametrize("name", ["product", "cast"])
 @pytest.mark.parametrize("how", ["shown", "read"])
-def test_a_product_whose_steps_are_of_use_elsewhere_is_left_as_it_is(source, joined, name, how):
+def test_a_product_whose_steps_are_of_use_elsewhere_is_left_as_it_is(source, fused, name, how):
     path = source(np.linspace(-1, 1, UNITS), **{how: (name,)})
-    assert onnx.load(joined(path)).graph == onnx.load(path).graph
-    assert_same_answers(path, joined(path))
+    assert onnx.load(fused(path)).graph == onnx.load(path).graph
+    assert_same_answers(path, fused(path))
 
 
 @pytest.mark.parametrize("how", ["shown", "read"])
-def test_a_bias_is_left_where_the_scaled_product_is_of_use_elsewhere(source, joined, how):
+def test_a_bias_is_left_where_the_scaled_product_is_of_use_elsewhere(source, fused, how):
     path = source(np.linspace(-1, 1, UNITS), **{how: ("scaled",)})
-    made = kinds(joined(path))
-    assert [kind for kind in made if kind != "Neg"] == ["QuantizeLinear", JOINED, "Add", "Tanh"]
-    assert_same_answers(path, joined(path))
+    made = kinds(fused(path))
+    assert [kind for kind in made if kind != "Neg"] == ["QuantizeLinear", FUSED, "Add", "Tanh"]
+    assert_same_answers(path, fused(path))
 
 
 @pytest.mark.parametrize("bias", [None, np.linspace(-1, 1, UNITS)])
-def test_the_end_of_a_product_may_be_an_output(source, joined, bias):
+def test_the_end_of_a_product_may_be_an_output(source, fused, bias):
     path = source(bias, shown=("scaled" if bias is None else "biased",))
-    assert kinds(joined(path)) == ["QuantizeLinear", JOINED, "Tanh"]
-    assert_same_answers(path, joined(path))
+    assert kinds(fused(path)) == ["QuantizeLinear", FUSED, "Tanh"]
+    assert_same_answers(path, fused(path))
 
 
 @pytest.mark.parametrize("how", ["shown", "read"])
-def test_scales_that_are_of_use_elsewhere_stay(source, joined, how):
+def test_scales_that_are_of_use_elsewhere_stay(source, fused, how):
     path = source(**{how: ("scales",)})
-    made = kinds(joined(path))
-    assert JOINED in made
+    made = kinds(fused(path))
+    assert FUSED in made
     assert made.count("Mul") == 1
-    assert_same_answers(path, joined(path))
+    assert_same_answers(path, fused(path))
 
 
-def test_a_product_whose_scales_are_folded_is_left_as_it_is(source, joined):
+def test_a_product_whose_scales_are_folded_is_left_as_it_is(source, fused):
     path = source(np.linspace(-1, 1, UNITS), scales=False)
-    assert onnx.load(joined(path)).graph == onnx.load(path).graph
+    assert onnx.load(fused(path)).graph == onnx.load(path).graph
 
 
-def test_the_product_keeps_its_name(source, joined):
-    assert node_of(joined(source()), JOINED).name == "the product"
+def test_the_product_keeps_its_name(source, fused):
+    assert node_of(fused(source()), FUSED).name == "the product"
 
 
-def test_the_domain_of_the_new_operator_is_imported_once(source, joined, tmp_path):
-    once = joined(source())
+def test_the_domain_of_the_new_operator_is_imported_once(source, fused, tmp_path):
+    once = fused(source())
     twice = fuse_int8(once, tmp_path / "twice.onnx")
     for path in (once, twice):
         assert [entry.domain for entry in onnx.load(path).opset_import] == ["", "com.microsoft"]
 
 
-def test_a_graph_may_be_written_over_its_source(source, joined):
+def test_a_graph_may_be_written_over_its_source(source, fused):
     path = source(np.linspace(-1, 1, UNITS))
-    elsewhere = onnx.load(joined(path))
+    elsewhere = onnx.load(fused(path))
     assert fuse_int8(path, path) == path
     assert onnx.load(path) == elsewhere
 
 
-def test_the_source_is_left_as_it_was(source, joined):
+def test_the_source_is_left_as_it_was(source, fused):
     path = source(np.linspace(-1, 1, UNITS))
     before = path.read_bytes()
-    joined(path)
+    fused(path)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("family", ["encoder", "static"])
-def test_a_graph_without_integer_products_is_left_as_it_is(graphs, joined, family):
-    assert onnx.load(joined(graphs[family])) == onnx.load(graphs[family])
-
-
-def with_biases(path):
-    """A graph, its vectors of zeros and ones no longer shared among nodes: trained encoders have them apart."""
-    model = onnx.load(path)
-    generator = np.random.default_rng(3)
-    vectors = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 1}
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name in vectors and vectors[name].data_type == TensorProto.FLOAT:
-                values = numpy_helper.to_array(vectors[name])
-                values = values + generator.normal(scale=0.1, size=values.shape).astype(np.float32)
-                model.graph.initializer.append(numpy_helper.from_array(values, f"{node.output[0]}/vector{index}"))
-                node.input[index] = f"{node.output[0]}/vector{index}"
-    onnx.save(model, path)
-    return path
+def test_a_graph_without_integer_products_is_left_as_it_is(graphs, fused, family):
+    assert onnx.load(fused(graphs[family])) == onnx.load(graphs[family])
 
 
 @pytest.mark.parametrize(("family", "products"), [("encoder", 2 * 6), ("sequence-classifier", 3 * 6 + 1)])
 def test_an_int8_encoder_computes_the_same(
-    students, graphs, validation, tmp_path, monkeypatch, joined, family, products
+    students, lively, validation, tmp_path, monkeypatch, fused, family, products
 ):
-    student = students[family]
-    fused = with_biases(fuse(graphs[family], tmp_path / "fused.onnx", student.network.module.config))
-    rows = student.encode(validation.texts)
+    rows = students[family].encode(validation.texts)
     monkeypatch.setattr(variants, "fuse_int8", lambda source, target: source)
-    before = quantise(unpad(fused, tmp_path / "unpadded.onnx"), tmp_path / "int8.onnx", rows)
-    after = joined(before)
+    before = quantise(unpad(lively[family], tmp_path / "unpadded.onnx"), tmp_path / "int8.onnx", rows)
+    after = fused(before)
 
     assert kinds(before).count("MatMulInteger") == products
-    assert kinds(after).count(JOINED) == products
+    assert kinds(after).count(FUSED) == products
     assert "MatMulInteger" not in kinds(after)
     # Each has its bias: the projections, what the two norms add to, what GELU gets, and the pooler.
-    assert sum(len(node.input) == 7 for node in onnx.load(after).graph.node if node.op_type == JOINED) == products
+    assert sum(len(node.input) == 7 for node in onnx.load(after).graph.node if node.op_type == FUSED) == products
     assert not dead(after)
     sessions = [create_session(path) for path in (before, after)]
     for row in rows[:8]:

@@ -67,7 +67,8 @@ def answers(path, feeds):
     return run(path, OUTPUTS, feeds)
 
 
-def assert_same_answers(source, target, feeds):
+def assert_same_answers(source, target, lengths=(5, 1, LONGEST), seed=0):
+    feeds = batch(lengths, seed)
     for name, one, other in zip(OUTPUTS, answers(source, feeds), answers(target, feeds), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -119,14 +120,14 @@ def constant(graph, values, name="a constant"):
     ],
 )
 def test_an_unpadded_graph_answers_as_its_source(fused, unpadded, lengths):
-    assert_same_answers(fused, unpadded, batch(lengths))
+    assert_same_answers(fused, unpadded, lengths)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_it_does_so_for_random_lengths(fused, unpadded, seed):
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, LONGEST + 1, size=generator.integers(1, 9)).tolist()
-    assert_same_answers(fused, unpadded, batch(lengths, seed))
+    assert_same_answers(fused, unpadded, lengths, seed)
 
 
 def test_answers_differ_between_texts(unpadded):
@@ -230,39 +231,23 @@ def test_an_unpadded_graph_is_written_as_it_is(lively, tmp_path):
     assert onnx.load(twice) == onnx.load(once)
 
 
-def causal(graph):
-    last(graph, "Attention").attribute.append(helper.make_attribute("unidirectional", 1))
+def first_norm(graph):
+    return next(node for node in graph.node if node.op_type == "SkipLayerNormalization")
 
 
-def rotary(graph):
-    last(graph, "Attention").attribute.append(helper.make_attribute("do_rotary", 1))
+def put(node, index, name):
+    node.input[index] = name
 
 
-def biased(graph):
-    last(graph, "Attention").input.extend(["", constant(graph, np.zeros((1, 2, LONGEST, LONGEST)))])
-
-
-def unmasked(graph):
-    del last(graph, "Attention").input[3]
-
-
-def without_biases(graph):
-    last(graph, "Attention").input[2] = ""
+def attribute(name, value):
+    """A change that gives the last attention an attribute."""
+    return lambda graph: last(graph, "Attention").attribute.append(helper.make_attribute(name, value))
 
 
 def computed_weights(graph):
     attention = last(graph, "Attention")
-    node = helper.make_node("Relu", [attention.input[1]], ["computed"])
-    graph.node.insert(0, node)
-    attention.input[1] = "computed"
-
-
-def unknown_before(graph):
-    insert(graph, next(node for node in graph.node if node.op_type == "SkipLayerNormalization"), "Softsign")
-
-
-def unknown_after_the_embedding(graph):
-    insert(graph, last(graph, "EmbedLayerNormalization"), "Softsign")
+    graph.node.insert(0, helper.make_node("Relu", [attention.input[1]], ["computed"]))
+    put(attention, 1, "computed")
 
 
 def another_mask(graph):
@@ -271,42 +256,31 @@ def another_mask(graph):
         node.input[:] = ["mask" if name == "attention_mask" else name for name in node.input]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        causal,
-        rotary,
-        biased,
-        unmasked,
-        without_biases,
-        computed_weights,
-        unknown_before,
-        unknown_after_the_embedding,
-        another_mask,
-    ],
-)
+UNKNOWN = {
+    "causal": attribute("unidirectional", 1),
+    "rotary": attribute("do_rotary", 1),
+    "biased": lambda graph: last(graph, "Attention").input.extend(
+        ["", constant(graph, np.zeros((1, 2, LONGEST, LONGEST)))]
+    ),
+    "unmasked": lambda graph: last(graph, "Attention").input.pop(3),
+    "without biases": lambda graph: put(last(graph, "Attention"), 2, ""),
+    "computed weights": computed_weights,
+    "unknown before it": lambda graph: insert(graph, first_norm(graph), "Softsign"),
+    "unknown after the embedding": lambda graph: insert(graph, last(graph, "EmbedLayerNormalization"), "Softsign"),
+    "another mask": another_mask,
+}
+
+
+@pytest.mark.parametrize("change", UNKNOWN)
 def test_a_graph_whose_attention_it_does_not_know_is_written_as_it_is(edited, change):
-    assert_left_alone(*edited(change))
+    assert_left_alone(*edited(UNKNOWN[change]))
 
 
-def test_attention_that_says_that_it_is_not_causal_is_unpadded(edited):
-    def say(graph):
-        for node in graph.node:
-            if node.op_type == "Attention":
-                node.attribute.append(helper.make_attribute("unidirectional", 0))
-
-    source, target = edited(say)
+@pytest.mark.parametrize(("name", "value"), [("unidirectional", 0), ("scale", 0.9)])
+def test_attention_may_say_that_it_is_not_causal_or_have_a_scale(edited, name, value):
+    source, target = edited(attribute(name, value))
     assert is_unpadded(target)
-    assert_same_answers(source, target, batch((5, LONGEST)))
-
-
-def test_attention_keeps_a_scale_of_its_own(edited):
-    def scale(graph):
-        last(graph, "Attention").attribute.append(helper.make_attribute("scale", 0.9))
-
-    source, target = edited(scale)
-    assert is_unpadded(target)
-    assert_same_answers(source, target, batch((5, LONGEST)))
+    assert_same_answers(source, target)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -314,7 +288,7 @@ def test_attention_keeps_a_scale_of_its_own(edited):
 def test_an_unknown_operator_gets_the_padded_value(edited, kind, count):
     source, target = edited(lambda graph: insert(graph, last(graph, kind), "Softsign", count=count))
     assert is_unpadded(target)
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+    assert_same_answers(source, target)
 
 
 @pytest.mark.parametrize("kind", ["Relu", "Tanh", "Gelu", "FastGelu", "BiasGelu", "Add", "Mul", "MatMul"])
@@ -323,16 +297,15 @@ def test_an_operator_on_each_place_stays_unpadded(edited, kind):
 
     def place(graph):
         others = [constant(graph, np.random.default_rng(1).normal(size=shapes[kind]))] if kind in shapes else []
-        norm = next(node for node in graph.node if node.op_type == "SkipLayerNormalization")
         before = list(graph.node)
-        insert(graph, norm, kind, *others)
+        insert(graph, first_norm(graph), kind, *others)
         for node in graph.node:
             if node not in before and kind.endswith("Gelu"):
                 node.domain = "com.microsoft"
 
     source, target = edited(place)
     assert is_unpadded(target)
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+    assert_same_answers(source, target)
 
 
 @pytest.mark.parametrize(
@@ -345,12 +318,12 @@ def test_a_constant_that_could_tell_places_apart_meets_the_padded_value(edited, 
         lambda graph: insert(graph, last(graph, "SkipLayerNormalization"), kind, constant(graph, values))
     )
     assert is_unpadded(target)
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+    assert_same_answers(source, target)
 
 
 def test_two_unpadded_values_meet_unpadded(edited):
     source, target = edited(lambda graph: insert(graph, last(graph, "BiasGelu"), "Tanh", count=2))
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+    assert_same_answers(source, target)
     # Words, places, the longest text and the table of places; three into each attention and one out; one to pool.
     assert kinds(target).count("Gather") == 4 + 2 * (3 + 1) + 1
 
@@ -380,18 +353,12 @@ def no_segments(graph):
     node.input[1] = node.input[4] = ""
 
 
-@pytest.mark.parametrize("change", [second_segment, mask_is_read])
-def test_an_embedding_of_more_than_words_and_places_meets_the_padded_texts(edited, change):
+@pytest.mark.parametrize(("change", "kept"), [(second_segment, True), (mask_is_read, True), (no_segments, False)])
+def test_an_embedding_of_more_than_words_and_places_meets_the_padded_texts(edited, change, kept):
     source, target = edited(change)
     assert is_unpadded(target)
-    assert "EmbedLayerNormalization" in kinds(target)
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
-
-
-def test_an_embedding_without_segments_is_unpadded(edited):
-    source, target = edited(no_segments)
-    assert "EmbedLayerNormalization" not in kinds(target)
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+    assert ("EmbedLayerNormalization" in kinds(target)) == kept
+    assert_same_answers(source, target)
 
 
 def test_what_only_the_padded_embedding_read_is_gone(unpadded, fused):
@@ -418,39 +385,23 @@ def test_a_value_that_is_an_output_is_padded(edited, kind):
     assert is_unpadded(target)
 
 
-def without_the_products_bias(norm):
-    del norm.input[4]
+KNOWN_NORMS = {
+    "without the product's bias": lambda norm: norm.input.pop(4),
+    "without epsilon": lambda norm: norm.attribute.pop(),
+    "with a large epsilon": lambda norm: setattr(norm.attribute[0], "f", 0.5),
+}
+UNKNOWN_NORMS = {
+    "with its sum": lambda norm: norm.output.extend(["", "", "the sum"]),
+    "without beta": lambda norm: put(norm, 3, ""),
+    "without beta and bias": lambda norm: [norm.input.pop() for _ in range(2)],
+}
 
 
-def without_epsilon(norm):
-    del norm.attribute[:]
-
-
-def with_a_large_epsilon(norm):
-    norm.attribute[0].f = 0.5
-
-
-@pytest.mark.parametrize("change", [without_the_products_bias, without_epsilon, with_a_large_epsilon])
-def test_norms_of_other_makes_are_unpadded(edited, change):
-    source, target = edited(lambda graph: change(last(graph, "SkipLayerNormalization")))
-    assert "SkipLayerNormalization" not in kinds(target)
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
-
-
-def with_its_sum(norm):
-    norm.output.extend(["", "", "the sum"])
-
-
-def without_beta(norm):
-    norm.input[3] = ""
-
-
-def without_beta_and_bias(norm):
-    del norm.input[3:]
-
-
-@pytest.mark.parametrize("change", [with_its_sum, without_beta, without_beta_and_bias])
-def test_norms_that_it_does_not_know_get_the_padded_value(edited, change):
-    source, target = edited(lambda graph: change(last(graph, "SkipLayerNormalization")))
-    assert kinds(target).count("SkipLayerNormalization") == 1
-    assert_same_answers(source, target, batch((5, 1, LONGEST)))
+@pytest.mark.parametrize(
+    ("change", "count"), [*((each, 0) for each in KNOWN_NORMS), *((each, 1) for each in UNKNOWN_NORMS)]
+)
+def test_norms_that_it_does_not_know_get_the_padded_value_and_others_are_unpadded(edited, change, count):
+    changes = KNOWN_NORMS | UNKNOWN_NORMS
+    source, target = edited(lambda graph: changes[change](last(graph, "SkipLayerNormalization")))
+    assert kinds(target).count("SkipLayerNormalization") == count
+    assert_same_answers(source, target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from types import SimpleNamespace
 
@@ -235,12 +234,6 @@ def test_weights_get_7_bits_where_8_would_saturate(graphs, rows, tmp_path, monke
     graph = onnx.load(quantise(graphs["static"], tmp_path / "int8.onnx", rows("static"))).graph
     (weights,) = (value for value in graph.initializer if value.name == "module.hidden.weight_Transposed_quantized")
     assert np.abs(numpy_helper.to_array(weights).astype(int)).max() == pytest.approx(largest, abs=1)
-
-
-def test_making_variants_leaves_logging_as_it_was(students, graphs, rows, tmp_path):
-    levels = logging.root.level, logging.root.manager.disable
-    make_variants(graphs["encoder"], tmp_path, students["encoder"].network.module.config, rows("encoder"))
-    assert (logging.root.level, logging.root.manager.disable) == levels
 
 
 def test_the_source_is_left_as_it_was(graphs, students, rows, tmp_path):
