@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import httpx
 from pydantic import BaseModel, Field
 
-from distill.teachers.account import Account, NoAccount
+from distill.teachers.account import Account
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.errors import UnreadableError
 from distill.teachers.api.pricing import Usage
@@ -51,25 +50,11 @@ class AnthropicTeacher(ApiTeacher):
         *,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        key = config.key()
-        headers = {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
-        super().__init__(config, labels, account, headers=headers, usage=usage_of, transport=transport)
+        super().__init__(config, labels, account, transport=transport)
         self._config = config
         self._verbalised = VerbalisedLabels(
             self.api, config, config.method, self.labels, request=self._request, read=self._completion
         )
-
-    @classmethod
-    def from_config(cls, config: AnthropicConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Make the teacher without a call. Raises TeacherError for unsuitable labels, terms of use or prices."""
-        config.check(labels)
-        return cls(config, labels, account or NoAccount())
-
-    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer each text. Raises TeacherError when the server cannot be used."""
-        if texts:
-            await self.prepare()
-        return list(await asyncio.gather(*(self._verbalised.ask(text, repeat) for text in texts)))
 
     async def prepare(self) -> None:
         """Check that the model names labels, before the first answer. Raises TeacherError."""
@@ -84,6 +69,30 @@ class AnthropicTeacher(ApiTeacher):
         from distill.teachers.batch.anthropic import AnthropicBatches
 
         return [AnthropicBatches(self.api, self._config.batch, self._verbalised.read)]
+
+    async def _ask(self, text: str, repeat: int) -> Answer:
+        return await self._verbalised.ask(text, repeat)
+
+    @staticmethod
+    def headers_for(key: str) -> dict[str, str]:
+        """The headers of every call: the version of the API, and the key."""
+        return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
+
+    @staticmethod
+    def usage_of(response: Mapping[str, Any]) -> Usage | None:
+        """The tokens that a response reports, if any; Anthropic's `input_tokens` exclude the cached ones."""
+        usage = response.get("usage")
+        if not isinstance(usage, Mapping):
+            return None
+        try:
+            return Usage(
+                input=int(usage["input_tokens"]),
+                cached=int(usage.get("cache_read_input_tokens") or 0),
+                cache_write=int(usage.get("cache_creation_input_tokens") or 0),
+                output=int(usage["output_tokens"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def _request(self, question: Question) -> ApiRequest:
         """The call for a question. The vendor caches the part before the text, if it is long enough."""
@@ -108,19 +117,3 @@ class AnthropicTeacher(ApiTeacher):
             why = "no stop_reason" if reason is None else "no content"
             raise UnreadableError(f"{self.name} gives no message ({why}); is base_url that of Anthropic's API?", why)
         return Completion(text_of(content), refused=reason == "refusal", cut=reason in _CUT)
-
-
-def usage_of(response: Mapping[str, Any]) -> Usage | None:
-    """The tokens that a response reports, if any; Anthropic's `input_tokens` exclude the cached ones."""
-    usage = response.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    try:
-        return Usage(
-            input=int(usage["input_tokens"]),
-            cached=int(usage.get("cache_read_input_tokens") or 0),
-            cache_write=int(usage.get("cache_creation_input_tokens") or 0),
-            output=int(usage["output_tokens"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None

@@ -10,14 +10,14 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from distill.teachers.account import Account, NoAccount
+from distill.teachers.account import Account
 from distill.teachers.api import rejections
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import is_local
@@ -82,9 +82,7 @@ class OpenAITeacher(ApiTeacher):
         *,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        key = config.key()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        super().__init__(config, labels, account, headers=headers, usage=chat_logprobs.usage_of, transport=transport)
+        super().__init__(config, labels, account, transport=transport)
         self._config = config
         groups, prompt = list(config.groups.values()), config.prompt
         self._groups = [np.array([self.labels.index(label) for label in one], dtype=np.intp) for one in groups]
@@ -107,22 +105,6 @@ class OpenAITeacher(ApiTeacher):
             None if config.method == "logprobs" else VerbalisedChat(self.api, config, config.method, labels)
         )
 
-    @classmethod
-    def from_config(cls, config: OpenAIConfig, labels: Sequence[str], account: Account | None = None) -> Self:
-        """Make the teacher without a call. Raises TeacherError for unsuitable labels, terms of use or prices."""
-        config.check(labels)
-        try:
-            return cls(config, labels, account or NoAccount())
-        except ValueError as error:
-            raise TeacherError(str(error)) from error
-
-    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
-        """Answer each text with calls of its own. Raises TeacherError when the server cannot be used."""
-        if texts:
-            await self.prepare()
-        ask = self._ask if self._verbalised is None else self._verbalised.ask
-        return list(await asyncio.gather(*(ask(text, repeat) for text in texts)))
-
     async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, ApiRequest]]:
         """The calls for a text that can be made now and are not paid for: the first, or those that follow from it."""
         if self._verbalised is not None:
@@ -134,11 +116,7 @@ class OpenAITeacher(ApiTeacher):
         return [(self.api, request) for request, paid, _ in second if paid is None]
 
     async def prepare(self) -> None:
-        """Check that the server can be used, before the first answer; `ask` does so by itself.
-
-        Asks for the names of some labels; these calls are paid for and stored like any other. Raises TeacherError,
-        which says what to do.
-        """
+        """Check that the server can be used, and find out which dialect of the API it supports. Raises TeacherError."""
         if self._verbalised is not None:
             return await self._verbalised.prepare()
         probes: list[ProbeQuestion] = [(self._first, label) for label in self.labels[:_PROBES]]
@@ -154,7 +132,16 @@ class OpenAITeacher(ApiTeacher):
         read = self._probe.usable if self._verbalised is None else self._verbalised.read
         return [OpenAIBatches(self.api, self._config.batch, read)]
 
+    @staticmethod
+    def headers_for(key: str) -> dict[str, str]:
+        """The header with the key, if there is one."""
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    usage_of = staticmethod(chat_logprobs.usage_of)
+
     async def _ask(self, text: str, repeat: int) -> Answer:
+        if self._verbalised is not None:
+            return await self._verbalised.ask(text, repeat)
         start = time.perf_counter()
         with about(text):
             reading, paid = await self._probe.read(self._first, text, repeat)

@@ -89,52 +89,38 @@ def transport_errors(server: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise timed_out(server, type(error).__name__) from error
     except httpx.RequestError as error:
-        raise ApiError(
-            f"{server} broke off its answer ({_describe(error)})",
-            retryable=True,
-            charged=True,
-            reason="an answer that was broken off",
-            verdict="unclear",
-        ) from error
-
-
-def _describe(error: httpx.RequestError) -> str:
-    """The message of an error, without the bytes of headers or of a response that httpx may repeat."""
-    message = str(error).partition("b'")[0].partition("bytearray")[0].rstrip(" :")
-    return message if message and not isinstance(error, httpx.LocalProtocolError) else type(error).__name__
+        # Without the bytes of headers or of a response that httpx may repeat.
+        message = str(error).partition("b'")[0].partition("bytearray")[0].rstrip(" :")
+        if not message or isinstance(error, httpx.LocalProtocolError):
+            message = type(error).__name__
+        raise _lost(f"{server} broke off its answer ({message})", "an answer that was broken off") from error
 
 
 def timed_out(server: str, what: str) -> ApiError:
     """The error of an answer that did not come in time."""
-    return ApiError(
-        f"{server} did not answer in time ({what}); raise timeout_seconds if it is only slow",
-        retryable=True,
-        charged=True,
-        reason="no answer in time",
-        verdict="unclear",
-    )
+    message = f"{server} did not answer in time ({what}); raise timeout_seconds if it is only slow"
+    return _lost(message, "no answer in time")
 
 
 def too_large(server: str, max_bytes: int) -> ApiError:
     """The error of an answer of more than `max_bytes`."""
-    return ApiError(
-        f"{server} answers with more than {max_bytes / 2**20:.3g} MiB, which no answer to a question has; is base_url "
-        "right? If it is, raise max_response_bytes",
-        charged=True,
-        reason=f"an answer of more than {max_bytes / 2**20:.3g} MiB",
-        verdict="unclear",
+    size = f"more than {max_bytes / 2**20:.3g} MiB"
+    return _lost(
+        f"{server} answers with {size}, which no answer to a question has; is base_url right? If it is, raise "
+        "max_response_bytes",
+        f"an answer of {size}",
+        retryable=False,
     )
 
 
 def not_an_object(server: str, what: str) -> ApiError:
     """The error of a response that is not a JSON object."""
-    return ApiError(
-        f"{server} answered {what}",
-        retryable=True,
-        charged=True,
-        reason="an answer that is no JSON object",
-        verdict="unclear",
-    )
+    return _lost(f"{server} answered {what}", "an answer that is no JSON object")
+
+
+def _lost(message: str, reason: str, *, retryable: bool = True) -> ApiError:
+    """The error of an answer that the server may charge for, and that may depend on the text."""
+    return ApiError(message, retryable=retryable, charged=True, reason=reason, verdict="unclear")
 
 
 def error_of(response: httpx.Response, server: str) -> ApiError:

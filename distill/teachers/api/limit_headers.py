@@ -6,7 +6,6 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 MINUTE = 60.0
@@ -25,16 +24,11 @@ _LITELLM_PREFIX = "llm_provider-"  # before the names of headers that LiteLLM pa
 _EPOCH = 1e9  # a number from here on is a time since 1970 in seconds, and from 1e12 on in milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class LimitReport:
-    """What headers say of one limit: how much is `left`, the `full` limit, and in how many seconds it resets."""
-
-    left: float
-    full: float | None
-    reset: float | None
+Report = tuple[float, float | None, float | None]
+"""What headers say of a limit: how much is left, the full limit, and in how many seconds it resets."""
 
 
-def limit_reports(headers: Mapping[str, str], kind: str) -> list[LimitReport]:
+def limit_reports(headers: Mapping[str, str], kind: str) -> list[Report]:
     """What headers say of the limit of a `kind`: `requests`, `tokens` or `input-tokens`."""
     now = server_time(headers)
     reports = (_report(headers, form.replace("{kind}", kind), now) for form in _FORMS)
@@ -46,8 +40,8 @@ def seconds_until_reset(headers: Mapping[str, str], now: float | None = None) ->
     now = server_time(headers) if now is None else now
     forms = [*(form.replace("{kind}", kind) for form in _FORMS for kind in _KINDS), *_UNKINDED_FORMS]
     reports = (_report(headers, form, now) for form in forms)
-    resets = [report.reset for report in reports if report is not None and report.left <= 0]
-    return max((reset for reset in resets if reset is not None), default=None)
+    exhausted = (report for report in reports if report is not None and report[0] <= 0)
+    return max((reset for _, _, reset in exhausted if reset is not None), default=None)
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -114,10 +108,10 @@ def format_seconds(seconds: float) -> str:
     return f"{days:,.0f} days" if days < 1e5 else "more than 100,000 days"
 
 
-def _report(headers: Mapping[str, str], form: str, now: float) -> LimitReport | None:
+def _report(headers: Mapping[str, str], form: str, now: float) -> Report | None:
     left, full, reset = (_header(headers, form.format(what=what)) for what in ("remaining", "limit", "reset"))
     number = _number(left)
-    return None if number is None else LimitReport(number, _number(full), seconds_until(reset, now))
+    return None if number is None else (number, _number(full), seconds_until(reset, now))
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:

@@ -134,8 +134,8 @@ class RateLimiter:
     def update(self, headers: Mapping[str, str]) -> None:
         """Take over what the headers of a response say of the limits."""
         for kind, limit in self._reported.items():
-            for report in limit_reports(headers, kind):
-                limit.update(report.left, report.full, MINUTE if report.reset is None else report.reset)
+            for left, full, reset in limit_reports(headers, kind):
+                limit.update(left, full, MINUTE if reset is None else reset)
                 self._changed.set()
 
     def _check(self) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
 
 import httpx
 
 from distill.stages import fingerprint
-from distill.teachers.account import Account
+from distill.teachers.account import Account, NoAccount
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.pricing import Usage
-from distill.teachers.base import Teacher
+from distill.teachers.base import Answer, Teacher
+from distill.teachers.errors import TeacherError
 
 
 class CallingTeacher(Teacher, Protocol):
@@ -22,10 +25,10 @@ class CallingTeacher(Teacher, Protocol):
         """List the calls for a text that can be made now and are not paid for; none if it can be answered without."""
 
 
-class ApiTeacher:
-    """A teacher behind one API, asked one text at a time. `headers` authenticate, `usage` reads a response's tokens."""
+class ApiTeacher(ABC):
+    """A teacher behind one API, asked one text at a time."""
 
-    kind: str
+    kind: ClassVar[str]
     batch_size = 1
 
     def __init__(
@@ -34,15 +37,37 @@ class ApiTeacher:
         labels: Sequence[str],
         account: Account,
         *,
-        headers: Mapping[str, str],
-        usage: Callable[[Mapping[str, Any]], Usage | None],
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name = f"{self.kind}:{config.model}"
         self.labels = tuple(labels)
         self.concurrency = config.max_in_flight
         self.version = fingerprint([config.answering(), self.labels])
-        self.api = Api(config, account, name=self.name, headers=headers, usage=usage, transport=transport)
+        headers = self.headers_for(config.key())
+        self.api = Api(config, account, name=self.name, headers=headers, usage=self.usage_of, transport=transport)
+
+    @classmethod
+    def from_config(cls, config: Any, labels: Sequence[str], account: Account | None = None) -> Self:
+        """Make the teacher without a call. Raises TeacherError for unsuitable labels, terms of use or prices."""
+        config.check(labels)
+        try:
+            return cls(config, labels, account or NoAccount())
+        except ValueError as error:
+            raise TeacherError(str(error)) from error
+
+    async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
+        """Answer each text with calls of its own. Raises TeacherError when the server cannot be used."""
+        if texts:
+            await self.prepare()
+        return list(await asyncio.gather(*(self._ask(text, repeat) for text in texts)))
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Check that the server can be used, before the first answer; `ask` does so by itself.
+
+        Asks for the names of some labels; these calls are paid for and stored like any other. Raises TeacherError,
+        which says what to do.
+        """
 
     @property
     def held(self) -> float:
@@ -56,3 +81,17 @@ class ApiTeacher:
     async def aclose(self) -> None:
         """Close the connections."""
         await self.api.aclose()
+
+    @abstractmethod
+    async def _ask(self, text: str, repeat: int) -> Answer:
+        """Answer a text."""
+
+    @staticmethod
+    @abstractmethod
+    def headers_for(key: str) -> dict[str, str]:
+        """The headers of every call with a key, which may be empty."""
+
+    @staticmethod
+    @abstractmethod
+    def usage_of(response: Mapping[str, Any]) -> Usage | None:
+        """The tokens that a response reports, if any."""

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from distill.teachers import TeacherError, create
-from distill.teachers.anthropic import usage_of
+from distill.teachers.anthropic import AnthropicTeacher
 from distill.teachers.api.errors import ApiError
 from tests.support.accounts import MemoryAccount
 from tests.support.script import Script
@@ -121,11 +121,11 @@ async def test_what_stands_before_the_texts_is_one_of_a_few_so_that_it_is_cached
 
 
 def test_anthropics_input_tokens_have_the_cached_ones_not_in_them() -> None:
-    usage = usage_of({"usage": USAGE})
+    usage = AnthropicTeacher.usage_of({"usage": USAGE})
     assert usage is not None
     assert (usage.input, usage.cached, usage.cache_write, usage.output, usage.total) == (10, 300, 20, 8, 338)
-    assert usage_of({"usage": {"input_tokens": 1}}) is None
-    assert usage_of({}) is None
+    assert AnthropicTeacher.usage_of({"usage": {"input_tokens": 1}}) is None
+    assert AnthropicTeacher.usage_of({}) is None
 
 
 async def test_a_call_costs_what_its_tokens_cost_each_at_its_price(server) -> None:
