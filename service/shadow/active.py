@@ -15,10 +15,10 @@ from distill.teachers.scaling import Scaling
 from export.bundle.format import Manifest
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
-from service.shadow.outbox import Outbox
+from service.shadow.outbox.store import Outbox
+from service.shadow.outbox.thread import OutboxThread
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, make_teacher
-from service.shadow.thread import OutboxThread
 from service.shadow.worker import Worker
 from service.shadow.writer import Writer
 

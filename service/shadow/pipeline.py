@@ -20,8 +20,8 @@ from service.shadow.active import ActiveShadow
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger, Outcome
 from service.shadow.metrics import ShadowMetrics
+from service.shadow.outbox.rows import Sample
 from service.shadow.report import gap_report
-from service.shadow.rows import Sample
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
 

@@ -22,11 +22,11 @@ from service.shadow.budget import Budget
 from service.shadow.comparison import compare
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import Ledger, Outcome
-from service.shadow.outbox import Outbox
-from service.shadow.rows import PendingRow, RowResult, Sample
+from service.shadow.outbox.rows import PendingRow, RowResult, Sample
+from service.shadow.outbox.store import Outbox
+from service.shadow.outbox.thread import OutboxThread
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, TeacherResult
-from service.shadow.thread import OutboxThread
 
 OLDEST_SECONDS = 30 * 86400.0
 """Greatest plausible age of a row from an earlier process; a greater one means that a clock was wrong."""

@@ -18,11 +18,11 @@ import structlog
 
 from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.ledger import Ledger, Outcome, Totals
-from service.shadow.outbox import Outbox
+from service.shadow.outbox.rows import OutboxRow, Sample
+from service.shadow.outbox.store import Outbox
+from service.shadow.outbox.thread import OutboxThread
 from service.shadow.redaction.redact import redact
-from service.shadow.rows import OutboxRow, Sample
 from service.shadow.settings import ShadowSettings
-from service.shadow.thread import OutboxThread
 
 BATCH_ROWS = 256
 """Rows per transaction: each commit waits for the disk, so few large ones are cheaper."""

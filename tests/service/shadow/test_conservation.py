@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.teachers import Answer, TeacherError
-from service.shadow.outbox import Outbox
+from service.shadow.outbox.store import Outbox
 from service.shadow.settings import ShadowSettings
 
 from .conftest import VERSION, PlayedTeacher, Shadow, answer

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from service.shadow.outbox import Outbox
+from service.shadow.outbox.store import Outbox
 from tests.support.waiting import until
 
 from .conftest import Shadow, answer, hang

@@ -13,8 +13,8 @@ import pytest
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import POSITION, Outcome, Totals
-from service.shadow.outbox import CACHE_KIB, Outbox
-from service.shadow.rows import OutboxRow, RowResult
+from service.shadow.outbox.rows import OutboxRow, RowResult
+from service.shadow.outbox.store import CACHE_KIB, Outbox
 
 BANDS = 5
 ROOT = Path(__file__).parents[3]
@@ -143,7 +143,7 @@ def test_a_second_process_is_refused_whatever_is_deleted_beside_the_file(path):
     outbox.write([row("one")], Totals.zeros(BANDS))
     Path(f"{path}.lock").unlink(missing_ok=True)
     code = (
-        "import sys; from pathlib import Path; from service.shadow.outbox import Outbox\n"
+        "import sys; from pathlib import Path; from service.shadow.outbox.store import Outbox\n"
         "Outbox(Path(sys.argv[1]), bundle='v1', labels=('a', 'b'), teacher='t').open()"
     )
     other = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)

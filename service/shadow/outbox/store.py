@@ -18,7 +18,7 @@ from pathlib import Path
 from distill.owned import OwnedFile
 from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.ledger import POSITION, Outcome, Totals
-from service.shadow.rows import SCHEMA, TABLES, OutboxRow, PendingRow, RowResult
+from service.shadow.outbox.rows import SCHEMA, TABLES, OutboxRow, PendingRow, RowResult
 
 APPLICATION = 0x5265666C
 """SQLite's application id: "Refl" in the header of the file."""
