@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.compat import clouds, huggingface, kserve_v1, open_inference, vllm
+from service.compat import clouds, huggingface, kserve_v1, vllm
+from service.compat.open_inference import routes as open_inference
 from service.settings import Settings
 
 

@@ -10,7 +10,7 @@ import pytest
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from service.compat.tensors import write_strings
+from service.compat.open_inference.tensors import write_strings
 from service.inference import dataplane
 
 from .conftest import LABELS, refused, scores, tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.compat.tensors import read_strings, split, write_floats, write_strings
+from service.compat.open_inference.tensors import read_strings, split, write_floats, write_strings
 from service.errors import InvalidRequestError, MalformedBodyError
 
 

@@ -21,7 +21,7 @@ from export.bundle.classifier import Floats
 from export.bundle.format import Manifest
 from service.compat.errors import CODES, KServeErrorBody
 from service.compat.names import served, variant_of
-from service.compat.open_inference_types import (
+from service.compat.open_inference.messages import (
     InferInput,
     InferOutput,
     InferRequest,
@@ -35,9 +35,9 @@ from service.compat.open_inference_types import (
     Tensor,
     TensorMetadata,
 )
+from service.compat.open_inference.tensors import HEADER, read_strings, split, write_floats, write_strings
 from service.compat.protocol import ProtocolRouter, json_response
 from service.compat.scores import finite, order, ranked, rounded
-from service.compat.tensors import HEADER, read_strings, split, write_floats, write_strings
 from service.compat.texts import Column
 from service.errors import InvalidRequestError
 from service.http.body import check_items, parse
