@@ -1,4 +1,4 @@
-"""A scheduler whose graph, costs and clock are in the hands of the test."""
+"""A scheduler whose graph, costs and clock the test controls."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from tests.support.scheduling import Bench, stop_clock
 
 @pytest.fixture
 async def start():
-    """`start(**options)`: a bench whose scheduler runs. On the event loop, where nothing may wait, its gate is open."""
+    """`start(**options)`: a bench whose scheduler runs; with `workers=0` its gate is open."""
     benches = []
 
     def make(graph=None, **options):

@@ -1,4 +1,4 @@
-"""What is admitted is expected to be answered in time; everything else is refused before any work, or never run."""
+"""An admitted request is expected to be answered in time; others are refused before any work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_full_queue_refuses_a_whole_request_and_admits_what_fits(start):
     assert bench.load == (0, 0)
 
 
-async def test_what_could_not_be_answered_in_time_is_refused_before_any_work(start, clock):
+async def test_a_request_that_cannot_be_answered_in_time_is_refused_before_any_work(start, clock):
     bench = start(cost=Known(run=8.0, token=1.0))
     message = "may take 10000 ms, more than the 4000 ms that are left"
     assert await bench.refused("a", deadline=clock.now + 4, message=message) == 6
@@ -59,7 +59,7 @@ async def test_what_could_not_be_answered_in_time_is_refused_before_any_work(sta
         assert said(await bench.classify("a", deadline=deadline)) == ["a"]
 
 
-async def test_what_waits_already_counts_towards_the_wait(start, clock):
+async def test_waiting_texts_count_towards_the_predicted_wait(start, clock):
     bench = start(limits=ALONE, cost=Known(run=2.0))
     requests = [await bench.hold(), bench.ask("b", "c")]
     await asyncio.sleep(0)
@@ -71,14 +71,14 @@ async def test_what_waits_already_counts_towards_the_wait(start, clock):
     assert [said(await request) for request in requests] == [["held"], ["b", "c"], ["e"]]
 
 
-async def test_the_wait_is_shared_by_all_threads(start, clock):
+async def test_the_predicted_wait_is_shared_by_all_threads(start, clock):
     bench = start(workers=2, limits=ALONE, cost=Known(run=2.0))
     await bench.refused(*"abcd", deadline=clock.now + 3.9)
     bench.graph.gate.set()
     await bench.classify(*"abcd", deadline=clock.now + 4)
 
 
-async def test_the_wait_is_for_what_was_put_back_too_and_not_for_what_was_withdrawn(start, clock):
+async def test_texts_that_were_put_back_count_towards_the_wait_and_withdrawn_ones_do_not(start, clock):
     bench = start(workers=0, limits=Limits(1), cost=Known(token=1.0))
     request = bench.ask(*["12345678"] * 4)
     while not bench.graph.runs:
@@ -126,7 +126,7 @@ async def test_a_predicted_wait_includes_four_times_the_spread_of_runs(start, cl
     assert bench.gauge("inference_inflight") == 1
 
 
-async def test_what_is_refused_is_raised_and_not_told(start, clock):
+async def test_a_refusal_is_raised_and_done_is_not_called(start, clock):
     bench = start(queue_limit=2, cost=Known(run=1.0))
     told = []
     for texts, options in [(("a", "b", "c"), {}), (("a",), {"deadline": clock.now + 0.5})]:

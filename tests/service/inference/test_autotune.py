@@ -1,4 +1,4 @@
-"""How a graph is run is what was measured to answer most, unless a setting says it."""
+"""A graph is run in the way that was measured to be fastest, unless a setting fixes it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def hop(monkeypatch):
-    """`hop(seconds)`: to a thread and back takes so long."""
+    """`hop(seconds)`: set the duration of a thread hop."""
     return lambda seconds: monkeypatch.setattr(autotune, "_hop_seconds", lambda: seconds)
 
 
 class Graph:
-    """A graph whose run of so many tokens takes `cost(tokens)` seconds of a clock."""
+    """A graph whose run of n tokens takes `cost(n)` seconds of a clock."""
 
     packed = False
 
@@ -88,18 +88,18 @@ def rates(monkeypatch):
         (lambda tokens: 1e-3 + 1e-5 * tokens + (1.0 if tokens > 256 else 0.0), Limits(256)),
     ],
 )
-def test_a_run_is_as_long_as_it_pays(clock, cost, limits):
+def test_runs_are_as_long_as_longer_ones_are_faster(clock, cost, limits):
     tuning = tuned(Graph(clock, cost), Overrides(workers=1))
     assert (tuning.workers, tuning.threads, tuning.limits) == (1, 1, limits)
 
 
-def test_what_was_measured_is_known_to_whoever_runs_the_plan(clock):
+def test_a_tuning_knows_the_measured_cost_of_runs(clock):
     tuning = tuned(Graph(clock, linear(2e-5, 1e-3)), Overrides(workers=1))
     for tokens, runs in [(8, 1), (100, 1), (1000, 4)]:
         assert tuning.cost.seconds(tokens, runs) == pytest.approx(2e-5 * tokens + 1e-3 * runs, rel=0.05)
 
 
-def test_what_is_measured_are_full_runs_of_the_text_of_median_length(clock):
+def test_full_runs_of_the_text_of_median_length_are_measured(clock):
     graph = Graph(clock, linear(1e-5, 1e-3))
     tuned(graph, Overrides(workers=1))
     rows = {min(64, max(1, tokens // LENGTH)) for tokens in (1, *BUDGETS)}
@@ -120,13 +120,13 @@ def test_a_graph_that_costs_more_than_a_thread_runs_on_threads(clock, hop, rates
 
 
 @pytest.mark.parametrize(("seconds", "workers"), [(0.002, 0), (0.1, 1)])
-def test_a_single_cpu_has_no_threads_unless_everything_else_would_wait_too_long(clock, hop, seconds, workers):
+def test_a_single_cpu_has_no_threads_unless_runs_are_too_long_for_the_event_loop(clock, hop, seconds, workers):
     hop(1e-6)
     tuning = tuned(Graph(clock, linear(0.0, seconds)), Overrides(batch_tokens=0), cpus=1)
     assert tuning.workers == workers
 
 
-def test_a_run_on_the_event_loop_is_short_though_a_longer_one_would_pay(clock):
+def test_runs_on_the_event_loop_are_short_even_if_longer_ones_were_faster(clock):
     graph = Graph(clock, linear(5e-5, 3e-3))
     assert tuned(graph, Overrides(workers=1)).limits == Limits(max(BUDGETS))
     limits = tuned(graph, Overrides(workers=0)).limits
@@ -141,7 +141,7 @@ def test_on_the_event_loop_each_run_costs_a_turn_more(clock):
 
 
 @pytest.mark.parametrize(("packed", "workers", "tokens"), [(True, 0, 512), (False, 0, 256), (True, 1, 256)])
-def test_of_runs_as_good_the_event_loop_takes_the_longest_if_packed(clock, rates, packed, workers, tokens):
+def test_of_equally_good_runs_the_event_loop_takes_the_longest_if_packed(clock, rates, packed, workers, tokens):
     rates(lambda tuning: {256: 1000.0, 512: 985.0, 1024: 970.0}.get(tuning.limits.tokens, 900.0))
     graph = Graph(clock, linear(1e-5, 1e-3))
     graph.packed = packed
@@ -166,7 +166,7 @@ def test_a_graph_that_is_packed_gets_limits_that_say_so(clock, packed):
         (Overrides(workers=5, batch_tokens=64), 1, (5, 1, Limits(64))),
     ],
 )
-def test_where_settings_say_all_nothing_is_measured(clock, overrides, cpus, expected):
+def test_nothing_is_measured_if_the_settings_fix_everything(clock, overrides, cpus, expected):
     graph, made = Graph(clock, linear(1e-5, 1e-3)), []
     tuning, chosen = choose(lambda threads: made.append(threads) or graph, TEXTS, overrides, cpus=cpus, batches=True)
     assert (tuning.workers, tuning.threads, tuning.limits) == expected
@@ -174,7 +174,7 @@ def test_where_settings_say_all_nothing_is_measured(clock, overrides, cpus, expe
 
 
 @pytest.mark.parametrize(("threads", "cpus", "workers"), [(2, 8, 4), (3, 8, 2), (8, 4, 1)])
-def test_threads_that_are_asked_for_leave_the_other_cpus_to_workers(clock, hop, threads, cpus, workers):
+def test_workers_share_the_cpus_that_the_fixed_threads_leave(clock, hop, threads, cpus, workers):
     hop(0.0)
     tuning = tuned(Graph(clock, linear(1e-5, 1e-3)), Overrides(threads=threads, batch_tokens=0), cpus=cpus)
     assert (tuning.workers, tuning.threads) == (workers, threads)
@@ -183,7 +183,7 @@ def test_threads_that_are_asked_for_leave_the_other_cpus_to_workers(clock, hop, 
 @pytest.mark.parametrize(
     "overrides", [Overrides(workers=1), Overrides(workers=0), Overrides(workers=2, batch_tokens=512)]
 )
-def test_texts_that_must_not_share_a_run_do_not_whatever_is_asked(clock, overrides):
+def test_texts_that_must_not_share_a_run_do_not_whatever_the_settings_say(clock, overrides):
     graph = Graph(clock, linear(1e-5, 1e-2))
     assert tuned(graph, overrides, batches=False).limits == ALONE
     assert {rows for rows, _ in graph.shapes} <= {1}
@@ -219,7 +219,7 @@ def test_a_disturbance_during_one_measurement_does_not_decide(clock, rates, time
 
 
 @pytest.mark.parametrize("overrides", [Overrides(), Overrides(workers=0), Overrides(workers=1)])
-def test_what_others_do_with_the_only_cpu_meanwhile_changes_no_plan(clock, hop, overrides):
+def test_other_work_on_the_only_cpu_changes_no_tuning(clock, hop, overrides):
     hop(1e-6)
     cost = linear(5e-5, 3e-3)
     alone, graph = tuned(Graph(clock, cost), overrides, cpus=1), Graph(clock, cost)
@@ -235,7 +235,7 @@ def test_on_several_busy_cpus_a_run_is_compared_with_a_hop_that_waits_as_long(cl
     assert tuned(Graph(clock, linear(0.0, 5e-4)), Overrides(batch_tokens=0), cpus=2).workers == 2
 
 
-def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock):
+def test_a_single_worker_is_measured_by_the_time_of_its_own_thread(clock):
     threads = set()
 
     class Noting(Graph):
@@ -248,21 +248,21 @@ def test_what_one_thread_runs_is_measured_in_the_thread_whose_time_is_told(clock
 
 
 @pytest.mark.parametrize("shape", [{"workers": 2}, {"workers": 1, "threads": 2}])
-def test_where_several_threads_run_the_graph_all_the_time_that_passes_counts(clock, shape):
+def test_several_threads_are_measured_by_wall_clock_time(clock, shape):
     cost = linear(5e-5, 3e-3)
     clock.others = 1.0  # as where each waits for the others
     tuning = tuned(Graph(clock, cost), Overrides(**shape))
     assert tuning.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
 
 
-def test_a_gpus_time_is_no_time_of_a_thread(clock):
+def test_a_gpu_is_measured_by_wall_clock_time(clock):
     cost = linear(5e-5, 3e-3)
     clock.others = 1.0  # as where the thread waits for the GPU
     tuning, _ = choose(lambda _: Graph(clock, cost), TEXTS, Overrides(), cpus=1, batches=True, gpu=True)
     assert tuning.cost.seconds(100, 1) == pytest.approx(2 * cost(100), rel=0.2)
 
 
-def test_measuring_ends_though_each_run_takes_long(clock):
+def test_the_measurement_ends_even_if_each_run_takes_long(clock):
     graph = Graph(clock, linear(0.0, 5.0))
     assert tuned(graph, Overrides(workers=1)).limits == ALONE
     assert len(graph.shapes) == 1
@@ -280,7 +280,7 @@ def test_every_worker_runs_at_the_same_time(clock):
     tuned(Shared(clock, None), Overrides(workers=3))
 
 
-async def test_the_way_to_a_thread_and_back_is_measured_beside_a_running_event_loop():
+async def test_a_thread_hop_can_be_measured_while_an_event_loop_runs():
     assert 0 < autotune._hop_seconds() < 1
 
 
@@ -302,5 +302,5 @@ CONDITIONS = Conditions("encoder", "int8", graph_bytes=1000, max_tokens=128, bat
         ({"cpus": 4}, False),
     ],
 )
-def test_a_plan_is_as_good_for_what_costs_the_same_on_as_many_cpus(change, like):
+def test_a_tuning_holds_for_a_graph_of_the_same_kind_and_cost_on_as_many_cpus(change, like):
     assert replace(CONDITIONS, **change).like(CONDITIONS) is like

@@ -1,4 +1,4 @@
-"""Which texts share a run: nothing is lost, the limits hold, like goes with like, and nobody waits for ever."""
+"""Which texts share a run: none is lost, the limits hold, similar lengths run together, and no text waits for ever."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ slacks = st.one_of(st.floats(0, 100), st.just(1e9))
 
 @settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
-def test_nothing_is_lost_or_doubled_and_both_parts_keep_their_order(waiting, limits, slack):
+def test_no_text_is_lost_or_doubled_and_both_parts_keep_their_order(waiting, limits, slack):
     batch, left = choose(waiting, limits, slack)
     assert sorted(batch + left, key=lambda item: item.place) == waiting
     for part in (batch, left):
@@ -63,7 +63,7 @@ def test_the_oldest_is_always_taken(waiting, limits, slack):
 
 @settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
-def test_the_limits_hold_but_for_one_text_that_is_longer(waiting, limits, slack):
+def test_the_limits_hold_except_for_a_single_longer_text(waiting, limits, slack):
     batch, _ = choose(waiting, limits, slack)
     assert len(batch) <= limits.rows
     assert len(batch) == 1 or padded(batch) <= limits.tokens
@@ -107,7 +107,7 @@ def test_alone_means_alone(waiting, slack):
     ("slack", "expected"),
     [(0, [8, 8]), (1, [8, 8, 7]), (11, [8, 8, 7]), (12, [8, 8, 12, 7]), (112, [8, 40, 8, 12, 7])],
 )
-def test_the_more_a_run_costs_beside_its_tokens_the_less_lengths_matter(slack, expected):
+def test_the_higher_the_fixed_cost_of_a_run_the_less_lengths_matter(slack, expected):
     waiting = items([8, 40, 8, 12, 7])
     batch, _ = choose(waiting, Limits(1000), slack)
     assert [item.tokens for item in batch] == expected
@@ -141,7 +141,7 @@ def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(arrivals, l
 
 @settings(deadline=None)
 @given(waiting_texts, packed_limits, slacks)
-def test_packed_the_oldest_go_together_whatever_their_lengths_as_many_as_fit(waiting, limits, slack):
+def test_packed_as_many_of_the_oldest_run_together_as_fit_whatever_their_lengths(waiting, limits, slack):
     batch, left = choose(waiting, limits, slack)
     assert batch + left == waiting
     assert batch
@@ -172,7 +172,7 @@ def test_packed_a_text_that_does_not_fit_keeps_those_after_it_waiting(lengths, l
 
 @settings(deadline=None)
 @given(waiting_texts, limits_of_a_run)
-def test_a_run_pays_for_padding_or_where_it_is_packed_for_the_width_of_attention(batch, limits):
+def test_a_run_pays_for_padding_or_if_packed_for_the_width_of_attention(batch, limits):
     lengths = [item.tokens for item in batch]
     assert limits.paid(batch) == len(lengths) * max(lengths)
     assert replace(limits, packed=True).paid(batch) == sum(lengths) + sum(lengths) * max(lengths) // 1024
@@ -180,7 +180,7 @@ def test_a_run_pays_for_padding_or_where_it_is_packed_for_the_width_of_attention
 
 @settings(deadline=None)
 @given(waiting_texts, slacks)
-def test_runs_by_length_lose_and_double_nothing_and_overlap_in_no_length(batch, slack):
+def test_runs_by_length_lose_and_double_no_text_and_do_not_overlap_in_length(batch, slack):
     runs = by_length(batch, slack)
     assert sorted((item for run in runs for item in run), key=lambda item: item.place) == batch
     spans = sorted((min(lengths), max(lengths)) for run in runs if (lengths := [item.tokens for item in run]))
@@ -189,7 +189,7 @@ def test_runs_by_length_lose_and_double_nothing_and_overlap_in_no_length(batch, 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 8).map(lambda part: 64 * part), min_size=1, max_size=4).map(items), st.floats(0, 300))
-def test_no_other_parts_cost_less(batch, slack):
+def test_no_other_partition_costs_less(batch, slack):
     def cost(runs):
         return sum(slack + packed_price(tokens_of(run), max(item.tokens for item in run)) for run in runs)
 
@@ -207,14 +207,14 @@ def test_a_long_text_among_short_ones_has_a_run_of_its_own_where_that_is_cheaper
 
 
 @pytest.mark.parametrize(("slack", "considered"), [(0.0, 2), (1.0, 2), (2.5, 2), (3.75, 3), (5.0, 4), (100.0, 4)])
-def test_few_packed_texts_go_together_where_a_run_costs_much_beside_them(slack, considered):
+def test_few_packed_texts_run_together_where_the_fixed_cost_is_high(slack, considered):
     waiting = items([10, 10, 10, 10])
     assert window(iter(waiting), Limits(100, packed=True), slack, 2) == considered
 
 
 @settings(deadline=None)
 @given(waiting_texts, packed_limits, slacks, st.integers(0, 40))
-def test_packed_as_many_are_considered_as_are_worth_a_run_if_they_fit(waiting, limits, slack, least):
+def test_packed_as_many_texts_are_considered_as_are_worth_a_run_if_they_fit(waiting, limits, slack, least):
     fit = len(choose(waiting, limits, slack)[0])
     worth = (count for count in range(fit) if count >= least and tokens_of(waiting[:count]) >= 8 * slack)
     assert window(iter(waiting), limits, slack, least) == max(1, next(worth, fit))
@@ -222,5 +222,5 @@ def test_packed_as_many_are_considered_as_are_worth_a_run_if_they_fit(waiting, l
 
 @settings(deadline=None)
 @given(waiting_texts, limits_of_a_run, slacks)
-def test_where_lengths_matter_many_are_considered(waiting, limits, slack):
+def test_many_texts_are_considered_where_lengths_matter(waiting, limits, slack):
     assert window(waiting, limits, slack, 1) == WINDOW

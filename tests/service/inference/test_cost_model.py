@@ -1,4 +1,4 @@
-"""What a run costs is learned from runs: near the truth despite noise, on the heels of a change, and never absurd."""
+"""The cost of a run is learned from runs: close to the truth despite noise, soon after a change, and never absurd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ A, B = 2e-5, 1e-3
 
 
 def run(generator, speed=1.0, noise=0.1):
-    """The tokens and seconds of a run on a machine that takes A per token and B beside."""
+    """Return the tokens and seconds of a run on a machine that takes A per token and B per run."""
     tokens = generator.randint(4, 512)
     return tokens, (A * tokens + B) * speed * generator.uniform(1 - noise, 1 + noise)
 
@@ -33,7 +33,7 @@ def test_before_the_first_run_nothing_is_predicted():
     assert cost.slack == 0.0
 
 
-def test_after_one_run_its_like_costs_the_same():
+def test_after_one_run_a_similar_one_is_predicted_to_cost_the_same():
     assert learned((100, 0.2)).seconds(100, 1) == pytest.approx(0.2)
 
 
@@ -64,7 +64,7 @@ def test_the_fit_follows_a_machine_that_changes_however_long_it_ran_before(alike
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 65536])
-def test_runs_that_are_all_alike_leave_the_fit_sound(tokens):
+def test_equal_runs_leave_the_fit_stable(tokens):
     cost = learned(*[(tokens, 0.01)] * 100_000)
     assert cost.seconds(tokens, 1) == pytest.approx(0.01)
     assert cost.seconds(2 * tokens, 2) == pytest.approx(0.02)
@@ -85,18 +85,18 @@ def test_runs_that_are_all_alike_leave_the_fit_sound(tokens):
 )
 @example(runs=[(10, 1.0), (100, 0.1)] * 10, tokens=10_000, count=1)
 @example(runs=[(10, 0.0), (100, 1.0)] * 10, tokens=0, count=1000)
-def test_no_prediction_is_negative_or_no_number(runs, tokens, count):
+def test_no_prediction_is_negative_or_nan(runs, tokens, count):
     cost = learned(*runs)
     assert 0.0 <= cost.seconds(tokens, count) < math.inf
     assert 0.0 <= cost.slack < math.inf
 
 
 @pytest.mark.parametrize(("seconds", "whole"), [(0.0, 1), (0.2, 1), (1.0, 1), (1.01, 2), (59.5, 60)])
-def test_a_retry_after_is_whole_and_not_too_soon(seconds, whole):
+def test_retry_after_is_a_whole_number_and_not_too_small(seconds, whole):
     assert whole_seconds(seconds) == whole
 
 
-def test_how_far_runs_stray_is_learned_as_a_share_and_one_long_pause_does_not_count_for_all():
+def test_the_spread_is_relative_and_one_long_pause_hardly_changes_it():
     generator = random.Random(3)
     steady = learned(*(run(generator, noise=0.0) for _ in range(500)))
     assert steady.spread < 0.05

@@ -69,7 +69,7 @@ def model(tiny_bundle):
 def models(model):
     """The models of a service, which are `model` alone; it records the variants that were chosen."""
     chosen = []
-    return SimpleNamespace(choose=lambda wanted: chosen.append(wanted) or model, chosen=chosen)
+    return SimpleNamespace(only=None, choose=lambda wanted: chosen.append(wanted) or model, chosen=chosen)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_texts_are_answered_then_counted_and_observed_in_order(models, con
     assert model.observed == [*zip("abc", predictions, strict=True)]
 
 
-async def test_who_awaits_gets_the_predictions(models, context, model):
+async def test_the_awaitable_returns_the_predictions(models, context, model):
     model.outcome = [prediction(1)]
     assert await dataplane.classify(models, context(), ["a"]) == (model.manifest, model.outcome)
     assert (model.counts("answers_total"), model.withdrawn) == ({"ok": 1}, 0)
@@ -189,7 +189,7 @@ def test_a_limit_that_is_exceeded_is_named_and_nothing_is_run(models, context, m
     assert (model.asked, model.counts("answers_total")) == ([], {})
 
 
-def test_what_is_just_within_the_limits_is_run(models, context, model):
+def test_texts_just_within_the_limits_are_run(models, context, model):
     submitted(models, context(max_texts=3, max_characters=7), ["1234567"] * 3)
     assert len(model.asked) == 1
 

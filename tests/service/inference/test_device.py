@@ -1,4 +1,4 @@
-"""Where the graph runs is what the settings say, and a GPU is given larger batches by one worker."""
+"""The settings choose the device, and a GPU gets larger batches from one worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = ["one two three"] * 5
 
 
 class Graph:
-    """A graph on a GPU: a run costs the same, however many rows it has. It keeps the shapes that it ran."""
+    """A graph on a GPU: a run costs the same however many rows it has. It records the numbers of rows."""
 
     packed = False
 
@@ -43,7 +43,7 @@ class Graph:
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    """Let every classifier run bound and padded as on a GPU, on the CPU, and say that it does."""
+    """Let every classifier run as on a GPU, bound and padded, though on the CPU."""
     init = Classifier.__init__
 
     def bound(self, session, tokenizer, classes):
@@ -105,7 +105,7 @@ def test_a_run_that_fails_while_a_gpu_is_measured_stops_the_start():
         (Overrides(workers=0, batch_tokens=0), 0, ALONE),
     ],
 )
-def test_what_settings_fix_holds_on_a_gpu_too(overrides, workers, limits):
+def test_settings_hold_on_a_gpu_too(overrides, workers, limits):
     tuning, _ = tuned(overrides)
     assert (tuning.workers, tuning.limits) == (workers, limits)
 
@@ -114,13 +114,13 @@ def test_texts_that_must_not_share_a_run_do_not_on_a_gpu(on_gpu):
     assert tuned(batches=False)[0].limits == ALONE
 
 
-def test_a_bundle_on_a_gpu_is_tested_and_planned_as_such(tiny_bundle, on_gpu):
+def test_a_bundle_on_a_gpu_is_tested_and_tuned_for_it(tiny_bundle, on_gpu):
     loaded = load(tiny_bundle.path)
     assert loaded.tuning.workers == 1
     assert loaded.tuning.limits == ALONE or loaded.tuning.limits.rows == MOST_ROWS
 
 
-def test_a_bundle_on_the_cpu_is_planned_as_before(tiny_bundle, monkeypatch):
+def test_a_bundle_on_the_cpu_is_tuned_for_the_cpu(tiny_bundle, monkeypatch):
     given = []
     monkeypatch.setattr(
         loading, "choose", lambda make, *_, gpu, **__: given.append(gpu) or (Tuning(1, 1, ALONE), make(1))
@@ -133,7 +133,7 @@ def test_a_bundle_on_the_cpu_is_planned_as_before(tiny_bundle, monkeypatch):
     ("variant", "change", "batches"),
     [("fp32", 5e-4, True), ("fp32", 5e-3, False), (FP16, 5e-3, True), (FP16, 5e-2, False)],
 )
-def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
+def test_with_float16_texts_may_share_a_run_despite_larger_changes(
     tiny_bundle, tmp_path, monkeypatch, variant, change, batches
 ):
     contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
@@ -148,7 +148,7 @@ def test_sixteen_bits_may_round_more_before_texts_must_not_share_a_run(
     assert given == [batches]
 
 
-def test_a_device_that_cannot_be_had_stops_the_start(tiny_bundle, monkeypatch):
+def test_an_unavailable_device_stops_the_start(tiny_bundle, monkeypatch):
     with pytest.raises(StartupError, match="device cuda: this build of ONNX Runtime has no"):
         load(tiny_bundle.path, device=Device("cuda"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])

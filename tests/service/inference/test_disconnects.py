@@ -86,7 +86,7 @@ async def test_a_client_that_leaves_during_its_run_disturbs_no_other(start):
     assert isinstance(outcome[0], ClientDisconnect) or said(outcome[0]) == ["b"]
 
 
-async def test_nobody_looks_after_a_client_that_was_answered(start):
+async def test_a_client_that_was_answered_is_not_watched_any_more(start):
     bench = start()
     held = await bench.hold()
     watched = asyncio.Event()
@@ -104,7 +104,7 @@ async def test_nobody_looks_after_a_client_that_was_answered(start):
 
 
 @pytest.mark.parametrize("how", ["answered", "cancelled"])
-async def test_a_request_that_was_watched_and_its_scheduler_do_not_wait_for_the_collector(how):
+async def test_a_watched_request_and_its_scheduler_are_freed_without_garbage_collection(how):
     watched = asyncio.Event()
 
     async def leaving():

@@ -1,4 +1,4 @@
-"""A bundle that does not do here what it did where it was made is not served."""
+"""A bundle that does not behave here as where it was made is not served."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def test_a_good_bundle_is_loaded(tiny_bundle):
     assert loaded.classifier.classify("invoice").tokens == 2
 
 
-def test_the_memory_of_the_runs_that_measured_is_given_back_and_that_of_the_longest_text_is_there(
-    tiny_bundle, monkeypatch
-):
+def test_the_memory_of_the_measurement_is_given_back_and_that_of_the_longest_text_allocated(tiny_bundle, monkeypatch):
     called = []
     for name in ("run", "shrink"):
         method = getattr(Classifier, name)
@@ -36,7 +34,7 @@ def test_the_memory_of_the_runs_that_measured_is_given_back_and_that_of_the_long
     assert called[-2:] == [("shrink", None), ("run", [tiny_bundle.manifest.max_tokens])]
 
 
-def test_what_is_like_something_loaded_before_runs_as_that_does_and_learns_for_itself(tiny_bundle, rewrite):
+def test_a_bundle_like_one_loaded_before_takes_its_tuning_and_learns_for_itself(tiny_bundle, rewrite):
     before = load(tiny_bundle.path, Overrides(workers=1, batch_tokens=64))
     after = load(rewrite({CARD: b"# again"}), before=[before])
     assert after.tuning == before.tuning != load(tiny_bundle.path).tuning
@@ -46,14 +44,14 @@ def test_what_is_like_something_loaded_before_runs_as_that_does_and_learns_for_i
     assert before.tuning.cost.runs == runs
 
 
-def test_of_several_loaded_before_it_is_the_one_that_is_like_it(tiny_bundle):
+def test_the_tuning_is_taken_from_the_bundle_that_is_alike(tiny_bundle):
     like = load(tiny_bundle.path, Overrides(workers=1, batch_tokens=64))
     other = dataclasses.replace(like, tuning=None, conditions=dataclasses.replace(like.conditions, cpus=99))
     assert load(tiny_bundle.path, before=[other, like]).tuning == like.tuning
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_plan_of_several_threads_has_a_graph_of_its_own(tiny_bundle, monkeypatch, threads):
+def test_a_tuning_of_several_threads_has_a_graph_of_its_own(tiny_bundle, monkeypatch, threads):
     before = load(tiny_bundle.path, Overrides(workers=1, threads=threads, batch_tokens=64))
     made = []
     read = Classifier.load

@@ -18,7 +18,7 @@ from tests.support.scheduling import PATIENCE, Known, said, stop_clock, until
 PLACES = 100
 CALM = 0.01
 LONG, SHORT = 0.003, 0.001
-"""Seconds of a run: to wait for one, and for the other, is too long and not."""
+"""Seconds of a run that is too long for a refusal to wait for, and of one that is not."""
 
 LOOP, THREAD = "MainThread", "inference-0"
 
@@ -199,7 +199,7 @@ async def test_the_same_thread_takes_over_each_time(start, clock):
     assert len(threads()) == 1
 
 
-async def test_what_waits_at_each_change_is_answered_once(start, clock):
+async def test_texts_that_wait_at_each_change_are_answered_once(start, clock):
     bench = start()
 
     def ask(name):
@@ -225,7 +225,7 @@ async def test_what_waits_at_each_change_is_answered_once(start, clock):
     assert sorted(texts) == sorted(text for asked, _ in bench.asked for text in asked), "each was run once"
 
 
-async def test_what_the_thread_puts_back_after_the_change_is_answered_too(start, clock):
+async def test_texts_that_the_thread_puts_back_after_the_change_are_answered_too(start, clock):
     bench = start(rows=2)
     bench.graph.may_encode.clear()
     bench.refuse()

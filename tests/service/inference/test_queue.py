@@ -1,4 +1,4 @@
-"""What waits keeps its order, and its tokens are those of its texts, whatever comes, goes and comes back."""
+"""The queue keeps its order and knows its tokens, whatever is added, taken, put back or withdrawn."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_where_every_text_runs_alone_only_the_oldest_is_taken():
 
 
 @given(st.lists(counts, min_size=1, max_size=8))
-def test_half_of_the_texts_are_taken_to_the_end_of_a_request(lengths):
+def test_half_of_the_texts_are_taken_up_to_the_end_of_a_request(lengths):
     queue = Queue()
     for number, count in enumerate(lengths):
         queue.add(items_of(request(number), [1] * count), count)

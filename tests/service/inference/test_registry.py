@@ -1,4 +1,4 @@
-"""Models come and go while requests are answered: none is lost, none is answered by the wrong one, nothing stays."""
+"""Models are replaced while requests are answered: no request is lost or answered by the wrong model, nothing leaks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLIENTS = 20
 
 @pytest.fixture(scope="module")
 def bundles(make_bundle, tmp_path_factory):
-    """Three bundles with different opinions, to be copied to where one is served from."""
+    """Three bundles that answer some texts differently, to be copied to where one is served from."""
     folder = tmp_path_factory.mktemp("versions")
     return [make_bundle(folder / str(number), flip=flip) for number, flip in enumerate(FLIPS)]
 
@@ -53,7 +53,7 @@ def right(bundles):
 
 
 def publish(bundle, path):
-    """Put a copy of a bundle, of the same version, in the place of what is served from `path`."""
+    """Replace the bundle at `path` by a copy of `bundle`, with the same version."""
     return write_bundle(path, {name: bundle.path / name for name in bundle.manifest.files}, bundle.manifest).path
 
 
@@ -159,7 +159,7 @@ async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the
 
 
 @pytest.mark.parametrize("engine", [ON_LOOP, ON_THREAD], ids=["loop", "thread"])
-async def test_a_released_model_and_its_teacher_are_freed_though_no_collector_looks_at_what_was_there_at_the_start(
+async def test_a_released_model_and_its_teacher_are_freed_without_garbage_collection(
     running, bundles, shadow, path, engine
 ):
     async with running(bundle=path, admin=True, shadow=shadow, **engine) as client:
@@ -192,7 +192,7 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_e
         await until(lambda: old() is None)
 
 
-async def test_a_request_that_outlasts_the_limit_of_a_released_model_is_told_so(running, bundles, path, gate):
+async def test_a_request_that_outlasts_the_limit_of_a_released_model_fails(running, bundles, path, gate):
     async with running(bundle=path, admin=True, shutdown_seconds=0.01, **ON_THREAD) as client:
         asking = asyncio.create_task(client.post("/classify", json={"text": "refund"}))
         await until(gate.reached.is_set)
@@ -210,7 +210,7 @@ async def test_a_reload_of_the_same_version_changes_nothing(running, bundles, pa
         assert inference_threads() == threads
 
 
-async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(running, bundles, shadow, path):
+async def test_of_simultaneous_reloads_one_runs_and_the_others_are_refused_at_once(running, bundles, shadow, path):
     threads = len(inference_threads())
     async with running(bundle=path, admin=True, shadow=shadow, **ON_THREAD) as client:
         publish(bundles[1], path)
@@ -224,7 +224,7 @@ async def test_of_reloads_at_once_one_is_run_and_the_others_are_told_so_at_once(
         await until(lambda: len(inference_threads()) == threads + 1)
 
 
-async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bundles, path, monkeypatch):
+async def test_a_reload_keeps_the_tuning_and_the_tokenizer_if_they_fit(running, bundles, path, monkeypatch):
     async with running(bundle=path, admin=True) as client:
         (old,) = models_of(client)
         monkeypatch.setattr(loading, "choose", None)  # nothing is measured again
@@ -236,7 +236,7 @@ async def test_a_reload_takes_from_what_is_served_what_is_the_same(running, bund
         )
 
 
-async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running, pair):
+async def test_a_candidate_shares_the_tokenizer_of_the_stable_bundle(running, pair):
     async with running(**pair) as client:
         stable, candidate = models_of(client)
         assert candidate.loaded.classifier.tokenizer is stable.loaded.classifier.tokenizer
@@ -244,9 +244,7 @@ async def test_a_candidate_takes_from_the_stable_bundle_what_is_the_same(running
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
 @pytest.mark.parametrize(("cpus", "nicer"), [(1, [False, True]), (2, [False, False])])
-async def test_where_there_is_one_cpu_a_reload_leaves_it_to_those_who_are_served(
-    running, bundles, path, monkeypatch, cpus, nicer
-):
+async def test_on_a_single_cpu_a_reload_has_a_low_priority(running, bundles, path, monkeypatch, cpus, nicer):
     usual, seen = os.getpriority(os.PRIO_PROCESS, 0), []
 
     def load(*arguments, **options):
@@ -281,9 +279,7 @@ async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_end
         assert (await reload(client)).json() == {"versions": {"stable": version(bundles[2])}}
 
 
-async def test_a_bundle_that_is_exchanged_while_it_is_loaded_is_not_served_under_the_other_ones_version(
-    running, bundles, path, monkeypatch
-):
+async def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(running, bundles, path, monkeypatch):
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
         publish(bundles[1], path)
         read = Classifier.load
@@ -301,7 +297,7 @@ async def test_a_bundle_that_is_exchanged_while_it_is_loaded_is_not_served_under
         assert (await reload(client)).json() == {"versions": {"stable": version(bundles[2])}}
 
 
-async def test_what_is_still_being_loaded_at_the_end_is_not_served_any_more(make_settings, bundles, path, monkeypatch):
+async def test_a_bundle_that_is_still_loading_at_the_end_is_not_served(make_settings, bundles, path, monkeypatch):
     models = module.Models(make_settings(bundle=path, **ON_THREAD))
     threads = len(inference_threads())
     await models.reload()
@@ -330,7 +326,7 @@ async def test_what_is_still_being_loaded_at_the_end_is_not_served_any_more(make
 
 @pytest.fixture
 def pair(bundles, tmp_path):
-    """Where a stable and a candidate bundle lie that a test may change, as settings."""
+    """Settings with a stable and a candidate bundle that a test may change."""
     return {
         "bundle": publish(bundles[0], tmp_path / "stable"),
         "candidate": publish(bundles[1], tmp_path / "candidate"),
@@ -368,7 +364,7 @@ async def test_a_request_may_ask_for_either_variant(running, bundles, right, pai
 
 
 @pytest.mark.parametrize("wanted", ["nonsense", "", "Candidate", "stable,candidate", "é".encode("latin-1")])
-async def test_a_variant_that_there_is_not_is_refused_by_name(running, pair, wanted):
+async def test_an_unknown_variant_is_refused_by_name(running, pair, wanted):
     async with running(**pair) as client:
         response = await client.post("/classify", json={"text": "refund"}, headers={"x-reflux-variant": wanted})
         assert response.status_code == 422
@@ -376,12 +372,12 @@ async def test_a_variant_that_there_is_not_is_refused_by_name(running, pair, wan
         assert "stable, candidate" in response.json()["error"]["message"]
 
 
-async def test_without_a_candidate_nobody_can_ask_for_it(client):
+async def test_without_a_candidate_a_request_for_it_is_refused(client):
     response = await client.post("/classify", json={"text": "refund"}, headers={"x-reflux-variant": "candidate"})
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid")
 
 
-async def test_each_variant_tells_of_itself(running, bundles, pair):
+async def test_each_variant_describes_itself(running, bundles, pair):
     async with running(**pair) as client:
         for variant, bundle in zip(("stable", "candidate"), bundles, strict=False):
             assert (await client.get("/model", params={"variant": variant})).json()["version"] == version(bundle)
@@ -396,7 +392,7 @@ async def test_each_variant_tells_of_itself(running, bundles, pair):
 
 @pytest.mark.parametrize("path", ["/model", "/gap"])
 @pytest.mark.parametrize("variant", ["candidate", "nonsense"])
-async def test_a_variant_that_is_not_served_has_nothing_to_tell(client, path, variant):
+async def test_a_variant_that_is_not_served_cannot_be_described(client, path, variant):
     response = await client.get(path, params={"variant": variant})
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "invalid"
@@ -471,7 +467,7 @@ async def test_stable_and_candidate_may_change_places(running, bundles, right, p
             assert label == right[got, "refund"]
 
 
-async def test_the_stable_model_is_the_only_one_until_there_is_a_candidate_beside_it(make_settings, bundles, pair):
+async def test_the_stable_model_is_the_only_one_until_there_is_a_candidate(make_settings, bundles, pair):
     alone = Models(make_settings())
     assert alone.only is None, "before there is any"
     await alone.reload()
@@ -488,7 +484,7 @@ WITHOUT_MODEL = ("process_", "python_", "reflux_http_", "reflux_key_")
 
 
 async def scrape(client):
-    """Every sample of the page, each once, in families of which no name comes twice."""
+    """Return the samples of the page; check that no sample and no family comes twice."""
     from prometheus_client.parser import text_string_to_metric_families
 
     families = list(text_string_to_metric_families((await client.get("/metrics")).text))
@@ -545,7 +541,7 @@ async def test_a_promoted_version_has_each_series_once(running, bundles, pair):
 
 
 def shadowing(folder, teacher):
-    """Settings under which every answered text is shown to a teacher."""
+    """Return settings that show every answered text to a teacher."""
     return {
         "enabled": True,
         "rate": 1.0,
@@ -561,7 +557,7 @@ def shadow(tmp_path, tiny_teacher):
 
 
 async def compared(client, count, variant="stable"):
-    """Wait until the teacher has answered for so many texts, and return the report."""
+    """Wait until `count` texts were compared with the teacher, and return the report."""
     async with asyncio.timeout(PATIENCE):
         while True:
             report = (await client.get("/gap", params={"variant": variant})).json()
@@ -570,7 +566,7 @@ async def compared(client, count, variant="stable"):
             await asyncio.sleep(0.01)
 
 
-async def test_the_shadow_goes_over_to_the_new_bundle(running, bundles, shadow, path, tmp_path):
+async def test_the_shadow_moves_to_the_new_bundle(running, bundles, shadow, path, tmp_path):
     async with running(bundle=path, admin=True, shadow=shadow, **ON_LOOP) as client:
         await ask(client, "refund")
         # The teacher takes `refund` for shipping, as the second bundle does.
@@ -597,7 +593,7 @@ async def test_the_candidate_has_an_outbox_of_its_own(running, pair, shadow, tmp
     assert (tmp_path / "shadow-candidate.sqlite").is_file()
 
 
-async def test_a_shadow_sees_what_was_answered_before_it_ends(running, bundles, shadow, path):
+async def test_a_shadow_sees_every_answer_before_it_ends(running, bundles, shadow, path):
     async with running(bundle=path, admin=True, shadow=shadow, **ON_LOOP) as client:
         (old,) = models_of(client)
         shadowed = []
@@ -622,7 +618,7 @@ async def test_a_shadow_that_cannot_start_for_the_new_bundle_leaves_the_old_one_
         assert (await reload(client, bundles[1], path)).json() == {"versions": {"stable": version(bundles[1])}}
 
 
-async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it_was_too(
+async def test_if_the_candidates_shadow_cannot_start_the_stable_bundle_stays_too(
     running, make_bundle, bundles, pair, shadow, monkeypatch
 ):
     async with running(shadow=shadow, **pair) as client:
@@ -645,7 +641,7 @@ async def test_a_candidates_shadow_that_cannot_start_leaves_the_stable_one_as_it
             await compared(client, 1, variant)
 
 
-async def test_a_shadow_that_cannot_start_again_either_is_told_and_the_old_bundle_answers_on(
+async def test_if_no_shadow_can_start_the_old_bundle_answers_without_one(
     running, make_bundle, bundles, right, path, tmp_path, tiny_teacher
 ):
     teacher = make_bundle(tmp_path / "teacher", role="teacher")
@@ -661,7 +657,7 @@ async def test_a_shadow_that_cannot_start_again_either_is_told_and_the_old_bundl
         await compared(client, 1)
 
 
-async def test_before_the_start_no_variant_is_there(make_settings, pair):
+async def test_before_the_start_there_is_no_variant(make_settings, pair):
     transport = httpx.ASGITransport(create_app(make_settings(**{**pair, "admin": False})))
     async with httpx.AsyncClient(transport=transport, base_url="http://reflux") as client:
         response = await client.post("/classify", json={"text": "refund"}, headers={"x-reflux-variant": "candidate"})

@@ -22,7 +22,7 @@ from tests.support.scheduling import MUCH, PATIENCE, WIDE, Bench, Graph, Known, 
 
 @pytest.fixture
 def impatient():
-    """Let threads interrupt each other as often as can be."""
+    """Let threads interrupt each other as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -33,7 +33,7 @@ on_both = pytest.mark.parametrize("workers", [0, 1])
 
 
 @on_both
-async def test_all_that_waits_is_answered_in_one_run(start, workers):
+async def test_all_waiting_texts_are_answered_in_one_run(start, workers):
     bench = start(workers=workers)
     assert await bench.together(["a"], ["bb", "ccc"], ["d"]) == [["a"], ["bb", "ccc"], ["d"]]
     assert bench.graph.runs == [["a", "bb", "ccc", "d"]]
@@ -56,7 +56,7 @@ async def test_a_run_takes_no_more_than_the_limits(start, workers, limits, sizes
     assert [len(run) for run in bench.graph.runs] == sizes
 
 
-async def test_a_free_thread_waits_for_no_more_to_come(start):
+async def test_a_free_thread_does_not_wait_for_more_texts(start):
     bench = start()
     first = bench.ask("a")
     await bench.begun()
@@ -78,7 +78,7 @@ async def test_several_threads_run_at_once(start):
 @pytest.mark.parametrize("limits", [ALONE, Limits(20), Limits(1000, rows=4), WIDE])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("slack", [0.0, MUCH])
-async def test_answers_come_in_the_order_of_the_texts_whatever_was_run_with_what(start, workers, limits, slack):
+async def test_answers_are_in_the_order_of_the_texts_whatever_shared_a_run(start, workers, limits, slack):
     bench = start(workers=workers, limits=limits, cost=Known(slack=slack))
     bench.graph.gate.set()
     generator = random.Random(0)
@@ -89,7 +89,7 @@ async def test_answers_come_in_the_order_of_the_texts_whatever_was_run_with_what
     assert all(len(run) <= limits.rows for run in bench.graph.runs)
 
 
-async def test_a_run_tells_the_event_loop_once(start, monkeypatch):
+async def test_the_results_of_a_run_reach_the_event_loop_in_one_call(start, monkeypatch):
     calls = []
     loop = asyncio.get_running_loop()
     call = loop.call_soon_threadsafe
@@ -106,7 +106,7 @@ async def test_a_run_tells_the_event_loop_once(start, monkeypatch):
     assert len(calls) == 2, "one for the run that kept the thread busy"
 
 
-async def test_the_event_loop_reads_what_came_between_two_runs(start):
+async def test_the_event_loop_reads_requests_between_two_runs(start):
     events = []
 
     class Telling(Graph):
@@ -136,11 +136,11 @@ async def test_no_text_waits_for_more_runs_than_there_were_texts_before_it(start
     assert all(number[text] <= place for place, text in enumerate(texts))
 
 
-async def test_a_thread_puts_nothing_back_before_what_is_older(start):
+async def test_a_thread_puts_no_text_back_before_an_older_one(start):
     both_taken, put_back, both_run = (threading.Event() for _ in range(3))
 
     class Uneven(Graph):
-        """Who has the newer texts tokenises until the older ones have been put back."""
+        """The thread with the newer texts tokenises until the older ones were put back."""
 
         def encode(self, text):
             if text == "old 0":
@@ -218,7 +218,7 @@ async def test_a_text_that_fails_is_named_and_fails_its_request_whole(start):
 
 
 @on_both
-async def test_what_is_not_a_number_is_never_an_answer(start, tiny_bundle, workers):
+async def test_nan_is_never_an_answer(start, tiny_bundle, workers):
     classifier = Classifier.load(tiny_bundle)
     bench = start(classifier, workers=workers, manifest=tiny_bundle.manifest)
     texts = ["invoice", "my invoice is late", "courier", "login", "poison", "crash"]
@@ -232,7 +232,7 @@ async def test_what_is_not_a_number_is_never_an_answer(start, tiny_bundle, worke
         np.testing.assert_allclose(prediction.probabilities, classifier.classify(text).probabilities, atol=1e-6)
 
 
-async def test_a_thread_that_dies_fails_whoever_waits_and_whoever_comes(start):
+async def test_if_a_thread_dies_waiting_and_new_requests_fail(start):
     bench = start(limits=ALONE)
     dying, waiting = bench.ask("die"), bench.ask("a")
     await bench.begun()
@@ -246,7 +246,7 @@ async def test_a_thread_that_dies_fails_whoever_waits_and_whoever_comes(start):
         await bench.classify("b")
 
 
-async def test_a_run_that_never_ends_is_no_life(start, clock):
+async def test_a_scheduler_with_a_run_that_never_ends_is_not_alive(start, clock):
     bench = start(workers=2)
     held = await bench.hold()
     clock.now += 59
@@ -281,7 +281,7 @@ async def test_a_scheduler_that_did_not_start_is_not_alive():
     assert not Bench().scheduler.alive
 
 
-async def test_stages_are_told_with_their_times(start):
+async def test_stages_are_recorded_with_their_times(start):
     bench = start()
     bench.graph.gate.set()
     stages = []
@@ -336,7 +336,7 @@ async def test_clients_that_come_and_go_leave_nothing_behind(start, impatient, w
 
 
 @on_both
-async def test_whoever_submits_is_told_once_and_later(start, workers):
+async def test_done_is_called_once_and_later(start, workers):
     bench = start(workers=workers)
     bench.graph.gate.set()
     several = [bench.submit("a", "bb"), bench.submit("c")]
@@ -350,7 +350,7 @@ async def test_whoever_submits_is_told_once_and_later(start, workers):
 
 
 @on_both
-async def test_what_is_withdrawn_while_it_waits_is_not_run_and_nobody_is_told(start, workers):
+async def test_waiting_texts_that_are_withdrawn_are_not_run(start, workers):
     bench = start(workers=workers, queue_limit=3)
     held = await bench.hold() if workers else None
     told, withdraw = bench.submit("a", "b")
@@ -370,7 +370,7 @@ async def test_what_is_withdrawn_while_it_waits_is_not_run_and_nobody_is_told(st
     assert bench.load == (0, 0)
 
 
-async def test_what_is_withdrawn_during_its_run_is_not_told_and_disturbs_no_other(start):
+async def test_a_request_that_is_withdrawn_during_its_run_disturbs_no_other(start):
     withdrawn = threading.Event()
 
     class Waiting(Graph):
@@ -394,7 +394,7 @@ async def test_what_is_withdrawn_during_its_run_is_not_told_and_disturbs_no_othe
     assert bench.graph.runs == [["held"], ["a", "b"]]
 
 
-async def test_what_is_withdrawn_after_some_of_its_texts_were_answered_leaves_none_waiting(start):
+async def test_a_partly_answered_request_that_is_withdrawn_leaves_no_text_waiting(start):
     bench = start(workers=0, limits=ALONE)
     told, withdraw = bench.submit("a", "b", "c")
     await until(lambda: bench.graph.runs)
@@ -405,7 +405,7 @@ async def test_what_is_withdrawn_after_some_of_its_texts_were_answered_leaves_no
 
 
 @on_both
-async def test_whoever_submits_is_told_of_errors_too(start, clock, workers):
+async def test_done_is_called_with_errors_too(start, clock, workers):
     bench = start(workers=workers, limits=ALONE)
     held = await bench.hold() if workers else None
     poisoned, _ = bench.submit("a", "poison", "poison too")
@@ -421,14 +421,14 @@ async def test_whoever_submits_is_told_of_errors_too(start, clock, workers):
 
 
 @on_both
-async def test_runs_are_counted_and_learned_from_several_at_once(start, workers, monkeypatch):
+async def test_counting_runs_and_learning_from_them_is_deferred(start, workers, monkeypatch):
     monkeypatch.setattr("service.telemetry.deferred._SECONDS", 2 * PATIENCE)
     bench = start(workers=workers)
     bench.graph.gate.set()
     for text in "abc":
         await bench.classify(text)
     assert bench.cost.runs == 0
-    assert bench.gauge("batch_texts_count") == 3, "and whoever reads the counts has them"
+    assert bench.gauge("batch_texts_count") == 3, "reading the metrics brings them up to date"
     assert bench.cost.runs == 3
 
 

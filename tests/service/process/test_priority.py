@@ -1,4 +1,4 @@
-"""A thread gives way, and goes on where it may not."""
+"""A thread lowers its priority, and goes on where that is forbidden."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def in_a_thread(function):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
-def test_a_thread_that_gives_way_is_nicer_than_its_process():
+def test_a_thread_can_lower_its_priority_below_that_of_its_process():
     def nice():
         lower_priority()
         return os.getpriority(os.PRIO_PROCESS, get_native_id())
@@ -28,7 +28,7 @@ def test_a_thread_that_gives_way_is_nicer_than_its_process():
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-def test_a_thread_that_may_not_lower_priority_goes_on(monkeypatch):
+def test_a_thread_that_may_not_lower_its_priority_goes_on(monkeypatch):
     def forbid(*_):
         raise PermissionError
 

@@ -1,4 +1,4 @@
-"""What is put off is done: when there is enough, after a while, and before anyone reads the counts."""
+"""Deferred work is done: when there is enough of it, after a while, and before metrics are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def work():
-    """What has been done."""
+    """The work that was done."""
     return []
 
 
@@ -27,17 +27,17 @@ async def put_off(work, count):
     return put
 
 
-async def test_a_little_waits(work):
+async def test_little_work_waits(work):
     await put_off(work, deferred._BATCH - 1)
     assert work == []
 
 
-async def test_enough_is_done_in_its_order_when_the_event_loop_is_free(work):
+async def test_enough_work_is_done_in_order_when_the_event_loop_is_free(work):
     await put_off(work, deferred._BATCH + 3)
     assert work == list(range(deferred._BATCH + 3))
 
 
-async def test_a_little_is_done_after_a_while_each_time(work, monkeypatch):
+async def test_little_work_is_done_after_a_while_each_time(work, monkeypatch):
     monkeypatch.setattr(deferred, "_SECONDS", 0.001)
     put = await put_off(work, 2)
     await until(lambda: len(work) == 2)
@@ -55,7 +55,7 @@ async def test_a_registry_that_is_read_is_up_to_date():
     assert registry.get_sample_value("answers_total") == 1
 
 
-async def test_what_fails_keeps_nothing_else_from_being_done(work):
+async def test_a_failure_does_not_prevent_other_work(work):
     put = await put_off(work, 2)
     put.add(lambda: 1 / 0)
     put.add(lambda: work.append("after"))

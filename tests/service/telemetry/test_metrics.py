@@ -1,4 +1,4 @@
-"""Every series is there before the first request, and counts each request once."""
+"""Every series exists before the first request, and counts each request once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def served(tiny_bundle):
     return series
 
 
-async def test_everything_is_there_at_zero_before_the_first_request(client, served):
+async def test_every_series_exists_at_zero_before_the_first_request(client, served):
     found = await scrape(client)
     expected = [
         *(context("requests_total", code) for code in (200, 400, 413, 415, 422, 429, 500, 503, 504)),
@@ -59,7 +59,7 @@ async def test_everything_is_there_at_zero_before_the_first_request(client, serv
     assert {name: found.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
 
 
-async def test_what_was_not_measured_yet_has_no_series_and_none_is_nan(client):
+async def test_values_not_yet_measured_have_no_series_and_none_is_nan(client):
     page = (await client.get("/metrics")).text
     assert "NaN" not in page
     assert "reflux_gap_ratio{" not in page
@@ -130,7 +130,7 @@ async def test_two_apps_count_apart(running, client):
 
 
 @pytest.mark.parametrize("name", ["reflux_http_requests_created", "reflux_truncated_created"])
-async def test_no_series_tells_when_another_was_created(client, name):
+async def test_there_are_no_created_series(client, name):
     assert name not in {found[0] for found in await scrape(client)}
 
 
@@ -164,7 +164,7 @@ def test_a_counter_makes_the_page_that_prometheus_client_makes(labels):
 
 
 def counted(count):
-    """The page of metrics of HTTP and of a model after `count(http, model)`, but for what is true of the process."""
+    """Return the series of HTTP and of a model after `count(http, model)`."""
     registry, http = CollectorRegistry(), Metrics()
     manifest = Manifest(
         name="tiny", family="tiny", labels=("a", "b"), max_tokens=32, variant="fp32", temperature=1.0, files={}
@@ -184,7 +184,7 @@ def counted(count):
         lambda _, model, **times: model.answer_seconds.observe(0.25, **times),
     ],
 )
-def test_several_alike_count_as_much_together_as_one_by_one(count):
+def test_equal_amounts_count_the_same_together_as_one_by_one(count):
     def one_by_one(*metrics):
         for _ in range(3):
             count(*metrics)

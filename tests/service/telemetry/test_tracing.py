@@ -1,4 +1,4 @@
-"""Spans: one per request under the client's, one per stage under that; none of them holds a text."""
+"""Spans: one per request under the client's, one per stage under that; none contains a text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def collected(monkeypatch):
-    """Where spans go instead of to a collector."""
+    """The exporter that gets the spans instead of a collector."""
     for name in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_SDK_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     exporter = InMemorySpanExporter()
@@ -140,7 +140,7 @@ async def test_there_are_as_many_run_spans_as_runs(running, collected):
     assert len(named(spans, "run")) == len(named(spans, "queue")) == runs
 
 
-def test_texts_that_went_through_a_stage_together_share_it():
+def test_texts_of_one_run_share_its_span():
     trace = Trace("mine", {}, 0.0)
     for _ in range(3):
         trace.stage("run", 1.0, 2.0)
@@ -154,11 +154,11 @@ async def test_without_a_valid_traceparent_a_trace_begins_here(spans_of, headers
     assert server.parent is None
 
 
-async def test_a_trace_that_the_client_does_not_keep_is_not_kept_here(spans_of):
+async def test_a_trace_that_the_client_does_not_sample_is_not_sampled_here(spans_of):
     assert await spans_of(posting({"text": "invoice"}, traceparent=NOT_SAMPLED)) == ()
 
 
-async def test_a_fault_of_the_service_is_an_error_and_a_refusal_is_none(spans_of):
+async def test_a_fault_of_the_service_is_an_error_span_and_a_refusal_is_not(spans_of):
     async def ask(client):
         await client.post("/classify", json={"text": "poison"})
         await client.post("/classify", json={"text": 1})
@@ -191,7 +191,7 @@ async def test_probes_leave_no_span(spans_of):
     assert await spans_of(ask) == ()
 
 
-async def test_no_span_holds_a_text(spans_of):
+async def test_no_span_contains_a_text(spans_of):
     async def ask(client):
         for body in ({"text": f"invoice {SECRET}"}, {"text": f"poison {SECRET}"}, {SECRET: SECRET}, [SECRET]):
             await client.post("/classify", json=body)
@@ -230,7 +230,7 @@ def test_without_the_extra_the_start_is_refused_and_names_it(make_settings, monk
         create_app(make_settings(tracing=True))
 
 
-async def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(collected, monkeypatch, make_settings):
+async def test_a_collector_that_hangs_does_not_block_the_shutdown(collected, monkeypatch, make_settings):
     release, sending = threading.Event(), threading.Event()
 
     def hang(spans):
@@ -251,7 +251,7 @@ async def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(coll
 
 @pytest.fixture
 async def collector():
-    """A collector of OTLP over HTTP: its address, and what it was sent."""
+    """A collector of OTLP over HTTP: its address, and what it received."""
     received = []
 
     def receive(request):
@@ -262,7 +262,7 @@ async def collector():
         yield server.url, received
 
 
-async def test_a_process_sends_its_spans_where_the_environment_says(start_process, connect, collector):
+async def test_a_process_sends_its_spans_to_the_address_in_the_environment(start_process, connect, collector):
     address, received = collector
     quick = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0"}
     async with start_process(REFLUX_TRACING="true", OTEL_EXPORTER_OTLP_ENDPOINT=address, **quick) as process:
@@ -290,7 +290,7 @@ async def test_fastapi_makes_no_spans_of_its_own(spans_of, collected):
         assert [span.name for span in await spans_of(ask)] == ["GET /model"]
 
 
-def test_a_tracer_is_one_of_its_own_and_no_global(make_settings):
+def test_the_tracer_is_not_the_global_one(make_settings):
     before = trace.get_tracer_provider()
     Tracer()
     assert trace.get_tracer_provider() is before
