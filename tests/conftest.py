@@ -81,8 +81,8 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from tests.support.tiny_models import write_encoder
 
-    config = {"max_position_embeddings": 64, "num_hidden_layers": 3, "intermediate_size": 64}
-    return write_encoder(tmp_path_factory.mktemp("encoders") / "tiny-bert", BertConfig, **config)
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
+    return write_encoder(folder, BertConfig, max_position_embeddings=64, num_hidden_layers=3, intermediate_size=64)
 
 
 @pytest.fixture

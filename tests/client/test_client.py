@@ -259,7 +259,7 @@ async def test_without_time_nothing_is_sent(connect):
 
 async def test_a_pause_that_overran_the_deadline_is_followed_by_no_attempt(connect):
     clock, service = Clock(0.0), Service(full("1"))
-    clock.sleep = lambda seconds: setattr(clock, "now", 99.0)
+    clock.sleep = lambda seconds: setattr(clock, "now", 99.0)  # type: ignore[method-assign]
     with pytest.raises(RefluxError, match="timeout"):
         await ask(connect, service, clock=clock)
     assert len(service.requests) == 1

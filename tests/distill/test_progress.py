@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -22,7 +23,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch) -> Terminal:
     """Standard error on a terminal."""
     file = Terminal()
-    options = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+    options: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
     console = Console(file=file, force_terminal=True, width=200, **options)
     monkeypatch.setattr(progress, "console", console)
     return file
@@ -84,7 +85,7 @@ def test_in_a_file_a_status_is_told_on_every_change_and_again_while_nothing_chan
 
 def test_a_file_is_no_terminal_whatever_the_environment_says_of_colours(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    options = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+    options: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
     monkeypatch.setattr(progress, "console", Console(stderr=True, **options))
     with progress.bar("training small", 1) as advance:
         advance(1)

@@ -23,6 +23,10 @@ def write_two(folder: Path) -> None:
     (folder / "sub" / "b.txt").write_text("second")
 
 
+def write_third(folder: Path) -> None:
+    (folder / "c.txt").write_text("third")
+
+
 def refuse(folder: Path) -> None:
     pytest.fail("a stage that is up to date was made again")
 
@@ -45,7 +49,7 @@ def test_other_inputs_make_it_anew_and_leave_nothing_of_the_old(tmp_path):
     Stage(tmp_path / "data", {"rows": 3}).ensure(write_two)
     other = Stage(tmp_path / "data", {"rows": 4})
     assert not other.done
-    other.ensure(lambda folder: (folder / "c.txt").write_text("third") and None)
+    other.ensure(write_third)
     assert files(other.path) == {"c.txt", RECORD}
     assert not Stage(tmp_path / "data", {"rows": 3}).done
 

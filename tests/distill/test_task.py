@@ -296,7 +296,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_task_cannot_be_changed(tmp_path):
     task = load_task(written(tmp_path))
     with pytest.raises(ValueError, match="frozen"):
-        task.name = "other"
+        task.name = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("teacher", [LOCAL, "{kind: bundle, path: x}"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 
@@ -14,7 +16,7 @@ OTHER_KINDS = (KEY, [KEY], {"a": KEY}, [[KEY]], {"a": {"b": KEY}}, {"a": [KEY]},
 """Values with the key in them, of which hardly any fits anywhere."""
 
 LOCAL = {"kind": "local", "model": "m"}
-WHOLE = {
+WHOLE: dict[str, dict[str, Any]] = {
     "openai": {"model": "m"},
     "anthropic": {"model": "m"},
     "local": {"model": "m"},
@@ -76,7 +78,8 @@ def test_nor_is_one_in_the_place_of_the_teacher(told, value):
 
 @pytest.mark.parametrize("kind", ["openai", "ensemble"])
 def test_nor_is_one_that_is_the_name_of_a_value(told, kind):
-    for value in ({KEY: 1}, {"headers": {KEY: [1]}}, {"extra_body": {KEY: {1: 2}}}):
+    values: list[dict[str, Any]] = [{KEY: 1}, {"headers": {KEY: [1]}}, {"extra_body": {KEY: {1: 2}}}]
+    for value in values:
         message = told({"kind": kind, **WHOLE[kind], **value})
         assert KEY not in message
     assert "teacher.***: unknown key" in told({"kind": kind, **WHOLE[kind], KEY: 1})

@@ -38,7 +38,7 @@ MAX_TOKENS = 24
 LOOSE = Gates(agreement=0.5)
 
 
-def _decided(student: Student, head: torch.nn.Linear, texts: Sequence[str]) -> Student:
+def _decided(student: Student, head: Any, texts: Sequence[str]) -> Student:
     """A student that has opinions: with the tiny weights that transformers starts from, every text gets the same."""
     with torch.no_grad():
         for layer in student.network.module.modules():
@@ -69,10 +69,11 @@ def students(
     PreTrainedTokenizerFast.from_pretrained(model).save_pretrained(folder)
     classifier = load_classifier(str(folder), MAX_TOKENS)
     texts = [text for text, _ in keyword_rows(40, 9)]
+    head = classifier.network.module.get_submodule("classifier.classifier")
     return {
         "encoder": _decided(encoder, encoder.network.module.head, texts),
         "static": _decided(static, static.network.module.head, texts),
-        "sequence-classifier": _decided(classifier, classifier.network.module.classifier.classifier, texts),
+        "sequence-classifier": _decided(classifier, head, texts),
     }
 
 

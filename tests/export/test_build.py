@@ -17,12 +17,11 @@ from export import build as module
 from export import gates, selection
 from export.build import Baseline
 from export.bundle.classifier import Classifier
-from export.bundle.format import CARD, MODEL, PORTABLE, TOKENIZER, Bundle
+from export.bundle.format import CARD, FP16, FUSED, INT8, MODEL, PLAIN, PORTABLE, TOKENIZER, Bundle
 from export.bundle.reference import Reference
 from export.bundle.verify import verify
 from export.gates import GateError
 from export.graph import variants
-from export.graph.variants import FP16, FUSED, INT8, PLAIN
 from export.model_card import card
 from export.torch_to_onnx import export_onnx
 
@@ -394,7 +393,7 @@ def test_another_student_gives_another_version(make, students):
 def test_graphs_are_compared_on_validation_alone(make, baseline):
     judged = Test(baseline.validation.ids, baseline.validation.texts, baseline.validation.gold)
     with pytest.raises(TypeError, match="expected a Validation split, got a Test split"):
-        make("fp32", baseline=Baseline(judged, baseline.teacher))
+        make("fp32", baseline=Baseline(judged, baseline.teacher))  # type: ignore[arg-type]
 
 
 def test_the_card_tells_people_what_the_manifest_tells_programs(built):

@@ -45,7 +45,7 @@ def bundle_of(build, tmp_path):
 
     def make(student, variant="fp32"):
         count = len(student.labels)
-        texts = Validation(tuple(map(str, range(len(TEXTS)))), TEXTS, [None] * len(TEXTS))
+        texts = Validation(tuple(map(str, range(len(TEXTS)))), TEXTS, (None,) * len(TEXTS))
         baseline = Baseline(texts, np.full((len(TEXTS), count), 1 / count, dtype=np.float32))
         return build(
             student, tmp_path / "bundle", variant, gates=Gates(agreement=0.1), name="classifier", baseline=baseline

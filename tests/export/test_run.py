@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ import pytest
 from distill import teachers
 from distill.errors import DistillError
 from distill.evaluation.self_agreement import CONSTANT
-from distill.labelling.soft_labels import SoftLabels
 from distill.run import RECORD, Run
 from distill.task import Budget, Export
 from distill.teachers.scaling import Scaling
 from export import run as module
+from export.build import build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import CARD, MODEL, Bundle, BundleError
 from export.bundle.reference import Reference
@@ -209,11 +210,10 @@ def test_the_teacher_is_exported_in_fp32_whatever_the_students_are(copy, monkeyp
     made = copy(export=Export(variant="auto"))
     shutil.rmtree(made.bundle_stage(TEACHER).path)
     asked = {}
-    build = module.build_bundle
 
     def remember(*positional, **named):
         asked[named["name"]] = named["settings"].variant
-        return build(*positional, **named)
+        return build_bundle(*positional, **named)
 
     monkeypatch.setattr(module, "build_bundle", remember)
     made.make_bundles()
@@ -301,17 +301,13 @@ def test_rows_that_the_teacher_refused_are_left_out_of_everything(copy, monkeypa
     splits, soft = made.run.splits(), made.run.soft_labels()
     refused = {*splits.validation.ids[:5], *splits.test.ids[:7]}
     kept = [row for row, name in enumerate(soft.ids) if name not in refused]
-    values = {item.name: getattr(soft, item.name) for item in dataclasses.fields(soft)}
-    few = SoftLabels(
-        **{
-            name: tuple(value[row] for row in kept) if isinstance(value, tuple) else value[kept]
-            for name, value in values.items()
-            if name not in ("labels", "teacher", "teacher_version", "raw", "scaling", "terms")
-        },
-        labels=soft.labels,
-        teacher=soft.teacher,
-        teacher_version=soft.teacher_version,
-    )
+    values: dict[str, Any] = {item.name: getattr(soft, item.name) for item in dataclasses.fields(soft)}
+    rows: dict[str, Any] = {
+        name: tuple(value[row] for row in kept) if isinstance(value, tuple) else value[kept]
+        for name, value in values.items()
+        if name not in ("labels", "teacher", "teacher_version", "raw", "scaling", "terms")
+    }
+    few = dataclasses.replace(soft, **rows)
     monkeypatch.setattr(Run, "soft_labels", lambda run: few)
     shutil.rmtree(made.bundle_stage("small").path)
     shutil.rmtree(made.report.path)

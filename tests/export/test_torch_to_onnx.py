@@ -6,19 +6,20 @@ import dataclasses
 import logging
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from distill.students.student import pad
+from distill.students.padding import pad
 from export.bundle.classifier import INPUTS, OUTPUTS
 from export.bundle.session import create_session
 from export.graph.quiet import quiet
 from export.torch_to_onnx import Graph, OptimumExporter, TorchExporter, export_onnx, exporter_for
 
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4}
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def theirs(folder):
         with torch.inference_mode():
             return model(**batch).logits.softmax(-1).numpy()
 
-    answer.ids = lambda texts: tokenizer(texts, truncation=True, max_length=MOST)["input_ids"]
+    answer.ids = lambda texts: tokenizer(texts, truncation=True, max_length=MOST)["input_ids"]  # type: ignore[attr-defined]
     return answer
 
 

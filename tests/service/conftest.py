@@ -20,7 +20,7 @@ from tests.support.connection import Connection
 from tests.support.service_here import ADMIN, Gate, Serving, run_app, run_server
 from tests.support.service_process import ServiceProcess, service_process
 
-PLAN = {"workers": 1, "batch_tokens": 512}
+PLAN: dict[str, Any] = {"workers": 1, "batch_tokens": 512}
 """How a service runs its graph unless a test says otherwise; to measure takes a second, and may end in any plan."""
 
 MakeSettings = Callable[..., Settings]
@@ -84,8 +84,11 @@ async def shared_client(
     tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[httpx.AsyncClient]:
     """The same for all tests of a module, which run on one loop: `pytestmark = pytest.mark.asyncio(loop_scope=...)`."""
-    shadow = {"path": tmp_path_factory.mktemp("shadow") / "shadow.sqlite"}
-    async with run_app(Settings(**{"bundle": tiny_bundle.path, "shadow": shadow, **PLAN})) as client:
+    settings: Any = {
+        "bundle": tiny_bundle.path,
+        "shadow": {"path": tmp_path_factory.mktemp("shadow") / "shadow.sqlite"},
+    }
+    async with run_app(Settings(**settings, **PLAN)) as client:
         yield client
 
 

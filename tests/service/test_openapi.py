@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -12,7 +13,14 @@ from service.compat.errors import error_shape
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+TYPES: dict[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+}
 
 
 def fits(value, schema, document):
@@ -112,7 +120,7 @@ async def test_an_error_of_any_path_has_the_form_that_is_documented_for_its_rout
 
 
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
-PROTOCOLS = {
+PROTOCOLS: dict[str, tuple[str, list[Any]]] = {
     "/predict": ("/predict", [{"inputs": "a"}, {"inputs": ["a"]}, {"inputs": [["a"], ["b"]], "raw_scores": True}]),
     "/": ("/", [{"inputs": "a"}, {"inputs": ["a", "b"], "parameters": {"top_k": 1, "function_to_apply": "none"}}]),
     "/invocations": ("/invocations", [{"inputs": "a", "truncate": None}, {"inputs": "a", "parameters": {}}]),
@@ -129,7 +137,7 @@ PROTOCOLS = {
     "/classify": ("/classify", [{"input": ["a"], "model": "tiny"}, {"input": ["a"], "raw_scores": True}]),
     "/v1/classify": ("/v1/classify", [{"input": "a"}, {"input": ["a", "b"], "use_activation": False}]),
 }
-MISFITS = {
+MISFITS: dict[str, list[Any]] = {
     "/predict": [{}, {"inputs": ["a", "b"]}, {"inputs": [["a", "b"]]}, {"inputs": "a", "parameters": {}}, "a"],
     "/": [{"inputs": ["a", "b"]}, {"inputs": "a", "parameters": {"top_k": 0}}, {"inputs": [" "], "parameters": {}}],
     "/invocations": [

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+# mypy: disable-error-code="misc"
+# A lambda with a default has no type of its own.
 import dataclasses
 import hashlib
 import io
@@ -75,7 +77,10 @@ def _edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def _write(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
 
 
 def _cut(name: str, share: float) -> Callable[[Path], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from export.bundle import classifier
 
@@ -16,7 +17,7 @@ class PanicException(BaseException):
 class FragileTokenizer:
     """The real tokenizer, but that it raises `kind`, with a message that repeats the text, for a text with `word`."""
 
-    real = classifier.Tokenizer
+    real = Tokenizer
     word = ""
     kind: type[BaseException] = PanicException
 

@@ -93,8 +93,10 @@ class ModelServer:
         (sampled,) = self._random.choices(list(mass), list(mass.values()))
         token_of = {number: token for token, number in self.id_of.items()}
         likeliest = sorted(mass, key=lambda token: -mass[token])
-        listed = dict.fromkeys([sampled, *([token_of[one] for one in ids] or likeliest[:asked])])
-        listed = list(listed)[: None if ids else asked]  # the sampled one may take the place of the last
+        wanted = [token_of[one] for one in ids] or likeliest[:asked]
+        listed = list(dict.fromkeys([sampled, *wanted]))[
+            : None if ids else asked
+        ]  # the sampled one may take the place of the last
 
         def entry(token: str) -> dict[str, Any]:
             shown = f"token_id:{self.id_of[token]}" if body.get("return_tokens_as_token_ids") else token

@@ -95,7 +95,7 @@ class Bench:
         manifest: Manifest = MANIFEST,
     ) -> None:
         self.registry = CollectorRegistry()
-        self.graph = graph or Graph()
+        self.graph: Any = graph or Graph()
         self.workers = workers
         self.cost = cost or Known()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")

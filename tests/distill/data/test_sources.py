@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from decimal import Decimal
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -361,7 +362,7 @@ def test_parquet_columns_that_are_not_read_may_hold_anything(tmp_path):
 def gold(path, labels) -> tuple[str | None, ...]:
     """The gold labels of a file with these labels: pyarrow arrays, or lines of JSON or CSV."""
     if path.suffix == ".parquet":
-        content = {"text": ["text"] * len(labels), "label": labels}
+        content: Any = {"text": ["text"] * len(labels), "label": labels}
     elif path.suffix == ".jsonl":
         content = "".join(f'{{"text": "text", "label": {label}}}\n' for label in labels)
     else:

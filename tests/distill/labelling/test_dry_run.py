@@ -18,6 +18,7 @@ from distill.teachers.account import Account, BudgetError, PaidResponse
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.pricing import Usage
+from tests.support.stub_teacher import StubTeacher
 
 PRICE = {"input": 1000.0, "output": 2000.0}
 
@@ -26,15 +27,14 @@ def usage(response: Mapping[str, Any]) -> Usage:
     return Usage(input=response["tokens"], output=1)
 
 
-def served(request: httpx.ApiRequest) -> httpx.Response:
+def served(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, json={"tokens": len(request.content) // 2})
 
 
-class TwoSteps:
+class TwoSteps(StubTeacher):
     """A teacher that asks a question, and another one where the text is long."""
 
-    name, version, labels, batch_size = "two", "1", ("a", "b"), 1
-    concurrency = 4
+    name, concurrency = "two", 4
 
     def __init__(self, account: Account, **config: Any) -> None:
         given = {"base_url": "http://localhost/v1", "model": "m", "key_env": "NONE", "usd_per_million": PRICE}

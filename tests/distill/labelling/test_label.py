@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from pydantic import BaseModel
 
 from distill.data.splits import Examples
 from distill.errors import DistillError
@@ -26,6 +25,7 @@ from distill.labelling.answer_store import AnswerStore, teacher_key, text_key
 from distill.labelling.label import LabelledPool, ask_missing, label
 from distill.teachers import Answer, TeacherError
 from tests.support.disk import nearly_full
+from tests.support.stub_teacher import StubTeacher
 
 ROOT = Path(__file__).parents[3]
 LABELS = ("a", "b", "c")
@@ -50,10 +50,9 @@ class Steps:
         self.advance, self.known = self.answered.append, self.stored.append
 
 
-class Played:
+class Played(StubTeacher):
     """A teacher whose answers a test decides, and which remembers what it was asked."""
 
-    config_type = BaseModel
     name = "played"
 
     def __init__(self, play: Callable[[Sequence[str]], Any] = right, *, batch_size: int = 2, **other: Any) -> None:
@@ -206,7 +205,9 @@ async def test_what_is_no_distribution_over_the_labels_is_invalid(path, probabil
 async def test_refused_and_invalid_are_counted_and_never_labels(path):
     def play(texts: Sequence[str]) -> list[Answer]:
         return [
-            Answer(distribution(text), "logprobs", outcome=text) if text in ("refused", "invalid") else right([text])[0]
+            Answer(distribution(text), "logprobs", outcome=cast(Any, text))
+            if text in ("refused", "invalid")
+            else right([text])[0]
             for text in texts
         ]
 

@@ -134,6 +134,9 @@ async def test_a_run_killed_at_any_moment_pays_for_nothing_twice_and_keeps_to_it
     async def wait(text: str) -> None:
         await asyncio.sleep(generator.uniform(0.001, 0.008))
 
+    async def calls(count: int) -> None:
+        await until(lambda: len(teacher.asked) >= count)
+
     teacher = ChargingApi(wait)
     async with serving(teacher) as server:
         made = LabellingJob.write(tmp_path, server.url, pool=POOL, test=TEST, concurrency=AT_ONCE)
@@ -144,8 +147,7 @@ async def test_a_run_killed_at_any_moment_pays_for_nothing_twice_and_keeps_to_it
                 before, kept = made.answered, len(made.rows(CALLS, "key"))
                 begun = len(teacher.asked)
                 child = await command.start("--max-usd", str(tight))
-                wanted = begun + generator.randrange(1, 80)
-                await until(lambda wanted=wanted: len(teacher.asked) >= wanted)
+                await calls(begun + generator.randrange(1, 80))
                 await asyncio.sleep(generator.uniform(0, 0.01))
                 os.kill(child, signal.SIGKILL)
                 assert await command.number() == -signal.SIGKILL

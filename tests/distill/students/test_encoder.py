@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from distill.errors import DistillError
 from distill.students.config import EncoderStudent
 from distill.students.encoder import build, load_fast_tokenizer, load_pretrained
 from distill.students.layers import select_layers
-from distill.students.student import CARD, load_student, network_class, pad
+from distill.students.padding import pad
+from distill.students.student import CARD, load_student, network_class
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 
@@ -103,10 +105,11 @@ def test_a_student_of_ours_lends_its_layers_and_its_head(make, ours, trained_enc
 
 def test_a_head_is_lent_for_the_same_labels_alone(ours, labels, trained_encoder):
     config = EncoderStudent(family="encoder", model=str(ours), layers=(0,), max_tokens=32)
+    heads = trained_encoder.student.network.module.head
     for other in (labels[::-1], labels[:2]):
-        module = build(config, other).network.module
+        module: Any = build(config, other).network.module
         assert module.head.out_features == len(other)
-        assert not torch.equal(module.head.weight[:2], trained_encoder.student.network.module.head.weight[:2])
+        assert not torch.equal(module.head.weight[:2], heads.weight[:2])
 
 
 def test_a_student_of_ours_has_no_more_positions_than_its_encoder(make, ours):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_types_of_tokens_are_told_where_that_changes_answers(tiny_classifier, ki
     folder = tiny_classifier(kind, types=True)
     assert_right(folder)
     given = []
-    module = load_classifier(str(folder), MAX_TOKENS).network.module
+    module: Any = load_classifier(str(folder), MAX_TOKENS).network.module
     module.classifier.register_forward_pre_hook(lambda _, __, named: given.append(named), with_kwargs=True)
     module(*pad([[0, 30, 1]]))
     assert ["token_type_ids" in named for named in given] == [told]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
+from distill.students.padding import pad
 from distill.students.static import StaticModule, build
-from distill.students.student import pad
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 
@@ -34,7 +36,7 @@ def test_values_of_tokens_are_about_one(student):
 
 
 def test_token_weights_start_from_smooth_inverse_frequency(static_config, labels):
-    module = build(static_config, labels, ["the the the", "the invoice"]).network.module
+    module: Any = build(static_config, labels, ["the the the", "the invoice"]).network.module
     tokens = build(static_config, labels, ["the"]).tokenizer
     weights = module.importance.weight.detach()[:, 0].exp()
     total = 2 + 2 + 4 + 1  # [CLS], [SEP], `the`, `invoice`

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.students.student import StudentModule, pad, predict
+from distill.students.padding import pad
+from distill.students.student import StudentModule, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.distil import build_student
 

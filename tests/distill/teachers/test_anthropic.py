@@ -263,11 +263,15 @@ def test_a_key_goes_to_its_vendor_and_to_others_only_when_told(monkeypatch) -> N
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret-1")
     terms = {"acknowledged": True, "reference": "https://example.org/terms"}
     own = {"kind": "anthropic", "model": "claude-haiku-4-5", "terms": terms}
-    assert create(own, LABELS).api.client.headers["x-api-key"] == "secret-1"
+
+    def headers(config: dict[str, Any]) -> httpx.Headers:
+        made: Any = create(config, LABELS)
+        return made.api.client.headers
+
+    assert headers(own)["x-api-key"] == "secret-1"
     other = {**own, "base_url": "http://localhost:1", "usd_per_million": PRICE}
-    assert "x-api-key" not in create(other, LABELS).api.client.headers
-    told = create({**other, "key_env": "ANTHROPIC_API_KEY"}, LABELS)
-    assert told.api.client.headers["x-api-key"] == "secret-1"
+    assert "x-api-key" not in headers(other)
+    assert headers({**other, "key_env": "ANTHROPIC_API_KEY"})["x-api-key"] == "secret-1"
     with pytest.raises(TeacherError, match=r"api\.anthropic\.com.*terms"):
         create({"kind": "anthropic", "model": "claude-haiku-4-5"}, LABELS)
 

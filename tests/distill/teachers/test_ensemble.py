@@ -18,6 +18,7 @@ from distill.task import load_task
 from distill.teachers import Answer, TeacherError, create
 from distill.teachers.account import NoAccount
 from distill.teachers.ensemble import EnsembleConfig, EnsembleTeacher
+from tests.support.stub_teacher import StubTeacher
 
 LABELS = ("billing", "shipping")
 
@@ -32,7 +33,7 @@ def declines(outcome: Any, **more: Any) -> Callable[[str], Answer]:
 
 
 @dataclass
-class Stub:
+class Stub(StubTeacher):
     """A teacher that answers by a function, and remembers how it was asked."""
 
     answer: Callable[[str], Answer]
@@ -40,12 +41,11 @@ class Stub:
     version: str = "1"
     batch_size: int = 4
     concurrency: int = 1
-    labels: Sequence[str] = LABELS
+    labels: tuple[str, ...] = LABELS
     batches: list[list[str]] = field(default_factory=list)
     repeats: list[int] = field(default_factory=list)
     now: int = 0
     most: int = 0
-    closed: bool = False
     started: Callable[[], Any] = lambda: asyncio.sleep(0)
 
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
@@ -56,9 +56,6 @@ class Stub:
         await self.started()
         self.now -= 1
         return [self.answer(text) for text in texts]
-
-    async def aclose(self) -> None:
-        self.closed = True
 
 
 def ensemble(*members: Stub, weights: Sequence[float] = (), **settings: Any) -> EnsembleTeacher:
@@ -260,7 +257,8 @@ def test_paths_of_members_are_relative_to_the_task_file(tmp_path) -> None:
         {"kind": "recorded", "logits": "logits.npz", "recordings": [recording]},
         openai(key_file="key"),
     )
-    causal, recorded, remote = (member.teacher for member in load_task(file).teacher.members)
+    teacher: Any = load_task(file).teacher
+    causal, recorded, remote = (member.teacher for member in teacher.members)
     assert causal.model == str(tmp_path / "lm")
     assert recorded.logits == tmp_path / "logits.npz"
     assert recorded.recordings[0].rows.path == tmp_path / "rows.csv"

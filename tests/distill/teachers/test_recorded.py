@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -60,7 +62,7 @@ async def test_temperature_softens(make):
 async def test_extreme_logits_stay_finite(make):
     arrays = {"labels": np.array(LABELS), "train": np.array([[1e4, 0, 0], [-1e4, -1e4, 0], [0, 0, 0]])}
     rows = await probabilities(make(arrays=arrays, rows={"train": "train"}), *TRAIN)
-    np.testing.assert_allclose(rows, [[1, 0, 0], [0, 0, 1], [1 / 3] * 3], atol=1e-6)
+    np.testing.assert_allclose(rows, np.array([[1, 0, 0], [0, 0, 1], [1 / 3] * 3]), atol=1e-6)
 
 
 async def test_labels_are_brought_into_the_tasks_order(make):
@@ -86,7 +88,7 @@ def test_other_labels_are_refused(make, labels):
         make(labels)
 
 
-ARRAYS = {"labels": np.array(LABELS), **LOGITS}
+ARRAYS: Any = {"labels": np.array(LABELS), **LOGITS}
 
 
 @pytest.mark.parametrize(

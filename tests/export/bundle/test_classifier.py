@@ -7,8 +7,10 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
@@ -244,7 +246,7 @@ def test_a_packed_graph_runs_in_its_own_shapes_on_a_gpu_too():
     session = SimpleNamespace(
         get_providers=lambda: [CUDA, CPU], get_provider_options=lambda: {CUDA: {"device_id": "0"}}, run=list
     )
-    assert _executor(session, 32, packed=True).func is session.run
+    assert cast(partial, _executor(session, 32, packed=True)).func is session.run
     assert isinstance(_executor(session, 32, packed=False), BoundRun)
 
 

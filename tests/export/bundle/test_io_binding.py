@@ -94,7 +94,8 @@ def plain(tiny_bundle):
     ],
 )
 def test_a_bucket_is_the_next_shape_of_a_few(shape, expected):
-    assert bucket(*shape, MAX_TOKENS) == expected
+    rows, tokens = shape
+    assert bucket(rows, tokens, MAX_TOKENS) == expected
 
 
 def test_buckets_are_few_hold_their_batch_and_waste_little():

@@ -178,7 +178,8 @@ def test_every_value_is_a_number_in_its_range():
 
 
 def test_other_edges_make_other_bands():
-    fitted = fit_reference(*draw(10, 500, calibrated), edges=(0.05,))
+    top, disagree = draw(10, 500, calibrated)
+    fitted = fit_reference(top, disagree, edges=(0.05,))
     assert fitted.bands == 2
     assert fitted.band(0.04) == 0
     assert fitted.band(0.05) == 1

@@ -116,7 +116,7 @@ def test_a_word_is_asked_for_once_and_few_are_kept(monkeypatch):
     known = WordPieceCache.for_tokenizer(made)
     asked = []
     learn = known._learn
-    known._learn = lambda word: (asked.append(word), learn(word))[1]
+    monkeypatch.setattr(known, "_learn", lambda word: (asked.append(word), learn(word))[1])
     known.encode("where is my card is my card")
     assert asked == ["where", "is", "my", "card"]
     for number in range(50):

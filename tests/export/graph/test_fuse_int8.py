@@ -30,7 +30,7 @@ def source(tmp_path):
 
     def make(bias=None, *, bias_first=False, zeros=2, shown=(), read=(), scales=True):
         generator = np.random.default_rng(1)
-        constants = {
+        constants: dict[str, np.ndarray] = {
             "x_scale": np.array(0.02, np.float32),
             "x_zero": np.array(120 if zeros else 0, np.uint8),
             "weights": generator.integers(-60, 60, size=(INPUTS, UNITS)).astype(np.int8),

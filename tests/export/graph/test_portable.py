@@ -8,8 +8,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from distill.students.student import TOKENIZER
+from export.bundle.format import FUSED, INT8, PLAIN
 from export.graph.portable import make_portable
-from export.graph.variants import FUSED, INT8, PLAIN, load_variants, make_variants
+from export.graph.variants import load_variants, make_variants
 
 
 @pytest.fixture

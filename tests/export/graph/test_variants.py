@@ -11,15 +11,13 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from distill.students.student import TOKENIZER
+from export.bundle.classifier import Classifier
+from export.bundle.format import FP16, FUSED, INT8, PLAIN
 from export.bundle.sequence_packing import NAMES
 from export.graph import variants
 from export.graph.float16 import to_float16
 from export.graph.unpad import unpad
 from export.graph.variants import (
-    FP16,
-    FUSED,
-    INT8,
-    PLAIN,
     ROUNDS,
     fuse,
     heads,
@@ -326,7 +324,7 @@ def test_nothing_between_the_sums_and_the_answer_passes_through_16_bits(halves):
                 assert not halved & set(one.input), one.name
 
 
-class Timed:
+class Timed(Classifier):
     """A classifier that takes as long as it says, on a clock of its own."""
 
     def __init__(self, name, clock, durations):
@@ -349,14 +347,14 @@ def clock(monkeypatch):
 
 
 def test_variants_take_turns_on_every_text(clock):
-    classifiers = {name: Timed(name, clock, [1.0] * 100) for name in (PLAIN, INT8)}
+    classifiers: dict[str, Classifier] = {name: Timed(name, clock, [1.0] * 100) for name in (PLAIN, INT8)}
     measure(classifiers, ["a", "b"])
     assert clock.calls == [("a", PLAIN), ("a", INT8), ("b", PLAIN), ("b", INT8)] * ROUNDS
 
 
 def test_the_median_milliseconds_are_given(clock):
     slow = [0.002] * (ROUNDS - 1) + [50.0]
-    classifiers = {PLAIN: Timed(PLAIN, clock, slow), INT8: Timed(INT8, clock, [0.001] * 100)}
+    classifiers: dict[str, Classifier] = {PLAIN: Timed(PLAIN, clock, slow), INT8: Timed(INT8, clock, [0.001] * 100)}
     assert measure(classifiers, ["a"]) == {PLAIN: pytest.approx(2.0), INT8: pytest.approx(1.0)}
 
 

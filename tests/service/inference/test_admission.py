@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,8 @@ async def test_a_refusal_is_raised_and_done_is_not_called(start, clock):
 async def test_a_request_can_be_refused_before_its_texts_are_known(start):
     step = threading.Semaphore(0)
     graph = Graph()
-    graph.gate = SimpleNamespace(wait=lambda seconds: step.acquire(timeout=seconds), set=lambda: step.release(9))
+    gate: Any = SimpleNamespace(wait=lambda seconds: step.acquire(timeout=seconds), set=lambda: step.release(9))
+    graph.gate = gate
     bench = start(graph, limits=ALONE, cost=Known(run=1.0))
     requests = [await bench.hold()]
     assert bench.scheduler.refusal(1.5) is None, "nothing waits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ class Model:
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
         self.scheduler = SimpleNamespace(submit=self._submit)
         self.shadow = SimpleNamespace(observe=lambda *seen: self.observed.append(seen))
-        self.observed, self.asked, self.withdrawn = [], [], 0
+        self.observed: list[Any] = []
+        self.asked, self.withdrawn = [], 0
         self.refusal = self.outcome = self.tell = None
 
     def _submit(self, texts, done, **options):
@@ -77,7 +79,7 @@ def context(make_settings):
     """`context(headers, **settings)`: a request to a service with these settings, whose client stays."""
 
     def make(headers=(), **settings):
-        return RequestContext(make_settings(**settings), "mine", dict(headers), asyncio.Event().wait, BEGAN)
+        return RequestContext(make_settings(**settings), "mine", dict(headers), cast(Any, asyncio.Event().wait), BEGAN)
 
     return make
 
@@ -161,7 +163,7 @@ async def test_the_scheduler_gets_the_earliest_deadline(models, context, model):
     model.outcome = [prediction(0)]
     asked = context([(b"x-request-timeout-ms", b"2000")])
     for given in ({}, {"timeout_seconds": 0.5}):
-        await dataplane.classify(models, asked, ["a"], **given)
+        await dataplane.classify(models, asked, ["a"], **cast(Any, given))
     assert [options["deadline"] for _, options in model.asked] == [BEGAN + 2, BEGAN + 0.5]
 
 
@@ -169,7 +171,7 @@ async def test_the_variant_of_the_protocol_comes_before_that_of_the_header(model
     model.outcome = [prediction(0)]
     asked = context([(b"x-reflux-variant", b"candidate")])
     for given in ({}, {"variant": "stable"}):
-        await dataplane.classify(models, asked, ["a"], **given)
+        await dataplane.classify(models, asked, ["a"], **cast(Any, given))
     assert models.chosen == ["candidate", "stable"]
 
 

@@ -14,7 +14,8 @@ from starlette.requests import ClientDisconnect
 from service.errors import OverloadedError
 from service.inference.batching import ALONE
 from service.inference.disconnects import await_answer
-from tests.support.scheduling import PATIENCE, Bench, Graph, said, until
+from tests.support.scheduling import Bench, Graph, said, until
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)

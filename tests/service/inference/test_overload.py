@@ -13,7 +13,8 @@ from service.errors import NotReadyError, OverloadedError
 from service.inference import overload
 from service.inference.batching import Limits
 from tests.support import scheduling
-from tests.support.scheduling import PATIENCE, Known, said, stop_clock, until
+from tests.support.scheduling import Known, said, stop_clock, until
+from tests.support.waiting import PATIENCE
 
 PLACES = 100
 CALM = 0.01
@@ -63,7 +64,7 @@ class Bench(scheduling.Bench):
     def crowded(self):
         return self.scheduler.overload.crowded
 
-    def submit(self, *texts):
+    def submit(self, *texts):  # type: ignore[override]  # tells how the requests end, not what withdraws them
         """Submit texts; return what `done` is called with."""
         told, _ = super().submit(*texts)
         self.asked.append((list(texts), told))
@@ -79,7 +80,7 @@ class Bench(scheduling.Bench):
         self.clock.now += 2 * CALM
         await until(lambda: not self.crowded)
 
-    async def ask(self, *texts):
+    async def ask(self, *texts):  # type: ignore[override]
         """Submit texts and wait for the answers to all requests."""
         self.submit(*texts)
         await self.answered()

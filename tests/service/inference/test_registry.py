@@ -141,14 +141,15 @@ async def test_reloads_under_load_lose_no_request_and_every_label_is_that_of_the
                 assert labels == [right[body["version"], text] for text in texts]
                 answered[body["version"]] += 1
 
+        async def exchange(bundle):
+            wanted = answered[version(bundle)] + CLIENTS
+            assert (await reload(client, bundle, path)).json() == {"versions": {"stable": version(bundle)}}
+            await until(lambda: answered[version(bundle)] >= wanted)
+
         users = [asyncio.create_task(user(seed)) for seed in range(CLIENTS)]
         try:
             for number in range(1, 7):
-                bundle = bundles[number % len(bundles)]
-                publish(bundle, path)
-                wanted = answered[version(bundle)] + CLIENTS
-                assert (await reload(client)).json() == {"versions": {"stable": version(bundle)}}
-                await until(lambda bundle=bundle, wanted=wanted: answered[version(bundle)] >= wanted)
+                await exchange(bundles[number % len(bundles)])
         finally:
             done.set()
             await asyncio.gather(*users)
@@ -260,7 +261,7 @@ async def test_on_a_single_cpu_a_reload_has_a_low_priority(running, bundles, pat
 
 async def test_a_reload_is_refused_while_another_runs_and_runs_when_that_has_ended(running, bundles, path, monkeypatch):
     async with running(bundle=path, admin=True, **ON_LOOP) as client:
-        began, go_on, load = threading.Event(), threading.Event(), module.load
+        began, go_on, load = threading.Event(), threading.Event(), loading.load
 
         def load_and_linger(*arguments, **options):
             loaded = load(*arguments, **options)
@@ -301,7 +302,7 @@ async def test_a_bundle_that_is_still_loading_at_the_end_is_not_served(make_sett
     models = module.Models(make_settings(bundle=path, **ON_THREAD))
     threads = len(inference_threads())
     await models.reload()
-    began, go_on, load = threading.Event(), threading.Event(), module.load
+    began, go_on, load = threading.Event(), threading.Event(), loading.load
 
     def wait_and_load(*arguments, **options):
         began.set()

@@ -17,7 +17,8 @@ from export.bundle.classifier import Classifier
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError
 from service.inference.batching import ALONE, WINDOW, Limits
 from service.inference.cost_model import Cost
-from tests.support.scheduling import MUCH, PATIENCE, WIDE, Bench, Graph, Known, said, until
+from tests.support.scheduling import MUCH, WIDE, Bench, Graph, Known, said, until
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -228,6 +229,7 @@ async def test_nan_is_never_an_answer(start, tiny_bundle, workers):
         if text == "poison":
             assert isinstance(answer, InferenceFailedError)
             continue
+        assert isinstance(answer, list)
         (prediction,) = answer
         np.testing.assert_allclose(prediction.probabilities, classifier.classify(text).probabilities, atol=1e-6)
 

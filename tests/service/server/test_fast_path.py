@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -304,7 +305,7 @@ async def test_what_is_no_http_is_told_so(served):
         assert b"connection: close" in await connection.reader.read()
 
 
-PIPELINED = [
+PIPELINED: list[dict[str, Any]] = [
     {},
     {},
     {"transfer_encoding": "chunked"},

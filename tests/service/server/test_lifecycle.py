@@ -27,6 +27,7 @@ from service.auth.access import access
 from service.auth.keyfile import key_line
 from service.errors import StartupError
 from service.inference import registry
+from service.inference.load import load as load_bundle
 from service.serve import serve
 from service.server import lifecycle
 from service.server.lifecycle import Server, bind
@@ -505,13 +506,13 @@ async def test_signals_during_a_reload_make_one_more_and_requests_are_told_at_on
         listening(bundle=path, api_keys=keys, admin=True, workers=0) as serving,
         httpx.AsyncClient(base_url=serving.url, headers={"x-api-key": "master"}) as client,
     ):
-        began, go_on, loads, load = threading.Event(), threading.Event(), [], registry.load
+        began, go_on, loads = threading.Event(), threading.Event(), []
 
         def linger(*arguments, **options):
             loads.append(1)
             began.set()
             assert go_on.wait(30)
-            return load(*arguments, **options)
+            return load_bundle(*arguments, **options)
 
         monkeypatch.setattr(registry, "load", linger)
         os.kill(os.getpid(), signal.SIGHUP)

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 import uvloop
@@ -545,7 +546,7 @@ async def test_a_client_that_does_not_read_its_answers_is_cut(listening):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", serving.port))
         reader, writer = await asyncio.open_connection(sock=client)
-        writer.transport.pause_reading()
+        cast(asyncio.Transport, writer.transport).pause_reading()
         await until(lambda: serving.server.server_state.connections)
         (served,) = serving.server.server_state.connections
         body = json.dumps({"texts": ["invoice"] * 64, "logits": True, "embedding": True}).encode()

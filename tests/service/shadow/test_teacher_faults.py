@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -58,9 +59,9 @@ FAULTS = {
     "answers in two dimensions": (returns([Answer(PROPER[None], "local")]), "invalid_answer"),
     "answers NaN": (returns([Answer(PROPER * math.nan, "local")]), "invalid_answer"),
     "answers infinity": (returns([Answer(PROPER * math.inf, "local")]), "invalid_answer"),
-    "answers below zero": (returns([Answer(np.float32([1.5, -0.5, 0.0]), "local")]), "invalid_answer"),
-    "answers half": (returns([Answer(PROPER / 2, "local")]), "invalid_answer"),
-    "answers strings": (returns([Answer(["a", "b", "c"], "local")]), "invalid_answer"),
+    "answers below zero": (returns([Answer(np.array([1.5, -0.5, 0.0], np.float32), "local")]), "invalid_answer"),
+    "answers half": (returns([Answer(PROPER * np.float32(0.5), "local")]), "invalid_answer"),
+    "answers strings": (returns([Answer(cast(Any, ["a", "b", "c"]), "local")]), "invalid_answer"),
     "asks for strange money": (returns([answer(cost_usd=math.nan, tokens=10**30)]), "completed"),
 }
 
@@ -138,7 +139,7 @@ async def test_stop_ends_though_the_teacher_cannot_be_cancelled(make_shadow):
         return [answer()]
 
     teacher = PlayedTeacher(stubborn)
-    teacher.aclose = lambda: stubborn([])
+    teacher.aclose = lambda: stubborn([])  # type: ignore[method-assign]
     shadow = await make_shadow(teacher, deadline_seconds=1000.0, stop_seconds=0.3).start()
     shadow.observe(5)
     await until(lambda: shadow.metric("shadow_inflight") > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 import structlog
@@ -22,7 +23,7 @@ def work():
 async def put_off(work, count):
     put = Deferred()
     for number in range(count):
-        put.add(lambda number=number: work.append(number))
+        put.add(partial(work.append, number))
     await asyncio.sleep(0)
     return put
 

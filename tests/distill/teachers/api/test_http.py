@@ -17,7 +17,7 @@ import pytest
 from distill.teachers.account import NoAccount
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import ApiConfig, is_local
-from distill.teachers.api.errors import error_of_status
+from distill.teachers.api.errors import ApiError, error_of_status
 from distill.teachers.api.limit_headers import retry_after, retry_after_in
 from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.errors import TeacherError
@@ -108,7 +108,7 @@ async def test_a_key_is_in_no_error_version_or_repr(
     caplog.set_level("DEBUG")
     server = Server(status=status)
     made = api(await serve(server), attempts=1, **settings)
-    with pytest.raises(TeacherError, match=r"\*\*\*") as failure:
+    with pytest.raises(ApiError, match=r"\*\*\*") as failure:
         await ask(made)
     await made.aclose()
     assert KEY in str(dict(server.asked[0][1].headers))  # it was sent, and the server repeats it

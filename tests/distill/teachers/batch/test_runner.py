@@ -347,7 +347,7 @@ class Anthropic(Vendor):
 
     def response(self, body: dict[str, Any]) -> dict[str, Any]:
         label = self.text(body).split(" ")[0]
-        said = {"ranking": [{"label": label if label in LABELS else "billing", "confidence": 0.9}]}
+        said: dict[str, Any] = {"ranking": [{"label": label if label in LABELS else "billing", "confidence": 0.9}]}
         if "label" in body["output_config"]["format"]["schema"]["properties"]:
             said = {"label": said["ranking"][0]["label"]}
         return {
@@ -498,7 +498,7 @@ async def test_votes_are_all_in_the_batch_each_draw_a_call(anthropic, path) -> N
 
 
 async def test_votes_of_a_chat_api_are_too(openai, path) -> None:
-    openai.response = lambda body: {  # type: ignore[method-assign]
+    openai.response = lambda body: {
         "choices": [
             {
                 "message": {"content": json.dumps({"label": openai.text(body).split(" ")[0].upper()})},
@@ -532,7 +532,7 @@ async def test_a_teacher_with_two_steps_takes_two_rounds(openai, path) -> None:
             "usage": {"prompt_tokens": 100, "completion_tokens": 1},
         }
 
-    openai.response = said  # type: ignore[method-assign]
+    openai.response = said
     life = await live(openai, path, pool(9), groups=groups)
     assert_right(life, pool(9))
     assert [len(made.requests) for made in openai.made] == [9, 6]
@@ -547,7 +547,7 @@ async def test_batches_are_no_larger_than_they_may_be(vendor, path, monkeypatch)
 
 
 async def test_nor_of_more_bytes(vendor, path, monkeypatch) -> None:
-    teacher = create(config(vendor), LABELS)
+    teacher: Any = create(config(vendor), LABELS)
     ((api, request),) = await teacher.plan("billing 0")
     (batch_api,) = teacher.batch_apis()
     await teacher.aclose()
@@ -839,7 +839,7 @@ async def test_a_batch_is_reserved_at_its_worst_price_and_stays_so_after_a_resta
         await live(vendor, path, pool(6))
     spent, reserved = account(path)
     assert spent == pytest.approx(len(vendor.ordinary) * 2 * vendor.cost)
-    teacher = create(config(vendor), LABELS)
+    teacher: Any = create(config(vendor), LABELS)
     planned = [await teacher.plan(text) for text in pool(6)]
     await teacher.aclose()
     assert reserved == pytest.approx(sum(api.max_cost(request) / 2 for ((api, request),) in planned))
@@ -850,7 +850,7 @@ async def test_a_batch_is_reserved_at_its_worst_price_and_stays_so_after_a_resta
 
 
 async def test_a_batch_is_no_larger_than_the_money_and_what_it_gives_back_pays_for_the_next(vendor, path) -> None:
-    teacher = create(config(vendor), LABELS)
+    teacher: Any = create(config(vendor), LABELS)
     ((api, request),) = await teacher.plan("billing 10")
     await teacher.aclose()
     await live(vendor, path, [])
@@ -893,8 +893,7 @@ async def test_a_batch_of_another_configuration_is_fetched_and_kept_for_it(vendo
     vendor.mishaps = [("look", "refuse 401")]
     with pytest.raises(ApiError):
         await live(vendor, path, pool(6))
-    other = {"prompt": {"instructions": "Sort it."}}
-    life = await live(vendor, path, pool(3), **other)
+    life = await live(vendor, path, pool(3), prompt={"instructions": "Sort it."})
     assert_right(life, pool(3))
     assert len(vendor.made) == 2
     assert account(path)[1] == 0
@@ -944,7 +943,7 @@ async def test_an_exception_at_any_step_costs_nothing_twice(vendor, path, monkey
     class EndError(Exception):
         pass
 
-    teacher = create(config(vendor), LABELS)
+    teacher: Any = create(config(vendor), LABELS)
     (batch_api,) = teacher.batch_apis()
     await teacher.aclose()
     name, _, when = step.partition(" ")
@@ -1051,7 +1050,7 @@ async def test_another_draw_is_a_question_of_its_own(anthropic, path) -> None:
     questions = [("refund 1", 0), ("billing 2", 0), ("refund 1", 1)]
     with AnswerStore(path) as store:
         book = StoredAccount(store)
-        teacher = create(config(anthropic, method="votes", samples=2), LABELS, book)
+        teacher: Any = create(config(anthropic, method="votes", samples=2), LABELS, book)
         await runner.make_calls(teacher, questions, StoredBatchAccount(store, book))
         assert [await teacher.plan(*question) for question in questions] == [[], [], []]
         await teacher.aclose()
@@ -1108,7 +1107,7 @@ async def test_members_of_an_ensemble_have_their_own_batches_prices_and_readers(
         usage = {"prompt_tokens": 100, "completion_tokens": 1}
         return {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": usage}
 
-    openai.response = said  # type: ignore[method-assign]
+    openai.response = said
     members = [{"teacher": plain}, {"teacher": dear}, {"teacher": voting}]
     questions = [(text, 0) for text in pool(5)]
     answers: Sequence[Answer] = ()

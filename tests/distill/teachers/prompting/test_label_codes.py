@@ -108,7 +108,7 @@ def test_bounds_hold_whatever_the_distribution_and_wherever_the_list_ends(answer
 def test_where_every_code_is_known_the_distribution_is_exact(answer) -> None:
     count, tokens, _, _ = answer
     exact = own_mass(count, tokens)
-    reading = read_all(exact, range(count))
+    reading = read_all(exact.tolist(), range(count))
     assert (reading.lower == exact).all()
     assert (reading.upper == exact).all()
     if exact.sum() > 1e-9:

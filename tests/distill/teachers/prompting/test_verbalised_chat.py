@@ -142,6 +142,6 @@ def test_groups_are_for_codes() -> None:
 
 async def test_more_labels_than_there_are_codes_may_be_voted_for() -> None:
     given = {"kind": "openai", "base_url": "http://localhost:1/v1", "model": "m", "usd_per_million": PRICE}
-    made = create({**given, "method": "votes"}, [f"label {number}" for number in range(1200)])
+    made: Any = create({**given, "method": "votes"}, [f"label {number}" for number in range(1200)])
     assert len(await made.plan("odd")) == 8
     await made.aclose()
