@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST = 500
+
 
 class DistillError(Exception):
     """Something is wrong with the task, its data or its stages; the message says what, where, and the remedy."""
@@ -17,3 +19,9 @@ class DataError(DistillError):
 
 class StoppedError(DistillError):
     """Ctrl-C ended the work; the message says what is kept and how to continue."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line, cut at 500 characters; its class where it has no message."""
+    message = " ".join(str(error).split())
+    return (message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…") or type(error).__name__

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.data.prepared import Splits
-from distill.data.splits import gold_classes
+from distill.data.splits import S, gold_classes
 from distill.errors import DistillError
 from distill.evaluation.constant_answers import student_warnings, teacher_warnings
 from distill.evaluation.gap import SCHEMA, compare
@@ -44,8 +44,8 @@ class ExportRun:
 
     def bundle_stage(self, name: str) -> Stage:
         """The bundle of a student, or of the finetuned teacher."""
-        fitted = self.run.finetuned_teacher
-        source = fitted.fingerprint if name == TEACHER and fitted else self.run.student(name).fingerprint
+        teacher = self.run.finetuned_teacher
+        source = teacher.fingerprint if name == TEACHER and teacher else self.run.student(name).fingerprint
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
         labels = fingerprint(self.run.label_inputs)
         inputs = {"source": source, "export": settings, "labels": labels, "name": self.task.name}
@@ -117,12 +117,12 @@ class ExportRun:
 
     def _export_teacher(self, folder: Path) -> None:
         """Export the teacher without quantisation and calibration: the shadow must ask the teacher itself."""
-        fitted = self.run.finetuned_teacher
-        if fitted is None:
+        teacher = self.run.finetuned_teacher
+        if teacher is None:
             raise TypeError("there is no finetuned teacher to export")
         splits, soft = self.run.splits(), self.run.soft_labels()
         build_bundle(
-            load_student(fitted.require("label")),
+            load_student(teacher.require("label")),
             folder,
             name=f"{self.task.name}-teacher",
             baseline=self._baseline(splits, soft, soft.probabilities if soft.raw is None else soft.raw),
@@ -132,15 +132,12 @@ class ExportRun:
         )
 
     def _baseline(self, splits: Splits, soft: SoftLabels, said: npt.NDArray[np.float32]) -> Baseline:
-        known = set(soft.ids)
-        rows = [row for row, name in enumerate(splits.validation.ids) if name in known]
-        validation = splits.validation.take(rows)
+        validation = _labelled(splits.validation, soft)
         return Baseline(validation, said[soft.rows_of(validation.ids)])
 
     def _evaluate(self, folder: Path) -> None:
         splits, soft = self.run.splits(), self.run.soft_labels()
-        known = set(soft.ids)
-        test = splits.test.take([row for row, name in enumerate(splits.test.ids) if name in known])
+        test = _labelled(splits.test, soft)
         rows = soft.rows_of(test.ids)
         teacher = soft.probabilities[rows]
         gold = gold_classes(test, splits.labels) if test.has_gold else None
@@ -179,6 +176,12 @@ class ExportRun:
         }
         write_atomic(folder / GAP, json.dumps(gap, indent=2, ensure_ascii=False) + "\n")
         write_report(gap, folder)
+
+
+def _labelled(split: S, soft: SoftLabels) -> S:
+    """Return the rows of a split that the teacher answered with a label."""
+    known = set(soft.ids)
+    return split.take([row for row, name in enumerate(split.ids) if name in known])
 
 
 def _rank(bundle: Bundle) -> tuple[float, float]:

@@ -9,13 +9,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from distill.errors import one_line
 from distill.progress import bar
 from distill.students.student import Student, predict
 from distill.task import Export
 from export import gates
 from export.bundle.classifier import Classifier, Encoded, InferenceError, Prediction
 from export.bundle.format import FP16, FUSED, PLAIN
-from export.bundle.guard import one_line
 from export.bundle.verify import repeat_to_length
 from export.graph.variants import REDUCED, ROUNDS, measure
 

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distill.errors import DistillError
+from distill.errors import DistillError, one_line
 from distill.students.student import Student
 from export.bundle.classifier import INPUTS, OUTPUTS
-from export.bundle.guard import one_line
 from export.graph.quiet import quiet
 
 OPSET = 18

@@ -145,8 +145,8 @@ def too_few_rows(per_label: npt.NDArray[np.intp], wanted: Wanted) -> str | None:
         )
     if wanted == "vector" and (thin := int((per_label < LEAST_PER_LABEL).sum())):
         return (
-            f"{thin} of {len(per_label)} labels have fewer than {LEAST_PER_LABEL} gold rows, and vector scaling fits a "
-            "scale and a bias to each label's own"
+            f"{thin} of {len(per_label)} labels have fewer than {LEAST_PER_LABEL} gold rows, and vector scaling "
+            "estimates a scale and a bias from the rows of each label"
         )
     return None
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from distill.errors import DistillError
+from distill.errors import DistillError, one_line
 from distill.progress import status
 from distill.students.config import EncoderStudent
 from distill.students.layers import (
@@ -265,7 +265,7 @@ def load_tokenizer(name: str) -> Any:
         core_of(tokenizer)
     except Exception as error:  # `tokenizers` has no error class of its own
         raise DistillError(
-            f"model {name}: has no fast tokenizer ({' '.join(str(error).split())}); use a model with a tokenizer.json"
+            f"model {name}: has no fast tokenizer ({one_line(error)}); use a model with a tokenizer.json"
         ) from error
     return tokenizer
 

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from distill.errors import DistillError
+from distill.errors import DistillError, one_line
 from distill.truncation import longest_row
 
 _SHORT = (1, 6, 20)
@@ -83,9 +83,8 @@ def check_short_text(module: nn.Module, kind: str, tokenizer: Tokenizer, name: s
     try:
         _outputs(module, _short_rows(tokenizer, max_tokens)[:2])
     except Exception as error:  # of many kinds: missing inputs, shapes, ids beyond a table
-        reason = " ".join(str(error).split())
         raise DistillError(
-            f"model {name}: a {kind} model cannot read token ids with a mask ({reason}); {_REMEDY}"
+            f"model {name}: a {kind} model cannot read token ids with a mask ({one_line(error)}); {_REMEDY}"
         ) from error
 
 

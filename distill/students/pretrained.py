@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from distill.errors import DistillError
+from distill.errors import DistillError, one_line
 from distill.stages import file_digest, fingerprint
 
 PREFIX = "package:"
@@ -67,7 +67,6 @@ def loading(model: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds: no folder, truncated files, a hub that does not answer
-        reason = " ".join(str(error).split())
         raise DistillError(
-            f"model {model}: cannot be loaded ({reason}); give a folder, package:NAME or a hub id"
+            f"model {model}: cannot be loaded ({one_line(error)}); give a folder, package:NAME or a hub id"
         ) from error

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from distill.errors import DistillError
+from distill.errors import DistillError, one_line
 from distill.stages import write_atomic
 from distill.students.padding import pad
 from distill.truncation import longest_row, most_that_runs, truncate_at
@@ -134,8 +134,7 @@ def load_student(folder: Path) -> Student:
         network = network_class(card["family"]).load(folder, len(card["labels"]))
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # of many kinds: safetensors, tokenizers and torch have their own
-        reason = " ".join(str(error).split())
-        raise DistillError(f"{folder}: not a trained student ({reason}); run `reflux train` again") from error
+        raise DistillError(f"{folder}: not a trained student ({one_line(error)}); run `reflux train` again") from error
     network.module.eval()
     require_positions(network.module.max_positions(), card["max_tokens"], str(folder), "and train it again")
     return Student(
@@ -176,7 +175,7 @@ def check_longest(student: Student, model: str) -> None:
         remedy = f"set max_tokens to {most} or less" if most else "use another model"
         raise DistillError(
             f"model {model}: max_tokens is {student.max_tokens}, but the model fails on a text of that many "
-            f"({' '.join(str(error).split())[:200]}); {remedy}"
+            f"({one_line(error)}); {remedy}"
         ) from error
     if not np.allclose(first, again, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise DistillError(

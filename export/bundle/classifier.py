@@ -17,10 +17,11 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
+from distill.errors import one_line
 from distill.truncation import truncate_at
 from export.bundle.external_data import check_external_files
 from export.bundle.format import MODEL, TOKENIZER, Bundle, BundleError
-from export.bundle.guard import is_panic, one_line, panics_are_errors
+from export.bundle.guard import is_panic, panics_are_errors
 from export.bundle.io_binding import BoundRun, Feeds
 from export.bundle.providers import AUTO, CPU, Device
 from export.bundle.sequence_packing import NAMES, Array, SequencePacking

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from distill.errors import one_line
 from export.bundle.format import BundleError, Manifest
-from export.bundle.guard import one_line
 
 _INSIDE = {
     "model": {7: "graph", 25: "function"},

@@ -1,11 +1,9 @@
-"""Handle the errors of native libraries: panics as exceptions, and messages on one line."""
+"""Turn panics of libraries written in Rust into errors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-_MOST = 500
 
 
 @contextmanager
@@ -28,9 +26,3 @@ def panics_are_errors() -> Iterator[None]:
 def is_panic(error: BaseException) -> bool:
     """Whether an error is a panic of a library written in Rust; its class cannot be imported."""
     return type(error).__name__ == "PanicException"
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, cut at 500 characters; its class where it has no message."""
-    said = " ".join(str(error).split())
-    return (said if len(said) <= _MOST else f"{said[:_MOST]}…") or type(error).__name__

@@ -16,8 +16,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from distill.errors import one_line
 from export.bundle.format import REFERENCE, Bundle, BundleError
-from export.bundle.guard import one_line
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnxruntime
 
+from distill.errors import one_line
 from export.bundle.format import BundleError
-from export.bundle.guard import one_line
 from export.bundle.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
 
 _ERROR = 3

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.errors import one_line
 from distill.teachers import TeacherError
 from distill.teachers.scaling import Scaling
 from distill.truncation import most_that_runs
 from export.bundle.classifier import INPUTS, Classifier, Encoded, InferenceError, Prediction
 from export.bundle.format import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
-from export.bundle.guard import one_line
 from export.bundle.reference import Reference
 
 TOLERANCE = 0.02
