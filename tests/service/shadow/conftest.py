@@ -125,10 +125,16 @@ class Shadow:
             await self.pipeline.start()
         return self
 
+    async def process(self, count: int = 1, **answered: Any) -> None:
+        """Observe `count` texts and wait for their outcomes."""
+        self.observe(count, **answered)
+        await self.settled()
+
     async def settled(self) -> None:
-        """Return when every sampled text has its outcome."""
+        """Wait until every sampled text has its outcome, and check that none is unaccounted for."""
         ledger = self.pipeline._ledger  # the same counts as the metrics', but cheaper to read
         await until(lambda: ledger.queued + sum(ledger.in_flight) == 0)
+        assert self.unaccounted() == 0
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum over all samples `reflux_<name>` with these labels."""

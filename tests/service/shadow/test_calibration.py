@@ -30,8 +30,7 @@ async def shadowed(make_shadow, scaling, teacher=None):
     calibration = None if scaling is None else scaling.as_dict()
     shadow = await make_shadow(teacher or PlayedTeacher(says), calibration=calibration).start()
     shadow.observe(label="billing", top=0.6)
-    shadow.observe(label="shipping", top=0.6)
-    await shadow.settled()
+    await shadow.process(label="shipping", top=0.6)
     return shadow, shadow.rows("agree, kl, js, answer")
 
 

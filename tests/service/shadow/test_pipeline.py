@@ -29,8 +29,7 @@ def test_settings_refuse_what_they_do_not_know():
 
 async def test_comparisons_reach_the_gap(make_shadow):
     shadow = await make_shadow(lambda texts: disagree(texts) if texts[0].endswith("7") else agree(texts)).start()
-    shadow.observe(40)
-    await shadow.settled()
+    await shadow.process(40)
     found = shadow.pipeline.gap()
     assert found["counts"] == {"requests": 40, "sampled": 40, "compared": 40, "disagreements": 4}
     assert found["gap"]["ratio"] == pytest.approx(0.1)
@@ -77,8 +76,7 @@ async def test_nobody_waits_while_a_teacher_is_made(make_shadow, monkeypatch):
     monkeypatch.setattr(shadow_teacher, "create", create)
     asyncio.get_running_loop().call_later(0.01, others_went_on.set)
     await shadow.pipeline.start()
-    shadow.observe()
-    await shadow.settled()
+    await shadow.process()
     assert shadow.outcomes() == {"completed": 1}
 
 
@@ -91,8 +89,7 @@ async def test_labels_are_compared_by_name(make_shadow):
     backwards.reply = reply
     shadow = await make_shadow(backwards).start()
     shadow.observe(label="billing")
-    shadow.observe(label="account")
-    await shadow.settled()
+    await shadow.process(label="account")
     assert [agree for (agree,) in shadow.rows("agree")] == [1, 0]
 
 
@@ -119,8 +116,7 @@ async def test_the_report_is_json_in_every_state(make_shadow):
     states.append(shadow.pipeline.gap())
     await shadow.settled()
     states.append(shadow.pipeline.gap())
-    shadow.observe(200)
-    await shadow.settled()
+    await shadow.process(200)
     states.append(shadow.pipeline.gap())
     for state in states:
         json.dumps(state, allow_nan=False)
@@ -154,8 +150,7 @@ async def test_a_gap_has_no_series_before_the_first_comparison_and_no_gauge_is_n
 
     shadow = await make_shadow().start()
     assert names() & gap == set()
-    shadow.observe(1)
-    await shadow.settled()
+    await shadow.process(1)
     assert names() >= gap
     await shadow.pipeline.stop()
     assert names() >= gap
@@ -191,8 +186,7 @@ async def test_the_log_evalue_can_be_had_from_counters_and_constants(make_shadow
 )
 async def test_texts_are_redacted_before_disk_and_teacher(make_shadow, text, left, countries, kind):
     shadow = await make_shadow(phone_countries=countries).start()
-    shadow.observe(text=text)
-    await shadow.settled()
+    await shadow.process(text=text)
     assert shadow.teacher.asked == [left]
     assert shadow.rows("text") == [(left,)]
     assert shadow.metric("shadow_redactions_total", kind=kind) == 1
@@ -216,16 +210,14 @@ async def test_a_teacher_is_asked_no_more_at_once_than_it_takes(make_shadow, con
     teacher = PlayedTeacher(reply)
     teacher.concurrency = taken
     shadow = await make_shadow(teacher, concurrency=configured).start()
-    shadow.observe(40)
-    await shadow.settled()
+    await shadow.process(40)
     assert shadow.outcomes() == {"completed": 40}
     assert most == at_once
 
 
 async def test_a_text_that_is_no_unicode_does_no_harm(make_shadow):
     shadow = await make_shadow().start()
-    shadow.observe(text="half \ud800 a pair, and a \0")
-    await shadow.settled()
+    await shadow.process(text="half \ud800 a pair, and a \0")
     assert shadow.outcomes() == {"completed": 1}
 
 
@@ -233,8 +225,7 @@ async def test_a_tenth_of_the_texts_is_for_evaluation(make_shadow):
     shadow = await make_shadow(concurrency=16).start()
     for _ in range(2):
         shadow.count = 0
-        shadow.observe(400)
-        await shadow.settled()
+        await shadow.process(400)
     splits = shadow.rows("text, split")
     assert 0.05 < sum(split == "eval" for _, split in splits) / len(splits) < 0.16
     assert len(set(splits)) == 400  # the same text is always on the same side

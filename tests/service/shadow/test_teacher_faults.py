@@ -69,19 +69,16 @@ FAULTS = {
 @pytest.mark.parametrize(("reply", "outcome"), FAULTS.values(), ids=FAULTS)
 async def test_every_fault_has_its_outcome(make_shadow, reply, outcome):
     shadow = await make_shadow(reply, deadline_seconds=0.05).start()
-    shadow.observe(3)
-    await shadow.settled()
+    await shadow.process(3)
     assert shadow.outcomes() == {outcome: 3}
     assert [found for (found,) in shadow.rows("outcome")] == [outcome] * 3
-    assert shadow.unaccounted() == 0
     assert shadow.metric("requests_total") == 3
     assert shadow.metric("shadow_compared_total") == (3 if outcome == "completed" else 0)
     assert shadow.metric("shadow_teacher_seconds_count", outcome=outcome) == 3
     assert shadow.metric("shadow_cost_usd_total") == 0
 
     shadow.teacher.reply = agree  # it recovers
-    shadow.observe()
-    await shadow.settled()
+    await shadow.process()
     assert shadow.outcomes()["completed"] == (4 if outcome == "completed" else 1)
 
 
@@ -102,8 +99,7 @@ async def test_the_queue_is_bounded_in_bytes(make_shadow):
     shadow.observe(5, text="x" * 4000)
     assert shadow.outcomes() == {"queue_full": 3}
     await shadow.settled()
-    shadow.observe(1, text="x" * 4000)
-    await shadow.settled()
+    await shadow.process(1, text="x" * 4000)
     assert shadow.outcomes() == {"queue_full": 3, "completed": 3}
 
 
@@ -160,8 +156,7 @@ async def test_a_retryable_error_is_tried_once_more(make_shadow, failures, retry
         return [answer()]
 
     shadow = await make_shadow(fails_first).start()
-    shadow.observe(2)
-    await shadow.settled()
+    await shadow.process(2)
     assert shadow.outcomes() == {outcome: 2}
     assert len(shadow.teacher.asked) == 2 * calls
 
@@ -177,8 +172,7 @@ async def test_while_the_server_asks_for_no_calls_texts_wait_in_the_outbox_and_a
     assert shadow.unaccounted() == 0
 
     shadow.teacher.held = 0.0
-    shadow.observe()  # whose row wakes the worker, as the end of the wait would
-    await shadow.settled()
+    await shadow.process()  # whose row wakes the worker, as the end of the wait would
     assert shadow.outcomes() == {"completed": 6}
 
     shadow.teacher.held = 3600.0
@@ -208,8 +202,7 @@ async def test_texts_that_were_asked_when_the_server_asks_to_be_left_alone_wait_
     assert shadow.unaccounted() == 0
 
     shadow.teacher.held, shadow.teacher.reply = 0.0, agree
-    shadow.observe()  # whose row wakes the worker, as the end of the wait would
-    await shadow.settled()
+    await shadow.process()  # whose row wakes the worker, as the end of the wait would
     assert shadow.outcomes() == {"completed": 31}
     assert [outcome for (outcome,) in shadow.rows("outcome")] == ["completed"] * 31
 
@@ -221,8 +214,7 @@ async def test_a_failing_teacher_is_left_alone(make_shadow):
         return [answer(cost_usd=1.0)]
 
     shadow = await make_shadow(once, concurrency=1, usd_per_hour=50.0).start()
-    shadow.observe(50)
-    await shadow.settled()
+    await shadow.process(50)
     # Failures and calls not made cost nothing, so the budget never ends.
     assert shadow.outcomes() == {"completed": 1, "teacher_error": 19, "breaker_open": 30}
     assert len(shadow.teacher.asked) == 20
@@ -235,15 +227,13 @@ async def test_a_failing_teacher_is_left_alone(make_shadow):
 )
 async def test_refusals_do_not_open_the_breaker(make_shadow, refusal):
     shadow = await make_shadow(returns([refusal])).start()
-    shadow.observe(50)
-    await shadow.settled()
+    await shadow.process(50)
     assert shadow.outcomes() == {"refused": 50}
 
 
 async def test_money_is_not_spent_beyond_the_budget(make_shadow):
     shadow = await make_shadow(returns([answer(cost_usd=1.0, tokens=5)]), usd_per_hour=50.0, concurrency=1).start()
-    shadow.observe(20)
-    await shadow.settled()
+    await shadow.process(20)
     assert shadow.outcomes() == {"completed": 5, "budget": 15}
     assert shadow.metric("shadow_cost_usd_total", teacher="played") == 5.0
     assert shadow.metric("shadow_tokens_total") == 25
@@ -256,15 +246,13 @@ async def test_a_call_not_heard_out_may_cost_what_calls_cost(make_shadow):
         return [answer(cost_usd=1.0)] if len(shadow.teacher.asked) == 1 else await hang(texts)
 
     shadow = await make_shadow(once, usd_per_hour=50.0, concurrency=1, deadline_seconds=0.01).start()
-    shadow.observe(10)
-    await shadow.settled()
+    await shadow.process(10)
     assert shadow.outcomes() == {"completed": 1, "timeout": 4, "budget": 5}
 
 
 async def test_a_refusal_that_was_paid_for_is_paid(make_shadow):
     shadow = await make_shadow(returns([Answer(None, "logprobs", outcome="refused", cost_usd=0.5)])).start()
-    shadow.observe(2)
-    await shadow.settled()
+    await shadow.process(2)
     assert shadow.metric("shadow_cost_usd_total") == 1.0
 
 
@@ -278,8 +266,7 @@ async def test_an_answer_is_stored_before_it_is_counted(make_shadow, monkeypatch
         counted(self, band, outcome)
 
     monkeypatch.setattr(Ledger, "finish", finish)
-    shadow.observe(3)
-    await shadow.settled()
+    await shadow.process(3)
     assert seen == [1, 2, 3]
 
 
@@ -287,8 +274,7 @@ async def test_an_answer_is_stored_before_it_is_counted(make_shadow, monkeypatch
 async def test_what_a_teacher_says_is_not_logged(make_shadow, kind):
     with structlog.testing.capture_logs() as log:
         shadow = await make_shadow(raises(kind("it repeats the canary"))).start()
-        shadow.observe(1)
-        await shadow.settled()
+        await shadow.process(1)
     (line,) = (line for line in log if line["event"] == "shadow teacher failed")
     error = line.pop("exc_info", None)
     told = f"{line}{describe(error) if error else ''}"
