@@ -143,7 +143,7 @@ class Worker:
             self._next_rows.extend(rows)
             self._claimed.update((row.seq, self._since(row)) for row in rows)
             return
-        # The ledger knows of rows that are not in the file, so the file was replaced.
+        # Rows that the ledger still counts as stored are missing: the file was deleted or replaced.
         self._stored_since.clear()
         for band, count in enumerate(before):
             for _ in range(count):
