@@ -63,7 +63,7 @@ def _split(task: Task, pool: Examples, held_out: Mapping[str, Examples], removed
     if not len(validation):
         raise DataError("validation: no rows; raise data.validation or give it a source of its own")
     if len(set(ids := [name for split in splits.values() for name in split.ids])) < len(ids):
-        raise DataError("an id stands in two splits; ids must differ across train, validation and test")
+        raise DataError("an id is in two splits; ids must differ across train, validation and test")
     everywhere = {**splits, **gold}
     findings = examine_labels(everywhere, labels, listed=task.labels is not None) + examine(splits, labels)
     findings += _other_uses(task, held_out, gold.get("fit"), labels)

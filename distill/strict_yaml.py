@@ -121,7 +121,7 @@ class _Bounds:
         place = _place(event.start_mark)
         if isinstance(event, events.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in self._open):
-                return f"the alias *{masked(event.anchor)} stands within what it names{place}; write it out"
+                return f"the alias *{masked(event.anchor)} refers to a value that contains it{place}; write it out"
             self._count += self._sizes.get(event.anchor, 1)
         elif isinstance(event, events.CollectionEndEvent):
             anchor, before = self._open.pop()

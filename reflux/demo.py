@@ -71,7 +71,7 @@ def _distil(folder: Path, console: Console) -> ExportRun:
     splits = run.make_data()
     console.print(f"{len(splits.train)} tickets, {len(splits.labels)} categories. One of them:")
     console.print(f"  {splits.train.texts[0]}", markup=False, highlight=False)
-    console.rule("Teacher: fitted on gold labels, then asked for soft labels")
+    console.rule("Teacher: fine-tuned on gold labels, then asked for soft labels")
     run.make_labels()
     console.rule("Students: trained on the soft labels")
     for name in run.task.students:

@@ -32,7 +32,7 @@ def shared_with_test(name: str, split: Examples, test: Examples) -> list[Finding
     count = sum(normalise(text) in judged for text in split.texts)
     if not count:
         return []
-    return [Finding("warning", f"{name}: {count} of {len(split)} texts also stand in test and flatter it; remove them")]
+    return [Finding("warning", f"{name}: {count} of {len(split)} texts are also in test and flatter it; remove them")]
 
 
 def lacks_gold(gold: Examples) -> str | None:

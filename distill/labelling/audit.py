@@ -95,7 +95,7 @@ def shared_with_fit(gold: Examples, fitted: Examples) -> list[Finding]:
     count = sum(normalise(text) in known for text in gold.texts)
     if not count:
         return []
-    found = f"{_KEY}: {count} of {len(gold)} texts also stand in teacher.fit.data"
+    found = f"{_KEY}: {count} of {len(gold)} texts are also in teacher.fit.data"
     return [Finding("warning", f"{found}, and the teacher is surer of those than of others; remove them")]
 
 

@@ -166,7 +166,7 @@ def total(sizes: Floats, values: Floats, new: Floats, level: float = 0.95) -> In
 
 
 def guess(planned: Sequence[PlannedCalls]) -> Interval:
-    """Estimate the cost of calls of which only the size is known, between bounds that rarely fail."""
+    """Estimate the cost of calls from their sizes alone, between bounds that rarely fail."""
 
     def cost(tokens_per_byte: float, output: Callable[[float], float]) -> float:
         return sum(

@@ -42,7 +42,7 @@ class LabelledPool:
 
 
 class Progress(Protocol):
-    """Is told how the asking goes on, as `distill.progress.LabellingBar` is."""
+    """Counts the texts of a labelling, as `distill.progress.LabellingBar` does."""
 
     def advance(self, count: int) -> None:
         """Count texts that were answered now."""

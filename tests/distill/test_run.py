@@ -362,7 +362,7 @@ test_only.__test__ = False  # type: ignore[attr-defined]
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (reuse_ids, "an id stands in two splits"),
+        (reuse_ids, "an id is in two splits"),
         (misspell_labels, r"gold labels \['shipping'\] are not among the task's 4 labels"),
         (test_only, "every row duplicates a held-out row"),
         (remove_test, r"test\.csv: cannot be read"),
@@ -668,14 +668,14 @@ def test_changed_gold_rows_calibrate_anew(audited, keyword_rows, write_csv):
 def test_gold_rows_that_also_judge_are_found(audited, rows, keyword_rows, write_csv):
     write_csv(audited.folder / "gold.csv", [*keyword_rows(150, 77), *rows[TRAIN : TRAIN + 7]])
     messages = [finding.message for finding in audited.open().make_data().findings]
-    assert any(one.startswith("labelling.calibration.data: 7 of 157 texts also stand in test") for one in messages)
+    assert any(one.startswith("labelling.calibration.data: 7 of 157 texts are also in test") for one in messages)
 
 
 def test_gold_rows_that_also_fitted_the_teacher_are_found(local_template, tmp_path):
     job = local_template.copy(tmp_path / "job")
     job.task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}}
     messages = [finding.message for finding in job.open().make_data().findings]
-    assert any("140 of 140 texts also stand in teacher.fit.data" in one for one in messages)
+    assert any("140 of 140 texts are also in teacher.fit.data" in one for one in messages)
 
 
 def test_too_few_gold_rows_are_refused_before_anything_is_asked(audited, monkeypatch, keyword_rows, write_csv):

@@ -226,8 +226,8 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("text", "message"),
     [
         (LAUGHS, "more than 200,000 values, aliases counted (line 6, column "),
-        ("a: &a {" + "x: *a, " + "}", "the alias *a stands within what it names (line 1, column 11); write it out"),
-        ("a: &a [b, &b [*a]]", "the alias *a stands within what it names"),
+        ("a: &a {" + "x: *a, " + "}", "the alias *a refers to a value that contains it (line 1, column 11)"),
+        ("a: &a [b, &b [*a]]", "the alias *a refers to a value that contains it"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested more than 100 deep (line 1, column 103)"),
         ("a: " + "{b: " * 5000 + "}" * 5000, "nested more than 100 deep"),
         ("".join("  " * depth + "a:\n" for depth in range(300)), "nested more than 100 deep (line 101,"),

@@ -87,7 +87,7 @@ def test_nor_is_one_that_is_the_name_of_a_value(told, kind):
 
 def test_nor_is_one_that_is_an_alias_of_itself(tmp_path):
     (tmp_path / "task.yaml").write_text(f"teacher: &{KEY}\n  headers: *{KEY}\n")
-    with pytest.raises(TaskError, match="stands within what it names") as refused:
+    with pytest.raises(TaskError, match="refers to a value that contains it") as refused:
         load_task(tmp_path / "task.yaml")
     assert KEY not in str(refused.value)
 

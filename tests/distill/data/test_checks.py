@@ -124,7 +124,7 @@ FINDINGS = {
     ),
     "texts that also judge, regardless of case and spacing": (
         shared("Where is  it", "mine", "other", test=("where is it", "mine")),
-        ("warning", "teacher.fit.data: 2 of 3 texts also stand in test…"),
+        ("warning", "teacher.fit.data: 2 of 3 texts are also in test…"),
     ),
 }
 

@@ -296,7 +296,7 @@ def test_gold_rows_on_which_the_teacher_was_fitted_are_found():
     fitted = Examples(("x", "y", "z"), ("GOLD  3", "gold 7", "other"), ("a", "a", "a"))
     (finding,) = shared_with_fit(GOLD, fitted)
     assert finding.level == "warning"
-    assert "2 of 120 texts also stand in teacher.fit.data" in finding.message
+    assert "2 of 120 texts are also in teacher.fit.data" in finding.message
     assert shared_with_fit(GOLD, TEST) == []
 
 
