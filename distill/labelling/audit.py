@@ -118,7 +118,6 @@ async def label_and_audit(
     extra: AuditTexts,
     store: AnswerStore,
     progress: Progress = SILENT,
-    *,
     engine: Engine = ask_missing,
 ) -> Audited:
     """Label a pool and audit the teacher on the `extra` texts.
@@ -129,9 +128,9 @@ async def label_and_audit(
     record: dict[str, Any] = {}
     scaling = None
     if extra.section is not None and extra.gold is not None:
-        gold = await label(teacher, extra.gold, store, progress, engine=engine)
+        gold = await label(teacher, extra.gold, store, progress, engine)
         scaling, record["calibration"] = _calibrate(teacher, extra.section, extra.gold, gold)
-    labelled = await label(teacher, pool, store, progress, engine=engine)
+    labelled = await label(teacher, pool, store, progress, engine)
     if scaling is not None:
         labelled = replace(labelled, soft=labelled.soft.calibrated(scaling))
     if extra.twice:

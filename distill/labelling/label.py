@@ -70,20 +70,6 @@ class Engine(Protocol):
         """Return how many texts were asked about."""
 
 
-async def label(
-    teacher: Teacher,
-    examples: Examples,
-    store: AnswerStore,
-    progress: Progress = SILENT,
-    *,
-    engine: Engine | None = None,
-) -> LabelledPool:
-    """Have the teacher asked about every text that the store lacks, and return the soft labels of all `examples`."""
-    with naming_rows(examples):
-        asked = await (engine or ask_missing)(teacher, examples.texts, store, progress)
-    return _collect(teacher, examples, store, asked)
-
-
 async def ask_missing(
     teacher: Teacher, texts: Iterable[str], store: AnswerStore, progress: Progress = SILENT, *, repeat: int = 0
 ) -> int:
@@ -129,6 +115,15 @@ async def ask_missing(
         raise failures[0]
     await writer.finish()
     return asked
+
+
+async def label(
+    teacher: Teacher, examples: Examples, store: AnswerStore, progress: Progress = SILENT, engine: Engine = ask_missing
+) -> LabelledPool:
+    """Have the teacher asked about every text that the store lacks, and return the soft labels of all `examples`."""
+    with naming_rows(examples):
+        asked = await engine(teacher, examples.texts, store, progress)
+    return _collect(teacher, examples, store, asked)
 
 
 class AnswerWriter:

@@ -124,7 +124,7 @@ class LabellingSession:
         else:
             runner.refuse_open(teacher, StoredBatchAccount(store, account))
         with labelling_bar(f"{teacher.name} labels the pool", len(pool) + extra.count, spent) as progress:
-            audited = await label_and_audit(teacher, pool, extra, store, progress, engine=engine)
+            audited = await label_and_audit(teacher, pool, extra, store, progress, engine)
         labelled = audited.labelling
         if labelled.unlabelled:
             count, shown_rows = labelled.refused + labelled.invalid, "; ".join(labelled.unlabelled[:_MOST_NAMED])
