@@ -70,6 +70,16 @@ ENVIRONMENTS = {
     ),
     "litserve": Packages(("litserve==0.2.19", *_UVICORN, *_RUNTIME)),
     "mlserver": Packages(("mlserver==1.7.1", *_UVICORN, *_RUNTIME)),
+    "mlserver-hub": Packages(
+        (
+            "mlserver==1.7.1",
+            "optimum==2.1.0",
+            "optimum-onnx==0.1.0",
+            "transformers==4.57.6",
+            "torch==2.13.0",
+            *_RUNTIME,
+        )
+    ),
     "bentoml": Packages(("bentoml==1.4.40", *_TELEMETRY, *_UVICORN, *_RUNTIME)),
     "triton": Packages(("nvidia-pytriton==0.7.0", "onnxruntime==1.32.0", "tokenizers==0.22.2", "numpy==1.26.4")),
     "heartcut": Packages(("heartcut==0.2.1", "fastapi==0.165.0", *_UVICORN, *_RUNTIME)),
