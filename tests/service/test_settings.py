@@ -87,12 +87,12 @@ def test_admin_without_keys_is_refused_with_the_remedy(environment, host):
         ({"METRICS_PORT": "9000", "PORT": "9000"}, r"REFLUX_METRICS_PORT and REFLUX_PORT are both 9000"),
     ],
 )
-def test_what_does_not_fit_names_its_variable(environment, variables, message):
+def test_an_invalid_setting_names_its_variable(environment, variables, message):
     with pytest.raises(StartupError, match=message):
         environment(**{f"REFLUX_{name}": value for name, value in variables.items()})
 
 
-def test_what_a_command_line_gives_comes_before_the_environment(environment):
+def test_arguments_take_precedence_over_the_environment(environment):
     environment(REFLUX_PORT="9000")
     settings = load_settings(port=9001)
     assert (settings.port, str(settings.bundle)) == (9001, "bundle")

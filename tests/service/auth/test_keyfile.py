@@ -54,7 +54,7 @@ def test_a_name_may_have_two_keys_while_one_replaces_the_other(read):
         (f"first:{ONE}:admin", "other options"),
     ],
 )
-def test_a_line_that_does_not_fit_is_named_by_its_number_and_not_repeated(read, line, message):
+def test_an_invalid_line_is_named_by_its_number_and_not_repeated(read, line, message):
     with pytest.raises(KeysError, match=rf"keys, line 3: .*{message}") as refused:
         read(f"first:{TWO}\n\n{line}\n")
     assert line not in str(refused.value)
@@ -62,12 +62,12 @@ def test_a_line_that_does_not_fit_is_named_by_its_number_and_not_repeated(read, 
 
 
 @pytest.mark.parametrize("text", ["", "\n# nobody\n"])
-def test_a_file_without_a_key_does_not_fit(read, text):
+def test_a_file_without_a_key_is_refused(read, text):
     with pytest.raises(KeysError, match="it has no key"):
         read(text)
 
 
-def test_a_file_that_cannot_be_read_does_not_fit(tmp_path):
+def test_an_unreadable_file_is_refused(tmp_path):
     with pytest.raises(KeysError, match="cannot be read"):
         read_keys(tmp_path / "none")
     (tmp_path / "keys").write_bytes(b"\xff\xfe")
@@ -76,17 +76,17 @@ def test_a_file_that_cannot_be_read_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, make):
+def test_other_than_regular_files_are_refused_without_blocking(tmp_path, make):
     make(tmp_path / "keys")
     with pytest.raises(KeysError, match=r"keys: the API keys (cannot be read|are not in a regular file)"):
         read_keys(tmp_path / "keys")
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(read):
+def test_a_byte_order_mark_is_ignored(read):
     assert [line.name for line in read(f"\ufefftickets:{ONE}")] == ["tickets"]
 
 
-def test_new_keys_are_long_and_never_the_same():
+def test_new_keys_are_long_and_unique():
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
     assert {len(key) for key in keys} == {len("reflux_") + 43}

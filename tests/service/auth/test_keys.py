@@ -75,7 +75,7 @@ def bearer(key):
         {"authorization": "Basic eDp5", "x-api-key": "right"},
     ],
 )
-async def test_a_key_is_taken_from_either_header(guarded, write_keys, headers):
+async def test_a_key_may_be_in_either_header(guarded, write_keys, headers):
     async with guarded(write_keys(other="wrong", tickets="right")) as service:
         assert (await service.client.post("/classify", json=TEXT, headers=headers)).status_code == 200
         assert await service.admitted() == {("tickets", "allowed"): 1}
@@ -121,7 +121,7 @@ async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, head
         ("/classify", lambda error: error["error"]["message"]),
     ],
 )
-async def test_a_client_of_any_protocol_is_refused_in_the_shape_that_it_reads(guarded, write_keys, path, message_of):
+async def test_refusals_have_the_error_shape_of_the_protocol(guarded, write_keys, path, message_of):
     async with guarded(write_keys(tickets="right:rate=0.01/s")) as service:
         assert "a key is needed" in message_of((await service.client.post(path, json={})).json())
         await service.classify("right")
@@ -146,7 +146,7 @@ async def test_without_a_key_the_body_is_not_read(make_settings, write_keys):
 
 
 @pytest.mark.parametrize(("settings", "open_metrics"), [({}, True), ({"metrics_open": False}, False)])
-async def test_probes_and_pages_need_no_key_and_metrics_as_is_set(guarded, write_keys, settings, open_metrics):
+async def test_probes_and_pages_need_no_key_and_metrics_as_configured(guarded, write_keys, settings, open_metrics):
     async with guarded(write_keys(tickets="right"), **settings) as service:
         for path in (*PROBES, *NO_SECRETS):
             assert (await service.client.get(path)).status_code == 200
@@ -185,7 +185,7 @@ async def test_the_log_names_the_key_and_does_not_hold_it(guarded, write_keys):
     assert "wrong" not in str(events)
 
 
-async def test_a_rate_is_of_texts_and_the_refusal_says_when_to_come_again(guarded, write_keys):
+async def test_a_rate_counts_texts_and_its_refusal_says_when_to_retry(guarded, write_keys):
     async with guarded(write_keys(tickets="slow:rate=0.01/s", other="fast")) as service:
         assert (await service.classify("slow", {"texts": ["invoice"] * 5})).status_code == 200
         response = await service.classify("slow", **{"x-request-id": "mine"})
@@ -203,7 +203,7 @@ async def test_a_rate_is_of_texts_and_the_refusal_says_when_to_come_again(guarde
         assert response.json()["error"]["code"] == "rate_limited"
 
 
-async def test_requests_at_once_do_not_get_past_the_rate(guarded, write_keys):
+async def test_concurrent_requests_do_not_exceed_the_rate(guarded, write_keys):
     async with guarded(write_keys(tickets="slow:rate=0.01/s")) as service:
         answered = await asyncio.gather(*(service.classify("slow") for _ in range(20)))
         assert sorted(response.status_code for response in answered) == [200, *[429] * 19]
@@ -211,7 +211,7 @@ async def test_requests_at_once_do_not_get_past_the_rate(guarded, write_keys):
 
 
 @pytest.mark.parametrize(("path", "body"), [("/classify", TEXT), ("/predict", {"inputs": "invoice"})])
-async def test_what_there_is_no_room_for_costs_a_key_nothing(guarded, write_keys, path, body):
+async def test_overload_refusals_cost_a_key_nothing(guarded, write_keys, path, body):
     async with guarded(write_keys(tickets="slow:rate=0.01/s")) as service:
         hurried = {**bearer("slow"), "x-request-timeout-ms": "0.001"}  # less than any text takes
         for _ in range(3):
@@ -235,7 +235,7 @@ def test_over_time_a_caller_gets_its_rate_in_requests_of_any_size():
     assert 900 <= answered <= 1010 + 7
 
 
-def test_after_the_seconds_that_a_refusal_names_a_caller_is_admitted():
+def test_a_caller_is_admitted_after_the_seconds_that_a_refusal_names():
     caller = Caller("tickets", KeyOptions(rate=10.0))
     caller.spend(64, 1000.0)
     with pytest.raises(RateLimitedError) as refused:
@@ -244,7 +244,7 @@ def test_after_the_seconds_that_a_refusal_names_a_caller_is_admitted():
     caller.spend(1, 1006.0)
 
 
-def test_what_is_not_asked_is_not_saved_up_beyond_a_second():
+def test_a_bucket_holds_the_texts_of_one_second():
     caller = Caller("tickets", KeyOptions(rate=10.0))
     for _ in range(10):
         caller.spend(1, 5000.0)
@@ -263,7 +263,7 @@ async def test_keys_are_rotated_without_a_restart(guarded, write_keys):
         assert await service.statuses("old", "new") == [401, 200]
 
 
-async def test_the_file_is_looked_at_by_itself_once_a_second(guarded, write_keys, monkeypatch):
+async def test_the_file_is_checked_once_a_second(guarded, write_keys, monkeypatch):
     async with guarded(write_keys(tickets="old")) as service:
         looks = []
         monkeypatch.setattr(Keys, "refresh", lambda _: looks.append(1))
@@ -316,7 +316,7 @@ async def test_an_invalid_file_leaves_the_keys_and_is_logged_once(guarded, write
     ],
     ids=["emptied", "comments", "deleted", "dangling"],
 )
-async def test_an_emptied_or_deleted_file_revokes_all_keys_and_is_told_once(guarded, write_keys, empty):
+async def test_an_emptied_or_deleted_file_revokes_all_keys_and_is_logged_once(guarded, write_keys, empty):
     path = write_keys(tickets="right", boss="master:admin")
     async with guarded(path, admin=True) as service:
         assert await service.statuses("right") == [200]
@@ -334,7 +334,7 @@ async def test_an_emptied_or_deleted_file_revokes_all_keys_and_is_told_once(guar
         assert await service.statuses("right") == [200]  # without waiting for the next second
 
 
-async def test_a_mounted_secret_is_exchanged_by_its_link(guarded, tmp_path):
+async def test_a_mounted_secret_is_replaced_by_its_link(guarded, tmp_path):
     for number, key in enumerate(("old", "new")):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "keys").write_text(key_line("tickets", key))
@@ -348,7 +348,7 @@ async def test_a_mounted_secret_is_exchanged_by_its_link(guarded, tmp_path):
         assert await service.statuses("old", "new") == [401, 200]
 
 
-async def test_another_key_for_a_name_does_not_give_its_rate_anew(guarded, write_keys):
+async def test_a_new_key_for_a_name_keeps_its_token_bucket(guarded, write_keys):
     async with guarded(write_keys(tickets="old:rate=0.01/s")) as service:
         assert (await service.classify("old")).status_code == 200
         for options, status in (("rate=0.01/s", 429), ("rate=9/s", 200)):
@@ -357,12 +357,12 @@ async def test_another_key_for_a_name_does_not_give_its_rate_anew(guarded, write
             assert (await service.classify("new")).status_code == status
 
 
-def test_a_file_that_does_not_fit_stops_the_start(make_settings, tmp_path):
+def test_an_invalid_file_stops_the_start(make_settings, tmp_path):
     with pytest.raises(StartupError, match="cannot be read"):
         create_app(make_settings(api_keys=tmp_path / "none"))
 
 
-def test_every_key_is_compared_whichever_fits(write_keys, monkeypatch):
+def test_every_key_is_compared_whichever_matches(write_keys, monkeypatch):
     keys = Keys(write_keys(a="1", b="2", c="3"), Metrics())
     compared = []
 

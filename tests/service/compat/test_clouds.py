@@ -11,7 +11,7 @@ async def test_invocations_answers_as_the_root_does(client, texts):
         assert (await client.post("/invocations", json=body)).json() == expected
 
 
-async def test_ping_tells_that_the_service_is_ready(client):
+async def test_ping_says_that_the_service_is_ready(client):
     assert (await client.get("/ping")).json() == {"status": "ok"}
 
 
@@ -21,7 +21,7 @@ async def test_vertex_answers_each_instance_as_the_native_route_does(client, nat
     assert response.json() == {"predictions": [result["top"] for result in results]}
 
 
-async def test_an_instance_may_say_how_it_is_to_be_answered(client, native, texts):
+async def test_an_instance_may_have_its_own_options(client, native, texts):
     first, second = await native(client, texts[:2])
     instances = [{"inputs": texts[0], "raw_scores": True}, texts[1]]
     predictions = (await client.post("/vertex", json={"instances": instances, "parameters": {}})).json()["predictions"]
@@ -29,7 +29,7 @@ async def test_an_instance_may_say_how_it_is_to_be_answered(client, native, text
     assert predictions[1] == second["top"]
 
 
-async def test_only_the_instance_that_says_so_must_be_read_whole(client):
+async def test_truncate_false_applies_to_its_instance_alone(client):
     long = "invoice " * 40
     whole = {"inputs": long, "truncate": False}
     assert (await client.post("/vertex", json={"instances": [long]})).status_code == 200

@@ -40,7 +40,7 @@ def left_bundle(tiny_bundle, tmp_path):
     return write_bundle(tmp_path / "left", {**contents, TOKENIZER: tokenizer.to_str().encode()}, manifest).path
 
 
-async def test_the_real_client_gets_what_the_native_route_says(server, native, texts):
+async def test_the_real_client_gets_the_native_answers(server, native, texts):
     results = await native(server, texts)
 
     def ask():
@@ -62,7 +62,7 @@ async def test_the_real_client_gets_what_the_native_route_says(server, native, t
     assert info["model_id"] == "tiny"
 
 
-async def test_the_real_client_shows_what_was_wrong(server):
+async def test_the_real_client_shows_the_error(server):
     client = InferenceClient(model=f"{server.base_url}/")
     with pytest.raises(HfHubHTTPError, match="top_k: Input should be greater than or equal to 1") as raised:
         await asyncio.to_thread(client.text_classification, "invoice", top_k=0)
@@ -79,19 +79,19 @@ async def test_tei_gets_one_list_for_a_text_and_a_list_of_lists_for_several(clie
 
 
 @pytest.mark.parametrize("inputs", [["a", "b"], [["a", "b"]], [["a"], ["b", "c"]], ["a", "b", "c"], [["a"], "b"]])
-async def test_to_tei_texts_side_by_side_are_a_pair_which_is_refused(client, inputs):
+async def test_tei_refuses_pairs_of_texts(client, inputs):
     message = refused(await client.post("/predict", json={"inputs": inputs}), 422, "Validation")
     assert "a pair of texts" in message
     assert '[["a"], ["b"]]' in message
 
 
-async def test_with_parameters_a_list_is_a_batch_and_the_reply_is_always_nested(client, native, texts):
+async def test_with_parameters_a_list_is_a_batch_and_the_response_is_nested(client, native, texts):
     results = [result["top"] for result in await native(client, texts)]
     assert await infer(client, texts[0]) == results[:1]
     assert await infer(client, texts) == results
 
 
-async def test_parameters_are_a_key_and_not_a_word_of_the_text(client):
+async def test_the_word_parameters_in_a_text_is_no_key(client):
     assert isinstance((await predict(client, "parameters", "/"))[0], dict)
     assert isinstance((await predict(client, '"parameters"', "/"))[0], dict)
 
@@ -102,7 +102,7 @@ async def test_top_k_lists_that_many_labels(client, native, texts, top_k, listed
     assert await infer(client, texts[0], top_k=top_k) == [result["top"][:listed]]
 
 
-async def test_the_scores_are_what_was_asked_for(client, native, texts):
+async def test_the_scores_have_the_requested_activation(client, native, texts):
     [result] = await native(client, texts[:1])
     logits = np.array(result["logits"])
     for function, expected in (
@@ -120,7 +120,7 @@ async def test_the_scores_are_what_was_asked_for(client, native, texts):
     assert await predict(client, texts[0], raw_scores=True) == raw
 
 
-async def test_truncation_is_reported_to_who_does_not_want_it(client):
+async def test_truncate_false_refuses_a_long_text(client):
     long = "invoice " * 40
     assert (await predict(client, long))[0]["label"] == "billing"
     assert (await predict(client, "invoice", truncate=False))[0]["label"] == "billing"
@@ -128,7 +128,7 @@ async def test_truncation_is_reported_to_who_does_not_want_it(client):
     assert refused(response, 422, "Validation").startswith("inputs[1]: more than the 32 tokens")
 
 
-async def test_a_model_that_reads_the_end_says_so_to_who_asks_for_the_beginning(running, left_bundle):
+async def test_a_model_that_cuts_the_beginning_refuses_truncation_at_the_end(running, left_bundle):
     texts = [["invoice"], ["invoice " * 40 + "parcel " * 31]]
     async with running(bundle=left_bundle) as client:
         assert [scores[0]["label"] for scores in await predict(client, texts)] == ["billing", "shipping"]
@@ -140,7 +140,7 @@ async def test_a_model_that_reads_the_end_says_so_to_who_asks_for_the_beginning(
 @pytest.mark.parametrize(
     ("content", "media_type", "status"), [(b"{", "application/json", 400), (b"{}", "text/plain", 415)]
 )
-async def test_what_is_not_json_is_refused_in_tei_s_shape(client, content, media_type, status):
+async def test_a_body_that_is_not_json_is_refused_in_tei_s_shape(client, content, media_type, status):
     response = await client.post("/", content=content, headers={"content-type": media_type, "x-request-id": "mine"})
     refused(response, status, "Validation")
     assert response.headers["x-request-id"] == "mine"
@@ -150,7 +150,7 @@ async def test_a_text_that_the_graph_fails_on_is_a_fault_of_the_backend(client):
     refused(await client.post("/predict", json={"inputs": "poison"}), 500, "Backend")
 
 
-async def test_overload_is_told_with_when_to_come_again(client, monkeypatch):
+async def test_overload_says_when_to_retry(client, monkeypatch):
     async def overloaded(*_, **__):
         raise OverloadedError("too many texts wait; try again", retry_after=3)
 
@@ -170,7 +170,7 @@ async def test_info_says_what_is_served(client, tiny_bundle):
     assert info["max_input_length"] == 32
 
 
-async def test_health_fails_while_the_service_is_leaving(make_settings):
+async def test_health_fails_while_the_service_stops(make_settings):
     app = create_app(make_settings())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)

@@ -33,11 +33,11 @@ async def test_raw_scores_are_logits(client, native, texts):
 
 
 @pytest.mark.parametrize("name", ["tiny", "default", "default/not-specified", None])
-async def test_the_model_may_be_named_or_left_open(client, name):
+async def test_the_model_may_be_named_or_omitted(client, name):
     assert (await ask(client, input=["invoice"], model=name)).json()["model"] == "tiny"
 
 
-async def test_another_model_is_not_found_and_the_one_there_is_is_named(client, tiny_bundle):
+async def test_another_model_is_not_found_and_the_served_one_is_named(client, tiny_bundle):
     message = refused(await ask(client, input=["invoice"], model="other"), 404, "not_found", OpenAIErrorBody)
     assert message == f"the model other is not served here; there is tiny, version {tiny_bundle.manifest.version}"
 
@@ -50,5 +50,5 @@ async def test_a_native_request_about_input_is_refused_as_a_native_one(client, b
     assert response.json()["error"]["request_id"]
 
 
-async def test_a_fault_of_the_graph_is_told_in_infinity_s_shape(client):
+async def test_a_fault_of_the_graph_has_infinity_s_error_shape(client):
     refused(await ask(client, input=["poison"]), 500, "inference_failed", OpenAIErrorBody)

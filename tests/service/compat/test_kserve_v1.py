@@ -11,7 +11,7 @@ async def predict(client, name="tiny", **body):
     return await client.post(f"/v1/models/{name}:predict", json=body)
 
 
-async def test_the_real_client_gets_what_the_native_route_says(server, native, texts):
+async def test_the_real_client_gets_the_native_answers(server, native, texts):
     kserve = pytest.importorskip("kserve", reason="kserve brings kubernetes, grpc and pandas: not in `dev`")
     results = await native(server, texts)
     base, config = str(server.base_url), kserve.RESTConfig(protocol="v1", timeout=30)
@@ -33,11 +33,11 @@ async def test_each_text_is_answered_with_labels_and_not_with_indices(client, na
         assert list(prediction["probabilities"]) == LABELS
 
 
-async def test_what_is_served_is_listed_and_ready(client):
+async def test_the_served_model_is_listed_and_ready(client):
     assert (await client.get("/v1/models")).json() == {"models": ["tiny"]}
     assert (await client.get("/v1/models/tiny")).json() == {"name": "tiny", "ready": True}
 
 
-async def test_another_model_is_not_found_and_the_one_there_is_is_named(client):
+async def test_another_model_is_not_found_and_the_served_one_is_named(client):
     for response in (await predict(client, "other", instances=["a"]), await client.get("/v1/models/other")):
         assert "the model other is not served here; there is tiny" in refused(response, 404)

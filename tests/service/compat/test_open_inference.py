@@ -25,7 +25,7 @@ async def infer(client, texts, path=PATH, **options):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-async def test_triton_s_client_gets_what_the_native_route_says(server, native, texts, binary):
+async def test_triton_s_client_gets_the_native_answers(server, native, texts, binary):
     results = await native(server, texts)
 
     def ask():
@@ -56,7 +56,7 @@ async def test_triton_s_client_gets_what_the_native_route_says(server, native, t
             assert float(score) == pytest.approx(expected["score"], abs=1e-6)
 
 
-async def test_triton_s_client_shows_what_was_wrong(server):
+async def test_triton_s_client_shows_the_error(server):
     def ask():
         client = triton.InferenceServerClient(server.base_url.netloc.decode())
         given = triton.InferInput("text", [1], "BYTES")
@@ -69,7 +69,7 @@ async def test_triton_s_client_shows_what_was_wrong(server):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-async def test_kserve_s_client_gets_what_the_native_route_says(server, native, texts, binary):
+async def test_kserve_s_client_gets_the_native_answers(server, native, texts, binary):
     kserve = pytest.importorskip("kserve", reason="kserve brings kubernetes, grpc and pandas: not in `dev`")
     results = await native(server, texts)
     given = kserve.InferInput("text", [len(texts)], "BYTES")
@@ -91,7 +91,7 @@ async def test_kserve_s_client_gets_what_the_native_route_says(server, native, t
     )
 
 
-async def test_label_and_probabilities_are_the_outputs_unless_others_are_asked_for(client, native, texts, tiny_bundle):
+async def test_label_and_probabilities_are_the_default_outputs(client, native, texts, tiny_bundle):
     results = await native(client, texts)
     reply = await infer(client, texts, id="42")
     assert reply == {
@@ -113,7 +113,7 @@ async def test_label_and_probabilities_are_the_outputs_unless_others_are_asked_f
     assert only["data"] == [value for result in results for value in result["logits"]]
 
 
-async def test_without_an_id_the_reply_has_that_of_the_request(client):
+async def test_without_an_id_the_response_has_that_of_the_request(client):
     response = await client.post(PATH, json={"inputs": [tensor(["a"])]}, headers={"x-request-id": "mine"})
     assert response.json()["id"] == "mine"
 
@@ -122,12 +122,12 @@ async def test_without_an_id_the_reply_has_that_of_the_request(client):
     ("shape", "data"),
     [([2], ["invoice", "parcel"]), ([2, 1], ["invoice", "parcel"]), ([2, 1], [["invoice"], ["parcel"]])],
 )
-async def test_a_column_of_texts_is_texts(client, shape, data):
+async def test_texts_may_come_as_a_column(client, shape, data):
     response = await client.post(PATH, json={"inputs": [tensor(data, shape=shape)]})
     assert response.json()["outputs"][0]["data"] == ["billing", "shipping"]
 
 
-async def test_what_the_protocol_lets_clients_add_is_ignored(client):
+async def test_unknown_parameters_are_ignored(client):
     body = {
         "model_name": "tiny",
         "parameters": {"priority": 3, "mine": "x"},
@@ -202,7 +202,7 @@ async def test_bytes_that_do_not_fit_are_refused(client, options, message):
     assert refused(await client.post(PATH, **binary(["hello"], **options)), 422).startswith(message)
 
 
-async def test_a_header_that_does_not_fit_is_refused(client):
+async def test_an_invalid_length_header_is_refused(client):
     request = binary(["hello"])
     request["headers"]["Inference-Header-Content-Length"] = "99999"
     assert "Inference-Header-Content-Length" in refused(await client.post(PATH, **request), 400)
@@ -222,13 +222,13 @@ async def test_the_timeout_in_microseconds_is_the_deadline(client, monkeypatch, 
     assert asked == [seconds]
 
 
-async def test_a_timeout_that_cannot_be_kept_is_told_in_the_protocol_s_shape(client):
+async def test_a_missed_timeout_has_the_protocol_s_error_shape(client):
     response = await client.post(PATH, json={"inputs": [tensor(["invoice"])], "parameters": {"timeout": 1}})
     assert response.status_code in (429, 504)
     refused(response, response.status_code)
 
 
-async def test_a_version_may_be_named_and_must_be_that_which_is_served(client, tiny_bundle):
+async def test_a_named_version_must_be_the_served_one(client, tiny_bundle):
     version = tiny_bundle.manifest.version
     for path in ("", "/ready"):
         assert (await client.get(f"/v2/models/tiny/versions/{version}{path}")).status_code == 200
@@ -243,7 +243,7 @@ async def test_a_version_may_be_named_and_must_be_that_which_is_served(client, t
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/v2/nope", 404), ("GET", "/v2/models/tiny/infer", 405)]
 )
-async def test_what_no_route_answers_is_told_in_the_protocol_s_shape_too(client, method, path, status):
+async def test_unknown_paths_and_methods_have_the_protocol_s_error_shape(client, method, path, status):
     refused(await client.request(method, path), status)
 
 
@@ -262,7 +262,7 @@ async def test_a_version_in_the_path_chooses_between_the_stable_and_the_candidat
         assert list(answers.values()) == [["billing"]]
 
 
-async def test_the_server_and_the_model_say_what_they_are(client, tiny_bundle):
+async def test_the_server_and_the_model_describe_themselves(client, tiny_bundle):
     assert (await client.get("/v2/health/live")).json() == {"live": True}
     assert (await client.get("/v2/health/ready")).json() == {"ready": True}
     assert (await client.get("/v2/models/tiny/ready")).json() == {"name": "tiny", "ready": True}

@@ -90,7 +90,7 @@ BODIES = {
 @pytest.mark.parametrize(
     ("path", "body", "message"), [(path, body, message) for path, bodies in BODIES.items() for body, message in bodies]
 )
-async def test_what_does_not_fit_is_refused_with_its_place(shared_client, path, body, message):
+async def test_an_invalid_request_is_refused_with_the_field(shared_client, path, body, message):
     kind = "Validation" if path in ("/predict", "/", "/vertex") else None
     shape = OpenAIErrorBody if path == "/classify" else None  # whose own shape is the native one
     assert refused(await shared_client.post(path, json=body), 422, kind, shape).startswith(message)

@@ -10,7 +10,7 @@ from service.errors import InvalidRequestError, MalformedBodyError
 
 
 @pytest.mark.parametrize("strings", [[], ["a"], ["", "é🎉", "a" * 300, "\0"]])
-def test_strings_come_back_as_they_went(strings):
+def test_strings_survive_a_round_trip(strings):
     assert read_strings(write_strings(strings), "x", 64) == strings
 
 
@@ -32,7 +32,7 @@ def test_floats_are_little_endian_and_row_after_row():
         (b"\x01\0\0\0a\x01\0\0\0\xff", "item 1 is not UTF-8"),
     ],
 )
-def test_what_is_not_strings_is_refused_with_its_place(data, message):
+def test_invalid_strings_are_refused_with_the_item(data, message):
     with pytest.raises(InvalidRequestError, match=message):
         read_strings(data, "inputs[0]", 64)
 
@@ -44,12 +44,12 @@ def test_a_body_is_split_where_its_header_says():
 
 
 @pytest.mark.parametrize("header", [b"", b"-1", b"6", b"two", b"1.0"])
-def test_a_header_that_does_not_fit_the_body_is_refused(header):
+def test_an_invalid_header_is_refused(header):
     with pytest.raises(MalformedBodyError, match="Inference-Header-Content-Length"):
         split(b"{}abc", header)
 
 
-def test_more_items_than_may_be_are_not_read():
+def test_too_many_items_are_refused():
     assert read_strings(write_strings(["a"] * 3), "x", 3) == ["a"] * 3
     with pytest.raises(InvalidRequestError, match=r"x: at most 3 texts per request, got more"):
         read_strings(write_strings(["a"] * 4), "x", 3)

@@ -22,7 +22,7 @@ async def test_each_text_is_answered_with_its_label_and_the_probability_of_each(
         assert item == {"index": index, "label": result["label"], "probs": scores(result), "num_classes": 4}
 
 
-async def test_one_text_may_come_as_such(client, texts):
+async def test_one_text_may_be_given_without_a_list(client, texts):
     one, listed = await ask(client, input=texts[0]), await ask(client, input=texts[:1])
     assert one.json()["data"] == listed.json()["data"]
 

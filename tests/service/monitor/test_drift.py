@@ -54,7 +54,7 @@ def test_ties_are_merged_and_masses_are_real() -> None:
     assert [bins.index(value) for value in (0.5, 1.0, 2.5, 3.0, 7.0)] == [0, 0, 2, 2, 3]
 
 
-def test_a_constant_feature_notices_what_is_new() -> None:
+def test_a_constant_feature_has_a_bin_for_new_values() -> None:
     bins = fit_bins(np.zeros(5000))
     assert (bins.edges, bins.index(0.0), bins.index(0.2)) == ((0.0,), 0, 1)
     assert abs(psi_excess(np.array([1000.0, 0.0]), bins.mass, bins.count)) < 0.002

@@ -197,7 +197,7 @@ def test_the_detector_notices_a_change() -> None:
     assert np.median(lengths) < 700
 
 
-def test_a_band_without_traffic_does_not_climb() -> None:
+def test_the_evidence_of_a_band_without_traffic_does_not_grow() -> None:
     detector = EDetector(np.array([0.3, 0.1]))
     for _ in range(2000):
         detector.update(0, disagree=False)

@@ -108,7 +108,7 @@ def test_intervals_cover_the_true_gap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["overconfident", "silent drift"])
-def test_the_rectifier_finds_what_confidence_cannot_foretell(name: str) -> None:
+def test_the_rectifier_finds_what_confidence_cannot_predict(name: str) -> None:
     world = worlds()[name]
     rectifiers = [result.rectifier for result, _ in _estimates(world)]
     assert np.mean(rectifiers) == pytest.approx(world.gap - world.share @ world.expected, abs=0.001)
@@ -231,7 +231,7 @@ def test_answers_from_before_the_window_are_not_missing() -> None:
     assert result.worst_case_upper == pytest.approx(result.gap)
 
 
-def test_a_band_without_requests_has_no_say() -> None:
+def test_a_band_without_requests_has_no_weight() -> None:
     late = measured(counts_of(requests=[1000, 500, 0], expected_disagreement=[2, 25, 0]))
     assert late.gap == pytest.approx(2 / 16 * 500 / 1500)
 

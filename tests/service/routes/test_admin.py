@@ -35,12 +35,12 @@ def bundle_path(make_bundle, tmp_path):
     return make_bundle(tmp_path / "served").path
 
 
-async def test_without_the_setting_there_is_nothing_to_post_to(client):
+async def test_without_the_setting_the_route_does_not_exist(client):
     assert (await client.post("/admin/reload")).status_code == 404
     assert "/admin/reload" not in (await client.get("/openapi.json")).json()["paths"]
 
 
-async def test_a_reload_tells_what_is_served_then(running, make_bundle, bundle_path):
+async def test_a_reload_returns_the_served_versions(running, make_bundle, bundle_path):
     async with running(bundle=bundle_path, admin=True, **FIXED) as client:
         written = make_bundle(bundle_path, flip={"refund": "shipping"})
         response = await client.post("/admin/reload")
@@ -67,7 +67,7 @@ async def test_a_bundle_that_fails_its_checks_is_refused_and_the_old_one_goes_on
         assert (answer["version"], answer["results"][0]["label"]) == (before["version"], "billing")
 
 
-async def test_a_refused_bundle_can_be_mended(running, make_bundle, bundle_path):
+async def test_a_refused_bundle_can_be_replaced(running, make_bundle, bundle_path):
     async with running(bundle=bundle_path, admin=True, **FIXED) as client:
         change_a_file(bundle_path)
         assert (await client.post("/admin/reload")).status_code == 409
@@ -75,7 +75,7 @@ async def test_a_refused_bundle_can_be_mended(running, make_bundle, bundle_path)
         assert (await client.post("/admin/reload")).json() == {"versions": {"stable": written.manifest.version}}
 
 
-async def test_the_answers_are_those_that_are_documented(running, bundle_path):
+async def test_the_documented_answers_are_given(running, bundle_path):
     async with running(bundle=bundle_path, admin=True, **FIXED) as client:
         document = (await client.get("/openapi.json")).json()
         responses = document["paths"]["/admin/reload"]["post"]["responses"]

@@ -15,7 +15,7 @@ def loaded_by(page):
     return ["".join(found) for found in LOADED.findall(page)]
 
 
-async def test_all_that_the_page_loads_comes_from_the_service(client):
+async def test_the_page_loads_everything_from_the_service(client):
     page = await client.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     parts = loaded_by(page.text)
@@ -49,7 +49,7 @@ async def test_the_page_works_below_another_path(client):
             assert (await gateway.get(urljoin("/student/docs", part))).status_code == 200, part
 
 
-async def test_another_part_is_not_found(client):
+async def test_another_asset_is_not_found(client):
     for name in ("__init__.py", "..%2fmain.py", "swagger-ui.css/more"):
         response = await client.get(f"/docs/{name}")
         assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")

@@ -30,7 +30,7 @@ async def test_before_the_start_a_service_is_alive_but_neither_ready_nor_started
             assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
 
 
-async def test_a_dead_inference_thread_ends_life_and_readiness_and_leaves_nobody_waiting(client, monkeypatch):
+async def test_a_dead_inference_thread_fails_the_probes_and_leaves_no_request_waiting(client, monkeypatch):
     def die(self, rows):
         raise SystemExit
 
@@ -41,7 +41,7 @@ async def test_a_dead_inference_thread_ends_life_and_readiness_and_leaves_nobody
     assert (await client.post("/classify", json={"text": "invoice"})).json()["error"]["code"] == "not_ready"
 
 
-async def test_a_run_that_takes_too_long_ends_life(running, gate):
+async def test_a_run_that_takes_too_long_fails_livez(running, gate):
     async with running(stall_seconds=1e-9) as client:
         assert (await client.get("/livez")).status_code == 200
         gate.close()

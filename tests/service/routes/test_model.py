@@ -15,7 +15,7 @@ async def test_model_is_the_manifest(client, tiny_bundle):
     assert served == json.loads((tiny_bundle.path / MANIFEST).read_text())
 
 
-async def test_gap_is_what_the_shadow_says(client):
+async def test_gap_returns_an_object(client):
     response = await client.get("/gap")
     assert response.status_code == 200
     assert isinstance(response.json(), dict)

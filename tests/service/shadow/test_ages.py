@@ -29,7 +29,7 @@ def age(shadow: Shadow) -> float:
 
 
 @pytest.mark.parametrize("step", [YEARS, -YEARS, 3600.0, -3600.0])
-async def test_a_clock_that_is_set_changes_no_age(make_shadow, set_clock, step):
+async def test_setting_the_clock_changes_no_age(make_shadow, set_clock, step):
     shadow = await make_shadow(hang, concurrency=1).start()
     shadow.observe(3)
     assert 0.0 <= age(shadow) < 30.0  # in memory
@@ -41,7 +41,7 @@ async def test_a_clock_that_is_set_changes_no_age(make_shadow, set_clock, step):
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(3600.0, 3600.0), (-3600.0, 0.0), (YEARS, 0.0), (-YEARS, 0.0)])
-async def test_what_an_earlier_process_left_has_its_age_unless_a_clock_was_wrong(make_shadow, set_clock, ago, expected):
+async def test_rows_of_an_earlier_process_keep_their_age_if_the_clocks_fit(make_shadow, set_clock, ago, expected):
     shadow = await make_shadow(hang, stop_seconds=2.0).start()
     shadow.observe(2)
     await shadow.pipeline.stop()

@@ -37,7 +37,7 @@ def test_few_failures_do_not_open():
     assert breaker.state is State.CLOSED
 
 
-def test_failures_are_forgotten_after_the_window():
+def test_failures_count_for_one_window():
     clock = Clock()
     breaker = Breaker(clock)
     run(breaker, failures=19, successes=0)
@@ -56,7 +56,7 @@ def test_one_probe_decides():
     assert breaker.state is State.CLOSED  # it starts with a clean record
 
 
-def test_a_failed_probe_waits_again():
+def test_after_a_failed_probe_the_breaker_stays_open_for_another_pause():
     clock = Clock()
     breaker, probe = probing(clock)
     breaker.record(probe, success=False)
@@ -67,7 +67,7 @@ def test_a_failed_probe_waits_again():
     assert breaker.allow() is not None
 
 
-def test_a_call_from_before_says_nothing_about_the_probe():
+def test_a_call_from_before_the_probe_is_ignored():
     clock = Clock()
     breaker = Breaker(clock)
     late = breaker.allow()
@@ -79,7 +79,7 @@ def test_a_call_from_before_says_nothing_about_the_probe():
     assert breaker.state is State.HALF_OPEN
 
 
-def test_a_probe_that_shows_nothing_leaves_it_to_another_after_a_pause():
+def test_after_an_inconclusive_probe_another_follows_after_a_pause():
     clock = Clock()
     breaker, probe = probing(clock)
     breaker.release(probe)
@@ -92,7 +92,7 @@ def test_a_probe_that_shows_nothing_leaves_it_to_another_after_a_pause():
     assert breaker.state is State.CLOSED
 
 
-def test_a_call_that_shows_nothing_is_no_failure():
+def test_an_inconclusive_call_is_no_failure():
     breaker = Breaker(Clock())
     for _ in range(40):
         ticket = breaker.allow()

@@ -15,7 +15,7 @@ def spend(budget: Budget, cost_usd: float) -> bool:
     return True
 
 
-def test_without_a_limit_everything_may_be_spent():
+def test_without_a_limit_every_call_is_allowed():
     budget = Budget(None, Clock())
     assert all(spend(budget, 1e6) for _ in range(10))
     assert budget.balance is None
@@ -42,7 +42,7 @@ def test_no_hour_costs_more(steps):
         assert hour * 0.5 <= 60.0 + 0.5  # the first call is not yet known to cost anything
 
 
-def test_calls_under_way_hold_their_money():
+def test_calls_in_flight_keep_their_reservation():
     clock = Clock()
     budget = Budget(100.0, clock)
     assert spend(budget, 1.0)
@@ -54,7 +54,7 @@ def test_calls_under_way_hold_their_money():
     assert budget.balance == 9.0
 
 
-def test_a_call_dearer_than_the_burst_goes_when_the_bucket_is_full():
+def test_a_call_that_costs_more_than_the_burst_is_allowed_when_the_bucket_is_full():
     clock = Clock()
     budget = Budget(10.0, clock)
     assert spend(budget, 5.0)

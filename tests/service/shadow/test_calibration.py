@@ -39,7 +39,7 @@ async def shadowed(make_shadow, scaling, teacher=None):
     [(None, [1, 0]), (WARM, [1, 0]), (TO_SHIPPING, [0, 1])],
     ids=["none", "temperature", "vector"],
 )
-async def test_the_calibrated_answer_is_compared_and_the_teachers_own_is_stored(make_shadow, scaling, agreed):
+async def test_the_calibrated_answer_is_compared_and_the_uncalibrated_one_stored(make_shadow, scaling, agreed):
     shadow, rows = await shadowed(make_shadow, scaling)
     taught = SAID if scaling is None else scaling.apply(SAID)
     for (agree, kl, js, stored), label in zip(rows, ("billing", "shipping"), strict=True):
@@ -58,13 +58,13 @@ async def test_labels_in_another_order_are_calibrated_by_name(make_shadow):
     assert rows[1][1] == pytest.approx(expected.kl)
 
 
-async def test_a_calibration_that_does_not_fit_is_refused_at_the_start(make_shadow):
+async def test_an_invalid_calibration_is_refused_at_the_start(make_shadow):
     shadow = make_shadow(calibration={"method": "vector", "scale": [1.0, 1.0], "bias": [0.0, 0.0]})
     with pytest.raises(ShadowError, match=r"the bundle tiny: the teacher's calibration does not fit 3 labels"):
         await shadow.start()
     assert not shadow.settings.path.exists()
 
 
-async def test_without_shadowing_no_calibration_is_read(make_shadow):
+async def test_if_disabled_the_calibration_is_not_read(make_shadow):
     shadow = await make_shadow(calibration={"method": "unknown"}, enabled=False, teacher=None).start()
     assert shadow.pipeline.gap()["status"] == "disabled"

@@ -19,7 +19,7 @@ def test_equal_answers_do_not_diverge():
     assert found.js == pytest.approx(0.0, abs=1e-12)
 
 
-def test_divergences_are_those_of_the_textbook():
+def test_divergences_follow_their_formulas():
     found = compare([0.5, 0.5], [0.25, 0.75])
     assert found.kl == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
     mean = np.array([0.375, 0.625])

@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "shadow.sqlite"
 
 
-def test_rows_wait_until_they_have_an_outcome(path):
+def test_rows_are_pending_until_they_have_an_outcome(path):
     outbox = make(path)
     outbox.write([row("one"), row("two"), row("three")], Totals.zeros(BANDS))
     first, second = outbox.pending(2)
@@ -58,7 +58,7 @@ def test_rows_wait_until_they_have_an_outcome(path):
     assert outbox.pending_bands() == [2, 2]
 
 
-def test_what_is_kept_in_memory_of_an_outbox_is_bounded(path):
+def test_the_cache_of_an_outbox_is_bounded(path):
     connection = make(path)._connection
     assert connection is not None
     assert connection.execute("PRAGMA cache_size").fetchone() == (-CACHE_KIB,)
@@ -73,7 +73,7 @@ def test_an_outcome_is_final(path):
     assert outbox.totals(BANDS).outcomes[2, POSITION[Outcome.COMPLETED]] == 1
 
 
-def test_writing_again_changes_nothing(path):
+def test_writing_twice_changes_nothing(path):
     outbox = make(path)
     totals = Totals.zeros(BANDS)
     totals.requests[2] = 7
@@ -138,7 +138,7 @@ def test_a_second_owner_is_refused(path):
     make(path).close()
 
 
-def test_a_second_process_is_refused_whatever_is_deleted_beside_the_file(path):
+def test_a_second_process_is_refused_even_without_files_beside_the_database(path):
     outbox = make(path)
     outbox.write([row("one")], Totals.zeros(BANDS))
     Path(f"{path}.lock").unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def test_a_second_process_is_refused_whatever_is_deleted_beside_the_file(path):
     assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode == 0
 
 
-def test_of_two_owners_of_one_path_the_one_whose_file_was_taken_away_is_refused(path):
+def test_an_owner_whose_file_was_replaced_is_refused(path):
     first = make(path)
     path.unlink()
     second = make(path)
@@ -167,7 +167,7 @@ def test_of_two_owners_of_one_path_the_one_whose_file_was_taken_away_is_refused(
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
-def test_others_cannot_read_it_whatever_the_mask(path, mask):
+def test_other_users_cannot_read_it_whatever_the_umask(path, mask):
     before = os.umask(mask)
     try:
         outbox = Outbox(path, bundle="v1", labels=("a", "b"), teacher="t@1")
@@ -183,7 +183,7 @@ def test_others_cannot_read_it_whatever_the_mask(path, mask):
     assert modes == dict.fromkeys(("shadow.sqlite", "shadow.sqlite-wal", "shadow.sqlite-shm"), 0o600)
 
 
-def test_what_an_earlier_version_left_open_to_others_is_closed_to_them(path):
+def test_readable_files_of_an_earlier_version_become_private(path):
     path.parent.mkdir()
     reader = sqlite3.connect(path, isolation_level=None)
     reader.execute("PRAGMA journal_mode = WAL")
@@ -243,13 +243,13 @@ def text_file(path: Path) -> None:
     ],
     ids=["another schema", "another program", "text", "below a file", "directory", "pipe"],
 )
-def test_what_is_no_outbox_is_refused_with_the_remedy(path, spoil, message):
+def test_a_file_that_is_no_outbox_is_refused_with_the_remedy(path, spoil, message):
     spoil(path)
     with pytest.raises(OutboxError, match=message):
         make(path)
 
 
-def test_a_full_disk_is_an_error_that_passes(path):
+def test_writing_works_again_after_a_full_disk(path):
     outbox = make(path, max_bytes=2**20)
     big = [OutboxRow(f"{index}", 1.0, "x" * 100_000, b"12345678", 0, 1.0, "train") for index in range(20)]
     with pytest.raises(OutboxError, match=r"free disk space or raise shadow\.max_bytes"):

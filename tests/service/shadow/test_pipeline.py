@@ -21,7 +21,7 @@ from tests.support.waiting import until
 from .conftest import LABELS, VERSION, PlayedTeacher, agree, answer, disagree, prediction
 
 
-def test_settings_refuse_what_they_do_not_know():
+def test_invalid_settings_are_refused():
     for wrong in ({"rat": 0.1}, {"rate": 0.0}, {"rate": 1.1}, {"usd_per_hour": 0}, {"concurrency": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ShadowSettings(**wrong)
@@ -66,7 +66,7 @@ async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_
     assert found["gap"]["lower"] <= wrong / len(texts) <= found["gap"]["upper"]
 
 
-async def test_nobody_waits_while_a_teacher_is_made(make_shadow, monkeypatch):
+async def test_the_event_loop_runs_while_a_teacher_is_made(make_shadow, monkeypatch):
     shadow, others_went_on = make_shadow(agree), threading.Event()
 
     def create(config, labels):
@@ -93,7 +93,7 @@ async def test_labels_are_compared_by_name(make_shadow):
     assert [agree for (agree,) in shadow.rows("agree")] == [1, 0]
 
 
-async def test_disabled_counts_requests_and_nothing_else(make_shadow):
+async def test_if_disabled_only_requests_are_counted(make_shadow):
     shadow = await make_shadow(enabled=False, teacher=None).start()
     shadow.observe(10)
     found = shadow.pipeline.gap()
@@ -158,7 +158,7 @@ async def test_a_gap_has_no_series_before_the_first_comparison_and_no_gauge_is_n
     assert names() & gap == set()
 
 
-async def test_the_log_evalue_can_be_had_from_counters_and_constants(make_shadow):
+async def test_the_log_evalue_follows_from_counters_and_constants(make_shadow):
     shadow = await make_shadow(lambda texts: disagree(texts) if texts[0].endswith("3") else agree(texts)).start()
     for top in (0.9999, 0.97, 0.5):
         shadow.observe(20, top=top)
@@ -195,7 +195,7 @@ async def test_texts_are_redacted_before_disk_and_teacher(make_shadow, text, lef
 
 
 @pytest.mark.parametrize(("configured", "taken", "at_once"), [(8, 1, 1), (2, 5, 2), (3, 3, 3)])
-async def test_a_teacher_is_asked_no_more_at_once_than_it_takes(make_shadow, configured, taken, at_once):
+async def test_concurrent_calls_are_limited_by_the_settings_and_by_the_teacher(make_shadow, configured, taken, at_once):
     asked = most = 0
 
     async def reply(texts):
@@ -215,7 +215,7 @@ async def test_a_teacher_is_asked_no_more_at_once_than_it_takes(make_shadow, con
     assert most == at_once
 
 
-async def test_a_text_that_is_no_unicode_does_no_harm(make_shadow):
+async def test_a_text_with_half_a_surrogate_pair_is_processed(make_shadow):
     shadow = await make_shadow().start()
     await shadow.process(text="half \ud800 a pair, and a \0")
     assert shadow.outcomes() == {"completed": 1}
@@ -231,7 +231,7 @@ async def test_a_tenth_of_the_texts_is_for_evaluation(make_shadow):
     assert len(set(splits)) == 400  # the same text is always on the same side
 
 
-async def test_rows_have_what_the_contract_says(make_shadow):
+async def test_rows_have_the_columns_that_training_reads(make_shadow):
     shadow = await make_shadow(rate=0.5).start()
     while not shadow.metric("shadow_sampled_total"):
         shadow.observe(top=0.5)
@@ -251,7 +251,7 @@ async def test_equal_texts_are_asked_for_one_by_one(make_shadow):
     assert shadow.outcomes() == {"completed": 3}
 
 
-async def test_what_could_not_be_counted_is_counted(make_shadow):
+async def test_texts_that_cannot_be_counted_are_counted_as_defects(make_shadow):
     shadow = await make_shadow().start()
     broken = prediction()._replace(score=math.nan)
     shadow.pipeline.observe("text", broken)
@@ -266,7 +266,7 @@ async def test_what_could_not_be_counted_is_counted(make_shadow):
         ({"kind": "oracle"}, r"shadow\.teacher: kind: expected one of .*bundle"),
     ],
 )
-async def test_enabled_without_a_teacher_that_there_is_is_refused(make_shadow, teacher, message):
+async def test_enabled_without_an_available_teacher_is_refused(make_shadow, teacher, message):
     with pytest.raises(ShadowError, match=message):
         await make_shadow(teacher=teacher).pipeline.start()
 

@@ -215,7 +215,7 @@ def test_a_long_number_alone_is_no_phone_number():
 
 
 @pytest.mark.parametrize("text", ["１２ äöü\u00a0– “x” ①", "日本語\u3000テスト\u200b。", "\u00ad\u200b"])
-def test_what_is_folded_to_match_stays_as_it_was_written(text):
+def test_characters_that_are_folded_for_matching_stay_in_the_text(text):
     assert redact(text).text == text
     assert redact(f"{text} a@b.org {text}").text == f"{text} <EMAIL> {text}"
 
@@ -249,7 +249,7 @@ def test_redacting_twice_changes_nothing_more(text, countries):
 
 
 @given(st.lists(PIECES, max_size=12).map("".join))
-def test_what_is_not_replaced_stays_as_it_was(text):
+def test_the_rest_of_a_text_stays_as_it_was(text):
     kept = re.split("<(?:" + "|".join(KINDS) + ")>", redact(text).text)
     assert re.fullmatch(".*".join(map(re.escape, kept)), text, re.DOTALL)
 
@@ -258,7 +258,7 @@ def test_what_is_not_replaced_stays_as_it_was(text):
     "text",
     [("12345678:AA" + "x" * 33) * 500, "AKIA" * 1500, ("shpat_" + "a" * 32) * 500, ("eyJ" + "a" * 8 + "-") * 500],
 )
-def test_of_secrets_without_end_nothing_is_left_to_look_through_again_and_again(text, monkeypatch):
+def test_a_text_of_endless_secrets_takes_a_bounded_number_of_passes(text, monkeypatch):
     passes = 0
 
     def count(given):
@@ -273,7 +273,7 @@ def test_of_secrets_without_end_nothing_is_left_to_look_through_again_and_again(
     assert redact(left).text == left
 
 
-def test_a_number_of_a_country_goes_wherever_it_stands_in_a_long_text():
+def test_national_numbers_are_redacted_anywhere_in_a_long_text():
     numbers = ["030 1234567", "0171/1234567", "01711234567"]
     for shift in range(0, 40, 3):  # also where it lies across the end of what is looked through closely
         text = "x " * 4_900 + "y" * shift + " " + " and ".join(numbers * 15) + " of 05.01.2024"
@@ -282,6 +282,6 @@ def test_a_number_of_a_country_goes_wherever_it_stands_in_a_long_text():
         assert left.endswith(" of 05.01.2024")
 
 
-def test_dates_between_numbers_stay_however_many_there_are():
+def test_many_dates_between_numbers_stay():
     text = "05.01.2024, call 030 1234567; 4111111111111111, 06.01.2024 - 07.01.2024; " * 200
     assert redact(text).text == "05.01.2024, call <PHONE>; <CARD>, 06.01.2024 - 07.01.2024; " * 200

@@ -35,7 +35,7 @@ async def test_counts_survive_a_restart(make_shadow):
     assert again.pipeline.gap()["counts"] == {"requests": 45, "sampled": 45, "compared": 45, "disagreements": 40}
 
 
-async def test_rows_not_asked_yet_are_picked_up(make_shadow):
+async def test_pending_rows_are_resumed(make_shadow):
     shadow = await make_shadow(hang, stop_seconds=0.2, concurrency=3).start()
     shadow.observe(20)
     await shadow.pipeline.stop()
@@ -68,7 +68,7 @@ async def test_texts_without_rows_are_remembered_too(make_shadow, settings, coun
     assert found["outcomes"]["queue_full"] == dropped
 
 
-async def test_another_version_begins_anew(make_shadow):
+async def test_another_version_starts_at_zero(make_shadow):
     shadow = await make_shadow().start()
     await shadow.process(3)
     await shadow.pipeline.stop()
@@ -79,7 +79,7 @@ async def test_another_version_begins_anew(make_shadow):
     assert again.pipeline.gap()["counts"]["compared"] == 3
 
 
-async def test_another_teacher_begins_anew_and_gets_what_waits(make_shadow):
+async def test_another_teacher_starts_at_zero_and_gets_the_pending_rows(make_shadow):
     shadow = await make_shadow(hang, stop_seconds=0.2).start()
     shadow.observe(4)
     await shadow.pipeline.stop()

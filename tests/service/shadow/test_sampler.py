@@ -27,11 +27,11 @@ def test_each_band_is_sampled_at_its_propensity():
         assert seen == pytest.approx(wanted, abs=4 * np.sqrt(wanted * (1 - wanted) / 20_000))
 
 
-def test_the_coin_is_private():
+def test_sampling_is_not_predictable():
     first, second = Sampler(REFERENCE, 0.5), Sampler(REFERENCE, 0.5)
     assert [first.draw(2) for _ in range(64)] != [second.draw(2) for _ in range(64)]
 
 
-def test_an_answer_that_is_no_number_is_refused():
+def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="number"):
         Sampler(REFERENCE, 0.1).place(math.nan)

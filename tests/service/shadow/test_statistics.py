@@ -70,7 +70,7 @@ async def test_the_evidence_grows_only_when_the_student_got_worse(make_shadow, d
     assert worse["rectifier"] > calm["rectifier"]
 
 
-def test_traffic_is_sampled_at_the_rate():
+def test_traffic_is_sampled_at_about_the_rate():
     top, _ = traffic(3, 1.0)
     sampler = Sampler(REFERENCE, 0.08, Random(1))
     share = np.mean([sampler.propensity[sampler.place(float(value))[0]] for value in top])

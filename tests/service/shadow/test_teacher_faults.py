@@ -103,7 +103,7 @@ async def test_the_queue_is_bounded_in_bytes(make_shadow):
     assert shadow.outcomes() == {"queue_full": 3, "completed": 3}
 
 
-async def test_what_waits_on_disk_is_bounded(make_shadow):
+async def test_pending_rows_are_bounded(make_shadow):
     shadow = await make_shadow(hang, deadline_seconds=1000.0, backlog_rows=10, concurrency=1, stop_seconds=0.2).start()
     shadow.observe(8)
     await until(lambda: shadow.metric("shadow_inflight") == 1 and len(shadow.rows()) == 8)
@@ -184,7 +184,7 @@ async def test_while_the_server_asks_for_no_calls_texts_wait_in_the_outbox_and_a
 
 
 @pytest.mark.parametrize("failing", [hang, raises(TeacherError("slow down", retryable=True))])
-async def test_texts_that_were_asked_when_the_server_asks_to_be_left_alone_wait_like_the_others(make_shadow, failing):
+async def test_texts_in_flight_when_the_server_asks_for_no_calls_are_requeued(make_shadow, failing):
     async def busy(texts):
         shadow.teacher.held = 3600.0
         return await failing(texts)
@@ -207,7 +207,7 @@ async def test_texts_that_were_asked_when_the_server_asks_to_be_left_alone_wait_
     assert [outcome for (outcome,) in shadow.rows("outcome")] == ["completed"] * 31
 
 
-async def test_a_failing_teacher_is_left_alone(make_shadow):
+async def test_the_breaker_stops_calls_to_a_failing_teacher(make_shadow):
     async def once(texts):
         if len(shadow.teacher.asked) > 1:
             raise TeacherError("down")
@@ -231,7 +231,7 @@ async def test_refusals_do_not_open_the_breaker(make_shadow, refusal):
     assert shadow.outcomes() == {"refused": 50}
 
 
-async def test_money_is_not_spent_beyond_the_budget(make_shadow):
+async def test_calls_stop_at_the_budget(make_shadow):
     shadow = await make_shadow(returns([answer(cost_usd=1.0, tokens=5)]), usd_per_hour=50.0, concurrency=1).start()
     await shadow.process(20)
     assert shadow.outcomes() == {"completed": 5, "budget": 15}
@@ -241,7 +241,7 @@ async def test_money_is_not_spent_beyond_the_budget(make_shadow):
     assert shadow.pipeline.gap()["cost"]["usd_per_1000_comparisons"] == 1000.0
 
 
-async def test_a_call_not_heard_out_may_cost_what_calls_cost(make_shadow):
+async def test_a_call_that_timed_out_keeps_its_reservation(make_shadow):
     async def once(texts):
         return [answer(cost_usd=1.0)] if len(shadow.teacher.asked) == 1 else await hang(texts)
 
@@ -250,7 +250,7 @@ async def test_a_call_not_heard_out_may_cost_what_calls_cost(make_shadow):
     assert shadow.outcomes() == {"completed": 1, "timeout": 4, "budget": 5}
 
 
-async def test_a_refusal_that_was_paid_for_is_paid(make_shadow):
+async def test_the_cost_of_a_refusal_is_counted(make_shadow):
     shadow = await make_shadow(returns([Answer(None, "logprobs", outcome="refused", cost_usd=0.5)])).start()
     await shadow.process(2)
     assert shadow.metric("shadow_cost_usd_total") == 1.0
@@ -271,7 +271,7 @@ async def test_an_answer_is_stored_before_it_is_counted(make_shadow, monkeypatch
 
 
 @pytest.mark.parametrize("kind", [TeacherError, ZeroDivisionError, PanicException])
-async def test_what_a_teacher_says_is_not_logged(make_shadow, kind):
+async def test_a_teacher_s_error_message_is_not_logged(make_shadow, kind):
     with structlog.testing.capture_logs() as log:
         shadow = await make_shadow(raises(kind("it repeats the canary"))).start()
         await shadow.process(1)
