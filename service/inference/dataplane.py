@@ -74,8 +74,7 @@ def submit(
     check_limits(texts, context.settings, name)
     seconds = context.timeout(timeout_seconds)
     deadline = None if seconds is None else context.began + seconds
-    wanted = variant or context.variant
-    model = models.only if wanted is None and models.only is not None else models.choose(wanted)
+    model = models.choose(variant or context.variant)
     if context.caller is not None:
         context.spend_rest(len(texts))
     staged, trace = None, context.trace
