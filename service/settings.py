@@ -141,17 +141,14 @@ class Settings(BaseSettings):
     """Shadowing: sends a sample of the traffic to the teacher, to measure the live gap."""
 
     @model_validator(mode="after")
-    def _queue_admits_a_request(self) -> Self:
+    def _consistent(self) -> Self:
+        """Refuse settings that contradict each other."""
         if self.queue_limit < self.max_texts:
             raise PydanticCustomError(
                 "queue_limit",
                 f"{variable('queue_limit')} is {self.queue_limit}, less than the {self.max_texts} of "
                 f"{variable('max_texts')}: the largest request could never be admitted",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _admins_have_keys(self) -> Self:
         if self.admin and self.api_keys is None:
             raise PydanticCustomError(
                 "admin",
@@ -159,20 +156,12 @@ class Settings(BaseSettings):
                 f"{variable('api_keys')} to a file with a key of the option `admin` (`reflux keys new NAME --admin`), "
                 "or leave it off and reload by SIGHUP",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _largest_body_fits(self) -> Self:
         if self.max_unfinished_bytes is not None and self.max_unfinished_bytes < 2 * self.max_body_bytes:
             raise PydanticCustomError(
                 "max_unfinished_bytes",
                 f"{variable('max_unfinished_bytes')} is {self.max_unfinished_bytes}, less than twice the "
                 f"{self.max_body_bytes} of {variable('max_body_bytes')}: the largest request could never be received",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
         if self.metrics_port and self.metrics_port == self.port:
             raise PydanticCustomError(
                 "metrics_port", f"{variable('metrics_port')} and {variable('port')} are both {self.port}; change one"
