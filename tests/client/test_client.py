@@ -7,13 +7,13 @@ import inspect
 import itertools
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import threading
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,8 @@ import pytest
 
 from reflux_client import AsyncClient, Classification, Client, RefluxError, Result, Retry, Score
 from tests.support.clock import Clock
+from tests.support.http_server import serving
+from tests.support.sockets import address_of, tcp_server
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -607,62 +609,37 @@ async def test_readiness_is_asked_once_and_what_can_never_be_ready_is_an_error(c
 # Real sockets
 
 
-@contextmanager
-def listening(*behaviours):
-    """Serve `labelled`, the first requests as `behaviours` say; yield the address and the list of connections."""
-    left = list(behaviours)
-    connections = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self):
-            super().setup()
-            connections.append(self.client_address)
-
-        def do_POST(self):
-            content = self.rfile.read(int(self.headers["content-length"]))
-            if left and left.pop(0) == "break off":
-                self.close_connection = True
-                return
-            body = labelled(httpx.Request("POST", "http://reflux", content=content)).content
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", connections
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize(("limits", "made"), [({}, 1), ({"limits": httpx.Limits(max_keepalive_connections=0)}, 3)])
-def test_connections_are_kept_unless_limits_say_otherwise(limits, made):
-    with listening() as (url, connections), Client(url, timeout=PATIENCE, **limits) as client:
+async def test_connections_are_kept_unless_limits_say_otherwise(limits, made):
+    connections = set()
+
+    def answer(request):
+        connections.add(tuple(request.extensions["client"]))
+        return labelled(request)
+
+    async with serving(answer) as server, AsyncClient(server.url, timeout=PATIENCE, **limits) as client:
         for _ in range(3):
-            assert client.classify(["a"]).results[0].label == "a"
-        assert len(connections) == made
+            assert (await client.classify(["a"])).results[0].label == "a"
+    assert len(connections) == made
 
 
 async def test_a_broken_connection_is_replaced():
-    with listening("break off") as (url, connections):
-        async with AsyncClient(url, timeout=PATIENCE, retry=QUICK) as client:
-            assert (await client.classify(["a"])).results[0].label == "a"
-        assert len(connections) == 2
+    body = json.dumps(ANSWER).encode()
+    replies = [b"", b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)]
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"}")
+        writer.write(replies.pop(0))
+        writer.close()
+
+    async with tcp_server(answer) as address, AsyncClient(f"http://{address}", timeout=PATIENCE, retry=QUICK) as client:
+        assert await client.classify(["a"]) == READ
+    assert replies == []
 
 
 def test_a_service_that_never_answers_costs_the_timeout():
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as silent:  # it listens, but accepts nothing
-        with Client(f"http://127.0.0.1:{silent.server_port}", timeout=0.05) as client:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it listens, but accepts nothing
+        with Client(f"http://{address_of(silent)}", timeout=0.05) as client:
             with pytest.raises(RefluxError, match="timeout"):
                 client.classify("a")
 
