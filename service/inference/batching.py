@@ -91,7 +91,7 @@ def window(waiting: Iterable[Sized], limits: Limits, slack: float, least: int) -
 
 
 def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[Item], list[Item]]:
-    """Part `waiting`, oldest first and not empty, into the next batch and the rest, each in the given order.
+    """Split `waiting`, oldest first and not empty, into the next batch and the rest, each in the given order.
 
     The texts nearest to the oldest in length join first. Each may add at most `slack` padding: the fixed cost of a run
     in tokens.
@@ -116,7 +116,7 @@ def choose(waiting: Sequence[Item], limits: Limits, slack: float) -> tuple[list[
 
 
 def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[Item]]:
-    """Part off as many of the oldest texts as fit, in their order."""
+    """Split off as many of the oldest texts as fit, in their order."""
     tokens = waiting[0].tokens
     count = 1
     for item in waiting[1 : limits.rows]:
@@ -128,7 +128,7 @@ def _oldest(waiting: Sequence[Item], limits: Limits) -> tuple[list[Item], list[I
 
 
 def by_length(batch: Sequence[Item], slack: float) -> list[list[Item]]:
-    """Part a packed graph's batch, not empty, into runs of texts of similar length that cost the least in total.
+    """Split a packed graph's batch, not empty, into runs of texts of similar length that cost the least in total.
 
     `slack` is as in `choose`. Dynamic programming over the texts sorted by length: the best partition of the shortest n
     is the best partition of fewer of them plus one run.

@@ -77,12 +77,12 @@ def submit(
     model = models.choose(variant or context.variant)
     if context.caller is not None:
         context.spend_rest(len(texts))
-    staged, trace = None, context.trace
+    record_stage, trace = None, context.trace
     if trace is not None:
-        trace.texts, trace.version, staged = len(texts), model.manifest.version, trace.stage
+        trace.texts, trace.version, record_stage = len(texts), model.manifest.version, trace.stage
     request = _Request(context, texts, model, done)
     try:
-        withdraw = model.scheduler.submit(texts, request.settle, deadline=deadline, staged=staged)
+        withdraw = model.scheduler.submit(texts, request.settle, deadline=deadline, record_stage=record_stage)
     except Exception as error:
         request.count_failure(error)
         raise

@@ -33,8 +33,8 @@ from service.inference.types import (
     Graph,
     GraphRun,
     Item,
+    RecordStage,
     Refusal,
-    Staged,
     Submission,
     TextResult,
     Withdraw,
@@ -116,7 +116,12 @@ class Scheduler:
         return len(self._open)
 
     def submit(
-        self, texts: Sequence[str], done: Done, *, deadline: float | None = None, staged: Staged | None = None
+        self,
+        texts: Sequence[str],
+        done: Done,
+        *,
+        deadline: float | None = None,
+        record_stage: RecordStage | None = None,
     ) -> Withdraw:
         """Queue texts, which are answered all or none; `done` is called later, once, unless they are withdrawn.
 
@@ -127,7 +132,7 @@ class Scheduler:
         if self._stopped:
             raise NotReadyError("the inference threads are gone; ask another replica")
         now = time.monotonic()
-        submission = Submission(texts, done, math.inf if deadline is None else deadline, now, staged)
+        submission = Submission(texts, done, math.inf if deadline is None else deadline, now, record_stage)
         items, tokens = [], 0
         for index, text in enumerate(texts):
             estimate = min(len(text) // CHARACTERS_PER_TOKEN + SPECIAL_TOKENS, self._max_tokens)
@@ -275,7 +280,7 @@ class Scheduler:
         return ready
 
     def _group(self, ready: list[Item]) -> list[list[Item]]:
-        """Part tokenised items into runs of the graph, and put back those that wait for another batch."""
+        """Split tokenised items into runs of the graph, and put back those that wait for another batch."""
         if not ready:
             return []
         slack = self._graph_cost.slack
@@ -305,9 +310,9 @@ class Scheduler:
         """Give the results of a batch to the requests, and defer counting them; on the event loop."""
         for item, result in batch.results:
             submission = item.submission
-            if submission.staged is not None:
-                submission.staged("queue", submission.submitted, batch.began)
-                submission.staged("run", batch.began, batch.began + batch.seconds)
+            if submission.record_stage is not None:
+                submission.record_stage("queue", submission.submitted, batch.began)
+                submission.record_stage("run", batch.began, batch.began + batch.seconds)
             if submission.settled:
                 continue
             outcome: list[Prediction] | Exception

@@ -17,7 +17,7 @@ Done = Callable[[list[Prediction] | Exception], None]
 Withdraw = Callable[[], None]
 """Takes the waiting texts of a request off the queue; `Done` is not called. After the answer it does nothing."""
 
-Staged = Callable[[str, float, float], None]
+RecordStage = Callable[[str, float, float], None]
 """Records a stage of a request: its name (`queue` or `run`), begin and end."""
 
 TextResult = Prediction | Exception
@@ -52,7 +52,7 @@ class Submission:
     done: Done
     deadline: float
     submitted: float
-    staged: Staged | None = None
+    record_stage: RecordStage | None = None
     predictions: dict[int, Prediction] = field(default_factory=dict)
     settled: bool = False
     """Whether it was answered or withdrawn."""

@@ -288,7 +288,7 @@ async def test_stages_are_recorded_with_their_times(start):
     bench.graph.gate.set()
     stages = []
     began = time.monotonic()
-    await bench.classify("a", staged=lambda *stage: stages.append(stage))
+    await bench.classify("a", record_stage=lambda *stage: stages.append(stage))
     (queue, queued, begun), (run, begun_too, ended) = stages
     assert (queue, run) == ("queue", "run")
     assert began <= queued <= begun == begun_too <= ended <= time.monotonic()
