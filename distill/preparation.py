@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from distill.data.checks import (
     Finding,
     calibration_coverage,
@@ -28,7 +26,6 @@ from distill.labelling.audit import gold_rows, shared_with_fit
 from distill.progress import bar, status
 from distill.sections import FileSource, walk
 from distill.task import Task
-from distill.teachers.local import Fit, LocalConfig
 
 
 def prepare(task: Task, folder: Path) -> None:
@@ -42,11 +39,6 @@ def prepare(task: Task, folder: Path) -> None:
         pool, removed = deduplicate(pool, held_out, task.data.near_duplicate, advance)
     with status("examining the data"):
         _split(task, pool, held_out, removed, folder)
-
-
-def fit_section(teacher: BaseModel) -> Fit | None:
-    """The `fit` section of a teacher, or None if it is not fine-tuned."""
-    return teacher.fit if isinstance(teacher, LocalConfig) else None
 
 
 def _split(task: Task, pool: Examples, held_out: Mapping[str, Examples], removed: Deduplication, folder: Path) -> None:
@@ -88,7 +80,7 @@ def _delimiters_found(task: Task) -> list[str]:
 
 def _gold_of_the_teacher(task: Task) -> dict[str, Examples]:
     """The rows to fine-tune the teacher on and those to calibrate it on, if the task has them."""
-    sections = {"fit": fit_section(task.teacher), "calibration": task.labelling.calibration}
+    sections = {"fit": task.finetuning and task.finetuning[1], "calibration": task.labelling.calibration}
     return {name: read(section.data, "gold") for name, section in sections.items() if section is not None}
 
 

@@ -24,13 +24,13 @@ from distill.labelling.account import dollars
 from distill.labelling.audit import terms_of
 from distill.labelling.session import LabellingOptions, LabellingSession
 from distill.labelling.soft_labels import SCHEMA, SoftLabels
-from distill.preparation import fit_section, prepare
+from distill.preparation import prepare
 from distill.progress import status
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.pretrained import display_name, weights_version
 from distill.task import TEACHER, Task
 from distill.teachers.digest import teacher_digest
-from distill.teachers.local import LocalConfig
+from distill.teachers.local import Fit, LocalConfig
 
 LABELS = "labels.parquet"
 ANSWERS = "answers.sqlite"
@@ -50,8 +50,8 @@ class Run:
         """The rows, deduplicated and split."""
         task = self.task
         sources = [task.data.train, task.data.test, task.data.validation]
-        if fit := fit_section(task.teacher):
-            sources.append(fit.data)  # the task's labels and the findings depend on its gold labels
+        if task.finetuning is not None:
+            sources.append(task.finetuning[1].data)  # the task's labels and the findings depend on its gold labels
         if task.labelling.calibration is not None:
             sources.append(task.labelling.calibration.data)
         inputs = {
@@ -65,13 +65,13 @@ class Run:
     @cached_property
     def finetuned_teacher(self) -> Stage | None:
         """The teacher fine-tuned on gold labels, or None if the task has no `fit`."""
-        teacher = self.task.teacher
-        if not isinstance(teacher, LocalConfig) or teacher.fit is None:
+        if self.task.finetuning is None:
             return None
+        teacher, fit = self.task.finetuning
         inputs = {
             "teacher": teacher.model_dump(mode="json", exclude={"batch_size", "usd_per_hour"}),
             "weights": weights_version(teacher.model),
-            "files": [source_digest(teacher.fit.data)],
+            "files": [source_digest(fit.data)],
             "data": self.data.fingerprint,
         }
         return Stage(self.root / "teacher", inputs)
@@ -127,14 +127,15 @@ class Run:
 
     def make_teacher(self) -> None:
         """Fine-tune the teacher if the task asks for it, unless it is up to date."""
-        if self.finetuned_teacher is not None:
-            self.finetuned_teacher.ensure(self._finetune_teacher)
+        if self.finetuned_teacher is not None and self.task.finetuning is not None:
+            config, fit = self.task.finetuning
+            self.finetuned_teacher.ensure(lambda folder: self._finetune_teacher(folder, config, fit))
 
     def teacher_config(self) -> BaseModel:
         """The configuration of the teacher to ask: the task's, or that of the fine-tuned one."""
-        config = self.task.teacher
-        if self.finetuned_teacher is None or not isinstance(config, LocalConfig):
-            return config
+        if self.finetuned_teacher is None or self.task.finetuning is None:
+            return self.task.teacher
+        config, _ = self.task.finetuning
         return config.model_copy(
             update={
                 "fit": None,
@@ -186,19 +187,16 @@ class Run:
         stage = self.student(name)
         return on_every_process(stage, lambda folder: self._train(folder, name))
 
-    def _finetune_teacher(self, folder: Path) -> None:
+    def _finetune_teacher(self, folder: Path, config: LocalConfig, fit: Fit) -> None:
         from distill.training.finetune import finetune
 
-        config = self.task.teacher
-        if not isinstance(config, LocalConfig) or config.fit is None:
-            raise TypeError(f"a {type(config).__name__} is not fine-tuned")
         teacher, record = finetune(
             config.model,
-            read(config.fit.data, "gold"),
+            read(fit.data, "gold"),
             self.splits().labels,
             max_tokens=config.max_tokens,
-            validation=config.fit.validation,
-            optimisation=config.fit.optimisation,
+            validation=fit.validation,
+            optimisation=fit.optimisation,
         )
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
@@ -220,13 +218,8 @@ class Run:
         config = self.task.students[name]
         if config.model == TEACHER and self.finetuned_teacher is not None:
             config = config.model_copy(update={"model": str(self.finetuned_teacher.path)})
-        distilled = distil(
-            config,
-            soft,
-            _labelled(splits.train, known),
-            _labelled(splits.validation, known),
-            f"training {name}",
-        )
+        learn, choose = _labelled(splits.train, known), _labelled(splits.validation, known)
+        distilled = distil(config, soft, learn, choose, f"training {name}")
         distilled.student.save(folder)
         write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
 

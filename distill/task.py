@@ -19,6 +19,7 @@ from distill.errors import TaskError
 from distill.sections import Section, Source
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
 from distill.students.config import EncoderStudent, StaticStudent
+from distill.teachers.local import Fit, LocalConfig
 
 TEACHER = "teacher"
 """As a student's `model`: start from the layers and the head of the fine-tuned teacher."""
@@ -95,6 +96,12 @@ class Task(Section):
     export: Export = Export()
     budget: Budget = Budget()
 
+    @property
+    def finetuning(self) -> tuple[LocalConfig, Fit] | None:
+        """The teacher to fine-tune and its `fit` section, or None if the task has none."""
+        teacher = self.teacher
+        return (teacher, teacher.fit) if isinstance(teacher, LocalConfig) and teacher.fit is not None else None
+
     @field_validator("teacher", mode="before")
     @classmethod
     def _typed_teacher(cls, value: Any) -> Any:
@@ -107,9 +114,8 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _teacher_to_start_from(self) -> Task:
-        fitted = getattr(self.teacher, "fit", None) is not None
         for name, student in self.students.items():
-            if student.model == TEACHER and not fitted:
+            if student.model == TEACHER and self.finetuning is None:
                 raise ValueError(f"students.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
         return self
 

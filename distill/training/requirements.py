@@ -11,7 +11,6 @@ from distill.students.encoder import load_without_weights, require_length
 from distill.students.layers import select_layers
 from distill.students.pretrained import locate
 from distill.task import TEACHER, Task
-from distill.teachers.local import LocalConfig
 
 
 def require_models(task: Task, *, elsewhere: bool = False) -> None:
@@ -20,7 +19,7 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
     Checks `max_tokens` of a teacher to fine-tune, and `max_tokens` and `layers` of students. What a configuration does
     not say is found when the model is loaded. If students are trained `elsewhere`, their models may be missing here.
     """
-    teacher = task.teacher if isinstance(task.teacher, LocalConfig) and task.teacher.fit is not None else None
+    teacher = task.finetuning[0] if task.finetuning else None
     if teacher is not None:
         _require("teacher", teacher.model, teacher.max_tokens)
     for name, student in task.students.items():

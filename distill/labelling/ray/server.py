@@ -150,7 +150,7 @@ class Server:
             "done": self._done,
             "add": self._add,
             "failed": self._failed,
-            "recall": self._recall,
+            "recall": lambda worker, key: self._account.recall(key),
             "reserve": self._reserve,
             "settle": self._settle,
         }
@@ -181,9 +181,6 @@ class Server:
 
     async def _failed(self, worker: _Remote, error: Exception) -> None:
         self._fail(error)
-
-    async def _recall(self, worker: _Remote, key: str) -> PaidResponse | None:
-        return await self._account.recall(key)
 
     async def _reserve(self, worker: _Remote, usd: float) -> int:
         reservation = await self._account.reserve(usd)
