@@ -259,23 +259,6 @@ async def test_thinking_is_not_part_of_the_answer_and_gets_room_when_told(server
     assert server.asked[-1]["max_tokens"] == 4000
 
 
-def test_a_key_goes_to_its_vendor_and_to_others_only_when_told(monkeypatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "secret-1")
-    terms = {"acknowledged": True, "reference": "https://example.org/terms"}
-    own = {"kind": "anthropic", "model": "claude-haiku-4-5", "terms": terms}
-
-    def headers(config: dict[str, Any]) -> httpx.Headers:
-        made: Any = create(config, LABELS)
-        return made.api.client.headers
-
-    assert headers(own)["x-api-key"] == "secret-1"
-    other = {**own, "base_url": "http://localhost:1", "usd_per_million": PRICE}
-    assert "x-api-key" not in headers(other)
-    assert headers({**other, "key_env": "ANTHROPIC_API_KEY"})["x-api-key"] == "secret-1"
-    with pytest.raises(TeacherError, match=r"api\.anthropic\.com.*terms"):
-        create({"kind": "anthropic", "model": "claude-haiku-4-5"}, LABELS)
-
-
 async def test_what_changes_answers_changes_the_version_and_speed_does_not(server) -> None:
     async with (
         teacher(server) as one,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -64,28 +63,16 @@ class Server:
         return httpx.Response(status, content=body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
-KINDS: Mapping[str, Callable[..., Any]] = {
-    "logprobs": lambda server, account, **more: OpenAITeacher(
-        OpenAIConfig(base_url="http://localhost/v1", model="m", usd_per_million=PRICE, permutations=1, **more),
-        LABELS,
-        account,
-        transport=httpx.MockTransport(server),
-    ),
-    "votes": lambda server, account, **more: OpenAITeacher(
-        OpenAIConfig(
-            base_url="http://localhost/v1", model="m", usd_per_million=PRICE, method="votes", samples=2, **more
-        ),
-        LABELS,
-        account,
-        transport=httpx.MockTransport(server),
-    ),
-    "anthropic": lambda server, account, **more: AnthropicTeacher(
-        AnthropicConfig(base_url="http://localhost", model="m", usd_per_million=PRICE, samples=2, **more),
-        LABELS,
-        account,
-        transport=httpx.MockTransport(server),
-    ),
-}
+KINDS = ("logprobs", "votes", "anthropic")
+
+
+def make(kind: str, server: Server, account: Any = None, **more: Any) -> Any:
+    given = {"base_url": "http://localhost/v1", "model": "m", "usd_per_million": PRICE, "samples": 2, **more}
+    transport = httpx.MockTransport(server)
+    if kind == "anthropic":
+        return AnthropicTeacher(AnthropicConfig(**given), LABELS, account or NoAccount(), transport=transport)
+    own = {"permutations": 1} if kind == "logprobs" else {"method": "votes"}
+    return OpenAITeacher(OpenAIConfig(**given, **own), LABELS, account or NoAccount(), transport=transport)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +91,7 @@ def path(tmp_path):
 
 
 async def ask(kind: str, server: Server, *texts: str, **more: Any) -> list[Answer]:
-    made = KINDS[kind](server, NoAccount(), **more)
+    made = make(kind, server, **more)
     try:
         return [(await made.ask([text]))[0] for text in texts]
     finally:
@@ -119,7 +106,7 @@ async def run(kind: str, server: Server, path, *texts: str, **more: Any) -> Any:
     """Label texts in a store, as one process would, and say what was spent."""
     with AnswerStore(path) as store:
         book = StoredAccount(store)
-        made = KINDS[kind](server, book, **more)
+        made = make(kind, server, book, **more)
         try:
             return await label(made, examples(*texts), store), book.spent
         finally:
@@ -180,7 +167,7 @@ async def test_a_rejection_is_paid_as_it_was_billed(kind) -> None:
 async def test_a_call_that_was_rejected_is_not_made_again_for_another_store(kind, path) -> None:
     server = Server(bad=FILTERED)
     with AnswerStore(path) as store:
-        made = KINDS[kind](server, StoredAccount(store))
+        made = make(kind, server, StoredAccount(store))
         await made.ask(["bad one"])
         assert await made.plan("bad one") == []
         await made.aclose()
@@ -229,7 +216,7 @@ async def test_a_text_that_met_an_outage_is_labelled_once_that_is_over(path) -> 
 
 async def test_an_outage_ends_the_run_and_many_that_meet_it_find_that_out_once(kind) -> None:
     server = Server()
-    made = KINDS[kind](server, NoAccount(), attempts=2)
+    made = make(kind, server, attempts=2)
     await made.prepare()
     probes = server.asked["billing"]
     server.bad = {"every": [(500, {"error": {"message": "down"}})]}
@@ -247,7 +234,7 @@ async def test_the_probes_end_the_run_whatever_they_meet(kind, path, reply) -> N
 
 async def test_what_no_text_is_answered_with_any_more_ends_the_run_and_is_nobodys_outcome(kind, path) -> None:
     server = Server()
-    made = KINDS[kind](server, NoAccount(), concurrency=1)
+    made = make(kind, server, concurrency=1)
     await made.prepare()
     server.bad = {"every": [UNKNOWN]}
     with pytest.raises(TeacherError, match="400: I did not like that"):
@@ -261,7 +248,7 @@ async def test_a_forecast_knows_that_rejected_texts_are_answered_and_learns_noth
     await run(kind, server, path, *texts, "bad " + "long " * 400, "odd " + "long " * 400)
     with AnswerStore(path) as store:
         ledger = DryRunAccount(StoredAccount(store))
-        made = KINDS[kind](server, ledger)
+        made = make(kind, server, ledger)
         foreseen = await dry_run(
             made, [(text, 0) for text in (*texts, "bad " + "long " * 400, "refund x")], store, ledger
         )
@@ -342,7 +329,7 @@ async def test_an_answer_without_logprobs_is_that_texts_alone_once_others_had_th
 @pytest.mark.parametrize("body", WITHOUT)
 async def test_a_model_that_stops_showing_logprobs_is_not_said_to_have_none(body) -> None:
     server = Server()
-    made = KINDS["logprobs"](server, NoAccount())
+    made = make("logprobs", server)
     await made.ask(["refund 1"])
     server.bad = {"every": [(200, body)]}
     with pytest.raises(TeacherError, match="could be read before, and gives none now"):
@@ -399,7 +386,7 @@ async def test_a_message_without_content_is_asked_for_again_and_then_that_texts(
 @pytest.mark.parametrize(("quorum", "outcome"), [(0.5, "ok"), (1.0, "refused")])
 async def test_the_quorum_of_an_ensemble_counts_the_members_that_took_the_text(quorum, outcome) -> None:
     config = EnsembleConfig(members=[{"teacher": {"kind": "recorded", "logits": "x", "recordings": [RECORDING]}}] * 2)
-    members = [KINDS["logprobs"](Server(bad=FILTERED), NoAccount()), KINDS["votes"](Server(), NoAccount())]
+    members = [make("logprobs", Server(bad=FILTERED)), make("votes", Server())]
     made = EnsembleTeacher(config.model_copy(update={"quorum": quorum}), LABELS, members)
     (answer,) = await made.ask(["bad one"])
     await made.aclose()
@@ -413,7 +400,7 @@ RECORDING = {"array": "a", "rows": {"path": "x.csv"}}
 async def test_a_rejection_within_a_group_is_the_texts_outcome() -> None:
     server = Server()
     groups = {"money": ["billing", "refund"], "parcels": ["shipping"]}
-    made = KINDS["logprobs"](server, NoAccount(), groups=groups, epsilon=0.0)
+    made = make("logprobs", server, groups=groups, epsilon=0.0)
     await made.prepare()
     server.bad = {"bad": [(200, answered("billing", "openai")), TOO_LONG]}
     (answer,) = await made.ask(["bad one"])

@@ -265,26 +265,19 @@ def test_a_model_without_a_key_value_cache_is_refused_before_anything_is_asked(t
 # Templates and codes
 
 
-async def test_a_models_own_template_is_used(tiny_causal):
+@pytest.mark.parametrize("score", ["codes", "names"])
+async def test_a_models_own_template_is_used_and_ends_names(tiny_causal, score):
     folder = tiny_causal("llama", template=TEMPLATE)
     reference = Straightforward(folder)
-    asked = teacher(folder, permutations=1)
-    messages = Prompt().messages("hello", LABELS, (0, 1, 2))
+    asked = teacher(folder, permutations=1, score=score)
+    messages = Prompt().messages("hello", LABELS, (0, 1, 2), names=LABELS if score == "names" else None)
     prompt = "".join(f"<{message['role']}>{message['content']}<|end|>\n" for message in messages) + "<assistant>"
     (answer,) = await asked.ask(["hello"])
-    mass = reference.code_mass(prompt, label_codes(3))
-    assert answer.covered == pytest.approx(mass.sum(), abs=1e-5)
-    np.testing.assert_allclose(answer.probabilities, mass / mass.sum(), atol=1e-4)
-
-
-async def test_names_end_as_the_template_ends_an_answer(tiny_causal):
-    folder = tiny_causal("llama", template=TEMPLATE)
-    reference = Straightforward(folder)
-    asked = teacher(folder, permutations=1, score="names")
-    messages = Prompt().messages("hello", LABELS, (0, 1, 2), names=LABELS)
-    prompt = "".join(f"<{message['role']}>{message['content']}<|end|>\n" for message in messages) + "<assistant>"
-    (answer,) = await asked.ask(["hello"])
-    mass = reference.name_mass(prompt, [f"{label}<|end|>" for label in LABELS])
+    if score == "codes":
+        mass = reference.code_mass(prompt, label_codes(3))
+        assert answer.covered == pytest.approx(mass.sum(), abs=1e-5)
+    else:
+        mass = reference.name_mass(prompt, [f"{label}<|end|>" for label in LABELS])
     np.testing.assert_allclose(answer.probabilities, mass / mass.sum(), atol=1e-4)
 
 

@@ -70,6 +70,10 @@ def foreign(tiny_encoder, tmp_path_factory) -> Path:
     return path
 
 
+def load(folder: Path, labels, **settings) -> LocalTeacher:
+    return LocalTeacher.from_config(LocalConfig(model=str(folder), **settings), labels)
+
+
 async def answers(teacher: LocalTeacher, texts) -> np.ndarray:
     return np.stack([answer.probabilities for answer in await teacher.ask(texts)])
 
@@ -138,7 +142,7 @@ def test_a_classifier_for_other_labels_lends_its_encoder(foreign, gold, labels):
 
 
 async def test_a_fitted_teacher_answers_from_disk_as_it_did(fitted, folder, splits, labels):
-    teacher = LocalTeacher.from_config(LocalConfig(model=str(folder)), labels)
+    teacher = load(folder, labels)
     texts = splits[2].texts[:20]
     expected = probabilities(fitted[0].logits(texts), fitted[0].temperature)
     np.testing.assert_allclose(await answers(teacher, texts), expected, atol=1e-6)
@@ -146,16 +150,14 @@ async def test_a_fitted_teacher_answers_from_disk_as_it_did(fitted, folder, spli
 
 async def test_labels_are_brought_into_the_tasks_order(folder, splits, labels):
     texts = splits[2].texts[:20]
-    mine, reversed_ = (
-        LocalTeacher.from_config(LocalConfig(model=str(folder)), order) for order in (labels, labels[::-1])
-    )
+    mine, reversed_ = load(folder, labels), load(folder, labels[::-1])
     assert reversed_.labels == labels[::-1]
     np.testing.assert_array_equal((await answers(mine, texts))[:, ::-1], await answers(reversed_, texts))
 
 
 async def test_a_students_folder_reads_no_more_than_is_asked_nor_than_it_was_trained_to(folder, splits, labels):
     def teacher(max_tokens):
-        return LocalTeacher.from_config(LocalConfig(model=str(folder), max_tokens=max_tokens), labels)
+        return load(folder, labels, max_tokens=max_tokens)
 
     whole, longer, shorter = teacher(32), teacher(400), teacher(8)
     assert (longer.model.max_tokens, longer.version) == (32, whole.version)
@@ -165,7 +167,7 @@ async def test_a_students_folder_reads_no_more_than_is_asked_nor_than_it_was_tra
 
 
 async def test_an_answer_says_what_it_took(folder, labels):
-    teacher = LocalTeacher.from_config(LocalConfig(model=str(folder), usd_per_hour=3600.0), labels)
+    teacher = load(folder, labels, usd_per_hour=3600.0)
     short, long = await teacher.ask(["invoice", "invoice refund parcel"])
     assert (short.method, short.outcome) == ("local", "ok")
     assert (short.tokens, long.tokens) == (3, 5)  # with [CLS] and [SEP]
@@ -178,7 +180,7 @@ async def test_an_answer_says_what_it_took(folder, labels):
 
 async def test_batches_do_not_change_answers(folder, splits, labels):
     texts = splits[2].texts[:20]
-    one, many = (LocalTeacher.from_config(LocalConfig(model=str(folder), batch_size=size), labels) for size in (1, 32))
+    one, many = (load(folder, labels, batch_size=size) for size in (1, 32))
     assert (one.batch_size, many.batch_size, one.version) == (1, 32, many.version)
     np.testing.assert_allclose(await answers(one, texts), await answers(many, texts), atol=1e-5)
 
@@ -186,11 +188,11 @@ async def test_batches_do_not_change_answers(folder, splits, labels):
 def test_other_weights_are_another_version(folder, tmp_path, labels):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    first = LocalTeacher.from_config(LocalConfig(model=str(copy)), labels).version
-    assert first == LocalTeacher.from_config(LocalConfig(model=str(folder)), labels).version
+    first = load(copy, labels).version
+    assert first == load(folder, labels).version
     card = json.loads((copy / "student.json").read_text())
     (copy / "student.json").write_text(json.dumps({**card, "temperature": 9.0}))
-    assert LocalTeacher.from_config(LocalConfig(model=str(copy)), labels).version != first
+    assert load(copy, labels).version != first
 
 
 def test_a_configuration_with_fit_must_be_fitted_first(folder, labels, tmp_path):
@@ -202,7 +204,7 @@ def test_a_configuration_with_fit_must_be_fitted_first(folder, labels, tmp_path)
 @pytest.mark.parametrize("other", [("billing", "shipping"), ("billing", "shipping", "account", "weather")])
 def test_other_labels_are_refused(folder, other):
     with pytest.raises(TeacherError, match="does not know the task's labels"):
-        LocalTeacher.from_config(LocalConfig(model=str(folder)), other)
+        load(folder, other)
 
 
 # Loading what somebody else fine-tuned
@@ -210,7 +212,7 @@ def test_other_labels_are_refused(folder, other):
 
 async def test_a_foreign_classifier_answers_by_its_own_names(foreign, labels, splits):
     texts = splits[2].texts[:10]
-    teacher = LocalTeacher.from_config(LocalConfig(model=str(foreign), max_tokens=32), labels)
+    teacher = load(foreign, labels, max_tokens=32)
     assert teacher.name == "local:foreign"
     student = load_classifier(str(foreign), 32)
     assert student.labels == ("technical", "account", "shipping", "billing")
@@ -221,20 +223,20 @@ async def test_a_foreign_classifier_answers_by_its_own_names(foreign, labels, sp
 
 def test_names_that_are_only_numbers_are_refused(tiny_encoder, labels):
     with pytest.raises(TeacherError, match=r"names no labels \(id2label\); set them, or give it a `fit`"):
-        LocalTeacher.from_config(LocalConfig(model=str(tiny_encoder)), labels)
+        load(tiny_encoder, labels)
 
 
 @pytest.mark.parametrize("change", ["names", "max_tokens"])
 def test_what_changes_the_answers_of_a_foreign_classifier_changes_its_version(foreign, tmp_path, labels, change):
     copy = tmp_path / "copy"
     shutil.copytree(foreign, copy)
-    before = LocalTeacher.from_config(LocalConfig(model=str(copy), max_tokens=32), labels).version
+    before = load(copy, labels, max_tokens=32).version
     if change == "names":
         config = json.loads((copy / "config.json").read_text())
         config["id2label"]["0"], config["id2label"]["1"] = config["id2label"]["1"], config["id2label"]["0"]
         (copy / "config.json").write_text(json.dumps(config))
     max_tokens = 16 if change == "max_tokens" else 32
-    assert LocalTeacher.from_config(LocalConfig(model=str(copy), max_tokens=max_tokens), labels).version != before
+    assert load(copy, labels, max_tokens=max_tokens).version != before
 
 
 def test_a_classifier_of_several_labels_a_text_is_known_and_refused_as_a_teacher(foreign, tmp_path, labels):
@@ -245,7 +247,7 @@ def test_a_classifier_of_several_labels_a_text_is_known_and_refused_as_a_teacher
     (tmp_path / "several" / "config.json").write_text(json.dumps(card))
     assert load_classifier(str(tmp_path / "several"), 32).multi_label
     with pytest.raises(TeacherError, match="gives a text several labels; a teacher must give it a distribution"):
-        LocalTeacher.from_config(LocalConfig(model=str(tmp_path / "several")), labels)
+        load(tmp_path / "several", labels)
 
 
 async def test_a_text_without_tokens_is_invalid_and_changes_no_other(tiny_classifier, words):
@@ -272,4 +274,4 @@ def test_a_model_that_cannot_be_loaded_is_refused(foreign, tmp_path, labels, dam
         shutil.copytree(foreign, folder)
         (folder / "model.safetensors").write_bytes(b"\x00" * 30)
     with pytest.raises(TeacherError, match="cannot be loaded"):
-        LocalTeacher.from_config(LocalConfig(model=str(folder)), labels)
+        load(folder, labels)

@@ -70,11 +70,8 @@ def api(body: Sends, status: int = 200, encoding: str = "", **settings: Any) -> 
         assert request.headers["accept-encoding"] == "gzip, deflate"
         return httpx.Response(status, headers=headers, stream=body)
 
-    class Transport(httpx.AsyncBaseTransport):
-        handle_async_request = staticmethod(handle)
-
-    usage = Usage(input=1)
-    return Api(config, NoAccount(), name="it", headers={}, usage=lambda _: usage, transport=Transport())
+    usage, transport = Usage(input=1), httpx.MockTransport(handle)
+    return Api(config, NoAccount(), name="it", headers={}, usage=lambda _: usage, transport=transport)
 
 
 async def ask(made: Api) -> Any:

@@ -15,12 +15,14 @@ import httpx
 import pytest
 
 from distill.teachers.account import NoAccount
+from distill.teachers.anthropic import AnthropicConfig
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import ApiConfig, is_local
 from distill.teachers.api.errors import ApiError, error_of_status
 from distill.teachers.api.limit_headers import retry_after, retry_after_in
 from distill.teachers.api.pricing import Price, Usage
 from distill.teachers.errors import TeacherError
+from distill.teachers.openai import OpenAIConfig
 from tests.support.waiting import until
 
 KEY = "sk-secret-0123456789"
@@ -115,6 +117,26 @@ async def test_a_key_is_in_no_error_version_or_repr(
     told = [str(failure.value), repr(failure.value), failure.value.reason, repr(made.config), repr(made.__dict__)]
     assert not any(KEY in one for one in [*told, json.dumps(made.config.answering())])
     assert KEY not in "".join(record.getMessage() for record in caplog.records if record.name != "httpcore.http11")
+
+
+@pytest.mark.parametrize("config", [OpenAIConfig, AnthropicConfig])
+@pytest.mark.parametrize(
+    ("base_url", "named", "sent"),
+    [
+        ("", False, True),
+        ("https://openrouter.example/api/v1", False, False),
+        ("http://localhost:8000", False, False),
+        ("https://openrouter.example/api/v1", True, True),
+    ],
+)
+def test_a_vendors_key_goes_to_no_other_host_unless_its_variable_is_named(
+    monkeypatch, config: Any, base_url: str, named: bool, sent: bool
+) -> None:
+    variable = config.model_fields["key_env"].default
+    monkeypatch.setenv(variable, KEY)
+    settings = {**({"base_url": base_url} if base_url else {}), **({"key_env": variable} if named else {})}
+    key = config(model="m", **settings).key()
+    assert key == (KEY if sent else "")
 
 
 @pytest.mark.parametrize(
