@@ -1,4 +1,4 @@
-"""A plan finds the calls that are still to make and what others took, and makes none."""
+"""A dry run finds the calls that are still to make and what others took, and makes none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from distill.labelling.account import StoredAccount
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.dry_run import DryRunAccount, dry_run, priced
+from distill.labelling.forecast import Forecast
 from distill.labelling.label import ask_missing
 from distill.teachers import Answer, teacher_class
 from distill.teachers.account import Account, BudgetError, PaidResponse
@@ -71,16 +72,17 @@ def texts(start: int, end: int, length: int = 20) -> list[str]:
     return [f"text {number}".ljust(length + number % 7, "x") for number in range(start, end)]
 
 
-async def planned(store: AnswerStore, pool: list[str], **config: Any):
-    ledger = DryRunAccount(StoredAccount(store))
-    return await dry_run(TwoSteps(ledger, **config), [(text, 0) for text in pool], store, ledger)
+async def planned(store: AnswerStore, pool: list[str], repeats: int = 1, **config: Any) -> Forecast:
+    account = DryRunAccount(StoredAccount(store))
+    questions = [(text, repeat) for text in pool for repeat in range(repeats)]
+    return await dry_run(TwoSteps(account, **config), questions, store, account)
 
 
 async def labelled(store: AnswerStore, pool: list[str], **config: Any) -> float:
-    book = StoredAccount(store)
-    before = book.spent
-    await ask_missing(TwoSteps(book, **config), pool, store)
-    return book.spent - before
+    account = StoredAccount(store)
+    before = account.spent
+    await ask_missing(TwoSteps(account, **config), pool, store)
+    return account.spent - before
 
 
 async def test_calls_that_are_still_to_make_are_counted_and_none_is_made(store) -> None:
@@ -101,7 +103,7 @@ async def test_a_forecast_from_answered_texts_has_what_the_others_then_cost(stor
     assert made.usd.upper < 1.05 * made.usd.lower
 
 
-async def test_calls_that_follow_from_others_are_foreseen_from_texts_that_took_them(store) -> None:
+async def test_calls_that_follow_from_others_are_forecast_from_texts_that_took_them(store) -> None:
     await labelled(store, texts(0, 30, 80))
     made = await planned(store, texts(0, 50, 80))
     assert made.calls.value == pytest.approx(40)
@@ -115,8 +117,8 @@ async def test_a_price_that_has_changed_since_is_the_one_that_counts(store) -> N
 
 
 async def test_responses_that_are_kept_and_not_answers_yet_need_no_call(store) -> None:
-    book = StoredAccount(store)
-    teacher = TwoSteps(book)
+    account = StoredAccount(store)
+    teacher = TwoSteps(account)
     await teacher.ask(texts(0, 40))
     made = await planned(store, texts(0, 50))
     assert (made.to_ask, round(made.calls.value, 6), made.learnt_from) == (50, 10, 40)
@@ -138,14 +140,14 @@ async def test_limits_of_the_api_bound_the_time(store) -> None:
 
 
 async def test_what_is_kept_beside_calls_is_none_of_them(store) -> None:
-    book = StoredAccount(store)
-    await book.settle(await book.reserve(0.0), 0.0, "agreed", PaidResponse({"dialect": 1}, 0.0, 0.0))
-    ledger = DryRunAccount(book)
-    assert await ledger.recall("agreed") is not None
-    assert ledger.recalled == []
+    account = StoredAccount(store)
+    await account.settle(await account.reserve(0.0), 0.0, "agreed", PaidResponse({"dialect": 1}, 0.0, 0.0))
+    dry = DryRunAccount(account)
+    assert await dry.recall("agreed") is not None
+    assert dry.recalled == []
 
 
-async def test_an_account_to_plan_with_never_pays(store) -> None:
+async def test_the_account_of_a_dry_run_never_pays(store) -> None:
     with pytest.raises(BudgetError, match="makes no calls"):
         await TwoSteps(DryRunAccount(StoredAccount(store))).ask(["text"])
 
@@ -157,7 +159,5 @@ def test_kinds_that_make_calls_are_told_from_those_that_make_none(kind, paid) ->
 
 async def test_what_is_asked_twice_is_planned_twice(store) -> None:
     pool = texts(0, 10)
-    ledger = DryRunAccount(StoredAccount(store))
-    once = await dry_run(TwoSteps(ledger), [(text, 0) for text in pool], store, ledger)
-    twice = await dry_run(TwoSteps(ledger), [(text, repeat) for text in pool for repeat in (0, 1)], store, ledger)
+    once, twice = await planned(store, pool), await planned(store, pool, repeats=2)
     assert twice.to_ask == 2 * once.to_ask

@@ -81,7 +81,7 @@ def test_the_level_is_what_was_asked_for() -> None:
     assert 0.93 <= hits[0.95] / 600 <= 0.97
 
 
-def test_a_value_that_is_the_same_for_all_is_foreseen_exactly() -> None:
+def test_a_value_that_is_the_same_for_all_is_forecast_exactly() -> None:
     sizes = np.array([10.0, 20.0, 30.0, 40.0])
     interval = total(sizes, np.full(4, 2.0), np.full(50, 25.0))
     assert (interval.value, interval.lower, interval.upper) == pytest.approx((100.0, 100.0, 100.0))
@@ -148,7 +148,7 @@ def test_calls_whose_time_is_not_known_make_no_forecast_of_time() -> None:
     assert forecast("m", 1200, 1000, AHEAD, [planned(1000)], history(200, seconds=0.0), 0.0).seconds is None
 
 
-def test_calls_that_follow_from_the_first_ones_are_foreseen_from_what_texts_took() -> None:
+def test_calls_that_follow_from_the_first_ones_are_forecast_from_what_texts_took() -> None:
     made = forecast("m", 1200, 1000, AHEAD, [planned(1000)], history(200, calls=3.0), 0.0)
     assert made.calls.value == pytest.approx(3000)
     assert made.most_usd == pytest.approx(3 * PRICE.max_cost(1000 * (FRAME + 300), 1000))
