@@ -172,9 +172,9 @@ CONTENDERS = (
     REFLUX,
     Contender(
         key=BARE,
-        title="uvloop, JSON and the loop",
+        title="minimal Python server",
         command=_script("bare.py"),
-        note="the least of a server in Python: nothing is checked, one text after another; our graph",
+        note="validates nothing, one text after another; our graph",
     ),
     Contender(
         key=HAND,
@@ -189,7 +189,7 @@ CONTENDERS = (
         environment="pipeline",
         command=_pipeline,
         needs_student=True,
-        note="PyTorch, float32; mean pooling makes the model a class of its own",
+        note="PyTorch, float32; a class of its own, for mean pooling",
     ),
     Contender(
         key="infinity",

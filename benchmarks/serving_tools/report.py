@@ -18,8 +18,8 @@ from serving_tools.measure import CLIENTS, SAME_LOAD, SHARES, Measured, over
 
 _NOTHING = "–"
 _THEIR_GRAPH = (
-    "The servers of others run the student's plain ONNX graph, optimised and quantised by ONNX Runtime's own tools "
-    "(the pipeline runs the student itself, on PyTorch), ours, the bare one and the loop the graph of our bundle."
+    "The servers of others run the student's plain ONNX graph, optimised and quantised by ONNX Runtime's own tools; "
+    "the pipeline runs the student on PyTorch. Reflux, the minimal server and the loop run the graph of our bundle."
 )
 
 
@@ -32,22 +32,22 @@ def table(rows: Sequence[Measured], loop: Loop, conditions: Conditions) -> str:
     for row in rows:
         lines.append(_line([row.title, *_cells(row)]))
     cells = [f"{loop.throughput:,.0f}", "", "", "", f"{loop.milliseconds:.2f}"]
-    lines.append(_line(["the loop: tokenise and run, no server", *cells, *[""] * (len(titles) - 5)]))
+    lines.append(_line(["the loop: tokenise and run, without a server", *cells, *[""] * (len(titles) - 5)]))
     graph = "All run the graph of our bundle." if conditions.same_graph else _THEIR_GRAPH
     explained = (
-        f"The same student, {len(conditions.classes)} labels, {len(conditions.texts):,} texts in turn; a core for the "
-        f"server, another for the load. {graph} Medians of {conditions.rounds} rounds, each load "
-        f"{conditions.seconds:g} s after {conditions.warm_up:g} s of warm-up, an open loop {conditions.requests} "
-        "requests at least; of 1 client four loads a round. "
-        "req/s is in a closed loop of 1, 16 and 64 clients, in parentheses in terms of the loop's just before and "
-        "after. added is the p50 of 1 client less the loop's text, in ms. ms is p50 / p99 / p99.9: in those closed "
-        "loops, then with "
-        "Poisson arrivals at 50, 70 and 90 % of the server's own highest throughput, from the intended time of "
-        "sending; what that is now is told by the loop just before, and a load that was far from it by the loop after "
-        f"it too is sent again. The same load is {SAME_LOAD:.0%} of the loop's throughput, for all who can answer it. "
-        "MB (10⁶ bytes) is the resident set under load, after all rounds, of several processes the proportional one. "
-        "ready is from the start of the process to the first answer, the shorter of two. "
-        "not 200 counts requests of all rounds, same label is the share of texts that got the loop's label."
+        f"The same student, {len(conditions.classes)} labels, {len(conditions.texts):,} texts in turn; one core for "
+        f"the server, another for the load. {graph} Medians of {conditions.rounds} rounds. A load takes "
+        f"{conditions.seconds:g} s after {conditions.warm_up:g} s of warm-up, an open loop at least "
+        f"{conditions.requests} requests; a round has four loads of 1 client. "
+        "req/s: closed loops of 1, 16 and 64 clients, in parentheses the ratio to the loop just before and after. "
+        "added: the p50 of 1 client minus a text in the loop, in ms. "
+        "ms: p50 / p99 / p99.9, in those closed loops, and with Poisson arrivals at 50, 70 and 90 % of the server's "
+        "own highest throughput, from the intended time of sending. The highest throughput is scaled by the loop just "
+        "before, and a load is sent again if the loop after it shows another speed. "
+        f"The same load is {SAME_LOAD:.0%} of the loop's throughput, for all servers that can answer it. "
+        "MB (10⁶ bytes): the RSS under load after all rounds, or the summed PSS of several processes. "
+        "ready: from the start of the process to the first answer, the shorter of two. "
+        "not 200: requests of all rounds. same label: the share of texts with the loop's label."
     )
     return "\n".join(lines) + f"\n\n{explained}\n"
 
