@@ -129,17 +129,15 @@ def test_a_student_comes_back_with_no_parameter_more_or_less(trained_encoder, ou
     assert all(torch.equal(loaded[name], trained[name]) for name in trained)
 
 
-def test_a_student_comes_back_with_as_many_labels_for_a_text_as_it_gave(trained_encoder, tmp_path):
-    dataclasses.replace(trained_encoder.student, multi_label=True).save(tmp_path / "student")
-    assert load_student(tmp_path / "student").multi_label
-
-
-def test_a_student_of_before_there_were_several_labels_comes_back_with_one(trained_encoder, tmp_path):
-    trained_encoder.student.save(tmp_path / "student")
-    card = json.loads((tmp_path / "student" / CARD).read_text())
+def test_a_student_gives_several_labels_as_before_it_was_kept_and_one_where_its_card_says_nothing(
+    trained_encoder, tmp_path
+):
+    dataclasses.replace(trained_encoder.student, multi_label=True).save(tmp_path)
+    assert load_student(tmp_path).multi_label
+    card = json.loads((tmp_path / CARD).read_text())
     del card["multi_label"]
-    (tmp_path / "student" / CARD).write_text(json.dumps(card))
-    assert not load_student(tmp_path / "student").multi_label
+    (tmp_path / CARD).write_text(json.dumps(card))
+    assert not load_student(tmp_path).multi_label
 
 
 def test_a_student_of_other_labels_than_its_head_is_refused(make, tmp_path):

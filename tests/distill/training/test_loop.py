@@ -175,6 +175,8 @@ def test_a_batch_holds_rows_of_like_length():
     longest = [max(lengths[row] for row in batch) for batch in batches]
     assert sum(length * len(batch) for length, batch in zip(longest, batches, strict=True)) < 1.1 * sum(lengths)
     assert sum(longest[:30]) > 0.7 * sum(longest[-30:])  # short and long ones come mixed
+    assert sorted(map(len, LengthBuckets([1] * 10, 4, seed=0))) == [2, 4, 4]
+    assert len(LengthBuckets([1] * 10, 4, seed=0)) == 3
 
 
 def test_batches_are_drawn_anew_each_epoch_and_repeatably():
@@ -183,12 +185,6 @@ def test_batches_are_drawn_anew_each_epoch_and_repeatably():
     assert first != second
     assert [list(twin), list(twin)] == [first, second]
     assert list(LengthBuckets([3] * 100, 10, seed=2)) != first
-
-
-def test_a_last_batch_may_be_short():
-    batches = list(LengthBuckets([1] * 10, 4, seed=0))
-    assert sorted(map(len, batches)) == [2, 4, 4]
-    assert len(LengthBuckets([1] * 10, 4, seed=0)) == 3
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 0.1), (100, 0.0), (1, 0.1), (7, 0.9)])

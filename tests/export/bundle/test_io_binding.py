@@ -80,22 +80,22 @@ def plain(tiny_bundle):
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"),
+    ("shape", "most", "expected"),
     [
-        ((1, 1), (1, 8)),
-        ((1, 8), (1, 8)),
-        ((2, 9), (2, 16)),
-        ((3, 33), (4, 40)),
-        ((5, 64), (8, 64)),
-        ((8, 65), (8, 80)),
-        ((9, 113), (16, 128)),
-        ((64, 100), (64, 112)),
-        ((65, 128), (128, 128)),
+        *(((1, tokens), MAX_TOKENS, (1, 8)) for tokens in (1, 8)),
+        ((2, 9), MAX_TOKENS, (2, 16)),
+        ((3, 33), MAX_TOKENS, (4, 40)),
+        ((5, 64), MAX_TOKENS, (8, 64)),
+        ((8, 65), MAX_TOKENS, (8, 80)),
+        ((9, 113), MAX_TOKENS, (16, 128)),
+        ((64, 100), MAX_TOKENS, (64, 112)),
+        ((65, 128), MAX_TOKENS, (128, 128)),
+        *(((1, tokens), 10, (1, 10)) for tokens in (9, 10)),
+        ((1, 3), 5, (1, 5)),
     ],
 )
-def test_a_bucket_is_the_next_shape_of_a_few(shape, expected):
-    rows, tokens = shape
-    assert bucket(rows, tokens, MAX_TOKENS) == expected
+def test_a_bucket_is_the_next_shape_of_a_few_and_no_longer_than_the_graph_reads(shape, most, expected):
+    assert bucket(*shape, most) == expected
 
 
 def test_buckets_are_few_hold_their_batch_and_waste_little():
@@ -108,11 +108,6 @@ def test_buckets_are_few_hold_their_batch_and_waste_little():
         assert width % 8 == 0
         assert width <= max(1.25 * tokens, 8 + tokens)
         assert bucket(height, width, 512) == (height, width)
-
-
-@pytest.mark.parametrize(("tokens", "most", "width"), [(9, 10, 10), (10, 10, 10), (3, 5, 5)])
-def test_nothing_is_padded_beyond_what_the_graph_reads(tokens, most, width):
-    assert bucket(1, tokens, most) == (1, width)
 
 
 def test_what_is_added_is_masked_but_for_one_token_of_each_row():

@@ -48,18 +48,18 @@ def test_a_device_that_this_build_lacks_is_an_error_with_the_remedy(kind, availa
         names(Device(kind), available)
 
 
-def test_the_gpu_is_the_one_that_was_asked_for():
-    for name, chosen in providers(Device("tensorrt", index=3), GPU_BUILD, max_tokens=128)[:2]:
-        assert chosen["device_id"] == "3", name
-
-
-def test_fp32_is_fp32_on_cuda_too():
-    assert options(Device("cuda"))["use_tf32"] == "0"
-
-
-@pytest.mark.parametrize("fp16", [False, True])
-def test_tensorrt_computes_in_16_bits_only_where_it_may(fp16):
-    assert options(Device("tensorrt", fp16=fp16))["trt_fp16_enable"] == str(int(fp16))
+@pytest.mark.parametrize(
+    ("device", "key", "value"),
+    [
+        (Device("cuda", index=3), "device_id", "3"),
+        (Device("tensorrt", index=3), "device_id", "3"),
+        (Device("cuda"), "use_tf32", "0"),  # fp32 is fp32 there too
+        (Device("tensorrt"), "trt_fp16_enable", "0"),
+        (Device("tensorrt", fp16=True), "trt_fp16_enable", "1"),
+    ],
+)
+def test_a_device_decides_on_the_gpu_and_the_precision(device, key, value):
+    assert options(device)[key] == value
 
 
 @pytest.mark.parametrize(("max_tokens", "typical"), [(128, 64), (32, 32)])

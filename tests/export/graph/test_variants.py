@@ -129,24 +129,16 @@ def test_the_fused_variant_is_unpadded_and_int8_is_made_of_it(paths, family):
         assert not {"Attention", "SkipLayerNormalization"} & made
         assert is_unpadded(paths[family][name])
     assert not is_unpadded(paths[family][PLAIN])
-
-
-def test_for_a_gpu_the_fused_variant_is_not_unpadded_and_int8_is_as_for_a_cpu(graphs, students, rows, tmp_path):
-    config = students["encoder"].network.module.config
-    made = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), gpu=True)
-    assert "Attention" in kinds(made[FUSED])
-    assert [is_unpadded(made[name]) for name in (FUSED, INT8)] == [False, True]
-
-
-def test_a_graph_without_attention_is_not_said_to_be_unpadded(paths):
     assert not any(is_unpadded(path) for path in paths["static"].values())
 
 
-def test_fp16_is_made_of_the_fused_graph_without_unpadding(graphs, students, rows, tmp_path):
+@pytest.mark.parametrize("gpu", [False, True])
+def test_int8_is_unpadded_fp16_is_not_and_the_fused_graph_is_for_a_cpu(graphs, students, rows, tmp_path, gpu):
     config = students["encoder"].network.module.config
-    path = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), (FP16,))[FP16]
-    assert {"Attention", "SkipLayerNormalization"} <= kinds(path)
-    assert not is_unpadded(path)
+    made = make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), (INT8, FP16), gpu=gpu)
+    assert [is_unpadded(made[name]) for name in (FUSED, INT8, FP16)] == [not gpu, True, False]
+    for name in (FUSED, FP16) if gpu else (FP16,):
+        assert {"Attention", "SkipLayerNormalization"} <= kinds(made[name])
 
 
 @pytest.mark.parametrize("name", [FUSED, INT8])
@@ -220,11 +212,7 @@ def test_int8_quantises_a_plain_graph_too(graphs, rows, tmp_path, family):
     [
         ([], 64),
         (["avx2", "avx512f"], 64),
-        (["avx512_vnni"], 127),
-        (["avx_vnni"], 127),
-        (["amx_int8"], 127),
-        (["asimddp"], 127),
-        (["i8mm"], 127),
+        *(([name], 127) for name in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")),
     ],
 )
 def test_weights_get_7_bits_where_8_would_saturate(graphs, rows, tmp_path, monkeypatch, features, largest):
