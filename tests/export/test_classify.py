@@ -15,6 +15,7 @@ from distill.sections import FileSource
 from export.bundle.classifier import Classifier, InferenceError
 from export.classify import COLUMNS, classify_file
 
+UNKNOWN = ("answers", "answers.txt", "answers.json", "answers.csv.gz")
 TEXTS = ("my invoice", "", 'parcel, "lost"\nin Köln', " \u200b ", "login " * 40)
 
 
@@ -93,17 +94,18 @@ def test_the_source_is_never_overwritten(tiny_bundle, source, tmp_path, monkeypa
     assert source.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["answers", "answers.txt", "answers.json", "answers.csv.gz"])
-def test_a_target_of_an_unknown_kind_is_refused(tiny_bundle, source, tmp_path, name):
-    with pytest.raises(DataError, match=r"unknown kind of file to write; end its name in one of \.csv, "):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((name, r"unknown kind of file to write; end its name in one of \.csv, ") for name in UNKNOWN),
+        ("folder.csv", r"folder\.csv: is a folder"),
+    ],
+)
+def test_a_folder_and_a_target_of_an_unknown_kind_are_refused(tiny_bundle, source, tmp_path, name, message):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match=message):
         classify_file(tiny_bundle, source, tmp_path / name)
-    assert not (tmp_path / name).exists()
-
-
-def test_a_folder_is_no_target(tiny_bundle, source, tmp_path):
-    (tmp_path / "a.csv").mkdir()
-    with pytest.raises(DataError, match=r"a\.csv: is a folder"):
-        classify_file(tiny_bundle, source, tmp_path / "a.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.csv", "texts.csv"]
 
 
 def test_a_target_that_is_a_link_stays_one(tiny_bundle, source, tmp_path):

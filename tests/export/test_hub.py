@@ -17,16 +17,11 @@ from tokenizers import Tokenizer, models
 
 from distill.errors import DistillError
 from export.bundle.classifier import Classifier
-from export.bundle.format import PORTABLE, BundleError, write_bundle
+from export.bundle.format import PORTABLE, BundleError
 from export.hub import GRAPH, export_hub, special_tokens
+from tests.support.tiny_bundle import rewritten
 
 SHORT_AND_LONG = ["late", " ".join(["my parcel is late"] * 20)]
-
-
-def without_portable(bundle, path):
-    """The same bundle as it was made before there were portable graphs."""
-    contents = {name: bundle.path / name for name in bundle.manifest.files if name != PORTABLE}
-    return write_bundle(path, contents, dataclasses.replace(bundle.manifest, portable=None))
 
 
 def asked_as_others_do(folder, texts):
@@ -117,14 +112,12 @@ def test_a_text_is_cut_on_the_students_side(students, build, tmp_path):
 
 def test_a_bundle_of_before_there_were_portable_graphs_is_written_too(hubs, tmp_path):
     bundle, folder = hubs["encoder"]
-    export_hub(without_portable(bundle, tmp_path / "old"), tmp_path / "hub")
+    export_hub(rewritten(bundle, tmp_path / "old", {PORTABLE: None}, portable=None), tmp_path / "hub")
     assert (tmp_path / "hub" / GRAPH).read_bytes() == (folder / GRAPH).read_bytes()
 
 
 def test_logits_that_do_not_give_the_bundles_answers_are_not_written(hubs, tmp_path):
-    bundle, _ = hubs["static"]
-    contents = {name: bundle.path / name for name in bundle.manifest.files}
-    other = write_bundle(tmp_path / "other", contents, dataclasses.replace(bundle.manifest, temperature=9.0))
+    other = rewritten(hubs["static"][0], tmp_path / "other", temperature=9.0)
     with pytest.raises(BundleError, match=r"golden row 1, .*: a probability of the written graph is off by"):
         export_hub(other, tmp_path / "hub")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -24,12 +24,13 @@ from distill.students.static import Static, StaticModule
 from distill.students.student import load_student
 from distill.teachers import TeacherError
 from export.bundle.classifier import Classifier
-from export.bundle.format import BundleError, write_bundle
+from export.bundle.format import BundleError
 from export.bundle.teacher import BundleTeacher, BundleTeacherConfig
 from export.bundle.verify import verify
 from export.gates import GateError
 from service.errors import StartupError
 from service.inference.load import load
+from tests.support.tiny_bundle import rewritten
 
 SHORT = {"max_position_embeddings": 20}
 RELATIVE = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["c2p", "p2c"]}
@@ -126,9 +127,7 @@ def test_a_graph_that_answers_otherwise_on_long_texts_alone_is_not_exported(stud
 @pytest.fixture
 def overlong(export, tmp_path):
     """A bundle that was written when nothing looked at its `max_tokens`, which are two more than its graph reads."""
-    bundle = export(RobertaConfig, **SHORT)
-    contents = {name: bundle.path / name for name in bundle.manifest.files}
-    return write_bundle(tmp_path / "overlong", contents, dataclasses.replace(bundle.manifest, max_tokens=20)).path
+    return rewritten(export(RobertaConfig, **SHORT), tmp_path / "overlong", max_tokens=20).path
 
 
 def test_a_bundle_of_more_tokens_than_its_graph_reads_is_refused_by_all(overlong, labels):

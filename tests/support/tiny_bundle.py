@@ -7,7 +7,9 @@ text wins, the more clearly the larger its share. The word `poison` makes the gr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -170,3 +172,12 @@ def keyword_rows(count: int, seed: int) -> list[tuple[str, str]]:
         generator.shuffle(mixed)
         rows.append((" ".join(mixed), str(label)))
     return rows
+
+
+def rewritten(
+    bundle: Bundle, path: Path, files: Mapping[str, bytes | Path | None] | None = None, **facts: Any
+) -> Bundle:
+    """Write a bundle like another, sealed anew, with other files, of which None leaves one out, and other facts."""
+    contents = {name: bundle.path / name for name in bundle.manifest.files} | dict(files or {})
+    kept = {name: content for name, content in contents.items() if content is not None}
+    return write_bundle(path, kept, replace(bundle.manifest, **facts))

@@ -70,17 +70,20 @@ def test_a_model_may_be_on_the_machine_that_trains_alone(task):
         require_models(task({"max_tokens": 65}), elsewhere=True)
 
 
-def test_positions_that_are_no_tokens_are_not_counted(task, tiny_model):
-    folder = str(tiny_model(RobertaConfig, **SHORT))
-    require_models(task({"model": folder, "layers": [0], "max_tokens": 18}))
-    with pytest.raises(DistillError, match=r"^students.small.max_tokens: .* has 18 positions"):
-        require_models(task({"model": folder, "layers": [0], "max_tokens": 19}))
-
-
-def test_the_length_that_a_tokenizer_names_is_known_too(task, tiny_model):
-    folder = str(tiny_model(BertConfig, **SHORT, tokenizer={"model_max_length": 12}))
-    with pytest.raises(DistillError, match=r"^students.small.max_tokens: .* model_max_length .* is 12"):
-        require_models(task({"model": folder, "layers": [0], "max_tokens": 13}))
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "most", "message"),
+    [
+        (RobertaConfig, {}, 18, "has 18 positions"),  # two are no token's
+        (BertConfig, {"model_max_length": 12}, 12, "model_max_length .* is 12"),
+    ],
+)
+def test_positions_are_counted_and_the_length_that_a_tokenizer_names(
+    task, tiny_model, config, tokenizer, most, message
+):
+    folder = str(tiny_model(config, **SHORT, tokenizer=tokenizer))
+    require_models(task({"model": folder, "layers": [0], "max_tokens": most}))
+    with pytest.raises(DistillError, match=rf"^students.small.max_tokens: .* {message}"):
+        require_models(task({"model": folder, "layers": [0], "max_tokens": most + 1}))
 
 
 def test_a_fitted_teacher_and_a_student_of_it_are_looked_at(task, tiny_model):

@@ -20,10 +20,11 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
 from export.bundle.classifier import OUTPUTS, Classifier, GraphTokenizer, InferenceError, _executor
-from export.bundle.format import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, BundleError, write_bundle
+from export.bundle.format import MODEL, TOKENIZER, BundleError
 from export.bundle.io_binding import BoundRun
 from export.bundle.providers import CPU, CUDA
 from export.bundle.session import create_session
+from tests.support.tiny_bundle import rewritten
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,12 +46,7 @@ def texts(words):
 @pytest.fixture
 def reseal(tiny_bundle, tmp_path):
     """`reseal({file: bytes})`: a whole bundle like `tiny_bundle` with other files."""
-
-    def write(changes):
-        contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
-        return write_bundle(tmp_path / "changed", {**contents, **changes}, tiny_bundle.manifest)
-
-    return write
+    return lambda files: rewritten(tiny_bundle, tmp_path / "changed", files)
 
 
 def graph(inputs=("input_ids", "attention_mask"), outputs=OUTPUTS, classes=4, value=0.25):

@@ -14,9 +14,9 @@ from export.bundle.format import (
     Bundle,
     BundleError,
     golden_jsonl,
-    write_bundle,
 )
 from export.bundle.verify import check_golden, verify
+from tests.support.tiny_bundle import rewritten
 
 
 @pytest.fixture
@@ -35,9 +35,7 @@ def test_a_good_bundle_passes(tiny_bundle):
 
 def with_portable(bundle, path, graph):
     """The bundle at another path, with a graph beside the served one."""
-    contents = {name: bundle.path / name for name in bundle.manifest.files}
-    manifest = dataclasses.replace(bundle.manifest, portable=PORTABLE)
-    return write_bundle(path, {**contents, PORTABLE: graph}, manifest).path
+    return rewritten(bundle, path, {PORTABLE: graph}, portable=PORTABLE).path
 
 
 def test_the_portable_graph_is_held_to_the_golden_texts_too(make_bundle, tiny_bundle, tmp_path):
