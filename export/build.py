@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -114,7 +114,7 @@ def build_bundle(
             temperature=student.temperature,
             files={},
             teacher=teacher,
-            gates={gate.name: gate.as_dict() for gate in checks},
+            gates={gate.name: asdict(gate) for gate in checks},
             measured={
                 "milliseconds": selection.milliseconds[selection.variant],
                 "milliseconds_by_variant": selection.milliseconds,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,6 @@ class Gate:
     measured: float
     required: float
     passed: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the gate as JSON values."""
-        return asdict(self)
 
 
 def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:

@@ -14,6 +14,14 @@ def card(manifest: Manifest) -> str:
         f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
         for gate in manifest.gates.values()
     ]
+    several, portable = [], []
+    if manifest.multi_label:
+        several = [
+            f"- Multi-label: a text has every label whose probability is at least {manifest.threshold:g}; "
+            "agreement is about its most probable one"
+        ]
+    if manifest.portable is not None:
+        portable = [f"- `{manifest.portable}` runs without Reflux: it takes `input_ids` and `attention_mask` alone"]
     speeds = [f"| {name} | {value:.3f} |" for name, value in manifest.measured["milliseconds_by_variant"].items()]
     return "\n".join(
         [
@@ -25,10 +33,10 @@ def card(manifest: Manifest) -> str:
             *_teacher(manifest.teacher),
             f"- Agreement with the teacher on {manifest.measured['validation_rows']} validation rows, which also chose "
             f"the epoch: {manifest.measured['validation_agreement']:.4f}",
-            *_threshold(manifest),
+            *several,
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
-            *_portable(manifest),
+            *portable,
             f"- Exported {manifest.created} on {manifest.cpu['machine']} ({', '.join(manifest.cpu['features'])})",
             "",
             "| gate | measured | required | passed |",
@@ -43,23 +51,6 @@ def card(manifest: Manifest) -> str:
             "",
         ]
     )
-
-
-def _threshold(manifest: Manifest) -> list[str]:
-    """Say, for a multi-label bundle, from what probability it gives a label, and what agreement means."""
-    if not manifest.multi_label:
-        return []
-    return [
-        f"- Multi-label: a text has every label whose probability is at least {manifest.threshold:g}; "
-        "agreement is about its most probable one"
-    ]
-
-
-def _portable(manifest: Manifest) -> list[str]:
-    """Say which graph runs without Reflux."""
-    if manifest.portable is None:
-        return []
-    return [f"- `{manifest.portable}` runs without Reflux: it takes `input_ids` and `attention_mask` alone"]
 
 
 def _teacher(teacher: Mapping[str, Any]) -> list[str]:

@@ -69,29 +69,26 @@ class Selector:
         logits = {variant: _logits(found) for variant, found in answers.items()}
         passed = self._check_fp32(classifiers, trained, logits)
         fastest = min((name for name in logits if name not in REDUCED), key=milliseconds.__getitem__)
-        reduced = [variant for variant in REDUCED if variant in classifiers]
-        if not reduced:
-            reason = f"{self.settings.variant} was asked for"
-            return Selection(fastest, answers[fastest], passed, milliseconds, rows, reason)
-        least = self.settings.gates.agreement
         tried: dict[str, list[gates.Gate]] = {}
-        for variant in reduced:
+        for variant in (name for name in REDUCED if name in classifiers):
+            least = self.settings.gates.agreement
             tried[variant] = [gates.agreement(variant, logits[fastest], logits.get(variant), least, self.cut)]
             if variant in milliseconds and not _speed_unknown(variant, classifiers):
                 tried[variant].append(gates.faster(variant, milliseconds[variant], milliseconds[fastest]))
             if self.settings.variant == variant:
                 remedy = "Set export.variant to auto to serve what passes, or loosen export.gates."
                 gates.enforce(tried[variant], f"{self.name}, {variant} graph", remedy)
+        good = [variant for variant, checks in tried.items() if all(check.passed for check in checks)]
+        if good:
+            best = min(good, key=milliseconds.__getitem__)
+            reason = f"{best} passed its gates"
+            if _speed_unknown(best, classifiers):
+                reason += "; how fast it is was not judged, for this machine has no GPU"
+        else:
+            best = fastest
+            failed = (f"{variant} was not taken ({_failures(checks)})" for variant, checks in tried.items())
+            reason = "; ".join(failed) or f"{self.settings.variant} was asked for"
         evidence = [*passed, *(check for checks in tried.values() for check in checks)]
-        good = [variant for variant in reduced if all(check.passed for check in tried[variant])]
-        if not good:
-            reason = "; ".join(f"{variant} was not taken ({_failures(tried[variant])})" for variant in reduced)
-            return Selection(fastest, answers[fastest], evidence, milliseconds, rows, reason)
-        best = min(good, key=milliseconds.__getitem__)
-        unknown = _speed_unknown(best, classifiers)
-        reason = f"{best} passed its gates" + (
-            "; how fast it is was not judged, for this machine has no GPU" if unknown else ""
-        )
         return Selection(best, answers[best], evidence, milliseconds, rows, reason)
 
     def check_portable(self, graph: Classifier, answers: Sequence[Prediction]) -> list[gates.Gate]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,6 @@ from export.graph.quiet import quiet
 
 OPSET = 18
 _BATCH_TOKENS = {0: "batch", 1: "tokens"}
-
-
-class Exporter(Protocol):
-    """A way to write a graph."""
-
-    def export(self, graph: Graph, path: Path) -> None:
-        """Write the module as ONNX at `path`."""
 
 
 class Graph(nn.Module):
@@ -56,7 +49,8 @@ def export_onnx(student: Student, path: Path) -> None:
     """
     graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
     try:
-        exporter_for(graph).export(graph, path)
+        export = export_by_optimum if optimum_knows(graph) else export_by_torch
+        export(graph, path)
     except OSError:
         raise
     except Exception as error:  # of many kinds: torch and optimum have their own
@@ -67,8 +61,8 @@ def export_onnx(student: Student, path: Path) -> None:
         ) from error
 
 
-def exporter_for(graph: Graph) -> Exporter:
-    """Return optimum's exporter if that knows the encoder's architecture, otherwise torch's."""
+def optimum_knows(graph: Graph) -> bool:
+    """Whether optimum exports the architecture of the encoder."""
     from optimum.exporters.tasks import TasksManager
 
     import_module("optimum.exporters.onnx.model_configs")  # registers the architectures with the TasksManager
@@ -76,58 +70,52 @@ def exporter_for(graph: Graph) -> Exporter:
     try:
         TasksManager.get_supported_tasks_for_model_type(kind, exporter="onnx", library_name="transformers")
     except KeyError:
-        return TorchExporter()
-    return OptimumExporter()
+        return False
+    return True
 
 
-class OptimumExporter:
-    """Exports through optimum, which patches transformers' attention."""
+def export_by_optimum(graph: Graph, path: Path) -> None:
+    """Write the graph through optimum, which patches transformers' attention."""
+    from optimum.exporters.onnx import export
+    from optimum.exporters.onnx.config import TextEncoderOnnxConfig
+    from optimum.utils import NormalizedTextConfig
 
-    def export(self, graph: Graph, path: Path) -> None:
-        """Write the graph."""
-        from optimum.exporters.onnx import export
-        from optimum.exporters.onnx.config import TextEncoderOnnxConfig
-        from optimum.utils import NormalizedTextConfig
+    class ClassifierOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]
+        """Our inputs and outputs, for any encoder."""
 
-        class ClassifierOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]
-            """Our inputs and outputs, for any encoder."""
+        NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
 
-            NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+        @property
+        def inputs(self) -> dict[str, dict[int, str]]:
+            return dict.fromkeys(INPUTS, _BATCH_TOKENS)
 
-            @property
-            def inputs(self) -> dict[str, dict[int, str]]:
-                return dict.fromkeys(INPUTS, _BATCH_TOKENS)
+        @property
+        def outputs(self) -> dict[str, dict[int, str]]:
+            return {name: {0: "batch"} for name in OUTPUTS}
 
-            @property
-            def outputs(self) -> dict[str, dict[int, str]]:
-                return {name: {0: "batch"} for name in OUTPUTS}
-
-        with quiet():
-            export(
-                model=graph,
-                config=ClassifierOnnxConfig(graph.config, task="feature-extraction"),
-                output=path,
-                opset=OPSET,
-                disable_dynamic_axes_fix=True,
-            )
+    with quiet():
+        export(
+            model=graph,
+            config=ClassifierOnnxConfig(graph.config, task="feature-extraction"),
+            output=path,
+            opset=OPSET,
+            disable_dynamic_axes_fix=True,
+        )
 
 
-class TorchExporter:
-    """Exports through torch only."""
-
-    def export(self, graph: Graph, path: Path) -> None:
-        """Write the graph."""
-        ids = torch.ones(2, 8, dtype=torch.int64)
-        axes: dict[str, Any] = dict.fromkeys(INPUTS, _BATCH_TOKENS)
-        axes.update({name: {0: "batch"} for name in OUTPUTS})
-        with quiet():
-            torch.onnx.export(
-                graph,
-                (ids, torch.ones_like(ids)),
-                str(path),
-                input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
-                dynamic_axes=axes,
-                opset_version=OPSET,
-                dynamo=False,
-            )
+def export_by_torch(graph: Graph, path: Path) -> None:
+    """Write the graph through torch alone."""
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    axes: dict[str, Any] = dict.fromkeys(INPUTS, _BATCH_TOKENS)
+    axes.update({name: {0: "batch"} for name in OUTPUTS})
+    with quiet():
+        torch.onnx.export(
+            graph,
+            (ids, torch.ones_like(ids)),
+            str(path),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )

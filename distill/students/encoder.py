@@ -237,7 +237,7 @@ def _from_transformers(name: str) -> PretrainedEncoder:
 
 
 def _with_tokenizer(encoder: Any, name: str) -> PretrainedEncoder:
-    tokenizer = load_fast_tokenizer(name)
+    tokenizer = core_of(load_tokenizer(name))
     require_embeddings(encoder, tokenizer, name)
     return PretrainedEncoder(encoder, tokenizer, model_max_length=tokenizer.truncation["max_length"])
 
@@ -251,11 +251,6 @@ def require_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:
             f"model {name}: its tokenizer gives ids up to {highest} ({token!r}), but the model has embeddings for 0 to "
             f"{size - 1}; use the tokenizer that it was trained with, or resize_token_embeddings"
         )
-
-
-def load_fast_tokenizer(name: str) -> Tokenizer:
-    """Load a model's tokenizer as the `tokenizers` library has it. Raises DistillError as `load_tokenizer` does."""
-    return core_of(load_tokenizer(name))
 
 
 def load_tokenizer(name: str) -> Any:

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader
 
 from distill.errors import DistillError
 from distill.progress import bar
@@ -40,17 +40,6 @@ class History:
     losses: tuple[float, ...]
     scores: tuple[float, ...]
     best: int
-
-
-class _TokenDataset(Dataset[tuple[list[int], Floats]]):
-    def __init__(self, rows: Sequence[list[int]], targets: Floats) -> None:
-        self.rows, self.targets = rows, targets
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[list[int], Floats]:
-        return self.rows[index], self.targets[index]
 
 
 class LengthBuckets(BatchSampler):
@@ -91,7 +80,8 @@ def train(
     set_seed(optimisation.seed)
     accelerator = Accelerator()
     sampler = LengthBuckets([len(row) for row in rows], optimisation.batch_size, optimisation.seed)
-    loader = DataLoader(_TokenDataset(rows, targets.astype(np.float32)), batch_sampler=sampler, collate_fn=_collate)
+    examples: Any = list(zip(rows, targets.astype(np.float32), strict=True))
+    loader = DataLoader(examples, batch_sampler=sampler, collate_fn=_collate)
     optimizer = torch.optim.AdamW(_parameter_groups(module, optimisation.weight_decay), lr=optimisation.learning_rate)
     steps = len(sampler) * optimisation.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(steps, optimisation.warmup))

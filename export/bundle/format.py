@@ -15,7 +15,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -209,9 +209,8 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
         for name, content in contents.items():
             _write(staging / name, content)
         files = {name: file_sha256(staging / name) for name in sorted(contents)}
-        values = {item.name: getattr(manifest, item.name) for item in fields(manifest)}
-        sealed = Manifest(**{**values, "files": files})
-        sealed = Manifest(**{**values, "files": files, "version": sealed.content_version()})
+        sealed = replace(manifest, files=files)
+        sealed = replace(sealed, version=sealed.content_version())
         Manifest.from_json(sealed.to_json(), target / MANIFEST)  # so that nothing is written which `open` would refuse
         _write(staging / MANIFEST, sealed.to_json().encode())
         staging.chmod(0o755)

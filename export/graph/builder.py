@@ -75,3 +75,17 @@ def drop_unread(graph: Any) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(nodes))
     graph.initializer.extend(constants)
+
+
+def head_nodes(model: Any) -> list[str]:
+    """Return the names of the nodes that compute the logits: the matrix product nearest to that output."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    pending = ["logits"]
+    while pending:
+        node = producer.get(pending.pop(0))
+        if node is None:
+            continue
+        if node.op_type in ("MatMul", "Gemm"):
+            return [node.name, f"{node.name}_MatMul"]  # the quantiser splits a Gemm, and names its product so
+        pending.extend(node.input)
+    return []

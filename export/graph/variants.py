@@ -15,6 +15,7 @@ import numpy as np
 from export.bundle.classifier import Classifier, GraphTokenizer
 from export.bundle.format import FP16, FUSED, INT8, PLAIN, cpu_features
 from export.bundle.session import create_session
+from export.graph.builder import head_nodes
 from export.graph.float16 import to_float16
 from export.graph.fuse_int8 import fuse_int8
 from export.graph.quiet import quiet
@@ -60,7 +61,7 @@ def make_variants(
     if INT8 in reduced:
         paths[INT8] = quantise(unpadded, folder / "int8.onnx", rows)
     if FP16 in reduced:
-        paths[FP16] = to_float16(fused, folder / "fp16.onnx", heads(fused))
+        paths[FP16] = to_float16(fused, folder / "fp16.onnx")
     return paths
 
 
@@ -89,7 +90,7 @@ def quantise(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(str(source))
-    exclude = [*_heads(model), *_scalar_lookups(model)]
+    exclude = [*head_nodes(model), *_scalar_lookups(model)]
     smoothed = smoothquant(source, target.with_name(f"smooth-{target.name}"), rows, exclude)
     with quiet():
         quantize_dynamic(
@@ -110,27 +111,6 @@ def saturates() -> bool:
     """Whether sums of uint8 and int8 products saturate at 16 bits on this machine."""
     features = cpu_features()["features"]
     return not any("vnni" in name or name in ("amx_int8", "asimddp", "i8mm") for name in features)
-
-
-def heads(path: Path) -> list[str]:
-    """Return the names of the nodes of a graph file that compute the logits."""
-    import onnx
-
-    return _heads(onnx.load(str(path)))
-
-
-def _heads(model: Any) -> list[str]:
-    """Return the names of the nodes that compute the logits: the matrix product nearest to that output."""
-    producer = {name: node for node in model.graph.node for name in node.output}
-    pending = ["logits"]
-    while pending:
-        node = producer.get(pending.pop(0))
-        if node is None:
-            continue
-        if node.op_type in ("MatMul", "Gemm"):
-            return [node.name, f"{node.name}_MatMul"]  # the quantiser splits a Gemm, and names its product so
-        pending.extend(node.input)
-    return []
 
 
 def _scalar_lookups(model: Any) -> list[str]:

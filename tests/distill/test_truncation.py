@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distill.students.encoder import load_fast_tokenizer
+from distill.students.encoder import core_of, load_tokenizer
 from distill.students.student import encode
 from distill.truncation import truncate_at, truncation_side
 
@@ -79,7 +79,7 @@ def own(direction, stride=0, strategy="LongestFirst"):
 
 
 def check(folder, side):
-    theirs, ours = AutoTokenizer.from_pretrained(folder), load_fast_tokenizer(str(folder))
+    theirs, ours = AutoTokenizer.from_pretrained(folder), core_of(load_tokenizer(str(folder)))
     assert theirs.truncation_side == truncation_side(ours) == side
     for most in (8, 13, 500):
         expected = theirs(TEXTS, truncation=True, max_length=most)["input_ids"]
@@ -117,7 +117,7 @@ def test_what_a_tokenizer_says_of_padding_and_of_length_changes_no_tokens(save):
 
 def test_a_tokenizer_cuts_by_itself_as_transformers_does(save):
     folder = save(truncation_side="left", model_max_length=12)
-    tokenizer = load_fast_tokenizer(str(folder))
+    tokenizer = core_of(load_tokenizer(str(folder)))
     tokenizer.no_padding()
     expected = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True)["input_ids"]
     assert [tokenizer.encode(text).ids for text in TEXTS] == expected

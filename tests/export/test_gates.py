@@ -87,7 +87,3 @@ def test_what_fails_is_named_with_its_numbers_and_the_remedy():
     assert str(refused.value) == (
         "small, int8 graph does not pass: first: 0.125, required 0.1; third: 0.5, required 0.99. Loosen the gate."
     )
-
-
-def test_a_gate_is_kept_as_json_values():
-    assert Gate("one", 1.0, 2.0, True).as_dict() == {"name": "one", "measured": 1.0, "required": 2.0, "passed": True}

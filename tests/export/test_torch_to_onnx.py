@@ -17,7 +17,7 @@ from distill.students.padding import pad
 from export.bundle.classifier import INPUTS, OUTPUTS
 from export.bundle.session import create_session
 from export.graph.quiet import quiet
-from export.torch_to_onnx import Graph, OptimumExporter, TorchExporter, export_onnx, exporter_for
+from export.torch_to_onnx import Graph, export_by_torch, export_onnx, optimum_knows
 
 CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -47,19 +47,15 @@ def compute(student, ids, mask):
     return logits.numpy(), embedding.numpy()
 
 
-@pytest.mark.parametrize(
-    ("family", "exporter"),
-    [("encoder", OptimumExporter), ("sequence-classifier", OptimumExporter), ("static", TorchExporter)],
-)
-def test_optimum_exports_what_it_knows_and_torch_the_rest(students, family, exporter):
-    graph = Graph(students[family].network.module, 1.0)
-    assert type(exporter_for(graph)) is exporter
+@pytest.mark.parametrize(("family", "known"), [("encoder", True), ("sequence-classifier", True), ("static", False)])
+def test_optimum_knows_transformers_alone(students, family, known):
+    assert optimum_knows(Graph(students[family].network.module, 1.0)) == known
 
 
-def test_an_architecture_that_optimum_does_not_know_is_exported_by_torch(students):
+def test_optimum_does_not_know_every_architecture(students):
     graph = Graph(students["encoder"].network.module, 1.0)
     graph.config = type("Config", (), {"model_type": "nobody-knows"})
-    assert type(exporter_for(graph)) is TorchExporter
+    assert not optimum_knows(graph)
 
 
 @pytest.mark.parametrize("sizes", [[5], [1], [24], [2, 3], [7, 7, 7], [24, 1, 13, 2, 9], [3] * 17])
@@ -112,7 +108,7 @@ def test_the_graph_declares_the_contract_of_every_bundle(student, sessions):
 @pytest.mark.parametrize("family", ["encoder", "sequence-classifier"])
 def test_torch_alone_exports_the_same(students, sessions, tmp_path, family):
     student = students[family]
-    TorchExporter().export(Graph(student.network.module, student.temperature).eval(), tmp_path / "model.onnx")
+    export_by_torch(Graph(student.network.module, student.temperature).eval(), tmp_path / "model.onnx")
     session = create_session(tmp_path / "model.onnx")
     for sizes in ([1], [4, 24, 11]):
         expected = ask(sessions[family], *random_batch(sizes))

@@ -14,7 +14,7 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, Dis
 
 from distill.errors import DistillError
 from distill.students.config import EncoderStudent
-from distill.students.encoder import build, load_fast_tokenizer, load_pretrained
+from distill.students.encoder import build, load_pretrained, load_tokenizer
 from distill.students.layers import select_layers
 from distill.students.padding import pad
 from distill.students.student import CARD, load_student, network_class
@@ -169,4 +169,4 @@ def test_a_model_without_a_fast_tokenizer_is_refused(tmp_path):
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(DistillError, match="has no fast tokenizer"):
-        load_fast_tokenizer(str(tmp_path))
+        load_tokenizer(str(tmp_path))

@@ -95,7 +95,8 @@ def plain(tiny_bundle):
     ],
 )
 def test_a_bucket_is_the_next_shape_of_a_few_and_no_longer_than_the_graph_reads(shape, most, expected):
-    assert bucket(*shape, most) == expected
+    rows, tokens = shape
+    assert bucket(rows, tokens, most) == expected
 
 
 def test_buckets_are_few_hold_their_batch_and_waste_little():

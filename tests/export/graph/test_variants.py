@@ -20,7 +20,6 @@ from export.graph.unpad import unpad
 from export.graph.variants import (
     ROUNDS,
     fuse,
-    heads,
     load_variants,
     make_variants,
     measure,
@@ -243,8 +242,7 @@ def halves(sources, tmp_path_factory):
     """The fp16 graph of each of them."""
     folder = tmp_path_factory.mktemp("halves")
     return {
-        (family, name): to_float16(path, folder / f"{family}-{name}.onnx", heads(path))
-        for (family, name), path in sources.items()
+        (family, name): to_float16(path, folder / f"{family}-{name}.onnx") for (family, name), path in sources.items()
     }
 
 
