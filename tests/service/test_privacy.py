@@ -78,6 +78,7 @@ async def test_no_text_is_in_the_log_or_the_metrics(start_process, variables):
     assert {200, 400, 403, 404, 405, 422} <= statuses
     events = [json.loads(line) for line in process.lines]
     assert {event["code"] for event in events if event["event"] == "request"} >= {200, 401, 403, 413, 422, 429, 500}
+    assert all(event["exception"] for event in events if event["event"] == "request failed")
     assert "reflux_http_requests_total" in page
     for kept in (process.log, page):
         assert SECRET not in kept

@@ -248,3 +248,12 @@ async def test_a_classifier_that_raises_anything_fails_one_request(client, monke
         message = error(await classify(client, text="invoice"), 500, "inference_failed")
         assert "bug" not in message
     assert (await result(client, text="invoice"))["label"] == "billing"
+
+
+async def test_what_cannot_be_answered_in_time_is_refused_before_any_work(client, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(Classifier, "encode", lambda self, text: encoded.append(text))
+    response = await client.post("/classify", json={"text": "a"}, headers={"x-request-timeout-ms": "0.000001"})
+    error(response, 429, "overloaded")
+    assert int(response.headers["retry-after"]) >= 1
+    assert encoded == []

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import resource
-import shutil
 import signal
 import socket
 import sys
@@ -31,6 +30,8 @@ from service.inference.load import load as load_bundle
 from service.serve import serve
 from service.server import lifecycle
 from service.server.lifecycle import Server, bind
+from tests.support.connection import Connection
+from tests.support.waiting import until
 
 CLIENTS = 200
 TEXTS = 40
@@ -52,15 +53,17 @@ async def _expected(connection, texts):
     return answers
 
 
-async def _refused(connect, port):
-    """Wait until the port takes no connections any more."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                (await connect(port)).close()
-            except ConnectionRefusedError:
-                return
-            await asyncio.sleep(0.01)
+async def refused(port):
+    """Wait until a port takes no connections any more."""
+
+    async def closed():
+        try:
+            (await Connection.open(port)).close()
+        except ConnectionError as error:  # reset, while the listener is closing
+            return isinstance(error, ConnectionRefusedError)
+        return False
+
+    await until(closed)
 
 
 def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_settings, tmp_path):
@@ -132,7 +135,7 @@ async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(sta
                         warm.set()
                     closing = headers.get("connection") == "close"
                 farewells += 1
-                assert await connection.reader.read() == b""
+                assert await connection.ended()
                 connection.close()
 
         async def stop():
@@ -168,13 +171,12 @@ async def test_after_the_listener_closed_an_idle_connection_and_a_half_sent_requ
         await slow.writer.drain()
         assert (await idle.ask({"text": "invoice"}))[0] == 200
         process.terminate()
-        await _refused(connect, process.port)
+        await refused(process.port)
         slow.writer.write(body[5:])
         for connection, answer in ((slow, None), (idle, {"text": "invoice"})):
             status, headers, _ = await (connection.receive() if answer is None else connection.ask(answer))
             assert (status, headers["connection"]) == (200, "close")
-            async with asyncio.timeout(30):
-                assert await connection.reader.read() == b""
+            assert await connection.ended()
         assert await process.ended() == 0
 
 
@@ -183,8 +185,8 @@ async def test_idle_connections_are_closed_after_their_grace(start_process, conn
         used, unused = await connect(process.port), await connect(process.port)
         assert (await used.ask({"text": "invoice"}))[0] == 200
         process.terminate()
-        assert await used.reader.read() == b""
-        assert await unused.reader.read() == b""
+        assert await used.ended()
+        assert await unused.ended()
         assert await process.ended() == 0
 
 
@@ -215,46 +217,10 @@ async def test_a_request_that_never_ends_is_cut_after_the_limit(start_process, c
         assert "requests cut" in process.log
 
 
-async def test_a_tampered_bundle_refuses_to_start_and_names_the_file(start_process, tiny_bundle, tmp_path):
-    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
-    (copy / MODEL).write_bytes((copy / MODEL).read_bytes() + b"\0")
-    async with start_process(REFLUX_BUNDLE=str(copy)) as process:
-        assert await process.ended() == 1
-    assert str(copy / MODEL) in process.log
-    assert "Traceback" not in process.log
-
-
 async def test_a_wrong_setting_refuses_to_start_and_names_the_variable(start_process):
     async with start_process(REFLUX_QUEUE_LIMIT="many") as process:
         assert await process.ended() == 1
     assert "REFLUX_QUEUE_LIMIT" in process.log
-
-
-async def test_no_log_line_holds_a_text(start_process, connect):
-    secret = "xyzzyplugh"
-    quick = {"REFLUX_DRAIN_SECONDS": "0", "REFLUX_IDLE_GRACE_SECONDS": "0"}
-    async with start_process(REFLUX_LOG_LEVEL="debug", REFLUX_ACCESS_LOG="true", **quick) as process:
-        connection = await connect(process.port)
-        for body, status in [
-            ({"text": f"invoice {secret}"}, 200),
-            ({"text": f"poison {secret}"}, 500),
-            ({"texts": [secret, "poison"]}, 500),
-            ({"text": secret, "top_k": 0}, 422),
-            ({"texts": [secret, 1]}, 422),
-            ({secret: secret}, 422),
-            ({"text": secret * 20_000}, 422),
-            ({"text": secret * 200_000}, 413),
-        ]:
-            assert (await connection.ask(body))[0] == status
-        connection.send(f'{{"text": "{secret}'.encode())
-        assert (await connection.receive())[0] == 400
-        process.terminate()
-        await process.ended()
-    events = [json.loads(line) for line in process.lines]
-    assert sum(event["event"] == "request" for event in events) == 9
-    failed = [event for event in events if event["event"] == "request failed"]
-    assert [bool(event["exception"]) for event in failed] == [True, True]
-    assert secret not in process.log
 
 
 async def test_a_start_does_not_search_for_garbage_which_is_collected_again_once_the_service_listens(listening):
@@ -347,9 +313,7 @@ async def test_without_descriptors_accepting_pauses_and_no_connection_is_lost(li
         accepting.full = True
         clients = _ask_for_life(("127.0.0.1", serving.port), 5)
         with capture_logs() as logs:
-            async with asyncio.timeout(30):
-                while not later:
-                    await asyncio.sleep(0)
+            await until(lambda: later, pause=0)
             for _ in range(100):
                 await asyncio.sleep(0)
         assert accepting.taken == [0], "it does not try again and again"
@@ -357,9 +321,7 @@ async def test_without_descriptors_accepting_pauses_and_no_connection_is_lost(li
         assert delay == 1.0
         assert [event["event"] for event in logs] == ["cannot accept"]
         callback(*args)
-        async with asyncio.timeout(30):
-            while len(later) < 2:
-                await asyncio.sleep(0)
+        await until(lambda: len(later) == 2, pause=0)
         accepting.full = False
         callback(*args)
         assert await _answers(clients) == [200] * 5
@@ -378,9 +340,7 @@ async def test_a_process_that_ran_out_of_descriptors_goes_on_when_it_has_some_ag
         waiting = [await connect(process.port) for _ in range(4)]
         for connection in waiting:
             connection.send(b'{"text": "courier"}')
-        async with asyncio.timeout(30):
-            while "cannot accept" not in process.log:
-                await asyncio.sleep(0.01)
+        await until(lambda: "cannot accept" in process.log)
         assert (await held[0].ask({"text": "invoice"}))[0] == 200, "who is connected is served"
         for connection in held:
             connection.close()
@@ -420,21 +380,13 @@ async def test_the_metrics_port_answers_until_the_last_request_has_ended(start_p
         await slow.writer.drain()
         assert (await watching.ask(None, method="GET", path="/readyz"))[0] == 200
         process.terminate()
-        await _refused(connect, process.port)
+        await refused(process.port)
         assert (await watching.ask(None, method="GET", path="/readyz"))[0] == 503
         assert (await (await connect(_metrics_port(process))).ask(None, method="GET", path="/livez"))[0] == 200
         slow.writer.write(body[5:])
         assert (await slow.receive())[0] == 200
         assert await process.ended() == 0
-        await _refused(connect, _metrics_port(process))
-
-
-def test_a_metrics_port_that_is_taken_is_named():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(StartupError, match="REFLUX_METRICS_PORT"):
-            bind("127.0.0.1", taken.getsockname()[1], "metrics_port")
+        await refused(_metrics_port(process))
 
 
 async def test_sighup_under_load_swaps_the_bundle_and_loses_no_request(start_process, connect, make_bundle, tmp_path):
@@ -460,18 +412,16 @@ async def test_sighup_under_load_swaps_the_bundle_and_loses_no_request(start_pro
                 answered[body["version"]] += 1
             connection.close()
 
-        async def reload():
-            for number in range(1, 7):
-                version = publish(bundles[number % len(bundles)]).manifest.version
-                wanted = answered[version] + 20
-                process.process.send_signal(signal.SIGHUP)
-                async with asyncio.timeout(30):
-                    while answered[version] < wanted:
-                        await asyncio.sleep(0.01)
+        async def exchange(bundle):
+            version = publish(bundle).manifest.version
+            wanted = answered[version] + 20
+            process.process.send_signal(signal.SIGHUP)
+            await until(lambda: answered[version] >= wanted)
 
         users = [asyncio.create_task(user()) for _ in range(20)]
         try:
-            await reload()
+            for number in range(1, 7):
+                await exchange(bundles[number % len(bundles)])
         finally:
             done.set()
             await asyncio.gather(*users)
@@ -487,9 +437,7 @@ async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
         _, _, before = await connection.ask({"text": "invoice"})
         (path / MODEL).write_bytes(b"")
         process.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(30):
-            while "not reloaded" not in process.log:
-                await asyncio.sleep(0.01)
+        await until(lambda: "not reloaded" in process.log)
         assert str(path / MODEL) in process.log
         assert "Traceback" not in process.log
         status, _, after = await connection.ask({"text": "invoice"})
@@ -524,10 +472,12 @@ async def test_signals_during_a_reload_make_one_more_and_requests_are_told_at_on
         assert len(loads) == 1
         written = make_bundle(path, flip={"refund": "shipping"}).manifest.version
         go_on.set()
-        async with asyncio.timeout(30):
-            while (await client.get("/model")).json()["version"] != written:
-                await asyncio.sleep(0.01)
-            await serving.server._reloading
+
+        async def is_served():
+            return (await client.get("/model")).json()["version"] == written
+
+        await until(is_served)
+        await serving.server._reloading
     assert len(loads) == 2
 
 
@@ -556,9 +506,12 @@ async def test_a_service_that_is_open_to_all_says_so_once_in_its_log_and_in_mode
     assert told["network"] == (host == "0.0.0.0")
 
 
-def test_a_port_that_is_taken_is_named():
+@pytest.mark.parametrize(
+    ("setting", "told"), [("port", r"127\.0\.0\.1:\d+ .*REFLUX_PORT"), ("metrics_port", "REFLUX_METRICS_PORT")]
+)
+def test_a_port_that_is_taken_is_named(setting, told):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(StartupError, match=r"127\.0\.0\.1:\d+ .*REFLUX_PORT"):
-            bind("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(StartupError, match=told):
+            bind("127.0.0.1", taken.getsockname()[1], setting)

@@ -13,10 +13,8 @@ from typing import cast
 import pytest
 import uvloop
 
-# To replace the policy is the one way that every version of pytest-asyncio knows.
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
+from tests.support.waiting import PATIENCE, until
 
-PATIENCE = 30
 BODY = b'{"text": "invoice"}'
 H2C = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -83,18 +81,6 @@ def plain(answer):
     return status, {name for name in headers if name not in ("date", "connection")}, body
 
 
-async def is_closed(connection):
-    """Whether nothing more comes; a connection that is reset is a failure."""
-    async with asyncio.timeout(PATIENCE):
-        return await connection.reader.read() == b""
-
-
-async def until(condition):
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def counted(serving, code):
     """How many requests were answered with a status."""
     families = serving.app.state.reflux.metrics.registry.collect()
@@ -115,7 +101,7 @@ async def test_an_offer_of_another_protocol_is_as_if_it_were_not_there(listening
                     await send(connection, *filter(None, (data[:at], data[at:])))
                     assert plain(await connection.receive()) == usual
                     if "close" in offer:
-                        assert await is_closed(connection)
+                        assert await connection.ended()
                     else:
                         assert plain(await asked(connection, data)) == usual
                         assert plain(await asked(connection, post(body, path=path))) == usual
@@ -138,7 +124,7 @@ async def test_behind_an_offer_the_next_request_is_read_and_no_body_is_one(liste
             await send(connection, *(data[at : at + size] for at in range(0, len(data), size)))
             assert [(await connection.receive())[0] for _ in range(3)] == [400, 200, 200]
             connection.writer.write_eof()
-            assert await is_closed(connection)
+            assert await connection.ended()
         assert (counted(serving, 400), counted(serving, 200)) == (3, 6)
 
 
@@ -153,7 +139,7 @@ async def test_a_get_and_http_1_0_may_have_an_offer_and_be_asked_to_go_on(listen
         assert (await asked(connection, BODY))[0] == 200
         status, headers, _ = await asked(connection, post(BODY, H2C, version="1.0"))
         assert (status, headers["connection"]) == (200, "close")
-        assert await is_closed(connection)
+        assert await connection.ended()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +167,7 @@ async def test_what_is_not_http_1_is_told_so_in_one_line_in_the_one_shape(listen
             assert (found, headers["connection"]) == (status, "close")
             assert body["error"]["message"].startswith(message)
             assert body["error"]["request_id"] == headers["x-request-id"]
-            assert await is_closed(connection)
+            assert await connection.ended()
         assert counted(serving, status) == 2
 
 
@@ -198,7 +184,7 @@ async def test_a_preface_in_pieces_and_nonsense_behind_a_request_that_waits_are_
         await gate.held()
         gate.opened.set()
         assert [(await connection.receive())[0] for _ in range(2)] == [200, 400]
-        assert await is_closed(connection)
+        assert await connection.ended()
         assert counted(serving, 200) == 1
 
 
@@ -293,7 +279,7 @@ async def test_a_request_that_does_not_come_in_its_time_gets_408_wherever_it_sto
             status, headers, body = await connection.receive()
             assert (status, body["error"]["code"], headers["connection"]) == (408, "too_slow", "close")
             assert body["error"]["message"] == "the request did not come whole within 0.2 s; send it again, faster"
-            assert await is_closed(connection)
+            assert await connection.ended()
         assert counted(serving, 408) == 6
         assert serving.app.state.limits.held == 0
 
@@ -312,7 +298,7 @@ async def test_a_request_that_waits_behind_another_is_not_too_slow(listening, co
 
 async def test_a_connection_on_which_nothing_comes_is_closed_as_one_that_is_idle(listening, connect):
     async with small(listening, connect, keep_alive_seconds=1) as (_, begin):
-        assert await is_closed(await begin())
+        assert await (await begin()).ended()
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -334,7 +320,7 @@ async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
                     (status == 431 and "head_too_large") or None,
                 )
                 if status == 431:
-                    assert await is_closed(connection)
+                    assert await connection.ended()
         for endless in (
             b"GET /" + b"a" * 2 * LONG,
             b"GET / HTTP/1.1\r\nx: " + b"a" * 2 * LONG,
@@ -342,7 +328,7 @@ async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
         ):
             connection = await begin(endless)
             assert (await connection.receive())[0] == 431
-            assert await is_closed(connection)
+            assert await connection.ended()
         assert serving.app.state.limits.held == 0
 
 
@@ -373,7 +359,7 @@ async def test_only_so_much_is_held_of_all_that_is_unfinished(listening, connect
         third = await begin(data[:100], data[100:-100])
         status, headers, content = await third.receive()
         assert (status, content["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
-        assert await is_closed(third)
+        assert await third.ended()
         assert (await asked(await begin(), data))[0] == 422, "what comes whole is not held"
         for connection in (first, second):
             await send(connection, data[-100:])
@@ -397,7 +383,7 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
         connection = await begin(*(data[at : at + 4000] for at in range(0, min(len(data), 14_000), 4000)))
         assert (await connection.receive())[0] == 413
         connection.writer.write_eof()
-        assert await is_closed(connection)
+        assert await connection.ended()
         assert counted(serving, 413) == 1
         assert serving.app.state.limits.held == 0
 
@@ -419,7 +405,7 @@ async def test_a_client_that_ends_its_side_after_its_requests_is_answered(listen
             assert [(await connection.receive())[0] for _ in whole] == [200] * len(whole)
             if nonsense in pieces:
                 assert (await connection.receive())[0] == 400
-            assert await is_closed(connection)
+            assert await connection.ended()
         await until(lambda: not serving.server.server_state.connections)
         assert serving.app.state.limits.held == 0
 
@@ -431,7 +417,7 @@ async def test_a_client_that_ends_its_side_before_its_request_is_whole_is_not_wa
         for part in (b"", data[:30], data[:-5]):
             connection = await begin(part)
             connection.writer.write_eof()
-            assert await is_closed(connection)
+            assert await connection.ended()
         assert serving.app.state.limits.held == 0
 
 
@@ -449,7 +435,7 @@ async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_l
         for at, (status, rest) in enumerate([(503, b""), (200, data[20:]), (200, data[-5:])]):
             await send(several[at], rest)
             assert (await several[at].receive())[0] == status
-        assert await is_closed(several[0])
+        assert await several[0].ended()
 
 
 async def test_who_comes_when_even_refusals_are_too_many_is_not_answered(listening, connect, gate, monkeypatch):
@@ -460,7 +446,7 @@ async def test_who_comes_when_even_refusals_are_too_many_is_not_answered(listeni
         await gate.held()
         refused = await begin()
         assert (await refused.receive())[0] == 503
-        assert await is_closed(await begin())
+        assert await (await begin()).ended()
         gate.opened.set()
         assert (await first.receive())[0] == 200
 
@@ -517,7 +503,7 @@ async def test_another_connection_than_may_be_takes_the_place_of_the_one_that_wa
             assert (await asked(connection, post()))[0] == 200
             await asyncio.sleep(TICK)
         fourth = await begin()
-        assert await is_closed(several.pop(1))
+        assert await several.pop(1).ended()
         gate.close()
         for connection in (*several, fourth):
             await send(connection, post())
@@ -537,7 +523,7 @@ async def test_only_so_many_requests_of_a_connection_wait_for_their_turn(listeni
         await gate.held()
         gate.opened.set()
         assert [(await connection.receive())[0] for _ in range(66)] == [200] * 65 + [503]
-        assert await is_closed(connection)
+        assert await connection.ended()
 
 
 async def test_a_client_that_does_not_read_its_answers_is_cut(listening):
