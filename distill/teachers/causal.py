@@ -132,15 +132,13 @@ class CausalTeacher:
         self, texts: Sequence[str], repeat: int = 0
     ) -> tuple[npt.NDArray[np.float32], list[tuple[int, ...]]]:
         """Log probabilities [N, V] of the answer's token for each text, and the label, by index, of each code."""
-        orders = [self._order(text, repeat) for text in texts]
-        rows = [self._question(text, order) for text, order in zip(texts, orders, strict=True)]
+        rows, orders = self._questions(texts, repeat)
         return self._next(rows, orders), orders
 
     def _answer(self, texts: Sequence[str], repeat: int) -> list[Answer]:
         self._check()
         start = time.perf_counter()
-        orders = [self._order(text, repeat) for text in texts]
-        rows = [self._question(text, order, count=True) for text, order in zip(texts, orders, strict=True)]
+        rows, orders = self._questions(texts, repeat, count=True)
         readings = self._read(rows, orders)
         seconds = (time.perf_counter() - start) / max(1, len(texts))
         return [self._answer_of(reading, len(row), seconds) for reading, row in zip(readings, rows, strict=True)]
@@ -162,14 +160,12 @@ class CausalTeacher:
         """Check once, before the first answer, that the model classifies the names of labels with labels."""
         if self._checked:
             return
-        texts = self.labels[:_CHECKED_LABELS]
-        orders = [self._order(text, 0) for text in texts]
-        readings = self._read([self._question(text, order) for text, order in zip(texts, orders, strict=True)], orders)
+        readings = self._read(*self._questions(self.labels[:_CHECKED_LABELS]))
         covered = max(reading.covered for reading in readings)
         if covered < self._config.min_covered:
             raise TeacherError(
                 f"{self.name} puts {covered:.2f} of its mass on {self._config.score}, less than min_covered "
-                f"{self._config.min_covered}: it wants to say something else. Give it `prompt.examples`, use an "
+                f"{self._config.min_covered}: it means to answer something else. Give it `prompt.examples`, use an "
                 "instruction-tuned model, or, for a model that reasons first, switch that off with "
                 "`chat_template_kwargs: {enable_thinking: false}`"
             )
@@ -211,6 +207,13 @@ class CausalTeacher:
         prefix = self._prefixes[order]
         return prefix if prefix is not None and tuple(row[: len(prefix.ids)]) == prefix.ids else None
 
+    def _questions(
+        self, texts: Sequence[str], repeat: int = 0, *, count: bool = False
+    ) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+        """The tokens of each question, and the label, by index, that each code stands for in it."""
+        orders = [order_of(text, len(self.labels), self._config.permutations, repeat) for text in texts]
+        return [self._question(text, order, count=count) for text, order in zip(texts, orders, strict=True)], orders
+
     def _question(self, text: str, order: tuple[int, ...], *, count: bool = False) -> list[int]:
         """The tokens of a question, with the text cut to the model's context.
 
@@ -236,9 +239,6 @@ class CausalTeacher:
     def _tokens(self, text: str, order: tuple[int, ...], prompt: Prompt) -> list[int]:
         names = self.codes or [self.labels[index] for index in order]
         return self._template.ids(prompt.messages(text, self.labels, order, names=names))
-
-    def _order(self, text: str, repeat: int) -> tuple[int, ...]:
-        return order_of(text, len(self.labels), self._config.permutations, repeat)
 
 
 def _common_prefix(rows: Sequence[list[int]]) -> list[int]:

@@ -73,7 +73,7 @@ class LanguageModel:
         cache = DynamicCache(config=self.model.config)
         self._read([ids], cache, [0])
         if cache.get_seq_length() != len(ids):
-            raise DistillError(f"{type(self.model).__name__} keeps no key-value cache; use a transformer")
+            raise DistillError(f"{type(self.model).__name__} has no key-value cache; use a transformer")
         return Prefix(tuple(ids), cache)
 
     @torch.inference_mode()

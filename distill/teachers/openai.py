@@ -61,7 +61,7 @@ class OpenAIConfig(VerbalisedConfig):
         """Raise TeacherError for unacknowledged terms of use, and for a prompt or groups that do not fit the labels."""
         if self.groups:
             if self.method != "logprobs":
-                raise TeacherError(f"groups need `method: logprobs`: leave them out, {self.method} need no codes")
+                raise TeacherError(f"groups need `method: logprobs`: leave them out, {self.method} needs no codes")
             two_step.check(self.groups, labels)
         if unknown := sorted({label for _, label in self.prompt.examples} - set(labels)):
             raise TeacherError(f"teacher.prompt.examples name labels {unknown[:5]} that the task does not have")

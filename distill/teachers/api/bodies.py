@@ -25,7 +25,7 @@ class TooLargeError(Exception):
 
 
 async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield the body as it comes in, unpacked, in pieces of 256 KiB at max_bytes if it was packed.
+    """Yield the body as it comes in, unpacked, in pieces of at most 256 KiB if it was packed.
 
     Raises httpx.DecodingError if it cannot be unpacked or ends too soon.
     """

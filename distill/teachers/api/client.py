@@ -195,8 +195,8 @@ class Api:
                 _, paid = await self._call_with_retries(replace(control.request, fresh=False), "", control.read)
             except UnreadableError as worse:
                 self._control_failure = ApiError(
-                    f"{self.name} gave answers that could be read before, and gives none now ({worse.lacks}): see "
-                    "whether another model or server has come behind base_url"
+                    f"{self.name} gave readable answers before, and gives none now ({worse.lacks}): check whether "
+                    "another model or server is behind base_url now"
                 )
                 self._control_failure.turn = worse.turn
                 raise self._control_failure from worse

@@ -146,8 +146,8 @@ class ApiConfig(BaseModel):
         """Raise TeacherError unless the terms of use are acknowledged and the settings fit these labels."""
         if self.terms is None and not is_local(self.base_url):
             raise TeacherError(
-                f"{self.address} is somebody's service, and some forbid training on their answers. Read its terms, "
-                "then add `terms: {acknowledged: true, reference: <where they stand>}` to the teacher"
+                f"{self.address} is a service of others, and some forbid training on their answers. Read its "
+                "terms, then add `terms: {acknowledged: true, reference: <where they stand>}` to the teacher"
             )
 
 

@@ -91,7 +91,7 @@ class CacheDetector:
         self.gateway = gateway_of(headers) or self.gateway
         if (sign := from_cache(headers, response)) and (fresh or "semantic" in sign.lower()):
             raise TeacherError(
-                f"{self._server} answered out of a cache ({sign}), where the model itself has to: {self._advice}"
+                f"{self._server} answered from a cache ({sign}), but the model itself must answer: {self._advice}"
             )
 
     def check_draw(self, body: Mapping[str, Any], sample: int, response: Mapping[str, Any]) -> None:
@@ -108,19 +108,19 @@ class CacheDetector:
             self._known = None
         elif drawn != sample:
             raise TeacherError(
-                f"{self._server} gave one response ({name[:40]}) to two draws of a question, so that a cache answers "
-                f"in the model's place: {self._advice}"
+                f"{self._server} gave one response ({name[:40]}) to two draws of a question, so a cache answers "
+                f"instead of the model: {self._advice}"
             )
         elif len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
 
     @property
     def _advice(self) -> str:
-        again = "What was kept of it before is left out by a new --output"
+        again = "A new --output leaves out answers that were stored before"
         if self.gateway is None:
             known = "; ".join(f"{one.name}: {one.remedy}" for one in GATEWAYS[:2])
             return f"switch off the cache of the gateway in between ({known}). {again}"
-        return f"{self.gateway.name} keeps answers; have it ask the model by {self.gateway.remedy}. {again}"
+        return f"{self.gateway.name} caches answers; bypass its cache by {self.gateway.remedy}. {again}"
 
 
 def _id(response: Mapping[str, Any]) -> str:

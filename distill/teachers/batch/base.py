@@ -187,7 +187,7 @@ def format_errors(server: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ApiError(
-            f"{server} gave something that is no batch, and no line of results ({type(error).__name__}: {error}); is "
+            f"{server} gave neither a batch nor a line of results ({type(error).__name__}: {error}); is "
             "base_url that of an API with batches?",
             retryable=True,
             charged=True,

@@ -93,8 +93,8 @@ class Collector:
                 raise
             if time.time() - batch.time < _KEPT_BY_VENDORS:
                 raise TeacherError(
-                    f"{api.api.name} knows nothing of batch {batch.vendor_id}, whose calls may be paid for: use the "
-                    "key of the account and the project that it was submitted with"
+                    f"{api.api.name} does not know batch {batch.vendor_id}, whose calls may be charged: use the key "
+                    "of the account and the project that submitted it"
                 ) from error
             await self._account.close(batch, charged=True)
             return None
@@ -128,7 +128,7 @@ class Collector:
             raise TeacherError(
                 f"{len(final)} of the {batch.calls} calls of batch {batch.vendor_id} of {api.api.name} got no answer "
                 f"that can be used ({_most_common(Counter(final.values()))}). The others are kept; correct the teacher "
-                "and run the command again, or without --batch, which sees whether it is for the texts",
+                "and run the command again, or without --batch, which finds out whether the texts are the cause",
                 text=await self._text_of(next(iter(final))),
             )
 
@@ -140,7 +140,7 @@ class Collector:
         rows = 0
         async for row in api.rows(progress):
             if (rows := rows + 1) > _ROWS_PER_CALL * batch.calls:
-                raise ApiError(f"{api.api.name} gives results of batch {batch.vendor_id} without end")
+                raise ApiError(f"{api.api.name} sends endless results of batch {batch.vendor_id}")
             key = _key_of(api, batch, row)
             if row.response is not None:
                 answered.add(key)

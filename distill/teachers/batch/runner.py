@@ -48,6 +48,6 @@ def refuse_open(teacher: Teacher, account: BatchAccount) -> None:
     for api in getattr(teacher, "batch_apis", list)():
         if batches := account.open(api.place):
             raise TeacherError(
-                f"{sum(batch.calls for batch in batches)} calls to {api.api.name} are in batches that are open, and "
-                "will have to be paid for: run `reflux label --batch`, which fetches them and goes on"
+                f"{sum(batch.calls for batch in batches)} calls to {api.api.name} are in open batches and will be "
+                "charged: run `reflux label --batch`, which fetches them and goes on"
             )

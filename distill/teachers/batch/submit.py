@@ -81,7 +81,7 @@ class Submitter:
         self._questions = questions
         self._account = account
         self._notify = notify
-        self._apis = teacher.batch_apis()
+        self._batch_apis = {batch_api.api: batch_api for batch_api in teacher.batch_apis()}
         self._prepared = False
 
     async def submit(self) -> int:
@@ -94,7 +94,8 @@ class Submitter:
         try:
             for text, repeat in self._questions:
                 for api, request in await self._plan(text, repeat):
-                    batch_api = self._batch_api(api)
+                    if (batch_api := self._batch_apis.get(api)) is None:
+                        raise TeacherError(f"{api.name} has no batch API: leave --batch out")
                     key = api.key(request)
                     kind = (id(api), request.path, request.body.get("model"))
                     draft = drafts.get(kind)
@@ -134,12 +135,6 @@ class Submitter:
         await self._teacher.prepare()  # which may change the calls
         return await self._teacher.plan(text, repeat)
 
-    def _batch_api(self, api: Api) -> BatchApi:
-        for batch_api in self._apis:
-            if batch_api.api is api:
-                return batch_api
-        raise TeacherError(f"{api.name} has no batch API: leave --batch out")
-
     async def _submit_affordable(self, drafts: dict[_Kind, _Draft], submitted: int, usd: float) -> int:
         """Submit the drafts that the money suffices for. Raises BudgetError if there are none and none in progress."""
         if not submitted and not any(draft.calls for draft in drafts.values()):
@@ -174,18 +169,13 @@ class Submitter:
                         if not error.retryable or attempts.used_up(error, waited):
                             await self._account.close(batch)
                             raise _with_advice(error) from error
-                        waited += await self._wait(error)
+                        if wait := min(error.wait or 0.0, MINUTE):
+                            self._notify(str(error))
+                            await asyncio.sleep(wait)
+                            waited += wait
                 if vendor_id is not None:
                     await self._account.submitted(batch, vendor_id)
                     return count
-
-    async def _wait(self, error: ApiError) -> float:
-        """Wait as long as the server asked, a minute at most. Returns the seconds."""
-        wait = min(error.wait or 0.0, MINUTE)
-        if wait:
-            self._notify(str(error))
-            await asyncio.sleep(wait)
-        return wait
 
     async def _look_up(self, api: BatchApi, batch: Batch) -> str | None:
         """The vendor's id of a batch whose submission was interrupted; None if it did not arrive."""

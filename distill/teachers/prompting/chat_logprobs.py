@@ -151,7 +151,7 @@ def complaint(response: Mapping[str, Any], covered: float, tail: float, least: f
         return f"{what}. It reasons before it answers: {_SWITCH_OFF}"
     if count > len(label_codes(26)) and first.isascii() and first.isdigit() and len(first) < len(label_codes(count)[0]):
         return (
-            f"{what}. Its tokenizer splits numbers, so that codes of three digits are not one token: put the labels "
+            f"{what}. Its tokenizer splits numbers, so codes of three digits are several tokens: put the labels "
             "into `groups` of at most 26, which get letters, or take a model whose tokenizer has numbers up to 999"
         )
     if covered + tail >= least and first:
@@ -160,7 +160,7 @@ def complaint(response: Mapping[str, Any], covered: float, tail: float, least: f
             "own limit, or put the labels into `groups`"
         )
     return (
-        f"{what}. It wants to say something else: give it `prompt.examples` or `prompt.nearest`, or use an "
+        f"{what}. It means to answer something else: give it `prompt.examples` or `prompt.nearest`, or use an "
         "instruction-tuned model"
     )
 
@@ -189,7 +189,7 @@ def choice_of(response: Mapping[str, Any], server: str) -> Mapping[str, Any]:
         why = f"finish_reason {choice['finish_reason']}"
         raise UnreadableError(f"{server} broke off its answer ({why})", why, transient=True)
     if isinstance(choice, Mapping) and choice.get("error"):
-        raise UnreadableError(f"{server} answered an error in the place of a message", "an error", transient=True)
+        raise UnreadableError(f"{server} sent an error instead of a message", "an error", transient=True)
     if isinstance(choice, Mapping) and (isinstance(choice.get("message"), Mapping) or declined(choice)):
         return choice
     if not choice and _FILTERED.search(json.dumps(response)):

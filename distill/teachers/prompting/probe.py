@@ -132,8 +132,8 @@ class Probe:
                     return reading, paid
                 if (dialect := chat_logprobs.other_limit(self._dialect)) in tried:
                     raise TeacherError(
-                        f"{self.api.name} generates {usage.output} tokens where one is asked for, so that no budget "
-                        "could hold: its server obeys neither max_tokens nor max_completion_tokens"
+                        f"{self.api.name} generates {usage.output} tokens instead of one, so no budget would hold: "
+                        "its server ignores max_tokens and max_completion_tokens"
                     )
             tried.append(dialect)
             self._dialect = dialect
@@ -168,15 +168,17 @@ class Probe:
                 f"codes are one token{between}"
             )
         if gateway is not None or vllm:
-            why = (
-                f"{gateway.name} hides whether its server does" if gateway else "this server does not, for these labels"
+            hidden = (
+                f"{gateway.name} hides whether its server supports that"
+                if gateway
+                else "this server does not support that"
             )
             log.warning(
-                "%s is asked for its %d likeliest tokens: to list given token ids takes vLLM from May 2026 on, with "
-                "/tokenize, and %s. Answers are exact up to their `tail`; `exact: never` leaves this line out",
+                "%s is asked for its %d likeliest tokens: listing given token ids needs vLLM from May 2026 on, with "
+                "/tokenize, and %s. Answers are exact up to their `tail`; `exact: never` leaves out this warning",
                 self.api.name,
                 plain.top,
-                why,
+                hidden,
             )
         return readings
 

@@ -50,7 +50,7 @@ class Prompt(BaseModel):
         names = label_codes(len(labels)) if names is None else names
         code_of = {labels[index]: name for index, name in zip(order, names, strict=True)}
         listing = "\n".join(
-            f"{'' if by_name else f'{name}: '}{self._described(labels[index])}"
+            f"{'' if by_name else f'{name}: '}{self.described(labels[index])}"
             for index, name in zip(order, names, strict=True)
         )
         closing = _CLOSING_BY_NAME if by_name else _CLOSING
@@ -76,7 +76,8 @@ class Prompt(BaseModel):
         settings = self.model_dump(mode="json", exclude={"nearest"})
         return settings if self.nearest is None else {**settings, "nearest": self.nearest.answering()}
 
-    def _described(self, label: str) -> str:
+    def described(self, label: str) -> str:
+        """A label with its description, if it has one."""
         return f"{label} - {self.descriptions[label]}" if label in self.descriptions else label
 
 

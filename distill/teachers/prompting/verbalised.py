@@ -220,10 +220,7 @@ def system_message(prompt: Prompt, labels: Sequence[str], closing: str) -> str:
 
     It includes the examples, since vendors cache system messages.
     """
-    listed = (
-        f"- {label} - {prompt.descriptions[label]}" if label in prompt.descriptions else f"- {label}"
-        for label in labels
-    )
+    listed = (f"- {prompt.described(label)}" for label in labels)
     shown = [_example(*example) for example in prompt.examples]
     return "\n\n".join([prompt.instructions, "\n".join(listed), *shown, f"{_DATA_NOTICE} {closing}"])
 

@@ -332,7 +332,7 @@ async def test_a_model_that_stops_showing_logprobs_is_not_said_to_have_none(body
     made = make("logprobs", server)
     await made.ask(["refund 1"])
     server.bad = {"every": [(200, body)]}
-    with pytest.raises(TeacherError, match="could be read before, and gives none now"):
+    with pytest.raises(TeacherError, match="gave readable answers before, and gives none now"):
         await made.ask(["refund 2"])
     await made.aclose()
 

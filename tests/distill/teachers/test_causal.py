@@ -258,7 +258,7 @@ def test_a_model_without_a_key_value_cache_is_refused_before_anything_is_asked(t
     AutoTokenizer.from_pretrained(tiny_causal("llama")).save_pretrained(tmp_path)
     config = MambaConfig(vocab_size=460, hidden_size=16, num_hidden_layers=1, state_size=4)
     MambaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(TeacherError, match="keeps no key-value cache"):
+    with pytest.raises(TeacherError, match="has no key-value cache"):
         teacher(tmp_path)
 
 

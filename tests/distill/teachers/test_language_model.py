@@ -96,7 +96,7 @@ def test_a_model_without_keys_and_values_is_refused(tiny_causal, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_causal("llama"))
     config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4)
     mamba = LanguageModel(MambaForCausalLM(config), tokenizer)
-    with pytest.raises(DistillError, match="MambaForCausalLM keeps no key-value cache"):
+    with pytest.raises(DistillError, match="MambaForCausalLM has no key-value cache"):
         mamba.prefix(START)
 
 

@@ -99,9 +99,7 @@ def teacher(
 async def test_votes_out_of_a_cache_stop_the_run_and_the_gateway_is_named(name: str, kind: str) -> None:
     headers, remedy = HITS[name]
     async with teacher(Gateway(headers), kind=kind, method="votes") as asked:
-        with pytest.raises(
-            TeacherError, match=f"m answered out of a cache .*{name} keeps answers.*{remedy}"
-        ) as failure:
+        with pytest.raises(TeacherError, match=f"m answered from a cache .*{name} caches answers.*{remedy}") as failure:
             await asked.ask(["my refund"])
     assert not failure.value.retryable
     assert "\n" not in str(failure.value)
@@ -208,7 +206,7 @@ async def test_it_is_said_that_a_gateway_hides_exact_answers(caplog) -> None:
         await asked.prepare()
     (said,) = [record.getMessage() for record in caplog.records]
     assert "20 likeliest tokens" in said
-    assert "LiteLLM hides whether its server does" in said
+    assert "LiteLLM hides whether its server supports that" in said
     assert "`exact: never`" in said
 
 

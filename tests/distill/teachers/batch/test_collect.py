@@ -177,7 +177,7 @@ async def test_what_does_not_say_its_tokens_costs_what_was_reserved(vendor, path
     ("mishap", "said", "settings"),
     [
         ("long line", r"more than 0.0191 MiB.*max_response_bytes", {"max_response_bytes": 20_000}),
-        ("repeated", "without end", {}),
+        ("repeated", "endless results", {}),
     ],
 )
 async def test_results_with_a_line_too_large_or_without_end_are_not_read(vendor, path, mishap, said, settings) -> None:
@@ -209,7 +209,7 @@ async def test_a_batch_that_the_vendor_does_not_know_is_not_taken_for_unpaid(ven
     await leave_open(vendor, path)
     _, reserved = account(path)
     (lost,), vendor.made = vendor.made, []
-    with pytest.raises(TeacherError, match=r"knows nothing of batch .*key of the account"):
+    with pytest.raises(TeacherError, match=r"does not know batch .*key of the account"):
         await live(vendor, path, pool(6))
     assert account(path)[1] == reserved
     monkeypatch.setattr(collect, "_KEPT_BY_VENDORS", -1.0)

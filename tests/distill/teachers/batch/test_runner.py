@@ -150,7 +150,7 @@ async def test_ordinary_labelling_is_refused_while_batches_are_open(vendor, path
     with AnswerStore(path) as store:
         book = StoredAccount(store)
         teacher: Any = create(config(vendor), LABELS, book)
-        with pytest.raises(TeacherError, match=r"6 calls to .* are in batches that are open.*label --batch"):
+        with pytest.raises(TeacherError, match=r"6 calls to .* are in open batches.*label --batch"):
             runner.refuse_open(teacher, StoredBatchAccount(store, book))
         await teacher.aclose()
     await live(vendor, path, pool(6))
