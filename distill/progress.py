@@ -38,10 +38,8 @@ console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar of `total` steps, and give a function that advances it by a number of steps."""
-    with _progress(*_columns(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task(description, total=total)
-        with _lines(lambda: _line(progress.tasks[0])):
-            yield lambda count: progress.advance(task, count)
+    with _task(description, total) as (progress, task):
+        yield lambda count: progress.advance(task, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,8 @@ class LabellingBar:
 @contextmanager
 def labelling_bar(description: str, total: int, spent: Callable[[], str]) -> Iterator[LabellingBar]:
     """Show how many texts a teacher has answered; `spent` returns what they cost so far."""
-    with _progress(*_columns(), _Rate(), _Note(spent), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task(description, total=total)
-        with _lines(lambda: _line(progress.tasks[0], spent())):
-            yield LabellingBar(progress, task)
+    with _task(description, total, _Rate(), _Note(spent), note=spent) as (progress, task):
+        yield LabellingBar(progress, task)
 
 
 @contextmanager
@@ -110,7 +106,20 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _line(task: Task, note: str = "") -> str:
+@contextmanager
+def _task(
+    description: str, total: int, *columns: ProgressColumn, note: Callable[[], str] = lambda: ""
+) -> Iterator[tuple[Progress, TaskID]]:
+    """Show a task of `total` steps, with `columns` besides the usual ones or, in lines, with a note."""
+    usual = TextColumn("{task.description:<34}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn()
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*usual, *columns, *times, console=console, disable=not _animated()) as progress:
+        task = progress.add_task(description, total=total)
+        with _lines(lambda: _line(progress.tasks[0], note())):
+            yield progress, task
+
+
+def _line(task: Task, note: str) -> str:
     """Describe a task in a line: done, total, and the time left or, at the end, the time it took."""
     done, total = int(task.completed), int(task.total or 0)
     parts = [f"{task.description}: {done:,} of {total:,}"]
@@ -172,11 +181,3 @@ class _Note(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self._note())
-
-
-def _columns() -> tuple[ProgressColumn, ...]:
-    return TextColumn("{task.description:<34}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn()
-
-
-def _progress(*columns: ProgressColumn) -> Progress:
-    return Progress(*columns, console=console, disable=not _animated())

@@ -21,6 +21,7 @@ MAX_VALUES = 200_000
 _NAMED = re.compile(r"(\b(?:tag|alias)) '[^']{8,}'")
 """PyYAML's messages quote a value that begins with `!` or `*`, which may be an unquoted secret."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LIKE_A_SECRET = re.compile(r"(?=.*\d)[\w.~+/=-]{16,}")
 
 
@@ -131,7 +132,7 @@ class _Bounds:
                 self._open.append((event.anchor, self._count))
             else:
                 self._sizes[event.anchor] = 1
-                if isinstance(event, events.ScalarEvent) and _has_half_a_character(event.value):
+                if isinstance(event, events.ScalarEvent) and _SURROGATE.search(event.value):
                     return f"half a character (a lone surrogate){place}; correct the escape"
             self._count += 1
         if len(self._open) > MAX_DEPTH:
@@ -139,10 +140,6 @@ class _Bounds:
         if self._count > MAX_VALUES:
             return f"more than {MAX_VALUES:,} values, aliases counted{place}; write it shorter"
         return None
-
-
-def _has_half_a_character(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _place(mark: Any) -> str:

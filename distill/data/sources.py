@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,8 @@ from distill.data.values import is_blank, label_of, spelled
 from distill.errors import DataError
 from distill.sections import FileSource, TicketSource
 from distill.stages import file_digest, fingerprint
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read(source: FileSource | TicketSource, prefix: str, *, blanks: bool = False) -> Examples:
@@ -104,16 +107,6 @@ def _cell(where: str, name: str, value: Any) -> str | None:
         text = spelled(value)
     except ValueError as error:
         raise DataError(f"{where}: expected a text in column {name!r}, got {error}") from error
-    if text is not None and not _is_unicode(text):
+    if text is not None and not text.isascii() and _SURROGATE.search(text):
         raise DataError(f"{where}: column {name!r} holds half a character (a lone surrogate); repair the row")
     return text
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
