@@ -3,5 +3,5 @@
 import os
 
 # ONNX Runtime reads this when it is imported. Without it, it keeps an identifier and a database in the home directory
-# and starts a thread that sends.
+# and starts a thread that sends telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -60,7 +60,7 @@ def export_hub(bundle: Bundle, folder: Path) -> None:
         staging.rename(folder)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error.__cause__, OSError):  # of writing: all of the bundle was read when it was opened
+        if isinstance(error.__cause__, OSError):  # from writing: the whole bundle was read when it was opened
             raise DistillError(f"{folder}: cannot be written ({error.__cause__}); name another folder") from error
         raise
 

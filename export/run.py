@@ -1,6 +1,6 @@
 """The stages of a run after training: export every student, choose one, and evaluate all on the test split.
 
-`bundles/NAME` (and `bundles/teacher`, for the shadow of a finetuned teacher) → `bundle` → `report`.
+`bundles/NAME` (and `bundles/teacher`, for the shadow of a fine-tuned teacher) → `bundle` → `report`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ExportRun:
         self.task = run.task
 
     def bundle_stage(self, name: str) -> Stage:
-        """The bundle of a student, or of the finetuned teacher."""
+        """The bundle of a student, or of the fine-tuned teacher."""
         teacher = self.run.finetuned_teacher
         source = teacher.fingerprint if name == TEACHER and teacher else self.run.student(name).fingerprint
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
@@ -68,7 +68,7 @@ class ExportRun:
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
-        """Export every student and the finetuned teacher, copy the chosen bundle to `bundle`, and return it."""
+        """Export every student and the fine-tuned teacher, copy the chosen bundle to `bundle`, and return it."""
         for name in self.task.students:
             self.run.student(name).require("train")
             self.bundle_stage(name).ensure(lambda folder, name=name: self._export(folder, name))  # type: ignore[misc]
@@ -119,7 +119,7 @@ class ExportRun:
         """Export the teacher without quantisation and calibration: the shadow must ask the teacher itself."""
         teacher = self.run.finetuned_teacher
         if teacher is None:
-            raise TypeError("there is no finetuned teacher to export")
+            raise TypeError("there is no fine-tuned teacher to export")
         splits, soft = self.run.splits(), self.run.soft_labels()
         build_bundle(
             load_student(teacher.require("label")),

@@ -141,7 +141,7 @@ class Selector:
     def _check_fp32(
         self, classifiers: Mapping[str, Classifier], trained: Floats, logits: Mapping[str, Floats]
     ) -> list[gates.Gate]:
-        """Hold the fp32 graphs to the student: on each text, on texts that share a run, and on a text of `max_tokens`.
+        """Check the fp32 graphs against the student: on each text, on texts that share a run, and on a longest text.
 
         Return the gates of the last graph on each text.
         """
@@ -168,7 +168,7 @@ class Selector:
     def _require_run(
         self, classifier: Classifier, rows: Sequence[Encoded], expected: Floats, where: str, variant: str, remedy: str
     ) -> None:
-        """Run texts together, and hold the logits to the student's."""
+        """Run texts together, and check the logits against the student's."""
         try:
             found = _logits(classifier.run(rows))
         except InferenceError as error:

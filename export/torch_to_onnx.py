@@ -53,7 +53,7 @@ def export_onnx(student: Student, path: Path) -> None:
         export(graph, path)
     except OSError:
         raise
-    except Exception as error:  # of many kinds: torch and optimum have their own
+    except Exception as error:  # many kinds: torch and optimum have their own
         kind = getattr(graph.config, "model_type", student.network.family)
         raise DistillError(
             f"a {kind} model cannot be exported as ONNX ({one_line(error)}); use another architecture, such as BERT, "

@@ -152,7 +152,7 @@ def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: S
 
 
 def check_student(student: Student, config: Any, model: str) -> None:
-    """Raise DistillError, naming `model`, unless a student reads texts of `max_tokens`, and batches without a change.
+    """Raise DistillError, naming `model`, unless a student reads texts of `max_tokens`, alone and in batches alike.
 
     `config` is the configuration of its transformer.
     """

@@ -125,7 +125,7 @@ def _same_outputs(model: Any, config: Any, rows: Sequence[Sequence[int]]) -> boo
         other.load_state_dict(model.state_dict())
         pairs = ((_last_hidden_state(model, row), _last_hidden_state(other, row)) for row in rows)
         return all(torch.allclose(one, two, rtol=_TOLERANCE, atol=_TOLERANCE) for one, two in pairs)
-    except Exception:  # of many kinds: an invalid configuration, other weights, a failing layer
+    except Exception:  # many kinds: an invalid configuration, other weights, a failing layer
         return False
     finally:
         model.load_state_dict(kept)

@@ -82,7 +82,7 @@ def check_short_text(module: nn.Module, kind: str, tokenizer: Tokenizer, name: s
     """Raise DistillError when a model of the architecture `kind` fails on short texts."""
     try:
         _outputs(module, _short_rows(tokenizer, max_tokens)[:2])
-    except Exception as error:  # of many kinds: missing inputs, shapes, ids beyond a table
+    except Exception as error:  # many kinds: missing inputs, shapes, ids beyond a table
         raise DistillError(
             f"model {name}: a {kind} model cannot read token ids with a mask ({one_line(error)}); {_REMEDY}"
         ) from error

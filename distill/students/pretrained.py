@@ -66,7 +66,7 @@ def loading(model: str) -> Iterator[None]:
     """Raise DistillError that names `model` for any exception of the block that loads it."""
     try:
         yield
-    except Exception as error:  # of many kinds: no folder, truncated files, a hub that does not answer
+    except Exception as error:  # many kinds: no folder, truncated files, a hub that does not answer
         raise DistillError(
             f"model {model}: cannot be loaded ({one_line(error)}); give a folder, package:NAME or a hub id"
         ) from error

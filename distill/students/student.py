@@ -1,6 +1,6 @@
 """A student: a network over token ids, its tokenizer, its labels and its temperature, saved in one folder.
 
-A finetuned local teacher has the same form, so that training and export handle one kind of model.
+A fine-tuned local teacher has the same form, so that training and export handle one kind of model.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def load_student(folder: Path) -> Student:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         network = network_class(card["family"]).load(folder, len(card["labels"]))
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    except Exception as error:  # of many kinds: safetensors, tokenizers and torch have their own
+    except Exception as error:  # many kinds: safetensors, tokenizers and torch have their own
         raise DistillError(f"{folder}: not a trained student ({one_line(error)}); run `reflux train` again") from error
     network.module.eval()
     require_positions(network.module.max_positions(), card["max_tokens"], str(folder), "and train it again")

@@ -1,4 +1,4 @@
-"""Finetune a local teacher's encoder on gold labels. It has the form of a student, and is trained like one."""
+"""Fine-tune a local teacher's encoder on gold labels. It has the form of a student, and is trained like one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distill.training.loop import History, train
 def finetune(
     model: str, gold: Examples, labels: Sequence[str], *, max_tokens: int, validation: float, optimisation: Optimisation
 ) -> tuple[Student, dict[str, Any]]:
-    """Finetune an encoder with a linear head on gold labels, and calibrate its temperature on held-out rows.
+    """Fine-tune an encoder with a linear head on gold labels, and calibrate its temperature on held-out rows.
 
     `validation` is the share of rows held out. Returns the classifier and a record of the training. Raises DistillError
     when rows lack a gold label.
@@ -68,5 +68,5 @@ def _train(teacher: Student, learn: Train, held: Validation, optimisation: Optim
             functional.cross_entropy,
             lambda trained: float((predict(trained, held_rows).argmax(1) == truth).mean()),
             optimisation,
-            "finetuning the teacher",
+            "fine-tuning the teacher",
         )

@@ -14,7 +14,7 @@ import numpy as np
 from export.graph.activations import activations
 
 _DYNAMIC = "DynamicQuantizeLinear"
-_LEVELS = 255  # of uint8
+_LEVELS = 255  # steps of uint8
 
 
 def set_static_ranges(source: Path, target: Path, rows: Sequence[Sequence[int]]) -> Path:

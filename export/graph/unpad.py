@@ -31,7 +31,7 @@ _ELEMENTWISE = ("Add", "Mul", _GELU, "Gelu", "FastGelu", "Relu", "Tanh")
 _COPYING = ("Cast", "Expand", "Slice")
 """Operators whose output has no values but those of their first input."""
 
-_EPSILON = 1e-12  # of a norm that gives none
+_EPSILON = 1e-12  # where a norm gives none
 
 
 def unpad(source: Path, target: Path) -> Path:
@@ -144,7 +144,7 @@ class _Unpadding(GraphBuilder):
         self._normalise(node, self.add("Add", [word, position], f"{name}/sum"), node.input[5:7], output)
 
     def _select(self, name: str, width: int, places: str, output: str) -> None:
-        """Select from a value, `width` wide, what stands at flat positions."""
+        """Select the rows of a value, `width` wide, at flat positions."""
         flat = self.add("Reshape", [name, self.constant([-1, width])], f"{name}/rows")
         self.node("Gather", [flat, places], output, axis=0)
 

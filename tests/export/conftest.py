@@ -145,7 +145,7 @@ def build(baseline: Baseline) -> Callable[..., Bundle]:
 
 @pytest.fixture(scope="session")
 def task_file(tmp_path_factory: pytest.TempPathFactory, keyword_rows: Any, tiny_encoder: Path, write_csv: Any) -> Path:
-    """A task whose teacher is fitted on gold labels, with a student of each family."""
+    """A task whose teacher is fine-tuned on gold labels, with a student of each family."""
     folder = tmp_path_factory.mktemp("task")
     write_csv(folder / "gold.csv", keyword_rows(120, 1))
     write_csv(folder / "train.csv", keyword_rows(240, 2))

@@ -70,7 +70,7 @@ def state(root):
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def test_every_student_and_the_fitted_teacher_have_a_bundle_that_holds(exported):
+def test_every_student_and_the_finetuned_teacher_have_a_bundle_that_holds(exported):
     assert {path.name for path in (exported.run.root / "bundles").iterdir()} == {*STUDENTS, TEACHER}
     for name in (*STUDENTS, TEACHER):
         bundle = verify(exported.run.root / "bundles" / name)
@@ -190,7 +190,7 @@ def test_no_student_may_be_named_teacher(exported):
         ExportRun(Run(task, exported.run.root))
 
 
-async def test_the_teachers_bundle_answers_what_the_fitted_teacher_does(exported):
+async def test_the_teachers_bundle_answers_what_the_finetuned_teacher_does(exported):
     test, soft = on_split(exported, "test")
     manifest = Bundle.open(exported.bundle_stage(TEACHER).path).manifest
     assert (manifest.role, manifest.name) == ("teacher", "keywords-teacher")

@@ -104,8 +104,8 @@ def error(probabilities: np.ndarray, gold: np.ndarray) -> float:
 
 @pytest.mark.parametrize("sure", [0.6, 1.0, 2.5])
 def test_a_teachers_temperature_is_recovered_from_gold_labels(sure):
-    fitted = calibrate(*taught(2000, 8, 1, sure=sure), "temperature")
-    assert fitted.scaling.as_dict() == {"method": "temperature", "temperature": pytest.approx(sure, rel=0.08)}
+    result = calibrate(*taught(2000, 8, 1, sure=sure), "temperature")
+    assert result.scaling.as_dict() == {"method": "temperature", "temperature": pytest.approx(sure, rel=0.08)}
 
 
 def test_a_scale_and_a_bias_for_each_label_are_recovered():
@@ -152,17 +152,17 @@ def test_a_temperature_is_chosen_where_labels_are_alike(classes, rows):
 @pytest.mark.parametrize(("classes", "rows"), [(4, 300), (12, 900)])
 def test_a_vector_is_chosen_where_labels_differ(classes, rows):
     bias = np.resize([1.2, -1.2, 0.4], classes)
-    fitted = [calibrate(*taught(rows, classes, seed, bias=bias)) for seed in range(5)]
-    assert [one.scaling.method for one in fitted] == ["vector"] * 5
-    assert "gains" in fitted[0].reason
+    result = [calibrate(*taught(rows, classes, seed, bias=bias)) for seed in range(5)]
+    assert [one.scaling.method for one in result] == ["vector"] * 5
+    assert "gains" in result[0].reason
 
 
 def test_a_vector_must_gain_more_than_a_standard_error():
     found = {}
     for seed in (0, 8, 11):  # gains of less than one standard error, next to none, and little more than one
-        fitted = calibrate(*taught(300, 4, seed, bias=np.array([0.5, -0.5, 0.3, -0.3])))
-        gain, error_of_it = map(float, re.findall(r"-?\d+\.\d+", fitted.reason))
-        assert fitted.scaling.method == ("vector" if gain > error_of_it else "temperature")
+        result = calibrate(*taught(300, 4, seed, bias=np.array([0.5, -0.5, 0.3, -0.3])))
+        gain, error_of_it = map(float, re.findall(r"-?\d+\.\d+", result.reason))
+        assert result.scaling.method == ("vector" if gain > error_of_it else "temperature")
         found[seed] = gain / error_of_it
     assert 0 < found[8] < found[0] < 1 < found[11] < 1.5
 
@@ -183,32 +183,32 @@ def test_a_label_with_too_few_rows_leaves_the_temperature():
     said, gold = taught(600, 4, 0, bias=np.array([2.0, -2.0, 0, 0]))
     rare = np.flatnonzero(gold == 1)
     kept = np.setdiff1d(np.arange(600), rare[LEAST_PER_LABEL - 1 :])
-    fitted = calibrate(said[kept], gold[kept])
-    assert fitted.scaling.method == "temperature"
-    assert "fewer than 10 gold rows" in fitted.reason
+    result = calibrate(said[kept], gold[kept])
+    assert result.scaling.method == "temperature"
+    assert "fewer than 10 gold rows" in result.reason
     assert calibrate(said, gold).scaling.method == "vector"
 
 
 def test_what_calibration_did_is_measured_on_rows_held_out():
     said, gold = taught(500, 30, 8)
-    fitted = calibrate(said, gold, "vector")
-    assert fitted.rows == 500
-    assert fitted.log_loss.before.value == pytest.approx(log_loss(said, gold), rel=1e-4)
-    assert fitted.calibration_error.before.value == pytest.approx(error(said, gold))
-    assert fitted.accuracy.before.value == (said.argmax(1) == gold).mean()
-    assert fitted.log_loss.after.value > log_loss(fitted.scaling.apply(said), gold) + 0.03  # in-sample is flattering
-    assert fitted.saved.value == pytest.approx(fitted.log_loss.before.value - fitted.log_loss.after.value)
+    result = calibrate(said, gold, "vector")
+    assert result.rows == 500
+    assert result.log_loss.before.value == pytest.approx(log_loss(said, gold), rel=1e-4)
+    assert result.calibration_error.before.value == pytest.approx(error(said, gold))
+    assert result.accuracy.before.value == (said.argmax(1) == gold).mean()
+    assert result.log_loss.after.value > log_loss(result.scaling.apply(said), gold) + 0.03  # in-sample is flattering
+    assert result.saved.value == pytest.approx(result.log_loss.before.value - result.log_loss.after.value)
 
 
 def test_the_intervals_hold_what_fresh_rows_show():
     hits = np.zeros(3)
     fresh, gold = taught(20_000, 6, 99)
     for seed in range(25):
-        fitted = calibrate(*taught(300, 6, 100 + seed), "temperature", seed=seed)
-        scaled = fitted.scaling.apply(fresh)
+        result = calibrate(*taught(300, 6, 100 + seed), "temperature", seed=seed)
+        scaled = result.scaling.apply(fresh)
         before, after = log_loss(fresh, gold), log_loss(scaled, gold)
         truths = (before, after, before - after)
-        intervals = (fitted.log_loss.before, fitted.log_loss.after, fitted.saved)
+        intervals = (result.log_loss.before, result.log_loss.after, result.saved)
         hits += [one.lower <= truth <= one.upper for one, truth in zip(intervals, truths, strict=True)]
     assert np.all(hits >= 25 * 0.95 - 4 * np.sqrt(25 * 0.95 * 0.05))
 

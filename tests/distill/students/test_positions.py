@@ -147,7 +147,7 @@ async def test_a_local_teacher_reads_what_it_can(tiny_model, labels, config, set
     assert (teacher.model.max_tokens, answer.tokens, answer.outcome) == (most, most, "ok")
 
 
-def test_a_teacher_that_could_not_read_what_it_is_fitted_on_is_refused(tiny_model, labels):
+def test_a_teacher_that_could_not_read_what_it_is_finetuned_on_is_refused(tiny_model, labels):
     gold = Examples(tuple("123456"), ("invoice parcel",) * 6, ("billing", "shipping") * 3)
     optimisation, folder = Optimisation(epochs=1), str(tiny_model(RobertaConfig, **SHORT))
     with pytest.raises(DistillError, match="max_tokens is 19, but the model has 18 positions; set max_tokens to 18"):

@@ -37,7 +37,7 @@ def task(tiny_encoder):
     return make
 
 
-def fitted(model: Any, max_tokens: int) -> dict[str, Any]:
+def finetuned(model: Any, max_tokens: int) -> dict[str, Any]:
     return {"kind": "local", "model": str(model), "fit": {"data": {"path": "gold.csv"}}, "max_tokens": max_tokens}
 
 
@@ -86,14 +86,14 @@ def test_positions_are_counted_and_the_length_that_a_tokenizer_names(
         require_models(task({"model": folder, "layers": [0], "max_tokens": most + 1}))
 
 
-def test_a_fitted_teacher_and_a_student_of_it_are_looked_at(task, tiny_model):
+def test_a_finetuned_teacher_and_a_student_of_it_are_looked_at(task, tiny_model):
     folder = tiny_model(BertConfig, **SHORT)
     student = {"model": "teacher", "layers": [0], "max_tokens": 20}
-    require_models(task(student, fitted(folder, 20)))
+    require_models(task(student, finetuned(folder, 20)))
     with pytest.raises(DistillError, match=r"^teacher.max_tokens: .* has 20 positions"):
-        require_models(task(student, fitted(folder, 21)))
+        require_models(task(student, finetuned(folder, 21)))
     with pytest.raises(DistillError, match=r"^students.small.max_tokens: .* has 20 positions"):
-        require_models(task({**student, "max_tokens": 21}, fitted(folder, 20)))
+        require_models(task({**student, "max_tokens": 21}, finetuned(folder, 20)))
 
 
 def test_a_student_of_ours_is_told_by_its_own_configuration(task, trained_encoder, trained_static, tmp_path):
