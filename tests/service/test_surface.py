@@ -129,14 +129,3 @@ async def test_metrics_and_their_labels(whole):
     for sample in (sample for family in families for sample in family.samples):
         found.setdefault(sample.name, set()).update(sample.labels)
     unchanged(SURFACE / "metrics.json", {name: sorted(labels) for name, labels in found.items()})
-
-
-def test_a_difference_is_shown_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.delenv(WRITE, raising=False)
-    file = tmp_path / "settings.json"
-    file.write_text('{\n "REFLUX_PORT": {\n  "default": 8080\n }\n}\n')
-    unchanged(file, {"REFLUX_PORT": {"default": 8080}})
-    with pytest.raises(pytest.fail.Exception) as failed:
-        unchanged(file, {"REFLUX_PORT": {"default": 80}})
-    for said in ("CHANGELOG.md", "make surface", "settings.json", '-  "default": 8080', '+  "default": 80'):
-        assert said in str(failed.value)

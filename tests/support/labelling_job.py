@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import math
@@ -29,6 +30,19 @@ PROBES = 3
 
 async def at_once(text: str) -> None:
     """Answer without waiting."""
+
+
+class Hold:
+    """Keeps the calls of texts from the pool waiting, after the first `free` calls in all, until `released` is set."""
+
+    def __init__(self, free: int = PROBES) -> None:
+        self.free, self.calls = free, 0
+        self.released = asyncio.Event()
+
+    async def __call__(self, text: str) -> None:
+        self.calls += 1
+        if self.calls > self.free:
+            await self.released.wait()
 
 
 def right(text: str) -> str:

@@ -21,7 +21,7 @@ from distill.labelling.answer_store import text_key
 from distill.task import load_task
 from distill.teachers import create
 from tests.support.http_server import serving
-from tests.support.labelling_job import NAMES, PROBES, ChargingApi, LabellingJob, right
+from tests.support.labelling_job import NAMES, PROBES, ChargingApi, Hold, LabellingJob, right
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -217,13 +217,8 @@ async def test_a_budget_that_is_too_small_ends_the_run_below_it_and_more_money_g
 
 
 async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_counts_it(tmp_path) -> None:
-    released = asyncio.Event()
-
-    async def wait(text: str) -> None:
-        if text not in NAMES:
-            await released.wait()
-
-    teacher = ChargingApi(wait)
+    hold = Hold()
+    teacher = ChargingApi(hold)
     async with serving(teacher) as server:
         made = LabellingJob.write(tmp_path, server.url, pool=90, test=30, concurrency=4)
         async with process(made) as command:
@@ -231,7 +226,7 @@ async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_
             await until(lambda: len(teacher.asked) == PROBES + 4)
             os.kill(child, signal.SIGINT)
             await command.said("stopping after the calls in flight")
-            released.set()
+            hold.released.set()
             assert await command.number() == 130
             said = await command.said("nothing is asked or paid for twice")
             assert "Traceback" not in said
@@ -240,7 +235,7 @@ async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_
             kept = made.answered
             assert kept == {text_key(text) for text in teacher.asked[PROBES:]}
 
-            released.clear()
+            hold.released.clear()
             child = await command.start()
             await until(lambda: len(teacher.asked) == PROBES + 10)
             os.kill(child, signal.SIGINT)
@@ -253,7 +248,7 @@ async def test_ctrl_c_stores_what_is_in_flight_and_a_second_one_gives_it_up_and_
             (spent,) = made.rows("money", "spent")
             assert teacher.usd <= spent < teacher.usd * 1.1
 
-            released.set()
+            hold.released.set()
             await command.start()
             assert await command.number() == 0
     assert len(teacher.asked) == len(made.texts) + PROBES + 4  # which were asked again

@@ -27,7 +27,7 @@ from distill.labelling.session import LabellingOptions
 from distill.run import Run
 from distill.task import load_task
 from tests.support.http_server import HttpServer, serving
-from tests.support.labelling_job import NAMES, PROBES, ChargingApi, LabellingJob, right, text_of
+from tests.support.labelling_job import NAMES, PROBES, ChargingApi, Hold, LabellingJob, right, text_of
 from tests.support.sockets import address_of
 from tests.support.waiting import until
 
@@ -215,22 +215,16 @@ async def test_a_teacher_that_fails_is_told_as_by_one_process_and_what_was_paid_
 
 
 async def test_a_worker_that_is_killed_loses_the_calls_in_flight_and_no_more(tmp_path, cluster) -> None:
-    released = asyncio.Event()
-    free = 60
-
-    async def wait(text: str) -> None:
-        if len(teacher.asked) > free:
-            await released.wait()
-
-    teacher = Server(wait)
+    hold = Hold(60)
+    teacher = Server(hold)
     async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running("--max-usd", "10") as running:
-            await until(lambda: len(teacher.asked) > free + AT_ONCE // 2 and len(teacher.workers) == 2)
+            await until(lambda: len(teacher.asked) > hold.free + AT_ONCE // 2 and len(teacher.workers) == 2)
             killed = teacher.process_of[teacher.asked[-1]]
             before = made.answered
             os.kill(killed, signal.SIGKILL)
-            released.set()
+            hold.released.set()
             done = await ended(running)
         assert done.status == 0, done.err
     times = Counter(teacher.asked)
@@ -246,21 +240,15 @@ async def test_a_worker_that_is_killed_loses_the_calls_in_flight_and_no_more(tmp
 
 
 async def test_a_driver_that_is_killed_pays_for_nothing_twice_when_it_is_started_again(tmp_path, cluster) -> None:
-    released = asyncio.Event()
-    free = 60
-
-    async def wait(text: str) -> None:
-        if len(teacher.asked) > free:
-            await released.wait()
-
-    teacher = Server(wait)
+    hold = Hold(60)
+    teacher = Server(hold)
     async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running("--max-usd", "10") as running:
-            await until(lambda: len(teacher.asked) > free + AT_ONCE // 2)
+            await until(lambda: len(teacher.asked) > hold.free + AT_ONCE // 2)
             running.kill()
             await running.communicate()
-        released.set()
+        hold.released.set()
         await server.idle()
         begun, answered, paid = len(teacher.asked), made.answered, made.rows("calls WHERE cost_usd > 0", "key")
         assert begun - len(paid) <= 2 * UNDER_WAY
@@ -275,13 +263,8 @@ async def test_a_driver_that_is_killed_pays_for_nothing_twice_when_it_is_started
 
 
 async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behind(tmp_path, cluster) -> None:
-    released = asyncio.Event()
-
-    async def wait(text: str) -> None:
-        if text not in NAMES:
-            await released.wait()
-
-    teacher = Server(wait)
+    hold = Hold()
+    teacher = Server(hold)
     async with serving(teacher) as server:
         made = job(tmp_path, server, None)
         async with made.running() as running:
@@ -290,7 +273,7 @@ async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behi
             assert any("raylet" in process.name() for process in ray)
             os.killpg(running.pid, signal.SIGINT)
             await said(running, "stopping after the calls in flight")
-            released.set()
+            hold.released.set()
             done = await ended(running)
         assert done.status == 130
         assert done.err.splitlines()[-1].startswith("stopped: every answer so far is stored, and $0.00")
@@ -304,13 +287,8 @@ async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behi
 
 
 async def test_a_second_ctrl_c_gives_up_what_is_in_flight_and_counts_it(tmp_path, cluster) -> None:
-    released = asyncio.Event()
-
-    async def wait(text: str) -> None:
-        if text not in NAMES:
-            await released.wait()
-
-    teacher = Server(wait)
+    hold = Hold()
+    teacher = Server(hold)
     async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running() as running:
@@ -325,7 +303,7 @@ async def test_a_second_ctrl_c_gives_up_what_is_in_flight_and_counts_it(tmp_path
         assert made.rows("reservations", "usd") == []
         (spent,) = made.rows("money", "spent")
         assert teacher.usd <= spent
-        released.set()
+        hold.released.set()
         await server.idle()
 
 
