@@ -372,7 +372,7 @@ def test_a_run_records_how_many_texts_were_cut(tiny_causal, write_csv, tmp_path)
         "labels": list(LABELS),
         "data": {name: {"path": f"{name}.csv", "label": "label"} for name in ("train", "test")},
         "teacher": given,
-        "students": {"small": {"family": "static", "model": "m"}},
+        "students": {"small": {"family": "static", "model": "package:none"}},
     }
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
     run = Run(load_task(tmp_path / "task.yaml"), tmp_path / "run")

@@ -283,7 +283,7 @@ async def test_a_run_labels_its_pool_through_batches_and_forgets_none_of_it(anth
         },
         "teacher": config(anthropic),
         "labelling": {"self_agreement": 5},
-        "students": {"words": {"family": "static", "model": "none"}},
+        "students": {"words": {"family": "static", "model": "package:none"}},
     }
     run = Run(Task.model_validate(task), tmp_path / "run")
     run.make_data()
