@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.data.splits import Validation
 from distill.errors import DistillError
@@ -19,6 +17,7 @@ from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.verify import verify
 from export.gates import GateError
 from export.torch_to_onnx import export_onnx
+from tests.support.tiny_models import logits_of_transformers
 
 TEXTS = (
     "refund",
@@ -29,14 +28,6 @@ TEXTS = (
     "it ends with <pad>",
 )
 MAX_TOKENS = 40
-
-
-def of_transformers(folder) -> np.ndarray:
-    """The logits that transformers gives for each text alone."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.inference_mode():
-        return np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in TEXTS])
 
 
 @pytest.fixture
@@ -71,7 +62,7 @@ def bundle_of(build, tmp_path):
 )
 def test_answers_are_those_of_transformers_alone_and_in_any_run(tiny_classifier, bundle_of, kind, settings):
     folder = tiny_classifier(kind, **settings)
-    expected = probabilities(of_transformers(folder), 1.0)
+    expected = probabilities(logits_of_transformers(folder, TEXTS), 1.0)
     bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS))
     classifier = Classifier.load(bundle)
     rows = [classifier.encode(text) for text in TEXTS]
@@ -118,6 +109,6 @@ def test_one_label_by_a_sigmoid_becomes_a_bundle_that_passes(tiny_classifier, bu
     bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), variant)
     assert (bundle.manifest.labels, bundle.manifest.multi_label) == (("toxic",), True)
     verify(bundle.path)
-    expected = 1 / (1 + np.exp(-of_transformers(folder)))
+    expected = 1 / (1 + np.exp(-logits_of_transformers(folder, TEXTS)))
     found = Classifier.load(bundle).probabilities(TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-5 if variant == "fp32" else 0.1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -13,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -143,3 +145,11 @@ def _byte_tokenizer(corpus: Sequence[str], size: int, special: list[str]) -> Tok
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
+
+
+def logits_of_transformers(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """Return the logits [N, K] that transformers itself gives each text alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts])

@@ -21,6 +21,7 @@ from distill.students.static import build as build_static
 from distill.students.student import load_student, predict, probabilities
 from distill.students.vocabulary import compact_tables
 from distill.training.loop import train
+from tests.support.tiny_models import logits_of_transformers
 
 TEXTS = (
     "refund",
@@ -36,22 +37,13 @@ MAX_TOKENS = 48
 NONE, OUTSIDE = None, 50_000
 
 
-def of_transformers(folder) -> np.ndarray:
-    """What transformers gives for each text alone."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.inference_mode():
-        logits = [model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS]
-    return probabilities(torch.cat(logits).numpy(), 1.0)
-
-
 def answers_of(student, *, batch_size) -> np.ndarray:
     return probabilities(student.logits(TEXTS, batch_size=batch_size), student.temperature)
 
 
 def assert_right(folder) -> None:
     """Alone, in one batch and in pairs, and after the classifier was saved, the answers are those of transformers."""
-    expected = of_transformers(folder)
+    expected = probabilities(logits_of_transformers(folder, TEXTS), 1.0)
     assert np.ptp(expected, axis=0).max() > 0.05
     student = load_classifier(str(folder), MAX_TOKENS)
     for batch_size in (1, 2, len(TEXTS)):
@@ -110,7 +102,7 @@ def test_how_a_tokenizer_pads_itself_does_not_matter(tiny_classifier):
     folder = tiny_classifier("gpt2", special=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=5, pad_token="<pad>", length=20)
-    expected = of_transformers(folder)
+    expected = probabilities(logits_of_transformers(folder, TEXTS), 1.0)
     tokenizer.save_pretrained(folder)
     student = load_classifier(str(folder), MAX_TOKENS)
     np.testing.assert_allclose(answers_of(student, batch_size=8), expected, atol=1e-5)
