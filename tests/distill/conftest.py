@@ -34,7 +34,7 @@ def make_split(keyword_rows: Callable[[int, int], list[tuple[str, str]]]) -> Cal
 
 @pytest.fixture(scope="session")
 def soft_for(labels: tuple[str, ...]) -> Callable[..., SoftLabels]:
-    """`soft_for(*splits)`: what a teacher says that is right about every row, and sure to 0.88."""
+    """`soft_for(*splits)`: the labels of a teacher that gives every row's gold label the probability 0.88."""
 
     def make(*splits: Examples) -> SoftLabels:
         gold = [labels.index(str(label)) for split in splits for label in split.gold]
@@ -59,7 +59,7 @@ def soft_for(labels: tuple[str, ...]) -> Callable[..., SoftLabels]:
 
 @pytest.fixture(scope="session")
 def splits(make_split: Callable[..., Any]) -> tuple[Train, Validation, Test]:
-    """Rows to learn from, to choose by and to judge by."""
+    """A train, a validation and a test split."""
     return make_split(Train, 320, 1), make_split(Validation, 80, 2), make_split(Test, 120, 3)
 
 

@@ -39,7 +39,7 @@ LOOSE = Gates(agreement=0.5)
 
 
 def _decided(student: Student, head: Any, texts: Sequence[str]) -> Student:
-    """A student that has opinions: with the tiny weights that transformers starts from, every text gets the same."""
+    """Scale the weights: with the initial ones of transformers, a student answers every text alike."""
     with torch.no_grad():
         for layer in student.network.module.modules():
             if isinstance(layer, torch.nn.Linear):
@@ -79,7 +79,7 @@ def students(
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def student(request: pytest.FixtureRequest, students: dict[str, Student]) -> Student:
-    """Each of the three in turn."""
+    """The student of each family in turn."""
     return students[request.param]
 
 

@@ -1,4 +1,4 @@
-"""A small task for whatever runs a whole one."""
+"""A small task for tests that run a whole one."""
 
 from __future__ import annotations
 

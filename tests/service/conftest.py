@@ -1,4 +1,4 @@
-"""Running the service for tests: in this process without a socket, or on a real one, or as a process of its own."""
+"""The service in this process, without a socket or on one, and as a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.service_here import ADMIN, Gate, Serving, run_app, run_server
 from tests.support.service_process import ServiceProcess, service_process
 
 PLAN: dict[str, Any] = {"workers": 1, "batch_tokens": 512}
-"""How a service runs its graph unless a test says otherwise; to measure takes a second, and may end in any plan."""
+"""How a service runs its graph unless a test says otherwise. Tuning takes a second, and its result varies."""
 
 MakeSettings = Callable[..., Settings]
 Running = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -31,7 +31,7 @@ StartProcess = Callable[..., AbstractAsyncContextManager[ServiceProcess]]
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_logging() -> Iterator[None]:
-    """Spare tests structlog's slow tracebacks, and let no logger keep what another test configured."""
+    """Turn off structlog's slow tracebacks, and its caching of loggers between tests."""
     configure = structlog.configure
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -43,7 +43,7 @@ def plain_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def same_logging() -> Iterator[None]:
-    """Leave structlog as it was."""
+    """Restore the configuration of structlog."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)
@@ -68,7 +68,7 @@ def make_settings(tiny_bundle: Bundle, tmp_path: Path) -> MakeSettings:
 
 @pytest.fixture
 def running(make_settings: MakeSettings) -> Running:
-    """`async with running(**settings) as client`: an app that has started, asked without a socket; `admin`: by one."""
+    """`async with running(**settings) as client`: a client of a started app; with `admin`, an administrator's."""
     return lambda **settings: run_app(make_settings(**settings))
 
 
@@ -83,7 +83,7 @@ async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
 async def shared_client(
     tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The same for all tests of a module, which run on one loop: `pytestmark = pytest.mark.asyncio(loop_scope=...)`."""
+    """A client that the tests of a module share; it needs `pytestmark = pytest.mark.asyncio(loop_scope="module")`."""
     settings: Any = {
         "bundle": tiny_bundle.path,
         "shadow": {"path": tmp_path_factory.mktemp("shadow") / "shadow.sqlite"},
@@ -108,7 +108,7 @@ def write_keys(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Runs of graphs in this process wait at it from `gate.close()` until `gate.opened.set()`."""
+    """A gate at which runs of graphs wait from `gate.close()` until `gate.opened.set()`."""
     gate = Gate(monkeypatch)
     yield gate
     gate.opened.set()
@@ -116,7 +116,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.fixture
 def listening(make_settings: MakeSettings) -> Listening:
-    """`async with listening(**settings) as serving`: see `Serving`; it ends with no grace unless settings say so."""
+    """`async with listening(**settings) as serving`: a server on a socket, without grace periods at its end."""
     quick = {"host": "127.0.0.1", "port": 0, "drain_seconds": 0, "idle_grace_seconds": 0}
     return lambda **settings: run_server(make_settings(**{**quick, **settings}))
 
@@ -134,5 +134,5 @@ def start_process(tiny_bundle: Bundle, tmp_path: Path) -> StartProcess:
 
 @pytest.fixture
 def connect() -> Callable[[int], Any]:
-    """`await connect(port)`: a bare connection to a server."""
+    """`await connect(port)`: a `Connection` to a server."""
     return Connection.open

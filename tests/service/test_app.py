@@ -1,4 +1,4 @@
-"""The app's life: what it refuses to start with, and the shadow that follows its answers."""
+"""What the app refuses to start with, and how the shadow follows its answers."""
 
 from __future__ import annotations
 

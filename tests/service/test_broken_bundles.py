@@ -1,4 +1,4 @@
-"""A bundle with anything wrong in it stops a start with one line, and a reload with 409; what is served goes on."""
+"""A broken bundle stops a start with one line and a reload with 409; the served bundle stays in service."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_a_candidate_is_refused_like_the_bundle_beside_it(running, bundle_
         assert re.search(r"manifest\.json: 'labels'", response.json()["error"]["message"])
 
 
-async def test_a_fault_of_the_program_while_a_bundle_is_loaded_is_a_refusal_too(running, monkeypatch):
+async def test_an_unexpected_exception_while_a_bundle_is_loaded_is_a_refusal_too(running, monkeypatch):
     async with running(admin=True, workers=0) as client:
 
         def fail(*_, **__):

@@ -1,4 +1,4 @@
-"""Web pages of other origins: none may ask unless the settings name it."""
+"""Only web pages of origins that the settings name may send requests."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def loaded(module, before="pass"):
-    """The top-level packages that importing a module loads, in a process of its own."""
+    """Return the top-level packages that a new process has loaded after importing a module."""
     names = "sorted({name.split('.')[0] for name in sys.modules})"
     code = f"import sys, json\n{before}\nimport {module}\nprint(json.dumps({names}))"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REFLUX_")}

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the service does: its schemas fit live answers, and refuse what it refuses."""
+"""The schemas of the OpenAPI document fit the answers, and reject what the service rejects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPES: dict[str, Any] = {
 
 
 def fits(value, schema, document):
-    """Whether a value is valid under a JSON schema, for the keywords that the document uses; another is an error."""
+    """Whether a value is valid under a JSON schema. Raises KeyError for a keyword it does not know."""
     checks = {
         "$ref": lambda ref: fits(value, document["components"]["schemas"][ref.rsplit("/", 1)[1]], document),
         "type": lambda kind: value is None if kind == "null" else is_a(value, kind),
@@ -49,7 +49,7 @@ def fits(value, schema, document):
         "const": lambda only: value == only,
     }
     silent = {"title", "description", "default"}
-    # The type first: the other keywords take it for granted.
+    # The type first, which the other keywords assume.
     keywords = sorted(set(schema) - silent, key=lambda keyword: keyword != "type")
     return all(checks[keyword](schema[keyword]) for keyword in keywords)
 

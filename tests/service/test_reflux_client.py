@@ -1,4 +1,4 @@
-"""The client and the service mean the same by what passes between them."""
+"""The client and the service agree on the wire format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key or a text in a place where it is refused, or that a teacher's server repeats, is told to nobody."""
+"""A key or a text is never repeated, where it is refused or where a teacher's server repeats it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What users build on stays as it is: operations and schemas, settings and their defaults, metrics and their labels.
+"""The public surface does not change unnoticed: operations and schemas, settings and defaults, metrics and labels.
 
-It is written down in `surface/*.json`. Whoever changes it says so in CHANGELOG.md and runs `make surface`.
+It is recorded in `surface/*.json`. A change goes into CHANGELOG.md and is recorded by `make surface`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WRITE = "WRITE_SURFACE"
 
 
 def unchanged(file, found):
-    """Fail with a diff where `found` is not what `file` holds; under `make surface` write it instead."""
+    """Fail with a diff if `found` differs from `file`; under `make surface`, write the file instead."""
     now = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     if WRITE in os.environ:
         file.write_text(now, encoding="utf-8")
@@ -34,7 +34,7 @@ def unchanged(file, found):
 
 
 def shape(schema):
-    """A JSON schema without prose and limits: names and types, `?` after what may be left out."""
+    """Reduce a JSON schema to names and types, with `?` after what is optional."""
     if "$ref" in schema:
         return schema["$ref"].rsplit("/", 1)[-1]
     if "const" in schema:
@@ -56,7 +56,7 @@ def shape(schema):
 
 
 def contents(described):
-    """What a body or an answer holds, by its media type; null where there is none."""
+    """Return the shape of a body or an answer by media type, or None."""
     return {kind: shape(one.get("schema", {})) for kind, one in described.get("content", {}).items()} or None
 
 
@@ -70,7 +70,7 @@ def operation(described):
 
 
 def settings_of(model, *parents):
-    """Each variable of a model of settings, nested ones too, with its type and its default."""
+    """Yield each variable of a model of settings, nested ones too, with its type and default."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     for name, field in model.model_fields.items():
@@ -88,7 +88,7 @@ def settings_of(model, *parents):
 
 @pytest.fixture
 def whole(running, tiny_teacher, tmp_path):
-    """A service with all of its routes, which shows every text to a teacher."""
+    """A service with all routes, which shows every text to a teacher."""
     shadow = {"enabled": True, "rate": 1.0, "path": tmp_path / "shadow.sqlite"}
     return running(admin=True, shadow={**shadow, "teacher": {"kind": "bundle", "path": str(tiny_teacher.path)}})
 

@@ -1,4 +1,4 @@
-"""What nobody foresaw: on every route an error in the one shape, with the request's id and one line in the log."""
+"""An unexpected exception is, on every route, an error with the request's id, and one log line."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ HOSTILE = (
 
 
 def places(node: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The ways to every value in a JSON value."""
+    """Return the path to every value in a JSON value."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     return [way, *(place for key, value in items for place in places(value, (*way, key)))]
 
 
 def replaced(body: Any, way: tuple[Any, ...], value: str) -> str:
-    """A body's JSON with the value at one place replaced by other JSON, or by what is none."""
+    """Return a body's JSON with the value at a path replaced by `value`, which may be invalid JSON."""
     if not way:
         return value
     items = body.items() if isinstance(body, dict) else enumerate(body)
@@ -92,7 +92,7 @@ def replaced(body: Any, way: tuple[Any, ...], value: str) -> str:
 
 
 def is_error(answer: httpx.Response) -> bool:
-    """Whether it is an error in the shape of one of the protocols, with the request's id."""
+    """Whether an answer is an error with the request's id."""
     return bool(answer.json()["error"]) and "x-request-id" in answer.headers
 
 
@@ -123,7 +123,7 @@ def fail(*_: Any, **__: Any) -> Any:
 
 @pytest.fixture
 def broken(monkeypatch):
-    """`broken()`: from now on, whatever routes ask of the rest of the service raises an error."""
+    """`broken()`: from now on, everything that routes call raises an exception."""
 
     def break_all() -> None:
         for method in ("choose", "reload"):
@@ -143,7 +143,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-async def test_on_every_route_it_is_an_error_in_the_one_shape_and_one_line(running, broken):
+async def test_on_every_route_an_exception_is_one_error_and_one_log_line(running, broken):
     async with running(admin=True, workers=0) as client:
         document = (await client.get("/openapi.json")).json()
         broken()
@@ -164,7 +164,7 @@ async def test_on_every_route_it_is_an_error_in_the_one_shape_and_one_line(runni
         assert {"/classify", "/model", "/gap", "/metrics", "/livez", "/admin/reload", "/v2/models/tiny/infer"} <= failed
 
 
-async def test_on_a_socket_it_is_one_line_too_and_the_connection_goes_on(listening, broken, caplog, connect):
+async def test_on_a_socket_too_and_the_connection_goes_on(listening, broken, caplog, connect):
     async with listening(workers=0) as serving:
         broken()
         connection = await connect(serving.port)
@@ -214,7 +214,7 @@ async def test_a_panic_in_the_run_itself_fails_its_text_alone(running, monkeypat
         assert (await client.get("/livez")).status_code == 200
 
 
-async def test_what_ends_the_inference_is_told_to_who_waits_and_to_the_probe(running, monkeypatch):
+async def test_an_exception_that_ends_the_inference_fails_the_request(running, monkeypatch):
     async with running(workers=0) as client:
         monkeypatch.setattr("service.inference.scheduler.BatchResult", fail)
         loop = asyncio.get_running_loop()
@@ -225,7 +225,7 @@ async def test_what_ends_the_inference_is_told_to_who_waits_and_to_the_probe(run
         assert {line["event"] for line in log} <= {"request failed", "event loop: unforeseen error"}
 
 
-async def test_a_fault_in_what_is_counted_later_leaves_answers_and_metrics_alone(running, monkeypatch):
+async def test_a_fault_in_deferred_counting_affects_no_answer(running, monkeypatch):
     async with running(workers=0) as client:
         monkeypatch.setattr(ShadowPipeline, "observe", fail)
         assert (await client.post("/classify", json={"text": "invoice"})).status_code == 200
@@ -241,7 +241,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def real_logging(monkeypatch):
-    """`real_logging()`: from now on, the log is written as the service writes it."""
+    """`real_logging()`: from now on, log as the service does."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(logging, "raiseExceptions", True)
@@ -251,7 +251,7 @@ def real_logging(monkeypatch):
     root.setLevel(level)
 
 
-def test_a_traceback_in_the_log_tells_where_and_of_what_kind_and_repeats_nothing(real_logging, capsys):
+def test_a_logged_traceback_has_places_and_kinds_but_no_messages(real_logging, capsys):
     real_logging()
 
     def inner() -> None:
@@ -278,7 +278,7 @@ def test_a_traceback_in_the_log_tells_where_and_of_what_kind_and_repeats_nothing
     assert SECRET not in f"{first}{second}{third}"
 
 
-async def test_what_goes_wrong_on_the_event_loop_repeats_nothing(real_logging, capsys):
+async def test_an_error_on_the_event_loop_is_logged_without_its_message(real_logging, capsys):
     real_logging()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log_loop_errors)

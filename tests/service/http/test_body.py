@@ -48,7 +48,7 @@ WRONG = {
 
 
 def many(item, size):
-    """A list of so many bytes with nothing but an item."""
+    """Return a JSON list of about `size` bytes that repeats an item."""
     return f"[{','.join([item] * (size // (len(item) + 1)))}]"
 
 
@@ -109,7 +109,7 @@ async def test_a_binary_tensor_of_too_many_texts_is_not_read(shared_client):
     )
 
 
-async def test_the_largest_requests_are_no_more_than_may_be(shared_client, make_settings):
+async def test_the_largest_valid_requests_are_accepted(shared_client, make_settings):
     text = '\\"Where, oh where,\\" she said, \\"is my parcel, C:\\\\\\\\?\\"\\n' * 250
     instance = f'{{"inputs": "{text}", "truncate": true, "truncation_direction": "right", "raw_scores": false}}'
     for path, item in (("/classify", f'"{text}"'), ("/vertex", instance), ("/v1/models/tiny:predict", f'"{text}"')):

@@ -1,4 +1,4 @@
-"""What every route learns of a request: until when to answer, what its body is, and when its client leaves."""
+"""The context of a request: its deadline, its body, its variant, and when its client disconnects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEFT = {"type": "http.disconnect"}
 
 @pytest.fixture
 def context(make_settings):
-    """`context(messages, headers, **settings)`: a request that receives these messages, taking them off the list."""
+    """`context(messages, headers, **settings)`: a request that takes its messages from the list."""
 
     def make(messages=(), headers=(), **settings):
         async def receive():
@@ -38,7 +38,7 @@ def test_without_any_limit_there_is_no_deadline(context):
 
 @pytest.mark.parametrize("limits", [*itertools.permutations((None, 0.5, 2.0))])
 @pytest.mark.parametrize("smallest", [0.25, 1.0])
-def test_the_smallest_of_header_protocol_and_setting_is_the_deadline(context, limits, smallest):
+def test_the_deadline_is_the_smallest_of_header_protocol_and_setting(context, limits, smallest):
     limits = [smallest if limit == 0.5 else limit for limit in limits]
     asked, protocol, setting = limits
     headers = [] if asked is None else [(b"x-request-timeout-ms", f"{asked * 1000}".encode())]
@@ -46,7 +46,7 @@ def test_the_smallest_of_header_protocol_and_setting_is_the_deadline(context, li
 
 
 @pytest.mark.parametrize("given", [b"", b"soon", b"0", b"-1", b"inf", b"nan", b"1 s", b"1e999", b"\xff"])
-def test_a_timeout_that_is_no_number_of_milliseconds_is_refused(context, given):
+def test_a_timeout_that_is_not_milliseconds_is_refused(context, given):
     with pytest.raises(InvalidRequestError, match="X-Request-Timeout-Ms: give milliseconds"):
         context(headers=[(b"x-request-timeout-ms", given)]).timeout()
 
@@ -69,7 +69,7 @@ async def test_the_body_is_all_of_its_parts(context, messages):
     assert await context([*messages], headers, max_body_bytes=10).body() == b"0123456789"
 
 
-async def test_nothing_is_read_of_a_body_that_says_it_is_too_large(context):
+async def test_a_body_declared_too_large_is_not_read(context):
     messages = [part(b"0123456789")]
     with pytest.raises(TooLargeError, match="more than 9 bytes"):
         await context(messages, [(b"content-length", b"10")], max_body_bytes=9).body()
@@ -77,19 +77,19 @@ async def test_nothing_is_read_of_a_body_that_says_it_is_too_large(context):
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"1")]])
-async def test_a_body_that_turns_out_too_large_is_read_no_further(context, headers):
+async def test_a_body_is_read_no_further_than_the_limit(context, headers):
     messages = [part(b"01234", more=True), part(b"56789", more=True), part(b"more")]
     with pytest.raises(TooLargeError):
         await context(messages, headers, max_body_bytes=9).body()
     assert messages == [part(b"more")]
 
 
-async def test_a_client_may_leave_in_the_middle_of_its_body(context):
+async def test_a_client_may_disconnect_in_the_middle_of_its_body(context):
     with pytest.raises(ClientDisconnect):
         await context([part(b"{", more=True), LEFT]).body()
 
 
-async def test_leaving_returns_when_the_client_has_left(context):
+async def test_leaving_returns_when_the_client_has_disconnected(context):
     messages = [part(b""), LEFT, part(b"beyond")]
     async with asyncio.timeout(30):
         await context(messages).leaving()

@@ -1,4 +1,4 @@
-"""Plain requests go past ASGI, and no client can tell: same answers, same errors, same counts, nothing left behind."""
+"""Plain requests skip ASGI, and clients see no difference: the same answers, errors and counts, and no leak."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LIMIT = 1000
 SETTINGS = {"max_body_bytes": LIMIT, "max_texts": 8, "max_characters": 200, "queue_limit": 8}
 INVOICE = b'{"text":"invoice"}'
 CHUNKED = {"transfer_encoding": "chunked"}
-BOTH_WAYS = pytest.mark.parametrize("special", [{}, CHUNKED], ids=["short", "usual"])
+BOTH_PATHS = pytest.mark.parametrize("special", [{}, CHUNKED], ids=["fast path", "ASGI"])
 
 
 def request(body, *, target="/classify", method="POST", version="1.1", length=None, **headers):
-    """A request as bytes; a header that is None is left out. In chunks where that is its `transfer_encoding`."""
+    """Return a request as bytes, in chunks with `transfer_encoding="chunked"`. Headers that are None are left out."""
     headers = {"host": "reflux", "content_type": "application/json", **headers}
     if headers.get("transfer_encoding") == "chunked":
         body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:]) if part) + b"0\r\n\r\n"
@@ -54,13 +54,13 @@ SPECIAL = {
 
 @pytest.fixture(scope="module")
 def event_loop_policy():
-    """The event loop that serves: others differ in what a transport does when its client leaves."""
+    """The event loop of production: loops differ in what a transport does when its client disconnects."""
     return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture
 def asgi(monkeypatch):
-    """The paths that are asked for by way of ASGI."""
+    """The paths of the requests that go through ASGI."""
     paths = []
     serve = RequestMiddleware.__call__
 
@@ -74,7 +74,7 @@ def asgi(monkeypatch):
 
 @pytest.fixture
 def hold(connect, gate):
-    """`await hold(serving)`: a connection whose request is at the closed gate."""
+    """`await hold(serving)`: a connection whose request waits at the closed gate."""
 
     async def hold(serving):
         gate.close()
@@ -87,18 +87,18 @@ def hold(connect, gate):
 
 
 async def stop(serving):
-    """Tell a server to stop, and wait until it has begun to."""
+    """Tell a server to stop, and wait until it has begun."""
     serving.stop()
     await until(lambda: (b"connection", b"close") in serving.server.server_state.default_headers)
 
 
 def unanswered(serving):
-    """How many requests wait for an answer of a model."""
+    """Return how many requests wait for an answer of a model."""
     return sum(model.scheduler.open for model in serving.app.state.reflux.models)
 
 
-async def context(connection, data):
-    """Send bytes and read one answer: its status, its headers but for the date, and its JSON."""
+async def exchange(connection, data):
+    """Send bytes and read an answer: its status, its headers without the date, and its JSON."""
     connection.writer.write(data)
     return await answer(connection)
 
@@ -110,11 +110,11 @@ async def answer(connection):
 
 
 async def ask(connection, body=INVOICE, /, **options):
-    return await context(connection, request(body, **options))
+    return await exchange(connection, request(body, **options))
 
 
 def samples(serving):
-    """What is counted, but for times and for the process."""
+    """Return the values of all metrics but durations and those of the process."""
     models = serving.app.state.reflux.models
     registries = [serving.app.state.reflux.metrics.registry, *(part for model in models for part in model.registries)]
     return {
@@ -128,7 +128,7 @@ def samples(serving):
 
 
 def requests(serving, **labels):
-    """How many requests were counted with these labels."""
+    """Return how many requests were counted with these labels."""
     wanted = {(name, str(value)) for name, value in labels.items()}
     return sum(
         count
@@ -138,7 +138,7 @@ def requests(serving, **labels):
 
 
 def answers(serving):
-    """How many requests had which outcome."""
+    """Return how many requests had each outcome."""
     counted = samples(serving).items()
     return {dict(labels)["outcome"]: count for (name, *labels), count in counted if name == "reflux_answers_total"}
 
@@ -149,7 +149,7 @@ def depth(serving):
 
 @contextmanager
 def uncollected():
-    """Let nothing but reference counts free objects."""
+    """Turn the garbage collector off: reference counts alone free objects."""
     gc.collect()
     gc.disable()
     try:
@@ -159,13 +159,13 @@ def uncollected():
 
 
 def kept():
-    """How many requests are in memory still, of the kind of object of which there are most."""
+    """Return how many requests are still in memory, by the most frequent of their objects."""
     kinds = (FastRequest, RequestContext, Submission)
     return max(Counter(type(thing) for thing in gc.get_objects() if isinstance(thing, kinds)).values(), default=0)
 
 
 @pytest.mark.parametrize("special", SPECIAL.values(), ids=SPECIAL)
-async def test_a_plain_request_is_answered_past_asgi_exactly_as_any_other(listening, connect, asgi, special):
+async def test_a_plain_request_takes_the_fast_path_and_gets_the_same_answer(listening, connect, asgi, special):
     async with listening() as serving:
         status, headers, body = await ask(await connect(serving.port), x_request_id="mine")
         assert (status, asgi) == (200, [])
@@ -176,7 +176,7 @@ async def test_a_plain_request_is_answered_past_asgi_exactly_as_any_other(listen
         assert asgi == ["/classify"]
 
 
-async def test_a_request_gets_an_id_of_its_own_and_keeps_one_that_it_has(listening, connect):
+async def test_a_request_gets_its_own_id_or_keeps_the_given_one(listening, connect):
     async with listening() as serving:
         connection = await connect(serving.port)
         found = [await ask(connection) for _ in range(3)]
@@ -206,7 +206,7 @@ ASKED = [
 ]
 
 
-async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(listening, connect, asgi):
+async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_paths(listening, connect, asgi):
     async def ask_all(**special):
         async with listening(access_log=True, batch_tokens=0, **SETTINGS) as serving:
             connection = await connect(serving.port)
@@ -224,7 +224,7 @@ async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_ways(lis
     usual, usually_counted, usual_lines = await ask_all(transfer_encoding="chunked")
     assert len(asgi) == len(ASKED)
     for (status, headers, body), (usual_status, usual_headers, usual_body) in zip(found, usual, strict=True):
-        if status == 429:  # the number of seconds that it would take is in the message
+        if status == 429:  # its message holds a measured number of seconds
             assert int(headers.pop("retry-after")) == int(usual_headers.pop("retry-after")) == 1
             for error in (body["error"], usual_body["error"]):
                 assert error.pop("message").startswith("an answer may take")
@@ -267,9 +267,7 @@ async def served(listening, connect):
         (INVOICE, {"target": "//classify"}, 404, "not_found"),
     ],
 )
-async def test_what_the_short_way_does_not_understand_gets_its_usual_error(
-    served, connect, body, options, status, code
-):
+async def test_what_the_fast_path_does_not_accept_gets_the_error_of_asgi(served, connect, body, options, status, code):
     serving, connection = served
     found, headers, content = await ask(connection, body, x_request_id="mine", **options)
     assert (found, headers["content-type"], headers["x-request-id"]) == (status, "application/json", "mine")
@@ -287,7 +285,7 @@ async def test_a_body_may_be_as_large_as_the_limit(served, asgi):
     assert asgi == ["/classify"]
 
 
-async def test_the_body_of_another_protocol_is_answered_in_its_own_shape(served, asgi):
+async def test_a_body_of_another_protocol_is_answered_in_that_protocol(served, asgi):
     serving, connection = served
     status, _, body = await ask(connection, b'{"model": "tiny", "input": ["invoice", "courier"]}')
     assert (status, asgi) == (200, ["/classify"])
@@ -311,7 +309,7 @@ PIPELINED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-async def test_pipelined_requests_are_answered_in_order_each_once(listening, connect, workers):
+async def test_pipelined_requests_are_answered_once_and_in_order(listening, connect, workers):
     async with listening(workers=workers) as serving:
         for several in (PIPELINED, PIPELINED[::-1], *itertools.permutations(PIPELINED[1:4])):
             connection = await connect(serving.port)
@@ -326,7 +324,7 @@ async def test_pipelined_requests_are_answered_in_order_each_once(listening, con
             assert await connection.ended()
 
 
-async def test_a_plain_request_behind_one_that_waits_is_not_answered_first(listening, connect, gate):
+async def test_a_plain_request_is_not_answered_before_an_earlier_one(listening, connect, gate):
     async with listening() as serving:
         for first, second in ([{}, CHUNKED], [CHUNKED, {}], [{}, {}]):
             gate.close()
@@ -341,7 +339,7 @@ async def test_a_plain_request_behind_one_that_waits_is_not_answered_first(liste
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
-async def test_a_request_that_comes_in_pieces_is_put_together(served, asgi, size):
+async def test_a_request_in_pieces_is_assembled(served, asgi, size):
     _, connection = served
     body = json.dumps({"texts": ["my invoice is late", "courier"]}).encode()
     whole = await ask(connection, body, x_request_id="mine")
@@ -354,7 +352,7 @@ async def test_a_request_that_comes_in_pieces_is_put_together(served, asgi, size
     assert asgi == []
 
 
-async def test_a_connection_serves_one_request_after_another_until_the_client_is_done(served, asgi):
+async def test_a_connection_is_reused_until_the_client_closes_it(served, asgi):
     serving, connection = served
     for special in ({}, CHUNKED, {}, {}):
         assert (await ask(connection, **special))[0] == 200
@@ -373,8 +371,8 @@ async def test_an_idle_connection_keeps_no_body(served):
     assert kept.cycle.parts == []
 
 
-@BOTH_WAYS
-async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listening, connect, gate, hold, special):
+@BOTH_PATHS
+async def test_a_client_that_disconnects_frees_its_places_and_is_counted_once(listening, connect, gate, hold, special):
     async with listening(**SETTINGS, access_log=True) as serving:
         held, leaving, next_one = await hold(serving), await connect(serving.port), await connect(serving.port)
         leaving.writer.write(request(json.dumps({"texts": ["courier"] * 7}).encode(), x_request_id="gone", **special))
@@ -386,7 +384,7 @@ async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listeni
         assert answers(serving) == {"left": 1}
         assert requests(serving, code=499, route="/classify", method="POST") == requests(serving) == 1
         assert [(event["request_id"], event["code"]) for event in logs] == [("gone", 499)]
-        assert unanswered(serving) == 1, "who holds the worker"
+        assert unanswered(serving) == 1, "the one in its run"
         next_one.writer.write(request(json.dumps({"texts": ["courier"] * 8}).encode(), **special))
         await until(lambda: depth(serving) == 8)
         gate.opened.set()
@@ -396,7 +394,7 @@ async def test_a_client_that_leaves_frees_its_places_and_is_counted_once(listeni
         assert (await ask(held))[0] == 200
 
 
-async def test_a_client_that_leaves_during_its_run_is_counted_once(listening, connect, gate, hold):
+async def test_a_client_that_disconnects_during_its_run_is_counted_once(listening, connect, gate, hold):
     async with listening() as serving:
         leaving = await hold(serving)
         leaving.close()
@@ -408,8 +406,8 @@ async def test_a_client_that_leaves_during_its_run_is_counted_once(listening, co
         await until(lambda: not unanswered(serving))
 
 
-@pytest.mark.parametrize("special", [{}, {"target": "/classify?a"}], ids=["short", "usual"])
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_too(listening, connect, special):
+@pytest.mark.parametrize("special", [{}, {"target": "/classify?a"}], ids=["fast path", "ASGI"])
+async def test_a_client_that_disconnects_in_the_middle_of_its_body_is_counted(listening, connect, special):
     async with listening() as serving:
         leaving = await connect(serving.port)
         leaving.writer.write(request(INVOICE, length=100, **special))
@@ -421,7 +419,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_too(lis
         assert (answers(serving), unanswered(serving)) == ({}, 0)
 
 
-async def test_a_model_that_a_client_left_can_be_released(listening, connect, gate, hold, make_bundle, tmp_path, words):
+async def test_a_model_whose_client_left_can_be_released(listening, connect, gate, hold, make_bundle, tmp_path, words):
     path = make_bundle(tmp_path / "served").path
     async with listening(bundle=path, shutdown_seconds=600) as serving:
         (before,) = serving.app.state.reflux.models
@@ -437,9 +435,9 @@ async def test_a_model_that_a_client_left_can_be_released(listening, connect, ga
 
 @pytest.fixture
 def crowding(listening, connect, gate, monkeypatch):
-    """`async with crowding(**settings) as crowded`: a server whose queue is full until the gate is opened.
+    """`async with crowding(**settings) as crowded`: a server whose queue is full until `crowded.open()`.
 
-    A request waits on `waiting`; `connection` was refused once, by the queue, with the answer `usual`.
+    A request waits on `waiting`. On `connection` one was refused, by the full queue, with the answer `usual`.
     """
     monkeypatch.setattr("service.inference.overload._CALM_SECONDS", 600.0)
 
@@ -465,7 +463,7 @@ def crowding(listening, connect, gate, monkeypatch):
     return crowding
 
 
-@BOTH_WAYS
+@BOTH_PATHS
 async def test_a_full_queue_refuses_whole_requests_with_retry_after_and_is_counted(crowding, special):
     async with crowding(special) as crowded:
         status, headers, body = crowded.usual
@@ -479,7 +477,7 @@ async def test_a_full_queue_refuses_whole_requests_with_retry_after_and_is_count
             assert (await ask(crowded.connection, b"", method="GET", target=path))[0] == 200
 
 
-async def test_under_overload_requests_are_refused_alike_before_their_json_is_read(crowding, connect):
+async def test_under_overload_requests_are_refused_before_their_json_is_read(crowding, connect):
     async with crowding() as crowded:
         serving, connection = crowded.serving, crowded.connection
         for one in (connection, await connect(serving.port)):
@@ -495,7 +493,7 @@ async def test_under_overload_requests_are_refused_alike_before_their_json_is_re
         assert unanswered(serving) == 0
 
 
-async def test_under_overload_a_deadline_that_cannot_be_read_is_still_an_error_of_the_client(crowding):
+async def test_under_overload_an_invalid_deadline_is_still_an_error_of_the_client(crowding):
     async with crowding() as crowded:
         status, _, body = await ask(crowded.connection, x_request_timeout_ms="soon")
         assert (status, body["error"]["code"]) == (422, "invalid")
@@ -522,7 +520,7 @@ INNER = request(INVOICE, x_request_id="inner")
     ],
     ids=["cut at 1", "cut at 30", "cut before its end", "a body that is a request", "a header that is a request"],
 )
-async def test_a_request_in_two_pieces_is_refused_as_any(crowding, pieces):
+async def test_under_overload_a_request_in_two_pieces_is_refused_too(crowding, pieces):
     async with crowding() as crowded:
         first, second = pieces
         crowded.connection.writer.write(first)
@@ -533,13 +531,13 @@ async def test_a_request_in_two_pieces_is_refused_as_any(crowding, pieces):
         assert headers["x-request-id"] == "next"
 
 
-async def test_what_is_pipelined_is_refused_in_order(crowding):
+async def test_under_overload_pipelined_requests_are_refused_in_order(crowding):
     async with crowding() as crowded:
         crowded.connection.writer.write(request(INVOICE, x_request_id="mine") * 2)
         assert [await answer(crowded.connection) for _ in range(2)] == [crowded.usual] * 2
 
 
-async def test_behind_a_request_that_waits_nothing_is_refused_before_it_is_answered(crowding):
+async def test_under_overload_nothing_is_refused_before_an_earlier_request_is_answered(crowding):
     async with crowding() as crowded:
         crowded.waiting.writer.write(request(INVOICE, x_request_id="behind"))
         await until(lambda: any(one.pipeline for one in crowded.serving.server.server_state.connections))
@@ -547,7 +545,7 @@ async def test_behind_a_request_that_waits_nothing_is_refused_before_it_is_answe
     assert (await answer(crowded.waiting))[1]["x-request-id"] == "behind"
 
 
-async def test_a_log_of_requests_has_those_that_are_refused_too(crowding):
+async def test_refused_requests_are_in_the_access_log(crowding):
     async with crowding(access_log=True) as crowded:
         with capture_logs() as logs:
             for _ in range(2):
@@ -555,7 +553,7 @@ async def test_a_log_of_requests_has_those_that_are_refused_too(crowding):
         assert [(event["request_id"], event["code"]) for event in logs] == [("mine", 429)] * 2
 
 
-async def test_a_refusal_while_the_server_stops_tells_to_close(crowding):
+async def test_a_refusal_during_the_stop_closes_the_connection(crowding):
     async with crowding(idle_grace_seconds=600) as crowded:
         assert await ask(crowded.connection, x_request_id="mine") == crowded.usual
         await stop(crowded.serving)
@@ -565,7 +563,7 @@ async def test_a_refusal_while_the_server_stops_tells_to_close(crowding):
         assert await crowded.connection.ended()
 
 
-@BOTH_WAYS
+@BOTH_PATHS
 async def test_a_deadline_that_passes_while_waiting_is_a_504(listening, connect, gate, hold, special):
     async with listening(**SETTINGS) as serving:
         held, late = await hold(serving), await connect(serving.port)
@@ -580,14 +578,14 @@ async def test_a_deadline_that_passes_while_waiting_is_a_504(listening, connect,
         assert answers(serving) == {"deadline": 1, "ok": 1}
 
 
-async def test_the_deadline_counts_from_the_head_though_the_body_comes_late(listening, connect, asgi):
+async def test_the_deadline_counts_from_the_head_even_if_the_body_is_late(listening, connect, asgi):
     async with listening() as serving:
         connection = await connect(serving.port)
         assert (await ask(connection, x_request_timeout_ms="20000"))[0] == 200
         connection.writer.write(request(INVOICE[:5], length=len(INVOICE), x_request_timeout_ms="100"))
         await connection.writer.drain()
         await asyncio.sleep(0.15)
-        status, _, body = await context(connection, INVOICE[5:])
+        status, _, body = await exchange(connection, INVOICE[5:])
         assert (status, body["error"]["code"]) == (429, "overloaded")
         assert asgi == []
 
@@ -604,7 +602,7 @@ async def test_before_there_is_a_bundle_the_answer_is_503(listening, connect, as
         monkeypatch.undo()
 
 
-async def test_a_defect_is_a_500_in_the_one_shape(listening, connect, asgi, monkeypatch):
+async def test_an_unexpected_exception_is_a_500_in_the_shape_of_all_errors(listening, connect, asgi, monkeypatch):
     async with listening() as serving:
         connection = await connect(serving.port)
         for place in ("service.inference.dataplane.check_limits", "service.routes.classify._to_json"):
@@ -619,8 +617,8 @@ async def test_a_defect_is_a_500_in_the_one_shape(listening, connect, asgi, monk
         assert (asgi, unanswered(serving)) == ([], 0)
 
 
-@BOTH_WAYS
-async def test_keys_are_asked_for_and_counted(listening, connect, write_keys, asgi, special):
+@BOTH_PATHS
+async def test_keys_are_required_and_counted(listening, connect, write_keys, asgi, special):
     path = write_keys(tickets="right", slow="one:rate=0.001/s")
     async with listening(api_keys=path, access_log=True) as serving:
         connection = await connect(serving.port)
@@ -646,7 +644,7 @@ async def test_keys_are_asked_for_and_counted(listening, connect, write_keys, as
         assert len(asgi) == (5 if special else 0)
 
 
-async def test_a_request_in_flight_at_the_stop_is_finished_and_told_to_close(listening, connect, gate, hold, asgi):
+async def test_a_request_in_flight_at_the_stop_is_answered(listening, connect, gate, hold, asgi):
     async with listening(idle_grace_seconds=600) as serving:
         flying, slow, idle = await hold(serving), await connect(serving.port), await connect(serving.port)
         slow.writer.write(request(INVOICE[:5], length=len(INVOICE)))
@@ -665,7 +663,7 @@ async def test_a_request_in_flight_at_the_stop_is_finished_and_told_to_close(lis
 
 
 async def answer_while_closing(connection):
-    """As `answer`; the header that tells it may come once alone."""
+    """Like `answer`, for an answer with one `connection: close` header."""
     async with asyncio.timeout(PATIENCE):
         head = await connection.reader.readuntil(b"\r\n\r\n")
         assert head.lower().count(b"connection: close") == 1
@@ -674,7 +672,7 @@ async def answer_while_closing(connection):
     return int(head.split()[1]), headers, json.loads(body)
 
 
-async def test_what_was_pipelined_before_the_stop_is_answered_too(listening, gate, hold):
+async def test_requests_pipelined_before_the_stop_are_answered(listening, gate, hold):
     async with listening(idle_grace_seconds=600) as serving:
         connection = await hold(serving)
         connection.writer.write(request(INVOICE))
@@ -688,7 +686,7 @@ async def test_what_was_pipelined_before_the_stop_is_answered_too(listening, gat
         assert await connection.ended()
 
 
-async def test_a_request_that_is_cut_at_the_end_is_counted_and_named_in_the_log(listening, gate, hold):
+async def test_a_request_cut_off_at_the_end_is_counted_and_logged(listening, gate, hold):
     with capture_logs() as logs:
         async with listening(shutdown_seconds=0.1) as serving:
             connection = await hold(serving)
@@ -702,7 +700,7 @@ async def test_a_request_that_is_cut_at_the_end_is_counted_and_named_in_the_log(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-async def test_nothing_of_a_request_waits_for_the_collector(listening, connect, asgi, workers):
+async def test_reference_counts_free_a_request(listening, connect, asgi, workers):
     async with listening(workers=workers) as serving:
         with uncollected():
             for _ in range(10):
@@ -711,11 +709,11 @@ async def test_nothing_of_a_request_waits_for_the_collector(listening, connect, 
                     await ask(connection, **options)
                 connection.close()
             await until(lambda: not serving.server.server_state.connections)
-            await until(lambda: kept() <= workers)  # a thread has its last run in its hands until the next
+            await until(lambda: kept() <= workers)  # a thread keeps its last run until the next
         assert asgi == []
 
 
-async def test_nothing_of_a_client_that_left_waits_for_the_collector(listening, connect, gate, hold):
+async def test_reference_counts_free_the_request_of_a_client_that_disconnected(listening, connect, gate, hold):
     async with listening() as serving:
         with uncollected():
             held = await hold(serving)
@@ -734,7 +732,7 @@ async def test_nothing_of_a_client_that_left_waits_for_the_collector(listening, 
 
 
 class Clock:
-    """The event loop of a connection, with a time of its own that passes when it is told to."""
+    """The event loop of a connection, with a clock that `passes` moves."""
 
     def __init__(self, served):
         self.now, self.timers, self._loop = 0.0, [], served.loop
@@ -766,7 +764,7 @@ class Clock:
 
 @pytest_asyncio.fixture
 async def timed(listening, connect):
-    """A connection that may be idle for ten seconds, what serves it, and its time."""
+    """A connection that may be idle for ten seconds, its protocol on the server, and its clock."""
     async with listening(keep_alive_seconds=10, receive_seconds=1000) as serving:
         connection = await connect(serving.port)
         await until(lambda: serving.server.server_state.connections)
@@ -775,8 +773,8 @@ async def timed(listening, connect):
         connection.close()
 
 
-@BOTH_WAYS
-async def test_an_idle_connection_is_closed_so_long_after_its_last_answer(timed, special):
+@BOTH_PATHS
+async def test_an_idle_connection_is_closed_some_time_after_its_last_answer(timed, special):
     connection, served, clock = timed
     for _ in range(3):
         assert (await ask(connection, **special))[0] == 200
@@ -789,7 +787,7 @@ async def test_an_idle_connection_is_closed_so_long_after_its_last_answer(timed,
     assert await connection.ended()
 
 
-async def test_a_refusal_is_an_answer_that_keeps_a_connection(crowding, connect):
+async def test_a_refusal_keeps_the_connection_alive(crowding, connect):
     async with crowding(keep_alive_seconds=10) as crowded:
         before = set(crowded.serving.server.server_state.connections)
         connection = await connect(crowded.serving.port)
@@ -805,7 +803,7 @@ async def test_a_refusal_is_an_answer_that_keeps_a_connection(crowding, connect)
         assert await connection.ended()
 
 
-async def test_a_connection_on_which_a_request_is_read_or_answered_is_not_idle(timed, gate):
+async def test_a_connection_is_not_idle_while_a_request_is_read_or_answered(timed, gate):
     connection, served, clock = timed
     assert (await ask(connection))[0] == 200
     clock.passes(6)
@@ -827,7 +825,7 @@ async def test_a_connection_on_which_a_request_is_read_or_answered_is_not_idle(t
     assert await connection.ended()
 
 
-async def test_nothing_keeps_a_connection_that_was_lost(listening, connect):
+async def test_reference_counts_free_a_lost_connection(listening, connect):
     async def lose(**options):
         connection = await connect(serving.port)
         await ask(connection, **options)
@@ -841,7 +839,7 @@ async def test_nothing_keeps_a_connection_that_was_lost(listening, connect):
             await lose(x_request_timeout_ms="0.000001")
 
 
-async def test_web_pages_of_other_origins_are_served_the_usual_way(listening, connect, asgi):
+async def test_requests_of_other_origins_go_through_asgi(listening, connect, asgi):
     async with listening(cors_origins=("https://desk.example",)) as serving:
         status, headers, _ = await ask(await connect(serving.port), origin="https://desk.example")
         assert (status, asgi) == (200, ["/classify"])

@@ -1,4 +1,4 @@
-"""A real process on a real socket: right answers under load, and none lost when it is told to stop."""
+"""A process on a socket gives correct answers under load, and loses none when it stops."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def _expected(connection, texts):
 
 
 async def refused(port):
-    """Wait until a port takes no connections any more."""
+    """Wait until a port accepts no more connections."""
 
     async def closed():
         try:
@@ -66,7 +66,7 @@ async def refused(port):
     await until(closed)
 
 
-def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_settings, tmp_path):
+def test_the_interpreter_switches_threads_often(make_settings, tmp_path):
     usual = sys.getswitchinterval()
     try:
         with pytest.raises(StartupError):
@@ -77,13 +77,13 @@ def test_a_thread_that_computes_leaves_the_event_loop_the_interpreter_soon(make_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
-async def test_what_is_handed_to_a_thread_gives_way_to_the_event_loop(listening):
+async def test_threads_have_a_lower_priority_than_the_event_loop(listening):
     async with listening():
         nice = await asyncio.to_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         assert nice > os.getpriority(os.PRIO_PROCESS, 0)
 
 
-async def test_two_hundred_clients_get_the_answers_that_each_would_get_alone(start_process, connect, words):
+async def test_two_hundred_clients_get_the_answers_each_would_get_alone(start_process, connect, words):
     async with start_process(**MANY) as process:
         texts = _texts(words)
         expected = await _expected(await connect(process.port), texts)
@@ -115,7 +115,7 @@ async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(sta
         warm = asyncio.Event()
 
         async def user(seed):
-            """Ask on one connection until told to close it, then on another, until there is none to be had."""
+            """Ask on a connection until the service closes it, then on another, until none is accepted."""
             nonlocal answered
             generator = random.Random(seed)
             farewells = 0
@@ -145,7 +145,7 @@ async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(sta
             process.terminate()
             while (await probe.ask(None, method="GET", path="/readyz"))[0] == 200:
                 await asyncio.sleep(0)
-            # Not ready, and yet open to whoever has not heard of it.
+            # Not ready, but it still accepts connections.
             late = await connect(process.port)
             assert (await late.ask({"text": texts[0]}))[0] == 200
             late.close()
@@ -158,10 +158,10 @@ async def test_sigterm_under_load_loses_no_request_and_readiness_fails_first(sta
         assert await process.ended() == 0
 
 
-async def test_after_the_listener_closed_an_idle_connection_and_a_half_sent_request_are_still_answered(
+async def test_an_idle_connection_and_a_half_sent_request_are_answered_after_the_listener_closed(
     start_process, connect
 ):
-    # What is left open by mistake would be closed at the end of these limits, and the test with it.
+    # A connection left open by mistake would last until these limits, and the test would time out.
     forever = {"REFLUX_IDLE_GRACE_SECONDS": "600", "REFLUX_SHUTDOWN_SECONDS": "600"}
     async with start_process(REFLUX_DRAIN_SECONDS="0", **forever) as process:
         idle, slow = await connect(process.port), await connect(process.port)
@@ -203,7 +203,7 @@ async def test_a_second_signal_ends_at_once(start_process, connect, number):
         assert await process.ended() == 0
 
 
-async def test_a_request_that_never_ends_is_cut_after_the_limit(start_process, connect):
+async def test_a_request_that_never_ends_is_cut_off_after_the_limit(start_process, connect):
     async with start_process(
         REFLUX_DRAIN_SECONDS="0", REFLUX_IDLE_GRACE_SECONDS="0", REFLUX_SHUTDOWN_SECONDS="0.2"
     ) as process:
@@ -223,7 +223,7 @@ async def test_a_wrong_setting_refuses_to_start_and_names_the_variable(start_pro
     assert "REFLUX_QUEUE_LIMIT" in process.log
 
 
-async def test_a_start_does_not_search_for_garbage_which_is_collected_again_once_the_service_listens(listening):
+async def test_garbage_is_collected_only_once_the_service_listens(listening):
     gc.disable()
     searches = gc.get_stats()[2]["collections"]
     try:
@@ -234,7 +234,7 @@ async def test_a_start_does_not_search_for_garbage_which_is_collected_again_once
         gc.enable()
 
 
-async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are_answered(make_settings):
+async def test_connections_in_the_backlog_when_the_listener_closes_are_answered(make_settings):
     settings = make_settings(host="127.0.0.1", port=0)
     server = Server(create_app(settings), settings)
     server.config.load()
@@ -242,7 +242,7 @@ async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are
     listener = bind("127.0.0.1", 0)
     address = listener.getsockname()
     await server.startup([listener])
-    # The kernel completes this connection while the event loop, and so its accepting, stands still.
+    # The kernel completes this connection while the event loop, which accepts it, stands still.
     with socket.create_connection(address) as waiting:
         waiting.sendall(b"GET /livez HTTP/1.1\r\nhost: reflux\r\n\r\n")
         await server.shutdown([listener])
@@ -252,7 +252,7 @@ async def test_connections_that_wait_to_be_accepted_when_the_listener_closes_are
 
 
 def _ask_for_life(address, count):
-    """So many connections with a request, made while the event loop, and so its accepting, stands still."""
+    """Open `count` connections with a request each while the event loop, which accepts them, stands still."""
     clients = [socket.create_connection(address) for _ in range(count)]
     for client in clients:
         client.sendall(b"GET /livez HTTP/1.1\r\nhost: reflux\r\nconnection: close\r\n\r\n")
@@ -261,7 +261,7 @@ def _ask_for_life(address, count):
 
 
 async def _answers(clients):
-    """The status of each answer; the connections are closed then."""
+    """Return the status of each answer, and close the connections."""
 
     async def answer(client):
         async with asyncio.timeout(30):
@@ -275,7 +275,7 @@ async def _answers(clients):
 
 @pytest.fixture
 def accepting(monkeypatch):
-    """`accepting.taken`: how many connections were taken at each call; `accepting.full`: no descriptor is left."""
+    """`accepting.taken`: how many connections each call accepted; `accepting.full`: whether descriptors run out."""
     accepted = lifecycle._accepted
     accepting = SimpleNamespace(taken=[], full=False)
 
@@ -291,14 +291,14 @@ def accepting(monkeypatch):
     return accepting
 
 
-async def test_all_connections_that_came_during_a_turn_of_the_event_loop_are_taken_in_the_next(listening, accepting):
+async def test_all_connections_that_arrive_in_a_turn_of_the_event_loop_are_accepted_in_the_next(listening, accepting):
     async with listening() as serving:
         clients = _ask_for_life(("127.0.0.1", serving.port), 40)
         assert await _answers(clients) == [200] * 40
         assert [count for count in accepting.taken if count] == [40]
 
 
-async def test_without_descriptors_accepting_pauses_and_no_connection_is_lost(listening, accepting, monkeypatch):
+async def test_without_file_descriptors_accepting_pauses_and_no_connection_is_lost(listening, accepting, monkeypatch):
     loop = asyncio.get_running_loop()
     later, call_later = [], loop.call_later
 
@@ -326,10 +326,10 @@ async def test_without_descriptors_accepting_pauses_and_no_connection_is_lost(li
         callback(*args)
         assert await _answers(clients) == [200] * 5
         assert sum(accepting.taken) == 5
-    callback(*args)  # the listener is closed by now: that is no harm
+    callback(*args)  # the listener is closed by now, which does no harm
 
 
-async def test_a_process_that_ran_out_of_descriptors_goes_on_when_it_has_some_again(start_process, connect):
+async def test_a_process_that_ran_out_of_file_descriptors_goes_on_when_it_has_some(start_process, connect):
     async with start_process() as process:
         held = [await connect(process.port) for _ in range(4)]
         for connection in held:
@@ -354,7 +354,7 @@ def _metrics_port(process):
     return next(event["metrics_port"] for event in map(json.loads, process.lines) if event["event"] == "monitoring")
 
 
-async def test_metrics_can_have_a_port_of_their_own_open_to_all(start_process, connect, tmp_path):
+async def test_metrics_can_have_their_own_port_without_keys(start_process, connect, tmp_path):
     (tmp_path / "keys").write_text(key_line("tickets", "right"))
     closed = {"REFLUX_API_KEYS": str(tmp_path / "keys"), "REFLUX_METRICS_OPEN": "false"}
     async with start_process(REFLUX_METRICS_PORT="0", **closed) as process:
@@ -428,7 +428,7 @@ async def test_sighup_under_load_swaps_the_bundle_and_loses_no_request(start_pro
         assert min(answered.values()) > 0
 
 
-async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
+async def test_sighup_with_an_invalid_bundle_is_logged_and_changes_nothing(
     start_process, connect, make_bundle, tmp_path
 ):
     path = make_bundle(tmp_path / "served").path
@@ -444,7 +444,7 @@ async def test_sighup_with_a_bundle_that_is_refused_says_so_and_changes_nothing(
         assert (status, after["version"], after["results"]) == (200, before["version"], before["results"])
 
 
-async def test_signals_during_a_reload_make_one_more_and_requests_are_told_at_once(
+async def test_signals_during_a_reload_cause_one_more_and_requests_get_409(
     listening, make_bundle, tmp_path, monkeypatch
 ):
     path = make_bundle(tmp_path / "served").path
@@ -486,7 +486,7 @@ async def test_signals_during_a_reload_make_one_more_and_requests_are_told_at_on
     [("0.0.0.0", True), ("::", True), ("", True), ("127.0.0.1", False), ("127.1.2.3", False), ("::1", False),
      ("::ffff:127.0.0.1", False), ("localhost", False), ("no.such.name.invalid", True)],
 )  # fmt: skip
-def test_without_keys_it_is_said_who_can_reach_the_port(make_settings, write_keys, host, network):
+def test_without_keys_a_notice_says_who_can_reach_the_port(make_settings, write_keys, host, network):
     found = access(make_settings(host=host))
     assert (found.network, found.notice is not None) == (network, network)
     if network:
@@ -495,7 +495,7 @@ def test_without_keys_it_is_said_who_can_reach_the_port(make_settings, write_key
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
-async def test_a_service_that_is_open_to_all_says_so_once_in_its_log_and_in_model(start_process, host):
+async def test_a_service_open_to_all_says_so_once_in_its_log_and_in_model(start_process, host):
     async with start_process(REFLUX_HOST=host, REFLUX_METRICS_PORT="0") as process:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}") as client:
             told = (await client.get("/model")).json()["access"]

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the shape of its errors, its trace in the metrics."""
+"""Every request gets an id, and its errors one shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_any_other_request_id_is_replaced(client, given):
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
-async def test_each_request_gets_an_id_of_its_own(client):
+async def test_each_request_gets_its_own_id(client):
     ids = {(await client.get("/livez")).headers["x-request-id"] for _ in range(10)}
     assert len(ids) == 10
 
@@ -33,7 +33,7 @@ async def test_each_request_gets_an_id_of_its_own(client):
         ("GET", "/../etc/passwd", 404, "not_found"),
     ],
 )
-async def test_what_is_not_there_is_an_error_in_the_one_shape(client, method, path, status, code):
+async def test_an_unknown_route_or_method_is_an_error_in_the_shape_of_all_errors(client, method, path, status, code):
     response = await client.request(method, path, headers={"x-request-id": "mine"})
     assert response.status_code == status
     assert response.json()["error"]["code"] == code

@@ -1,4 +1,4 @@
-"""What may come in: offers of another protocol, heads, bodies and connections, each with its limit, on both ways."""
+"""Upgrade offers, heads, bodies and connections have limits, which are the same on both paths."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ PATHS = {
         {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["invoice"]}]}
     ).encode(),
 }
-WAYS = {"short": "", "usual": "?a=b"}
+PATHS_TAKEN = {"fast path": "", "ASGI": "?a=b"}
 
 
 @pytest.fixture(scope="module")
 def event_loop_policy():
-    """The event loop that serves: others differ in what a transport does when its client leaves."""
+    """The event loop of production: loops differ in what a transport does when its client disconnects."""
     return uvloop.EventLoopPolicy()
 
 
 def post(body=BODY, more="", *, path="/classify", version="1.1", chunked=False, method="POST", length=None):
-    """A request as bytes, with `more` lines in its head."""
+    """Return a request as bytes, with `more` header lines."""
     if chunked:
         framing, body = (
             "transfer-encoding: chunked",
@@ -74,7 +74,7 @@ async def send(connection, *pieces):
 
 
 def plain(answer):
-    """An answer without what differs between any two."""
+    """Return an answer without what differs between any two answers."""
     status, headers, body = answer
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in ("request_id", "id", "created")}
@@ -82,14 +82,14 @@ def plain(answer):
 
 
 def counted(serving, code):
-    """How many requests were answered with a status."""
+    """Return how many requests were answered with a status."""
     families = serving.app.state.reflux.metrics.registry.collect()
     found = [sample for family in families for sample in family.samples if sample.name == "reflux_http_requests_total"]
     return sum(sample.value for sample in found if sample.labels["code"] == str(code))
 
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
-async def test_an_offer_of_another_protocol_is_as_if_it_were_not_there(listening, connect, offer):
+async def test_an_upgrade_offer_changes_nothing(listening, connect, offer):
     async with listening() as serving:
         for path, body in PATHS.items():
             usual = plain(await asked(await connect(serving.port), post(body, path=path)))
@@ -114,8 +114,8 @@ async def asked(connection, data):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_behind_an_offer_the_next_request_is_read_and_no_body_is_one(listening, connect, chunked):
-    """A body that is itself a request is the body of its own, whichever bytes come together."""
+async def test_after_an_upgrade_offer_the_next_request_is_read(listening, connect, chunked):
+    """A body that looks like a request stays a body, however the bytes are split."""
     async with listening() as serving:
         inner = post(b'{"text": "inner"}')
         data = post(inner, H2C, chunked=chunked) + post(BODY, H2C, chunked=chunked) + post()
@@ -128,7 +128,7 @@ async def test_behind_an_offer_the_next_request_is_read_and_no_body_is_one(liste
         assert (counted(serving, 400), counted(serving, 200)) == (3, 6)
 
 
-async def test_a_get_and_http_1_0_may_have_an_offer_and_be_asked_to_go_on(listening, connect):
+async def test_get_http_1_0_and_expect_100_work_with_an_upgrade_offer(listening, connect):
     async with listening() as serving:
         connection = await connect(serving.port)
         await send(connection, post(b"", H2C, path="/livez", method="GET") * 2)
@@ -156,7 +156,7 @@ async def test_a_get_and_http_1_0_may_have_an_offer_and_be_asked_to_go_on(listen
     ],
     ids=["preface", "HTTP/2.0", "HTTP/0.9", "CONNECT", "TLS", "nonsense", "path", "two lengths"],
 )
-async def test_what_is_not_http_1_is_told_so_in_one_line_in_the_one_shape(listening, connect, data, status, message):
+async def test_what_is_not_http_1_is_refused_in_the_shape_of_all_errors(listening, connect, data, status, message):
     async with listening() as serving:
         for before in (b"", post() if data[0] != 0x16 else b""):
             connection = await connect(serving.port)
@@ -171,9 +171,7 @@ async def test_what_is_not_http_1_is_told_so_in_one_line_in_the_one_shape(listen
         assert counted(serving, status) == 2
 
 
-async def test_a_preface_in_pieces_and_nonsense_behind_a_request_that_waits_are_answered_in_order(
-    listening, connect, gate
-):
+async def test_a_split_preface_and_nonsense_after_a_waiting_request_are_answered_in_order(listening, connect, gate):
     async with listening() as serving:
         connection = await connect(serving.port)
         await send(connection, PREFACE[:5], PREFACE[5:])
@@ -226,7 +224,7 @@ public class Ask {
 
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK")
-async def test_the_http_client_of_java_as_it_comes_is_answered(listening, tmp_path):
+async def test_the_default_http_client_of_java_is_answered(listening, tmp_path):
     async with listening() as serving:
         (tmp_path / "Ask.java").write_text(JAVA)
         found = await output("java", str(tmp_path / "Ask.java"), f"{serving.url}/classify", BODY.decode())
@@ -244,12 +242,12 @@ async def output(*command):
 SMALL = {"max_body_bytes": 1000, "max_texts": 8, "max_characters": 200, "queue_limit": 8}
 LONG = 64 * 1024
 TICK = 0.005
-"""More than the milliseconds in which the event loop tells the time."""
+"""Seconds, more than the resolution of the event loop's clock."""
 
 
 @asynccontextmanager
 async def small(listening, connect, **settings):
-    """A server of small limits, and `ask(data, ...)`, which makes a connection and sends pieces."""
+    """A server with small limits, and `begin(*pieces)`, which opens a connection and sends pieces."""
     async with listening(**SMALL, **settings) as serving:
 
         async def begin(*pieces):
@@ -261,8 +259,8 @@ async def small(listening, connect, **settings):
         await until(lambda: all(not one.busy for one in serving.server.server_state.connections))
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_a_request_that_does_not_come_in_its_time_gets_408_wherever_it_stops(listening, connect, way):
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
+async def test_a_request_that_arrives_too_slowly_gets_408(listening, connect, way):
     async with small(listening, connect, receive_seconds=0.2) as (serving, begin):
         data, chunked = post(path=f"/classify{way}"), post(path=f"/classify{way}", chunked=True)
         for pieces in (
@@ -284,7 +282,7 @@ async def test_a_request_that_does_not_come_in_its_time_gets_408_wherever_it_sto
         assert serving.app.state.limits.held == 0
 
 
-async def test_a_request_that_waits_behind_another_is_not_too_slow(listening, connect, gate):
+async def test_a_request_that_waits_for_an_earlier_one_is_not_too_slow(listening, connect, gate):
     async with small(listening, connect, receive_seconds=0.1) as (_, begin):
         for rest in (post(), post(chunked=True)):
             gate.close()
@@ -296,12 +294,12 @@ async def test_a_request_that_waits_behind_another_is_not_too_slow(listening, co
             assert (await asked(connection, rest[-9:]))[0] == 200
 
 
-async def test_a_connection_on_which_nothing_comes_is_closed_as_one_that_is_idle(listening, connect):
+async def test_a_connection_without_a_request_is_closed_as_idle(listening, connect):
     async with small(listening, connect, keep_alive_seconds=1) as (_, begin):
         assert await (await begin()).ended()
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
     def head(long, number=1):
         return "".join(f"x-{at}: {'a' * long}\r\n" for at in range(number))
@@ -332,9 +330,9 @@ async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
         assert serving.app.state.limits.held == 0
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_keys_are_asked_for_when_the_head_is_there_and_what_follows_is_read_and_left(
+async def test_a_key_is_checked_once_the_head_is_there_and_the_body_is_dropped(
     listening, connect, write_keys, way, chunked
 ):
     async with small(listening, connect, api_keys=write_keys(tickets="right")) as (serving, begin):
@@ -347,8 +345,8 @@ async def test_keys_are_asked_for_when_the_head_is_there_and_what_follows_is_rea
         assert (await asked(connection, post(more="x-api-key: right\r\n", path=path)))[0] == 200
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_only_so_much_is_held_of_all_that_is_unfinished(listening, connect, way):
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
+async def test_the_bytes_held_of_unfinished_requests_have_a_limit(listening, connect, way):
     async with small(listening, connect, max_unfinished_bytes=2200) as (serving, begin):
         body = b'{"text": "invoice' + b" " * 700 + b'"}'
         data, limits = post(body, path=f"/classify{way}"), serving.app.state.limits
@@ -373,7 +371,7 @@ async def test_only_so_much_is_held_of_all_that_is_unfinished(listening, connect
         assert (await heads[-1].receive())[0] == 503
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 @pytest.mark.parametrize("length", [2000, 500_000, None])
 async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(listening, connect, way, length):
     async with small(listening, connect) as (serving, begin):
@@ -389,8 +387,8 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_a_client_that_ends_its_side_after_its_requests_is_answered(listening, connect, gate, way, chunked):
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
+async def test_a_client_that_half_closes_after_its_requests_is_answered(listening, connect, gate, way, chunked):
     async with small(listening, connect) as (serving, begin):
         data = post(path=f"/classify{way}", chunked=chunked)
         nonsense = b"nonsense\r\n\r\n"
@@ -410,8 +408,8 @@ async def test_a_client_that_ends_its_side_after_its_requests_is_answered(listen
         assert serving.app.state.limits.held == 0
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_a_client_that_ends_its_side_before_its_request_is_whole_is_not_waited_for(listening, connect, way):
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
+async def test_a_client_that_half_closes_within_a_request_is_not_waited_for(listening, connect, way):
     async with small(listening, connect) as (serving, begin):
         data = post(path=f"/classify{way}")
         for part in (b"", data[:30], data[:-5]):
@@ -421,8 +419,8 @@ async def test_a_client_that_ends_its_side_before_its_request_is_whole_is_not_wa
         assert serving.app.state.limits.held == 0
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_longest(listening, connect, way):
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
+async def test_a_probe_replaces_the_connection_whose_request_is_slowest(listening, connect, way):
     async with small(listening, connect, max_connections=3) as (serving, begin):
         data = post(path=f"/classify{way}")
         several = []
@@ -438,7 +436,7 @@ async def test_a_probe_takes_the_place_of_the_request_that_has_been_coming_for_l
         assert await several[0].ended()
 
 
-async def test_who_comes_when_even_refusals_are_too_many_is_not_answered(listening, connect, gate, monkeypatch):
+async def test_with_too_many_refusals_a_connection_is_closed_without_an_answer(listening, connect, gate, monkeypatch):
     async with small(listening, connect, max_connections=1) as (serving, begin):
         monkeypatch.setattr(serving.app.state.limits, "most_refused", 1)
         gate.close()
@@ -451,8 +449,8 @@ async def test_who_comes_when_even_refusals_are_too_many_is_not_answered(listeni
         assert (await first.receive())[0] == 200
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_a_wrong_body_costs_its_key_a_text_before_it_is_read(listening, connect, write_keys, way):
+@pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
+async def test_an_invalid_body_costs_its_key_one_text_before_it_is_read(listening, connect, write_keys, way):
     for body, status in (
         (b'{"texts": [1]}', 422),
         (b"[", 400),
@@ -481,7 +479,7 @@ async def test_a_client_that_never_ends_is_cut(listening, connect):
         await until(lambda: not serving.server.server_state.connections)
 
 
-async def test_what_follows_a_body_in_chunks_is_no_header_and_has_its_limit(listening, connect, write_keys):
+async def test_trailers_after_chunks_are_no_headers_and_have_a_limit(listening, connect, write_keys):
     async with small(listening, connect, api_keys=write_keys(tickets="right")) as (_, begin):
         data = post(chunked=True)[:-2]
         connection = await begin(data + b"x-api-key: right\r\n\r\n")
@@ -494,9 +492,7 @@ async def test_what_follows_a_body_in_chunks_is_no_header_and_has_its_limit(list
         assert (await connection.receive())[0] == 413
 
 
-async def test_another_connection_than_may_be_takes_the_place_of_the_one_that_was_idle_longest(
-    listening, connect, gate
-):
+async def test_one_connection_too_many_replaces_the_one_that_was_idle_longest(listening, connect, gate):
     async with small(listening, connect, max_connections=3) as (serving, begin):
         several = [await begin() for _ in range(3)]
         for connection in (*several, several[0]):
@@ -516,7 +512,7 @@ async def test_another_connection_than_may_be_takes_the_place_of_the_one_that_wa
             assert (await connection.receive())[0] == 200
 
 
-async def test_only_so_many_requests_of_a_connection_wait_for_their_turn(listening, connect, gate):
+async def test_the_requests_of_a_connection_that_wait_have_a_limit(listening, connect, gate):
     async with small(listening, connect) as (_, begin):
         gate.close()
         connection = await begin(post(), post(path="/livez?a", method="GET") * 100)
