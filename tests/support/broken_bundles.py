@@ -316,8 +316,7 @@ def _reference_faults() -> dict[str, Fault]:
             )
     for name in ("confidence", "disagreement", "edges"):
         faults[f"reference {name} is in another order"] = Fault(
-            f"{REFERENCE}.*'{name}'",
-            _arrays(lambda arrays, name=name: arrays.update({name: arrays[name][::-1]})),
+            f"{REFERENCE}.*'{name}'", _arrays(lambda arrays, name=name: arrays.update({name: arrays[name][::-1]}))
         )
     for name, value in {"share": 0.5, "rows": 0.0, "disagreements": 1e6, "null": 2.0, "spread": 1.5}.items():
         faults[f"reference {name} is {value} everywhere"] = Fault(

@@ -122,8 +122,7 @@ async def test_of_equal_scores_the_first_label_wins(client):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["🎉 colis n° 5 déjà livré", "\0", "nul \0 within", "‮right to left", "a" * 500, "\u200b", "한국어 텍스트"],
+    "text", ["🎉 colis n° 5 déjà livré", "\0", "nul \0 within", "‮right to left", "a" * 500, "\u200b", "한국어 텍스트"]
 )
 async def test_any_visible_or_invisible_character_is_answered(client, text):
     assert (await result(client, text=text))["label"] in LABELS

@@ -21,24 +21,14 @@ from service.http.context import RequestContext
 from service.inference.types import Submission
 from service.server.fast_path import FastRequest
 from service.server.middleware import RequestMiddleware
+from tests.support.raw_request import request
 from tests.support.waiting import PATIENCE, until
 
 LIMIT = 1000
 SETTINGS = {"max_body_bytes": LIMIT, "max_texts": 8, "max_characters": 200, "queue_limit": 8}
 INVOICE = b'{"text":"invoice"}'
-CHUNKED = {"transfer_encoding": "chunked"}
+CHUNKED: dict[str, Any] = {"chunked": True}
 BOTH_PATHS = pytest.mark.parametrize("special", [{}, CHUNKED], ids=["fast path", "ASGI"])
-
-
-def request(body, *, target="/classify", method="POST", version="1.1", length=None, **headers):
-    """Return a request as bytes, in chunks with `transfer_encoding="chunked"`. Headers that are None are left out."""
-    headers = {"host": "reflux", "content_type": "application/json", **headers}
-    if headers.get("transfer_encoding") == "chunked":
-        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:]) if part) + b"0\r\n\r\n"
-    else:
-        headers["content_length"] = str(len(body) if length is None else length)
-    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value is not None]
-    return "\r\n".join([f"{method} {target} HTTP/{version}", *lines, "", ""]).encode() + body
 
 
 SPECIAL = {
@@ -180,7 +170,7 @@ async def test_a_request_gets_its_own_id_or_keeps_the_given_one(listening, conne
     async with listening() as serving:
         connection = await connect(serving.port)
         found = [await ask(connection) for _ in range(3)]
-        found.append(await ask(connection, transfer_encoding="chunked"))
+        found.append(await ask(connection, chunked=True))
         ids = [headers["x-request-id"] for _, headers, _ in found]
         assert ids == [body["request_id"] for _, _, body in found]
         assert len(set(ids)) == 4
@@ -221,7 +211,7 @@ async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_paths(li
 
     found, counted, lines = await ask_all()
     assert asgi == []
-    usual, usually_counted, usual_lines = await ask_all(transfer_encoding="chunked")
+    usual, usually_counted, usual_lines = await ask_all(chunked=True)
     assert len(asgi) == len(ASKED)
     for (status, headers, body), (usual_status, usual_headers, usual_body) in zip(found, usual, strict=True):
         if status == 429:  # its message holds a measured number of seconds
@@ -260,7 +250,7 @@ async def served(listening, connect):
         (INVOICE, {"content_type": None}, 415, "unsupported_media_type"),
         (b"", {"length": LIMIT + 1}, 413, "too_large"),
         (b" " * LIMIT + INVOICE, {}, 413, "too_large"),
-        (b" " * LIMIT + INVOICE, {"transfer_encoding": "chunked"}, 413, "too_large"),
+        (b" " * LIMIT + INVOICE, CHUNKED, 413, "too_large"),
         (INVOICE, {"method": "PUT"}, 405, "method_not_allowed"),
         (INVOICE, {"method": "GET"}, 405, "method_not_allowed"),
         (INVOICE, {"target": "/classify/"}, 404, "not_found"),

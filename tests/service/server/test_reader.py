@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 import uvloop
 
+from tests.support.raw_request import request
 from tests.support.waiting import PATIENCE, until
 
 BODY = b'{"text": "invoice"}'
@@ -46,26 +47,6 @@ def event_loop_policy():
     return uvloop.EventLoopPolicy()
 
 
-def post(body=BODY, more="", *, path="/classify", version="1.1", chunked=False, method="POST", length=None):
-    """Return a request as bytes, with `more` header lines."""
-    if chunked:
-        framing, body = (
-            "transfer-encoding: chunked",
-            b"7\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n"
-            % (
-                body[:7],
-                len(body) - 7,
-                body[7:],
-            ),
-        )
-    else:
-        framing = f"content-length: {len(body) if length is None else length}"
-    head = (
-        f"{method} {path} HTTP/{version}\r\nhost: reflux\r\ncontent-type: application/json\r\n{more}{framing}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
 async def send(connection, *pieces):
     for piece in pieces:
         connection.writer.write(piece)
@@ -92,10 +73,10 @@ def counted(serving, code):
 async def test_an_upgrade_offer_changes_nothing(listening, connect, offer):
     async with listening() as serving:
         for path, body in PATHS.items():
-            usual = plain(await asked(await connect(serving.port), post(body, path=path)))
+            usual = plain(await asked(await connect(serving.port), request(body, target=path)))
             assert usual[0] == 200
             for chunked in (False, True):
-                data = post(body, offer, path=path, chunked=chunked)
+                data = request(body, offer, target=path, chunked=chunked)
                 for at in (len(data), data.index(b"\r\n\r\n") + 4, data.index(b"\r\n\r\n") + 6):
                     connection = await connect(serving.port)
                     await send(connection, *filter(None, (data[:at], data[at:])))
@@ -104,7 +85,7 @@ async def test_an_upgrade_offer_changes_nothing(listening, connect, offer):
                         assert await connection.ended()
                     else:
                         assert plain(await asked(connection, data)) == usual
-                        assert plain(await asked(connection, post(body, path=path))) == usual
+                        assert plain(await asked(connection, request(body, target=path))) == usual
                     connection.close()
 
 
@@ -117,8 +98,8 @@ async def asked(connection, data):
 async def test_after_an_upgrade_offer_the_next_request_is_read(listening, connect, chunked):
     """A body that looks like a request stays a body, however the bytes are split."""
     async with listening() as serving:
-        inner = post(b'{"text": "inner"}')
-        data = post(inner, H2C, chunked=chunked) + post(BODY, H2C, chunked=chunked) + post()
+        inner = request(b'{"text": "inner"}')
+        data = request(inner, H2C, chunked=chunked) + request(BODY, H2C, chunked=chunked) + request()
         for size in (len(data), 200, 40):
             connection = await connect(serving.port)
             await send(connection, *(data[at : at + size] for at in range(0, len(data), size)))
@@ -131,13 +112,13 @@ async def test_after_an_upgrade_offer_the_next_request_is_read(listening, connec
 async def test_get_http_1_0_and_expect_100_work_with_an_upgrade_offer(listening, connect):
     async with listening() as serving:
         connection = await connect(serving.port)
-        await send(connection, post(b"", H2C, path="/livez", method="GET") * 2)
+        await send(connection, request(b"", H2C, target="/livez", method="GET") * 2)
         assert [(await connection.receive())[0] for _ in range(2)] == [200, 200]
-        await send(connection, post(b"", H2C + "expect: 100-continue\r\n", length=len(BODY)))
+        await send(connection, request(b"", H2C + "expect: 100-continue\r\n", length=len(BODY)))
         async with asyncio.timeout(PATIENCE):
             assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert (await asked(connection, BODY))[0] == 200
-        status, headers, _ = await asked(connection, post(BODY, H2C, version="1.0"))
+        status, headers, _ = await asked(connection, request(BODY, H2C, version="1.0"))
         assert (status, headers["connection"]) == (200, "close")
         assert await connection.ended()
 
@@ -146,19 +127,19 @@ async def test_get_http_1_0_and_expect_100_work_with_an_upgrade_offer(listening,
     ("data", "status", "message"),
     [
         (PREFACE, 505, "HTTP/2 is not spoken here; ask by HTTP/1.1"),
-        (post(version="2.0"), 505, "HTTP/2.0 is not spoken here; ask by HTTP/1.1"),
-        (post(version="0.9"), 505, "HTTP/0.9 is not spoken here; ask by HTTP/1.1"),
+        (request(version="2.0"), 505, "HTTP/2.0 is not spoken here; ask by HTTP/1.1"),
+        (request(version="0.9"), 505, "HTTP/0.9 is not spoken here; ask by HTTP/1.1"),
         (b"CONNECT reflux:443 HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc", 405, "this is no proxy"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "this port speaks HTTP without TLS"),
         (b"nonsense\r\n\r\n", 400, "this is not HTTP/1.1"),
         (b"POST caf\xc3\xa9 HTTP/1.1\r\n\r\n", 400, "this is not HTTP/1.1"),
-        (post(more="content-length: 4\r\n"), 400, "this is not HTTP/1.1"),
+        (request(more="content-length: 4\r\n"), 400, "this is not HTTP/1.1"),
     ],
     ids=["preface", "HTTP/2.0", "HTTP/0.9", "CONNECT", "TLS", "nonsense", "path", "two lengths"],
 )
 async def test_what_is_not_http_1_is_refused_in_the_shape_of_all_errors(listening, connect, data, status, message):
     async with listening() as serving:
-        for before in (b"", post() if data[0] != 0x16 else b""):
+        for before in (b"", request() if data[0] != 0x16 else b""):
             connection = await connect(serving.port)
             await send(connection, before + data)
             if before:
@@ -178,7 +159,7 @@ async def test_a_split_preface_and_nonsense_after_a_waiting_request_are_answered
         assert (await connection.receive())[0] == 505
         gate.close()
         connection = await connect(serving.port)
-        await send(connection, post(), b"nonsense\r\n\r\n", post())
+        await send(connection, request(), b"nonsense\r\n\r\n", request())
         await gate.held()
         gate.opened.set()
         assert [(await connection.receive())[0] for _ in range(2)] == [200, 400]
@@ -262,17 +243,17 @@ async def small(listening, connect, **settings):
 @pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 async def test_a_request_that_arrives_too_slowly_gets_408(listening, connect, way):
     async with small(listening, connect, receive_seconds=0.2) as (serving, begin):
-        data, chunked = post(path=f"/classify{way}"), post(path=f"/classify{way}", chunked=True)
+        data, chunked = request(target=f"/classify{way}"), request(target=f"/classify{way}", chunked=True)
         for pieces in (
             [data[:3]],
             [data[:40]],
             [data[:-5]],
             [data[:-5], data[-5:-2]],
             [chunked[:-5]],
-            [post(), data[:-5]],
+            [request(), data[:-5]],
         ):
             connection = await begin(*pieces)
-            if len(pieces) == 2 and pieces[0] == post():
+            if len(pieces) == 2 and pieces[0] == request():
                 assert (await connection.receive())[0] == 200
             status, headers, body = await connection.receive()
             assert (status, body["error"]["code"], headers["connection"]) == (408, "too_slow", "close")
@@ -284,9 +265,9 @@ async def test_a_request_that_arrives_too_slowly_gets_408(listening, connect, wa
 
 async def test_a_request_that_waits_for_an_earlier_one_is_not_too_slow(listening, connect, gate):
     async with small(listening, connect, receive_seconds=0.1) as (_, begin):
-        for rest in (post(), post(chunked=True)):
+        for rest in (request(), request(chunked=True)):
             gate.close()
-            connection = await begin(post(), rest[:-9])
+            connection = await begin(request(), rest[:-9])
             await gate.held()
             await asyncio.sleep(0.3)
             gate.opened.set()
@@ -306,7 +287,7 @@ async def test_a_head_may_have_64_kib_and_256_headers(listening, connect, way):
 
     async with small(listening, connect) as (serving, begin):
         for more, status in ((head(LONG - 300), 200), (head(200, 250), 200), (head(LONG), 431), (head(1, 254), 431)):
-            data = post(more=more, path=f"/classify{way}")
+            data = request(more=more, target=f"/classify{way}")
             for size in (len(data), 5000, 50):
                 pieces = [data[at : at + size] for at in range(0, len(data), size)]
                 connection = await connect(serving.port)
@@ -337,19 +318,19 @@ async def test_a_key_is_checked_once_the_head_is_there_and_the_body_is_dropped(
 ):
     async with small(listening, connect, api_keys=write_keys(tickets="right")) as (serving, begin):
         path, more = f"/classify{way}", "x-api-key: wrong\r\n"
-        data = post(b'{"text": "' + b"a" * 400, more, path=path, chunked=chunked)
+        data = request(b'{"text": "' + b"a" * 400, more, target=path, chunked=chunked)
         connection = await begin(data[:-300])
         assert (await connection.receive())[0] == 401
         await send(connection, data[-300:-200], data[-200:])
         assert serving.app.state.limits.held == 0
-        assert (await asked(connection, post(more="x-api-key: right\r\n", path=path)))[0] == 200
+        assert (await asked(connection, request(more="x-api-key: right\r\n", target=path)))[0] == 200
 
 
 @pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 async def test_the_bytes_held_of_unfinished_requests_have_a_limit(listening, connect, way):
     async with small(listening, connect, max_unfinished_bytes=2200) as (serving, begin):
         body = b'{"text": "invoice' + b" " * 700 + b'"}'
-        data, limits = post(body, path=f"/classify{way}"), serving.app.state.limits
+        data, limits = request(body, target=f"/classify{way}"), serving.app.state.limits
         first = await begin(data[:-100])
         await until(lambda: limits.held > 700)
         second = await begin(data[:-100])
@@ -375,9 +356,9 @@ async def test_the_bytes_held_of_unfinished_requests_have_a_limit(listening, con
 @pytest.mark.parametrize("length", [2000, 500_000, None])
 async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(listening, connect, way, length):
     async with small(listening, connect) as (serving, begin):
-        data = post(b" " * (length or 0), path=f"/classify{way}")
+        data = request(b" " * (length or 0), target=f"/classify{way}")
         if length is None:
-            data = post(BODY, path=f"/classify{way}", chunked=True)[:-5] + (b"a\r\n" + b" " * 10 + b"\r\n") * 500
+            data = request(BODY, target=f"/classify{way}", chunked=True)[:-5] + (b"a\r\n" + b" " * 10 + b"\r\n") * 500
         connection = await begin(*(data[at : at + 4000] for at in range(0, min(len(data), 14_000), 4000)))
         assert (await connection.receive())[0] == 413
         connection.writer.write_eof()
@@ -390,9 +371,15 @@ async def test_a_client_that_sends_too_much_before_it_reads_gets_its_answer(list
 @pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 async def test_a_client_that_half_closes_after_its_requests_is_answered(listening, connect, gate, way, chunked):
     async with small(listening, connect) as (serving, begin):
-        data = post(path=f"/classify{way}", chunked=chunked)
+        data = request(target=f"/classify{way}", chunked=chunked)
         nonsense = b"nonsense\r\n\r\n"
-        for pieces in ([data], [data, data[:30]], [post(), data], [post(), data, data[:30]], [data, nonsense]):
+        for pieces in (
+            [data],
+            [data, data[:30]],
+            [request(), data],
+            [request(), data, data[:30]],
+            [data, nonsense],
+        ):
             gate.close()
             connection = await begin(*pieces)
             await gate.held()
@@ -411,7 +398,7 @@ async def test_a_client_that_half_closes_after_its_requests_is_answered(listenin
 @pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 async def test_a_client_that_half_closes_within_a_request_is_not_waited_for(listening, connect, way):
     async with small(listening, connect) as (serving, begin):
-        data = post(path=f"/classify{way}")
+        data = request(target=f"/classify{way}")
         for part in (b"", data[:30], data[:-5]):
             connection = await begin(part)
             connection.writer.write_eof()
@@ -422,13 +409,13 @@ async def test_a_client_that_half_closes_within_a_request_is_not_waited_for(list
 @pytest.mark.parametrize("way", PATHS_TAKEN.values(), ids=PATHS_TAKEN)
 async def test_a_probe_replaces_the_connection_whose_request_is_slowest(listening, connect, way):
     async with small(listening, connect, max_connections=3) as (serving, begin):
-        data = post(path=f"/classify{way}")
+        data = request(target=f"/classify{way}")
         several = []
         for part in (data[:-5], data[:20], data[:-5]):
             several.append(await begin(part))
             await until(lambda: serving.app.state.limits.held > 64 * len(several))
             await asyncio.sleep(TICK)
-        probe = await begin(post(b"", path="/livez", method="GET"))
+        probe = await begin(request(b"", target="/livez", method="GET"))
         assert (await probe.receive())[0] == 200
         for at, (status, rest) in enumerate([(503, b""), (200, data[20:]), (200, data[-5:])]):
             await send(several[at], rest)
@@ -440,7 +427,7 @@ async def test_with_too_many_refusals_a_connection_is_closed_without_an_answer(l
     async with small(listening, connect, max_connections=1) as (serving, begin):
         monkeypatch.setattr(serving.app.state.limits, "most_refused", 1)
         gate.close()
-        first = await begin(post())
+        first = await begin(request())
         await gate.held()
         refused = await begin()
         assert (await refused.receive())[0] == 503
@@ -458,7 +445,7 @@ async def test_an_invalid_body_costs_its_key_one_text_before_it_is_read(listenin
         (BODY, 200),
     ):
         async with small(listening, connect, api_keys=write_keys(slow="one:rate=0.001/s")) as (_, begin):
-            data = post(body, "x-api-key: one\r\n", path=f"/classify{way}")
+            data = request(body, "x-api-key: one\r\n", target=f"/classify{way}")
             assert (await (await begin(data)).receive())[0] == status
             assert (await (await begin(data[: len(data) - len(body)])).receive())[0] == 429
 
@@ -472,7 +459,7 @@ async def flood(connection):
 
 async def test_a_client_that_never_ends_is_cut(listening, connect):
     async with small(listening, connect) as (serving, begin):
-        for head in (post(length=10**9)[: -len(BODY)], post(chunked=True, path="/nope")[:-5]):
+        for head in (request(length=10**9)[: -len(BODY)], request(chunked=True, target="/nope")[:-5]):
             connection = await begin(head)
             with pytest.raises(ConnectionError):
                 await flood(connection)
@@ -481,10 +468,10 @@ async def test_a_client_that_never_ends_is_cut(listening, connect):
 
 async def test_trailers_after_chunks_are_no_headers_and_have_a_limit(listening, connect, write_keys):
     async with small(listening, connect, api_keys=write_keys(tickets="right")) as (_, begin):
-        data = post(chunked=True)[:-2]
+        data = request(chunked=True)[:-2]
         connection = await begin(data + b"x-api-key: right\r\n\r\n")
         assert (await connection.receive())[0] == 401
-        right = post(more="x-api-key: right\r\n", chunked=True)[:-2]
+        right = request(more="x-api-key: right\r\n", chunked=True)[:-2]
         assert (await asked(connection, right + b"x-api-key: wrong\r\nx-request-id: mine\r\n\r\n"))[0] == 200
         connection = await begin(right + b"x: " + b"a" * 2 * LONG)
         assert (await connection.receive())[0] == 413
@@ -496,13 +483,13 @@ async def test_one_connection_too_many_replaces_the_one_that_was_idle_longest(li
     async with small(listening, connect, max_connections=3) as (serving, begin):
         several = [await begin() for _ in range(3)]
         for connection in (*several, several[0]):
-            assert (await asked(connection, post()))[0] == 200
+            assert (await asked(connection, request()))[0] == 200
             await asyncio.sleep(TICK)
         fourth = await begin()
         assert await several.pop(1).ended()
         gate.close()
         for connection in (*several, fourth):
-            await send(connection, post())
+            await send(connection, request())
         await gate.held()
         await until(lambda: sum(one.busy for one in serving.server.server_state.connections) == 3)
         status, headers, body = await (await begin()).receive()
@@ -515,7 +502,7 @@ async def test_one_connection_too_many_replaces_the_one_that_was_idle_longest(li
 async def test_the_requests_of_a_connection_that_wait_have_a_limit(listening, connect, gate):
     async with small(listening, connect) as (_, begin):
         gate.close()
-        connection = await begin(post(), post(path="/livez?a", method="GET") * 100)
+        connection = await begin(request(), request(target="/livez?a", method="GET") * 100)
         await gate.held()
         gate.opened.set()
         assert [(await connection.receive())[0] for _ in range(66)] == [200] * 65 + [503]
@@ -535,7 +522,7 @@ async def test_a_client_that_does_not_read_its_answers_is_cut(listening):
 
         def stuck():
             if not served.busy and not served.flow.write_paused:
-                writer.write(post(body))
+                writer.write(request(body))
             return served.flow.write_paused
 
         await until(stuck)
