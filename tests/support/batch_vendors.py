@@ -28,6 +28,7 @@ from distill.teachers.base import Answer
 from distill.teachers.batch import runner
 
 LABELS = ("billing", "refund", "shipping")
+GROUP_OF = {"billing": "money", "refund": "money", "shipping": "goods"}
 PRICE = {"input": 1.0, "output": 4.0}
 
 
@@ -70,7 +71,6 @@ class Vendor:
     ordinary: list[dict[str, Any]] = field(default_factory=list)
     charged: Counter[str] = field(default_factory=Counter)
     mishaps: list[tuple[str, str]] = field(default_factory=list)
-    stages: list[str] = field(default_factory=list)
     row_says: Callable[[str], int] = lambda text: 200
     finishes: list[tuple[int | None, str]] = field(default_factory=list)
     usage: bool = True
@@ -82,7 +82,6 @@ class Vendor:
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         stage = self.stage(request.method, request.url.path)
-        self.stages.append(stage)
         mishap = self.mishaps.pop(0)[1] if self.mishaps and self.mishaps[0][0] == stage else ""
         if mishap == "kill before":
             return self.kill(request, stage)
@@ -260,17 +259,17 @@ class OpenAI(Vendor):
         }
 
     def response(self, body: dict[str, Any]) -> dict[str, Any]:
-        system = body["messages"][0]["content"]
-        code_of = {line.split(": ")[1]: line.split(": ")[0] for line in system.splitlines() if ": " in line[:5]}
-        code = code_of.get(self.text(body).split(" ")[0], "A")
-        listed = [{"token": code, "logprob": math.log(0.9)}, {"token": "The", "logprob": math.log(0.05)}]
-        choice = {
-            "message": {"role": "assistant", "content": code},
-            "logprobs": {"content": [{**listed[0], "top_logprobs": listed}]},
-            "finish_reason": "length",
-        }
-        if "broken" in self.text(body):
-            choice["logprobs"] = None
+        label = self.text(body).split(" ")[0]
+        choice: dict[str, Any] = {"finish_reason": "stop"}
+        if "response_format" in body:
+            choice["message"] = {"content": json.dumps({"label": label.upper()})}
+        else:
+            options = [line.split(": ") for line in body["messages"][0]["content"].splitlines() if ": " in line[:5]]
+            code_of = {name.split(" -")[0]: code for code, name, *_ in options}
+            code = code_of.get(label) or code_of.get(GROUP_OF.get(label, ""), "A")
+            listed = [{"token": code, "logprob": math.log(0.99)}, {"token": "The", "logprob": math.log(0.005)}]
+            logprobs = None if "broken" in self.text(body) else {"content": [{**listed[0], "top_logprobs": listed}]}
+            choice |= {"message": {"content": code}, "logprobs": logprobs}
         usage = {"prompt_tokens": 100, "completion_tokens": 10 if "batch" in self.text(body) else 1}
         return {"choices": [choice], **({"usage": usage} if self.usage else {})}
 
@@ -382,9 +381,7 @@ class Life:
     reserved: float = 0.0
 
 
-async def live(
-    vendor: Vendor, path: Path, texts: list[str], *, max_usd: float | None = None, ask: bool = True, **settings: Any
-) -> Life:
+async def live(vendor: Vendor, path: Path, texts: list[str], *, max_usd: float | None = None, **settings: Any) -> Life:
     """Fill the account and ask for each text, in a store that was closed before and is closed after."""
     life = Life()
     with AnswerStore(path) as store:
@@ -394,8 +391,7 @@ async def live(
             await runner.make_calls(
                 teacher, [(text, 0) for text in texts], StoredBatchAccount(store, book), notify=life.told.append
             )
-            if ask:
-                life.answers = await teacher.ask(texts)
+            life.answers = await teacher.ask(texts)
         finally:
             life.spent, life.reserved = book.spent, book.reserved
             await teacher.aclose()

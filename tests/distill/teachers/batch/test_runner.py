@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 import subprocess
 import sys
@@ -58,15 +57,6 @@ async def test_votes_are_all_in_the_batch_each_draw_a_call(anthropic, path) -> N
 
 
 async def test_votes_of_a_chat_api_are_too(openai, path) -> None:
-    openai.response = lambda body: {
-        "choices": [
-            {
-                "message": {"content": json.dumps({"label": openai.text(body).split(" ")[0].upper()})},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 1},
-    }
     life = await live(openai, path, pool(4), method="votes", samples=3)
     assert_right(life, pool(4))
     assert {answer.method for answer in life.answers} == {"votes"}
@@ -77,22 +67,6 @@ async def test_votes_of_a_chat_api_are_too(openai, path) -> None:
 
 async def test_a_teacher_with_two_steps_takes_two_rounds(openai, path) -> None:
     groups = {"money": ["billing", "refund"], "goods": ["shipping"]}
-
-    def said(body: dict[str, Any]) -> dict[str, Any]:
-        text = openai.text(body).split(" ")[0]
-        system = body["messages"][0]["content"]
-        code_of = {line.split(": ")[1].split(" -")[0]: line[0] for line in system.splitlines() if line[1:3] == ": "}
-        wanted = text if text in code_of else {"billing": "money", "refund": "money"}.get(text, "goods")
-        code = code_of.get(wanted, "A")
-        listed = [{"token": code, "logprob": math.log(0.999)}, {"token": "The", "logprob": math.log(0.0005)}]
-        return {
-            "choices": [
-                {"message": {"content": code}, "logprobs": {"content": [{**listed[0], "top_logprobs": listed}]}}
-            ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 1},
-        }
-
-    openai.response = said
     life = await live(openai, path, pool(9), groups=groups)
     assert_right(life, pool(9))
     assert [len(made.requests) for made in openai.made] == [9, 6]
@@ -310,16 +284,6 @@ async def test_members_of_an_ensemble_have_their_own_batches_prices_and_readers(
     plain = config(openai)
     dear = {**plain, "model": "dear", "usd_per_million": {"input": 10.0, "output": 40.0}}
     voting = {**plain, "method": "votes", "samples": 1, "permutations": 1}
-    original = openai.response
-
-    def said(body: dict[str, Any]) -> dict[str, Any]:
-        if "response_format" not in body:
-            return original(body)
-        content = json.dumps({"label": openai.text(body).split(" ")[0]})
-        usage = {"prompt_tokens": 100, "completion_tokens": 1}
-        return {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": usage}
-
-    openai.response = said
     members = [{"teacher": plain}, {"teacher": dear}, {"teacher": voting}]
     questions = [(text, 0) for text in pool(5)]
     answers: Sequence[Answer] = ()
