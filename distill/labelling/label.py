@@ -62,7 +62,7 @@ SILENT: Progress = _Silent()
 
 
 class Engine(Protocol):
-    """Has a teacher asked about every text that the store lacks, as `ask_missing` does in this process."""
+    """Asks a teacher about every text that the store lacks; `ask_missing` does so in this process."""
 
     async def __call__(
         self, teacher: Teacher, texts: Iterable[str], store: AnswerStore, progress: Progress, *, repeat: int = 0

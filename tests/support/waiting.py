@@ -12,12 +12,12 @@ PATIENCE = 30.0
 """Seconds after which a test that waits has failed."""
 
 
-async def until(condition: Callable[[], Any], *, pause: float = 0.001) -> None:
-    """Return as soon as `condition()`, which may be a coroutine, is true. Raises TimeoutError after PATIENCE.
+async def until(condition: Callable[[], Any], *, pause: float = 0.001, patience: float = PATIENCE) -> None:
+    """Return as soon as `condition()`, which may be a coroutine, is true. Raises TimeoutError after `patience` seconds.
 
     It is asked again after `pause` seconds; with 0, at each turn of the event loop.
     """
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         while not await _value(condition()):
             await asyncio.sleep(pause)
 

@@ -32,6 +32,7 @@ from tests.support.sockets import address_of
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[4]
+RAY_STARTS = 150.0  # seconds, at most
 AT_ONCE = 8  # calls at the server
 UNDER_WAY = AT_ONCE // 2 + AT_ONCE // 2 // 4 + 1  # calls of one of two workers
 
@@ -220,7 +221,9 @@ async def test_a_worker_that_is_killed_loses_the_calls_in_flight_and_no_more(tmp
     async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running("--max-usd", "10") as running:
-            await until(lambda: len(teacher.asked) > hold.free + AT_ONCE // 2 and len(teacher.workers) == 2)
+            await until(
+                lambda: len(teacher.asked) > hold.free + AT_ONCE // 2 and len(teacher.workers) == 2, patience=RAY_STARTS
+            )
             killed = teacher.process_of[teacher.asked[-1]]
             before = made.answered
             os.kill(killed, signal.SIGKILL)
@@ -245,7 +248,7 @@ async def test_a_driver_that_is_killed_pays_for_nothing_twice_when_it_is_started
     async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running("--max-usd", "10") as running:
-            await until(lambda: len(teacher.asked) > hold.free + AT_ONCE // 2)
+            await until(lambda: len(teacher.asked) > hold.free + AT_ONCE // 2, patience=RAY_STARTS)
             running.kill()
             await running.communicate()
         hold.released.set()
@@ -268,7 +271,7 @@ async def test_ctrl_c_waits_for_what_is_in_flight_and_leaves_nothing_of_ray_behi
     async with serving(teacher) as server:
         made = job(tmp_path, server, None)
         async with made.running() as running:
-            await until(lambda: len(teacher.asked) == PROBES + AT_ONCE)
+            await until(lambda: len(teacher.asked) == PROBES + AT_ONCE, patience=RAY_STARTS)
             ray = psutil.Process(running.pid).children(recursive=True)
             assert any("raylet" in process.name() for process in ray)
             os.killpg(running.pid, signal.SIGINT)
@@ -292,7 +295,7 @@ async def test_a_second_ctrl_c_gives_up_what_is_in_flight_and_counts_it(tmp_path
     async with serving(teacher) as server:
         made = job(tmp_path, server, cluster)
         async with made.running() as running:
-            await until(lambda: len(teacher.asked) == PROBES + AT_ONCE)
+            await until(lambda: len(teacher.asked) == PROBES + AT_ONCE, patience=RAY_STARTS)
             os.killpg(running.pid, signal.SIGINT)
             await said(running, "stopping after the calls in flight")
             os.killpg(running.pid, signal.SIGINT)
