@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from distill import progress
+from tests.support.waiting import wait_until
 
+PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 ODD = "org/[red]model[/red]:rocket:[/]"
 
 
@@ -23,8 +25,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch) -> Terminal:
     """Standard error on a terminal."""
     file = Terminal()
-    options: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
-    console = Console(file=file, force_terminal=True, width=200, **options)
+    console = Console(file=file, force_terminal=True, width=200, **PLAIN)
     monkeypatch.setattr(progress, "console", console)
     return file
 
@@ -36,10 +37,7 @@ def lines(monkeypatch, capsys):
     seen: list[str] = []
 
     def wait(wanted: int) -> list[str]:
-        deadline = time.monotonic() + 30
-        while len(seen) < wanted and time.monotonic() < deadline:
-            seen.extend(capsys.readouterr().err.splitlines())
-            time.sleep(0.005)
+        wait_until(lambda: seen.extend(capsys.readouterr().err.splitlines()) or len(seen) >= wanted)
         return seen
 
     return wait
@@ -85,8 +83,7 @@ def test_in_a_file_a_status_is_told_on_every_change_and_again_while_nothing_chan
 
 def test_a_file_is_no_terminal_whatever_the_environment_says_of_colours(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    options: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
-    monkeypatch.setattr(progress, "console", Console(stderr=True, **options))
+    monkeypatch.setattr(progress, "console", Console(stderr=True, **PLAIN))
     with progress.bar("training small", 1) as advance:
         advance(1)
     with progress.status("batch") as tell:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,14 @@ from distill.students.student import load_student
 from distill.task import load_task
 from distill.teachers import Answer
 from distill.training import distil
+from tests.support import task_files
+from tests.support.stub_teacher import StubTeacher
+from tests.support.task_files import LABELLED
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 TRAIN, TEST = 240, 60
+GOLD = {"path": "gold.csv", "label": "label"}
 
 
 class Job:
@@ -108,32 +112,13 @@ def template(tmp_path_factory, rows, write_csv, labels, tiny_encoder) -> Job:
     np.savez(folder / "logits.npz", labels=np.array(labels), all=logits_of(rows, labels))
     task = {
         "name": "job",
-        "data": {
-            "train": {"path": "train.csv", "label": "label"},
-            "test": {"path": "test.csv", "label": "label"},
-            "validation": 0.2,
-        },
+        "data": LABELLED,
         "teacher": {
             "kind": "recorded",
             "logits": "logits.npz",
             "recordings": [{"array": "all", "rows": {"path": "recorded.csv"}}],
         },
-        "students": {
-            "deep": {
-                "family": "encoder",
-                "model": str(tiny_encoder),
-                "layers": [0, 2],
-                "max_tokens": 32,
-                "optimisation": {"epochs": 4, "learning_rate": 3e-3},
-            },
-            "words": {
-                "family": "static",
-                "model": str(tiny_encoder),
-                "hidden": 16,
-                "max_tokens": 32,
-                "optimisation": {"epochs": 8, "learning_rate": 1e-2},
-            },
-        },
+        "students": {"deep": task_files.encoder(tiny_encoder, 4), "words": task_files.static(tiny_encoder, 8)},
     }
     job = Job(folder, task)
     job.run()
@@ -446,13 +431,10 @@ def test_a_teacher_that_says_one_label_for_everything_is_doubted_before_training
 def test_what_takes_long_without_a_count_says_that_it_is_at_work(fresh, monkeypatch, capsys, module, function, said):
     monkeypatch.setattr(progress, "INTERVAL", 0.01)
     usual = getattr(module, function)
-    heard = []
+    heard: list[str] = []
 
     def slow(*given: Any, **named: Any) -> Any:
-        deadline = time.monotonic() + 30
-        while not any(said in text for text in heard) and time.monotonic() < deadline:
-            heard.append(capsys.readouterr().err)
-            time.sleep(0.005)
+        wait_until(lambda: heard.append(capsys.readouterr().err) or said in "".join(heard))
         return usual(*given, **named)
 
     monkeypatch.setattr(module, function, slow)
@@ -462,7 +444,7 @@ def test_what_takes_long_without_a_count_says_that_it_is_at_work(fresh, monkeypa
         run.make_labels()
     if module in (encoder, distil):
         run.make_student(next(iter(run.task.students)))
-    assert any(said in text for text in heard)
+    assert said in "".join(heard)
 
 
 # A teacher that is fitted first
@@ -482,10 +464,7 @@ def local_template(template, tmp_path_factory, rows, write_csv, tiny_encoder) ->
             "kind": "local",
             "model": str(tiny_encoder),
             "max_tokens": 32,
-            "fit": {
-                "data": {"path": "gold.csv", "label": "label"},
-                "optimisation": {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16},
-            },
+            "fit": {"data": GOLD, "optimisation": task_files.optimisation(2, 3e-3, batch_size=16)},
         },
         "students": {"words": template.task["students"]["words"]},
     }
@@ -536,14 +515,8 @@ def test_how_a_teacher_is_fitted_makes_it_and_its_labels_anew(local):
 
 def test_a_student_may_start_from_the_fitted_teacher(local):
     before = local.stages()
-    optimisation = {"epochs": 1, "learning_rate": 1e-9}
-    local.task["students"]["pupil"] = {
-        "family": "encoder",
-        "model": "teacher",
-        "layers": [0, 1, 2],
-        "max_tokens": 32,
-        "optimisation": optimisation,
-    }
+    still = {"optimisation": task_files.optimisation(1, 1e-9)}
+    local.task["students"]["pupil"] = {**task_files.encoder(Path("teacher"), 1), "layers": [0, 1, 2], **still}
     run = local.run()
     assert local.made_anew(before) == {"students/pupil"}
     teacher, pupil = load_student(local.root / "teacher"), load_student(run.student("pupil").path)
@@ -621,7 +594,7 @@ def audited(fresh, rows, keyword_rows, write_csv, labels) -> Job:
     truth = np.eye(len(labels))[[labels.index(label) for _, label in [*rows, *gold]]]
     np.savez(fresh.folder / "logits.npz", labels=np.array(labels), all=6 * truth + 5 * noise)
     del fresh.task["students"]["deep"]
-    fresh.task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}, "self_agreement": 20}
+    fresh.task["labelling"] = {"calibration": {"data": GOLD}, "self_agreement": 20}
     return fresh
 
 
@@ -673,7 +646,7 @@ def test_gold_rows_that_also_judge_are_found(audited, rows, keyword_rows, write_
 
 def test_gold_rows_that_also_fitted_the_teacher_are_found(local_template, tmp_path):
     job = local_template.copy(tmp_path / "job")
-    job.task["labelling"] = {"calibration": {"data": {"path": "gold.csv", "label": "label"}}}
+    job.task["labelling"] = {"calibration": {"data": GOLD}}
     messages = [finding.message for finding in job.open().make_data().findings]
     assert any("140 of 140 texts are also in teacher.fit.data" in one for one in messages)
 
@@ -692,10 +665,10 @@ def test_labels_may_be_known_from_gold_rows_alone(audited):
     assert audited.open().make_data().labels == ("account", "billing", "shipping", "technical")
 
 
-class Wavering:
+class Wavering(StubTeacher):
     """A teacher that gives another label, drawn anew, at each repeat."""
 
-    name, version, batch_size, concurrency = "wavering", "1", 16, 1
+    name, batch_size = "wavering", 16
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
@@ -705,9 +678,6 @@ class Wavering:
         self.again += texts if repeat else ()
         drawn = np.random.default_rng(repeat).integers(0, len(self.labels), len(texts))
         return [Answer(row, "votes") for row in (0.1 + 0.6 * np.eye(len(self.labels))[drawn]).astype(np.float32)]
-
-    async def aclose(self) -> None:
-        pass
 
 
 def test_a_teacher_behind_an_api_is_asked_twice_and_its_terms_are_kept(fresh, monkeypatch):

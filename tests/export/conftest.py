@@ -29,6 +29,8 @@ from export.bundle.format import Bundle
 from export.graph.variants import fuse
 from export.run import ExportRun
 from export.torch_to_onnx import export_onnx
+from tests.support import task_files
+from tests.support.task_files import LABELLED, optimisation
 
 torch.set_num_threads(1)
 
@@ -147,42 +149,16 @@ def build(baseline: Baseline) -> Callable[..., Bundle]:
 def task_file(tmp_path_factory: pytest.TempPathFactory, keyword_rows: Any, tiny_encoder: Path, write_csv: Any) -> Path:
     """A task whose teacher is fine-tuned on gold labels, with a student of each family."""
     folder = tmp_path_factory.mktemp("task")
-    write_csv(folder / "gold.csv", keyword_rows(120, 1))
-    write_csv(folder / "train.csv", keyword_rows(240, 2))
-    write_csv(folder / "test.csv", keyword_rows(100, 3))
-    optimisation = {"epochs": 2, "batch_size": 16}
+    for seed, (name, count) in enumerate({"gold": 120, "train": 240, "test": 100}.items(), start=1):
+        write_csv(folder / f"{name}.csv", keyword_rows(count, seed))
+    fit = {"data": {"path": "gold.csv", "label": "label"}, "optimisation": optimisation(6, 3e-3, batch_size=16)}
     task = {
         "name": "keywords",
-        "data": {
-            "train": {"path": "train.csv", "label": "label"},
-            "test": {"path": "test.csv", "label": "label"},
-            "validation": 0.2,
-        },
-        "teacher": {
-            "kind": "local",
-            "model": str(tiny_encoder),
-            "fit": {
-                "data": {"path": "gold.csv", "label": "label"},
-                "optimisation": {**optimisation, "epochs": 6, "learning_rate": 3e-3},
-            },
-            "max_tokens": 32,
-            "usd_per_hour": 3.6,
-        },
+        "data": LABELLED,
+        "teacher": {"kind": "local", "model": str(tiny_encoder), "fit": fit, "max_tokens": 32, "usd_per_hour": 3.6},
         "students": {
-            "small": {
-                "family": "static",
-                "model": str(tiny_encoder),
-                "hidden": 16,
-                "max_tokens": 32,
-                "optimisation": {**optimisation, "learning_rate": 1e-2},
-            },
-            "large": {
-                "family": "encoder",
-                "model": str(tiny_encoder),
-                "layers": [0, 2],
-                "max_tokens": 32,
-                "optimisation": {**optimisation, "learning_rate": 3e-3},
-            },
+            "small": task_files.static(tiny_encoder, 2, batch_size=16),
+            "large": task_files.encoder(tiny_encoder, 2, batch_size=16),
         },
         "export": {"variant": "fp32"},
         "budget": {"usd_per_hour": 0.36},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from tests.support.task_files import LABELLED, static
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory, tiny_encoder, tiny_teacher, keyword_rows, write_csv):
@@ -14,21 +16,9 @@ def task(tmp_path_factory, tiny_encoder, tiny_teacher, keyword_rows, write_csv):
         write_csv(folder / f"{name}.csv", keyword_rows(count, seed))
     described = {
         "name": "keywords",
-        "data": {
-            "train": {"path": "train.csv", "label": "label"},
-            "test": {"path": "test.csv", "label": "label"},
-            "validation": 0.2,
-        },
+        "data": LABELLED,
         "teacher": {"kind": "bundle", "path": str(tiny_teacher.path), "usd_per_hour": 1.0},
-        "students": {
-            "small": {
-                "family": "static",
-                "model": str(tiny_encoder),
-                "hidden": 16,
-                "max_tokens": 32,
-                "optimisation": {"epochs": 1, "learning_rate": 1e-2},
-            }
-        },
+        "students": {"small": static(tiny_encoder, 1)},
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(described))
     return folder / "task.yaml"
