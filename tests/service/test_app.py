@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from export.bundle.format import MODEL
 from service.errors import StartupError
 from tests.support.waiting import until
-
-
-async def test_a_tampered_bundle_is_refused(running, tiny_bundle, tmp_path):
-    copy = shutil.copytree(tiny_bundle.path, tmp_path / "copy")
-    (copy / MODEL).write_bytes(b"")
-    with pytest.raises(StartupError, match=MODEL):
-        async with running(bundle=copy):
-            pass
 
 
 async def test_a_shadow_that_cannot_start_is_refused(running, tmp_path):
