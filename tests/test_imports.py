@@ -1,7 +1,5 @@
 """No module of any package is part of an import cycle, which no contract of import-linter checks."""
 
-from __future__ import annotations
-
 from graphlib import TopologicalSorter
 
 import grimp

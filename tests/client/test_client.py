@@ -1,7 +1,5 @@
 """The client reads answers into types, reports why a call failed, and retries when that helps and time is left."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import itertools
@@ -449,11 +447,7 @@ async def test_an_error_of_the_iterable_is_raised(connect):
 
 @pytest.mark.parametrize(
     ("texts", "options", "error"),
-    [
-        ("hello", {}, TypeError),
-        (["a"], {"batch_size": 0}, ValueError),
-        (["a"], {"concurrency": 0}, ValueError),
-    ],
+    [("hello", {}, TypeError), (["a"], {"batch_size": 0}, ValueError), (["a"], {"concurrency": 0}, ValueError)],
 )
 async def test_wrong_arguments_are_refused_at_once(connect, texts, options, error):
     async with connect(labelled) as client:

@@ -1,7 +1,5 @@
 """A long text is cut where transformers cuts it: at as many tokens, on the side that its tokenizer names."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """A bundle with anything wrong in it is refused in one line that names the file and the key."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A student becomes the bundle of its fastest graph that passes the gates, and of none that does not."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 

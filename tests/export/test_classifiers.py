@@ -1,7 +1,5 @@
 """A bundle of somebody else's classifier answers as transformers does, each text alone and in any run."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

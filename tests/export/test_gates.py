@@ -1,7 +1,5 @@
 """A gate passes at its limit, fails beyond it, and says by how much."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

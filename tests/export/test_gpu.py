@@ -3,8 +3,6 @@
 Skipped without one. `docs/gpu.md` says how to run it.
 """
 
-from __future__ import annotations
-
 import ctypes
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A bundle in the hub's layout answers in other libraries as it does here: the softmax of its logits is calibrated."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import errno

@@ -1,21 +1,12 @@
 """A bundle answers a text of `max_tokens`, or is neither written, verified nor loaded."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    DebertaV2Config,
-    LongformerConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    RobertaConfig,
-)
+from transformers import BertConfig, DebertaV2Config, LongformerConfig, ModernBertConfig, MPNetConfig, RobertaConfig
 
 from distill.students.config import EncoderStudent
 from distill.students.encoder import build as build_encoder

@@ -1,7 +1,5 @@
 """A model that reads the end of a long text does so as a teacher, as a student, on disk, as a bundle and served."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

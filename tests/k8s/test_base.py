@@ -1,7 +1,5 @@
 """The manifests in k8s/base fit the service that they start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

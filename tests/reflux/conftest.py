@@ -1,7 +1,5 @@
 """A small task for tests that run a whole one."""
 
-from __future__ import annotations
-
 import pytest
 import yaml
 

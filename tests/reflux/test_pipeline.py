@@ -1,7 +1,5 @@
 """A whole task in Python: what comes of it, what it says meanwhile, and that it runs where a loop does."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

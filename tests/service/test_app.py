@@ -1,7 +1,5 @@
 """What the app refuses to start with, and how the shadow follows its answers."""
 
-from __future__ import annotations
-
 import pytest
 
 from service.errors import StartupError

@@ -1,7 +1,5 @@
 """A broken bundle stops a start with one line and a reload with 409; the served bundle stays in service."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

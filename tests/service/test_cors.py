@@ -1,7 +1,5 @@
 """Only web pages of origins that the settings name may send requests."""
 
-from __future__ import annotations
-
 import pytest
 
 from service.auth.keyfile import key_line

@@ -1,7 +1,5 @@
 """What importing the service loads, and what it must not."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

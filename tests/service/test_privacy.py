@@ -1,7 +1,5 @@
 """The log and the metrics never contain a text, whatever the route and the failure."""
 
-from __future__ import annotations
-
 import json
 
 import httpx

@@ -1,7 +1,5 @@
 """The client and the service agree on the wire format."""
 
-from __future__ import annotations
-
 import pytest
 
 from reflux_client import AsyncClient, RefluxError

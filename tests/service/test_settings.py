@@ -1,7 +1,5 @@
 """An invalid setting stops the start, with a message that names its environment variable."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import os

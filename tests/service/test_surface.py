@@ -3,8 +3,6 @@
 It is recorded in `surface/*.json`. A change goes into CHANGELOG.md and is recorded by `make surface`.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

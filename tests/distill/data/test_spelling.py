@@ -1,7 +1,5 @@
 """Labels that are one label in two spellings are found, and shown so that the difference can be seen."""
 
-from __future__ import annotations
-
 import pytest
 
 from distill.data.spelling import plain, same_spelling, shown, spelling_variants

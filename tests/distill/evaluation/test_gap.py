@@ -1,7 +1,5 @@
 """The gap is what it is by hand, zero between equals, and refuses arrays that do not fit."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a classifier's configuration names its labels is taken as it is meant, or refused by name."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -82,10 +80,7 @@ def test_labels_stand_at_the_places_of_their_logits(config, labels):
         ({"id2label": NAMED, "label2id": ["a", "b", "c"]}, "label2id is a list; leave it out"),
         ({"id2label": NAMED, "problem_type": "regression"}, "problem_type is regression"),
         ({"id2label": {"0": "score"}}, "num_labels is 1, which leaves no choice"),
-        (
-            {"id2label": {"0": "score"}, "problem_type": "single_label_classification"},
-            "set problem_type to multi",
-        ),
+        ({"id2label": {"0": "score"}, "problem_type": "single_label_classification"}, "set problem_type to multi"),
         ({"id2label": {"0": "LABEL_0"}, "problem_type": MULTI_LABEL}, "names no labels (id2label); set them"),
     ],
 )

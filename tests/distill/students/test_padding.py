@@ -72,8 +72,7 @@ def test_so_do_decoders_of_other_families(tiny_classifier, kind):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2", "mpnet", "modernbert"],
+    "kind", ["bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2", "mpnet", "modernbert"]
 )
 @pytest.mark.parametrize("pad_id", [5, 0])
 def test_encoders_do_whatever_their_padding_id(tiny_classifier, kind, pad_id):

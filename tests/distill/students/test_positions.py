@@ -3,8 +3,6 @@
 What is expected is what transformers does with texts of each length.
 """
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """A student of either family answers alike alone and in a batch, and comes back from disk as it was."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

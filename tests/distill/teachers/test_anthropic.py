@@ -19,12 +19,7 @@ from tests.support.script import Script
 
 LABELS = ("billing", "refund", "shipping")
 PRICE = {"input": 3.0, "cached": 0.3, "cache_write": 3.75, "output": 15.0}
-USAGE = {
-    "input_tokens": 10,
-    "cache_creation_input_tokens": 20,
-    "cache_read_input_tokens": 300,
-    "output_tokens": 8,
-}
+USAGE = {"input_tokens": 10, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 300, "output_tokens": 8}
 
 
 def text_of(body: Mapping[str, Any]) -> str:
@@ -180,8 +175,7 @@ async def test_refusals_and_answers_that_name_no_label_are_outcomes_that_cost(se
 
 
 @pytest.mark.parametrize(
-    ("reply", "outcome"),
-    [(REFUSAL, "refused"), (message('{"ranking": []}'), "invalid"), (message("{}"), "invalid")],
+    ("reply", "outcome"), [(REFUSAL, "refused"), (message('{"ranking": []}'), "invalid"), (message("{}"), "invalid")]
 )
 async def test_a_ranking_may_be_refused_or_none(server, reply, outcome) -> None:
     async with teacher(server, method="verbalised") as asked:

@@ -1,7 +1,5 @@
 """A teacher is the same as long as its answers are: whatever it costs, however fast, and whoever's key is used."""
 
-from __future__ import annotations
-
 import pytest
 
 from distill import teachers

@@ -1,7 +1,5 @@
 """Kinds of teachers are found by name, a kind of one's own too, and nothing heavy is loaded for it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A scaling is applied as it is written down: to any shape, finite, and refused where it does not fit."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """A text's answer is its own: no neighbour, thread or order changes it, and no answer that is not a number is given."""
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

@@ -1,7 +1,5 @@
 """A bundle is written whole or not at all, and one that was changed since is not opened."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """What a device runs is the same batch in a larger shape, and nobody sees what was added."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -147,11 +145,7 @@ def test_bound_answers_are_those_of_a_plain_run(bound, plain, words, count):
 def test_bound_runs_have_the_shape_of_their_bucket_and_lie_on_the_device(bound, session):
     bound.run([bound.encode(text) for text in ("invoice", "my invoice is late", "login")])
     assert session.shapes == [("input_ids", (4, 8)), ("attention_mask", (4, 8))]
-    assert session.bound == [
-        ("input_ids", "cpu"),
-        ("attention_mask", "cpu"),
-        *((name, "cpu", 0) for name in OUTPUTS),
-    ]
+    assert session.bound == [("input_ids", "cpu"), ("attention_mask", "cpu"), *((name, "cpu", 0) for name in OUTPUTS)]
 
 
 def test_a_row_that_was_added_cannot_fail_a_run(bound):

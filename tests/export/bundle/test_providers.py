@@ -1,7 +1,5 @@
 """The device that was asked for is the device that is used, or there is an error that says what to do."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import onnxruntime

@@ -1,7 +1,5 @@
 """The reference says how often a student disagrees with its teacher, and never less than it does."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import zipfile

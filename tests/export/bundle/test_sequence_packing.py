@@ -1,7 +1,5 @@
 """Texts share rows of attention, nothing is lost or doubled, and none sees another."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

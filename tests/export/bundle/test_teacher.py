@@ -1,7 +1,5 @@
 """A bundle as a teacher answers what the bundle answers, in the order of the labels it is asked for."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

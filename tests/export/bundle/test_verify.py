@@ -1,20 +1,11 @@
 """A bundle that does not answer here as it did where it was made is not passed."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
 
 from export.bundle.classifier import Classifier
-from export.bundle.format import (
-    GOLDEN,
-    MODEL,
-    PORTABLE,
-    Bundle,
-    BundleError,
-    golden_jsonl,
-)
+from export.bundle.format import GOLDEN, MODEL, PORTABLE, Bundle, BundleError, golden_jsonl
 from export.bundle.verify import check_golden, verify
 from tests.support.tiny_bundle import rewritten
 

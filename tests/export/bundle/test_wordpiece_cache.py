@@ -1,7 +1,5 @@
 """Words that were seen before give the very tokens that the tokenizer gives, and what is not plain is left to it."""
 
-from __future__ import annotations
-
 import string
 
 import pytest

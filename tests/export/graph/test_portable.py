@@ -1,7 +1,5 @@
 """A portable graph takes ids and mask alone, has operators of the standard alone, and computes what its source does."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

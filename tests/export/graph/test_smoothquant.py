@@ -1,7 +1,5 @@
 """Smoothing changes nothing in fp32, and makes int8 keep what one large channel would drown."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

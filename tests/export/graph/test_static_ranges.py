@@ -1,7 +1,5 @@
 """Ranges of activations are those of typical texts, so that a text's answer does not depend on its neighbours."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

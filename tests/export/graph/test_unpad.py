@@ -1,7 +1,5 @@
 """A unpadded graph answers as its source does, computes for tokens alone, and leaves alone what it does not know."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -17,14 +17,7 @@ from export.bundle.sequence_packing import NAMES
 from export.graph import variants
 from export.graph.float16 import to_float16
 from export.graph.unpad import unpad
-from export.graph.variants import (
-    ROUNDS,
-    fuse,
-    load_variants,
-    make_variants,
-    measure,
-    quantise,
-)
+from export.graph.variants import ROUNDS, fuse, load_variants, make_variants, measure, quantise
 
 HEADS = {
     "encoder": "module.head.weight",

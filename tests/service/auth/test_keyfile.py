@@ -1,7 +1,5 @@
 """The file of API keys: its format, and that an error names the line without repeating it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 

@@ -1,7 +1,5 @@
 """SageMaker's `/invocations` and `/ping`, and Vertex AI's `/vertex`."""
 
-from __future__ import annotations
-
 from .conftest import refused
 
 

@@ -1,7 +1,5 @@
 """`POST /` for the Inference API's client, and TEI there, at `/predict`, `/info` and `/health`."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 
@@ -105,11 +103,7 @@ async def test_top_k_lists_that_many_labels(client, native, texts, top_k, listed
 async def test_the_scores_have_the_requested_activation(client, native, texts):
     [result] = await native(client, texts[:1])
     logits = np.array(result["logits"])
-    for function, expected in (
-        ("none", logits),
-        ("sigmoid", 1 / (1 + np.exp(-logits))),
-        (None, scores(result)),
-    ):
+    for function, expected in (("none", logits), ("sigmoid", 1 / (1 + np.exp(-logits))), (None, scores(result))):
         [scored] = await infer(client, texts[0], function_to_apply=function)
         assert {item["label"]: item["score"] for item in scored} == pytest.approx(
             dict(zip(LABELS, expected, strict=True)), abs=2e-6

@@ -1,7 +1,5 @@
 """infinity's reply on `POST /classify`, for requests with its key, `input`."""
 
-from __future__ import annotations
-
 import pytest
 
 from service.compat.errors import OpenAIErrorBody

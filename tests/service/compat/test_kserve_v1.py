@@ -1,7 +1,5 @@
 """KServe's V1 protocol."""
 
-from __future__ import annotations
-
 import pytest
 
 from .conftest import LABELS, refused

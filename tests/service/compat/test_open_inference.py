@@ -1,7 +1,5 @@
 """The Open Inference Protocol: its routes, its tensors in JSON and in bytes, and its real clients."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

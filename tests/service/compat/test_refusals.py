@@ -1,7 +1,5 @@
 """An invalid request is refused in its protocol's shape, with a message that begins with the invalid field."""
 
-from __future__ import annotations
-
 import pytest
 
 from service.compat.errors import OpenAIErrorBody

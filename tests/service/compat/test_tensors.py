@@ -1,7 +1,5 @@
 """Tensors as bytes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """vLLM's and SGLang's classification at `POST /v1/classify`."""
 
-from __future__ import annotations
-
 import pytest
 
 from .conftest import refused, scores

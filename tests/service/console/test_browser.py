@@ -1,7 +1,5 @@
 """The page and /docs in a real browser: Chromium from Debian."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 

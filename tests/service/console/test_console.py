@@ -1,7 +1,5 @@
 """The page needs nothing but this service."""
 
-from __future__ import annotations
-
 import re
 
 

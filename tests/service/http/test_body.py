@@ -1,7 +1,5 @@
 """Bodies of wrong items, too many items and odd JSON are refused in one line on every route that takes a list."""
 
-from __future__ import annotations
-
 import struct
 
 import pytest

@@ -1,7 +1,5 @@
 """The context of a request: its deadline, its body, its variant, and when its client disconnects."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 

@@ -1,7 +1,5 @@
 """A scheduler of its own for each test."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.scheduling import Bench, stop_clock

@@ -1,7 +1,5 @@
 """A graph is run in the way that was measured to be fastest, unless a setting fixes it."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 from types import SimpleNamespace

@@ -11,16 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.inference.batching import (
-    ALONE,
-    WINDOW,
-    Limits,
-    by_length,
-    choose,
-    packed_price,
-    tokens_of,
-    window,
-)
+from service.inference.batching import ALONE, WINDOW, Limits, by_length, choose, packed_price, tokens_of, window
 
 
 @dataclass(frozen=True)
@@ -104,8 +95,7 @@ def test_alone_means_alone(waiting, slack):
 
 
 @pytest.mark.parametrize(
-    ("slack", "expected"),
-    [(0, [8, 8]), (1, [8, 8, 7]), (11, [8, 8, 7]), (12, [8, 8, 12, 7]), (112, [8, 40, 8, 12, 7])],
+    ("slack", "expected"), [(0, [8, 8]), (1, [8, 8, 7]), (11, [8, 8, 7]), (12, [8, 8, 12, 7]), (112, [8, 40, 8, 12, 7])]
 )
 def test_the_higher_the_fixed_cost_of_a_run_the_less_lengths_matter(slack, expected):
     waiting = items([8, 40, 8, 12, 7])

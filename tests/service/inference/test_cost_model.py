@@ -1,7 +1,5 @@
 """The cost of a run is learned from runs: close to the truth despite noise, soon after a change, and never absurd."""
 
-from __future__ import annotations
-
 import math
 import random
 
@@ -76,10 +74,7 @@ def test_equal_runs_leave_the_fit_stable(tokens):
 
 @settings(deadline=None)
 @given(
-    runs=st.lists(
-        st.tuples(st.integers(0, 65536), st.floats(0, 100)),
-        max_size=60,
-    ),
+    runs=st.lists(st.tuples(st.integers(0, 65536), st.floats(0, 100)), max_size=60),
     tokens=st.integers(0, 10**7),
     count=st.integers(0, 10**4),
 )

@@ -1,7 +1,5 @@
 """The settings choose the device, and a GPU gets larger batches from one worker."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 import time

@@ -1,7 +1,5 @@
 """A client that leaves frees its places in the queue, and nothing of its request remains."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import threading

@@ -1,7 +1,5 @@
 """A bundle that does not behave here as where it was made is not served."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 

@@ -1,7 +1,5 @@
 """While requests are refused, a thread runs the graph in the event loop's place, and every answer stays right."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

@@ -1,7 +1,5 @@
 """The queue keeps its order and knows its tokens, whatever is added, taken, put back or withdrawn."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Each request is answered whole or not at all, in as few runs as possible, and one's fault affects no other."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import random

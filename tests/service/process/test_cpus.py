@@ -1,7 +1,5 @@
 """A container's quota counts, not the host's CPUs."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

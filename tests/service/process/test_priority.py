@@ -1,7 +1,5 @@
 """A thread lowers its priority, and goes on where that is forbidden."""
 
-from __future__ import annotations
-
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Reloading by request: only if the setting allows it, and with a clear result."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What `POST /classify` answers, and what it says when it does not."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The page of the API needs nothing but this service."""
 
-from __future__ import annotations
-
 import re
 from urllib.parse import urljoin
 

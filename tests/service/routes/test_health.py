@@ -1,7 +1,5 @@
 """Probes reflect starting, stopping and inference threads that ended."""
 
-from __future__ import annotations
-
 import asyncio
 
 import httpx

@@ -1,7 +1,5 @@
 """`GET /model` and `GET /gap`."""
 
-from __future__ import annotations
-
 import json
 
 from export.bundle.format import MANIFEST

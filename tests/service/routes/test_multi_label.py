@@ -1,7 +1,5 @@
 """A multi-label bundle gives each text as many labels as it has, from none to all; other bundles say nothing of it."""
 
-from __future__ import annotations
-
 import pytest
 
 from reflux_client.answers import Classification

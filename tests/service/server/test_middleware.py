@@ -1,7 +1,5 @@
 """Every request gets an id, and its errors one shape."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

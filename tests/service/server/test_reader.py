@@ -1,7 +1,5 @@
 """Upgrade offers, heads, bodies and connections have limits, which are the same on both paths."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re
@@ -373,13 +371,7 @@ async def test_a_client_that_half_closes_after_its_requests_is_answered(listenin
     async with small(listening, connect) as (serving, begin):
         data = request(target=f"/classify{way}", chunked=chunked)
         nonsense = b"nonsense\r\n\r\n"
-        for pieces in (
-            [data],
-            [data, data[:30]],
-            [request(), data],
-            [request(), data, data[:30]],
-            [data, nonsense],
-        ):
+        for pieces in ([data], [data, data[:30]], [request(), data], [request(), data, data[:30]], [data, nonsense]):
             gate.close()
             connection = await begin(*pieces)
             await gate.held()

@@ -1,7 +1,5 @@
 """A student is compared with the calibrated answer of its teacher; the uncalibrated one is stored."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

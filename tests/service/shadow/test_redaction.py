@@ -1,7 +1,5 @@
 """What redaction removes and what it leaves, one line per case; and what holds for any text."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

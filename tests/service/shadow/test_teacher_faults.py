@@ -1,7 +1,5 @@
 """Every fault of a teacher becomes one outcome per text, and disturbs no request."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from typing import Any, cast

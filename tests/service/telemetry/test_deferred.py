@@ -1,7 +1,5 @@
 """Deferred work is done: when there is enough of it, after a while, and before metrics are read."""
 
-from __future__ import annotations
-
 import asyncio
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Every series exists before the first request, and counts each request once."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Spans: one per request under the client's, one per stage under that; none contains a text."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

@@ -43,11 +43,7 @@ class Gateway:
     """
 
     def __init__(
-        self,
-        headers: Mapping[str, str] = {},
-        *,
-        ids: Callable[[int], object] = "chatcmpl-{}".format,
-        **more: Any,
+        self, headers: Mapping[str, str] = {}, *, ids: Callable[[int], object] = "chatcmpl-{}".format, **more: Any
     ) -> None:
         self.headers, self.ids = dict(headers), ids
         self.ignored: tuple[str, ...] = more.get("ignored", ())

@@ -41,10 +41,7 @@ REFUSED: list[tuple[int, object]] = [
         400,
         {"error": {"code": "content_filter", "message": "no", "innererror": {"code": "ResponsibleAIPolicyViolation"}}},
     ),
-    (
-        400,
-        openai("Invalid prompt: your prompt was flagged as violating our usage policy.", "invalid_prompt"),
-    ),
+    (400, openai("Invalid prompt: your prompt was flagged as violating our usage policy.", "invalid_prompt")),
     (400, openai("Your request was rejected as a result of our safety system.", "content_policy_violation")),
     (400, anthropic("invalid_request_error", "Output blocked by content filtering policy")),
     (400, openai(LITELLM.format(kind="ContentPolicyViolationError", said="no"), "400", "None")),
@@ -99,10 +96,7 @@ TOO_LONG: list[tuple[int, object]] = [
         },
     ),
     (400, {"error": {"message": "The input (5000 tokens) is longer than the model's context length (4096 tokens)."}}),
-    (
-        400,
-        [{"error": {"code": 400, "message": "The input token count (1200000) exceeds the maximum number"}}],
-    ),
+    (400, [{"error": {"code": 400, "message": "The input token count (1200000) exceeds the maximum number"}}]),
     (400, openai(LITELLM.format(kind="ContextWindowExceededError", said="prompt is too long"), "400")),
     (400, openai("Invalid 'messages[1].content': string too long. Expected …", "string_above_max_length")),
     (422, {"detail": [{"loc": ["body", "messages", 1, "content"], "msg": "…", "type": "string_too_long"}]}),

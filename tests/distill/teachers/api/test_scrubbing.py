@@ -1,7 +1,5 @@
 """What a server says is told without the keys and the texts that it repeats of the request."""
 
-from __future__ import annotations
-
 import json
 
 import httpx
