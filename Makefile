@@ -25,11 +25,11 @@ demo: setup
 serve: setup
 	$(BIN)/reflux demo --serve
 
-# One thread a process, or the processes' threads wait for one another.
+# One thread per process, otherwise the threads of the processes wait for one another.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-# Apart from `test`, for it takes a third longer at least.
+# Not part of `test`, because of the time it takes; CONTRIBUTING.md has the measurement.
 coverage: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term:skip-covered
 
