@@ -4,8 +4,7 @@
 # mlserver-huggingface 1.7.1, the latest, imports `Conversation` from transformers.pipelines, which transformers has not
 # had since 4.42. Its requirements do not bound transformers, and the latest optimum that they allow (1.27.0) brings 4.53.3:
 #   the runtime imports Conversation: True, its requirements bound transformers: False, transformers 4.53.3 has it: False
-# So `mlserver start` ends with an ImportError after a fresh installation. With transformers 4.41.2, optimum has to be so
-# old (1.20.0) that it does not find `onnx/model.onnx` in a folder in the layout of the hub.
+# So `mlserver start` ends with an ImportError after a fresh installation.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
