@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tests.support.sockets import address_of
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Handler = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
 
@@ -30,9 +30,9 @@ class HttpServer:
     url: str
     state: ServerState
 
-    async def idle(self) -> None:
-        """Return when no connection is open and no request is being answered."""
-        await until(lambda: not self.state.connections and not self.state.tasks)
+    async def idle(self, *, patience: float = PATIENCE) -> None:
+        """Return when no connection is open and no request is being answered. Raises TimeoutError after `patience`."""
+        await until(lambda: not self.state.connections and not self.state.tasks, patience=patience)
 
 
 @asynccontextmanager

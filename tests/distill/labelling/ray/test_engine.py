@@ -252,7 +252,7 @@ async def test_a_driver_that_is_killed_pays_for_nothing_twice_when_it_is_started
             running.kill()
             await running.communicate()
         hold.released.set()
-        await server.idle()
+        await server.idle(patience=RAY_STARTS)
         begun, answered, paid = len(teacher.asked), made.answered, made.rows("calls WHERE cost_usd > 0", "key")
         assert begun - len(paid) <= 2 * UNDER_WAY
 
@@ -307,7 +307,7 @@ async def test_a_second_ctrl_c_gives_up_what_is_in_flight_and_counts_it(tmp_path
         (spent,) = made.rows("money", "spent")
         assert teacher.usd <= spent
         hold.released.set()
-        await server.idle()
+        await server.idle(patience=RAY_STARTS)
 
 
 async def test_a_cluster_that_cannot_be_reached_is_told(tmp_path, cluster) -> None:
