@@ -36,10 +36,7 @@ class Reader(Connection):
                 self._drop(len(piece))
                 continue
             try:
-                try:
-                    self.parser.feed_data(piece)
-                except httptools.HttpParserUpgrade as offer:
-                    self._read_on(piece, offer)
+                self._parse(piece)
                 if self._reading:
                     self._wait(len(piece))
             except ServiceError as error:
@@ -120,17 +117,16 @@ class Reader(Connection):
         if request is not None:
             request.disconnect()
 
-    def _read_on(self, data: bytes, offer: httptools.HttpParserUpgrade) -> None:
-        """Go on as if a request had not offered another protocol, where the parser stopped."""
-        while True:
-            head = without_offer(self.parser.get_method(), self.url, self.version, self.headers)
-            data = head + data[offer.args[0] :]
-            self.parser = new_parser(self)
+    def _parse(self, data: bytes) -> None:
+        """Parse bytes; where the parser stops at an offer of another protocol, go on as if there were no offer."""
+        while True:  # not within `except`, where the offer would replace the error of a callback as context
             try:
                 self.parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as another:
-                offer = another
+            except httptools.HttpParserUpgrade as offer:
+                head = without_offer(self.parser.get_method(), self.url, self.version, self.headers)
+                data = head + data[offer.args[0] :]
+                self.parser = new_parser(self)
 
     def _give_to_app(self, headers: dict[bytes, bytes]) -> None:
         """Let uvicorn begin a request whose head is complete, which calls the app."""

@@ -137,7 +137,8 @@ async def test_get_http_1_0_and_expect_100_work_with_an_upgrade_offer(listening,
 )
 async def test_what_is_not_http_1_is_refused_in_the_shape_of_all_errors(listening, connect, data, status, message):
     async with listening() as serving:
-        for before in (b"", request() if data[0] != 0x16 else b""):
+        befores = (b"",) if data[0] == 0x16 else (b"", request(), request(H2C))
+        for before in befores:
             connection = await connect(serving.port)
             await send(connection, before + data)
             if before:
@@ -147,7 +148,7 @@ async def test_what_is_not_http_1_is_refused_in_the_shape_of_all_errors(listenin
             assert body["error"]["message"].startswith(message)
             assert body["error"]["request_id"] == headers["x-request-id"]
             assert await connection.ended()
-        assert counted(serving, status) == 2
+        assert counted(serving, status) == len(befores)
 
 
 async def test_a_split_preface_and_nonsense_after_a_waiting_request_are_answered_in_order(listening, connect, gate):
