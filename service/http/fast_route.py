@@ -21,9 +21,10 @@ Respond = Callable[[bytes | Exception], None]
 """Writes an answer: its JSON, or an error."""
 
 Direct = Callable[[RequestContext, bytes, Respond], Callable[[], None] | None]
-"""Starts to answer a body: `respond` is called once, later, and the function returned withdraws the request.
+"""Starts to answer a body that is declared to be JSON: `respond` is called once, later.
 
-Raises ServiceError to refuse the request. Returns None for a body that the endpoint must read, and refuse, instead.
+Returns the function that withdraws the request, or None for a body that the endpoint must read, and refuse, instead.
+Raises ServiceError to refuse the request.
 """
 
 

@@ -17,7 +17,7 @@ from export.bundle.format import Manifest
 from service.compat import infinity
 from service.compat.errors import CODES, OpenAIErrorBody
 from service.errors import InferenceFailedError, InvalidRequestError
-from service.http.body import ITEMS_BESIDE, JSON, check_items, has_key, parse, read_body
+from service.http.body import ITEMS_BESIDE, check_items, has_key, parse, read_body
 from service.http.context import RequestContext, context_of
 from service.http.error_body import ErrorBody
 from service.http.fast_route import FastRoute, Respond
@@ -146,9 +146,7 @@ async def classify(request: Request) -> Response:
 
 
 def classify_directly(models: Models, context: RequestContext, body: bytes, respond: Respond) -> Withdraw | None:
-    """Classify a well-formed body that is declared to be JSON, without ASGI; see `fast_route.Direct`."""
-    if context.headers.get(b"content-type") != JSON:
-        return None
+    """Classify a well-formed body, without ASGI; see `fast_route.Direct`."""
     if len(body) > ITEMS_BESIDE:  # a shorter one cannot have too many items
         check_items(body, context.settings)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from service.http.body import JSON
 from service.http.context import ADMISSION, RequestContext
 from service.http.fast_route import FastRoute
 from service.inference import dataplane
@@ -40,6 +41,7 @@ class FastPath:
             or not connection.parser.should_keep_alive()
             or connection.expect_100_continue
             or connection.flow.write_paused
+            or headers.get(b"content-type") != JSON
             or b"transfer-encoding" in headers
             or int(headers.get(b"content-length", most + 1)) > most
         ):

@@ -477,10 +477,20 @@ async def test_under_overload_requests_are_refused_before_their_json_is_read(cro
         assert unanswered(serving) == 0
 
 
-async def test_under_overload_an_invalid_deadline_is_still_an_error_of_the_client(crowding):
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"x_request_timeout_ms": "soon"}, 422, "invalid"),
+        ({"content_type": "text/plain"}, 415, "unsupported_media_type"),
+    ],
+    ids=["deadline", "content type"],
+)
+async def test_under_overload_a_head_that_is_never_answered_is_still_an_error_of_the_client(
+    crowding, headers, status, code
+):
     async with crowding() as crowded:
-        status, _, body = await ask(crowded.connection, x_request_timeout_ms="soon")
-        assert (status, body["error"]["code"]) == (422, "invalid")
+        found, _, body = await ask(crowded.connection, **headers)
+        assert (found, body["error"]["code"]) == (status, code)
 
 
 async def test_a_refusal_under_overload_costs_a_key_nothing(crowding, write_keys):

@@ -137,7 +137,7 @@ async def test_get_http_1_0_and_expect_100_work_with_an_upgrade_offer(listening,
 )
 async def test_what_is_not_http_1_is_refused_in_the_shape_of_all_errors(listening, connect, data, status, message):
     async with listening() as serving:
-        befores = (b"",) if data[0] == 0x16 else (b"", request(), request(H2C))
+        befores = (b"",) if data[0] == 0x16 else (b"", request(), request(more=H2C))
         for before in befores:
             connection = await connect(serving.port)
             await send(connection, before + data)
