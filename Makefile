@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test coverage surface lint format lock clean
+.PHONY: setup demo serve test surface lint format lock clean
 
 setup: $(STAMP)
 
@@ -27,11 +27,8 @@ serve: setup
 
 # One thread per process, otherwise the threads of the processes wait for one another.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
-
-# Not part of `test`, because of the time it takes; CONTRIBUTING.md has the measurement.
-coverage: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report=
+	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines; '$(BIN)/coverage report -m' lists the others"
 
 # Writes down anew what tests/service/test_surface.py compares with: operations, settings, metrics.
 surface: setup
