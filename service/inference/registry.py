@@ -26,6 +26,7 @@ from service.inference.autotune import Overrides
 from service.inference.load import Loaded, load
 from service.inference.scheduler import Scheduler
 from service.process.cpus import available_cpus
+from service.process.huge_pages import use_huge_pages
 from service.process.priority import lower_priority
 from service.settings import Settings
 from service.shadow.errors import ShadowError
@@ -198,6 +199,8 @@ class Models:
         thread = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower_priority if shared else None)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(thread, loading)
+            thread.submit(lower_priority)  # nobody waits for what follows
+            thread.submit(use_huge_pages)
         finally:
             thread.shutdown(wait=False)
         if self._stopped:
