@@ -74,7 +74,8 @@ def submit(
     check_limits(texts, context.settings, name)
     seconds = context.timeout(timeout_seconds)
     deadline = None if seconds is None else context.began + seconds
-    model = models.choose(variant or context.variant)
+    wanted = variant or context.variant
+    model = models.only if wanted is None and models.only is not None else models.choose(wanted)
     if context.caller is not None:
         context.spend_rest(len(texts))
     record_stage, trace = None, context.trace

@@ -2,12 +2,13 @@
 
 `Reader` parses every request and offers each complete head here. A request that is not plain, or whose body the route
 does not understand, goes through uvicorn and the app instead. Under overload a request is refused before its JSON is
-read.
+read. Clients send the same head again and again, so a head that was parsed is known by its bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from service.http.body import JSON
 from service.http.context import ADMISSION, RequestContext
@@ -18,6 +19,21 @@ from service.server.connection import CLOSE, Connection, Headers
 from service.server.middleware import DISCONNECTED, RequestMiddleware
 
 _POST = "POST"
+_HEAD_ENDS = b"\r\n\r\n"
+_MOST_HEADS = 4096
+_MOST_HEAD_BYTES = 1024
+"""At most so many heads are known, of at most so many bytes."""
+
+_UNIQUE = frozenset({b"x-request-id", b"traceparent"})
+"""Headers that differ from request to request."""
+
+
+class _Head(NamedTuple):
+    """What a head that was parsed says."""
+
+    route: FastRoute
+    headers: dict[bytes, bytes]
+    length: int
 
 
 class FastPath:
@@ -29,6 +45,7 @@ class FastPath:
         self._settings = requests.settings
         self._traced = requests.traced
         self._routes = requests.direct
+        self._known: dict[bytes, _Head] = {}
 
     def take(self, connection: Connection, headers: dict[bytes, bytes]) -> FastRequest | None:
         """Return the request whose head `connection` has just read if it is plain, else None."""
@@ -46,6 +63,28 @@ class FastPath:
             or int(headers.get(b"content-length", most + 1)) > most
         ):
             return None
+        return self._begin(connection, route, headers)
+
+    def recall(self, connection: Connection, data: bytes) -> tuple[FastRequest, bytes] | None:
+        """Return the request that `data` consists of, and its body, if its head is known; else None."""
+        end = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+        head = self._known.get(data[:end])
+        if head is None or len(data) - end != head.length:
+            return None
+        return self._begin(connection, head.route, head.headers), data[end:]
+
+    def learn(self, data: bytes, request: FastRequest) -> None:
+        """Keep the head of a parsed request, if `data` consists of that request and the head may come again."""
+        headers = request.context.headers
+        end = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+        length = int(headers[b"content-length"])
+        if len(data) - end != length or end > _MOST_HEAD_BYTES or not _UNIQUE.isdisjoint(headers):
+            return
+        if len(self._known) >= _MOST_HEADS:
+            self._known.clear()
+        self._known[data[:end]] = _Head(request.route, headers, length)
+
+    def _begin(self, connection: Connection, route: FastRoute, headers: dict[bytes, bytes]) -> FastRequest:
         context = RequestContext.begin(self._settings, headers, traced=self._traced)
         defaults = connection.server_state.default_headers
         return FastRequest(self, connection, route, context, defaults, keep_alive=CLOSE not in defaults)

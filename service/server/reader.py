@@ -28,8 +28,23 @@ class Reader(Connection):
         self._fast: FastRequest | None = None
         """The request on the fast path, from its head to its answer."""
 
+        self._first = b""
+        """The bytes that are being parsed, if they begin with a request and none is under way."""
+
     def data_received(self, data: bytes) -> None:
-        """Parse bytes a piece at a time, so that the limits are checked before more is held."""
+        """Answer a request whose head is known. Parse other bytes, a piece at a time, so that little more is held."""
+        if (
+            self._fast_path is not None
+            and not self._reading
+            and not self._ended
+            and self._failure is None
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        ):
+            known = self._fast_path.recall(self, data)
+            if known is not None and self._answer(*known):
+                return
+            self._first = data
         for at in range(0, len(data), HEAD_BYTES):
             piece = data if len(data) <= HEAD_BYTES else data[at : at + HEAD_BYTES]
             if self._failure is not None or self._ended:
@@ -46,6 +61,7 @@ class Reader(Connection):
                 if not isinstance(cause, ServiceError):
                     cause = no_http(piece, self.parser.get_method(), error)
                 self._fail(cause)
+        self._first = b""
 
     def on_message_begin(self) -> None:
         """Begin to read a request. Its scope is made in `_give_to_app`, where uvicorn needs one."""
@@ -75,9 +91,7 @@ class Reader(Connection):
         if self._fast_path is not None and (self.cycle is None or self.cycle.response_complete):
             request = self._fast_path.take(self, headers)
             if request is not None:
-                self.cycle = self._fast = request
-                if self._requests.keys is not None:
-                    request.admit()
+                self._take(request)
                 return
         self._give_to_app(headers)
 
@@ -96,6 +110,8 @@ class Reader(Connection):
         if self._held:
             self._release()
         if self._fast is not None and self.cycle is self._fast:
+            if self._fast_path is not None and self._first:
+                self._fast_path.learn(self._first, self._fast)
             body = self._fast.complete()
             if body is None:
                 return
@@ -104,6 +120,21 @@ class Reader(Connection):
             self._give_to_app(headers)
             super().on_body(body)
         super().on_message_complete()
+
+    def _take(self, request: FastRequest) -> None:
+        self.cycle = self._fast = request
+        if self._requests.keys is not None:
+            request.admit()
+
+    def _answer(self, request: FastRequest, body: bytes) -> bool:
+        """Answer a request whose head is known. Return False if it is for the app, and to be parsed."""
+        self._take(request)
+        if not request.response_complete:
+            request.parts.append(body)
+        if request.complete() is None:
+            return True
+        self.cycle = self._fast = None
+        return False
 
     def answered(self, *, keep_alive: bool) -> None:
         """Turn to the next request after an answer of the fast path, or close."""

@@ -13,6 +13,7 @@ import structlog
 
 from export.bundle import classifier
 from service.inference.registry import Models
+from service.inference.scheduler import Scheduler
 from service.routes import health
 from service.shadow.pipeline import ShadowPipeline
 from service.telemetry.logging import configure_logging, describe, log_loop_errors
@@ -128,6 +129,7 @@ def broken(monkeypatch):
     def break_all() -> None:
         for method in ("choose", "reload"):
             monkeypatch.setattr(Models, method, fail)
+        monkeypatch.setattr(Scheduler, "submit", fail)
         for name in ("alive", "versions", "loaded"):
             monkeypatch.setattr(Models, name, property(fail))
         monkeypatch.setattr(health, "render", fail)

@@ -71,7 +71,7 @@ def model(tiny_bundle):
 def models(model):
     """The models of a service, which are `model` alone; it records the variants that were chosen."""
     chosen = []
-    return SimpleNamespace(choose=lambda wanted: chosen.append(wanted) or model, chosen=chosen)
+    return SimpleNamespace(only=None, choose=lambda wanted: chosen.append(wanted) or model, chosen=chosen)
 
 
 @pytest.fixture

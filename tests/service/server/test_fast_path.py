@@ -19,8 +19,10 @@ from structlog.testing import capture_logs
 
 from service.http.context import RequestContext
 from service.inference.types import Submission
+from service.server import fast_path
 from service.server.fast_path import FastRequest
 from service.server.middleware import RequestMiddleware
+from service.server.reader import Reader
 from tests.support.raw_request import request
 from tests.support.waiting import PATIENCE, until
 
@@ -224,6 +226,94 @@ async def test_answers_errors_counts_and_log_lines_are_the_same_on_both_paths(li
     assert counted == usually_counted
     assert lines == usual_lines
     assert [line["code"] for line in lines if line["event"] == "request"] == [status for *_, status in ASKED]
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The bytes that HTTP's parser has read."""
+    read = []
+    parse = Reader._parse
+
+    def spy(connection, data):
+        read.append(data)
+        parse(connection, data)
+
+    monkeypatch.setattr(Reader, "_parse", spy)
+    return read
+
+
+async def test_a_known_head_is_not_parsed_again_and_its_requests_are_answered_and_counted_alike(
+    listening, connect, parsed
+):
+    async with listening(batch_tokens=0, **SETTINGS) as serving:
+        statuses, counts = [], []
+        for _ in range(3):
+            connection = await connect(serving.port)
+            found = [await ask(connection, json.dumps(body).encode(), **headers) for body, headers, _ in ASKED]
+            statuses.append([status for status, *_ in found])
+            counts.append((requests(serving), len(parsed)))
+        assert statuses == [[status for *_, status in ASKED]] * 3
+        assert [total for total, _ in counts] == [len(ASKED), 2 * len(ASKED), 3 * len(ASKED)]
+        assert len({read for _, read in counts}) == 1
+
+
+async def test_anything_may_follow_a_known_head(served, parsed, asgi):
+    serving, connection = served
+    other = b'{"text": 12345678}'
+    assert len(other) == len(INVOICE)
+    whole, whole_other = request(INVOICE), request(other)
+    assert [(await exchange(connection, whole))[0] for _ in range(2)] == [200, 200]
+    assert (parsed, asgi) == ([whole], [])
+    assert (await exchange(connection, whole_other))[0] == 422
+    assert requests(serving, code=422) == 1
+    for pieces in ([whole[:-5], whole[-5:]], [whole[:30], whole[30:]], [whole + whole_other], [whole + whole[:-3]]):
+        for piece in pieces:
+            connection.writer.write(piece)
+            await connection.writer.drain()
+            await asyncio.sleep(0.01)
+        assert (await answer(connection))[0] == 200
+        if whole_other in pieces[0]:
+            assert (await answer(connection))[0] == 422
+    connection.writer.write(whole[-3:])
+    assert (await answer(connection))[0] == 200
+    assert requests(serving) == 9
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        request(INVOICE, x_request_id="mine"),
+        request(INVOICE, traceparent="mine"),
+        request(INVOICE, x_long="a" * 1024),
+        request(INVOICE, transfer_encoding="chunked"),
+        request(INVOICE) + request(INVOICE),
+    ],
+)
+async def test_a_head_that_is_not_that_of_one_plain_request_or_will_not_come_again_is_not_kept(served, first, parsed):
+    _, connection = served
+    for _ in range(2):
+        connection.writer.write(first)
+        for _ in range(first.count(b"POST")):
+            assert (await answer(connection))[0] == 200
+    assert b"".join(parsed) == first * 2
+
+
+async def test_a_known_head_needs_its_key_each_time(listening, connect, write_keys):
+    path = write_keys(tickets="right")
+    async with listening(api_keys=path, **SETTINGS) as serving:
+        connection = await connect(serving.port)
+        for key, status in (("right", 200), ("right", 200), ("wrong", 401), ("wrong", 401)):
+            assert (await ask(connection, x_api_key=key))[0] == status
+        serving.app.state.requests.keys = None
+        assert (await ask(connection, x_api_key="wrong"))[0] == 200
+
+
+async def test_only_so_many_heads_are_kept(served, monkeypatch, parsed):
+    monkeypatch.setattr(fast_path, "_MOST_HEADS", 2)
+    _, connection = served
+    for name in ("a", "b", "c", "a", "a"):
+        assert (await ask(connection, user_agent=name))[0] == 200
+    assert len(parsed) == 4
 
 
 @pytest_asyncio.fixture
