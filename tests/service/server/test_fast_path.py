@@ -285,7 +285,7 @@ async def test_anything_may_follow_a_known_head(served, parsed, asgi):
         request(INVOICE, x_request_id="mine"),
         request(INVOICE, traceparent="mine"),
         request(INVOICE, x_long="a" * 1024),
-        request(INVOICE, transfer_encoding="chunked"),
+        request(INVOICE, chunked=True),
         request(INVOICE) + request(INVOICE),
     ],
 )
