@@ -279,6 +279,17 @@ async def test_anything_may_follow_a_known_head(served, parsed, asgi):
     assert requests(serving) == 9
 
 
+async def test_behind_a_known_head_the_whole_body_is_waited_for_even_if_its_beginning_is_json(served):
+    _, connection = served
+    whole = request(INVOICE + b"  ")
+    assert (await exchange(connection, whole))[0] == 200
+    connection.writer.write(whole[:-2])
+    await connection.writer.drain()
+    await asyncio.sleep(0.01)
+    assert (await exchange(connection, whole[-2:]))[0] == 200
+    assert (await exchange(connection, whole))[0] == 200
+
+
 @pytest.mark.parametrize(
     "first",
     [
