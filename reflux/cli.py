@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from reflux.exit_codes import EXIT_CODES, NO_ANSWER, StatusCommand
 
 if TYPE_CHECKING:
     from distill.run import Run
@@ -178,6 +181,37 @@ def serve(
 
     given = {"bundle": bundle, "host": host, "port": port}
     serve_bundle(**{name: value for name, value in given.items() if value is not None})
+
+
+@app.command(cls=StatusCommand)
+def status(
+    url: Annotated[str, typer.Argument(help="Address of the service, such as http://localhost:8080.")],
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the key alone; REFLUX_API_KEY by default.")
+    ] = None,
+    window: Annotated[
+        Literal["1h", "6h", "1d", "7d", "since"] | None, typer.Option(help="Print this window alone; all by default.")
+    ] = None,
+    variant: Annotated[
+        Literal["stable", "candidate"], typer.Option(help="Whose verdict, where a candidate is served.")
+    ] = "stable",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the body of GET /gap instead.")] = False,
+) -> None:
+    """May the student of a running service stay? Exit code: 0 stay, 1 watch, 2 leave, 3 blind, 4 no answer."""
+    from reflux.status import NoAnswerError, ask, next_command, parse, read_key, show
+
+    try:
+        body = ask(url, read_key(api_key_file), window=window or "since", variant=variant)
+        found = parse(body)
+    except NoAnswerError as error:
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error)))
+        raise typer.Exit(NO_ANSWER) from error
+    if as_json:
+        typer.echo(json.dumps(body, ensure_ascii=False, indent=2))
+    else:
+        command = next_command(found, url, variant=variant, key_file=api_key_file)
+        show(found, console, window=window, next_command=command)
+    raise typer.Exit(EXIT_CODES[found.verdict])
 
 
 @keys.command("new")

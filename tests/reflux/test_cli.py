@@ -33,7 +33,7 @@ from service import serve
 from service.auth.keyfile import KeyOptions, digest_of, read_keys
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "keys", "classify", "demo")
+VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "status", "keys", "classify", "demo")
 
 
 @dataclass
