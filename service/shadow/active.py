@@ -14,9 +14,10 @@ from distill.teachers import Teacher, TeacherError
 from distill.teachers.scaling import Scaling
 from export.bundle.format import Manifest
 from service.shadow.errors import ShadowError
-from service.shadow.ledger import Ledger, Outcome
+from service.shadow.ledger import Ledger
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
+from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, make_teacher
 from service.shadow.worker import Worker

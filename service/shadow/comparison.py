@@ -18,12 +18,14 @@ class Comparison(NamedTuple):
 
     `agree` is whether both put the same label first. `kl` is KL(teacher ‖ student) in [0, 10] nats, with the student's
     probabilities floored at 1e-4; for a teacher that gives only a label it is the cross-entropy. `js` is the
-    Jensen–Shannon divergence in [0, ln 2] nats.
+    Jensen–Shannon divergence in [0, ln 2] nats. The classes are those put first, as positions in [0, K).
     """
 
     agree: bool
     kl: float
     js: float
+    student_class: int
+    teacher_class: int
 
 
 def compare(student: npt.ArrayLike, teacher: npt.ArrayLike) -> Comparison:
@@ -31,10 +33,13 @@ def compare(student: npt.ArrayLike, teacher: npt.ArrayLike) -> Comparison:
     p, q = np.asarray(student, dtype=np.float64), np.asarray(teacher, dtype=np.float64)
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
+    student_class, teacher_class = int(p.argmax()), int(q.argmax())
     return Comparison(
-        agree=bool(p.argmax() == q.argmax()),
+        agree=student_class == teacher_class,
         kl=min(max(_relative_entropy(q, np.maximum(p, FLOOR)), 0.0), KL_LIMIT),
         js=min(max((_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2, 0.0), JS_LIMIT),
+        student_class=student_class,
+        teacher_class=teacher_class,
     )
 
 

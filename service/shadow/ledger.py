@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Self
 
 import numpy as np
@@ -18,27 +17,9 @@ import numpy.typing as npt
 from service.monitor.evalues import EDetector
 from service.monitor.gap import BandCounts
 from service.shadow.comparison import Comparison
+from service.shadow.outcome import OUTCOMES, POSITION, Outcome
 
 Floats = npt.NDArray[np.float64]
-
-
-class Outcome(StrEnum):
-    """How a sampled text ended."""
-
-    COMPLETED = "completed"
-    QUEUE_FULL = "queue_full"
-    BUDGET = "budget"
-    BREAKER_OPEN = "breaker_open"
-    TIMEOUT = "timeout"
-    TEACHER_ERROR = "teacher_error"
-    INVALID_ANSWER = "invalid_answer"
-    REFUSED = "refused"
-    STORE_ERROR = "store_error"
-    SHUTDOWN = "shutdown"
-
-
-OUTCOMES = tuple(Outcome)
-POSITION = {outcome: index for index, outcome in enumerate(OUTCOMES)}
 
 
 @dataclass(slots=True, eq=False)

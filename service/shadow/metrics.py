@@ -21,7 +21,8 @@ from export.bundle.reference import Reference
 from service.monitor.evalues import BAND_FACTORS, log_factors
 from service.monitor.gap import estimate
 from service.shadow.active import ActiveShadow
-from service.shadow.ledger import OUTCOMES, Ledger, Outcome
+from service.shadow.ledger import Ledger
+from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.redaction.redact import KINDS
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)

@@ -18,9 +18,10 @@ from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from service.shadow.active import ActiveShadow
 from service.shadow.errors import ShadowError
-from service.shadow.ledger import Ledger, Outcome
+from service.shadow.ledger import Ledger
 from service.shadow.metrics import ShadowMetrics
 from service.shadow.outbox.rows import Sample
+from service.shadow.outcome import Outcome
 from service.shadow.report import gap_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings

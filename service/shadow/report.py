@@ -10,8 +10,9 @@ from service.monitor.gap import GapEstimate, estimate
 from service.monitor.means import confidence_sequence, estimate_mean
 from service.shadow.active import ActiveShadow
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
-from service.shadow.ledger import OUTCOMES, Floats, Ledger, Totals
+from service.shadow.ledger import Floats, Ledger, Totals
 from service.shadow.metrics import band_name
+from service.shadow.outcome import OUTCOMES
 
 ENOUGH = 100
 """With fewer comparisons, a gap is called preliminary."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from distill.teachers import Answer, Teacher, TeacherError, create, label_order
 from export.bundle.guard import is_panic
 from service.shadow.errors import ShadowError
-from service.shadow.ledger import Outcome
+from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
 
 SUM_TOLERANCE = 0.01

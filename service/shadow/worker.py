@@ -21,10 +21,11 @@ from service.shadow.breaker import Breaker
 from service.shadow.budget import Budget
 from service.shadow.comparison import compare
 from service.shadow.errors import OutboxError
-from service.shadow.ledger import Ledger, Outcome
+from service.shadow.ledger import Ledger
 from service.shadow.outbox.rows import PendingRow, RowResult, Sample
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
+from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, TeacherResult
 

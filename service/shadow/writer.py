@@ -17,10 +17,11 @@ from itertools import islice
 import structlog
 
 from service.shadow.errors import OutboxBusyError, OutboxError
-from service.shadow.ledger import Ledger, Outcome, Totals
+from service.shadow.ledger import Ledger, Totals
 from service.shadow.outbox.rows import OutboxRow, Sample
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
+from service.shadow.outcome import Outcome
 from service.shadow.redaction.redact import redact
 from service.shadow.settings import ShadowSettings
 

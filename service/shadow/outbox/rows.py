@@ -10,7 +10,7 @@ import sys
 from typing import NamedTuple
 
 from service.shadow.comparison import Comparison
-from service.shadow.ledger import Outcome
+from service.shadow.outcome import Outcome
 
 SCHEMA = 1
 

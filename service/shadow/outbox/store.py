@@ -17,8 +17,9 @@ from pathlib import Path
 
 from distill.owned import OwnedFile
 from service.shadow.errors import OutboxBusyError, OutboxError
-from service.shadow.ledger import POSITION, Outcome, Totals
+from service.shadow.ledger import Totals
 from service.shadow.outbox.rows import SCHEMA, TABLES, OutboxRow, PendingRow, RowResult
+from service.shadow.outcome import POSITION, Outcome
 
 APPLICATION = 0x5265666C
 """SQLite's application id: "Refl" in the header of the file."""
@@ -120,7 +121,7 @@ class Outbox:
 
     def finish(self, seq: int, result: RowResult) -> bool:
         """Store the result of a pending row. Return False if there is no such row."""
-        agree, kl, js = result.comparison or (None, None, None)
+        agree, kl, js = (result.comparison or (None, None, None))[:3]
         answer = (result.outcome, result.answered, result.answer, result.method)
         cost = (result.tokens, result.cost_usd, result.seconds)
         with self._transaction() as connection:

@@ -20,7 +20,7 @@ from export.bundle.classifier import Prediction
 from export.bundle.format import Bundle, Manifest
 from export.bundle.reference import Reference
 from service.shadow import teacher as shadow_teacher
-from service.shadow.ledger import OUTCOMES
+from service.shadow.outcome import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline
 from service.shadow.settings import ShadowSettings
 from tests.support.waiting import until

@@ -28,6 +28,7 @@ def test_divergences_follow_their_formulas():
 def test_opposite_answers_reach_the_floor_and_the_limit():
     found = compare([1.0, 0.0], [0.0, 1.0])
     assert not found.agree
+    assert (found.student_class, found.teacher_class) == (0, 1)
     assert found.kl == pytest.approx(-math.log(1e-4))
     assert found.js == pytest.approx(JS_LIMIT)
 

@@ -12,9 +12,10 @@ import pytest
 
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
-from service.shadow.ledger import POSITION, Outcome, Totals
+from service.shadow.ledger import Totals
 from service.shadow.outbox.rows import OutboxRow, RowResult
 from service.shadow.outbox.store import CACHE_KIB, Outbox
+from service.shadow.outcome import POSITION, Outcome
 
 BANDS = 5
 ROOT = Path(__file__).parents[3]
@@ -35,7 +36,7 @@ COMPLETED = RowResult(
     2.0,
     b"12345678",
     "local",
-    comparison=Comparison(agree=False, kl=0.5, js=0.25),
+    comparison=Comparison(agree=False, kl=0.5, js=0.25, student_class=0, teacher_class=1),
     tokens=7,
     cost_usd=0.01,
     seconds=0.2,

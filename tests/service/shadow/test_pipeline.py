@@ -13,7 +13,7 @@ from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from service.shadow import teacher as shadow_teacher
 from service.shadow.errors import ShadowError
-from service.shadow.ledger import OUTCOMES
+from service.shadow.outcome import OUTCOMES
 from service.shadow.pipeline import ShadowPipeline
 from service.shadow.settings import ShadowSettings
 from tests.support.waiting import until
