@@ -28,6 +28,7 @@ from distill.students.student import load_student
 from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle
+from export.witness import Witness, make_witness
 
 GAP = "gap.json"
 TEACHER = "teacher"
@@ -96,6 +97,29 @@ class ExportRun:
                 "raise budget.latency_ms or add a smaller student"
             )
         return max(affordable, key=_rank)
+
+    def make_witness(self, student: str | None = None, by: str | None = None) -> Witness:
+        """Make the witness of a student in the folder `witnesses/STUDENT`, from the bundle of another one.
+
+        By default `student` is the chosen one, and `by` the other one that agrees best with the teacher on validation.
+        Raises DistillError for a student that the task does not have, and when the other one is no better.
+        """
+        bundles = self.bundles()
+        student = student or Bundle.open(self.chosen.require("export")).manifest.name
+        others = {name: bundle for name, bundle in bundles.items() if name != student}
+        by = by or max(others, key=lambda name: _rank(others[name]), default="a second one")
+        for name, known in ((student, bundles), (by, others)):
+            if name not in known:
+                raise DistillError(f"a witness needs two students of the task; it has {', '.join(bundles)}, not {name}")
+        agreements = [bundles[name].manifest.measured["validation_agreement"] for name in (student, by)]
+        if agreements[0] >= agreements[1]:
+            raise DistillError(
+                f"{by} agrees with the teacher on {agreements[1]:.1%} of the validation split, no more than {student} "
+                f"({agreements[0]:.1%}); only a better student is a witness that saves calls"
+            )
+        splits, soft = self.run.splits(), self.run.soft_labels()
+        baseline = self._baseline(splits, soft, soft.probabilities)
+        return make_witness(bundles[student], bundles[by], self.run.root / "witnesses" / student, baseline)
 
     def make_report(self) -> dict[str, Any]:
         """Evaluate every bundle on the test split, write the report unless it is up to date, and return `gap.json`."""
