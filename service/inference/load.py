@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from export.bundle.verify import bundle_errors, check_calibration, check_golden,
 from service.errors import StartupError
 from service.inference.autotune import Conditions, Overrides, Tuning, choose
 from service.process.cpus import available_cpus
+from service.process.heap import small_heap
 
 MEASURED = Overrides()
 """Fix nothing: measure everything."""
@@ -56,7 +55,7 @@ def load(
     golden answers here or fails on a text of `max_tokens`, and when the device is not available.
     """
     try:
-        with bundle_errors(path):
+        with bundle_errors(path), small_heap():
             return _load(path, overrides, device, before)
     except BundleError as error:
         raise StartupError(str(error)) from error
@@ -73,7 +72,6 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     tuning, classifier = _tuned(bundle, classifier, overrides, device, conditions, before)
     if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measurement ran large ones
         classifier.shrink()
-        _give_back_memory()
     check_longest(bundle, classifier)  # also warms up: no request waits for memory to be allocated
     # Files that were read after the hashes were checked may belong to a bundle that replaced this one.
     if Bundle.open(path).manifest != bundle.manifest:
@@ -126,9 +124,3 @@ def _same_tokenizer(one: Bundle, other: Bundle) -> bool:
     return one.manifest.max_tokens == other.manifest.max_tokens and (
         one.manifest.files[TOKENIZER] == other.manifest.files[TOKENIZER]
     )
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system, where the C library can do that."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
