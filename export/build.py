@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.data.splits import Validation, require
-from distill.progress import status
+from distill.progress import status, track
 from distill.students.student import TOKENIZER as STUDENT_TOKENIZER
 from distill.students.student import Student
 from distill.task import Export
@@ -38,6 +38,7 @@ from export.bundle.format import (
     write_bundle,
 )
 from export.bundle.session import has_gpu
+from export.fit_drift import fit_drift
 from export.fit_reference import fit_reference
 from export.graph.portable import make_portable
 from export.graph.variants import REDUCED, load_variants, make_variants
@@ -49,15 +50,21 @@ Floats = npt.NDArray[np.float32]
 
 _TYPICAL_TEXTS = 200
 _GOLDEN_TEXTS = 32
+_UNSEEN_TEXTS = 10_000
 _LIBRARIES = ("reflux", "onnxruntime", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The validation split, on which graphs are compared, and the teacher's probabilities [N, K] on it."""
+    """The validation split, on which graphs are compared, and the teacher's probabilities [N, K] on it.
+
+    `unseen` holds further texts that the student was not trained on. Without labels they choose nothing: they only show
+    what inputs look like, for the reference of input drift.
+    """
 
     validation: Validation
     teacher: Floats
+    unseen: Sequence[str] = ()
 
 
 def build_bundle(
@@ -104,6 +111,13 @@ def build_bundle(
             checks = [*checks, *selector.check_portable(loaded[PORTABLE], selection.answers)]
         probabilities = np.stack([answer.probabilities for answer in selection.answers])
         disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
+        reference = fit_reference(probabilities.max(1).astype(np.float64), disagree)
+        served = classifiers[selection.variant]
+        unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
+        others = [served.classify(text) for text in track(unseen, f"measuring the inputs of {name}", len(unseen))]
+        drift = fit_drift(
+            [*selection.answers, *others], reference, unknown=served.tokenizer.unknown_id is not None
+        )
         manifest = Manifest(
             name=name,
             role=role,
@@ -136,7 +150,7 @@ def build_bundle(
             MODEL: graphs[selection.variant],
             **portable,
             TOKENIZER: folder / STUDENT_TOKENIZER,
-            REFERENCE: fit_reference(probabilities.max(1).astype(np.float64), disagree).to_bytes(),
+            REFERENCE: replace(reference, drift=drift).to_bytes(),
             GOLDEN: golden_jsonl(_golden(validation, selection.answers, student.labels)),
             CARD: card(manifest).encode(),
         }

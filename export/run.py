@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class ExportRun:
             load_student(self.run.student(name).path),
             folder,
             name=name,
-            baseline=self._baseline(splits, soft, soft.probabilities),
+            baseline=replace(self._baseline(splits, soft, soft.probabilities), unseen=splits.test.texts),
             settings=self.task.export,
             teacher=_teacher_entry(soft),
         )

@@ -6,6 +6,7 @@ which texts share a run: in a graph that scales activations over its batch, the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import isfinite
@@ -40,7 +41,8 @@ Execute = Callable[[Feeds], Sequence[Floats]]
 class Prediction(NamedTuple):
     """The answer to one text: `logits` and `probabilities` [K], `embedding` [d], all float32.
 
-    `tokens` is how many tokens the graph read, `truncated` whether the text had more. `best` is the index of the most
+    `tokens` is how many tokens the graph read, `unknown` how many of them stand for something that the vocabulary does
+    not have, `truncated` whether the text had more. `best` is the index of the most
     probable label (the first of equals), `score` its probability.
     """
 
@@ -51,6 +53,7 @@ class Prediction(NamedTuple):
     truncated: bool
     best: int
     score: float
+    unknown: int = 0
 
 
 class Encoded(NamedTuple):
@@ -80,6 +83,8 @@ class GraphTokenizer:
                 self._cache = WordPieceCache.for_tokenizer(self._tokenizer)
                 longest = len(self._tokenizer.encode("a " * max_tokens).ids)
                 vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+                self.unknown_id = _unknown_id(path, vocabulary)
+                """The id of what the vocabulary does not have; None if it has everything, as one of bytes does."""
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path}: not a tokenizer ({one_line(error)}); export the bundle again") from error
         if longest > max_tokens:
@@ -187,13 +192,15 @@ class Classifier:
             raise InferenceError(f"the graph failed on {feeds['input_ids'].shape} tokens: {one_line(error)}") from error
         if probabilities.shape != (len(rows), self._classes):
             raise _not_probabilities(probabilities)
-        predictions = []
+        predictions, unknown_id = [], self.tokenizer.unknown_id
         for at, (row, best) in enumerate(zip(rows, probabilities.argmax(axis=1).tolist(), strict=True)):
             score = float(probabilities[at, best])
             if not isfinite(score):  # numpy takes NaN for the largest value of a row
                 raise _not_probabilities(probabilities)
+            ids, truncated = row
+            unknown = 0 if unknown_id is None else ids.count(unknown_id)
             predictions.append(
-                Prediction(probabilities[at], logits[at], embeddings[at], len(row.ids), row.truncated, best, score)
+                Prediction(probabilities[at], logits[at], embeddings[at], len(ids), truncated, best, score, unknown)
             )
         return predictions
 
@@ -259,6 +266,16 @@ class Classifier:
         """Return the graph's inputs other than ids."""
         feeds = {"attention_mask": mask} if self._takes_mask else {}
         return feeds if self._packing is None else feeds | self._packing.pack(lengths)
+
+
+def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:
+    """Return the id of the unknown token of a tokenizer's file; None if it has none.
+
+    A unigram model names the id, every other kind the token.
+    """
+    model = json.loads(path.read_text(encoding="utf-8"))["model"]
+    found = model.get("unk_id", vocabulary.get(model.get("unk_token") or ""))
+    return found if isinstance(found, int) else None
 
 
 def _not_probabilities(values: Floats) -> InferenceError:

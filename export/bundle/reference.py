@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.errors import one_line
+from export.bundle.drift_reference import PREFIX, DriftReference
 from export.bundle.format import REFERENCE, Bundle, BundleError
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +41,7 @@ class Reference:
     probability, by linear interpolation; `edges` [B−1] cut P into bands. For each band: `share` [B], which
     sums to 1, is the expected traffic, `spread` [B] the standard deviation of disagreement, `null` [B] an upper bound
     of disagreement that holds while nothing has changed, `rows` and `disagreements` [B] the counts on validation.
+    `drift` is what live inputs are compared with; None in bundles that are older than it.
     """
 
     confidence: Floats
@@ -50,6 +52,7 @@ class Reference:
     null: Floats
     rows: Floats
     disagreements: Floats
+    drift: DriftReference | None = None
 
     @property
     def bands(self) -> int:
@@ -96,9 +99,9 @@ class Reference:
         arrays: dict[str, Floats] = {}
         try:
             with np.load(path, allow_pickle=False) as stored:
-                for item in fields(cls):
-                    arrays[item.name] = _numbers(item.name, stored[item.name])
-            reference = cls(**arrays)
+                for name in (*_arrays(cls), *(name for name in stored.files if name.startswith(PREFIX))):
+                    arrays[name] = _numbers(name, stored[name])
+            reference = cls(**{name: arrays[name] for name in _arrays(cls)}, drift=DriftReference.read(arrays))
             if problem := reference._problem():
                 raise ValueError(problem)
         except Exception as error:  # numpy and zipfile raise many classes with no common base
@@ -129,14 +132,23 @@ class Reference:
             "rows": bool((self.rows >= 0).all() and self.rows.sum() > 0),
             "disagreements": bool(((self.disagreements >= 0) & (self.disagreements <= self.rows)).all()),
         }
-        wrong = next((name for name, holds in checks.items() if not holds), None)
-        return None if wrong is None else f"{wrong!r} holds {_KINDS[wrong]}"
+        if wrong := next((name for name, holds in checks.items() if not holds), None):
+            return f"{wrong!r} holds {_KINDS[wrong]}"
+        if self.drift is not None and len(self.drift.bands) != bands:
+            return f"'{PREFIX}bands' has {len(self.drift.bands)} numbers, expected {bands}"
+        return None
 
     def to_bytes(self) -> bytes:
         """Return the bytes of `reference.npz`."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{item.name: getattr(self, item.name) for item in fields(self)})
+        drift = self.drift.arrays() if self.drift else {}
+        np.savez(buffer, **{name: getattr(self, name) for name in _arrays(type(self))}, **drift)
         return buffer.getvalue()
+
+
+def _arrays(kind: type[Reference]) -> list[str]:
+    """Return the names of the arrays that every file has."""
+    return [item.name for item in fields(kind) if item.default is MISSING]
 
 
 def _numbers(name: str, values: npt.NDArray[np.generic]) -> Floats:

@@ -305,8 +305,7 @@ def _reference_faults() -> dict[str, Fault]:
         "dates": lambda values: values.astype("datetime64[s]"),
     }
     faults = {}
-    for item in dataclasses.fields(Reference):
-        name = item.name
+    for name in (item.name for item in dataclasses.fields(Reference) if item.default is dataclasses.MISSING):
         faults[f"reference without {name}"] = Fault(
             f"{REFERENCE}.*{name}", _arrays(lambda arrays, name=name: arrays.pop(name))
         )
