@@ -115,9 +115,7 @@ def build_bundle(
         served = classifiers[selection.variant]
         unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
         others = [served.classify(text) for text in track(unseen, f"measuring the inputs of {name}", len(unseen))]
-        drift = fit_drift(
-            [*selection.answers, *others], reference, unknown=served.tokenizer.unknown_id is not None
-        )
+        drift = fit_drift([*selection.answers, *others], reference, unknown=served.tokenizer.unknown_id is not None)
         manifest = Manifest(
             name=name,
             role=role,

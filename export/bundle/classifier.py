@@ -42,8 +42,8 @@ class Prediction(NamedTuple):
     """The answer to one text: `logits` and `probabilities` [K], `embedding` [d], all float32.
 
     `tokens` is how many tokens the graph read, `unknown` how many of them stand for something that the vocabulary does
-    not have, `truncated` whether the text had more. `best` is the index of the most
-    probable label (the first of equals), `score` its probability.
+    not have, `truncated` whether the text had more. `best` is the index of the most probable label (the first of
+    equals), `score` its probability.
     """
 
     probabilities: Floats

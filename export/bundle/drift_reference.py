@@ -31,8 +31,8 @@ class DriftReference:
       ends of all bins but the last.
     - `unknown` [U] and `unknown_edges` [U − 1]: the same of the share of unknown tokens; [0] and [0] if the tokenizer
       has no unknown token.
-    - `projection` [D · d], row by row, and `offsets` [D]: the random Fourier features φ_j = √(2/D) cos(ω_j · x + b_j) of
-      the embedding x (Rahimi and Recht 2007), in 32 bits.
+    - `projection` [D · d], row by row, and `offsets` [D]: the random Fourier features of the embedding x,
+      φ_j = √(2/D) cos(ω_j · x + b_j) (Rahimi and Recht 2007), in 32 bits.
     - `means` [D]: the mean of φ. `spectrum` [4]: tr Σ, tr Σ², tr Σ³ and the largest eigenvalue of its covariance Σ.
     """
 

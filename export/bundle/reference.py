@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -141,8 +141,10 @@ class Reference:
     def to_bytes(self) -> bytes:
         """Return the bytes of `reference.npz`."""
         buffer = io.BytesIO()
-        drift = self.drift.arrays() if self.drift else {}
-        np.savez(buffer, **{name: getattr(self, name) for name in _arrays(type(self))}, **drift)
+        stored: dict[str, Any] = {name: getattr(self, name) for name in _arrays(type(self))}
+        if self.drift is not None:
+            stored |= self.drift.arrays()
+        np.savez(buffer, **stored)
         return buffer.getvalue()
 
 
