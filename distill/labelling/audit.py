@@ -27,9 +27,9 @@ from distill.sections import walk
 from distill.task import Calibration
 from distill.teachers import Teacher
 from distill.teachers.api.config import TermsOfUse
+from distill.teachers.base import CONSTANT_METHODS
 from distill.teachers.scaling import Scaling
 
-_CONSTANT_METHODS = {"local", "recorded"}
 _KEY = "labelling.calibration.data"
 
 
@@ -164,7 +164,7 @@ async def _ask_again(
     teacher: Teacher, soft: SoftLabels, extra: AuditTexts, store: AnswerStore, progress: Progress, engine: Engine
 ) -> dict[str, Any]:
     """Ask for a second draw of rows that have a label, and compare it with the first, both calibrated alike."""
-    if set(soft.methods) <= _CONSTANT_METHODS:
+    if set(soft.methods) <= CONSTANT_METHODS:
         progress.known(min(extra.twice, len(extra.order)))
         return {**CONSTANT.as_dict(), "asked": 0, "unanswered": 0}
     position = {name: row for row, name in enumerate(soft.ids)}

@@ -51,6 +51,7 @@ class AnthropicTeacher(ApiTeacher):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(config, labels, account, transport=transport)
+        self.orders = config.permutations
         self._config = config
         self._verbalised = VerbalisedLabels(
             self.api, config, config.method, self.labels, request=self._request, read=self._completion

@@ -19,6 +19,9 @@ from distill.teachers.errors import TeacherError
 Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded", "ensemble"]
 """How a distribution was obtained; stored with every soft label, since it determines how exact the numbers are."""
 
+CONSTANT_METHODS = frozenset({"local", "recorded"})
+"""Methods whose answer to a text never varies, so that asking twice tells nothing."""
+
 AnswerOutcome = Literal["ok", "refused", "invalid"]
 """`refused`: the teacher declined to answer; `invalid`: no answer names a label. Neither gives a soft label."""
 
@@ -30,7 +33,8 @@ class Answer:
     `probabilities` is float32 [K], in the order of the teacher's labels, and sums to 1; it is None unless `outcome` is
     `ok`. `covered` is the mass that the teacher put on labels and `tail` the mass that was not visible, both in [0, 1].
     `tokens`, `cost_usd` and `seconds` are what the answer took. `reason` holds the server's words for a rejected text;
-    the rejection is `doubtful` if the server did not blame the text.
+    the rejection is `doubtful` if the server did not blame the text. `model` and `fingerprint` are what an API's
+    responses state about the model and the backend that answered.
     """
 
     probabilities: npt.NDArray[np.float32] | None
@@ -43,10 +47,16 @@ class Answer:
     outcome: AnswerOutcome = "ok"
     reason: str = ""
     doubtful: bool = False
+    model: str | None = None
+    fingerprint: str | None = None
 
 
 class Teacher(Protocol):
-    """A source of soft labels. Its `name` and `version` together determine its answers."""
+    """A source of soft labels. Its `name` and `version` together determine its answers.
+
+    A teacher that lists the labels in several orders has the number of them as `orders`: a `repeat` that is a multiple
+    of it asks the very same question again.
+    """
 
     config_type: ClassVar[type[BaseModel]]
 

@@ -83,6 +83,7 @@ class CausalTeacher:
         self.name = f"causal:{config.name or display_name(config.gguf_file or config.model)}"
         self.labels = tuple(labels)
         self.batch_size = config.batch_size
+        self.orders = config.permutations
         self.version = fingerprint([weights, config.answering(), self.labels])
         self.truncated = 0
         self._config = config

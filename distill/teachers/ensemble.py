@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validat
 from distill import teachers
 from distill.stages import fingerprint
 from distill.teachers.account import Account
+from distill.teachers.api.identity import joined
 from distill.teachers.base import Answer, AnswerOutcome, Teacher
 from distill.teachers.errors import TeacherError
 
@@ -107,6 +108,7 @@ class EnsembleTeacher:
         self.batch_size = max(teacher.batch_size for teacher in members)
         in_flight = max(teacher.batch_size * teacher.concurrency for teacher in members)
         self.concurrency = math.ceil(in_flight / self.batch_size)
+        self.orders = math.lcm(*(getattr(teacher, "orders", 1) for teacher in members))
         self._quorum = config.quorum
 
     @classmethod
@@ -175,6 +177,8 @@ class EnsembleTeacher:
             outcome=outcome,
             reason=next((answer.reason for answer in answers if answer.reason and outcome != "ok"), ""),
             doubtful=any(answer.doubtful for answer in answers),
+            model=joined(answer.model for answer in answers),
+            fingerprint=joined(answer.fingerprint for answer in answers),
         )
 
 

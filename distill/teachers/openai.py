@@ -22,6 +22,7 @@ from distill.teachers.api import rejections
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import is_local
 from distill.teachers.api.errors import about
+from distill.teachers.api.identity import identity
 from distill.teachers.api.teacher import ApiTeacher
 from distill.teachers.base import Answer, AnswerOutcome, Method
 from distill.teachers.errors import TeacherError
@@ -83,6 +84,7 @@ class OpenAITeacher(ApiTeacher):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(config, labels, account, transport=transport)
+        self.orders = config.permutations
         self._config = config
         groups, prompt = list(config.groups.values()), config.prompt
         self._groups = [np.array([self.labels.index(label) for label in one], dtype=np.intp) for one in groups]
@@ -150,6 +152,7 @@ class OpenAITeacher(ApiTeacher):
         calls = [paid, *(call for _, call in inner)]
         usages = [usage for call in calls if (usage := chat_logprobs.usage_of(call.response)) is not None]
         reason, doubtful = rejections.reason_among(call.response for call in calls)
+        model, fingerprint = identity(call.response for call in calls)
         return replace(
             self._combine(reading, dict(zip(expanded, (within for within, _ in inner), strict=True))),
             reason=reason,
@@ -157,6 +160,8 @@ class OpenAITeacher(ApiTeacher):
             tokens=sum(usage.total for usage in usages),
             cost_usd=sum(call.cost_usd for call in calls),
             seconds=time.perf_counter() - start,
+            model=model,
+            fingerprint=fingerprint,
         )
 
     def _to_expand(self, reading: Reading | AnswerOutcome | None) -> list[int]:

@@ -271,7 +271,7 @@ class OpenAI(Vendor):
             logprobs = None if "broken" in self.text(body) else {"content": [{**listed[0], "top_logprobs": listed}]}
             choice |= {"message": {"content": code}, "logprobs": logprobs}
         usage = {"prompt_tokens": 100, "completion_tokens": 10 if "batch" in self.text(body) else 1}
-        return {"choices": [choice], **({"usage": usage} if self.usage else {})}
+        return {"choices": [choice], "model": f"{body['model']}-2026-01", **({"usage": usage} if self.usage else {})}
 
     @property
     def cost(self) -> float:
@@ -342,6 +342,7 @@ class Anthropic(Vendor):
             "type": "message",
             "content": None if "broken" in self.text(body) else [{"type": "text", "text": json.dumps(said)}],
             "stop_reason": "end_turn",
+            "model": f"{body['model']}-2026-01",
             **({"usage": {"input_tokens": 100, "output_tokens": 10}} if self.usage else {}),
         }
 

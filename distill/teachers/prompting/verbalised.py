@@ -18,6 +18,7 @@ from distill.teachers.api import rejections
 from distill.teachers.api.client import Api, ApiRequest, Call
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.errors import about
+from distill.teachers.api.identity import identity
 from distill.teachers.base import Answer, AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import naming, votes
@@ -117,6 +118,7 @@ class VerbalisedLabels:
                 draws.append(outcome)
         usages = [self.api.usage(paid.response) for _, paid in draws]
         answer = self._estimate([completion for completion, _ in draws])
+        model, fingerprint = identity(paid.response for _, paid in draws)
         reason, doubtful = "", False
         if answer.outcome != "ok":
             reason, doubtful = rejections.reason_among(paid.response for _, paid in draws)
@@ -127,6 +129,8 @@ class VerbalisedLabels:
             seconds=max(paid.seconds for _, paid in draws),
             reason=reason,
             doubtful=doubtful,
+            model=model,
+            fingerprint=fingerprint,
         )
 
     def read(self, response: Mapping[str, Any]) -> Completion:

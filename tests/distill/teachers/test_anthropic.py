@@ -78,6 +78,14 @@ async def test_votes_are_calls_of_their_own_and_a_smoothed_distribution(server) 
     assert answer.tokens == 4 * 338
 
 
+async def test_an_answer_names_every_model_that_gave_one_of_its_draws(server) -> None:
+    names = iter(["m-1", "m-1", "m-1", "m-1", "m-2", "m-1", "m-2"])
+    server.replies[:] = [lambda body: httpx.Response(200, json=named(body).json() | {"model": next(names)})]
+    async with teacher(server, samples=4) as one:
+        (answer,) = await one.ask(["refund"])
+    assert (answer.model, answer.fingerprint) == ("m-1+m-2", None)
+
+
 async def test_draws_are_counted_as_they_fall(server) -> None:
     said = iter(["billing", "Refund", "refund", "billing", "refund"])
     server.replies = [named, named, named, lambda body: message(json.dumps({"label": next(said)}))]

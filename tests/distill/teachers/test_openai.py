@@ -69,6 +69,31 @@ async def test_answers_are_in_the_order_of_the_labels_whatever_codes_stand_for(s
     assert answers[0].tail == pytest.approx(0.05)
 
 
+async def test_an_answer_names_the_model_and_the_backend_that_gave_it(server) -> None:
+    def stating(**facts: Any) -> Any:
+        return lambda body: httpx.Response(200, json=sure(body).json() | facts)
+
+    async with teacher(server, exact="never") as one:
+        (answer,) = await one.ask(["refund"])
+        assert (answer.model, answer.fingerprint) == (None, None)
+        server.replies[:] = [stating(model="m-2026-01", system_fingerprint="fp_1")]
+        (answer,) = await one.ask(["refund"])
+        assert (answer.model, answer.fingerprint) == ("m-2026-01", "fp_1")
+        server.replies[:] = [stating(model="m\n" + "x" * 500, system_fingerprint=7)]
+        (answer,) = await one.ask(["refund"])
+        assert (answer.model, answer.fingerprint) == ("m?" + "x" * 98, None)
+
+
+async def test_a_repeat_of_as_many_as_there_are_orders_asks_the_very_same_question(server) -> None:
+    async with teacher(server, exact="never", permutations=3) as one:
+        await one.ask(["refund"])
+        first = server.asked[-1]
+        await one.ask(["refund"], 1)
+        assert server.asked[-1] != first
+        await one.ask(["refund"], one.orders)
+        assert server.asked[-1] == first
+
+
 async def test_a_call_costs_what_its_tokens_cost_cached_ones_apart(server) -> None:
     price = {"input": 1.0, "cached": 0.1, "output": 4.0}
     async with teacher(server, usd_per_million=price) as asked:

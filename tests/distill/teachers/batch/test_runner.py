@@ -42,6 +42,7 @@ async def test_a_batch_fills_the_account_and_every_text_finds_its_calls_paid(ven
     assert life.spent == pytest.approx(25 * vendor.cost + probes * 2 * vendor.cost)
     assert life.reserved == pytest.approx(0, abs=1e-12)
     assert all(answer.cost_usd == pytest.approx(vendor.cost) for answer in life.answers)
+    assert {answer.model for answer in life.answers} == {"m-2026-01"}  # as the rows of the batch state it
     assert any("open batches: 1; " in said for said in life.told)
     again = await live(vendor, path, texts)
     assert_right(again, texts)
@@ -304,4 +305,5 @@ async def test_members_of_an_ensemble_have_their_own_batches_prices_and_readers(
     assert openai.charges == 15
     assert Counter(body["model"] for made in openai.made for _, body in made.requests) == {"m": 10, "dear": 5}
     assert answers[0].cost_usd == pytest.approx(12 * openai.cost)
+    assert answers[0].model == "dear-2026-01+m-2026-01"
     assert account(path)[1] == 0
