@@ -1,17 +1,19 @@
-"""Evidence that the gap exceeds what the bundle promised: e-values of windows, and an e-detector for all time.
+"""Evidence that a band disagrees more than its ceiling allows: e-values of windows, and an e-detector for all time.
 
-The null hypothesis is one ceiling per band: P(disagree | band, past) ≤ p0_b at all times. Under it an e-value has
-expectation ≤ 1, so that P(E ≥ A) ≤ 1/A. Its logarithm is linear in plain counts, so that counters of pods add up.
+It sees a student that is confidently wrong long before the gap as a whole shows it; `gap_evalues` judges the whole gap
+against its limit. The null hypothesis is one ceiling per band: P(disagree | band, past) ≤ p0_b at all times. Under it
+an e-value has expectation ≤ 1, so that P(E ≥ A) ≤ 1/A. Its logarithm is linear in plain counts, so that counters of
+pods add up.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from service.monitor.cells import Cells, Floats
 
 BAND_FACTORS = (1.5, 3.0)  # multiples of the ceiling: the alternatives for one band alone
 SPREAD_FACTOR = 1.25  # multiple of the ceilings: the alternative for all bands at once
@@ -74,16 +76,28 @@ def log_mean_exp(log_evalues: Floats) -> Floats:
     return np.asarray(np.log(np.exp(log_evalues - highest).mean(axis=-1)) + highest[..., 0])
 
 
-def log_evalue(disagreements: Floats, completed: Floats, null: Floats) -> float:
-    """Return the log e-value of one window against the ceilings; all arrays have shape [B].
+def log_exceeds_ceilings(cells: Cells, ceilings: Sequence[tuple[float, Floats]]) -> float:
+    """Return the log e-value of a window against the ceilings of its bands.
 
     The mean of 2B + 1 components. Under the null P(E ≥ A) ≤ 1/A at any one look, and over all looks at a
     window that only grows (Ville). Missing comparisons do no harm if they are independent of the outcome within the
     band.
 
-    Raises ValueError as in `component_log_evalues` and `alternatives`.
+    `ceilings` holds the ceilings of shape [B] with the time (Unix seconds) from which they hold, oldest first: they may
+    be set anew from earlier comparisons, and cells of later slots are then judged by the new ones.
+
+    Raises ValueError if there are no ceilings or a cell has a band beyond theirs, and as `alternatives` does.
     """
-    return float(log_mean_exp(component_log_evalues(disagreements, completed, null)))
+    if not ceilings:
+        raise ValueError("expected ceilings, got none")
+    ends = [start for start, _ in ceilings[1:]] + [math.inf]
+    start, total = -math.inf, np.zeros(1)
+    for end, (_, null) in zip(ends, ceilings, strict=True):
+        part = cells.where((cells.slot >= start) & (cells.slot < end))
+        disagreed, compared = (part.by_band(values, len(null)) for values in (part.disagreed, part.compared))
+        total = total + component_log_evalues(disagreed, compared, null)
+        start = end
+    return float(log_mean_exp(total))
 
 
 class EDetector:

@@ -8,14 +8,15 @@ sampled + resumed = sum of outcomes + in memory + in outbox + in flight.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from service.monitor.cells import Cells
 from service.monitor.evalues import EDetector
-from service.monitor.gap import BandCounts
 from service.shadow.comparison import Comparison
 from service.shadow.outcome import OUTCOMES, POSITION, Outcome
 
@@ -63,9 +64,20 @@ class Totals:
         """Completed comparisons per band, n_b."""
         return self.agreed + self.disagreed
 
-    def counts(self) -> BandCounts:
-        """Return the counts that the gap is estimated from."""
-        return BandCounts(self.requests, self.sampled, self.compared, self.disagreed, self.expected)
+    def cells(self, propensity: Sequence[float]) -> Cells:
+        """Return the counts that the gap is estimated from, sampled with `propensity` [B]: one cell per band."""
+        ended = self.outcomes.sum(axis=1)
+        return Cells.of(
+            slot=0.0,
+            band=np.arange(len(self.requests)),
+            propensity=propensity,
+            requests=self.requests,
+            expected=self.expected,
+            sampled=self.sampled,
+            lost=ended - self.compared,
+            agreed=self.agreed,
+            disagreed=self.disagreed,
+        )
 
 
 class Ledger:

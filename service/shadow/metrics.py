@@ -144,7 +144,7 @@ class ShadowMetrics(Collector):
 
     def _gap(self) -> Iterator[Metric]:
         yield self._log_likelihood_ratios()
-        found = estimate(self._ledger.totals.counts())
+        found = estimate(self._ledger.totals.cells(self._propensity))
         gap, lower, upper = (found.gap, found.lower, found.upper) if found else (None, None, None)
         for name, text, value in (
             ("edetector", "Evidence that disagreement rose above its ceilings.", self._ledger.detector.value),

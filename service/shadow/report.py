@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from export.bundle.reference import Reference
-from service.monitor.evalues import LOG_PAGE, LOG_TICKET, log_evalue
+from service.monitor.evalues import LOG_PAGE, LOG_TICKET, log_exceeds_ceilings
 from service.monitor.gap import GapEstimate, estimate
 from service.monitor.means import confidence_sequence, estimate_mean
 from service.shadow.active import ActiveShadow
@@ -29,7 +29,8 @@ def gap_report(
 ) -> dict[str, Any]:
     """Return the live gap of bundle `version` against this teacher, with its evidence and counts, ready for JSON."""
     totals = ledger.totals
-    found = estimate(totals.counts())
+    cells = totals.cells(propensity)
+    found = estimate(cells)
     status, message = _status(found, active)
     return {
         "status": status,
@@ -42,7 +43,7 @@ def gap_report(
             "js": _divergence(totals, totals.js, totals.js_sq, JS_LIMIT),
         },
         "evidence": {
-            "log_evalue": log_evalue(totals.disagreed, totals.compared, reference.null),
+            "log_evalue": log_exceeds_ceilings(cells, [(0.0, reference.null)]),
             "ticket_at": LOG_TICKET,
             "page_at": LOG_PAGE,
             "edetector": ledger.detector.value,
@@ -74,12 +75,12 @@ def _status(found: GapEstimate | None, active: ActiveShadow | None) -> tuple[str
         return "disabled", "No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap."
     if found is None:
         return "waiting", "No comparison with the teacher yet; if this persists, see outcomes and queue."
-    if found.completed < ENOUGH or found.coverage < COVERED:
+    if found.compared < ENOUGH or found.coverage < COVERED:
         return "preliminary", (
-            f"{found.completed:.0f} comparisons cover {found.coverage:.0%} of the traffic; "
+            f"{found.compared:.0f} comparisons cover {found.coverage:.0%} of the traffic; "
             f"wait for {ENOUGH} that cover {COVERED:.0%} before you decide on this."
         )
-    return "ok", f"{found.completed:.0f} comparisons cover {found.coverage:.0%} of the traffic."
+    return "ok", f"{found.compared:.0f} comparisons cover {found.coverage:.0%} of the traffic."
 
 
 def _gap(found: GapEstimate | None, totals: Totals) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _gap(found: GapEstimate | None, totals: Totals) -> dict[str, Any]:
             "live_ece": None,
             "coverage": 0.0 if requests else None,
         }
-    half = found.stderr * confidence_sequence(found.completed, PLANNED, found.level)
+    half = found.stderr * confidence_sequence(found.compared, PLANNED, found.level)
     return {
         "gap": {
             "ratio": found.gap,
@@ -106,7 +107,7 @@ def _gap(found: GapEstimate | None, totals: Totals) -> dict[str, Any]:
             "always_valid": {"lower": max(found.gap - half, 0.0), "upper": min(found.gap + half, 1.0)},
             "worst_case": {"lower": found.worst_case_lower, "upper": found.worst_case_upper},
         },
-        "agreement": {"ratio": found.agreement, "lower": found.agreement_lower, "upper": found.agreement_upper},
+        "agreement": {"ratio": 1.0 - found.gap, "lower": 1.0 - found.upper, "upper": 1.0 - found.lower},
         "expected_gap": found.expected_gap,
         "rectifier": found.rectifier,
         "live_ece": found.live_ece,

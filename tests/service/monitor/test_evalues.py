@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.monitor.cells import Cells
 from service.monitor.evalues import (
     BAND_FACTORS,
     LOG_PAGE,
@@ -16,7 +17,7 @@ from service.monitor.evalues import (
     EDetector,
     alternatives,
     component_log_evalues,
-    log_evalue,
+    log_exceeds_ceilings,
     log_factors,
     log_mean_exp,
 )
@@ -32,6 +33,11 @@ def windows(generator: np.random.Generator, rate: Floats, size: int, runs: int) 
     """Return disagreements and comparisons, [runs, B], of windows with `size` comparisons."""
     completed = generator.multinomial(size, TRAFFIC, size=runs)
     return generator.binomial(completed, rate).astype(float), completed.astype(float)
+
+
+def log_evalue(k: Floats, n: Floats, null: Floats) -> float:
+    cells = Cells.of(band=np.arange(len(k)), sampled=n, agreed=n - k, disagreed=k)
+    return log_exceeds_ceilings(cells, [(0.0, null)])
 
 
 def run_length(pods: list[EDetector], rate: Floats, threshold: float, generator: np.random.Generator) -> int:
@@ -147,9 +153,28 @@ def test_ceilings_must_be_probabilities(null: list[float]) -> None:
 
 def test_counts_must_fit() -> None:
     with pytest.raises(ValueError, match="shape"):
-        log_evalue(np.zeros(4), np.zeros(4), NULL)
+        component_log_evalues(np.zeros(4), np.zeros(4), NULL)
     with pytest.raises(ValueError, match="0 <= disagreements <= completed"):
-        log_evalue(np.full(5, 2.0), np.full(5, 1.0), NULL)
+        component_log_evalues(np.full(5, 2.0), np.full(5, 1.0), NULL)
+    with pytest.raises(ValueError, match="band"):
+        log_evalue(np.zeros(6), np.zeros(6), NULL)
+    with pytest.raises(ValueError, match="ceilings"):
+        log_exceeds_ceilings(Cells.zeros(), [])
+
+
+def test_comparisons_are_judged_by_the_ceilings_of_their_time() -> None:
+    old, new = np.array([0.1, 0.2]), np.array([0.05, 0.3])
+    before, after = ([2.0, 5.0], [40.0, 30.0]), ([4.0, 3.0], [50.0, 20.0])
+    (k0, n0), (k1, n1) = ([np.array(counts) for counts in part] for part in (before, after))
+    cells = Cells.of(
+        slot=np.repeat([600.0, 900.0], 2),
+        band=[0, 1, 0, 1],
+        sampled=[*n0, *n1],
+        agreed=[*(n0 - k0), *(n1 - k1)],
+        disagreed=[*k0, *k1],
+    )
+    expected = log_mean_exp(component_log_evalues(k0, n0, old) + component_log_evalues(k1, n1, new))
+    assert log_exceeds_ceilings(cells, [(0.0, old), (900.0, new)]) == pytest.approx(float(expected))
 
 
 def test_the_detector_by_hand() -> None:

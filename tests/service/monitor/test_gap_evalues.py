@@ -1,0 +1,117 @@
+"""E-values on the whole gap: error control on the boundary, power beyond it, and what refusals can and cannot do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from service.monitor.cells import Cells
+from service.monitor.evalues import LOG_PAGE, LOG_TICKET
+from service.monitor.gap_evalues import EXCEED_BETS, KEEP_BETS, log_exceeds, log_keeps
+from tests.support.gap_streams import Stream, boundary, delays, foreign, log_curve
+from tests.support.gap_worlds import worlds
+
+CERTAIN = math.log(20)
+LIMIT = 0.105
+
+
+def cells_of(**changes: object) -> Cells:
+    counts: dict[str, object] = {
+        "slot": [300, 300, 600],
+        "band": [0, 1, 1],
+        "propensity": [0.1, 0.4, 0.5],
+        "requests": [100, 20, 10],
+        "sampled": [12, 8, 5],
+        "lost": [1, 0, 0],
+        "agreed": [10, 5, 3],
+        "disagreed": [1, 2, 2],
+    }
+    return Cells.of(**(counts | changes))  # type: ignore[arg-type]
+
+
+def test_by_hand() -> None:
+    lowest, exceeds, keeps = (0.1, 0.1, 0.5), [], []
+    rows = list(zip((100, 20, 10), (0.1, 0.4, 0.5), lowest, (1, 2, 2), (2, 3, 2), strict=True))
+    for bet in EXCEED_BETS:
+        value = 1.0
+        for requests, pi, low, k, _ in rows:
+            size = min(bet * low, 0.5 / LIMIT)
+            value *= (1 + size * (1 / pi - LIMIT)) ** k * (1 - size * LIMIT) ** (requests - k)
+        exceeds.append(value)
+    for bet in KEEP_BETS:
+        value = 1.0
+        for requests, pi, low, _, against in rows:
+            size = bet / (1 / low - LIMIT)
+            value *= (1 + size * (LIMIT - 1 / pi)) ** against * (1 + size * LIMIT) ** (requests - against)
+        keeps.append(value)
+    assert log_exceeds(cells_of(), LIMIT) == pytest.approx(math.log(np.mean(exceeds)))
+    assert log_keeps(cells_of(), LIMIT) == pytest.approx(math.log(np.mean(keeps)))
+
+
+def test_no_counts_are_no_evidence() -> None:
+    assert log_exceeds(Cells.zeros(), LIMIT) == log_keeps(Cells.zeros(), LIMIT) == 0.0
+
+
+def test_failures_of_the_teacher_only_weaken_the_evidence() -> None:
+    for missing in ({"lost": [5, 0, 0], "agreed": [6, 5, 3]}, {"agreed": [6, 5, 3]}):
+        assert log_keeps(cells_of(**missing), LIMIT) < log_keeps(cells_of(), LIMIT)
+        assert log_exceeds(cells_of(**missing), LIMIT) == log_exceeds(cells_of(), LIMIT)
+    refused = cells_of(lost=[2, 0, 0], disagreed=[0, 2, 2])
+    assert log_exceeds(refused, LIMIT) < log_exceeds(cells_of(), LIMIT)
+    assert log_keeps(refused, LIMIT) == log_keeps(cells_of(), LIMIT)
+
+
+def test_the_evidence_stays_finite() -> None:
+    many = {"requests": 1e9, "sampled": 1e9}
+    for name in ("agreed", "disagreed"):
+        cells = Cells.of(band=[0], propensity=1e-4, **many, **{name: 1e9})
+        assert math.isfinite(log_exceeds(cells, LIMIT))
+        assert math.isfinite(log_keeps(cells, LIMIT))
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0, math.nan])
+def test_the_limit_must_be_a_probability(limit: float) -> None:
+    with pytest.raises(ValueError, match="limit"):
+        log_exceeds(cells_of(), limit)
+
+
+def test_expectation_is_one_on_the_boundary() -> None:
+    stream = boundary(LIMIT)
+    for keeps in (False, True):
+        values = np.exp(log_curve(stream, LIMIT, runs=20_000, steps=1, seed=1, per_step=20, keeps=keeps)[0])
+        assert values.mean() == pytest.approx(1.0, abs=4 * values.std() / math.sqrt(values.size))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_streams_on_the_boundary_never_reach_a_ticket(keeps: bool) -> None:
+    curve, _ = log_curve(boundary(LIMIT), LIMIT, runs=40, steps=400, seed=2, per_step=50, keeps=keeps)
+    assert curve.max() < LOG_TICKET
+    assert np.mean(curve.max(axis=1) >= CERTAIN) <= 0.05 + 2 * 0.035
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.2, 2500), (0.5, 150), (1.0, 60)])
+def test_foreign_texts_page(share: float, most: float) -> None:
+    assert np.median(delays(foreign(share), LIMIT, LOG_PAGE, runs=100, seed=3)) <= most
+
+
+def test_a_calm_student_is_certified_and_one_on_the_boundary_is_not() -> None:
+    calm = foreign(0.0)
+    assert 0.05 < calm.gap < 0.06
+    assert np.median(delays(calm, 0.08, CERTAIN, runs=100, seed=4, keeps=True)) <= 700
+    curve, _ = log_curve(boundary(0.08), 0.08, runs=200, steps=60, seed=5, per_step=20, keeps=True)
+    assert np.mean(curve.max(axis=1) >= CERTAIN) <= 0.05 + 2 * 0.0155
+
+
+def test_refused_disagreements_never_certify_a_student_that_must_leave() -> None:
+    stream = foreign(0.5)
+    curve, _ = log_curve(stream, LIMIT, runs=100, steps=100, seed=6, per_step=20, keeps=True, refusal=0.3)
+    assert curve.max() < CERTAIN
+    assert np.median(delays(stream, LIMIT, LOG_PAGE, runs=100, seed=7, refusal=0.3)) <= 700
+
+
+def test_a_silent_drift_below_the_limit_is_no_evidence_against_it() -> None:
+    world = worlds()["silent drift"]
+    curve, _ = log_curve(Stream(world.share, world.rate), LIMIT, runs=20, steps=50, seed=8, per_step=50)
+    assert curve.max() < LOG_TICKET
