@@ -112,18 +112,25 @@ class EDetector:
     A component is not updated by comparisons of other bands. With L = 1 instead, that of a band without traffic would
     grow by itself.
 
-    Raises ValueError if a ceiling is not in (0, 1].
+    Raises ValueError if a ceiling is not in (0, 1], or `evidence` is not that of a detector with as many bands.
     """
 
-    def __init__(self, null: Floats) -> None:
-        """Start without evidence, against the ceilings `null` of shape [B]."""
+    def __init__(self, null: Floats, evidence: Sequence[float] | None = None) -> None:
+        """Start against the ceilings `null` of shape [B], with the `evidence` of an earlier detector, if given."""
         tested = alternatives(null) != np.asarray(null, dtype=np.float64)
         disagree, agree = (np.exp(factor) for factor in log_factors(null))
         self._factors = [
             [(row, agree[row, band].item(), disagree[row, band].item()) for row in np.flatnonzero(rows)]
             for band, rows in enumerate(tested.T)
         ]
-        self._evidence = [0.0] * tested.shape[0]
+        self._evidence = [0.0] * tested.shape[0] if evidence is None else [float(value) for value in evidence]
+        if len(self._evidence) != tested.shape[0]:
+            raise ValueError(f"evidence must have {tested.shape[0]} components, got {len(self._evidence)}")
+
+    @property
+    def evidence(self) -> tuple[float, ...]:
+        """The state: one number per component, shape [2B + 1]."""
+        return tuple(self._evidence)
 
     @property
     def value(self) -> float:

@@ -18,6 +18,7 @@ from service.shadow.ledger import Ledger
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
+from service.shadow.retention import delete_old_rows
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, make_teacher
 from service.shadow.worker import Worker
@@ -37,6 +38,7 @@ class ActiveShadow:
     worker: Worker
     writer_task: asyncio.Task[None]
     worker_tasks: tuple[asyncio.Task[None], ...]
+    retention_task: asyncio.Task[None] | None
 
     @property
     def oldest_age(self) -> float | None:
@@ -91,13 +93,19 @@ class ActiveShadow:
         writer_task = asyncio.create_task(writer.run(), name="shadow-writer")
         workers = min(settings.concurrency, teacher.concurrency)
         worker_tasks = tuple(asyncio.create_task(worker.run(), name=f"shadow-worker-{n}") for n in range(workers))
-        return cls(teacher, outbox, thread, writer, worker, writer_task, worker_tasks)
+        retention_task = None
+        if settings.retention_days is not None:
+            deleting = delete_old_rows(outbox, thread, settings.retention_days)
+            retention_task = asyncio.create_task(deleting, name="shadow-retention")
+        return cls(teacher, outbox, thread, writer, worker, writer_task, worker_tasks, retention_task)
 
     async def stop(self, seconds: float) -> None:
         """Write what is queued, let running calls end, and close; within `seconds`, even if something hangs.
 
         Pending rows stay in the outbox.
         """
+        if self.retention_task is not None:
+            self.retention_task.cancel()
         self.writer.stop()
         self.worker.stop()
         _, hanging = await asyncio.wait({self.writer_task, *self.worker_tasks}, timeout=0.6 * seconds)
@@ -125,9 +133,8 @@ def _scaling(manifest: Manifest) -> Scaling | None:
 
 async def _restore(outbox: Outbox, thread: OutboxThread, ledger: Ledger) -> None:
     """Load the counts of earlier processes, and the rows that they left pending, into the ledger."""
-    ledger.earlier = await thread.call(outbox.totals, ledger.bands)
-    for band in await thread.call(outbox.pending_bands):
-        ledger.resume(band)
+    ledger.history.turn(time.time())
+    ledger.restore(await thread.call(outbox.restore, ledger.history.hour, ledger.null))
 
 
 async def _within(seconds: float, closing: Coroutine[Any, Any, None], what: str) -> None:

@@ -1,4 +1,4 @@
-"""The ledger counts, per confidence band, where every sampled text is and how it ended. In memory, without I/O.
+"""The ledger counts where every sampled text is and how it ended, and what was compared. In memory, without I/O.
 
 A text moves from memory to the outbox to the teacher and ends in exactly one outcome. Each move has one method here,
 so that at every moment, for every band,
@@ -9,192 +9,175 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
-from service.monitor.cells import Cells
 from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
-from service.shadow.outcome import OUTCOMES, POSITION, Outcome
+from service.shadow.history import DAY, HOUR, Floats, History, Key, Totals
+from service.shadow.outbox.rows import Restored
+from service.shadow.outcome import POSITION, Outcome
 
-Floats = npt.NDArray[np.float64]
+DETECTOR_DAYS = 90
+"""The e-detector's threshold is the number of comparisons in this many days."""
 
-
-@dataclass(slots=True, eq=False)
-class Totals:
-    """Counts and sums per band: arrays of shape [B], or [B, outcome] for `outcomes` and `lost`.
-
-    `requests` and `expected` (the sum of expected disagreement) cover all requests. `lost` is the part of `outcomes`
-    that has no row in the outbox. The sums of weights (1 / propensity) and of divergences cover completed comparisons.
-    """
-
-    requests: Floats
-    expected: Floats
-    sampled: Floats
-    outcomes: Floats
-    lost: Floats
-    agreed: Floats
-    disagreed: Floats
-    weight: Floats
-    weight_sq: Floats
-    disagree_weight: Floats
-    kl: Floats
-    kl_sq: Floats
-    js: Floats
-    js_sq: Floats
-    cost_usd: Floats
-    tokens: Floats
-
-    @classmethod
-    def zeros(cls, bands: int) -> Self:
-        """Return totals with every count at zero."""
-        per_outcome = ("outcomes", "lost")
-        shapes = {item.name: (bands, len(OUTCOMES)) if item.name in per_outcome else (bands,) for item in fields(cls)}
-        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
-
-    def __add__(self, other: Totals) -> Totals:
-        """Add the counts of both."""
-        return Totals(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
-
-    @property
-    def compared(self) -> Floats:
-        """Completed comparisons per band, n_b."""
-        return self.agreed + self.disagreed
-
-    def cells(self, propensity: Sequence[float]) -> Cells:
-        """Return the counts that the gap is estimated from, sampled with `propensity` [B]: one cell per band."""
-        ended = self.outcomes.sum(axis=1)
-        return Cells.of(
-            slot=0.0,
-            band=np.arange(len(self.requests)),
-            propensity=propensity,
-            requests=self.requests,
-            expected=self.expected,
-            sampled=self.sampled,
-            lost=ended - self.compared,
-            agreed=self.agreed,
-            disagreed=self.disagreed,
-        )
+DETECTOR_FLOOR = 1e4
+"""Lowest threshold of the e-detector: that of an e-value that pages, for when hardly anything is compared."""
 
 
 class Ledger:
-    """Counts of this process (`now`), on top of those that the outbox has from earlier processes (`earlier`).
+    """Counts in cells (`history`), which outlive the process, and counters of this process (`now`).
 
     `null` [B] is the ceiling of disagreement per band, in (0, 1]; `detector` tests every comparison against it.
-    `redactions` counts placeholders by kind, `defects` the texts that `observe` failed to count. Not thread-safe: use
-    it on the event loop alone.
+    `propensity` [B] is the sampling probability of new requests. `last_comparison` is the time of the last answered
+    comparison in Unix seconds, None if there was none. `redactions` counts placeholders by kind, `defects` the texts
+    that `observe` failed to count. Not thread-safe: use it on the event loop alone.
     """
 
-    def __init__(self, null: Floats) -> None:
+    def __init__(self, null: Floats, propensity: Sequence[float]) -> None:
+        self.null = null
         self.bands = bands = len(null)
+        self.history = History(propensity)
         self.detector = EDetector(null)
+        self.last_comparison: float | None = None
+        self.answered = [0] * bands
+        """Answered texts of this process, whether or not they could be sampled; `expected` is about them too."""
+        self.expected = [0.0] * bands
+        self.eligible = [0] * bands
+        """Answered texts of this process for which a coin was tossed."""
         self.now = Totals.zeros(bands)
-        self.earlier = Totals.zeros(bands)
+        """Counters of this process, of texts that were sampled; `requests` and `expected` stay at zero."""
         self.resumed = [0] * bands
         self.in_memory = [0] * bands
-        self.in_outbox = [0] * bands
+        self.in_outbox: Counter[Key] = Counter()
         self.in_flight = [0] * bands
+        self.queued = 0
+        """Number of texts that wait, in memory or in the outbox."""
         self.redactions: Counter[str] = Counter()
         self.defects = 0
 
     @property
     def totals(self) -> Totals:
         """The counts for this bundle version and this teacher, across restarts."""
-        return self.earlier + self.now
-
-    @property
-    def queued(self) -> int:
-        """Number of texts that wait, in memory or in the outbox."""
-        return sum(self.in_memory) + sum(self.in_outbox)
+        return self.history.totals()
 
     @property
     def missing(self) -> list[int]:
         """Per band, sampled texts that are in no place and have no outcome. Anything but zero is a defect."""
-        outcomes = self.now.outcomes.sum(axis=1)
-        return [
-            int(self.now.sampled[band] - outcomes[band])
-            + self.resumed[band]
-            - self.in_memory[band]
-            - self.in_outbox[band]
-            - self.in_flight[band]
-            for band in range(self.bands)
-        ]
+        missing = self.now.sampled - self.now.outcomes.sum(axis=1) + self.resumed - self.in_memory - self.in_flight
+        for key, count in self.in_outbox.items():
+            missing[key.band] -= count
+        return [int(count) for count in missing]
 
-    def count_request(self, band: int, expected: float) -> None:
-        """Count an answered text, with its expected disagreement."""
-        self.now.requests[band] += 1
-        self.now.expected[band] += expected
+    def edetector_threshold(self, now: float) -> float:
+        """Return the threshold of the e-detector: the comparisons expected in 90 days, at least 10,000.
 
-    def sample(self, band: int) -> None:
+        The rate is that of the last 7 days, or of the time since the first comparison, if that is shorter. `now` is in
+        Unix seconds.
+        """
+        cells = self.history.cells().since(max(now - 7 * DAY, 1.0))
+        compared = cells.compared
+        if not compared.any():
+            return DETECTOR_FLOOR
+        seconds = max(now - float(cells.slot[compared > 0].min()), HOUR)
+        return max(float(compared.sum()) / seconds * DETECTOR_DAYS * DAY, DETECTOR_FLOOR)
+
+    def restore(self, restored: Restored) -> None:
+        """Continue from what earlier processes left in the outbox."""
+        self.history.load(restored.tallies, restored.pairs)
+        self.detector, self.last_comparison = restored.detector, restored.last
+        for key in restored.pending:
+            self.resumed[key.band] += 1
+            self.in_outbox[key] += 1
+            self.queued += 1
+
+    def count_request(self, now: float, band: int, expected: float, *, tossed: bool) -> None:
+        """Count a text answered at `now` (Unix seconds), with its expected disagreement.
+
+        Only if a coin is `tossed` for it, it is one of the requests that the gap is estimated for.
+        """
+        self.answered[band] += 1
+        self.expected[band] += expected
+        if tossed:
+            self.eligible[band] += 1
+            self.history.count_request(now, band, expected)
+
+    def sample(self, key: Key) -> None:
         """Count a text as sampled and as waiting in memory."""
-        self.now.sampled[band] += 1
-        self.in_memory[band] += 1
+        self.now.sampled[key.band] += 1
+        self.history.add(key, "sampled")
+        self.in_memory[key.band] += 1
+        self.queued += 1
 
-    def drop(self, band: int, outcome: Outcome) -> None:
+    def drop(self, key: Key, outcome: Outcome) -> None:
         """End a text that waited in memory and could not be stored."""
-        self.in_memory[band] -= 1
-        self._lose(band, outcome)
+        self.in_memory[key.band] -= 1
+        self.queued -= 1
+        self._end(key, outcome)
 
-    def store(self, band: int) -> None:
+    def store(self, key: Key) -> None:
         """Move a text from memory to the outbox."""
-        self.in_memory[band] -= 1
-        self.in_outbox[band] += 1
+        self.in_memory[key.band] -= 1
+        self.in_outbox[key] += 1
 
-    def resume(self, band: int) -> None:
-        """Take over a text that an earlier process left in the outbox."""
-        self.resumed[band] += 1
-        self.in_outbox[band] += 1
-
-    def lose_stored(self, band: int) -> None:
+    def lose_stored(self, key: Key) -> None:
         """End a text whose row is gone from the outbox before the teacher was asked, as when the file is deleted."""
-        self.in_outbox[band] -= 1
-        self._lose(band, Outcome.STORE_ERROR)
+        self._leave_outbox(key)
+        self._end(key, Outcome.STORE_ERROR)
 
-    def ask(self, band: int) -> None:
+    def ask(self, key: Key) -> None:
         """Move a text from the outbox to the teacher."""
-        self.in_outbox[band] -= 1
-        self.in_flight[band] += 1
+        self._leave_outbox(key)
+        self.in_flight[key.band] += 1
 
-    def requeue(self, band: int) -> None:
+    def requeue(self, key: Key) -> None:
         """Move a text back to the outbox: the call to the teacher was cancelled or postponed."""
-        self.in_flight[band] -= 1
-        self.in_outbox[band] += 1
+        self.in_flight[key.band] -= 1
+        self.in_outbox[key] += 1
+        self.queued += 1
 
-    def finish(self, band: int, outcome: Outcome) -> None:
-        """End a text whose outcome is stored in the outbox."""
-        self.in_flight[band] -= 1
-        self.now.outcomes[band, POSITION[outcome]] += 1
+    def finish(self, key: Key, outcome: Outcome) -> None:
+        """End a text whose outcome is stored in the outbox; `compare` follows if it is COMPLETED."""
+        self.in_flight[key.band] -= 1
+        self._end(key, outcome)
 
-    def lose_in_flight(self, band: int) -> None:
+    def lose_in_flight(self, key: Key) -> None:
         """End a text whose outcome cannot be stored, because its row is gone."""
-        self.in_flight[band] -= 1
-        self._lose(band, Outcome.STORE_ERROR)
+        self.in_flight[key.band] -= 1
+        self._end(key, Outcome.STORE_ERROR)
 
-    def compare(self, band: int, propensity: float, comparison: Comparison) -> None:
-        """Count a completed comparison that is stored in the outbox."""
-        now, weight = self.now, 1.0 / propensity
+    def compare(self, key: Key, answered: float, comparison: Comparison) -> None:
+        """Count a completed comparison, answered at `answered` (Unix seconds), that is stored in the outbox."""
+        band, weight = key.band, 1.0 / key.propensity
         self.detector.update(band, not comparison.agree)
-        now.weight[band] += weight
-        now.weight_sq[band] += weight**2
-        if comparison.agree:
-            now.agreed[band] += 1
-        else:
-            now.disagreed[band] += 1
-            now.disagree_weight[band] += weight
-        now.kl[band] += comparison.kl
-        now.kl_sq[band] += comparison.kl**2
-        now.js[band] += comparison.js
-        now.js_sq[band] += comparison.js**2
+        self.last_comparison = max(answered, self.last_comparison or answered)
+        self.now.weight[band] += weight
+        self.now.weight_sq[band] += weight**2
+        if not comparison.agree:
+            self.now.disagree_weight[band] += weight
+        self._add(key, "agreed" if comparison.agree else "disagreed", 1.0)
+        self._add(key, "kl", comparison.kl)
+        self._add(key, "kl_sq", comparison.kl**2)
+        self._add(key, "js", comparison.js)
+        self._add(key, "js_sq", comparison.js**2)
+        self.history.add_pair(key, comparison.student_class, comparison.teacher_class)
 
-    def add_cost(self, band: int, cost_usd: float, tokens: int) -> None:
+    def add_cost(self, key: Key, cost_usd: float, tokens: int) -> None:
         """Add the cost of an answer that is stored in the outbox."""
-        self.now.cost_usd[band] += cost_usd
-        self.now.tokens[band] += tokens
+        self._add(key, "cost_usd", cost_usd)
+        self._add(key, "tokens", tokens)
 
-    def _lose(self, band: int, outcome: Outcome) -> None:
-        """Count an outcome that has no row."""
-        self.now.outcomes[band, POSITION[outcome]] += 1
-        self.now.lost[band, POSITION[outcome]] += 1
+    def _leave_outbox(self, key: Key) -> None:
+        self.in_outbox[key] -= 1
+        if not self.in_outbox[key]:
+            del self.in_outbox[key]
+        self.queued -= 1
+
+    def _end(self, key: Key, outcome: Outcome) -> None:
+        self.now.outcomes[key.band, POSITION[outcome]] += 1
+        if outcome is not Outcome.COMPLETED:
+            self.history.add(key, outcome.value)
+
+    def _add(self, key: Key, name: str, value: float) -> None:
+        """Add to a sum that is both a counter of this process and a count of its cell."""
+        counter: Floats = getattr(self.now, name)
+        counter[key.band] += value
+        self.history.add(key, name, value)

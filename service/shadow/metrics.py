@@ -33,8 +33,6 @@ Samples = Iterable[tuple[Sequence[str], float]]
 
 _BAND = ("model_version", "band")
 _PER_BAND = {
-    "reflux_requests": ("Answered texts.", "requests"),
-    "reflux_expected_disagreement": ("Sum of the calibrated probability of disagreeing with the teacher.", "expected"),
     "reflux_shadow_sampled": ("Texts chosen to be shown to the teacher.", "sampled"),
     "reflux_shadow_weight": ("Sum of 1 / propensity over completed comparisons.", "weight"),
     "reflux_shadow_weight_sq": ("Sum of 1 / propensity squared over completed comparisons.", "weight_sq"),
@@ -85,6 +83,16 @@ class ShadowMetrics(Collector):
         yield from self._gap()
 
     def _band_counters(self) -> Iterator[Metric]:
+        for name, text, values in (
+            ("reflux_requests", "Answered texts.", self._ledger.answered),
+            (
+                "reflux_expected_disagreement",
+                "Sum over answered texts of the calibrated probability of disagreeing with the teacher.",
+                self._ledger.expected,
+            ),
+            ("reflux_shadow_eligible", "Answered texts that could be sampled.", self._ledger.eligible),
+        ):
+            yield _counter(name, text, _BAND, self._by_band(values))
         for name, (text, field) in _PER_BAND.items():
             yield _counter(name, text, _BAND, self._by_band(getattr(self._ledger.now, field)))
         text = "Sampled texts taken over from an earlier process; they are not in sampled."
@@ -144,7 +152,7 @@ class ShadowMetrics(Collector):
 
     def _gap(self) -> Iterator[Metric]:
         yield self._log_likelihood_ratios()
-        found = estimate(self._ledger.totals.cells(self._propensity))
+        found = estimate(self._ledger.history.cells())
         gap, lower, upper = (found.gap, found.lower, found.upper) if found else (None, None, None)
         for name, text, value in (
             ("edetector", "Evidence that disagreement rose above its ceilings.", self._ledger.detector.value),

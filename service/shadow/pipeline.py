@@ -45,7 +45,7 @@ class ShadowPipeline:
     ) -> None:
         self._settings, self._reference, self._manifest = settings, reference, bundle.manifest
         self._sampler = Sampler(reference, settings.rate, random)
-        self._ledger = Ledger(reference.null)
+        self._ledger = Ledger(reference.null, self._sampler.propensity)
         self._metrics = ShadowMetrics(
             registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version
         )
@@ -83,10 +83,11 @@ class ShadowPipeline:
     def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
         try:
+            now, active = time.time(), self._active
             band, expected = self._sampler.place(prediction.score)
-            self._ledger.count_request(band, expected)
-            if self._active is not None and self._sampler.draw(band):
-                self._queue(self._active, text, prediction, band)
+            self._ledger.count_request(now, band, expected, tossed=active is not None)
+            if active is not None and self._sampler.draw(band):
+                self._queue(active, now, text, prediction, band)
         except Exception:
             self._ledger.defects += 1
             if self._ledger.defects == 1:  # later ones only increase the counter
@@ -98,11 +99,11 @@ class ShadowPipeline:
             self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.active
         )
 
-    def _queue(self, active: ActiveShadow, text: str, prediction: Prediction, band: int) -> None:
+    def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1
         sample = Sample(
             id=f"{self._process}-{self._sampled:012x}",  # a request's id comes from the client and may repeat
-            time=time.time(),
+            time=now,
             since=time.monotonic(),
             text=text,
             probabilities=prediction.probabilities.astype("<f4").tobytes(),
@@ -110,6 +111,6 @@ class ShadowPipeline:
             propensity=self._sampler.propensity[band],
         )
         full = self._ledger.queued >= self._settings.backlog_rows
-        self._ledger.sample(band)
+        self._ledger.sample(sample.key)
         if full or not active.writer.offer(sample):
-            self._ledger.drop(band, Outcome.QUEUE_FULL)
+            self._ledger.drop(sample.key, Outcome.QUEUE_FULL)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import numpy as np
 
 from export.bundle.reference import Reference
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET, log_exceeds_ceilings
@@ -10,7 +13,8 @@ from service.monitor.gap import GapEstimate, estimate
 from service.monitor.means import confidence_sequence, estimate_mean
 from service.shadow.active import ActiveShadow
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
-from service.shadow.ledger import Floats, Ledger, Totals
+from service.shadow.history import Floats, Totals
+from service.shadow.ledger import Ledger
 from service.shadow.metrics import band_name
 from service.shadow.outcome import OUTCOMES
 
@@ -28,8 +32,8 @@ def gap_report(
     ledger: Ledger, reference: Reference, propensity: tuple[float, ...], version: str, active: ActiveShadow | None
 ) -> dict[str, Any]:
     """Return the live gap of bundle `version` against this teacher, with its evidence and counts, ready for JSON."""
-    totals = ledger.totals
-    cells = totals.cells(propensity)
+    totals = _counted(ledger)
+    cells = ledger.history.cells()
     found = estimate(cells)
     status, message = _status(found, active)
     return {
@@ -68,6 +72,15 @@ def gap_report(
             "disagreements": int(reference.disagreements.sum()),
         },
     }
+
+
+def _counted(ledger: Ledger) -> Totals:
+    """Return the counts to report: of all answered texts, as long as none could be sampled."""
+    totals = ledger.totals
+    if totals.requests.any():
+        return totals
+    answered, expected = np.array(ledger.answered, dtype=float), np.array(ledger.expected)
+    return dataclasses.replace(totals, requests=answered, expected=expected)
 
 
 def _status(found: GapEstimate | None, active: ActiveShadow | None) -> tuple[str, str]:

@@ -58,6 +58,9 @@ class ShadowSettings(BaseModel):
     store_text: bool = True
     """Keep the redacted text with the answer, for training. If off, it is erased as soon as there is an outcome."""
 
+    retention_days: float | None = Field(default=None, gt=0.0)
+    """Delete rows this many days after their answer; all counts stay. None: keep them, for training."""
+
     split_key: SecretStr = SecretStr("reflux")
     """Key of the hash that keeps a tenth of the texts for evaluation; use the same on all pods."""
 

@@ -89,7 +89,7 @@ class Worker:
     async def run(self) -> None:
         """Ask about one row after another, until stopped."""
         while (row := await self._next_row()) is not None:
-            self._ledger.ask(row.band)
+            self._ledger.ask(row.key)
             try:
                 result = await self._ask(row)
                 if result is None:
@@ -97,12 +97,12 @@ class Worker:
                     continue
                 await self._store(row, result)
             except asyncio.CancelledError:
-                self._ledger.requeue(row.band)
+                self._ledger.requeue(row.key)
                 raise
             except Exception:
                 # The row stays claimed: asking again would meet, and pay for, the same defect.
                 log.exception("shadow row failed", seq=row.seq)
-                self._ledger.lose_in_flight(row.band)
+                self._ledger.lose_in_flight(row.key)
             else:
                 del self._claimed[row.seq]
 
@@ -120,7 +120,7 @@ class Worker:
 
     def _requeue(self, row: PendingRow) -> None:
         """Make a row the next to be asked about."""
-        self._ledger.requeue(row.band)
+        self._ledger.requeue(row.key)
         self._next_rows.appendleft(row)
         self._more.set()
 
@@ -133,7 +133,7 @@ class Worker:
     async def _claim(self) -> None:
         """Claim pending rows; if there are none, wait until some may have been stored."""
         self._more.clear()
-        before = list(self._ledger.in_outbox)
+        before = list(self._ledger.in_outbox.elements())
         try:
             rows = await self._thread.call(self._outbox.pending, self._settings.concurrency, frozenset(self._claimed))
         except OutboxError as error:
@@ -146,9 +146,8 @@ class Worker:
             return
         # Rows that the ledger still counts as stored are missing: the file was deleted or replaced.
         self._stored_since.clear()
-        for band, count in enumerate(before):
-            for _ in range(count):
-                self._ledger.lose_stored(band)
+        for key in before:
+            self._ledger.lose_stored(key)
         await self._more.wait()
 
     def _since(self, row: PendingRow) -> float:
@@ -218,12 +217,12 @@ class Worker:
                 break
         self._failing = False
         if not stored:
-            self._ledger.lose_in_flight(row.band)
+            self._ledger.lose_in_flight(row.key)
             return
-        self._ledger.finish(row.band, result.outcome)
-        self._ledger.add_cost(row.band, result.cost_usd, result.tokens)
+        self._ledger.finish(row.key, result.outcome)
+        self._ledger.add_cost(row.key, result.cost_usd, result.tokens)
         if result.comparison is not None:
-            self._ledger.compare(row.band, row.propensity, result.comparison)
+            self._ledger.compare(row.key, result.answered, result.comparison)
 
     async def _outbox_failed(self, error: OutboxError) -> None:
         """Log the first of a series of outbox errors, and pause."""

@@ -17,7 +17,8 @@ from itertools import islice
 import structlog
 
 from service.shadow.errors import OutboxBusyError, OutboxError
-from service.shadow.ledger import Ledger, Totals
+from service.shadow.history import Changes
+from service.shadow.ledger import Ledger
 from service.shadow.outbox.rows import OutboxRow, Sample
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
@@ -53,7 +54,6 @@ class Writer:
         self._wake = asyncio.Event()
         self._stopping = False
         self._failing = False
-        self._saved = (0.0, 0.0)
 
     def __len__(self) -> int:
         """Return the number of queued samples."""
@@ -90,26 +90,30 @@ class Writer:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write one batch and the totals.
+        """Write one batch and the counts without rows.
 
         If another program locks the outbox, both are kept for the next attempt. After any other error the batch is
-        dropped and counted, and only the totals are kept.
+        dropped and counted, and only the counts are kept.
         """
+        history = self._ledger.history
         batch = list(islice(self._queue, BATCH_ROWS))
-        state = self._state()
-        if not batch and state == self._saved:
+        if not batch and not history.changed:
             return
+        changes = history.take_changes()
         try:
-            found = await self._thread.call(self._write, batch, self._ledger.totals)
+            found = await self._thread.call(self._write, batch, changes)
         except asyncio.CancelledError:
+            history.give_back(changes)
             self._drop(len(batch), Outcome.SHUTDOWN)
             raise
         except OutboxBusyError as error:
+            history.give_back(changes)
             if not self._failing:
                 log.warning("shadow outbox is locked; texts wait in memory", error=str(error))
             self._failing = True
             return
         except Exception as error:
+            history.give_back(changes)
             self._drop(len(batch), Outcome.STORE_ERROR)
             if not self._failing:
                 log.error("shadow outbox fails", error=str(error), exc_info=not isinstance(error, OutboxError))
@@ -117,11 +121,11 @@ class Writer:
             return
         if self._failing:
             log.info("shadow outbox works again")
-        self._failing, self._saved = False, state
+        self._failing = False
         self._ledger.redactions.update(found)
         for sample in batch:
             self._take()
-            self._ledger.store(sample.band)
+            self._ledger.store(sample.key)
         if batch:
             self._stored(batch)
 
@@ -135,21 +139,17 @@ class Writer:
             async with asyncio.timeout(self._settings.flush_seconds):
                 await self._wake.wait()
 
-    def _state(self) -> tuple[float, float]:
-        """Return a fingerprint of the totals that have no rows: it changes whenever they do."""
-        return float(self._ledger.now.requests.sum()), float(self._ledger.now.lost.sum())
-
     def _drop(self, count: int, outcome: Outcome) -> None:
         """Drop the first `count` samples of the queue."""
         for _ in range(count):
-            self._ledger.drop(self._take().band, outcome)
+            self._ledger.drop(self._take().key, outcome)
 
     def _take(self) -> Sample:
         sample = self._queue.popleft()
         self._bytes -= sample.size
         return sample
 
-    def _write(self, batch: Sequence[Sample], totals: Totals) -> Counter[str]:
+    def _write(self, batch: Sequence[Sample], changes: Changes) -> Counter[str]:
         """Redact and store a batch, in the outbox's thread. Return the number of placeholders by kind."""
         found: Counter[str] = Counter()
         rows = []
@@ -159,7 +159,7 @@ class Writer:
             if redacted.found:
                 found.update(redacted.found)
             rows.append(self._row(sample, redacted.text))
-        self._outbox.write(rows, totals)
+        self._outbox.write(rows, changes)
         return found
 
     def _row(self, sample: Sample, text: str) -> OutboxRow:

@@ -1,62 +1,14 @@
-"""The rows of the outbox: one sampled text with the student's answer, and later the teacher's. Their types and table.
-
-The table is also what training data is exported from: `text`, `answer` in the order of the version's `labels`,
-`propensity` for weights, and `split`; rows of the split `eval` must never be trained on.
-"""
+"""The rows of the outbox in memory: one sampled text with the student's answer, and later the teacher's."""
 
 from __future__ import annotations
 
 import sys
 from typing import NamedTuple
 
+from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
+from service.shadow.history import Key, Pair, slot_of
 from service.shadow.outcome import Outcome
-
-SCHEMA = 1
-
-TABLES = (
-    """
-    CREATE TABLE bundles (
-        version TEXT PRIMARY KEY,
-        labels TEXT NOT NULL               -- JSON; the order of all probabilities of this version
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE rows (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        time REAL NOT NULL,                -- Unix seconds
-        bundle TEXT NOT NULL,
-        text TEXT,                         -- redacted; NULL after the answer if texts are not kept
-        probabilities BLOB NOT NULL,       -- the student's [K]; float32, little-endian
-        band INTEGER NOT NULL,
-        propensity REAL NOT NULL,
-        split TEXT NOT NULL,               -- train or eval
-        outcome TEXT,                      -- NULL while it is pending
-        answered REAL,                     -- Unix seconds
-        teacher TEXT,                      -- name@version
-        answer BLOB,                       -- the teacher's probabilities [K], as given; float32, little-endian
-        method TEXT,
-        agree INTEGER,                     -- like kl and js, of the answer as the bundle calibrates it
-        kl REAL,
-        js REAL,
-        tokens INTEGER,
-        cost_usd REAL,
-        seconds REAL
-    )
-    """,
-    "CREATE INDEX waiting ON rows (bundle, seq) WHERE outcome IS NULL",
-    """
-    CREATE TABLE tallies (
-        bundle TEXT NOT NULL,
-        teacher TEXT NOT NULL,
-        band INTEGER NOT NULL,
-        name TEXT NOT NULL,                -- requests, expected, or the outcome of texts that have no row
-        value REAL NOT NULL,               -- a total, not an increment
-        PRIMARY KEY (bundle, teacher, band, name)
-    ) WITHOUT ROWID
-    """,
-)
 
 
 class Sample(NamedTuple):
@@ -79,6 +31,11 @@ class Sample(NamedTuple):
         """Approximate memory use in bytes."""
         return sys.getsizeof(self.text) + len(self.probabilities)
 
+    @property
+    def key(self) -> Key:
+        """The cell that the text is counted in."""
+        return Key(slot_of(self.time), self.band, self.propensity)
+
 
 class OutboxRow(NamedTuple):
     """A sample as it is inserted into the outbox: its text is redacted and its split is chosen."""
@@ -91,6 +48,11 @@ class OutboxRow(NamedTuple):
     propensity: float
     split: str
 
+    @property
+    def key(self) -> Key:
+        """The cell that the row is counted in."""
+        return Key(slot_of(self.time), self.band, self.propensity)
+
 
 class PendingRow(NamedTuple):
     """A row of the outbox that has no outcome yet."""
@@ -102,6 +64,11 @@ class PendingRow(NamedTuple):
     probabilities: bytes
     band: int
     propensity: float
+
+    @property
+    def key(self) -> Key:
+        """The cell that the row is counted in."""
+        return Key(slot_of(self.time), self.band, self.propensity)
 
 
 class RowResult(NamedTuple):
@@ -118,3 +85,17 @@ class RowResult(NamedTuple):
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+
+
+class Restored(NamedTuple):
+    """What an outbox has of earlier processes.
+
+    `tallies` and `pairs` are as `History.load` takes them, `pending` the cells of pending rows, `detector` includes all
+    comparisons, of which the last was answered at `last` (Unix seconds, None without one).
+    """
+
+    tallies: list[tuple[float, ...]]
+    pairs: list[tuple[Pair, int]]
+    pending: list[Key]
+    detector: EDetector
+    last: float | None

@@ -1,8 +1,7 @@
 """The outbox: sampled texts on disk, pending or with the teacher's answer. SQLite, one process per file.
 
-A row is written before the teacher is asked, and its outcome before it is counted, so that after any crash the rows
-themselves say what was compared. Counts without rows (requests, dropped texts) are stored beside them as totals, not
-as increments: writing them twice changes nothing. Nothing here depends on asyncio.
+A row is written before the teacher is asked, and its outcome before it is counted. Each is one transaction with its
+count (`tallies`), so that after any crash the file says what was compared. Nothing here depends on asyncio.
 """
 
 from __future__ import annotations
@@ -10,21 +9,29 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distill.owned import OwnedFile
+from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxBusyError, OutboxError
-from service.shadow.ledger import Totals
-from service.shadow.outbox.rows import SCHEMA, TABLES, OutboxRow, PendingRow, RowResult
-from service.shadow.outcome import POSITION, Outcome
+from service.shadow.history import Changes, Floats, Key, slot_of
+from service.shadow.outbox.migration import migrate
+from service.shadow.outbox.replay import delete_old, replay
+from service.shadow.outbox.rows import OutboxRow, PendingRow, Restored, RowResult
+from service.shadow.outbox.tables import SCHEMA, TABLES_1, TABLES_2
+from service.shadow.outbox.tallies import Tallies
 
 APPLICATION = 0x5265666C
 """SQLite's application id: "Refl" in the header of the file."""
 
 PAGE_BYTES = 4096
+DELETED_ROWS = 500
+"""Rows deleted per transaction, so that others need not wait long for the outbox."""
+
 CACHE_KIB = 512
 """SQLite's page cache, whose default would grow with the outbox to about 4 MB."""
 
@@ -45,6 +52,7 @@ _ERRNO = {
     errno.EINVAL: "NO_FILE",
     errno.EISDIR: "NO_FILE",
 }
+_NEXT = "1 + max((SELECT coalesce(max(finished), 0) FROM rows), (SELECT coalesce(max(upto), 0) FROM detectors))"
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 
 
@@ -75,6 +83,7 @@ class Outbox:
         self._busy_seconds, self._open_seconds = busy_seconds, open_seconds
         self._connection: sqlite3.Connection | None = None
         self._file = OwnedFile(path)
+        self._tallies = Tallies(bundle, teacher)
 
     def open(self) -> None:
         """Lock the file for this process, and create its tables if it is new."""
@@ -92,16 +101,28 @@ class Outbox:
         self._disconnect()
         self._file.release()
 
-    def write(self, rows: Sequence[OutboxRow], totals: Totals) -> None:
-        """Insert new rows and replace the totals that have no rows, in one transaction. Rows already stored stay."""
-        tallies = [(self._bundle, self._teacher, *tally) for tally in _tallies(totals)]
+    def restore(self, hour: int, null: Floats) -> Restored:
+        """Return what earlier processes left, for the ceilings `null` [B]; fold old slots as `history.folded` says.
+
+        Rows that are pending for another teacher become this teacher's.
+        """
         with self._transaction() as connection:
-            connection.executemany(
-                "INSERT INTO rows (bundle, id, time, text, probabilities, band, propensity, split)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                [(self._bundle, *row) for row in rows],
-            )
-            connection.executemany("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?, ?, ?)", tallies)
+            self._tallies.fold(connection, hour)
+            self._tallies.adopt(connection)
+            detector, last = replay(connection, self._bundle, self._teacher, null)
+            query = "SELECT time, band, propensity FROM rows WHERE bundle = ? AND outcome IS NULL AND band < ?"
+            found = connection.execute(query, (self._bundle, len(null)))
+            pending = [Key(slot_of(time), band, propensity) for time, band, propensity in found]
+            return Restored(*self._tallies.load(connection, len(null)), pending, detector, last)
+
+    def write(self, rows: Sequence[OutboxRow], changes: Changes) -> None:
+        """Insert new rows, and store the counts without rows, in one transaction. Rows already stored stay."""
+        with self._transaction() as connection:
+            if changes.hour != self._tallies.hour:
+                self._tallies.fold(connection, changes.hour)
+            stored = [row for row in rows if self._insert(connection, row)]
+            self._tallies.sample(connection, Counter(row.key for row in stored))
+            self._tallies.replace(connection, changes)
 
     def pending(self, limit: int, without: AbstractSet[int] = frozenset()) -> list[PendingRow]:
         """Return the `limit` oldest pending rows, except those whose `seq` is in `without`."""
@@ -113,36 +134,39 @@ class Outbox:
             )
             return [PendingRow(*row) for row in found if row[0] not in without][:limit]
 
-    def pending_bands(self) -> list[int]:
-        """Return the band of every pending row."""
-        with self._transaction("BEGIN") as connection:
-            query = "SELECT band FROM rows WHERE bundle = ? AND outcome IS NULL"
-            return [band for (band,) in connection.execute(query, (self._bundle,))]
-
     def finish(self, seq: int, result: RowResult) -> bool:
         """Store the result of a pending row. Return False if there is no such row."""
-        agree, kl, js = (result.comparison or (None, None, None))[:3]
+        comparison = result.comparison or (None,) * len(Comparison._fields)
         answer = (result.outcome, result.answered, result.answer, result.method)
         cost = (result.tokens, result.cost_usd, result.seconds)
         with self._transaction() as connection:
-            changed = connection.execute(
+            found = connection.execute(
                 "UPDATE rows SET outcome = ?, answered = ?, answer = ?, method = ?, agree = ?, kl = ?, js = ?,"
-                " tokens = ?, cost_usd = ?, seconds = ?, teacher = ?, text = CASE WHEN ? THEN text END"
-                " WHERE seq = ? AND bundle = ? AND outcome IS NULL",
-                (*answer, agree, kl, js, *cost, self._teacher, self._keep_text, seq, self._bundle),
-            )
-            return changed.rowcount == 1
+                " student_class = ?, teacher_class = ?, tokens = ?, cost_usd = ?, seconds = ?, teacher = ?,"
+                f" text = CASE WHEN ? THEN text END, finished = {_NEXT}"
+                " WHERE seq = ? AND bundle = ? AND outcome IS NULL RETURNING time, band, propensity",
+                (*answer, *comparison, *cost, self._teacher, self._keep_text, seq, self._bundle),
+            ).fetchone()
+            if found is not None:
+                time, band, propensity = found
+                self._tallies.finish(connection, Key(slot_of(time), band, propensity), result)
+            return found is not None
 
-    def totals(self, bands: int) -> Totals:
-        """Return all counts so far for this bundle and this teacher; pending rows count as sampled."""
-        totals = Totals.zeros(bands)
-        with self._transaction("BEGIN") as connection:
-            for band, outcome, agree, *sums in connection.execute(_SUMS, (self._bundle, self._teacher)):
-                _add_rows(totals, band, outcome, agree, sums)
-            query = "SELECT band, name, value FROM tallies WHERE bundle = ? AND teacher = ?"
-            for band, name, value in connection.execute(query, (self._bundle, self._teacher)):
-                _add_tally(totals, band, name, value)
-        return totals
+    def delete_old(self, before: float) -> bool:
+        """Delete some of the rows that were answered before `before` (Unix seconds); return whether there may be more.
+
+        Of all bundle versions and teachers. Counts stay.
+        """
+        with self._transaction() as connection:
+            return delete_old(connection, before, DELETED_ROWS) == DELETED_ROWS
+
+    def _insert(self, connection: sqlite3.Connection, row: OutboxRow) -> bool:
+        inserted = connection.execute(
+            "INSERT INTO rows (bundle, teacher, id, time, text, probabilities, band, propensity, split)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (self._bundle, self._teacher, *row),
+        )
+        return inserted.rowcount == 1
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -175,6 +199,7 @@ class Outbox:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
+                self._tallies.hour = 0  # the file may not be folded
                 with suppress(sqlite3.Error):  # the first error is what matters
                     connection.execute("ROLLBACK")
                 raise
@@ -200,6 +225,7 @@ class Outbox:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+        self._tallies.hour = 0  # the next file may not be folded
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Check that the file is an outbox of this schema, or make it one, and configure the connection."""
@@ -208,7 +234,7 @@ class Outbox:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if tables and application != APPLICATION:
             raise OutboxError(f"{self.path} is another program's database; set shadow.path to another file")
-        if tables and schema != SCHEMA:
+        if tables and schema not in (1, SCHEMA):
             raise OutboxError(
                 f"{self.path}: schema {schema}, this version reads {SCHEMA}; move the file away, a new one is started"
             )
@@ -218,61 +244,12 @@ class Outbox:
         connection.execute(f"PRAGMA max_page_count = {self.max_bytes // PAGE_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
         if not tables:
-            for statement in TABLES:
+            for statement in (*TABLES_1, *TABLES_2):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        elif schema == 1:
+            migrate(connection)
         labels = json.dumps(self._labels, ensure_ascii=False)
         connection.execute("INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, labels))
         connection.execute("COMMIT")
-
-
-_SUMS = """
-SELECT band, outcome, agree, count(*), sum(1 / propensity), sum(1 / propensity / propensity),
-       sum(kl), sum(kl * kl), sum(js), sum(js * js), sum(cost_usd), sum(tokens)
-FROM rows WHERE bundle = ? AND (outcome IS NULL OR teacher = ?)
-GROUP BY band, outcome, agree
-"""
-
-
-def _add_rows(totals: Totals, band: int, outcome: str | None, agree: int | None, sums: Sequence[float | None]) -> None:
-    count, weight, weight_sq, kl, kl_sq, js, js_sq, cost_usd, tokens = (value or 0.0 for value in sums)
-    totals.sampled[band] += count
-    if outcome is None:
-        return
-    totals.outcomes[band, POSITION[Outcome(outcome)]] += count
-    totals.cost_usd[band] += cost_usd
-    totals.tokens[band] += tokens
-    if outcome != Outcome.COMPLETED:
-        return
-    totals.weight[band] += weight
-    totals.weight_sq[band] += weight_sq
-    if agree:
-        totals.agreed[band] += count
-    else:
-        totals.disagreed[band] += count
-        totals.disagree_weight[band] += weight
-    totals.kl[band] += kl
-    totals.kl_sq[band] += kl_sq
-    totals.js[band] += js
-    totals.js_sq[band] += js_sq
-
-
-def _add_tally(totals: Totals, band: int, name: str, value: float) -> None:
-    if name in ("requests", "expected"):
-        getattr(totals, name)[band] += value
-    else:
-        column = POSITION[Outcome(name)]
-        totals.sampled[band] += value
-        totals.outcomes[band, column] += value
-        totals.lost[band, column] += value
-
-
-def _tallies(totals: Totals) -> Iterator[tuple[int, str, float]]:
-    """Yield band, name and value of every count that has no rows."""
-    for band in range(len(totals.requests)):
-        yield band, "requests", float(totals.requests[band])
-        yield band, "expected", float(totals.expected[band])
-        for outcome, column in POSITION.items():
-            if totals.lost[band, column]:
-                yield band, str(outcome), float(totals.lost[band, column])

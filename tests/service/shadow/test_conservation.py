@@ -67,7 +67,8 @@ def check(shadow: Shadow) -> None:
     """Check conservation, and that each place holds as many texts as the ledger says."""
     ledger = shadow.pipeline._ledger
     assert ledger.missing == [0] * ledger.bands
-    assert min(*ledger.in_memory, *ledger.in_outbox, *ledger.in_flight) >= 0
+    assert min(*ledger.in_memory, *ledger.in_outbox.values(), *ledger.in_flight) >= 0
+    assert ledger.queued == sum(ledger.in_memory) + ledger.in_outbox.total()
     assert shadow.unaccounted() == 0
     active = shadow.pipeline._active
     if active is not None:

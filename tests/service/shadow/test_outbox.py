@@ -12,12 +12,13 @@ import pytest
 
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
-from service.shadow.ledger import Totals
+from service.shadow.history import Changes, History, Key, Totals
 from service.shadow.outbox.rows import OutboxRow, RowResult
 from service.shadow.outbox.store import CACHE_KIB, Outbox
-from service.shadow.outcome import POSITION, Outcome
+from service.shadow.outcome import Outcome
 
-BANDS = 5
+NULL = np.full(5, 0.1)
+NOTHING = Changes(0, [], [])
 ROOT = Path(__file__).parents[3]
 
 
@@ -29,6 +30,17 @@ def make(path: Path, bundle: str = "v1", teacher: str = "t@1", **options) -> Out
 
 def row(key: str, band: int = 2, propensity: float = 0.5) -> OutboxRow:
     return OutboxRow(key, 1.0, f"text {key}", np.array([0.9, 0.1], dtype="<f4").tobytes(), band, propensity, "train")
+
+
+def counted(requests: float, queue_full: float = 0) -> Changes:
+    return Changes(0, [Key(0, 2, 0.5)], [[requests, 0.0, queue_full, 0.0, 0.0]])
+
+
+def totals(outbox: Outbox) -> Totals:
+    history = History([0.5] * len(NULL))
+    restored = outbox.restore(0, NULL)
+    history.load(restored.tallies, restored.pairs)
+    return history.totals()
 
 
 COMPLETED = RowResult(
@@ -50,13 +62,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_rows_are_pending_until_they_have_an_outcome(path):
     outbox = make(path)
-    outbox.write([row("one"), row("two"), row("three")], Totals.zeros(BANDS))
+    outbox.write([row("one"), row("two"), row("three")], NOTHING)
     first, second = outbox.pending(2)
     assert (first.text, second.text) == ("text one", "text two")
     assert [found.text for found in outbox.pending(2, {first.seq})] == ["text two", "text three"]
     assert outbox.finish(first.seq, COMPLETED)
     assert [found.text for found in outbox.pending(10)] == ["text two", "text three"]
-    assert outbox.pending_bands() == [2, 2]
+    assert outbox.restore(0, NULL).pending == [Key(0, 2, 0.5)] * 2
 
 
 def test_the_cache_of_an_outbox_is_bounded(path):
@@ -67,33 +79,34 @@ def test_the_cache_of_an_outbox_is_bounded(path):
 
 def test_an_outcome_is_final(path):
     outbox = make(path)
-    outbox.write([row("one")], Totals.zeros(BANDS))
+    outbox.write([row("one")], NOTHING)
     (found,) = outbox.pending(1)
     assert outbox.finish(found.seq, COMPLETED)
     assert not outbox.finish(found.seq, RowResult(Outcome.TIMEOUT, 3.0))
-    assert outbox.totals(BANDS).outcomes[2, POSITION[Outcome.COMPLETED]] == 1
+    assert totals(outbox).outcomes.sum() == totals(outbox).disagreed[2] == 1
 
 
 def test_writing_twice_changes_nothing(path):
     outbox = make(path)
-    totals = Totals.zeros(BANDS)
-    totals.requests[2] = 7
-    totals.lost[2, POSITION[Outcome.QUEUE_FULL]] = 3
     for _ in range(2):
-        outbox.write([row("one")], totals)
-    found = outbox.totals(BANDS)
+        outbox.write([row("one")], counted(7, queue_full=3))
+    found = totals(outbox)
     assert found.requests[2] == 7
     assert found.sampled[2] == 1 + 3
     assert len(outbox.pending(10)) == 1
 
 
-def test_totals_are_what_the_rows_say(path):
+def test_counts_outlive_the_rows_that_they_are_about(path):
     outbox = make(path)
-    outbox.write([row("one", 1, 0.25), row("two", 1, 0.25), row("three", 4, 1.0)], Totals.zeros(BANDS))
+    outbox.write([row("one", 1, 0.25), row("two", 1, 0.25), row("three", 4, 1.0)], NOTHING)
     first, second, _ = outbox.pending(3)
     outbox.finish(first.seq, COMPLETED)
     outbox.finish(second.seq, RowResult(Outcome.REFUSED, 2.0, cost_usd=0.02))
-    found = outbox.totals(BANDS)
+    assert not outbox.delete_old(before=5.0)
+    assert [waiting.text for waiting in outbox.pending(9)] == ["text three"]
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("SELECT count(*) FROM rows").fetchone() == (1,)
+    found = totals(outbox)
     assert found.sampled.tolist() == [0, 2, 0, 0, 1]
     assert found.disagreed.tolist() == [0, 1, 0, 0, 0]
     assert found.agreed.sum() == 0
@@ -106,26 +119,28 @@ def test_totals_are_what_the_rows_say(path):
 
 def test_versions_and_teachers_do_not_mix(path):
     outbox = make(path)
-    totals = Totals.zeros(BANDS)
-    totals.requests[0] = 5
-    outbox.write([row("one"), row("two")], totals)
+    outbox.write([row("one"), row("two")], counted(5))
     outbox.finish(outbox.pending(1)[0].seq, COMPLETED)
     outbox.close()
 
     outbox = make(path, bundle="v2")
     assert outbox.pending(10) == []
-    assert outbox.totals(BANDS).requests.sum() == outbox.totals(BANDS).sampled.sum() == 0
+    assert totals(outbox).requests.sum() == totals(outbox).sampled.sum() == 0
     outbox.close()
 
     outbox = make(path, teacher="t@2")
-    found = outbox.totals(BANDS)
+    found = totals(outbox)
     assert (found.requests.sum(), found.sampled.sum(), found.compared.sum()) == (0, 1, 0)
     assert [waiting.text for waiting in outbox.pending(10)] == ["text two"]
+    outbox.close()
+
+    found = totals(make(path))  # it takes the pending row back
+    assert (found.requests.sum(), found.sampled.sum(), found.compared.sum()) == (5, 2, 1)
 
 
 def test_texts_can_be_erased_once_answered(path):
     outbox = make(path, keep_text=False)
-    outbox.write([row("one"), row("two")], Totals.zeros(BANDS))
+    outbox.write([row("one"), row("two")], NOTHING)
     outbox.finish(outbox.pending(1)[0].seq, COMPLETED)
     with sqlite3.connect(path) as reader:
         assert reader.execute("SELECT text FROM rows ORDER BY seq").fetchall() == [(None,), ("text two",)]
@@ -141,7 +156,7 @@ def test_a_second_owner_is_refused(path):
 
 def test_a_second_process_is_refused_even_without_files_beside_the_database(path):
     outbox = make(path)
-    outbox.write([row("one")], Totals.zeros(BANDS))
+    outbox.write([row("one")], NOTHING)
     Path(f"{path}.lock").unlink(missing_ok=True)
     code = (
         "import sys; from pathlib import Path; from service.shadow.outbox.store import Outbox\n"
@@ -149,7 +164,7 @@ def test_a_second_process_is_refused_even_without_files_beside_the_database(path
     )
     other = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert "another process uses this outbox" in other.stderr
-    outbox.write([row("two")], Totals.zeros(BANDS))
+    outbox.write([row("two")], NOTHING)
     assert {name.name for name in path.parent.iterdir()} == {"shadow.sqlite", "shadow.sqlite-wal", "shadow.sqlite-shm"}
     outbox.close()
     assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode == 0
@@ -160,10 +175,10 @@ def test_an_owner_whose_file_was_replaced_is_refused(path):
     path.unlink()
     second = make(path)
     with pytest.raises(OutboxError, match="another process uses this outbox"):
-        first.write([row("one")], Totals.zeros(BANDS))
-    second.write([row("two")], Totals.zeros(BANDS))
+        first.write([row("one")], NOTHING)
+    second.write([row("two")], NOTHING)
     second.close()
-    first.write([row("three")], Totals.zeros(BANDS))
+    first.write([row("three")], NOTHING)
     assert [found.text for found in first.pending(9)] == ["text two", "text three"]
 
 
@@ -175,9 +190,9 @@ def test_other_users_cannot_read_it_whatever_the_umask(path, mask):
         path.parent.mkdir(mode=0o700)
         path.parent.chmod(0o700)
         outbox.open()
-        outbox.write([row("one")], Totals.zeros(BANDS))
+        outbox.write([row("one")], NOTHING)
         path.unlink()
-        outbox.write([row("two")], Totals.zeros(BANDS))  # and again when it is made anew
+        outbox.write([row("two")], NOTHING)  # and again when it is made anew
     finally:
         os.umask(before)
     modes = {name.name: stat.S_IMODE(name.stat().st_mode) for name in path.parent.iterdir()}
@@ -202,7 +217,7 @@ def test_readers_do_not_disturb(path):
     with sqlite3.connect(path) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM rows").fetchall()
-        outbox.write([row("one")], Totals.zeros(BANDS))
+        outbox.write([row("one")], NOTHING)
     assert len(outbox.pending(10)) == 1
 
 
@@ -232,7 +247,7 @@ def text_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (another_schema, "schema 99, this version reads 1; move the file away"),
+        (another_schema, "schema 99, this version reads 2; move the file away"),
         (another_program, r"another program's database; set shadow\.path"),
         (
             lambda path: path.parent.mkdir() or path.write_text("text " * 100),
@@ -254,7 +269,7 @@ def test_writing_works_again_after_a_full_disk(path):
     outbox = make(path, max_bytes=2**20)
     big = [OutboxRow(f"{index}", 1.0, "x" * 100_000, b"12345678", 0, 1.0, "train") for index in range(20)]
     with pytest.raises(OutboxError, match=r"free disk space or raise shadow\.max_bytes"):
-        outbox.write(big, Totals.zeros(BANDS))
+        outbox.write(big, NOTHING)
     outbox.max_bytes = 2**30
-    outbox.write(big, Totals.zeros(BANDS))
+    outbox.write(big, NOTHING)
     assert len(outbox.pending(50)) == 20

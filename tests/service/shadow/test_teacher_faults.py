@@ -259,9 +259,9 @@ async def test_an_answer_is_stored_before_it_is_counted(make_shadow, monkeypatch
     counted = Ledger.finish
     seen = []
 
-    def finish(self, band, outcome):
+    def finish(self, key, outcome):
         seen.append([stored for (stored,) in shadow.rows("outcome")].count("completed"))
-        counted(self, band, outcome)
+        counted(self, key, outcome)
 
     monkeypatch.setattr(Ledger, "finish", finish)
     await shadow.process(3)

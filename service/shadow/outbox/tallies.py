@@ -1,0 +1,119 @@
+"""The counts on disk: those of `history`, read, increased, replaced and folded within a caller's transaction.
+
+Counts of texts with rows are increased together with their rows, so that a crash neither loses nor repeats one. Counts
+without rows are replaced by the values in memory, so that writing them twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from service.shadow.history import COLUMNS, DAY, HOUR, WITH_ROWS, WITHOUT_ROWS, Changes, Key, Pair, folded, hour_of
+from service.shadow.outbox.rows import RowResult
+from service.shadow.outcome import Outcome
+
+_KEY = "bundle, teacher, slot, band, propensity"
+_PAIR = "bundle, teacher, hour, propensity, student_class, teacher_class"
+
+
+def _upsert(columns: Sequence[str], change: str) -> str:
+    changes = ", ".join(change.format(name=name) for name in columns)
+    return (
+        f"INSERT INTO tallies ({_KEY}, {', '.join(columns)}) VALUES ({', '.join('?' * (5 + len(columns)))})"
+        f" ON CONFLICT DO UPDATE SET {changes}"
+    )
+
+
+_REPLACE = _upsert(WITHOUT_ROWS, "{name} = excluded.{name}")
+_INCREASE = _upsert(WITH_ROWS, "{name} = {name} + excluded.{name}")
+_INCREASE_PAIR = (
+    f"INSERT INTO pairs ({_PAIR}, count) VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1"
+)
+
+
+class Tallies:
+    """The counts of one bundle version and one teacher. `hour` is the one to which the file was folded last."""
+
+    def __init__(self, bundle: str, teacher: str) -> None:
+        self.hour = 0
+        self._bundle, self._teacher = bundle, teacher
+
+    def load(
+        self, connection: sqlite3.Connection, bands: int
+    ) -> tuple[list[tuple[float, ...]], list[tuple[Pair, int]]]:
+        """Return slot, band, propensity and COLUMNS of each cell, and each pair of classes with its count."""
+        owner = (self._bundle, self._teacher)
+        query = f"SELECT slot, band, propensity, {', '.join(COLUMNS)} FROM tallies"
+        cells = connection.execute(query + " WHERE bundle = ? AND teacher = ? AND band < ?", (*owner, bands)).fetchall()
+        query = "SELECT hour, propensity, student_class, teacher_class, count FROM pairs"
+        pairs = connection.execute(query + " WHERE bundle = ? AND teacher = ?", owner)
+        return cells, [(Pair(*pair), count) for *pair, count in pairs]
+
+    def replace(self, connection: sqlite3.Connection, changes: Changes) -> None:
+        """Store counts without rows, by their values."""
+        rows = zip(changes.keys, changes.values, strict=True)
+        connection.executemany(_REPLACE, ((self._bundle, self._teacher, *key, *values) for key, values in rows))
+
+    def sample(self, connection: sqlite3.Connection, counts: Mapping[Key, int], teacher: str | None = None) -> None:
+        """Add to the number of sampled texts with rows; of another `teacher` than this one, if it is given."""
+        for key, count in counts.items():
+            self._increase(connection, key, {"sampled": count}, teacher)
+
+    def finish(self, connection: sqlite3.Connection, key: Key, result: RowResult) -> None:
+        """Count the end of a row."""
+        sums: dict[str, float] = {"tokens": result.tokens, "cost_usd": result.cost_usd}
+        if result.outcome is not Outcome.COMPLETED:
+            sums[result.outcome.value] = 1
+        if (comparison := result.comparison) is not None:
+            sums["agreed" if comparison.agree else "disagreed"] = 1
+            sums |= {"kl": comparison.kl, "kl_sq": comparison.kl**2, "js": comparison.js, "js_sq": comparison.js**2}
+            hour = folded(hour_of(key.slot), self.hour, DAY)
+            classes = (comparison.student_class, comparison.teacher_class)
+            connection.execute(_INCREASE_PAIR, (self._bundle, self._teacher, hour, key.propensity, *classes))
+        self._increase(connection, key, sums)
+
+    def adopt(self, connection: sqlite3.Connection) -> None:
+        """Take over the pending rows that were sampled for another teacher, with their count."""
+        mine = (self._bundle, self._teacher)
+        found = connection.execute(
+            "SELECT coalesce(teacher, ''), CAST(time / 300 AS INTEGER) * 300, band, propensity FROM rows"
+            " WHERE bundle = ? AND outcome IS NULL AND coalesce(teacher, '') != ?",
+            mine,
+        )
+        taken: Counter[tuple[str, Key]] = Counter((teacher, Key(*key)) for teacher, *key in found)
+        for (teacher, key), count in taken.items():
+            self.sample(connection, {key: -count}, teacher)
+            self.sample(connection, {key: count})
+        if taken:
+            update = (
+                "UPDATE rows SET teacher = ?2 WHERE bundle = ?1 AND outcome IS NULL AND coalesce(teacher, '') != ?2"
+            )
+            connection.execute(update, mine)
+
+    def fold(self, connection: sqlite3.Connection, hour: int) -> None:
+        """Merge the counts of old slots, of all bundles and teachers; `hour` as in `history.folded`."""
+        for table, key, slot, length, names in (
+            ("tallies", _KEY, "slot", HOUR, COLUMNS),
+            ("pairs", _PAIR, "hour", DAY, ("count",)),
+        ):
+            weeks, days = hour - 8 * DAY, hour - DAY
+            old = f"{slot} > 0 AND ({slot} < {weeks} OR {slot} < {days} AND {slot} % {length} > 0)"
+            target = key.replace(slot, f"CASE WHEN {slot} < {weeks} THEN 0 ELSE {slot} / {length} * {length} END")
+            groups = ", ".join(str(number + 1) for number in range(len(key.split(","))))
+            connection.execute(
+                f"INSERT INTO {table} ({key}, {', '.join(names)})"
+                f" SELECT {target}, {', '.join(f'sum({name})' for name in names)} FROM {table} WHERE {old}"
+                f" GROUP BY {groups} ON CONFLICT DO UPDATE SET "
+                + ", ".join(f"{name} = {name} + excluded.{name}" for name in names)
+            )
+            connection.execute(f"DELETE FROM {table} WHERE {old}")
+        self.hour = hour
+
+    def _increase(
+        self, connection: sqlite3.Connection, key: Key, sums: Mapping[str, float], teacher: str | None = None
+    ) -> None:
+        slot = folded(key.slot, self.hour)
+        owner = (self._bundle, self._teacher if teacher is None else teacher)
+        connection.execute(_INCREASE, (*owner, slot, *key[1:], *(sums.get(name, 0) for name in WITH_ROWS)))
