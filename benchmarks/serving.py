@@ -11,12 +11,13 @@ and fails if a bound does not hold. Compare figures within one run only, on a ma
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours,hand --same-graph
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours --previous CHECKOUT
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload --reload
+    python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --previous CHECKOUT
 
 The servers of others run the student as their users would export it with ONNX Runtime's own tools, made from
-`--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an endpoint
-that returns a constant, `--shadow` our server with all traffic shadowed and with none. `--overload` sends five times
-the capacity with a deadline, `--reload` replaces the bundle again and again under load. The first run needs a package
-index and some 5 GB for the environments.
+`--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an
+endpoint that returns a constant, `--shadow` our server with all traffic shadowed and with none, or with `--previous`
+both versions with a sample shadowed. `--overload` sends five times the capacity with a deadline, `--reload` replaces
+the bundle again and again under load. The first run needs a package index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from serving_tools.jobs import begin, finish
 from serving_tools.limit import Limit, labels_of
 from serving_tools.measure import Measured, measure, over
 from serving_tools.overload import overload
-from serving_tools.paired import shadow, static
+from serving_tools.paired import shadow, shadow_versions, static
 from serving_tools.process import ServerError
 from serving_tools.reloading import reloads
 from serving_tools.report import figure, table, write
@@ -60,7 +61,10 @@ def main() -> None:
     if given.static:
         parts["static"] = lambda: static(conditions_of(given, given.static))
     if given.shadow:
-        parts["shadow"] = lambda: shadow(conditions)
+        if given.previous:
+            parts["shadow-previous"] = lambda: shadow_versions(conditions, given.previous)
+        else:
+            parts["shadow"] = lambda: shadow(conditions)
     if given.overload:
         parts["overload"] = lambda: overload(conditions, given.deadline_ms)
     if given.reload:

@@ -10,17 +10,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from serving_tools.bounds import Bound, Part, ratio
 from serving_tools.conditions import Conditions
-from serving_tools.contenders import CONSTANT, REFLUX, Contender, Place
+from serving_tools.contenders import CONSTANT, REFLUX, Contender, Place, previous
 from serving_tools.limit import Beside, Limit
 from serving_tools.running import Running, running
 from serving_tools.teacher import fake_teacher
 
 TEACHER_SECONDS = 2.0
+SAMPLED_SECONDS = 0.2
+SAMPLED_RATE = 0.02
 SHARE = 0.7
 BACKLOG = 1_000_000  # more than is sent: texts dropped from a full queue would cost nothing
 
@@ -100,18 +103,43 @@ def shadow(conditions: Conditions) -> Part:
     return Part({"without and with shadowing": pairs, "gap": gap}, bounds)
 
 
-def _shadowing(url: str) -> Contender:
-    """Describe our server with all traffic shadowed to a teacher."""
+def shadow_versions(conditions: Conditions, checkout: Path) -> Part:
+    """Compare our server with that of another checkout, both shadowing at the rate that is the default.
+
+    The added milliseconds are those of the median answer at 1 client, over what each adds to a text in the loop.
+    """
+    steps: dict[str, Step] = {name: partial(_clients, count) for name, count in (("1 client", 1), ("64 clients", 64))}
+    with (
+        fake_teacher(SAMPLED_SECONDS, len(conditions.classes)) as url,
+        running(_shadowing(url, previous(checkout), SAMPLED_RATE), conditions) as before,
+        running(_shadowing(url, REFLUX, SAMPLED_RATE), conditions) as now,
+    ):
+        pairs = compare(before, now, conditions, steps)
+    kept = median(ratio(now["64 clients"].share, before["64 clients"].share) for before, now in pairs)
+    more = median(now["1 client"].added - before["1 client"].added for before, now in pairs)
+    bounds = [
+        Bound("throughput, shadowing, at 64 clients / the previous one's", kept, least=0.97),
+        Bound("p50, shadowing, at 1 client less the previous one's, ms", more, most=0.02),
+    ]
+    return Part({"previous and now, shadowing": pairs}, bounds)
+
+
+def _clients(count: int, _: Loads) -> Mapping[str, Any]:
+    return {"clients": count}
+
+
+def _shadowing(url: str, server: Contender = REFLUX, rate: float = 1.0) -> Contender:
+    """Describe `server` with a share `rate` of its traffic shadowed to a teacher."""
     teacher = {"kind": "openai", "base_url": url, "model": "fake", "usd_per_million": {"input": 0.4, "output": 1.6}}
 
     def settings(place: Place) -> Mapping[str, str]:
         return {
-            **REFLUX.settings(place),
+            **server.settings(place),
             "REFLUX_SHADOW__ENABLED": "true",
-            "REFLUX_SHADOW__RATE": "1.0",
+            "REFLUX_SHADOW__RATE": str(rate),
             "REFLUX_SHADOW__PATH": str(place.work / "shadow.sqlite"),
             "REFLUX_SHADOW__BACKLOG_ROWS": str(BACKLOG),
             "REFLUX_SHADOW__TEACHER": json.dumps(teacher),
         }
 
-    return replace(REFLUX, key="shadow", title="Reflux, shadowing", settings=settings)
+    return replace(server, key=f"{server.key}-shadow", title=f"{server.title}, shadowing", settings=settings)
