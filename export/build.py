@@ -20,6 +20,7 @@ from distill.students.student import TOKENIZER as STUDENT_TOKENIZER
 from distill.students.student import Student
 from distill.task import Export
 from distill.truncation import truncate_at, truncation_side
+from export.bundle.anchors import ANCHORS, anchors_jsonl
 from export.bundle.classifier import Prediction
 from export.bundle.format import (
     CARD,
@@ -38,6 +39,7 @@ from export.bundle.format import (
     write_bundle,
 )
 from export.bundle.session import has_gpu
+from export.choose_anchors import choose_anchors
 from export.fit_drift import fit_drift
 from export.fit_reference import fit_reference
 from export.graph.portable import make_portable
@@ -59,12 +61,14 @@ class Baseline:
     """The validation split, on which graphs are compared, and the teacher's probabilities [N, K] on it.
 
     `unseen` holds further texts that the student was not trained on. Without labels they choose nothing: they only show
-    what inputs look like, for the reference of input drift.
+    what inputs look like, for the reference of input drift. `raw` are the teacher's probabilities [N, K] before they
+    were calibrated, None if they were not.
     """
 
     validation: Validation
     teacher: Floats
     unseen: Sequence[str] = ()
+    raw: Floats | None = None
 
 
 def build_bundle(
@@ -152,6 +156,9 @@ def build_bundle(
             GOLDEN: golden_jsonl(_golden(validation, selection.answers, student.labels)),
             CARD: card(manifest).encode(),
         }
+        if role == "student" and not student.multi_label:  # what can be shadowed
+            asked = baseline.teacher if baseline.raw is None else baseline.raw
+            contents[ANCHORS] = anchors_jsonl(choose_anchors(validation.texts, asked, student.labels))
         return write_bundle(path, contents, manifest)
 
 

@@ -158,7 +158,8 @@ class ExportRun:
 
     def _baseline(self, splits: Splits, soft: SoftLabels, said: npt.NDArray[np.float32]) -> Baseline:
         validation = _labelled(splits.validation, soft)
-        return Baseline(validation, said[soft.rows_of(validation.ids)])
+        rows = soft.rows_of(validation.ids)
+        return Baseline(validation, said[rows], raw=None if soft.raw is None else soft.raw[rows])
 
     def _evaluate(self, folder: Path) -> None:
         splits, soft = self.run.splits(), self.run.soft_labels()

@@ -13,6 +13,7 @@ from distill.errors import one_line
 from distill.teachers import TeacherError
 from distill.teachers.scaling import Scaling
 from distill.truncation import most_that_runs
+from export.bundle.anchors import read_anchors
 from export.bundle.classifier import INPUTS, Classifier, Encoded, InferenceError, Prediction
 from export.bundle.format import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
 from export.bundle.reference import Reference
@@ -27,6 +28,7 @@ def verify(path: str | Path) -> Bundle:
         bundle = Bundle.open(path)
         Reference.open(bundle)
         check_calibration(bundle)
+        read_anchors(bundle)
         classifier = Classifier.load(bundle)
         check_golden(bundle, classifier)
         check_longest(bundle, classifier)

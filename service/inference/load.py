@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.bundle.anchors import read_anchors
 from export.bundle.classifier import Classifier, Prediction
 from export.bundle.format import FP16, TOKENIZER, Bundle, BundleError
 from export.bundle.providers import AUTO, Device
@@ -65,6 +66,7 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     bundle = Bundle.open(path)
     reference = Reference.open(bundle)
     check_calibration(bundle)
+    read_anchors(bundle)
     tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
     classifier = Classifier.load(bundle, threads=overrides.threads or 1, device=device, tokenizer=tokenizer)
     batches = _may_share_runs(bundle, classifier, device)

@@ -14,6 +14,7 @@ from distill.task import Gates
 from export import build as module
 from export import gates, selection
 from export.build import Baseline
+from export.bundle.anchors import read_anchors
 from export.bundle.classifier import Classifier
 from export.bundle.format import CARD, FP16, FUSED, INT8, MODEL, PLAIN, PORTABLE, TOKENIZER, Bundle
 from export.bundle.reference import Reference
@@ -358,6 +359,16 @@ def test_golden_rows_are_the_graphs_own_answers_spread_over_validation(built, va
 @pytest.mark.parametrize(("count", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (7, [0, 1, 3, 5]), (8, [0, 2, 4, 6])])
 def test_a_choice_of_rows_is_spread_evenly(count, taken):
     assert list(selection.evenly_spaced(range(count), 4)) == taken
+
+
+def test_anchors_are_validation_rows_with_what_the_teacher_itself_said(make, baseline, labels):
+    """Calibration may put another label first; the teacher that is asked again is not calibrated."""
+    raw = np.roll(baseline.teacher, 1, axis=1)
+    settings = {"family": "static", "baseline": dataclasses.replace(baseline, raw=raw)}
+    expected = {text: labels[row.argmax()] for text, row in zip(baseline.validation.texts, raw, strict=True)}
+    anchors = read_anchors(make("fp32", **settings))
+    assert {anchor.text: anchor.label for anchor in anchors} == expected
+    assert read_anchors(make("fp32", role="teacher", path="teacher", **settings)) == []
 
 
 def test_few_rows_are_enough(make, baseline):
