@@ -5,47 +5,54 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
-from scipy.stats import beta
 
+from export.bundle.ceilings import ceilings
 from export.bundle.reference import Floats, Reference
 
-BAND_EDGES = (0.004, 0.02, 0.1, 0.3)
-CLIP = (1e-4, 0.5)
+BAND_EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.17, 0.25, 0.35)
 
 
 def fit_reference(top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[float, ...] = BAND_EDGES) -> Reference:
     """Fit the reference from N validation rows: the student's top probabilities [N], and where it disagrees [N].
 
-    Disagreement is calibrated against confidence by isotonic regression. The null of a band is the Clopper–Pearson
-    upper bound at level 0.05/B, so that all hold at once, plus a tolerance of max(0.005, a quarter of the rate).
+    Disagreement is calibrated against confidence by isotonic regression. A stretch of it in which no row disagrees, or
+    every row, gets Jeffreys' estimate (k + ½) / (n + 1) instead of its rate: a few rows do not promise that there is
+    never a disagreement. All other stretches keep their rate, so that the mean stays that of the rows.
     """
     # Rows of equal confidence are one point, so that the fit does not depend on their order.
     distinct, place, counts = np.unique(top, return_inverse=True, return_counts=True)
     observed = np.bincount(place, weights=disagree.astype(np.float64)) / counts
-    fitted = isotonic_regression(observed, weights=counts, increasing=False).x
-    # The clip keeps a perfect validation split from promising that there is never a disagreement.
-    confidence, disagreement = _knots(distinct, np.clip(fitted, *CLIP))
+    confidence, disagreement = _knots(distinct, _fitted(observed, counts))
     expected = np.interp(top, confidence, disagreement)
     band = np.searchsorted(np.array(edges), expected, side="right")
     bands = len(edges) + 1
     rows = np.bincount(band, minlength=bands).astype(np.float64)
     wrong: Floats = np.bincount(band, weights=disagree.astype(np.float64), minlength=bands).astype(np.float64)
-    rate = wrong / np.maximum(rows, 1)
     variance = np.bincount(band, weights=expected * (1 - expected), minlength=bands) / np.maximum(rows, 1)
-    upper = beta.ppf(1 - 0.05 / bands, wrong + 1, np.maximum(rows - wrong, 1e-9))
-    upper = np.where((rows > 0) & (wrong < rows), upper, 1.0)
     # A band without validation rows gets the largest spread that its edges allow.
-    highest = np.minimum([*edges, 1.0], CLIP[1])
+    highest = np.minimum([*edges, 1.0], 0.5)
     return Reference(
         confidence=confidence,
         disagreement=disagreement,
         edges=np.array(edges),
         share=rows / rows.sum(),
         spread=np.sqrt(np.where(rows > 0, variance, highest * (1 - highest))),
-        null=np.minimum(upper + np.maximum(0.005, 0.25 * rate), 1.0),
+        null=ceilings(wrong, rows),
         rows=rows,
         disagreements=wrong,
     )
+
+
+def _fitted(observed: Floats, counts: npt.NDArray[np.int64]) -> Floats:
+    """Return the non-increasing fit to the rates `observed` of points with `counts` rows, in (0, 1)."""
+    fit = isotonic_regression(observed, weights=counts, increasing=False)
+    starts = fit.blocks[:-1]
+    rows = np.add.reduceat(counts, starts)
+    wrong = np.round(fit.x[starts] * rows)
+    smoothed = (wrong + 0.5) / (rows + 1)
+    blocks = np.where((wrong == 0) | (wrong == rows), smoothed, wrong / rows)
+    # A smoothed stretch of few rows may lie above its neighbour, which then bounds it.
+    return np.repeat(np.minimum.accumulate(blocks), np.diff(fit.blocks))
 
 
 def _knots(x: Floats, y: Floats) -> tuple[Floats, Floats]:

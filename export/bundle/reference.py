@@ -7,6 +7,7 @@ it how often each confidence band is shadowed.
 from __future__ import annotations
 
 import io
+import math
 from bisect import bisect_right
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
@@ -17,11 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.errors import one_line
+from export.bundle.ceilings import upper_bound
 from export.bundle.drift_reference import PREFIX, DriftReference
 from export.bundle.format import REFERENCE, Bundle, BundleError
 
 Floats = npt.NDArray[np.float64]
 
+MARGIN = 0.01
+"""What the default SLO adds to the upper bound of the offline gap."""
+
+_SCALARS = ("slo", "tolerated")  # each is stored as an array of one number; bundles of earlier versions lack them
 _ROUNDING = 1e-6  # a 32-bit probability may be slightly above 1
 _KINDS = {
     "confidence": "numbers that do not increase",
@@ -42,6 +48,10 @@ class Reference:
     sums to 1, is the expected traffic, `spread` [B] the standard deviation of disagreement, `null` [B] an upper bound
     of disagreement that holds while nothing has changed, `rows` and `disagreements` [B] the counts on validation.
     `drift` is what live inputs are compared with; None in bundles that are older than it.
+
+    `slo` is the gap, in [0, 1], that the student shall stay below: by default the one-sided 95 % Clopper–Pearson bound
+    of the gap on validation, plus 0.01. `tolerated` is the gap at which every band is at its ceiling,
+    Σ_b share_b · null_b. Both are computed where they are not given, as for a bundle that was written without them.
     """
 
     confidence: Floats
@@ -52,7 +62,19 @@ class Reference:
     null: Floats
     rows: Floats
     disagreements: Floats
+    slo: float = math.nan
+    tolerated: float = math.nan
     drift: DriftReference | None = None
+
+    def __post_init__(self) -> None:
+        """Check the arrays, and compute what was not given. Raises ValueError that names the first invalid array."""
+        if problem := self._problem():
+            raise ValueError(problem)
+        if math.isnan(self.slo):
+            upper = upper_bound(float(self.disagreements.sum()), float(self.rows.sum()), 0.05)
+            object.__setattr__(self, "slo", min(upper + MARGIN, 1.0))
+        if math.isnan(self.tolerated):
+            object.__setattr__(self, "tolerated", float(self.share @ self.null))
 
     @property
     def bands(self) -> int:
@@ -65,7 +87,7 @@ class Reference:
         return float(self.disagreements.sum() / self.rows.sum())
 
     def expected_disagreement(self, top_probability: float) -> float:
-        """Return P(student ≠ teacher), in [1e-4, 0.5], of an answer with this top probability."""
+        """Return P(student ≠ teacher), in (0, 1), of an answer with this top probability."""
         knots, values = self._curve
         place = bisect_right(knots, top_probability)
         if place in (0, len(knots)):
@@ -96,17 +118,17 @@ class Reference:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read `reference.npz`. Raises BundleError when it is not one, or an array is missing or invalid."""
-        arrays: dict[str, Floats] = {}
         try:
             with np.load(path, allow_pickle=False) as stored:
-                for name in (*_arrays(cls), *(name for name in stored.files if name.startswith(PREFIX))):
-                    arrays[name] = _numbers(name, stored[name])
-            reference = cls(**{name: arrays[name] for name in _arrays(cls)}, drift=DriftReference.read(arrays))
-            if problem := reference._problem():
-                raise ValueError(problem)
+                arrays = {
+                    name: _numbers(name, stored[name])
+                    for name in (*_arrays(cls), *(name for name in stored.files if name.startswith(PREFIX)))
+                }
+                numbers = {name: _number(name, stored[name]) for name in _SCALARS if name in stored}
+            given = {name: arrays[name] for name in _arrays(cls)}
+            return cls(**given, **numbers, drift=DriftReference.read(arrays))  # type: ignore[arg-type]
         except Exception as error:  # numpy and zipfile raise many classes with no common base
             raise BundleError(f"{path}: not a reference ({one_line(error)}); export the bundle again") from error
-        return reference
 
     def _problem(self) -> str | None:
         """Return what is wrong with the first invalid array; None where all are valid."""
@@ -134,6 +156,10 @@ class Reference:
         }
         if wrong := next((name for name, holds in checks.items() if not holds), None):
             return f"{wrong!r} holds {_KINDS[wrong]}"
+        for name in _SCALARS:
+            value = getattr(self, name)
+            if not (math.isnan(value) or 0 <= value <= 1 + _ROUNDING):
+                return f"{name!r} is not from 0 to 1"
         if self.drift is not None and len(self.drift.bands) != bands:
             return f"'{PREFIX}bands' has {len(self.drift.bands)} numbers, expected {bands}"
         return None
@@ -142,6 +168,7 @@ class Reference:
         """Return the bytes of `reference.npz`."""
         buffer = io.BytesIO()
         stored: dict[str, Any] = {name: getattr(self, name) for name in _arrays(type(self))}
+        stored |= {name: np.array([getattr(self, name)]) for name in _SCALARS}
         if self.drift is not None:
             stored |= self.drift.arrays()
         np.savez(buffer, **stored)
@@ -158,3 +185,11 @@ def _numbers(name: str, values: npt.NDArray[np.generic]) -> Floats:
     if values.ndim != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise ValueError(f"{name!r} must be finite numbers in one dimension, not {values.dtype} {list(values.shape)}")
     return values.astype(np.float64)
+
+
+def _number(name: str, values: npt.NDArray[np.generic]) -> float:
+    """Return the one number of an array. Raises ValueError that names any other array."""
+    numbers = _numbers(name, values)
+    if len(numbers) != 1:
+        raise ValueError(f"{name!r} has {len(numbers)} numbers, expected 1")
+    return float(numbers[0])

@@ -16,7 +16,7 @@ def propensities(
     rate: float,
     share: Floats,
     spread: Floats,
-    tau: float = 0.5,
+    tau: float = 0.3,
     minimum: float = 0.0,
 ) -> Floats:
     """Return the probability that a request of each band is sent to the teacher, shape [B].

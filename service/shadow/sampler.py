@@ -25,7 +25,7 @@ class Sampler:
         self._random = (random or Random(os.urandom(32))).random
 
     def place(self, score: float) -> tuple[int, float]:
-        """Return the band of an answer with this `score`, and its expected disagreement in [1e-4, 0.5].
+        """Return the band of an answer with this `score`, and its expected disagreement in (0, 1).
 
         Raises ValueError if `score` is not finite.
         """

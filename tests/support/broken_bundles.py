@@ -305,10 +305,13 @@ def _reference_faults() -> dict[str, Fault]:
         "dates": lambda values: values.astype("datetime64[s]"),
     }
     faults = {}
-    for name in (item.name for item in dataclasses.fields(Reference) if item.default is dataclasses.MISSING):
-        faults[f"reference without {name}"] = Fault(
-            f"{REFERENCE}.*{name}", _arrays(lambda arrays, name=name: arrays.pop(name))
-        )
+    for item in dataclasses.fields(Reference):
+        if (name := item.name) == "drift":
+            continue
+        if item.default is dataclasses.MISSING:
+            faults[f"reference without {name}"] = Fault(
+                f"{REFERENCE}.*{name}", _arrays(lambda arrays, name=name: arrays.pop(name))
+            )
         for kind, change in changes.items():
             faults[f"reference {name} is {kind}"] = Fault(
                 REFERENCE, _arrays(lambda arrays, name=name, change=change: arrays.update({name: change(arrays[name])}))
@@ -320,7 +323,7 @@ def _reference_faults() -> dict[str, Fault]:
     for name, value in {"share": 0.5, "rows": 0.0, "disagreements": 1e6, "null": 2.0, "spread": 1.5}.items():
         faults[f"reference {name} is {value} everywhere"] = Fault(
             f"{REFERENCE}.*'{name}'",
-            _arrays(lambda arrays, name=name, value=value: arrays.update({name: np.full(5, value)})),
+            _arrays(lambda arrays, name=name, value=value: arrays.update({name: np.full_like(arrays[name], value)})),
         )
     single = io.BytesIO()
     np.save(single, np.ones(3))

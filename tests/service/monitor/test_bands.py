@@ -14,9 +14,9 @@ SPREAD = np.array([0.03, 0.1, 0.22, 0.38, 0.48])
 def test_propensities_follow_the_formula_and_meet_the_rate() -> None:
     result = propensities(0.02, SHARE, SPREAD)
     pooled = 0.5 * 0.03 + 0.2 * 0.1 + 0.15 * 0.22 + 0.1 * 0.38 + 0.05 * 0.48
-    assert result[3] == pytest.approx(0.02 * (0.5 + 0.5 * 0.38 / pooled))
+    assert result[3] == pytest.approx(0.02 * (0.3 + 0.7 * 0.38 / pooled))
     assert SHARE @ result == pytest.approx(0.02)
-    assert np.all(result >= 0.01)  # no weight above 1 / (rate · tau)
+    assert np.all(result >= 0.006)  # no weight above 1 / (rate · tau)
 
 
 def test_tau_moves_between_neyman_and_uniform() -> None:
