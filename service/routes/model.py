@@ -13,25 +13,41 @@ from export.bundle.format import Manifest
 from service.auth.access import Access
 from service.http.openapi import failures
 from service.inference.registry import Variant
-from service.state import state_of
+from service.state import State, state_of
 
 _ERRORS = failures(422, 503)
 
 router = APIRouter(tags=["model"])
 
 
+@dataclass(frozen=True)
+class ServedVariant:
+    """A bundle in service: its version, and the share of the requests that it answers."""
+
+    version: str
+    share: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Served(Manifest):
-    """The manifest of a bundle, and who can use the service."""
+    """The manifest of a bundle, which bundles are in service, and who can use the service."""
 
+    variants: dict[Variant, ServedVariant]
     access: Access
 
 
 @router.get("/model", response_model=Served, responses=_ERRORS)
 async def model(request: Request, variant: Variant = Variant.STABLE) -> Response:
-    """Return the manifest of the bundle (labels, version, teacher, gates, measurements) and who can use the service."""
+    """Return the manifest of the bundle (labels, version, teacher, gates, measurements), and who can use the service.
+
+    `variants` has the bundles in service.
+    """
     state = state_of(request)
-    served = {**asdict(state.models.choose(variant).manifest), "access": state.access.model_dump()}
+    served = {
+        **asdict(state.models.choose(variant).manifest),
+        "variants": _variants(state),
+        "access": state.access.model_dump(),
+    }
     return Response(json.dumps(served, ensure_ascii=False), media_type="application/json")
 
 
@@ -39,3 +55,10 @@ async def model(request: Request, variant: Variant = Variant.STABLE) -> Response
 async def gap(request: Request, variant: Variant = Variant.STABLE) -> dict[str, Any]:
     """Return the live distillation gap with its interval, its evidence and its counts."""
     return state_of(request).models.choose(variant).gap()
+
+
+def _variants(state: State) -> dict[str, dict[str, Any]]:
+    versions = state.models.versions
+    candidate = state.settings.candidate_share if Variant.CANDIDATE in versions else 0.0
+    shares = {Variant.STABLE: 1.0 - candidate, Variant.CANDIDATE: candidate}
+    return {name: asdict(ServedVariant(version, shares[Variant(name)])) for name, version in versions.items()}

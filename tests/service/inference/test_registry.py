@@ -381,7 +381,8 @@ async def test_without_a_candidate_a_request_for_it_is_refused(client):
 async def test_each_variant_describes_itself(running, bundles, pair):
     async with running(**pair) as client:
         for variant, bundle in zip(("stable", "candidate"), bundles, strict=False):
-            assert (await client.get("/model", params={"variant": variant})).json()["version"] == version(bundle)
+            served = (await client.get("/model", params={"variant": variant})).json()
+            assert served["version"] == served["variants"][variant]["version"] == version(bundle)
         assert (await client.get("/model")).json()["version"] == version(bundles[0])
         await ask(client, "refund", headers={"x-reflux-variant": "candidate"})
         counts = [
@@ -389,6 +390,12 @@ async def test_each_variant_describes_itself(running, bundles, pair):
             for variant in ("stable", "candidate")
         ]
         assert counts == [0, 1]
+
+
+async def test_the_share_of_each_variant_is_told(running, pair):
+    async with running(candidate_share=0.25, **pair) as client:
+        variants = (await client.get("/model")).json()["variants"]
+        assert {name: served["share"] for name, served in variants.items()} == {"stable": 0.75, "candidate": 0.25}
 
 
 @pytest.mark.parametrize("path", ["/model", "/gap"])
