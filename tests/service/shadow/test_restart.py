@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import VERSION, PlayedTeacher, Shadow, disagree, hang
+from service.monitor.evalues import EDetector
+from tests.support.waiting import until
+
+from .conftest import REFERENCE, VERSION, PlayedTeacher, Shadow, answer, disagree, hang
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,6 +92,54 @@ async def test_another_teacher_starts_at_zero_and_gets_the_pending_rows(make_sha
     assert {teacher for (teacher,) in other.rows("teacher")} == {"played@2"}
 
 
+async def some_disagree(texts):
+    return [answer("shipping" if texts[0].endswith("3") else "billing")]
+
+
+def evidence(shadow: Shadow) -> tuple:
+    ledger = shadow.pipeline._ledger
+    return ledger.detector.evidence, ledger.last_comparison, ledger.history.pairs
+
+
+async def test_the_detector_goes_on_after_a_restart(make_shadow):
+    shadow = await make_shadow(some_disagree, concurrency=8).start()
+    for top in (0.97, 0.5, 0.9999):
+        await shadow.process(25, top=top)
+    before = evidence(shadow)
+    await shadow.pipeline.stop()
+    again = await make_shadow(some_disagree, concurrency=8).start()
+    assert evidence(again) == before
+    await again.process(20)
+    before = evidence(again)
+    await again.pipeline.stop()
+    assert evidence(await make_shadow().start()) == before
+
+
+async def test_rows_deleted_by_retention_change_neither_counts_nor_evidence(make_shadow):
+    shadow = await make_shadow(some_disagree).start()
+    await shadow.process(40)
+    before = counted(shadow), evidence(shadow)
+    await shadow.pipeline.stop()
+    again = await make_shadow(some_disagree, retention_days=1e-9).start()
+    await until(lambda: again.rows() == [])
+    assert (counted(again), evidence(again)) == before
+    await again.process(30)
+    before = counted(again), evidence(again)
+    await again.pipeline.stop()
+    last = await make_shadow().start()
+    assert (counted(last), evidence(last)) == before
+    assert len(last.rows()) == 30  # the next deletion would have come an hour later
+
+
+async def test_rows_without_an_outcome_are_kept(make_shadow):
+    shadow = await make_shadow(hang, stop_seconds=0.2).start()
+    shadow.observe(8)
+    await shadow.pipeline.stop()
+    again = await make_shadow(hang, retention_days=1e-9, stop_seconds=0.2).start()
+    await until(lambda: again.metric("shadow_inflight") > 0)
+    assert len(again.rows()) == 8
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path
@@ -137,6 +188,10 @@ async def test_a_killed_process_loses_no_row_and_counts_none_twice(make_shadow, 
 
     with sqlite3.connect(path) as reader:
         stored = reader.execute("SELECT id, text, outcome, agree FROM rows").fetchall()
+        compared_rows = reader.execute("SELECT band, agree FROM rows WHERE agree NOT NULL ORDER BY finished").fetchall()
+    expected = EDetector(REFERENCE.null)
+    for band, agree in compared_rows:
+        expected.update(band, not agree)
     assert len({key for key, *_ in stored}) == len(stored)
     ended = {key: (outcome, agree) for key, _, outcome, agree in stored if outcome}
     assert len(ended) >= compared  # what was counted had been stored
@@ -144,6 +199,8 @@ async def test_a_killed_process_loses_no_row_and_counts_none_twice(make_shadow, 
     shadow = make_shadow()
     await shadow.start()
     found = shadow.pipeline.gap()
+    assert evidence(shadow)[0] == expected.evidence
+    assert sum(evidence(shadow)[2].values()) == len(ended)
     assert found["counts"]["compared"] == len(ended)
     assert found["counts"]["disagreements"] == sum(agree == 0 for _, agree in ended.values())
     assert found["counts"]["sampled"] == len(stored)

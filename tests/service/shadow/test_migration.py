@@ -1,0 +1,187 @@
+"""Files of schema 1, whose counts were sums over rows, are converted when they are opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.monitor.cells import Cells
+from service.monitor.evalues import EDetector
+from service.shadow.errors import OutboxError
+from service.shadow.history import DAY, HOUR, History, slot_of
+from service.shadow.outbox.store import APPLICATION, Outbox
+from service.shadow.outcome import OUTCOMES, POSITION, Outcome
+
+from .conftest import VERSION, disagree
+
+SCHEMA_1 = """
+CREATE TABLE bundles (
+    version TEXT PRIMARY KEY,
+    labels TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE rows (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    time REAL NOT NULL,
+    bundle TEXT NOT NULL,
+    text TEXT,
+    probabilities BLOB NOT NULL,
+    band INTEGER NOT NULL,
+    propensity REAL NOT NULL,
+    split TEXT NOT NULL,
+    outcome TEXT,
+    answered REAL,
+    teacher TEXT,
+    answer BLOB,
+    method TEXT,
+    agree INTEGER,
+    kl REAL,
+    js REAL,
+    tokens INTEGER,
+    cost_usd REAL,
+    seconds REAL
+);
+CREATE INDEX waiting ON rows (bundle, seq) WHERE outcome IS NULL;
+CREATE TABLE tallies (
+    bundle TEXT NOT NULL,
+    teacher TEXT NOT NULL,
+    band INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value REAL NOT NULL,
+    PRIMARY KEY (bundle, teacher, band, name)
+) WITHOUT ROWID;
+"""
+
+NULL = np.array([0.05, 0.2, 0.4])
+NOW = 1_800_000_000 // HOUR * HOUR
+ANSWER = np.array([0.8, 0.1, 0.1], dtype="<f4").tobytes()
+
+
+def old_file(path: Path, bundle: str = "v1", teacher: str = "t@1", bands: int = 3) -> list[tuple]:
+    """Write a file as version 1 did; return its rows: age in seconds, band, propensity, outcome, agree."""
+    generator = np.random.default_rng(5)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(SCHEMA_1)
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("INSERT INTO bundles VALUES (?, '[]')", (bundle,))
+    rows: list[tuple] = []
+    for number in range(300):
+        band = number % bands
+        outcome = ("completed", "completed", "completed", "refused", "timeout", None)[generator.integers(6)]
+        agree = int(generator.random() < 0.7) if outcome == "completed" else None
+        rows.append((3600.0 * (300 - number), band, 0.1 * (band + 1), outcome, agree))
+        age, *_ = rows[-1]
+        ended = [teacher, NOW - age + 5 + 20000 * generator.random()] if outcome else [None, None]
+        connection.execute(
+            "INSERT INTO rows (bundle, id, time, text, probabilities, band, propensity, split, outcome, agree,"
+            " teacher, answered, kl, js, tokens, cost_usd)"
+            " VALUES (?, ?, ?, 't', ?, ?, ?, 'train', ?, ?, ?, ?, ?, ?, ?, ?)",
+            (bundle, f"{number}", NOW - age, ANSWER, *rows[-1][1:], *ended)
+            + ((0.5, 0.25, 7, 0.001) if agree is not None else (None,) * 4),
+        )
+    for band in range(bands):
+        for name, value in (("requests", 1000.0), ("expected", 80.0), ("queue_full", 4.0)):
+            connection.execute("INSERT INTO tallies VALUES (?, ?, ?, ?, ?)", (bundle, teacher, band, name, value))
+    connection.close()
+    return rows
+
+
+def opened(path: Path, teacher: str = "t@1") -> Outbox:
+    outbox = Outbox(path, bundle="v1", labels=("a", "b"), teacher=teacher, busy_seconds=0.0)
+    outbox.open()
+    return outbox
+
+
+def history_of(outbox: Outbox, now: float = NOW) -> History:
+    history = History([0.1, 0.2, 0.3])
+    history.turn(now)
+    restored = outbox.restore(history.hour, NULL)
+    history.load(restored.tallies, restored.pairs)
+    return history
+
+
+def test_every_count_of_the_rows_becomes_a_tally(tmp_path):
+    rows = old_file(tmp_path / "old.sqlite")
+    totals = history_of(opened(tmp_path / "old.sqlite")).totals()
+    for band in range(3):
+        mine = [row for row in rows if row[1] == band]
+        assert totals.sampled[band] == len(mine) + 4
+        assert totals.outcomes[band, POSITION[Outcome.QUEUE_FULL]] == 4
+        for outcome in ("completed", "refused", "timeout"):
+            found = totals.outcomes[band, OUTCOMES.index(Outcome(outcome))]
+            assert found == sum(row[3] == outcome for row in mine)
+        assert totals.disagreed[band] == sum(row[4] == 0 for row in mine)
+        completed = sum(row[4] is not None for row in mine)
+        assert totals.kl[band] == 0.5 * completed
+        assert totals.js_sq[band] == 0.0625 * completed
+        assert totals.tokens[band] == 7 * completed
+        assert totals.cost_usd[band] == pytest.approx(0.001 * completed)
+        assert totals.weight[band] == pytest.approx(completed / (0.1 * (band + 1)))
+    assert totals.requests.tolist() == [1000, 1000, 1000]
+    assert totals.expected.tolist() == [80, 80, 80]
+
+
+def test_rows_become_cells_of_their_time_and_requests_of_slot_0(tmp_path):
+    rows = old_file(tmp_path / "old.sqlite")
+    history = history_of(opened(tmp_path / "old.sqlite"))
+    cells: Cells = history.cells()
+    assert cells.requests[cells.slot > 0].sum() == 0
+    assert sorted(cells.propensity[cells.requests > 0]) == pytest.approx([0.1, 0.2, 0.3])
+    day = cells.since(slot_of(NOW) - DAY)
+    assert day.sampled.sum() == sum(row[0] <= DAY for row in rows)
+    assert day.compared.sum() == sum(row[0] <= DAY and row[4] is not None for row in rows)
+    assert cells.pending.sum() == sum(row[3] is None for row in rows)
+
+
+def test_the_detector_takes_the_old_comparisons_in_the_order_of_their_answers(tmp_path):
+    old_file(tmp_path / "old.sqlite")
+    outbox = opened(tmp_path / "old.sqlite")
+    with sqlite3.connect(tmp_path / "old.sqlite") as reader:
+        stored = reader.execute("SELECT band, agree, answered FROM rows WHERE agree NOT NULL ORDER BY answered, seq")
+        expected, last = EDetector(NULL), 0.0
+        for band, agree, answered in stored:
+            expected.update(band, not agree)
+            last = answered
+    restored = outbox.restore(NOW, NULL)
+    assert restored.detector.evidence == expected.evidence
+    assert restored.last == last
+
+
+def test_pending_rows_are_resumed_and_count_for_the_teacher_that_is_asked(tmp_path):
+    rows = old_file(tmp_path / "old.sqlite")
+    pending = sum(row[3] is None for row in rows)
+    outbox = opened(tmp_path / "old.sqlite", teacher="t@2")
+    assert len(outbox.restore(NOW, NULL).pending) == pending
+    totals = history_of(outbox).totals()
+    assert (totals.sampled.sum(), totals.requests.sum(), totals.outcomes.sum()) == (pending, 0, 0)
+    outbox.close()
+    assert history_of(opened(tmp_path / "old.sqlite")).totals().sampled.sum() == len(rows) + 12
+
+
+def test_a_conversion_that_fails_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "old.sqlite"
+    rows = old_file(path)
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE pairs (a)")  # in the way of schema 2
+    with pytest.raises(OutboxError, match="pairs"):
+        opened(path)
+    with sqlite3.connect(path) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (1,)
+        other.execute("DROP TABLE pairs")
+    assert history_of(opened(path)).totals().sampled.sum() == len(rows) + 12
+
+
+async def test_a_service_goes_on_with_an_old_file(make_shadow, directory):
+    rows = old_file(directory / "shadow.sqlite", bundle=VERSION, teacher="played@1")
+    pending = sum(row[3] is None for row in rows)
+    shadow = await make_shadow(disagree).start()
+    assert shadow.metric("shadow_resumed_total") == pending
+    await shadow.process(5)
+    found = shadow.pipeline.gap()
+    assert found["counts"]["compared"] == sum(row[4] is not None for row in rows) + pending + 5
+    assert found["counts"]["requests"] == 3005
