@@ -19,6 +19,8 @@ from distill.data import prepared
 from distill.data.prepared import Splits, read_splits
 from distill.data.sources import read, source_digest
 from distill.data.splits import S
+from distill.decision import require_names
+from distill.errors import TaskError
 from distill.evaluation.constant_answers import teacher_warnings
 from distill.labelling.account import dollars
 from distill.labelling.audit import terms_of
@@ -105,9 +107,18 @@ class Run:
         return Stage(self.root / "students" / name, inputs)
 
     def make_data(self) -> Splits:
-        """Make the data stage unless it is up to date. Raises DataError if the data has a problem."""
+        """Make the data stage unless it is up to date.
+
+        Raises DataError if the data has a problem, and TaskError if the decision names a label that the data has not.
+        """
         self.data.ensure(lambda folder: prepare(self.task, folder))
-        return self.splits()
+        splits = self.splits()
+        if self.task.decision is not None:
+            try:
+                require_names(self.task.decision, splits.labels)
+            except ValueError as error:
+                raise TaskError(str(error)) from error
+        return splits
 
     def splits(self) -> Splits:
         """Read the data of the finished stage."""

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from distill import teachers
 from distill.data.values import label_of
+from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.sections import Section, Source
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
@@ -95,6 +96,7 @@ class Task(Section):
     labelling: Labelling = Labelling()
     export: Export = Export()
     budget: Budget = Budget()
+    decision: Decision | None = None
 
     @property
     def finetuning(self) -> tuple[LocalConfig, Fit] | None:
@@ -117,6 +119,12 @@ class Task(Section):
         for name, student in self.students.items():
             if student.model == TEACHER and self.finetuning is None:
                 raise ValueError(f"students.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
+        return self
+
+    @model_validator(mode="after")
+    def _decision_about_labels(self) -> Task:
+        if self.decision is not None and self.labels is not None:
+            require_names(self.decision, self.labels)
         return self
 
     @field_validator("labels")

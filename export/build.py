@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.data.splits import Validation, require
+from distill.data.splits import Train, Validation, require
+from distill.decision import Rule
 from distill.progress import status, track
 from distill.students.student import TOKENIZER as STUDENT_TOKENIZER
 from distill.students.student import Student
 from distill.task import Export
 from distill.truncation import truncate_at, truncation_side
 from export.bundle.anchors import ANCHORS, anchors_jsonl
-from export.bundle.classifier import Prediction
+from export.bundle.classifier import Classifier, Prediction
+from export.bundle.decision import DECISION, Decision
 from export.bundle.format import (
     CARD,
     GOLDEN,
@@ -40,6 +42,7 @@ from export.bundle.format import (
 )
 from export.bundle.session import has_gpu
 from export.choose_anchors import choose_anchors
+from export.fit_decision import Answers, fit_decision
 from export.fit_drift import fit_drift
 from export.fit_reference import fit_reference
 from export.graph.portable import make_portable
@@ -51,6 +54,7 @@ from export.torch_to_onnx import export_onnx
 Floats = npt.NDArray[np.float32]
 
 _TYPICAL_TEXTS = 200
+_TRAINING_TEXTS = 5000
 _GOLDEN_TEXTS = 32
 _UNSEEN_TEXTS = 10_000
 _LIBRARIES = ("reflux", "onnxruntime", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy")
@@ -62,13 +66,15 @@ class Baseline:
 
     `unseen` holds further texts that the student was not trained on. Without labels they choose nothing: they only show
     what inputs look like, for the reference of input drift. `raw` are the teacher's probabilities [N, K] before they
-    were calibrated, None if they were not.
+    were calibrated, None if they were not. `train` is the split that the student learned from, for prototypes of what
+    it knows.
     """
 
     validation: Validation
     teacher: Floats
     unseen: Sequence[str] = ()
     raw: Floats | None = None
+    train: Train | None = None
 
 
 def build_bundle(
@@ -81,8 +87,9 @@ def build_bundle(
     teacher: dict[str, Any],
     role: str = "student",
     threshold: float = 0.5,
+    decision: Rule | None = None,
 ) -> Bundle:
-    """Write the bundle of a trained student at `path`.
+    """Write the bundle of a trained student at `path`, with the `decision` of the application if it has one.
 
     A multi-label student gives a text each label of at least `threshold`; the reference and the agreement with the
     teacher are about its most probable label. Raises GateError when the fp32 graph does not compute what the student
@@ -154,12 +161,33 @@ def build_bundle(
             TOKENIZER: folder / STUDENT_TOKENIZER,
             REFERENCE: replace(reference, drift=drift).to_bytes(),
             GOLDEN: golden_jsonl(_golden(validation, selection.answers, student.labels)),
-            CARD: card(manifest).encode(),
+            CARD: card(manifest, decision).encode(),
         }
         if role == "student" and not student.multi_label:  # what can be shadowed
             asked = baseline.teacher if baseline.raw is None else baseline.raw
             contents[ANCHORS] = anchors_jsonl(choose_anchors(validation.texts, asked, student.labels))
+        if decision is not None:
+            contents[DECISION] = _decision(decision, student.labels, baseline, selection.answers, served).to_bytes()
         return write_bundle(path, contents, manifest)
+
+
+def _decision(
+    rule: Rule, labels: tuple[str, ...], baseline: Baseline, answers: Sequence[Prediction], classifier: Classifier
+) -> Decision:
+    """Fit the decision to the graph that is served; `answers` are its answers on validation."""
+    training = None
+    if rule.novelty is not None and baseline.train is not None:
+        texts = evenly_spaced(baseline.train.texts, _TRAINING_TEXTS)
+        training = _stacked(
+            [classifier.classify(text) for text in track(texts, "embedding training texts", len(texts))]
+        )
+    return fit_decision(rule, labels, _stacked(answers), baseline.teacher, training)
+
+
+def _stacked(answers: Sequence[Prediction]) -> Answers:
+    return Answers(
+        np.stack([answer.probabilities for answer in answers]), np.stack([answer.embedding for answer in answers])
+    )
 
 
 def _reduced(variant: str, gpu: bool) -> tuple[str, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from distill.decision import Rule
 from export.bundle.format import Manifest
 
 
-def card(manifest: Manifest) -> str:
-    """Return the text of `CARD.md`."""
+def card(manifest: Manifest, decision: Rule | None = None) -> str:
+    """Return the text of `CARD.md`; `decision` is the rule of the task, if it has one."""
     gates = [
         f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
         for gate in manifest.gates.values()
@@ -22,6 +24,10 @@ def card(manifest: Manifest) -> str:
         ]
     if manifest.portable is not None:
         portable = [f"- `{manifest.portable}` runs without Reflux: it takes `input_ids` and `attention_mask` alone"]
+    rule = []
+    if decision is not None:
+        written = json.dumps(decision.model_dump(exclude_defaults=True, exclude_unset=True), ensure_ascii=False)
+        rule = [f"- What the application does with an answer (`decision.npz`): `{written}`"]
     speeds = [f"| {name} | {value:.3f} |" for name, value in manifest.measured["milliseconds_by_variant"].items()]
     return "\n".join(
         [
@@ -37,6 +43,7 @@ def card(manifest: Manifest) -> str:
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
             *portable,
+            *rule,
             f"- Exported {manifest.created} on {manifest.cpu['machine']} ({', '.join(manifest.cpu['features'])})",
             "",
             "| gate | measured | required | passed |",

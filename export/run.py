@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from distill.data.prepared import Splits
 from distill.data.splits import S, gold_classes
 from distill.errors import DistillError
 from distill.evaluation.constant_answers import student_warnings, teacher_warnings
+from distill.evaluation.decision import compare_decisions
 from distill.evaluation.gap import SCHEMA, compare
 from distill.evaluation.report import write_report
 from distill.labelling.soft_labels import SoftLabels
@@ -27,7 +29,8 @@ from distill.run import RECORD, Run
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
 from export.build import Baseline, build_bundle
-from export.bundle.classifier import Classifier
+from export.bundle.classifier import Classifier, Prediction
+from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.witness import Witness, make_witness
 
@@ -51,6 +54,8 @@ class ExportRun:
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
         labels = fingerprint(self.run.label_inputs)
         inputs = {"source": source, "export": settings, "labels": labels, "name": self.task.name}
+        if self.task.decision is not None and name != TEACHER:
+            inputs["decision"] = self.task.decision.model_dump(mode="json")
         return Stage(self.run.root / "bundles" / name, inputs)
 
     @property
@@ -138,6 +143,7 @@ class ExportRun:
             baseline=replace(self._baseline(splits, soft, soft.probabilities), unseen=splits.test.texts),
             settings=self.task.export,
             teacher=_teacher_entry(soft),
+            decision=self.task.decision,
         )
 
     def _export_teacher(self, folder: Path) -> None:
@@ -159,7 +165,8 @@ class ExportRun:
     def _baseline(self, splits: Splits, soft: SoftLabels, said: npt.NDArray[np.float32]) -> Baseline:
         validation = _labelled(splits.validation, soft)
         rows = soft.rows_of(validation.ids)
-        return Baseline(validation, said[rows], raw=None if soft.raw is None else soft.raw[rows])
+        raw = None if soft.raw is None else soft.raw[rows]
+        return Baseline(validation, said[rows], raw=raw, train=splits.train)
 
     def _evaluate(self, folder: Path) -> None:
         splits, soft = self.run.splits(), self.run.soft_labels()
@@ -170,14 +177,13 @@ class ExportRun:
         students, answers = {}, {}
         for name, bundle in self.bundles().items():
             classifier = Classifier.load(bundle)
-            answers[name] = classifier.probabilities(
-                test.texts,
-                track=lambda texts, name=name: track(texts, f"scoring {name}", len(test)),  # type: ignore[misc]
-            )
+            answered = [classifier.classify(text) for text in track(test.texts, f"scoring {name}", len(test))]
+            answers[name] = np.stack([answer.probabilities for answer in answered])
             manifest = bundle.manifest
             training = json.loads((self.run.student(name).path / RECORD).read_text(encoding="utf-8"))
             students[name] = {
                 "gap": compare(teacher, answers[name], splits.labels, gold).as_dict(),
+                "decision": _decision_gap(bundle, answered, teacher, gold),
                 "bundle": manifest.version,
                 "family": manifest.family,
                 "variant": manifest.variant,
@@ -202,6 +208,27 @@ class ExportRun:
         }
         write_atomic(folder / GAP, json.dumps(gap, indent=2, ensure_ascii=False) + "\n")
         write_report(gap, folder)
+
+
+def _decision_gap(
+    bundle: Bundle, answers: Sequence[Prediction], teacher: npt.NDArray[np.float32], gold: npt.NDArray[np.intp] | None
+) -> dict[str, Any] | None:
+    """Compare the decisions that follow from a student's answers to N texts and the teacher's [N, K]; None without any.
+
+    Whether a text is novel is a property of the text, so it is left to a human whoever would answer it.
+    """
+    decision = Decision.open(bundle)
+    if decision is None:
+        return None
+    novel = decision.novel(np.stack([answer.embedding for answer in answers]))
+    student = decision.choose(np.stack([answer.probabilities for answer in answers]), novel)
+    return compare_decisions(
+        decision.choose(teacher, novel),
+        student,
+        decision.likely(teacher).argmax(axis=1),
+        None if gold is None else decision.action_of[gold],
+        decision.abstain,
+    ).as_dict()
 
 
 def _labelled(split: S, soft: SoftLabels) -> S:

@@ -26,7 +26,8 @@ class Result:
     """The answer to one text: its label, the `top` labels best first, and the number of tokens that were read.
 
     `truncated` says whether the text was longer than the model reads. `labels` are the labels above the threshold; only
-    a multi-label bundle sends them. `logits` (one per label of the bundle) and `embedding` are None unless requested.
+    a multi-label bundle sends them. `decision` is what to do about the text, `abstain` meaning to ask a human; only a
+    bundle with a decision sends it. `logits` (one per label of the bundle) and `embedding` are None unless requested.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Result:
     labels: tuple[str, ...] | None = None
     logits: tuple[float, ...] | None = None
     embedding: tuple[float, ...] | None = None
+    decision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def _result(data: Any) -> Result:
         labels=_tuple(data.get("labels")),
         logits=_tuple(data.get("logits")),
         embedding=_tuple(data.get("embedding")),
+        decision=data.get("decision"),
     )
 
 

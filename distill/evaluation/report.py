@@ -71,6 +71,7 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["agreement with teacher", "", *(percent(own["agreement"]) for own in gaps)],
         ["KL, nats", "", *(number(own["kl"]) for own in gaps)],
         ["calibration error", "", *(number(own["calibration_error"]) for own in gaps)],
+        *_decision_rows([student.get("decision") for student in students.values()]),
         ["ms per text", _optional(teacher["milliseconds"], ".2f"), *(f"{own['milliseconds']:.2f}" for own in measured)],
         [
             "$ per 1,000 texts",
@@ -81,6 +82,28 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["MiB", "", *(f"{own['bytes'] / 2**20:.1f}" for own in measured)],
     ]
     return ["", "teacher", *students], rows
+
+
+def _decision_rows(decisions: Sequence[dict[str, Any] | None]) -> list[list[str]]:
+    """Return the rows about the application's decision; none for a task without one."""
+    if not decisions or decisions[0] is None:
+        return []
+    given = [decision for decision in decisions if decision is not None]
+    teachers = given[0]
+    return [
+        ["decision: agreement with teacher", "", *(percent(own["agreement"]) for own in given)],
+        ["decision: precision", "", *(percent(own["precision"]) for own in given)],
+        [
+            "decision: accuracy",
+            percent(teachers["teacher_accuracy"]),
+            *(percent(own["student_accuracy"]) for own in given),
+        ],
+        [
+            "decision: not left to a human",
+            percent(teachers["teacher_decided"]),
+            *(percent(own["student_decided"]) for own in given),
+        ],
+    ]
 
 
 def teacher_lines(teacher: dict[str, Any]) -> list[str]:

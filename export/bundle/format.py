@@ -1,8 +1,9 @@
 """The bundle: a directory that holds a classifier and everything that serving needs to trust it.
 
 Its files are `model.onnx`, `portable.onnx` (if the served graph needs the inputs of sequence packing),
-`tokenizer.json`, `manifest.json`, `reference.npz`, `golden.jsonl`, `anchors.jsonl` (of a student) and `CARD.md`. This
-module writes a bundle atomically and refuses one that was changed. It does not run the graph; `classifier` does.
+`tokenizer.json`, `manifest.json`, `reference.npz`, `golden.jsonl`, `anchors.jsonl` (of a student), `decision.npz` (if
+the task has a decision) and `CARD.md`. This module writes a bundle atomically and refuses one that was changed. It does
+not run the graph; `classifier` does.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from distill.teachers.scaling import Scaling
 from distill.truncation import most_that_runs
 from export.bundle.anchors import read_anchors
 from export.bundle.classifier import INPUTS, Classifier, Encoded, InferenceError, Prediction
+from export.bundle.decision import DECISION, Decision
 from export.bundle.format import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
 from export.bundle.reference import Reference
 
@@ -31,6 +32,7 @@ def verify(path: str | Path) -> Bundle:
         read_anchors(bundle)
         classifier = Classifier.load(bundle)
         check_golden(bundle, classifier)
+        check_decision(bundle, classifier)
         check_longest(bundle, classifier)
         check_portable(bundle, classifier)
         return bundle
@@ -82,6 +84,22 @@ def check_calibration(bundle: Bundle) -> None:
             Scaling.from_dict(values, len(bundle.manifest.labels))
     except TeacherError as error:
         raise BundleError(f"{bundle.path / MANIFEST}: 'teacher.calibration': {error}") from error
+
+
+def check_decision(bundle: Bundle, classifier: Classifier) -> Decision | None:
+    """Return the decision of a bundle, None if it has none.
+
+    Raises BundleError when the file is damaged, or made for other labels or other embeddings.
+    """
+    decision = Decision.open(bundle)
+    if decision is not None and decision.novelty is not None:
+        width, expected = len(classifier.classify(bundle.golden()[0].text).embedding), len(decision.novelty.centre)
+        if width != expected:
+            raise BundleError(
+                f"{bundle.path / DECISION}: is for embeddings of {expected} numbers, and the graph gives {width}; "
+                "export the bundle again"
+            )
+    return decision
 
 
 def check_longest(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> None:

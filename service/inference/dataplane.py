@@ -11,6 +11,7 @@ from typing import NamedTuple
 from starlette.requests import ClientDisconnect
 
 from export.bundle.classifier import Prediction
+from export.bundle.decision import Decision
 from export.bundle.format import Manifest
 from service.errors import DeadlineError, InvalidRequestError, OverloadedError
 from service.http.context import ADMISSION, RequestContext
@@ -27,10 +28,14 @@ _OUTCOMES: dict[type[BaseException], str] = {
 
 
 class Predictions(NamedTuple):
-    """The predictions for the texts of one request, in order, and the manifest of the bundle that made them."""
+    """The predictions for the texts of one request, in order, and the manifest of the bundle that made them.
+
+    `decision` is the bundle's rule for what to do about a text, if it has one.
+    """
 
     manifest: Manifest
     predictions: list[Prediction]
+    decision: Decision | None
 
 
 Done = Callable[[Predictions | Exception], None]
@@ -119,7 +124,7 @@ class _Request:
             self.count_failure(outcome)
             self.done(outcome)
         else:
-            self.done(Predictions(self.model.manifest, outcome))
+            self.done(Predictions(self.model.manifest, outcome, self.model.decision))
             seconds = time.monotonic() - self.context.began
             self.model.metrics.deferred.add(partial(self._count, outcome, seconds))
 

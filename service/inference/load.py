@@ -11,10 +11,11 @@ import numpy as np
 
 from export.bundle.anchors import read_anchors
 from export.bundle.classifier import Classifier, Prediction
+from export.bundle.decision import Decision
 from export.bundle.format import FP16, TOKENIZER, Bundle, BundleError
 from export.bundle.providers import AUTO, Device
 from export.bundle.reference import Reference
-from export.bundle.verify import bundle_errors, check_calibration, check_golden, check_longest
+from export.bundle.verify import bundle_errors, check_calibration, check_decision, check_golden, check_longest
 from service.errors import StartupError
 from service.inference.autotune import Conditions, Overrides, Tuning, choose
 from service.process.cpus import available_cpus
@@ -35,10 +36,14 @@ FLOAT16_TOLERANCE = 1e-2
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A bundle with its classifier, warm and tested; its tuning for this machine, and the conditions of that."""
+    """A bundle with its classifier, warm and tested; its tuning for this machine, and the conditions of that.
+
+    `decision` is the rule of the application, if the bundle has one.
+    """
 
     bundle: Bundle
     reference: Reference
+    decision: Decision | None
     classifier: Classifier
     tuning: Tuning
     conditions: Conditions
@@ -70,6 +75,7 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
     classifier = Classifier.load(bundle, threads=overrides.threads or 1, device=device, tokenizer=tokenizer)
     batches = _may_share_runs(bundle, classifier, device)
+    decision = check_decision(bundle, classifier)
     conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
     tuning, classifier = _tuned(bundle, classifier, overrides, device, conditions, before)
     if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measurement ran large ones
@@ -78,7 +84,7 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     # Files that were read after the hashes were checked may belong to a bundle that replaced this one.
     if Bundle.open(path).manifest != bundle.manifest:
         raise BundleError(f"{path}: changed while it was read; load it again")
-    return Loaded(bundle, reference, classifier, tuning, conditions)
+    return Loaded(bundle, reference, decision, classifier, tuning, conditions)
 
 
 def _may_share_runs(bundle: Bundle, classifier: Classifier, device: Device) -> bool:

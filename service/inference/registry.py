@@ -50,6 +50,7 @@ class Model:
 
     def __init__(self, loaded: Loaded, settings: Settings, variant: Variant) -> None:
         self.manifest: Manifest = loaded.bundle.manifest
+        self.decision = loaded.decision
         self.loaded = loaded
         self._settings = settings
         self._variant = variant

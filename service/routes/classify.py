@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from export.bundle.classifier import Prediction
+from export.bundle.decision import Decision
 from export.bundle.format import Manifest
 from service.compat import infinity
 from service.compat.errors import CODES, OpenAIErrorBody
@@ -82,6 +83,10 @@ class Result(BaseModel):
     labels: list[str] | None = Field(
         default=None,
         description="From a multi-label bundle alone: every label from its threshold on, best first, if any.",
+    )
+    decision: str | None = Field(
+        default=None,
+        description="From a bundle with a decision alone: what to do about the text; `abstain` means to ask a human.",
     )
     tokens: int = Field(ge=0, description="How many tokens the student read.")
     truncated: bool = Field(description="Whether the text had more.")
@@ -175,22 +180,36 @@ def _to_json(request_id: str, answer: Predictions, asked: ClassifyRequest) -> by
     """
     manifest = answer.manifest
     parts = _parts_by_version.get(manifest.version) or _fixed_parts(manifest)
-    results = ",".join([_result(prediction, parts.labels, asked, parts.threshold) for prediction in answer.predictions])
+    rule, labels, threshold = answer.decision, parts.labels, parts.threshold
+    results = ",".join([_result(prediction, labels, asked, threshold, rule) for prediction in answer.predictions])
     return f'{{"request_id":"{request_id}",{parts.model},"results":[{results}]}}'.encode()
 
 
-def _result(prediction: Prediction, labels: tuple[str, ...], asked: ClassifyRequest, threshold: float | None) -> str:
+def _result(
+    prediction: Prediction,
+    labels: tuple[str, ...],
+    asked: ClassifyRequest,
+    threshold: float | None,
+    decision: Decision | None,
+) -> str:
     probabilities = prediction.probabilities
     best = top = f'"label":{labels[prediction.best]},"score":{prediction.score:{_SCORE}}'
     if asked.top_k > 1:  # stable, so that the first of labels with equal scores wins, as it does for argmax
         order = np.argsort(-probabilities, kind="stable")[: asked.top_k].tolist()
         top = "},{".join(f'"label":{labels[index]},"score":{probabilities[index]:{_SCORE}}' for index in order)
     several = "" if threshold is None else f',"labels":[{_above(threshold, probabilities, labels)}]'
+    action = "" if decision is None else f',"decision":{_action(decision, prediction)}'
     truncated = "true" if prediction.truncated else "false"
     vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
         f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
     )
-    return f'{{{best},"top":[{{{top}}}]{several},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
+    return (
+        f'{{{best},"top":[{{{top}}}]{several}{action},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
+    )
+
+
+def _action(decision: Decision, prediction: Prediction) -> str:
+    return json.dumps(decision.act(prediction.probabilities, prediction.embedding), ensure_ascii=False)
 
 
 def _above(threshold: float, probabilities: npt.NDArray[np.float32], labels: tuple[str, ...]) -> str:

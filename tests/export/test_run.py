@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from distill import teachers
-from distill.errors import DistillError
+from distill.decision import Abstain, Threshold
+from distill.errors import DistillError, TaskError
 from distill.evaluation.self_agreement import CONSTANT
 from distill.run import RECORD, Run
 from distill.task import Budget, Export
@@ -19,6 +20,7 @@ from distill.teachers.scaling import Scaling
 from export import run as module
 from export.build import build_bundle
 from export.bundle.classifier import Classifier
+from export.bundle.decision import Decision
 from export.bundle.format import CARD, MODEL, REFERENCE, Bundle, BundleError
 from export.bundle.reference import Reference
 from export.bundle.verify import verify
@@ -416,3 +418,29 @@ def test_self_agreement_alone_changes_the_report_and_no_bundle(exported):
     other = ExportRun(Run(exported.task.model_copy(update={"labelling": labelling}), exported.run.root))
     assert other.chosen.fingerprint == exported.chosen.fingerprint
     assert other.report.fingerprint != exported.report.fingerprint
+
+
+def test_the_decision_of_a_task_is_in_the_students_bundles_and_in_the_report(copy):
+    made = copy(decision=Abstain(kind="abstain", coverage=0.7, novelty=0.9))
+    made.make_bundles()
+    report = made.make_report()
+    test, teacher = on_split(made, "test")
+    for name, bundle in made.bundles().items():
+        decision, classifier = Decision.open(bundle), Classifier.load(bundle)
+        answers = [classifier.classify(text) for text in test.texts]
+        actions = [decision.act(answer.probabilities, answer.embedding) for answer in answers]
+        novel = decision.novel(np.stack([answer.embedding for answer in answers]))
+        followed = [decision.actions[action] for action in decision.choose(teacher, novel)]
+        found = report["students"][name]["decision"]
+        assert found["student_decided"]["value"] == pytest.approx(np.mean([action != "abstain" for action in actions]))
+        assert found["agreement"]["value"] == pytest.approx(np.mean(np.array(actions) == np.array(followed)))
+        assert found["agreement"]["lower"] < found["agreement"]["value"]
+        assert "`decision.npz`" in (bundle.path / CARD).read_text()
+    assert Decision.open(Bundle.open(made.bundle_stage(TEACHER).path)) is None
+    assert "| decision: agreement with teacher |" in (made.report.path / "report.md").read_text()
+
+
+def test_a_decision_about_labels_that_the_data_lacks_is_refused_with_the_data(exported):
+    task = exported.task.model_copy(update={"decision": Threshold(kind="threshold", at=0.5, otherwise="nowhere")})
+    with pytest.raises(TaskError, match=r"decision\.otherwise: 'nowhere' is no label"):
+        Run(task, exported.run.root).make_data()
