@@ -35,7 +35,7 @@ CALM = GapEstimate(
 
 
 def window(name: str, **changes: Any) -> Window:
-    values = {
+    values: dict[str, Any] = {
         "estimate": CALM,
         "log_evalue_gap": -3.0,
         "log_evalue_bands": -2.0,
@@ -119,7 +119,7 @@ def test_the_cause_of_a_gap_and_what_to_do_about_it(drift: dict[str, str], cause
 
 @pytest.mark.parametrize(("kind", "cause"), [("input_drift", Cause.INPUT), ("teacher_drift", Cause.TEACHER)])
 def test_drift_alone_is_watched(kind: str, cause: Cause) -> None:
-    judged = judge(findings(**{kind: "The share of class billing doubled"}))
+    judged = judge(findings(None, **{kind: "The share of class billing doubled"}))
     assert (judged.verdict, judged.cause) == (Verdict.WATCH, cause)
     assert judged.message.startswith("The share of class billing doubled; ")
 
