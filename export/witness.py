@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from distill.data.splits import Validation, require
 from distill.errors import DistillError
@@ -14,8 +13,8 @@ from distill.teachers import label_order
 from export.build import Baseline
 from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle, write_bundle
-from export.bundle.reference import Floats, Reference
-from export.bundle.witness import WITNESS, WitnessReference, joint_confidence
+from export.bundle.reference import Reference
+from export.bundle.witness import WITNESS, WitnessReference, joint_confidences
 from export.fit_reference import fit_reference
 
 EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
@@ -54,14 +53,6 @@ def make_witness(student: Bundle, witness: Bundle, path: Path, baseline: Baselin
     contents: dict[str, bytes | Path] = {name: witness.path / name for name in witness.manifest.files}
     contents[WITNESS] = WitnessReference(student.manifest.version, joint).to_bytes()
     return Witness(write_bundle(path, contents, witness.manifest), _spread(joint) ** 2 / _spread(alone) ** 2)
-
-
-def joint_confidences(student: npt.NDArray[np.float32], witness: npt.NDArray[np.float32]) -> Floats:
-    """Return the joint confidence [N] of answers [N, K] of a student and its witness, in the same order of labels."""
-    rows = np.arange(len(student))
-    chosen = student.argmax(axis=1)
-    pairs = zip(student[rows, chosen].tolist(), witness[rows, chosen].tolist(), strict=True)
-    return np.array([joint_confidence(*pair) for pair in pairs])
 
 
 def _spread(reference: Reference) -> float:
