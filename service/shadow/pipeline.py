@@ -75,12 +75,17 @@ class ShadowPipeline:
                 f"the bundle {self._manifest.name} is multi-label, and the gap is defined for one label per text; "
                 "set shadow.enabled to false"
             )
+        loaded = self._loaded_witness
         self._active = await ActiveShadow.start(
-            self._settings, self._manifest, self._ledger, self._metrics.time_teacher
+            self._settings,
+            self._manifest,
+            self._ledger,
+            self._metrics.time_teacher,
+            loaded.version if loaded is not None else None,
         )
         self._metrics.active = self._active
-        if self._loaded_witness is not None:
-            self._witness = Witness(self._loaded_witness, self._settings, self._count_seen, self._random.random)
+        if loaded is not None:
+            self._witness = Witness(loaded, self._settings, self._count_seen, self._random.random)
 
     async def stop(self) -> None:
         """Write what is queued and close, within `stop_seconds`. Pending rows wait for the next start."""

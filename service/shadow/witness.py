@@ -38,12 +38,11 @@ log = structlog.get_logger(__name__)
 
 
 class Answered(NamedTuple):
-    """A text that the student answered at Unix `time` and monotonic time `since`."""
+    """A text that the student answered at `time`, in Unix seconds."""
 
     text: str
     prediction: Prediction
     time: float
-    since: float
 
     @property
     def size(self) -> int:
@@ -162,7 +161,7 @@ class Witness:
         if self._share < 1.0 and self._random() >= self._share:
             self.skipped += 1
             return
-        item = Answered(text, prediction, time.time(), time.monotonic())
+        item = Answered(text, prediction, time.time())
         size = item.size
         if self.waiting >= self._most or self._bytes + size > self._most_bytes:
             self.dropped += 1

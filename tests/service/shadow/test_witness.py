@@ -94,7 +94,7 @@ def test_a_text_that_the_witness_fails_on_does_not_take_others_with_it(student, 
 
 def offered(pairs):
     """Items as the witness queues them."""
-    return [Answered(text, prediction, 0.0, 0.0) for text, prediction in pairs]
+    return [Answered(text, prediction, 0.0) for text, prediction in pairs]
 
 
 def test_a_witness_of_another_version_is_refused(student, witness, tmp_path):
