@@ -16,9 +16,9 @@ and fails if a bound does not hold. Compare figures within one run only, on a ma
 The servers of others run the student as their users would export it with ONNX Runtime's own tools, made from
 `--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an
 endpoint that returns a constant, `--shadow` our server with all traffic shadowed and with none, or with `--previous`
-both versions with a sample shadowed, `--witness` with a witness of `--bundle` and without. `--overload` sends five times
-the capacity with a deadline, `--reload` replaces the bundle again and again under load. The first run needs a package
-index and some 5 GB for the environments.
+both versions with a sample shadowed, `--witness` with a witness of `--bundle` and without. `--overload` sends five
+times the capacity with a deadline, `--reload` replaces the bundle again and again under load. The first run needs a
+package index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -55,7 +55,21 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit through the context managers, which stop the servers
     os.sched_setaffinity(0, {given.load_core})
     given.output.mkdir(parents=True, exist_ok=True)
-    conditions = conditions_of(given, given.bundle)
+    kept: list[Bound] = []
+    for name, run in parts_of(given, conditions_of(given, given.bundle)).items():
+        try:
+            part = run()
+        except ServerError as error:
+            sys.exit(f"{name}: {error}")
+        write(given.output / f"{name}.json", part)
+        kept += part.bounds
+    print("\n".join(bound.line() for bound in kept))
+    if not all(bound.holds for bound in kept):
+        raise SystemExit(1)
+
+
+def parts_of(given: argparse.Namespace, conditions: Conditions) -> dict[str, Callable[[], Part]]:
+    """Return the chosen parts of the benchmark, by name."""
     parts: dict[str, Callable[[], Part]] = {}
     if given.only:
         parts["results"] = lambda: compare(contenders_of(given), portable(conditions, given), given.output)
@@ -72,17 +86,7 @@ def main() -> None:
         parts["overload"] = lambda: overload(conditions, given.deadline_ms)
     if given.reload:
         parts["reload"] = lambda: reloads(conditions)
-    kept: list[Bound] = []
-    for name, run in parts.items():
-        try:
-            part = run()
-        except ServerError as error:
-            sys.exit(f"{name}: {error}")
-        write(given.output / f"{name}.json", part)
-        kept += part.bounds
-    print("\n".join(bound.line() for bound in kept))
-    if not all(bound.holds for bound in kept):
-        raise SystemExit(1)
+    return parts
 
 
 def contenders_of(given: argparse.Namespace) -> list[Contender]:
