@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from distill.errors import one_line
 from distill.teachers import TeacherError, label_order
 from export.bundle.classifier import Classifier, InferenceError, Prediction
 from export.bundle.format import Bundle, BundleError, Manifest
@@ -74,7 +73,7 @@ class LoadedWitness:
                 check_golden(bundle, self._classifier)
                 check_longest(bundle, self._classifier)
         except (BundleError, TeacherError) as error:
-            raise ShadowError(f"{where}: {one_line(error)}") from error
+            raise ShadowError(f"{where}: {error}") from error
         self.name, self.version = bundle.manifest.name, bundle.manifest.version
         self.reference: Reference = joint.reference
 
