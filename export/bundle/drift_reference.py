@@ -7,7 +7,6 @@ has the tests.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -99,11 +98,6 @@ class DriftReference:
         found = {item.name: getattr(self, item.name) for item in fields(self)}
         found |= {name: found[name].astype(np.float32) for name in ("projection", "offsets")}
         return {PREFIX + name: values for name, values in found.items()}
-
-
-def bin_of(edges: list[float], value: float) -> int:
-    """Return the bin of a value, in [0, len(edges)]; `edges` are the upper, inclusive ends of all bins but the last."""
-    return bisect_left(edges, value)
 
 
 def _edges_fit(edges: Floats, counts: Floats) -> bool:

@@ -1,156 +1,141 @@
-"""Drift of the inputs: whether requests still look like those that the student was validated on.
+"""Decide whether live inputs differ from those of the reference by more than chance and a tolerance.
 
-Two statistics over sums of plain counters: the population stability index of binned scalars, and the maximum mean
-discrepancy of embeddings through random Fourier features. For both, the expected contribution of chance is known,
-because a fixed limit is meaningless at an unknown sample size. Drift is a reason to look; the gap tells whether it
-harms.
+Every test compares n live requests with M reference texts and knows both sample sizes. It has a tolerance, so that a
+difference too small to matter is no drift however many requests show it; a design effect, because requests that come
+together resemble each other; and a false-alarm probability, shared by all tests that are done at once. A statistic
+above its threshold is drift. Drift is a reason to look; the gap tells whether it harms.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
-Floats = NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
+
+FALSE_ALARMS = 1e-5
+"""Probability that undrifted inputs raise any of the tests that are done at once."""
+
+DESIGN_EFFECT = 1.5
+"""Variance of a sum over live requests, relative to that of independent ones."""
+
+MEAN_TOLERANCE = 0.005
+"""Largest difference of a mean expected disagreement that is no drift: half a point."""
+
+SHARES_TOLERANCE = 0.01
+"""Largest Σ (p − q)² / q of two distributions over bins that is no drift; a tenth of what is customary for the PSI."""
+
+EMBEDDING_TOLERANCE = 1e-4
+"""Largest squared distance of two mean embeddings, in random Fourier features, that is no drift."""
+
+_FEWEST_PER_BIN = 5.0
 
 
-@dataclass(frozen=True, eq=False)
-class Bins:
-    """The bins of one scalar feature, and how the reference filled them.
+@dataclass(frozen=True, slots=True)
+class Test:
+    """The result of a test: its `statistic`, 0 or above, and the `threshold` above which it is drift."""
 
-    - `edges` [B − 1]: upper, inclusive ends of all bins but the last, increasing.
-    - `mass` [B]: share of the reference in each bin, positive, summing to 1.
-    - `count`: number of reference values, M.
+    __test__ = False  # pytest would take the name for a test class
+
+    statistic: float
+    threshold: float
+
+    @property
+    def drift(self) -> bool:
+        """Whether the inputs differ."""
+        return self.statistic > self.threshold
+
+
+def mean_shift(mean: float, count: float, reference: tuple[float, float], reference_count: float, level: float) -> Test:
+    """Test the mean of `count` live values against the mean and standard deviation of the reference: a z-test.
+
+    The statistic is the absolute difference, the threshold `MEAN_TOLERANCE` + z σ √(deff/n + 1/M). `level` is the
+    probability of a false alarm. Raises ValueError if a count is not positive.
     """
-
-    edges: tuple[float, ...]
-    mass: Floats
-    count: int
-
-    def index(self, value: float) -> int:
-        """Return the bin of one value, in [0, B); raises ValueError if it is not a number."""
-        if math.isnan(value):
-            raise ValueError("cannot bin NaN, expected a number")
-        return bisect_left(self.edges, value)
+    expected, deviation = reference
+    z = NormalDist().inv_cdf(1 - level / 2)
+    error = deviation * math.sqrt(_scale(count, reference_count))
+    return Test(abs(mean - expected), MEAN_TOLERANCE + z * error)
 
 
-def fit_bins(values: Floats, bins: int = 10) -> Bins:
-    """Return bins that divide the reference `values` [M] as equally as ties allow.
+def shares_shift(counts: Floats, reference: Floats, level: float) -> Test:
+    """Test the counts of live requests in B bins, [B], against those of the reference, [B]: a χ² test of homogeneity.
 
-    A value that would fill several bins gets one: there are then fewer than `bins`, of unequal mass. A constant
-    feature also has a bin for everything above the constant. Masses are smoothed by half a count.
+    The statistic is Σ (p − q)² / r, where p and q are the live and the reference shares and r the pooled ones. Without
+    drift, and divided by deff/n + 1/M, it is χ² with B − 1 degrees of freedom; with a difference that is tolerated it
+    is noncentral χ² (population resemblance statistic, arXiv 2307.11878). Bins in which the smaller of the two samples
+    would have fewer than five are pooled.
 
-    Raises ValueError if `bins` < 2, or `values` is not one-dimensional with at least `bins` finite numbers.
+    Raises ValueError if shapes differ, a count is negative, or nothing was counted.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if bins < 2:
-        raise ValueError(f"bins must be at least 2, got {bins}")
-    if values.ndim != 1 or values.size < bins or not np.all(np.isfinite(values)):
-        raise ValueError(f"values must be at least {bins} finite numbers in a row, got shape {values.shape}")
-    edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
-    counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=edges.size + 1)
-    return Bins(tuple(edges.tolist()), _smoothed(counts.astype(np.float64)), values.size)
+    if counts.ndim != 1 or counts.shape != reference.shape or (counts < 0).any() or (reference < 0).any():
+        shapes = f"{counts.shape} and {reference.shape}"
+        raise ValueError(f"expected two rows of equally many counts, 0 or above, got shapes {shapes}")
+    live, known = float(counts.sum()), float(reference.sum())
+    scale = _scale(live, known)
+    effective = live / DESIGN_EFFECT
+    pooled = (counts / DESIGN_EFFECT + reference) / (effective + known)
+    rare = pooled * min(effective, known) < _FEWEST_PER_BIN
+    p, q, r = (np.append(shares[~rare], shares[rare].sum()) for shares in (counts / live, reference / known, pooled))
+    filled = r > 0
+    freedom = float(max(filled.sum() - 1, 1))
+    statistic = float(((p - q)[filled] ** 2 / r[filled]).sum())
+    return Test(statistic, distance_quantile((freedom,) * 3 + (1.0,), scale, SHARES_TOLERANCE, level))
 
 
-def psi(counts: Floats, reference: Floats) -> float:
-    """Return the population stability index Σ (p − q) ln(p / q), in nats, ≥ 0.
+def embedding_shift(
+    mean: Floats, count: float, reference: Floats, spectrum: Floats, reference_count: float, level: float
+) -> Test:
+    """Test the mean random Fourier features [D] of live embeddings against those of the reference, [D].
 
-    `counts` [B] are the observed counts, smoothed by half a count per bin to the masses p; `reference` [B] are the
-    masses q > 0, which sum to 1.
-
-    Raises ValueError if shapes differ, a count is negative, nothing was counted, or a mass is not positive.
+    The statistic is their squared distance, which estimates the squared maximum mean discrepancy (Gretton et al. 2012)
+    of a Gaussian kernel. `spectrum` describes the covariance of the features, as for `distance_quantile`; `count` may
+    be an effective number of requests. Raises ValueError if shapes differ or a count is not positive.
     """
-    counts, reference = np.asarray(counts, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if counts.ndim != 1 or counts.shape != reference.shape:
-        raise ValueError(f"counts and reference must fit, got shapes {counts.shape} and {reference.shape}")
-    if not (np.all(counts >= 0.0) and 0.0 < counts.sum() < math.inf):
-        raise ValueError("counts must be >= 0 with at least one request")
-    if not (np.all(reference > 0.0) and abs(reference.sum() - 1.0) < 1e-6):
-        raise ValueError("reference must be positive masses that sum to 1")
-    seen = _smoothed(counts)
-    return float((seen - reference) @ np.log(seen / reference))
+    if mean.shape != reference.shape:
+        raise ValueError(f"expected two means of equal shape, got {mean.shape} and {reference.shape}")
+    tr, tr2, tr3, largest = spectrum.tolist()
+    threshold = distance_quantile((tr, tr2, tr3, largest), _scale(count, reference_count), EMBEDDING_TOLERANCE, level)
+    return Test(float(((mean - reference) ** 2).sum()), threshold)
 
 
-def psi_noise(bins: int, count: float, reference_count: float) -> float:
-    """Return the expected PSI without drift, (B − 1)(1/n + 1/M) (Yurdakul and Naranjo 2020).
+def distance_quantile(
+    spectrum: tuple[float, float, float, float], scale: float, tolerance: float, level: float
+) -> float:
+    """Return what a squared distance |x|² exceeds with probability `level`, for a normal x of covariance `scale` · Σ.
 
-    `count` and `reference_count` are the sample sizes n and M behind the two distributions.
-
-    Raises ValueError if one is not positive or there is no bin.
+    `spectrum` holds tr Σ, tr Σ², tr Σ³ and the largest eigenvalue of Σ; |E x|² is at most `tolerance`, in the direction
+    in which that matters most. A shifted gamma distribution with the same mean, variance and skewness (Buckley and
+    Eagleson 1988), whose quantile is that of Wilson and Hilferty (1931), stands for the true one: in the far tail it
+    errs on the side of fewer alarms.
     """
-    if bins < 1 or not (count > 0.0 and reference_count > 0.0):
-        raise ValueError(f"expected bins >= 1 and positive counts, got {bins}, {count} and {reference_count}")
-    return (bins - 1) * (1.0 / count + 1.0 / reference_count)
+    tr, tr2, tr3, largest = spectrum
+    mean = scale * tr + tolerance
+    second = scale**2 * tr2 + 2 * tolerance * scale * largest  # half of the variance
+    third = scale**3 * tr3 + 3 * tolerance * (scale * largest) ** 2  # an eighth of the third cumulant
+    freedom = second**3 / third**2
+    z = NormalDist().inv_cdf(1 - level)
+    spread = 2 / (9 * freedom)
+    standard = freedom * (1 - spread + z * math.sqrt(spread)) ** 3
+    return mean + math.sqrt(second / freedom) * (standard - freedom)
 
 
-def psi_excess(counts: Floats, reference: Floats, reference_count: float) -> float:
-    """Return `psi` minus `psi_noise`: near 0 without drift, at any sample size. Raises what these raise."""
-    return psi(counts, reference) - psi_noise(len(counts), float(np.sum(counts)), reference_count)
+def psi_excess(counts: Floats, reference: Floats) -> float:
+    """Return the population stability index Σ (p − q) ln(p / q) of two rows of counts, minus what chance adds to it.
 
-
-@dataclass(frozen=True, eq=False)
-class RandomFourierFeatures:
-    """A random map φ_j(x) = cos(ω_j · x + b_j) whose means tell distributions of embeddings apart.
-
-    `projection` [D, d] holds ω (whitening folded in, if any) and `offsets` [D] holds b, uniform on [0, 2π)
-    (Rahimi and Recht 2007). The squared distance of two mean maps approximates the maximum mean discrepancy
-    of a Gaussian kernel (Gretton et al. 2012).
-
-    Raises ValueError if the shapes do not fit each other.
+    Chance adds (B − 1)(1/n + 1/M) (Yurdakul and Naranjo 2020), so that the result is near 0 without drift at any
+    sample size. Every bin has half a count added, so that no share is zero. To be shown, not tested.
     """
-
-    projection: NDArray[np.floating]
-    offsets: NDArray[np.floating]
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that do not fit."""
-        if self.projection.ndim != 2 or self.offsets.shape != self.projection.shape[:1]:
-            shapes = f"{self.projection.shape} and {self.offsets.shape}"
-            raise ValueError(f"expected projection [D, d] and offsets [D], got shapes {shapes}")
-
-    def shifted(self, embedding: NDArray[np.floating]) -> Floats:
-        """Return φ + 1, in [0, 2], shape [..., D], for embeddings of shape [..., d].
-
-        Never negative, so that its sum over requests is a counter.
-        """
-        return np.asarray(np.cos(embedding @ self.projection.T + self.offsets) + 1.0, dtype=np.float64)
-
-    def reference(self, embeddings: NDArray[np.floating]) -> tuple[Floats, float]:
-        """Return the mean map [D] of reference embeddings [M, d] and its trace term, (2/D) · Σ_j var φ_j."""
-        features = self.shifted(embeddings) - 1.0
-        return features.mean(axis=0), float(2.0 * features.var(axis=0).mean())
-
-    def mmd2(
-        self,
-        sums: Floats,
-        count: float,
-        mean: Floats,
-        trace: float,
-        reference_count: float = math.inf,
-    ) -> float:
-        """Return the squared discrepancy between live requests and the reference, near 0 without drift.
-
-        (2/D) · Σ_j (sums_j / n − 1 − mean_j)² − trace · (1/n + 1/M): unbiased, so it may be a little
-        negative.
-
-        - `sums` [D]: sums of `shifted` over `count` = n requests; sums and counts of pods add.
-        - `mean` [D], `trace`: from `reference`. `reference_count`: its M, left out when it is large.
-
-        Raises ValueError if shapes do not fit or a count is not positive.
-        """
-        sums, mean = np.asarray(sums, dtype=np.float64), np.asarray(mean, dtype=np.float64)
-        if not sums.shape == mean.shape == self.offsets.shape:
-            raise ValueError(f"expected shape {self.offsets.shape}, got {sums.shape} and {mean.shape}")
-        if not (count > 0.0 and reference_count > 0.0):
-            raise ValueError(f"counts must be positive, got {count} and {reference_count}")
-        difference = sums / count - 1.0 - mean
-        return float(2.0 * np.mean(difference**2)) - trace * (1.0 / count + 1.0 / reference_count)
+    p, q = ((row + 0.5) / (row.sum() + 0.5 * row.size) for row in (counts, reference))
+    return float((p - q) @ np.log(p / q)) - (counts.size - 1) * float(1 / counts.sum() + 1 / reference.sum())
 
 
-def _smoothed(counts: Floats) -> Floats:
-    """Return shares with half a count added to every bin, so that no share is zero."""
-    return np.asarray((counts + 0.5) / (counts.sum() + 0.5 * counts.size))
+def _scale(count: float, reference_count: float) -> float:
+    """Return the variance of the difference of two means, for values of variance 1."""
+    if not (count > 0 and reference_count > 0):
+        raise ValueError(f"counts must be positive, got {count} and {reference_count}")
+    return DESIGN_EFFECT / count + 1 / reference_count

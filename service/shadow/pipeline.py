@@ -17,7 +17,9 @@ from export.bundle.classifier import Prediction
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from service.shadow.active import ActiveShadow
+from service.shadow.drift_metrics import DriftMetrics
 from service.shadow.errors import ShadowError
+from service.shadow.input_drift import InputDrift
 from service.shadow.ledger import Ledger
 from service.shadow.metrics import ShadowMetrics
 from service.shadow.outbox.rows import Sample
@@ -25,7 +27,6 @@ from service.shadow.outcome import Outcome
 from service.shadow.report import gap_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
-from service.shadow.witness import Answered, LoadedWitness, Witness
 
 __all__ = ["ShadowError", "ShadowPipeline", "ShadowSettings"]
 
@@ -43,19 +44,15 @@ class ShadowPipeline:
         registry: CollectorRegistry,
         *,
         random: Random | None = None,
-        witness: LoadedWitness | None = None,
     ) -> None:
-        random = random or Random(os.urandom(32))
-        if witness is not None:  # the bands come from both models
-            reference = witness.reference
         self._settings, self._reference, self._manifest = settings, reference, bundle.manifest
-        self._loaded_witness, self._random = witness, random
-        self._witness: Witness | None = None
         self._sampler = Sampler(reference, settings.rate, random)
         self._ledger = Ledger(reference.null, self._sampler.propensity)
         self._metrics = ShadowMetrics(
             registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version
         )
+        self._inputs = InputDrift(reference, bundle.manifest.labels)
+        registry.register(DriftMetrics(self._inputs, bundle.manifest.version))
         self._active: ActiveShadow | None = None
         self.started = False
         self._process = os.urandom(8).hex()
@@ -75,43 +72,24 @@ class ShadowPipeline:
                 f"the bundle {self._manifest.name} is multi-label, and the gap is defined for one label per text; "
                 "set shadow.enabled to false"
             )
-        loaded = self._loaded_witness
         self._active = await ActiveShadow.start(
-            self._settings,
-            self._manifest,
-            self._ledger,
-            self._metrics.time_teacher,
-            loaded.version if loaded is not None else None,
+            self._settings, self._manifest, self._ledger, self._metrics.time_teacher
         )
         self._metrics.active = self._active
-        if loaded is not None:
-            self._witness = Witness(loaded, self._settings, self._count_seen, self._random.random)
 
     async def stop(self) -> None:
         """Write what is queued and close, within `stop_seconds`. Pending rows wait for the next start."""
-        if self._witness is not None:
-            await self._witness.stop(0.2 * self._settings.stop_seconds)
-            self._witness = None
         active, self._active = self._active, None
         if active is not None:
-            await active.stop(0.8 * self._settings.stop_seconds)
+            await active.stop(self._settings.stop_seconds)
             self._metrics.active = None  # frees the teacher, which may be large
 
     def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
-        if self._witness is not None:
-            self._witness.offer(text, prediction)
-        else:
-            self._count(text, prediction, prediction.score, time.time())
-
-    def _count_seen(self, item: Answered, confidence: float) -> None:
-        self._count(item.text, item.prediction, confidence, item.time)
-
-    def _count(self, text: str, prediction: Prediction, confidence: float, now: float) -> None:
-        """Count a text answered at `now` (Unix seconds), and sample it by its confidence in [0, 1]."""
         try:
-            active = self._active
-            band, expected = self._sampler.place(confidence)
+            now, active = time.time(), self._active
+            self._inputs.counts.count(prediction, now)
+            band, expected = self._sampler.place(prediction.score)
             self._ledger.count_request(now, band, expected, tossed=active is not None)
             if active is not None and self._sampler.draw(band):
                 self._queue(active, now, text, prediction, band)
@@ -125,7 +103,8 @@ class ShadowPipeline:
         report = gap_report(
             self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.active
         )
-        return report | {"witness": self._witness.report() if self._witness is not None else None}
+        inputs, _ = self._inputs.report(time.time())
+        return report | {"drift": {"input": inputs}}
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1

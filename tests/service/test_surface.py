@@ -114,7 +114,8 @@ def test_settings_and_their_defaults():
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="metrics of the process are there on Linux alone")
 async def test_metrics_and_their_labels(whole):
     async with whole as client:
-        await client.post("/classify", json={"text": "invoice"})
+        for _ in range(4):  # so many requests that input drift is tested
+            await client.post("/classify", json={"texts": ["invoice"] * 64})
 
         async def compared():
             return (await client.get("/gap")).json()["counts"]["compared"]
