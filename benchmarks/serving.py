@@ -16,8 +16,9 @@ and fails if a bound does not hold. Compare figures within one run only, on a ma
 The servers of others run the student as their users would export it with ONNX Runtime's own tools, made from
 `--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an
 endpoint that returns a constant, `--shadow` our server with all traffic shadowed and with none, or with `--previous`
-both versions with a sample shadowed. `--overload` sends five times the capacity with a deadline, `--reload` replaces
-the bundle again and again under load. The first run needs a package index and some 5 GB for the environments.
+both versions with a sample shadowed, `--witness` with a witness of `--bundle` and without. `--overload` sends five
+times the capacity with a deadline, `--reload` replaces the bundle again and again under load. The first run needs a
+package index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from serving_tools.jobs import begin, finish
 from serving_tools.limit import Limit, labels_of
 from serving_tools.measure import Measured, measure, over
 from serving_tools.overload import overload
-from serving_tools.paired import shadow, shadow_versions, static
+from serving_tools.paired import shadow, shadow_versions, static, witness
 from serving_tools.process import ServerError
 from serving_tools.reloading import reloads
 from serving_tools.report import figure, table, write
@@ -54,7 +55,21 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit through the context managers, which stop the servers
     os.sched_setaffinity(0, {given.load_core})
     given.output.mkdir(parents=True, exist_ok=True)
-    conditions = conditions_of(given, given.bundle)
+    kept: list[Bound] = []
+    for name, run in parts_of(given, conditions_of(given, given.bundle)).items():
+        try:
+            part = run()
+        except ServerError as error:
+            sys.exit(f"{name}: {error}")
+        write(given.output / f"{name}.json", part)
+        kept += part.bounds
+    print("\n".join(bound.line() for bound in kept))
+    if not all(bound.holds for bound in kept):
+        raise SystemExit(1)
+
+
+def parts_of(given: argparse.Namespace, conditions: Conditions) -> dict[str, Callable[[], Part]]:
+    """Return the chosen parts of the benchmark, by name."""
     parts: dict[str, Callable[[], Part]] = {}
     if given.only:
         parts["results"] = lambda: compare(contenders_of(given), portable(conditions, given), given.output)
@@ -65,21 +80,13 @@ def main() -> None:
             parts["shadow-previous"] = lambda: shadow_versions(conditions, given.previous)
         else:
             parts["shadow"] = lambda: shadow(conditions)
+    if given.witness:
+        parts["witness"] = lambda: witness(conditions, given.witness)
     if given.overload:
         parts["overload"] = lambda: overload(conditions, given.deadline_ms)
     if given.reload:
         parts["reload"] = lambda: reloads(conditions)
-    kept: list[Bound] = []
-    for name, run in parts.items():
-        try:
-            part = run()
-        except ServerError as error:
-            sys.exit(f"{name}: {error}")
-        write(given.output / f"{name}.json", part)
-        kept += part.bounds
-    print("\n".join(bound.line() for bound in kept))
-    if not all(bound.holds for bound in kept):
-        raise SystemExit(1)
+    return parts
 
 
 def contenders_of(given: argparse.Namespace) -> list[Contender]:
@@ -168,7 +175,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--same-graph", action="store_true", help="the servers of others run our bundle's graph")
     parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
     parser.add_argument(
-        "--only", help=f"some of {','.join(names)} (default: all; none with --shadow, --overload or --reload)"
+        "--only",
+        help=f"some of {','.join(names)} (default: all; none with --shadow, --witness, --overload or --reload)",
     )
     parser.add_argument(
         "--previous", type=Path, metavar="CHECKOUT", help="also Reflux of another checkout, with its own .venv"
@@ -177,6 +185,7 @@ def arguments() -> argparse.Namespace:
         "--static", type=Path, metavar="BUNDLE", help="also compare this static student with a constant"
     )
     parser.add_argument("--shadow", action="store_true", help="the cost of shadowing all traffic")
+    parser.add_argument("--witness", type=Path, metavar="FOLDER", help="the cost of this witness of the bundle")
     parser.add_argument("--overload", action="store_true", help="what is answered in time at five times the capacity")
     parser.add_argument("--reload", action="store_true", help="the cost of replacing the bundle under load")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of all loads; medians count (default 10)")
@@ -193,7 +202,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the arrivals")
     given = parser.parse_args()
     if given.only is None:
-        given.only = [] if given.shadow or given.overload or given.reload else names
+        given.only = [] if given.shadow or given.witness or given.overload or given.reload else names
     else:
         given.only = [name for name in given.only.split(",") if name]
     if unknown := sorted(set(given.only) - set(names)):

@@ -25,9 +25,8 @@ from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from export.bundle.teacher import BundleTeacher
-from export.bundle.witness import WitnessReference
+from export.bundle.witness import WitnessReference, joint_confidences
 from export.run import TEACHER, ExportRun
-from export.witness import joint_confidences
 from service.monitor.bands import propensities
 
 Floats = npt.NDArray[np.float64]

@@ -1,4 +1,7 @@
-"""Compare two servers, loaded in turn over several rounds: a static student with a constant, shadowing with none.
+"""Compare two servers, loaded in turn over several rounds.
+
+They are a static student and a constant, our server with shadowing and without, and shadowing with a witness and
+without.
 
 Both run on the same core, and the one that is not loaded is idle. Their order alternates, and each load is divided by
 the loop just before and after it, so that a change of the machine's speed favours neither. The median round counts.
@@ -103,6 +106,30 @@ def shadow(conditions: Conditions) -> Part:
     return Part({"without and with shadowing": pairs, "gap": gap}, bounds)
 
 
+def witness(conditions: Conditions, folder: Path) -> Part:
+    """Compare our server, shadowing one text in fifty, with and without the witness in `folder`.
+
+    All share one core. A thread of the witness's priority may take a tenth of it from requests.
+    """
+    steps: dict[str, Step] = {
+        "64 clients": partial(_clients, 64),
+        "30 % load": lambda off: {"rate": 0.3 * off["64 clients"].load.throughput},
+    }
+    with (
+        fake_teacher(SAMPLED_SECONDS, len(conditions.classes)) as url,
+        running(_shadowing(url, REFLUX, SAMPLED_RATE), conditions) as off,
+        running(_shadowing(url, REFLUX, SAMPLED_RATE, folder.resolve()), conditions) as on,
+    ):
+        pairs = compare(off, on, conditions, steps)
+        gap = json.loads(on.get("/gap"))
+    print(f"witness: {gap['witness']}")
+    kept = median(ratio(on["64 clients"].share, off["64 clients"].share) for off, on in pairs)
+    bounds = [Bound("throughput with a witness / without, at 64 clients", kept, least=0.88)]
+    more = median(on["30 % load"].load.latency.p50 - off["30 % load"].load.latency.p50 for off, on in pairs)
+    bounds.append(Bound("p50 with a witness less without, at 30 % load, ms", more, most=0.5))
+    return Part({"without and with a witness": pairs, "gap": gap}, bounds)
+
+
 def shadow_versions(conditions: Conditions, checkout: Path) -> Part:
     """Compare our server with that of another checkout, both shadowing at the rate that is the default.
 
@@ -128,7 +155,7 @@ def _clients(count: int, _: Loads) -> Mapping[str, Any]:
     return {"clients": count}
 
 
-def _shadowing(url: str, server: Contender = REFLUX, rate: float = 1.0) -> Contender:
+def _shadowing(url: str, server: Contender = REFLUX, rate: float = 1.0, witness: Path | None = None) -> Contender:
     """Describe `server` with a share `rate` of its traffic shadowed to a teacher."""
     teacher = {"kind": "openai", "base_url": url, "model": "fake", "usd_per_million": {"input": 0.4, "output": 1.6}}
 
@@ -140,6 +167,7 @@ def _shadowing(url: str, server: Contender = REFLUX, rate: float = 1.0) -> Conte
             "REFLUX_SHADOW__PATH": str(place.work / "shadow.sqlite"),
             "REFLUX_SHADOW__BACKLOG_ROWS": str(BACKLOG),
             "REFLUX_SHADOW__TEACHER": json.dumps(teacher),
+            **({} if witness is None else {"REFLUX_SHADOW__WITNESS": str(witness)}),
         }
 
     return replace(server, key=f"{server.key}-shadow", title=f"{server.title}, shadowing", settings=settings)

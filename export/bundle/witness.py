@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from distill.errors import one_line
 from export.bundle.format import Bundle, BundleError
-from export.bundle.reference import Reference
+from export.bundle.reference import Floats, Reference
 
 WITNESS = "witness.npz"
 
@@ -29,6 +30,14 @@ def joint_confidence(student: float, witness: float) -> float:
     That the witness chose another label shows in its low probability.
     """
     return math.sqrt(student * witness)
+
+
+def joint_confidences(student: npt.NDArray[np.float32], witness: npt.NDArray[np.float32]) -> Floats:
+    """Return the joint confidence [N] of answers [N, K] of a student and its witness, in the same order of labels."""
+    rows = np.arange(len(student))
+    chosen = student.argmax(axis=1)
+    pairs = zip(student[rows, chosen].tolist(), witness[rows, chosen].tolist(), strict=True)
+    return np.array([joint_confidence(*pair) for pair in pairs])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from service.errors import StartupError
 from service.inference.autotune import Conditions, Overrides, Tuning, choose
 from service.process.cpus import available_cpus
 from service.process.heap import small_heap
+from service.shadow.witness import LoadedWitness
 
 MEASURED = Overrides()
 """Fix nothing: measure everything."""
@@ -38,7 +39,7 @@ FLOAT16_TOLERANCE = 1e-2
 class Loaded:
     """A bundle with its classifier, warm and tested; its tuning for this machine, and the conditions of that.
 
-    `decision` is the rule of the application, if the bundle has one.
+    `decision` is the rule of the application, if the bundle has one, `witness` its witness, if shadowing has one.
     """
 
     bundle: Bundle
@@ -47,6 +48,7 @@ class Loaded:
     classifier: Classifier
     tuning: Tuning
     conditions: Conditions
+    witness: LoadedWitness | None = None
 
 
 def load(

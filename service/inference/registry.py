@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from service.process.priority import lower_priority
 from service.settings import Settings
 from service.shadow.errors import ShadowError
 from service.shadow.pipeline import ShadowPipeline
+from service.shadow.witness import load_witness
 from service.telemetry.metrics import ModelMetrics
 
 logger = structlog.get_logger(__name__)
@@ -97,7 +99,9 @@ class Model:
         if self._variant is Variant.CANDIDATE:  # an outbox may have only one writer
             settings = settings.model_copy(update={"path": _beside(settings.path)})
         self._shadow_registry = CollectorRegistry()
-        self.shadow = ShadowPipeline(settings, self.loaded.bundle, self.loaded.reference, self._shadow_registry)
+        self.shadow = ShadowPipeline(
+            settings, self.loaded.bundle, self.loaded.reference, self._shadow_registry, witness=self.loaded.witness
+        )
 
 
 class Models:
@@ -200,8 +204,13 @@ class Models:
         thread = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower_priority if shared else None)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(thread, loading)
+            if variant is Variant.STABLE:  # a witness is that of one version
+                witness = partial(load_witness, self._settings.shadow, loaded.bundle.manifest)
+                loaded = replace(loaded, witness=await asyncio.get_running_loop().run_in_executor(thread, witness))
             thread.submit(lower_priority)  # nobody waits for what follows
             thread.submit(use_huge_pages)
+        except ShadowError as error:
+            raise StartupError(f"shadow: {error}") from error
         finally:
             thread.shutdown(wait=False)
         if self._stopped:
@@ -211,9 +220,9 @@ class Models:
         return loaded
 
     def _kept(self, variant: Variant, loaded: Loaded) -> Model:
-        """Return the model that serves this version already, else a new one."""
+        """Return the model that serves this version already, with the same witness, else a new one."""
         old = self._serving.get(variant)
-        if old is not None and old.manifest.version == _version(loaded):
+        if old is not None and _versions(old.loaded) == _versions(loaded):
             return old
         return Model(loaded, self._settings, variant)
 
@@ -255,6 +264,11 @@ class Models:
 
 def _version(loaded: Loaded) -> str:
     return loaded.bundle.manifest.version
+
+
+def _versions(loaded: Loaded) -> tuple[str, str | None]:
+    """Return the versions of a bundle and of its witness."""
+    return _version(loaded), loaded.witness.version if loaded.witness is not None else None
 
 
 def _check_labels(bundles: Mapping[Variant, Loaded]) -> None:

@@ -76,29 +76,27 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
     if not len(cells):
         return None
     bands = int(cells.band.max()) + 1
-    requests = cells.by_band(cells.requests, bands)
+    requests, expected = cells.by_band(cells.requests, bands), cells.by_band(cells.expected, bands)
     weights = comparison_weights(cells)
-    effective = cells.by_band(weights * cells.compared, bands)
-    covered = (requests > 0.0) & (effective > 0.0)
+    n = cells.by_band(weights * cells.compared, bands)
+    covered = (requests > 0.0) & (n > 0.0)
     if not covered.any():
         return None
-    disagreed = cells.by_band(weights * cells.disagreed, bands)[covered]
-    n, share = effective[covered], _collapsed(requests, covered) / requests.sum()
-    ratio = disagreed / n
-    variance = _variance(ratio, n)
+    disagreed = cells.by_band(weights * cells.disagreed, bands)
+    ratio = np.divide(disagreed, n, out=np.zeros(bands), where=covered)
+    share = covered_shares(requests, covered)
     lower, upper = stratified_wilson(share, ratio, n, quantile)
-    expected = cells.by_band(cells.expected, bands)
     worst_case_lower, worst_case_upper = _worst_case(cells, requests)
+    seen = np.where(covered, requests, 0.0)
     return GapEstimate(
         gap=float(share @ ratio),
-        stderr=math.sqrt(float(share**2 @ variance)),
-        lower=lower,
-        upper=upper,
+        stderr=math.sqrt(float(share**2 @ _variance(ratio, n))),
+        lower=float(lower),
+        upper=float(upper),
         level=level,
         expected_gap=float(expected.sum() / requests.sum()),
-        live_ece=float(requests[covered] @ np.abs(ratio - expected[covered] / requests[covered]))
-        / float(requests[covered].sum()),
-        coverage=float(requests[covered].sum() / requests.sum()),
+        live_ece=float(seen @ np.abs(ratio - expected / np.where(covered, requests, 1.0))) / float(seen.sum()),
+        coverage=float(seen.sum() / requests.sum()),
         worst_case_lower=worst_case_lower,
         worst_case_upper=worst_case_upper,
         requests=float(requests.sum()),
@@ -109,7 +107,7 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
     )
 
 
-def stratified_wilson(share: Floats, ratio: Floats, count: Floats, quantile: float) -> tuple[float, float]:
+def stratified_wilson(share: Floats, ratio: Floats, count: Floats, quantile: float) -> tuple[Floats, Floats]:
     """Return the ends of the stratified Wilson interval of Σ_b share · ratio, each in [0, 1].
 
     Sums Wilson's (1927) limits of the bands, each at a quantile that is reduced so that the sum has the width of one
@@ -120,25 +118,29 @@ def stratified_wilson(share: Floats, ratio: Floats, count: Floats, quantile: flo
     The upper end uses a V that is positive in every band. The lower end uses the plain p (1 − p) / n: the limit of a
     band without a disagreement is 0 at any quantile, so that its variance must not reduce that of the others.
 
-    All arrays have shape [B]: `share` of the traffic, which sums to 1, observed `ratio` and effective `count` > 0.
+    All arrays have shape [..., B], the ends [...]: `share` of the traffic, which sums to 1 over the bands, observed
+    `ratio`, and effective `count` > 0 wherever the share is.
     """
-    plain = ratio * (1.0 - ratio) / count
-    smooth = _variance(ratio, count)
-    lower, _ = _wilson(ratio, count, quantile * _reduction(share, plain if plain.any() else smooth))
+    count = np.where(share > 0.0, count, 1.0)
+    plain, smooth = ratio * (1.0 - ratio) / count, _variance(ratio, count)
+    plain = np.where((share * plain).any(axis=-1, keepdims=True), plain, smooth)
+    lower, _ = _wilson(ratio, count, quantile * _reduction(share, plain))
     _, upper = _wilson(ratio, count, quantile * _reduction(share, smooth))
-    return max(float(share @ lower), 0.0), min(float(share @ upper), 1.0)
+    ends = ((share * limits).sum(axis=-1).clip(0.0, 1.0) for limits in (lower, upper))
+    return next(ends), next(ends)
 
 
-def _wilson(ratio: Floats, count: Floats, z: float) -> tuple[Floats, Floats]:
+def _wilson(ratio: Floats, count: Floats, z: Floats) -> tuple[Floats, Floats]:
     """Return Wilson's limits of every band at the normal quantile `z`."""
     centre = (count * ratio + z**2 / 2.0) / (count + z**2)
     half = z * np.sqrt(count * ratio * (1.0 - ratio) + z**2 / 4.0) / (count + z**2)
     return centre - half, centre + half
 
 
-def _reduction(share: Floats, variance: Floats) -> float:
-    """Return the standard error of the sum over the sum of standard errors, in (0, 1]."""
-    return math.sqrt(float(share**2 @ variance)) / float(share @ np.sqrt(variance))
+def _reduction(share: Floats, variance: Floats) -> Floats:
+    """Return the standard error of the sum over the sum of standard errors, in (0, 1], shape [..., 1]."""
+    whole = np.sqrt((share**2 * variance).sum(axis=-1, keepdims=True))
+    return np.asarray(whole / (share * np.sqrt(variance)).sum(axis=-1, keepdims=True))
 
 
 def _variance(ratio: Floats, count: Floats) -> Floats:
@@ -147,15 +149,19 @@ def _variance(ratio: Floats, count: Floats) -> Floats:
     return np.asarray(smooth * (1.0 - smooth) / (count + 1.0))
 
 
-def _collapsed(requests: Floats, covered: npt.NDArray[np.bool_]) -> Floats:
-    """Return the requests [covered] of the covered bands, each with those of the uncovered bands nearest to it.
+def covered_shares(requests: Floats, covered: npt.NDArray[np.bool_]) -> Floats:
+    """Return the share of the traffic that each covered band stands for, shape [..., B], from `requests` [..., B].
 
-    Of two equally near bands the less confident one is taken, so that the gap is overstated rather than understated.
+    A band that is not covered is counted with the nearest one that is; of two equally near, with the less confident
+    one, so that the gap is overstated rather than understated. Without any covered band all shares are 0.
     """
-    places = np.flatnonzero(covered)
-    distance = np.abs(np.arange(len(requests))[:, None] - places)
-    nearest = distance.shape[1] - 1 - distance[:, ::-1].argmin(axis=1)
-    return np.bincount(nearest, requests, len(places)).astype(np.float64)
+    place = np.arange(requests.shape[-1])
+    distance = np.abs(place[:, None] - place) - 0.5 * (place > place[:, None])
+    nearest = np.where(covered[..., None, :], distance, np.inf).argmin(axis=-1)
+    counted = ((nearest[..., :, None] == place) * requests[..., :, None]).sum(axis=-2)
+    total = requests.sum(axis=-1, keepdims=True)
+    known = covered.any(axis=-1, keepdims=True)
+    return np.asarray(np.divide(counted, total, out=np.zeros_like(counted), where=known & (total > 0.0)))
 
 
 def _worst_case(cells: Cells, requests: Floats) -> tuple[float, float]:

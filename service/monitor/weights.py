@@ -37,7 +37,8 @@ def comparison_weights(cells: Cells) -> Floats:
     groups = (int(cells.band.max()) + 1) * len(hours)
     answered = np.bincount(group, compared, groups).reshape(-1, len(hours))
     due = np.bincount(group, ended, groups).reshape(-1, len(hours))
-    for band in np.flatnonzero(((due > 0.0) & (answered == 0.0)).any(axis=1)):
+    lacking = ((due > 0.0) & (answered == 0.0)).any(axis=1) & (answered > 0.0).any(axis=1)
+    for band in np.flatnonzero(lacking):
         due[band] = _pooled(answered[band], due[band], hours)
     adjustment = np.divide(due, answered, out=np.zeros_like(due), where=answered > 0.0)
     weight = adjustment.reshape(-1)[group] * inverse
@@ -63,8 +64,6 @@ def _pooled(answered: Floats, due: Floats, hours: Floats) -> Floats:
     alike in other ways, as busy ones are.
     """
     lacking, having = np.flatnonzero((answered == 0.0) & (due > 0.0)), np.flatnonzero(answered > 0.0)
-    if not having.size:
-        return due
     further = np.where(due[having] > answered[having], 0.0, 24.0)
     nearest = (np.abs(hours[lacking, None] - hours[having]) + further).argmin(axis=1)
     moved = due.copy()

@@ -53,11 +53,12 @@ class ActiveShadow:
         manifest: Manifest,
         ledger: Ledger,
         timed: Callable[[Outcome, float], None],
+        witness: str | None = None,
     ) -> ActiveShadow:
         """Make the teacher, open the outbox, load its counts into the ledger, and start the tasks.
 
-        `manifest` is that of the student's bundle. Raises ShadowError if the teacher or the outbox is unavailable; the
-        message says what to do.
+        `manifest` is that of the student's bundle, `witness` the version of its witness. Raises ShadowError if the
+        teacher or the outbox is unavailable; the message says what to do.
         """
         labels = manifest.labels
         scaling = _scaling(manifest)
@@ -71,7 +72,8 @@ class ActiveShadow:
             raise
         outbox = Outbox(
             settings.path,
-            bundle=manifest.version,
+            # Apart, because the bands of a student alone and those with a witness are not the same.
+            bundle=manifest.version if witness is None else f"{manifest.version}+{witness}",
             labels=labels,
             teacher=f"{teacher.name}@{teacher.version}",
             keep_text=settings.store_text,

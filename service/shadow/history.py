@@ -24,7 +24,10 @@ WITHOUT_ROWS = ("requests", "expected", Outcome.QUEUE_FULL.value, Outcome.STORE_
 """Columns of what has no row in the outbox: of requests, and of sampled texts that were dropped."""
 
 LOST = tuple(outcome.value for outcome in OUTCOMES if outcome is not Outcome.COMPLETED)
-SUMS = ("agreed", "disagreed", "kl", "kl_sq", "js", "js_sq", "cost_usd", "tokens")
+SUMS = (
+    *("agreed", "disagreed", "kl", "kl_sq", "js", "js_sq", "cost_usd", "tokens"),
+    *("decision_agreed", "decision_disagreed"),  # of comparisons of a bundle that has a decision
+)
 WITH_ROWS = ("sampled", *SUMS, *(name for name in LOST if name not in WITHOUT_ROWS))
 COLUMNS = (*WITHOUT_ROWS, *WITH_ROWS)
 """Names of the counts of a cell. `sampled` counts the texts with a row on disk, and all of them in memory."""
@@ -97,6 +100,8 @@ class Totals:
     js_sq: Floats
     cost_usd: Floats
     tokens: Floats
+    decision_agreed: Floats
+    decision_disagreed: Floats
 
     @classmethod
     def zeros(cls, bands: int) -> Self:
@@ -144,6 +149,11 @@ class History:
     def count_request(self, now: float, band: int, expected: float) -> None:
         """Count a request answered at `now` (Unix seconds) for which a coin was tossed."""
         if not self._slot <= now < self._end:
+            if self._slot - HOUR <= now < self._slot:  # counted late
+                key = Key(slot_of(now), band, self._propensity[band])
+                self.add(key, "requests")
+                self.add(key, "expected", expected)
+                return
             self.turn(now)
         self._requests[band] += 1.0
         self._expected[band] += expected

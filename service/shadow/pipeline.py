@@ -27,6 +27,7 @@ from service.shadow.outcome import Outcome
 from service.shadow.report import gap_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
+from service.shadow.witness import Answered, LoadedWitness, Witness
 
 __all__ = ["ShadowError", "ShadowPipeline", "ShadowSettings"]
 
@@ -44,8 +45,14 @@ class ShadowPipeline:
         registry: CollectorRegistry,
         *,
         random: Random | None = None,
+        witness: LoadedWitness | None = None,
     ) -> None:
+        random = random or Random(os.urandom(32))
+        if witness is not None:  # the bands come from both models
+            reference = witness.reference
         self._settings, self._reference, self._manifest = settings, reference, bundle.manifest
+        self._loaded_witness, self._random = witness, random
+        self._witness: Witness | None = None
         self._sampler = Sampler(reference, settings.rate, random)
         self._ledger = Ledger(reference.null, self._sampler.propensity)
         self._metrics = ShadowMetrics(
@@ -72,24 +79,46 @@ class ShadowPipeline:
                 f"the bundle {self._manifest.name} is multi-label, and the gap is defined for one label per text; "
                 "set shadow.enabled to false"
             )
+        loaded = self._loaded_witness
         self._active = await ActiveShadow.start(
-            self._settings, self._manifest, self._ledger, self._metrics.time_teacher
+            self._settings,
+            self._manifest,
+            self._ledger,
+            self._metrics.time_teacher,
+            loaded.version if loaded is not None else None,
         )
         self._metrics.active = self._active
+        if loaded is not None:
+            self._witness = Witness(loaded, self._settings, self._count_seen, self._random.random)
 
     async def stop(self) -> None:
         """Write what is queued and close, within `stop_seconds`. Pending rows wait for the next start."""
+        if self._witness is not None:
+            await self._witness.stop(0.2 * self._settings.stop_seconds)
+            self._witness = None
         active, self._active = self._active, None
         if active is not None:
-            await active.stop(self._settings.stop_seconds)
+            await active.stop(0.8 * self._settings.stop_seconds)
             self._metrics.active = None  # frees the teacher, which may be large
 
     def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
+        if self._witness is not None:
+            self._witness.offer(text, prediction)
+        else:
+            self._count(text, prediction, prediction.score, time.time())
+
+    def _count_seen(self, item: Answered, confidence: float) -> None:
+        self._count(item.text, item.prediction, confidence, item.time)
+
+    def _count(self, text: str, prediction: Prediction, confidence: float, now: float) -> None:
+        """Count a text answered at `now` (Unix seconds), and sample it by its confidence in [0, 1]."""
         try:
-            now, active = time.time(), self._active
-            self._inputs.counts.count(prediction, now)
-            band, expected = self._sampler.place(prediction.score)
+            self._inputs.counts.count(
+                prediction if self._witness is None else prediction._replace(score=confidence), now
+            )
+            active = self._active
+            band, expected = self._sampler.place(confidence)
             self._ledger.count_request(now, band, expected, tossed=active is not None)
             if active is not None and self._sampler.draw(band):
                 self._queue(active, now, text, prediction, band)
@@ -104,7 +133,8 @@ class ShadowPipeline:
             self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.active
         )
         inputs, _ = self._inputs.report(time.time())
-        return report | {"drift": {"input": inputs}}
+        witness = self._witness.report() if self._witness is not None else None
+        return report | {"drift": {"input": inputs}, "witness": witness}
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1

@@ -22,6 +22,13 @@ class ShadowSettings(BaseModel):
     rate: float = Field(default=0.02, gt=0.0, le=1.0)
     """Share of all requests to sample; uncertain answers are sampled more often than confident ones."""
 
+    witness: Path | None = None
+    """The bundle of a witness, made by `reflux witness`: a better student that reads every answered text, so that the
+    teacher need see fewer. None: no witness."""
+
+    witness_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the answered texts that the witness reads; only they are sampled for the teacher. It saves CPU time."""
+
     path: Path = Path("shadow.sqlite")
     """The SQLite outbox, on a local disk that outlives the process. One process per file."""
 

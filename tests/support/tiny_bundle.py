@@ -29,6 +29,7 @@ from export.bundle.format import (
     golden_jsonl,
     write_bundle,
 )
+from export.bundle.witness import WITNESS, WitnessReference, joint_confidences
 from export.fit_reference import fit_reference
 
 WORDS: dict[str, tuple[str, ...]] = {
@@ -159,6 +160,16 @@ def build_bundle(
         for row in [classifier.classify(text).probabilities]
     ]
     return write_bundle(path, {**contents, REFERENCE: reference.to_bytes(), GOLDEN: golden_jsonl(golden)}, manifest)
+
+
+def build_witness(path: Path, student: Bundle, better: Bundle) -> Bundle:
+    """Write at `path` a copy of a bundle as the witness of a student, for a teacher that answers as it does."""
+    labels = student.manifest.labels
+    texts = [*(word for label in labels for word in WORDS[label]), *_mixed_texts(labels, 400)]
+    own, beside = (Classifier.load(bundle).probabilities(texts) for bundle in (student, better))
+    beside = beside[:, [better.manifest.labels.index(label) for label in labels]]
+    joint = fit_reference(joint_confidences(own, beside), own.argmax(axis=1) != beside.argmax(axis=1))
+    return rewritten(better, path, {WITNESS: WitnessReference(student.manifest.version, joint).to_bytes()})
 
 
 def keyword_rows(count: int, seed: int) -> list[tuple[str, str]]:

@@ -44,14 +44,22 @@ TABLES_1 = (
         seconds REAL,
         finished INTEGER,                  -- counts up: the order in which outcomes were stored
         student_class INTEGER,             -- the position of a label
-        teacher_class INTEGER
+        teacher_class INTEGER,
+        decision_agree INTEGER,            -- NULL if the bundle has no decision
+        novel INTEGER                      -- the text is far from those the student learned from; NULL if not measured
     )
     """,
     "CREATE INDEX waiting ON rows (bundle, seq) WHERE outcome IS NULL",
 )
 """Tables that schema 1 has too, but for the columns in ADDED."""
 
-ADDED = ("finished INTEGER", "student_class INTEGER", "teacher_class INTEGER")
+ADDED = (
+    "finished INTEGER",
+    "student_class INTEGER",
+    "teacher_class INTEGER",
+    "decision_agree INTEGER",
+    "novel INTEGER",
+)
 """Columns of `rows` that schema 1 lacks."""
 
 TABLES_2 = (

@@ -48,6 +48,18 @@ def test_the_running_slot_is_counted_at_once():
     assert history.cells().slot.tolist() == [slot_of(NOW)]
 
 
+def test_a_request_that_is_counted_late_belongs_to_the_slot_of_its_answer():
+    history = History(PROPENSITY)
+    for time in (NOW - SLOT_SECONDS, NOW, NOW - SLOT_SECONDS, NOW):
+        history.count_request(time, 0, 0.25)
+    cells = history.cells()
+    found = dict(
+        zip(cells.slot.tolist(), zip(cells.requests.tolist(), cells.expected.tolist(), strict=True), strict=True)
+    )
+    assert found == {slot_of(NOW): (2, 0.5), slot_of(NOW) - SLOT_SECONDS: (2, 0.5)}
+    assert {key.slot for key in history.take_changes().keys} == set(found)
+
+
 def test_old_slots_are_folded_into_hours_and_then_into_one():
     history = History(PROPENSITY)
     start = slot_of(NOW) - 9 * DAY

@@ -1,0 +1,104 @@
+"""The windows in which the gap is judged: the last hour, six hours, day and week, and all since deployment.
+
+A change of today hardly moves what was counted since deployment, and an hour holds too few comparisons to judge a
+small change: together they see both. The evidence of all windows is one e-value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.monitor.cells import SLOT_SECONDS, Cells, Floats
+from service.monitor.evalues import log_exceeds_ceilings, log_mean_exp
+from service.monitor.gap import GapEstimate, estimate
+from service.monitor.gap_evalues import log_exceeds, log_keeps
+
+SLOTS = {"1h": 12, "6h": 72, "1d": 288, "7d": 2016}
+"""Length of each window in slots, the running one included."""
+
+SINCE = "since"
+NAMES = (*SLOTS, SINCE)
+
+RECENT = 1000
+"""A student is certified by the last week alone if it holds at least this many comparisons."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The gap in one window, and the natural logarithms of the e-values against the SLO and against the ceilings.
+
+    `estimate` is None if nothing was compared. Counts are sums over the window: `requests`, the `expected` number of
+    disagreements among them, `sampled`, `lost` and `compared`.
+    """
+
+    name: str
+    estimate: GapEstimate | None
+    log_evalue_gap: float
+    log_evalue_bands: float
+    requests: float
+    expected: float
+    sampled: float
+    lost: float
+    compared: float
+
+    @property
+    def log_evalue(self) -> float:
+        """The logarithm of the mean of both e-values, which is an e-value again."""
+        return _log_mean([self.log_evalue_gap, self.log_evalue_bands])
+
+    @property
+    def lost_ratio(self) -> float | None:
+        """The share of the samples that ended without a comparison, None if none has ended."""
+        ended = self.lost + self.compared
+        return self.lost / ended if ended else None
+
+
+def start_of(name: str, now: float) -> float:
+    """Return the start of the first slot in window `name` at `now`, both in Unix seconds; 0 since deployment.
+
+    Raises KeyError if there is no such window.
+    """
+    return 0.0 if name == SINCE else (now // SLOT_SECONDS - SLOTS[name] + 1) * SLOT_SECONDS
+
+
+def measure(
+    cells: Cells, now: float, slo: float, ceilings: Sequence[tuple[float, Floats]], level: float = 0.95
+) -> dict[str, Window]:
+    """Return every window of `cells` at `now` (Unix seconds), by name, shortest first.
+
+    `slo` is the gap in (0, 1) that must not be exceeded, `ceilings` as for `log_exceeds_ceilings`, `level` that of the
+    intervals. Raises what the estimators raise.
+    """
+    found = {}
+    for name in NAMES:
+        part = cells.since(start_of(name, now))
+        found[name] = Window(
+            name,
+            estimate(part, level),
+            log_exceeds(part, slo),
+            log_exceeds_ceilings(part, ceilings),
+            *(float(counts.sum()) for counts in (part.requests, part.expected, part.sampled, part.lost, part.compared)),
+        )
+    return found
+
+
+def log_certify(cells: Cells, now: float, slo: float) -> float:
+    """Return the log e-value for "the gap is below `slo`", which certifies the student.
+
+    Of the last week, so that an old success does not vouch for what came after it; of all cells if the week holds fewer
+    than `RECENT` comparisons.
+    """
+    week = cells.since(start_of("7d", now))
+    return log_keeps(week if week.compared.sum() >= RECENT else cells, slo)
+
+
+def combined(windows: Sequence[Window]) -> float:
+    """Return the log of the mean e-value over the windows: they depend on each other, and the mean may."""
+    return _log_mean([window.log_evalue for window in windows])
+
+
+def _log_mean(log_evalues: Sequence[float]) -> float:
+    return float(log_mean_exp(np.array(log_evalues)))
