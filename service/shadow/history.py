@@ -145,14 +145,25 @@ class History:
         self._slot, self._end = 0, 0
         self._requests = [0.0] * self._bands
         self._expected = [0.0] * self._bands
+        # Requests of this process, and their expected disagreement, before those of the running slot.
+        self._requests_before = [0.0] * self._bands
+        self._expected_before = [0.0] * self._bands
+
+    @property
+    def requests(self) -> list[float]:
+        """The requests of this process per band; they never decrease."""
+        return [before + now for before, now in zip(self._requests_before, self._requests, strict=True)]
+
+    @property
+    def expected(self) -> list[float]:
+        """The sum of expected disagreement of the requests of this process per band; it never decreases."""
+        return [before + now for before, now in zip(self._expected_before, self._expected, strict=True)]
 
     def count_request(self, now: float, band: int, expected: float) -> None:
         """Count a request answered at `now` (Unix seconds) for which a coin was tossed."""
         if not self._slot <= now < self._end:
-            if self._slot - HOUR <= now < self._slot:  # counted late
-                key = Key(slot_of(now), band, self._propensity[band])
-                self.add(key, "requests")
-                self.add(key, "expected", expected)
+            if self._slot - HOUR <= now < self._slot:
+                self._add_requests(slot_of(now), band, 1.0, expected)  # counted late
                 return
             self.turn(now)
         self._requests[band] += 1.0
@@ -249,10 +260,15 @@ class History:
         """Move the counts of the running slot into its cells."""
         for band, requests in enumerate(self._requests):
             if requests:
-                key = Key(self._slot, band, self._propensity[band])
-                self.add(key, "requests", requests)
-                self.add(key, "expected", self._expected[band])
+                self._add_requests(self._slot, band, requests, self._expected[band])
                 self._requests[band] = self._expected[band] = 0.0
+
+    def _add_requests(self, slot: int, band: int, requests: float, expected: float) -> None:
+        key = Key(slot, band, self._propensity[band])
+        self.add(key, "requests", requests)
+        self.add(key, "expected", expected)
+        self._requests_before[band] += requests
+        self._expected_before[band] += expected
 
     def _settled(self) -> tuple[Floats, Floats]:
         """Return slot, band and propensity [C, 3] and the counts [C, columns] of all cells."""

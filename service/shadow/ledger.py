@@ -38,11 +38,8 @@ class Ledger:
         self.history = History(propensity)
         self.detector = EDetector(null)
         self.last_comparison: float | None = None
-        self.answered = [0] * bands
-        """Answered texts of this process, whether or not they could be sampled; `expected` is about them too."""
-        self.expected = [0.0] * bands
-        self.eligible = [0] * bands
-        """Answered texts of this process for which a coin was tossed."""
+        self._unsampled = [0.0] * bands
+        self._unsampled_expected = [0.0] * bands
         self.now = Totals.zeros(bands)
         """Counters of this process, of texts that were sampled; `requests` and `expected` stay at zero."""
         self.resumed = [0] * bands
@@ -53,6 +50,21 @@ class Ledger:
         """Number of texts that wait, in memory or in the outbox."""
         self.redactions: Counter[str] = Counter()
         self.defects = 0
+
+    @property
+    def answered(self) -> list[float]:
+        """Answered texts of this process per band, whether or not a coin was tossed for them."""
+        return [sum(counts) for counts in zip(self._unsampled, self.history.requests, strict=True)]
+
+    @property
+    def expected(self) -> list[float]:
+        """The sum of the expected disagreement of the answered texts of this process, per band."""
+        return [sum(sums) for sums in zip(self._unsampled_expected, self.history.expected, strict=True)]
+
+    @property
+    def eligible(self) -> list[float]:
+        """Answered texts of this process for which a coin was tossed, per band."""
+        return self.history.requests
 
     @property
     def totals(self) -> Totals:
@@ -89,16 +101,13 @@ class Ledger:
             self.in_outbox[key] += 1
             self.queued += 1
 
-    def count_request(self, now: float, band: int, expected: float, *, tossed: bool) -> None:
-        """Count a text answered at `now` (Unix seconds), with its expected disagreement.
+    def count_unsampled(self, band: int, expected: float) -> None:
+        """Count an answered text for which no coin is tossed, with its expected disagreement.
 
-        Only if a coin is `tossed` for it, it is one of the requests that the gap is estimated for.
+        It is not one of the requests that the gap is estimated for; those are counted by `history.count_request`.
         """
-        self.answered[band] += 1
-        self.expected[band] += expected
-        if tossed:
-            self.eligible[band] += 1
-            self.history.count_request(now, band, expected)
+        self._unsampled[band] += 1.0
+        self._unsampled_expected[band] += expected
 
     def sample(self, key: Key) -> None:
         """Count a text as sampled and as waiting in memory."""

@@ -117,10 +117,13 @@ class ShadowPipeline:
             self._inputs.counts.count(
                 prediction if self._witness is None else prediction._replace(score=confidence), now
             )
-            active = self._active
             band, expected = self._sampler.place(confidence)
-            self._ledger.count_request(now, band, expected, tossed=active is not None)
-            if active is not None and self._sampler.draw(band):
+            active = self._active
+            if active is None:
+                self._ledger.count_unsampled(band, expected)
+                return
+            self._ledger.history.count_request(now, band, expected)
+            if self._sampler.draw(band):
                 self._queue(active, now, text, prediction, band)
         except Exception:
             self._ledger.defects += 1
