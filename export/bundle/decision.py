@@ -119,6 +119,10 @@ class Decision:
         """Return whether texts with these embeddings, [..., d], are novel; None for a rule without novelty."""
         return None if self.novelty is None else self.novelty.novel(embeddings)
 
+    def is_novel(self, embedding: Floats) -> bool | None:
+        """Return whether one text with this embedding [d] is novel; None for a rule without novelty."""
+        return None if self.novelty is None else bool(self.novelty.novel(embedding))
+
     def act(self, probabilities: Floats, embedding: Floats) -> str:
         """Return the action for one text, from its probabilities [K] and its embedding [d]."""
         if self.novelty is not None and self.novelty.novel(embedding):

@@ -99,8 +99,14 @@ class Model:
         if self._variant is Variant.CANDIDATE:  # an outbox may have only one writer
             settings = settings.model_copy(update={"path": _beside(settings.path)})
         self._shadow_registry = CollectorRegistry()
+        loaded = self.loaded
         self.shadow = ShadowPipeline(
-            settings, self.loaded.bundle, self.loaded.reference, self._shadow_registry, witness=self.loaded.witness
+            settings,
+            loaded.bundle,
+            loaded.reference,
+            self._shadow_registry,
+            decision=loaded.decision,
+            witness=loaded.witness,
         )
 
 

@@ -12,6 +12,7 @@ import structlog
 
 from distill.teachers import Teacher, TeacherError
 from distill.teachers.scaling import Scaling
+from export.bundle.decision import Decision
 from export.bundle.format import Manifest
 from service.shadow.errors import ShadowError
 from service.shadow.ledger import Ledger
@@ -54,11 +55,12 @@ class ActiveShadow:
         ledger: Ledger,
         timed: Callable[[Outcome, float], None],
         witness: str | None = None,
+        decision: Decision | None = None,
     ) -> ActiveShadow:
         """Make the teacher, open the outbox, load its counts into the ledger, and start the tasks.
 
-        `manifest` is that of the student's bundle, `witness` the version of its witness. Raises ShadowError if the
-        teacher or the outbox is unavailable; the message says what to do.
+        `manifest` and `decision` are those of the student's bundle, `witness` the version of its witness. Raises
+        ShadowError if the teacher or the outbox is unavailable; the message says what to do.
         """
         labels = manifest.labels
         scaling = _scaling(manifest)
@@ -81,7 +83,7 @@ class ActiveShadow:
         )
         try:
             caller = TeacherCaller(settings, teacher, labels)
-            worker = Worker(settings, outbox, thread, ledger, caller, timed, scaling)
+            worker = Worker(settings, outbox, thread, ledger, caller, timed, scaling, decision)
             await thread.call(outbox.open)
             await _restore(outbox, thread, ledger)
         except BaseException as error:

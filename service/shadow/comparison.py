@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from export.bundle.decision import Decision
+
 FLOOR = 1e-4
 KL_LIMIT = 10.0  # nats; bounds the effect of one answer on a mean
 JS_LIMIT = math.log(2)
@@ -19,6 +21,7 @@ class Comparison(NamedTuple):
     `agree` is whether both put the same label first. `kl` is KL(teacher ‖ student) in [0, 10] nats, with the student's
     probabilities floored at 1e-4; for a teacher that gives only a label it is the cross-entropy. `js` is the
     Jensen–Shannon divergence in [0, ln 2] nats. The classes are those put first, as positions in [0, K).
+    `decision_agree` is whether the bundle's decision is the same for both, None for a bundle without one.
     """
 
     agree: bool
@@ -26,20 +29,30 @@ class Comparison(NamedTuple):
     js: float
     student_class: int
     teacher_class: int
+    decision_agree: bool | None = None
 
 
-def compare(student: npt.ArrayLike, teacher: npt.ArrayLike) -> Comparison:
-    """Compare two distributions, each [K], over the same labels in the same order."""
+def compare(
+    student: npt.ArrayLike, teacher: npt.ArrayLike, decision: Decision | None = None, novel: bool | None = None
+) -> Comparison:
+    """Compare two distributions, each [K], over the same labels in the same order.
+
+    Whether the text is `novel` is a property of the text: the rule leaves it to a human whoever would answer it.
+    """
     p, q = np.asarray(student, dtype=np.float64), np.asarray(teacher, dtype=np.float64)
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
     student_class, teacher_class = int(p.argmax()), int(q.argmax())
+    same = None
+    if decision is not None:
+        same = bool(np.equal(*(decision.choose(np.asarray(answer), novel) for answer in (student, teacher))))
     return Comparison(
         agree=student_class == teacher_class,
         kl=min(max(_relative_entropy(q, np.maximum(p, FLOOR)), 0.0), KL_LIMIT),
         js=min(max((_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2, 0.0), JS_LIMIT),
         student_class=student_class,
         teacher_class=teacher_class,
+        decision_agree=same,
     )
 
 

@@ -7,7 +7,7 @@ folded into longer ones, so that months need as little memory as days.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -232,6 +232,11 @@ class History:
             agreed=table[:, _AT["agreed"]],
             disagreed=table[:, _AT["disagreed"]],
         )
+
+    def decision_cells(self) -> Cells:
+        """Return all cells, with decisions instead of labels: `agreed` and `disagreed` say whether those are equal."""
+        cells, (_, table) = self.cells(), self._settled()
+        return replace(cells, agreed=table[:, _AT["decision_agreed"]], disagreed=table[:, _AT["decision_disagreed"]])
 
     def totals(self, start: float = 0.0) -> Totals:
         """Return the sums per band over the slots that start at `start` (Unix seconds) or later."""

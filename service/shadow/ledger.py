@@ -163,6 +163,8 @@ class Ledger:
         if not comparison.agree:
             self.now.disagree_weight[band] += weight
         self._add(key, "agreed" if comparison.agree else "disagreed", 1.0)
+        if comparison.decision_agree is not None:
+            self._add(key, "decision_agreed" if comparison.decision_agree else "decision_disagreed", 1.0)
         self._add(key, "kl", comparison.kl)
         self._add(key, "kl_sq", comparison.kl**2)
         self._add(key, "js", comparison.js)

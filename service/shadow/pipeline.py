@@ -14,9 +14,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from export.bundle.classifier import Prediction
+from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from service.shadow.active import ActiveShadow
+from service.shadow.breakdown import decision_gap
 from service.shadow.drift_metrics import DriftMetrics
 from service.shadow.errors import ShadowError
 from service.shadow.input_drift import InputDrift
@@ -44,6 +46,7 @@ class ShadowPipeline:
         reference: Reference,
         registry: CollectorRegistry,
         *,
+        decision: Decision | None = None,
         random: Random | None = None,
         witness: LoadedWitness | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class ShadowPipeline:
         self._settings, self._reference, self._manifest = settings, reference, bundle.manifest
         self._loaded_witness, self._random = witness, random
         self._witness: Witness | None = None
+        self._decision = decision
         self._sampler = Sampler(reference, settings.rate, random)
         self._ledger = Ledger(reference.null, self._sampler.propensity)
         self._metrics = ShadowMetrics(
@@ -86,6 +90,7 @@ class ShadowPipeline:
             self._ledger,
             self._metrics.time_teacher,
             loaded.version if loaded is not None else None,
+            self._decision,
         )
         self._metrics.active = self._active
         if loaded is not None:
@@ -137,7 +142,8 @@ class ShadowPipeline:
         )
         inputs, _ = self._inputs.report(time.time())
         witness = self._witness.report() if self._witness is not None else None
-        return report | {"drift": {"input": inputs}, "witness": witness}
+        decision = decision_gap(self._ledger.history) if self._decision is not None else None
+        return report | {"drift": {"input": inputs}, "witness": witness, "decision": decision}
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1
@@ -149,6 +155,7 @@ class ShadowPipeline:
             probabilities=prediction.probabilities.astype("<f4").tobytes(),
             band=band,
             propensity=self._sampler.propensity[band],
+            novel=None if self._decision is None else self._decision.is_novel(prediction.embedding),
         )
         full = self._ledger.queued >= self._settings.backlog_rows
         self._ledger.sample(sample.key)

@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 
 from distill.teachers.scaling import Scaling
+from export.bundle.decision import Decision
 from service.shadow.breaker import Breaker
 from service.shadow.budget import Budget
 from service.shadow.comparison import compare
@@ -43,7 +44,8 @@ class Worker:
 
     `timed` is called with the outcome and the duration in seconds of each call to the teacher. `scaling` is the
     teacher's calibration, if it has one: the student learned from calibrated answers, so it is compared with the
-    calibrated answer. The answer is stored uncalibrated, as the teacher gave it.
+    calibrated answer. The answer is stored uncalibrated, as the teacher gave it. `decision` is the rule by which the
+    decisions that follow from both answers are compared too.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Worker:
         teacher: TeacherCaller,
         timed: Callable[[Outcome, float], None],
         scaling: Scaling | None = None,
+        decision: Decision | None = None,
     ) -> None:
         self.breaker = Breaker()
         self.budget = Budget(settings.usd_per_hour)
@@ -62,6 +65,7 @@ class Worker:
         self._outbox, self._thread, self._ledger, self._teacher = outbox, thread, ledger, teacher
         self._timed = timed
         self._scaling = scaling
+        self._decision = decision
         self._next_rows: deque[PendingRow] = deque()
         self._claimed: dict[int, float] = {}  # `since` by `seq`, of the next rows and of those in flight
         self._stored_since: dict[str, float] = {}  # `since` by `id`, of stored samples not claimed yet, oldest first
@@ -193,7 +197,8 @@ class Worker:
         answer = comparison = None
         if result.probabilities is not None:
             calibrated = result.probabilities if self._scaling is None else self._scaling.apply(result.probabilities)
-            comparison = compare(np.frombuffer(row.probabilities, dtype="<f4"), calibrated)
+            student = np.frombuffer(row.probabilities, dtype="<f4")
+            comparison = compare(student, calibrated, self._decision, row.novel)
             answer = result.probabilities.astype("<f4").tobytes()
         return RowResult(
             outcome=result.outcome,

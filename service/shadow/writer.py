@@ -173,4 +173,5 @@ class Writer:
             band=sample.band,
             propensity=sample.propensity,
             split="eval" if int.from_bytes(digest, "big") % EVAL_ONE_IN == 0 else "train",
+            novel=sample.novel,
         )

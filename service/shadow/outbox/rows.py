@@ -15,7 +15,8 @@ class Sample(NamedTuple):
     """A sampled text in memory, not yet redacted, with the student's answer.
 
     `id` is unique and increases within a process. The text was answered at `time` (Unix seconds), which is `since` on
-    the monotonic clock. `probabilities` are the bytes of float32 [K].
+    the monotonic clock. `probabilities` are the bytes of float32 [K]. `novel` is whether the text is unlike the
+    training texts, None if the bundle's decision does not ask.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Sample(NamedTuple):
     probabilities: bytes
     band: int
     propensity: float
+    novel: bool | None = None
 
     @property
     def size(self) -> int:
@@ -47,6 +49,7 @@ class OutboxRow(NamedTuple):
     band: int
     propensity: float
     split: str
+    novel: bool | None = None
 
     @property
     def key(self) -> Key:
@@ -64,6 +67,7 @@ class PendingRow(NamedTuple):
     probabilities: bytes
     band: int
     propensity: float
+    novel: bool | None = None
 
     @property
     def key(self) -> Key:

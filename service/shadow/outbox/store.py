@@ -128,7 +128,7 @@ class Outbox:
         """Return the `limit` oldest pending rows, except those whose `seq` is in `without`."""
         with self._transaction("BEGIN") as connection:
             found = connection.execute(
-                "SELECT seq, id, time, text, probabilities, band, propensity FROM rows"
+                "SELECT seq, id, time, text, probabilities, band, propensity, novel FROM rows"
                 " WHERE bundle = ? AND outcome IS NULL ORDER BY seq LIMIT ?",
                 (self._bundle, limit + len(without)),
             )
@@ -142,8 +142,8 @@ class Outbox:
         with self._transaction() as connection:
             found = connection.execute(
                 "UPDATE rows SET outcome = ?, answered = ?, answer = ?, method = ?, agree = ?, kl = ?, js = ?,"
-                " student_class = ?, teacher_class = ?, tokens = ?, cost_usd = ?, seconds = ?, teacher = ?,"
-                f" text = CASE WHEN ? THEN text END, finished = {_NEXT}"
+                " student_class = ?, teacher_class = ?, decision_agree = ?, tokens = ?, cost_usd = ?, seconds = ?,"
+                f" teacher = ?, text = CASE WHEN ? THEN text END, finished = {_NEXT}"
                 " WHERE seq = ? AND bundle = ? AND outcome IS NULL RETURNING time, band, propensity",
                 (*answer, *comparison, *cost, self._teacher, self._keep_text, seq, self._bundle),
             ).fetchone()
@@ -162,8 +162,8 @@ class Outbox:
 
     def _insert(self, connection: sqlite3.Connection, row: OutboxRow) -> bool:
         inserted = connection.execute(
-            "INSERT INTO rows (bundle, teacher, id, time, text, probabilities, band, propensity, split)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO rows (bundle, teacher, id, time, text, probabilities, band, propensity, split, novel)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
             (self._bundle, self._teacher, *row),
         )
         return inserted.rowcount == 1

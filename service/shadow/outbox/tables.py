@@ -36,7 +36,7 @@ TABLES_1 = (
         teacher TEXT,                      -- name@version that is to answer, or has
         answer BLOB,                       -- the teacher's probabilities [K], as given; float32, little-endian
         method TEXT,
-        agree INTEGER,                     -- like kl, js and classes, of the answer as the bundle calibrates it
+        agree INTEGER,                     -- like kl to decision_agree, of the answer as the bundle calibrates it
         kl REAL,
         js REAL,
         tokens INTEGER,
@@ -46,7 +46,7 @@ TABLES_1 = (
         student_class INTEGER,             -- the position of a label
         teacher_class INTEGER,
         decision_agree INTEGER,            -- NULL if the bundle has no decision
-        novel INTEGER                      -- the text is far from those the student learned from; NULL if not measured
+        novel INTEGER                      -- unlike the training texts; NULL if the bundle's decision does not ask
     )
     """,
     "CREATE INDEX waiting ON rows (bundle, seq) WHERE outcome IS NULL",

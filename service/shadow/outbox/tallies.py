@@ -69,6 +69,8 @@ class Tallies:
         if (comparison := result.comparison) is not None:
             sums["agreed" if comparison.agree else "disagreed"] = 1
             sums |= {"kl": comparison.kl, "kl_sq": comparison.kl**2, "js": comparison.js, "js_sq": comparison.js**2}
+            if comparison.decision_agree is not None:
+                sums["decision_agreed" if comparison.decision_agree else "decision_disagreed"] = 1
             hour = folded(hour_of(key.slot), self.hour, DAY)
             classes = (comparison.student_class, comparison.teacher_class)
             connection.execute(_INCREASE_PAIR, (self._bundle, self._teacher, hour, key.propensity, *classes))
