@@ -26,14 +26,17 @@ DETECTOR_FLOOR = 1e4
 class Ledger:
     """Counts in cells (`history`), which outlive the process, and counters of this process (`now`).
 
-    `null` [B] is the ceiling of disagreement per band, in (0, 1]; `detector` tests every comparison against it.
+    `ceilings` holds the ceiling of disagreement per band [B], in (0, 1], with the time in Unix seconds from which it
+    holds: at first those that the ledger was made with. `detector` tests every comparison against the last of them.
+    `compared` is the number of comparisons across restarts.
     `propensity` [B] is the sampling probability of new requests. `last_comparison` is the time of the last answered
     comparison in Unix seconds, None if there was none. `redactions` counts placeholders by kind, `defects` the texts
     that `observe` failed to count. Not thread-safe: use it on the event loop alone.
     """
 
     def __init__(self, null: Floats, propensity: Sequence[float]) -> None:
-        self.null = null
+        self.ceilings: list[tuple[float, Floats]] = [(0.0, null)]
+        self.compared = 0
         self.bands = bands = len(null)
         self.history = History(propensity)
         self.detector = EDetector(null)
@@ -50,6 +53,11 @@ class Ledger:
         """Number of texts that wait, in memory or in the outbox."""
         self.redactions: Counter[str] = Counter()
         self.defects = 0
+
+    @property
+    def null(self) -> Floats:
+        """The ceilings that hold now."""
+        return self.ceilings[-1][1]
 
     @property
     def answered(self) -> list[float]:
@@ -96,10 +104,17 @@ class Ledger:
         """Continue from what earlier processes left in the outbox."""
         self.history.load(restored.tallies, restored.pairs)
         self.detector, self.last_comparison = restored.detector, restored.last
+        self.ceilings += restored.ceilings
+        self.compared = int(self.totals.compared.sum())
         for key in restored.pending:
             self.resumed[key.band] += 1
             self.in_outbox[key] += 1
             self.queued += 1
+
+    def tighten(self, since: float, null: Floats, detector: EDetector) -> None:
+        """Judge requests of the slots from `since` on by the ceilings `null` [B]; `detector` already does."""
+        self.ceilings.append((since, null))
+        self.detector = detector
 
     def count_unsampled(self, band: int, expected: float) -> None:
         """Count an answered text for which no coin is tossed, with its expected disagreement.
@@ -157,6 +172,7 @@ class Ledger:
         """Count a completed comparison, answered at `answered` (Unix seconds), that is stored in the outbox."""
         band, weight = key.band, 1.0 / key.propensity
         self.detector.update(band, not comparison.agree)
+        self.compared += 1
         self.last_comparison = max(answered, self.last_comparison or answered)
         self.now.weight[band] += weight
         self.now.weight_sq[band] += weight**2

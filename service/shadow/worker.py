@@ -29,6 +29,7 @@ from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, TeacherResult
+from service.shadow.tightening import due, tighten
 
 OLDEST_SECONDS = 30 * 86400.0
 """Greatest plausible age of a row from an earlier process; a greater one means that a clock was wrong."""
@@ -72,6 +73,7 @@ class Worker:
         self._started = (time.time(), time.monotonic())
         self._claiming = asyncio.Lock()
         self._more = asyncio.Event()
+        self._tightening = asyncio.Lock()
         self._stopping = False
         self._failing = False
 
@@ -109,6 +111,8 @@ class Worker:
                 self._ledger.lose_in_flight(row.key)
             else:
                 del self._claimed[row.seq]
+                if due(self._ledger):
+                    await self._tighten()
 
     async def _next_row(self) -> PendingRow | None:
         """Wait for the next row to ask about and return it; None when stopped."""
@@ -228,6 +232,15 @@ class Worker:
         self._ledger.add_cost(row.key, result.cost_usd, result.tokens)
         if result.comparison is not None:
             self._ledger.compare(row.key, result.answered, result.comparison)
+
+    async def _tighten(self) -> None:
+        """Set the ceilings once more; if that fails, it is tried again after the next row."""
+        async with self._tightening:
+            if due(self._ledger):  # not done by another worker meanwhile
+                try:
+                    await tighten(self._ledger, self._outbox, self._thread)
+                except Exception as error:
+                    log.warning("shadow could not lower ceilings", error=str(error))
 
     async def _outbox_failed(self, error: OutboxError) -> None:
         """Log the first of a series of outbox errors, and pause."""

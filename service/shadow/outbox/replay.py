@@ -41,6 +41,28 @@ def replay(connection: sqlite3.Connection, bundle: str, teacher: str, null: Floa
     return detector, answered
 
 
+def load_ceilings(connection: sqlite3.Connection, bundle: str, teacher: str) -> list[tuple[float, Floats]]:
+    """Return the ceilings [B] that were set since the bundle's, with the time from which each holds, oldest first."""
+    query = "SELECT since, ceilings FROM ceilings WHERE bundle = ? AND teacher = ? ORDER BY since"
+    found = connection.execute(query, (bundle, teacher))
+    return [(since, np.array(json.loads(null))) for since, null in found]
+
+
+def change_ceilings(
+    connection: sqlite3.Connection, bundle: str, teacher: str, since: float, before: Floats, null: Floats
+) -> EDetector:
+    """Replace the ceilings `before` by `null` for slots from `since` on; return the e-detector, which keeps its state.
+
+    As long as the new ceilings depend on earlier comparisons alone, its promise holds across the change.
+    """
+    detector = EDetector(null, replay(connection, bundle, teacher, before)[0].evidence)
+    ceilings = json.dumps(null.tolist())
+    connection.execute("INSERT OR REPLACE INTO ceilings VALUES (?, ?, ?, ?)", (bundle, teacher, since, ceilings))
+    update = "UPDATE detectors SET ceilings = ? WHERE bundle = ? AND teacher = ?"
+    connection.execute(update, (ceilings, bundle, teacher))
+    return detector
+
+
 def delete_old(connection: sqlite3.Connection, before: float, limit: int) -> int:
     """Delete those of the `limit` rows finished first that were answered before `before` (Unix seconds).
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
-from service.shadow.history import Key, Pair, slot_of
+from service.shadow.history import Floats, Key, Pair, slot_of
 from service.shadow.outcome import Outcome
 
 
@@ -94,12 +94,14 @@ class RowResult(NamedTuple):
 class Restored(NamedTuple):
     """What an outbox has of earlier processes.
 
-    `tallies` and `pairs` are as `History.load` takes them, `pending` the cells of pending rows, `detector` includes all
-    comparisons, of which the last was answered at `last` (Unix seconds, None without one).
+    `tallies` and `pairs` are as `History.load` takes them, `pending` the cells of pending rows. `ceilings` [B] were set
+    since the bundle's, each from a time on (Unix seconds). `detector` includes all comparisons, of which the last was
+    answered at `last` (Unix seconds, None without one).
     """
 
     tallies: list[tuple[float, ...]]
     pairs: list[tuple[Pair, int]]
     pending: list[Key]
+    ceilings: list[tuple[float, Floats]]
     detector: EDetector
     last: float | None

@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distill.owned import OwnedFile
+from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.history import Changes, Floats, Key, slot_of
 from service.shadow.outbox.migration import migrate
-from service.shadow.outbox.replay import delete_old, replay
+from service.shadow.outbox.replay import change_ceilings, delete_old, load_ceilings, replay
 from service.shadow.outbox.rows import OutboxRow, PendingRow, Restored, RowResult
 from service.shadow.outbox.tables import SCHEMA, TABLES_1, TABLES_2
 from service.shadow.outbox.tallies import Tallies
@@ -102,18 +103,20 @@ class Outbox:
         self._file.release()
 
     def restore(self, hour: int, null: Floats) -> Restored:
-        """Return what earlier processes left, for the ceilings `null` [B]; fold old slots as `history.folded` says.
+        """Return what earlier processes left, for a bundle with the ceilings `null` [B].
 
-        Rows that are pending for another teacher become this teacher's.
+        Old slots are folded, as `history.folded` says. Rows that are pending for another teacher become this teacher's.
         """
         with self._transaction() as connection:
             self._tallies.fold(connection, hour)
             self._tallies.adopt(connection)
-            detector, last = replay(connection, self._bundle, self._teacher, null)
+            ceilings = load_ceilings(connection, self._bundle, self._teacher)
+            latest = ceilings[-1][1] if ceilings else null
+            detector, last = replay(connection, self._bundle, self._teacher, latest)
             query = "SELECT time, band, propensity FROM rows WHERE bundle = ? AND outcome IS NULL AND band < ?"
             found = connection.execute(query, (self._bundle, len(null)))
             pending = [Key(slot_of(time), band, propensity) for time, band, propensity in found]
-            return Restored(*self._tallies.load(connection, len(null)), pending, detector, last)
+            return Restored(*self._tallies.load(connection, len(null)), pending, ceilings, detector, last)
 
     def write(self, rows: Sequence[OutboxRow], changes: Changes) -> None:
         """Insert new rows, and store the counts without rows, in one transaction. Rows already stored stay."""
@@ -151,6 +154,14 @@ class Outbox:
                 time, band, propensity = found
                 self._tallies.finish(connection, Key(slot_of(time), band, propensity), result)
             return found is not None
+
+    def tighten(self, since: float, before: Floats, null: Floats) -> EDetector:
+        """Replace the ceilings `before` [B] by `null` for slots from `since` on (Unix seconds); return the e-detector.
+
+        It includes every comparison that is stored.
+        """
+        with self._transaction() as connection:
+            return change_ceilings(connection, self._bundle, self._teacher, since, before, null)
 
     def delete_old(self, before: float) -> bool:
         """Delete some of the rows that were answered before `before` (Unix seconds); return whether there may be more.

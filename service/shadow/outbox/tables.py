@@ -89,6 +89,15 @@ TABLES_2 = (
     ) WITHOUT ROWID
     """,
     """
+    CREATE TABLE ceilings (
+        bundle TEXT NOT NULL,
+        teacher TEXT NOT NULL,
+        since REAL NOT NULL,               -- Unix seconds of the slot from which they hold
+        ceilings TEXT NOT NULL,            -- JSON, one per band
+        PRIMARY KEY (bundle, teacher, since)
+    ) WITHOUT ROWID
+    """,
+    """
     CREATE TABLE detectors (
         bundle TEXT NOT NULL,
         teacher TEXT NOT NULL,
