@@ -161,7 +161,7 @@ def build_bundle(
             TOKENIZER: folder / STUDENT_TOKENIZER,
             REFERENCE: replace(reference, drift=drift).to_bytes(),
             GOLDEN: golden_jsonl(_golden(validation, selection.answers, student.labels)),
-            CARD: card(manifest, decision).encode(),
+            CARD: card(manifest, reference, decision).encode(),
         }
         if role == "student" and not student.multi_label:  # what can be shadowed
             asked = baseline.teacher if baseline.raw is None else baseline.raw

@@ -9,6 +9,9 @@ from scipy.optimize import isotonic_regression
 from export.bundle.ceilings import ceilings
 from export.bundle.reference import Floats, Reference
 
+TOLERATED_RATIO = 1.5
+"""Ceilings that tolerate more than this multiple of the gap on validation are warned about."""
+
 BAND_EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.17, 0.25, 0.35)
 
 
@@ -40,6 +43,20 @@ def fit_reference(top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[flo
         null=ceilings(wrong, rows),
         rows=rows,
         disagreements=wrong,
+    )
+
+
+def ceiling_warning(name: str, reference: Reference) -> str | None:
+    """Return a warning if the ceilings of student `name` tolerate more than 1.5 times its gap on validation.
+
+    There is none while they tolerate no more than the SLO, which is tested on its own.
+    """
+    if reference.tolerated <= max(TOLERATED_RATIO * reference.gap, reference.slo):
+        return None
+    return (
+        f"{name}: with {reference.rows.sum():.0f} validation rows, the ceilings of its confidence bands tolerate a "
+        f"live gap of {reference.tolerated:.1%}, where that on validation is {reference.gap:.1%}; a rise within a "
+        "band will be noticed late. More validation rows lower the ceilings, and so will the first 1,000 live comparisons"
     )
 
 

@@ -8,10 +8,14 @@ from typing import Any
 
 from distill.decision import Rule
 from export.bundle.format import Manifest
+from export.bundle.reference import Reference
 
 
-def card(manifest: Manifest, decision: Rule | None = None) -> str:
-    """Return the text of `CARD.md`; `decision` is the rule of the task, if it has one."""
+def card(manifest: Manifest, reference: Reference, decision: Rule | None = None) -> str:
+    """Return the text of `CARD.md`.
+
+    `reference` says which live gap is too large; `decision` is the rule of the task, if it has one.
+    """
     gates = [
         f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
         for gate in manifest.gates.values()
@@ -39,6 +43,7 @@ def card(manifest: Manifest, decision: Rule | None = None) -> str:
             *_teacher(manifest.teacher),
             f"- Agreement with the teacher on {manifest.measured['validation_rows']} validation rows, which also chose "
             f"the epoch: {manifest.measured['validation_agreement']:.4f}",
+            *_gap(manifest, reference),
             *several,
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
@@ -58,6 +63,16 @@ def card(manifest: Manifest, decision: Rule | None = None) -> str:
             "",
         ]
     )
+
+
+def _gap(manifest: Manifest, reference: Reference) -> list[str]:
+    """Say which live gap is too large. A multi-label student has no live gap."""
+    if manifest.multi_label:
+        return []
+    return [
+        f"- Its live gap shall stay below {reference.slo:.2%}, the upper 95 % bound on validation and a point more; "
+        f"the ceilings of its confidence bands tolerate {reference.tolerated:.2%}"
+    ]
 
 
 def _teacher(teacher: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,8 @@ from export.build import Baseline, build_bundle
 from export.bundle.classifier import Classifier, Prediction
 from export.bundle.decision import Decision
 from export.bundle.format import Bundle
+from export.bundle.reference import Reference
+from export.fit_reference import ceiling_warning
 from export.witness import Witness, make_witness
 
 GAP = "gap.json"
@@ -134,6 +136,23 @@ class ExportRun:
         gap: dict[str, Any] = json.loads((self.report.path / GAP).read_text(encoding="utf-8"))
         return gap
 
+    def promises(self) -> list[str]:
+        """Say of each student which live gap is too large."""
+        return [
+            f"{name}: its gap is {found.gap:.1%} of {found.rows.sum():.0f} validation rows; live, it shall stay below "
+            f"{found.slo:.1%}, and the ceilings of its confidence bands tolerate {found.tolerated:.1%}"
+            for name, found in self._references().items()
+        ]
+
+    def ceiling_warnings(self) -> list[str]:
+        """Warn about each student whose ceilings tolerate far more than its gap on validation."""
+        warnings = (ceiling_warning(name, found) for name, found in self._references().items())
+        return [warning for warning in warnings if warning is not None]
+
+    def _references(self) -> dict[str, Reference]:
+        """The references of the students that can be shadowed."""
+        return {name: Reference.open(found) for name, found in self.bundles().items() if not found.manifest.multi_label}
+
     def _export(self, folder: Path, name: str) -> None:
         splits, soft = self.run.splits(), self.run.soft_labels()
         build_bundle(
@@ -201,6 +220,7 @@ class ExportRun:
             "warnings": [
                 *teacher_warnings(teacher, splits.labels, gold),
                 *student_warnings(answers, teacher, splits.labels),
+                *self.ceiling_warnings(),
             ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
             "budget": self.task.budget.model_dump(),

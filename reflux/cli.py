@@ -147,8 +147,13 @@ def export(
         export_hub(bundle, folder)
         console.print(f"{folder}: {bundle.manifest.name}, version {bundle.manifest.version}, in the layout of the hub")
     elif task is not None:
-        bundle = _export_run(task, output).make_bundles()
+        exported = _export_run(task, output)
+        bundle = exported.make_bundles()
         console.print(f"{bundle.path}: {bundle.manifest.name}, {bundle.manifest.measured['reason']}")
+        for line in exported.promises():
+            console.print(line)
+        for warning in exported.ceiling_warnings():
+            _warn(warning)
     else:
         raise typer.BadParameter("give a task file, or --verify with a bundle")
 

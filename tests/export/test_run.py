@@ -275,6 +275,22 @@ def test_the_report_warns_of_a_teacher_with_one_label_for_everything(copy, gap, 
     assert f"**Warning:** {warning}." in (made.report.path / "report.md").read_text()
 
 
+def test_the_report_warns_of_ceilings_that_tolerate_much(exported, gap):
+    assert exported.ceiling_warnings()  # the fixture's validation split has 60 rows
+    assert set(exported.ceiling_warnings()) <= set(gap["warnings"])
+
+
+def test_the_export_and_the_card_say_which_live_gap_is_too_large(exported):
+    said = dict(line.split(": ", 1) for line in exported.promises())
+    for name, bundle in exported.bundles().items():
+        reference = Reference.open(bundle)
+        assert f"it shall stay below {reference.slo:.1%}" in said[name]
+        assert f"tolerate {reference.tolerated:.1%}" in said[name]
+        card = (bundle.path / CARD).read_text()
+        assert f"shall stay below {reference.slo:.2%}" in card
+        assert f"tolerate {reference.tolerated:.2%}" in card
+
+
 def test_the_report_says_what_was_compared_with_what(exported, gap):
     soft = exported.run.soft_labels()
     assert gap["task"] == "keywords"
