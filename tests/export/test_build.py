@@ -449,7 +449,8 @@ def test_the_card_tells_people_what_the_manifest_tells_programs(built):
     ],
 )
 def test_the_card_says_whom_the_student_learned_from_and_on_what_terms(built, teacher, lines):
-    text = card(dataclasses.replace(built["auto"].manifest, teacher=teacher)).splitlines()
+    bundle = built["auto"]
+    text = card(dataclasses.replace(bundle.manifest, teacher=teacher), Reference.open(bundle)).splitlines()
     start = text.index(lines[0])
     assert text[start : start + len(lines)] == lines
     assert text[start + len(lines)].startswith("- Agreement with the teacher")

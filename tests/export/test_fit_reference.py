@@ -125,13 +125,13 @@ def test_rows_of_one_confidence_count_the_same_in_any_order():
     order = np.random.default_rng(6).permutation(180)
     one, other = fit_reference(top, disagree), fit_reference(top[order], disagree[order])
     assert one.to_bytes() == other.to_bytes()
-    np.testing.assert_allclose(expected(one, [1.0, 0.9, 0.6]), [0.1, 0.2, 0.5])
+    np.testing.assert_allclose(expected(one, np.array([1.0, 0.9, 0.6])), [0.1, 0.2, 0.5])
 
 
 def test_a_confidence_counts_by_its_rows():
     """More disagreement at 0.9 than at 0.6 is pooled to one rate: that of all rows, not the mean of two rates."""
     fitted = fit_reference(np.repeat([0.9, 0.6], [90, 10]), np.arange(100) < 20)
-    np.testing.assert_allclose(expected(fitted, [0.9, 0.6]), [0.2, 0.2])
+    np.testing.assert_allclose(expected(fitted, np.array([0.9, 0.6])), [0.2, 0.2])
 
 
 def test_a_validation_split_without_a_disagreement_does_not_promise_that_there_is_none():
@@ -159,7 +159,7 @@ def test_one_row_is_enough():
 def test_a_smoothed_stretch_does_not_exceed_its_less_confident_neighbour():
     """Nine rows that agree give ½ / 10, but the 1000 rows below them show 0.01."""
     fitted = fit_reference(np.repeat([0.99, 0.9], [9, 1000]), np.arange(1009) >= 999)
-    np.testing.assert_allclose(expected(fitted, [0.99, 0.9]), 0.01)
+    np.testing.assert_allclose(expected(fitted, np.array([0.99, 0.9])), 0.01)
 
 
 def test_a_band_that_validation_never_met_has_its_neighbours_ceiling_and_the_spread_of_its_edges():

@@ -17,7 +17,6 @@ from service.monitor.cells import Cells, Floats
 
 EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.17, 0.25, 0.35)
 BANDS = len(EDGES) + 1
-TAU = 0.3
 HOUR = 3600.0
 
 _EVERYONE = np.ones(BANDS)
@@ -150,4 +149,4 @@ def sampled_at(rate: float) -> Floats:
     """Return the propensity of every band at a sampling rate, fitted to the calibrated student."""
     d, band = _calibrated()
     counts = np.bincount(band)
-    return propensities(rate, counts / d.size, np.sqrt(np.bincount(band, d * (1 - d)) / counts), tau=TAU)
+    return propensities(rate, counts / d.size, np.sqrt(np.bincount(band, d * (1 - d)) / counts))
