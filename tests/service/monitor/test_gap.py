@@ -214,5 +214,5 @@ def test_the_level_must_be_a_probability() -> None:
 
 
 def test_the_uncertain_are_sampled_more_often() -> None:
-    assert np.all(np.diff(sampled_at(RATE)) > 0)
+    assert np.all(np.diff(sampled_at(RATE))[1:] > 0)  # the first two bands are at the floor
     assert worlds()["calibrated"].share @ sampled_at(RATE) == pytest.approx(RATE)
