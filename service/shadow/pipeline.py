@@ -30,6 +30,7 @@ from service.shadow.report import gap_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
 from service.shadow.witness import Answered, LoadedWitness, Witness
+from service.shadow.witness_metrics import WitnessMetrics
 
 __all__ = ["ShadowError", "ShadowPipeline", "ShadowSettings"]
 
@@ -64,6 +65,8 @@ class ShadowPipeline:
         )
         self._inputs = InputDrift(reference, bundle.manifest.labels)
         registry.register(DriftMetrics(self._inputs, bundle.manifest.version))
+        self._witness_metrics = WitnessMetrics(bundle.manifest.version)
+        registry.register(self._witness_metrics)
         self._active: ActiveShadow | None = None
         self.started = False
         self._process = os.urandom(8).hex()
@@ -95,6 +98,7 @@ class ShadowPipeline:
         self._metrics.active = self._active
         if loaded is not None:
             self._witness = Witness(loaded, self._settings, self._count_seen, self._random.random)
+            self._witness_metrics.witness = self._witness
 
     async def stop(self) -> None:
         """Write what is queued and close, within `stop_seconds`. Pending rows wait for the next start."""
@@ -110,7 +114,7 @@ class ShadowPipeline:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
         if self._witness is not None:
             self._witness.offer(text, prediction)
-        else:
+        elif self._loaded_witness is None:  # else it does not run now, and the text's band is not known
             self._count(text, prediction, prediction.score, time.time())
 
     def _count_seen(self, item: Answered, confidence: float) -> None:

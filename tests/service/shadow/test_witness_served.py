@@ -67,6 +67,10 @@ async def test_a_text_is_counted_in_the_band_that_student_and_witness_give(witne
     async with witnessed() as client:
         await ask(client, TEXTS)
         gap = await seen(client, len(TEXTS))
+        metrics = (await client.get("/metrics")).text
+    version = gap["model_version"]
+    assert f'reflux_witness_texts_total{{model_version="{version}",result="seen"}} {len(TEXTS)}.0' in metrics
+    assert f'reflux_witness_agreed_total{{model_version="{version}"}} {len(TEXTS) - 2}.0' in metrics
     assert gap["counts"]["requests"] == len(TEXTS)
     assert gap["counts"]["disagreements"] == 2
     hardest = [band for band in gap["bands"] if band["requests"]][-1]
