@@ -3,7 +3,7 @@
 One odd answer may be the teacher's own noise. So an anchor that is answered otherwise is asked again at once, and
 counts as changed only if `DRAWS` answers in a row lack its label. How rarely that happens without a change follows from
 the teacher's noise, the rate at which two of its answers to one text differ, and from how often this anchor has kept
-its label. Pure; `service.shadow.anchors` asks.
+its label. Pure; `service.shadow.teacher_watch` asks.
 
 It sees nothing between anchors: a label that no anchor has may change unseen. It takes answers to be independent draws,
 so a teacher whose answers vary with the time of day may count as changed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import structlog
 
 from distill.teachers import Teacher, TeacherError
 from distill.teachers.scaling import Scaling
+from export.bundle.anchors import Anchor
 from export.bundle.decision import Decision
 from export.bundle.format import Manifest
 from service.shadow.errors import ShadowError
@@ -22,6 +23,7 @@ from service.shadow.outcome import Outcome
 from service.shadow.retention import delete_old_rows
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, make_teacher
+from service.shadow.teacher_watch import TeacherWatch
 from service.shadow.worker import Worker
 from service.shadow.writer import Writer
 
@@ -37,8 +39,10 @@ class ActiveShadow:
     thread: OutboxThread
     writer: Writer
     worker: Worker
+    watch: TeacherWatch
     writer_task: asyncio.Task[None]
     worker_tasks: tuple[asyncio.Task[None], ...]
+    watch_task: asyncio.Task[None]
     retention_task: asyncio.Task[None] | None
 
     @property
@@ -56,11 +60,12 @@ class ActiveShadow:
         timed: Callable[[Outcome, float], None],
         witness: str | None = None,
         decision: Decision | None = None,
+        anchors: Sequence[Anchor] = (),
     ) -> ActiveShadow:
         """Make the teacher, open the outbox, load its counts into the ledger, and start the tasks.
 
-        `manifest` and `decision` are those of the student's bundle, `witness` the version of its witness. Raises
-        ShadowError if the teacher or the outbox is unavailable; the message says what to do.
+        `manifest`, `decision` and `anchors` are those of the student's bundle, `witness` the version of its witness.
+        Raises ShadowError if the teacher or the outbox is unavailable; the message says what to do.
         """
         labels = manifest.labels
         scaling = _scaling(manifest)
@@ -83,9 +88,11 @@ class ActiveShadow:
         )
         try:
             caller = TeacherCaller(settings, teacher, labels)
-            worker = Worker(settings, outbox, thread, ledger, caller, timed, scaling, decision)
+            watch = TeacherWatch(settings, anchors, labels, outbox, thread, caller)
+            worker = Worker(settings, outbox, thread, ledger, caller, watch, timed, scaling, decision)
             await thread.call(outbox.open)
             await _restore(outbox, thread, ledger)
+            await watch.restore()
         except BaseException as error:
             await _within(settings.stop_seconds, thread.call(outbox.close), "outbox")
             thread.close()
@@ -97,11 +104,14 @@ class ActiveShadow:
         writer_task = asyncio.create_task(writer.run(), name="shadow-writer")
         workers = min(settings.concurrency, teacher.concurrency)
         worker_tasks = tuple(asyncio.create_task(worker.run(), name=f"shadow-worker-{n}") for n in range(workers))
+        watch_task = asyncio.create_task(watch.run(), name="shadow-teacher-watch")
         retention_task = None
         if settings.retention_days is not None:
             deleting = delete_old_rows(outbox, thread, settings.retention_days)
             retention_task = asyncio.create_task(deleting, name="shadow-retention")
-        return cls(teacher, outbox, thread, writer, worker, writer_task, worker_tasks, retention_task)
+        return cls(
+            teacher, outbox, thread, writer, worker, watch, writer_task, worker_tasks, watch_task, retention_task
+        )
 
     async def stop(self, seconds: float) -> None:
         """Write what is queued, let running calls end, and close; within `seconds`, even if something hangs.
@@ -112,7 +122,9 @@ class ActiveShadow:
             self.retention_task.cancel()
         self.writer.stop()
         self.worker.stop()
-        _, hanging = await asyncio.wait({self.writer_task, *self.worker_tasks}, timeout=0.6 * seconds)
+        self.watch.stop()
+        tasks = {self.writer_task, *self.worker_tasks, self.watch_task}
+        _, hanging = await asyncio.wait(tasks, timeout=0.6 * seconds)
         for task in hanging:
             task.cancel()
         if hanging:

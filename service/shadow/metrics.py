@@ -24,6 +24,7 @@ from service.shadow.active import ActiveShadow
 from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.redaction.redact import KINDS
+from service.shadow.teacher_report import teacher_metrics
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
@@ -80,6 +81,7 @@ class ShadowMetrics(Collector):
         yield from self._comparisons()
         yield from self._pipeline()
         yield from self._teacher()
+        yield from teacher_metrics(self.active.watch if self.active else None)
         yield from self._gap()
 
     def _band_counters(self) -> Iterator[Metric]:

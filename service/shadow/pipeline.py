@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from export.bundle.anchors import read_anchors
 from export.bundle.classifier import Prediction
 from export.bundle.decision import Decision
 from export.bundle.format import Bundle
@@ -58,6 +59,7 @@ class ShadowPipeline:
         self._loaded_witness, self._random = witness, random
         self._witness: Witness | None = None
         self._decision = decision
+        self._anchors = read_anchors(bundle) if settings.enabled else []
         self._sampler = Sampler(reference, settings.rate, random)
         self._ledger = Ledger(reference.null, self._sampler.propensity)
         self._metrics = ShadowMetrics(
@@ -94,6 +96,7 @@ class ShadowPipeline:
             self._metrics.time_teacher,
             loaded.version if loaded is not None else None,
             self._decision,
+            self._anchors,
         )
         self._metrics.active = self._active
         if loaded is not None:

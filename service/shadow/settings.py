@@ -59,6 +59,12 @@ class ShadowSettings(BaseModel):
     usd_per_hour: float | None = Field(default=None, gt=0.0)
     """Maximum cost of the teacher in any hour. Beyond it the outcome is `budget`. None: no limit."""
 
+    anchors_per_day: int | None = Field(default=None, ge=0)
+    """Anchors of the bundle to ask about per day: they show whether the teacher changes. None: each once; 0: none."""
+
+    repeat_rate: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of the teacher's answers that are asked for twice, to measure its own noise. 0 for constant teachers."""
+
     phone_countries: tuple[str, ...] = ()
     """Countries, such as `["DE", "US"]`, whose phone numbers are redacted even without a country prefix."""
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -14,7 +15,10 @@ import structlog
 from pydantic import ValidationError
 
 from distill.teachers import Answer, Teacher, TeacherError, create, label_order
+from distill.teachers.api.identity import joined
 from export.bundle.guard import is_panic
+from service.shadow.breaker import Breaker
+from service.shadow.budget import Budget
 from service.shadow.errors import ShadowError
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
@@ -30,7 +34,7 @@ class TeacherResult:
     """The outcome of one call to the teacher.
 
     `probabilities` are float32 [K] in the student's order of labels, None unless the outcome is COMPLETED. `cost_usd`
-    is None if the call failed.
+    is None if the call failed. `model` and `fingerprint` are as the teacher's responses state them.
     """
 
     outcome: Outcome
@@ -38,6 +42,8 @@ class TeacherResult:
     method: str | None = None
     tokens: int = 0
     cost_usd: float | None = None
+    model: str | None = None
+    fingerprint: str | None = None
 
 
 def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
@@ -60,13 +66,26 @@ def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
 class TeacherCaller:
     """Asks `teacher` about single texts, with the answers in the order of the student's `labels`.
 
+    Who asks goes by its `breaker` and its `budget`.
+
     Raises TeacherError if the teacher's labels are not the same.
     """
 
     def __init__(self, settings: ShadowSettings, teacher: Teacher, labels: Sequence[str]) -> None:
+        self.breaker = Breaker()
+        self.budget = Budget(settings.usd_per_hour)
         self._settings, self._teacher = settings, teacher
         self._order = label_order(teacher.labels, labels, f"the teacher {teacher.name}")
+        self._orders = int(getattr(teacher, "orders", 1))
+        self._slots = asyncio.Semaphore(min(settings.concurrency, teacher.concurrency))
         self._jitter = Random()
+
+    def settle(self, reserved: float, result: TeacherResult) -> None:
+        """Settle with the budget. A failed call costs nothing; one that timed out may cost, so it stays reserved."""
+        if result.cost_usd is not None:
+            self.budget.settle(reserved, result.cost_usd)
+        elif result.outcome is not Outcome.TIMEOUT:
+            self.budget.release(reserved)
 
     @property
     def hold_seconds(self) -> float:
@@ -74,11 +93,19 @@ class TeacherCaller:
         held: float = getattr(self._teacher, "held", 0.0)
         return held
 
-    async def ask(self, text: str) -> TeacherResult:
-        """Ask about a text, within `deadline_seconds`. Every failure becomes an outcome."""
+    async def ask(self, text: str, draw: int = 0) -> TeacherResult:
+        """Ask about a text, within `deadline_seconds`. Every failure becomes an outcome.
+
+        Another `draw` is the very same question, but an answer from a cache is not accepted. At most `concurrency`
+        texts are asked about at once, others wait.
+        """
+        async with self._slots:
+            return await self._ask(text, draw * self._orders)
+
+    async def _ask(self, text: str, repeat: int) -> TeacherResult:
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
-                answers = await self._attempt_twice(text)
+                answers = await self._attempt_twice(text, repeat)
         except TimeoutError:
             return TeacherResult(Outcome.TIMEOUT)
         except TeacherError as error:
@@ -98,24 +125,30 @@ class TeacherCaller:
             return TeacherResult(Outcome.TEACHER_ERROR)
         return self._read(answers)
 
-    async def _attempt_twice(self, text: str) -> object:
+    async def _attempt_twice(self, text: str, repeat: int) -> object:
         try:
-            return await self._teacher.ask([text])
+            return await self._teacher.ask([text], repeat)
         except TeacherError as error:
             if not error.retryable:
                 raise
         await asyncio.sleep(self._jitter.uniform(0.0, self._settings.retry_seconds))
-        return await self._teacher.ask([text])
+        return await self._teacher.ask([text], repeat)
 
     def _read(self, answers: object) -> TeacherResult:
         """Check what the teacher returned for one text, and bring it into the student's order of labels."""
         answer = answers[0] if isinstance(answers, Sequence) and len(answers) == 1 else None
         if not isinstance(answer, Answer):
             return TeacherResult(Outcome.INVALID_ANSWER)
-        tokens, cost_usd = int(min(_amount(answer.tokens), 2**53)), _amount(answer.cost_usd)
+        result = partial(
+            TeacherResult,
+            tokens=int(min(_amount(answer.tokens), 2**53)),
+            cost_usd=_amount(answer.cost_usd),
+            model=joined([answer.model]),
+            fingerprint=joined([answer.fingerprint]),
+        )
         rejected = answer.outcome == "invalid" and answer.reason  # by the teacher's server, before the model
         if answer.outcome == "refused" or rejected:
-            return TeacherResult(Outcome.REFUSED, tokens=tokens, cost_usd=cost_usd)
+            return result(Outcome.REFUSED)
         try:
             probabilities = np.asarray(answer.probabilities, dtype=np.float32)
         except (TypeError, ValueError):
@@ -125,8 +158,8 @@ class TeacherCaller:
             np.all(probabilities >= 0) and abs(float(probabilities.sum()) - 1.0) <= SUM_TOLERANCE
         )
         if answer.outcome != "ok" or not proper:
-            return TeacherResult(Outcome.INVALID_ANSWER, tokens=tokens, cost_usd=cost_usd)
-        return TeacherResult(Outcome.COMPLETED, probabilities[self._order], str(answer.method), tokens, cost_usd)
+            return result(Outcome.INVALID_ANSWER)
+        return result(Outcome.COMPLETED, probabilities[self._order], str(answer.method))
 
 
 def _amount(value: object) -> float:

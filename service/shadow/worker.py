@@ -18,8 +18,6 @@ import structlog
 
 from distill.teachers.scaling import Scaling
 from export.bundle.decision import Decision
-from service.shadow.breaker import Breaker
-from service.shadow.budget import Budget
 from service.shadow.comparison import compare
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import Ledger
@@ -29,6 +27,7 @@ from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, TeacherResult
+from service.shadow.teacher_watch import TeacherWatch
 from service.shadow.tightening import due, tighten
 
 OLDEST_SECONDS = 30 * 86400.0
@@ -43,10 +42,11 @@ log = structlog.get_logger(__name__)
 class Worker:
     """Brings the rows of the outbox to their outcomes, oldest first.
 
-    `timed` is called with the outcome and the duration in seconds of each call to the teacher. `scaling` is the
-    teacher's calibration, if it has one: the student learned from calibrated answers, so it is compared with the
-    calibrated answer. The answer is stored uncalibrated, as the teacher gave it. `decision` is the rule by which the
-    decisions that follow from both answers are compared too.
+    `timed` is called with the outcome and the duration in seconds of each call to the teacher. `watch` may ask about an
+    answered row again, and counts which models answered. `scaling` is the teacher's calibration, if it has one: the
+    student learned from calibrated answers, so it is compared with the calibrated answer. The answer is stored
+    uncalibrated, as the teacher gave it. `decision` is the rule by which the decisions that follow from both answers
+    are compared too.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Worker:
         thread: OutboxThread,
         ledger: Ledger,
         teacher: TeacherCaller,
+        watch: TeacherWatch,
         timed: Callable[[Outcome, float], None],
         scaling: Scaling | None = None,
         decision: Decision | None = None,
     ) -> None:
-        self.breaker = Breaker()
-        self.budget = Budget(settings.usd_per_hour)
+        self.breaker, self.budget = teacher.breaker, teacher.budget
         self._settings = settings
         self._outbox, self._thread, self._ledger, self._teacher = outbox, thread, ledger, teacher
-        self._timed = timed
+        self._watch, self._timed = watch, timed
         self._scaling = scaling
         self._decision = decision
         self._next_rows: deque[PendingRow] = deque()
@@ -113,6 +113,7 @@ class Worker:
                 del self._claimed[row.seq]
                 if due(self._ledger):
                     await self._tighten()
+                await self._watch.repeat(row, result)
 
     async def _next_row(self) -> PendingRow | None:
         """Wait for the next row to ask about and return it; None when stopped."""
@@ -186,15 +187,8 @@ class Worker:
             return None
         self._timed(result.outcome, seconds)
         self.breaker.record(ticket, success=result.outcome not in FAILURES)
-        self._settle(reserved, result)
+        self._teacher.settle(reserved, result)
         return self._row_result(row, result, seconds)
-
-    def _settle(self, reserved: float, result: TeacherResult) -> None:
-        """Settle with the budget. A failed call costs nothing; one that timed out may cost, so it stays reserved."""
-        if result.cost_usd is not None:
-            self.budget.settle(reserved, result.cost_usd)
-        elif result.outcome is not Outcome.TIMEOUT:
-            self.budget.release(reserved)
 
     def _row_result(self, row: PendingRow, result: TeacherResult, seconds: float) -> RowResult:
         """Return what to store for a row after a call to the teacher."""
@@ -213,6 +207,8 @@ class Worker:
             tokens=result.tokens,
             cost_usd=result.cost_usd or 0.0,
             seconds=seconds,
+            model=result.model,
+            fingerprint=result.fingerprint,
         )
 
     async def _store(self, row: PendingRow, result: RowResult) -> None:
@@ -228,6 +224,7 @@ class Worker:
         if not stored:
             self._ledger.lose_in_flight(row.key)
             return
+        self._watch.models.count(result.model, result.fingerprint, result.answered)
         self._ledger.finish(row.key, result.outcome)
         self._ledger.add_cost(row.key, result.cost_usd, result.tokens)
         if result.comparison is not None:

@@ -78,7 +78,8 @@ class PendingRow(NamedTuple):
 class RowResult(NamedTuple):
     """What is stored for a row at its end: the outcome, and the teacher's answer with its comparison if there is one.
 
-    `answered` is in Unix seconds, `answer` the bytes of float32 [K], `seconds` the duration of the call.
+    `answered` is in Unix seconds, `answer` the bytes of float32 [K], `seconds` the duration of the call. `model` and
+    `fingerprint` are as the teacher's responses state them.
     """
 
     outcome: Outcome
@@ -89,6 +90,8 @@ class RowResult(NamedTuple):
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+    model: str | None = None
+    fingerprint: str | None = None
 
 
 class Restored(NamedTuple):

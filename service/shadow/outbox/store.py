@@ -20,6 +20,7 @@ from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.history import Changes, Floats, Key, slot_of
+from service.shadow.outbox.checks import AnchorAnswer, Checks, Repeat, StoredChecks
 from service.shadow.outbox.migration import migrate
 from service.shadow.outbox.replay import change_ceilings, delete_old, load_ceilings, replay
 from service.shadow.outbox.rows import OutboxRow, PendingRow, Restored, RowResult
@@ -85,6 +86,7 @@ class Outbox:
         self._connection: sqlite3.Connection | None = None
         self._file = OwnedFile(path)
         self._tallies = Tallies(bundle, teacher)
+        self._checks = Checks(bundle, teacher)
 
     def open(self) -> None:
         """Lock the file for this process, and create its tables if it is new."""
@@ -141,18 +143,20 @@ class Outbox:
         """Store the result of a pending row. Return False if there is no such row."""
         comparison = result.comparison or (None,) * len(Comparison._fields)
         answer = (result.outcome, result.answered, result.answer, result.method)
-        cost = (result.tokens, result.cost_usd, result.seconds)
+        cost = (result.tokens, result.cost_usd, result.seconds, result.model, result.fingerprint)
         with self._transaction() as connection:
             found = connection.execute(
                 "UPDATE rows SET outcome = ?, answered = ?, answer = ?, method = ?, agree = ?, kl = ?, js = ?,"
                 " student_class = ?, teacher_class = ?, decision_agree = ?, tokens = ?, cost_usd = ?, seconds = ?,"
-                f" teacher = ?, text = CASE WHEN ? THEN text END, finished = {_NEXT}"
+                " model = ?, fingerprint = ?, teacher = ?, text = CASE WHEN ? THEN text END,"
+                f" finished = {_NEXT}"
                 " WHERE seq = ? AND bundle = ? AND outcome IS NULL RETURNING time, band, propensity",
                 (*answer, *comparison, *cost, self._teacher, self._keep_text, seq, self._bundle),
             ).fetchone()
             if found is not None:
                 time, band, propensity = found
                 self._tallies.finish(connection, Key(slot_of(time), band, propensity), result)
+                self._checks.count_model(connection, result.model, result.fingerprint, result.answered)
             return found is not None
 
     def tighten(self, since: float, before: Floats, null: Floats) -> EDetector:
@@ -162,6 +166,21 @@ class Outbox:
         """
         with self._transaction() as connection:
             return change_ceilings(connection, self._bundle, self._teacher, since, before, null)
+
+    def add_anchor(self, answer: AnchorAnswer) -> None:
+        """Store an answer to an anchor."""
+        with self._transaction() as connection:
+            self._checks.add_anchor(connection, answer)
+
+    def add_repeat(self, repeat: Repeat) -> None:
+        """Store the second answer to a text."""
+        with self._transaction() as connection:
+            self._checks.add_repeat(connection, repeat)
+
+    def checks(self) -> StoredChecks:
+        """Return all answers to anchors, the repeats, and the models that answered."""
+        with self._transaction("BEGIN") as connection:
+            return self._checks.load(connection)
 
     def delete_old(self, before: float) -> bool:
         """Delete some of the rows that were answered before `before` (Unix seconds); return whether there may be more.

@@ -8,6 +8,7 @@ rows, but kept in `tallies` and `pairs`, so that rows can be deleted.
 from __future__ import annotations
 
 from service.shadow.history import COLUMNS
+from service.shadow.outbox import checks
 
 SCHEMA = 2
 
@@ -46,7 +47,9 @@ TABLES_1 = (
         student_class INTEGER,             -- the position of a label
         teacher_class INTEGER,
         decision_agree INTEGER,            -- NULL if the bundle has no decision
-        novel INTEGER                      -- unlike the training texts; NULL if the bundle's decision does not ask
+        novel INTEGER,                     -- unlike the training texts; NULL if the bundle's decision does not ask
+        model TEXT,                        -- like the fingerprint, as the teacher's responses state it
+        fingerprint TEXT
     )
     """,
     "CREATE INDEX waiting ON rows (bundle, seq) WHERE outcome IS NULL",
@@ -59,10 +62,13 @@ ADDED = (
     "teacher_class INTEGER",
     "decision_agree INTEGER",
     "novel INTEGER",
+    "model TEXT",
+    "fingerprint TEXT",
 )
 """Columns of `rows` that schema 1 lacks."""
 
 TABLES_2 = (
+    *checks.TABLES,
     "CREATE INDEX ended ON rows (finished)",
     "CREATE INDEX disagreements ON rows (bundle, finished) WHERE agree = 0",
     f"""

@@ -146,7 +146,7 @@ from pathlib import Path
 from tests.service.shadow.conftest import VERSION, PlayedTeacher, Shadow, ShadowSettings, answer
 
 class Writing(PlayedTeacher):
-    async def ask(self, texts):
+    async def ask(self, texts, repeat=0):
         await asyncio.sleep(0.001)
         return [answer("shipping" if texts[0].endswith("3") else "billing")]
 

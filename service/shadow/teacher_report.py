@@ -1,0 +1,106 @@
+"""What `GET /gap` and `/metrics` say about the teacher itself: which models answered, and whether it drifts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from service.monitor.teacher_drift import LOG_DRIFT, TeacherDrift
+from service.shadow.teacher_watch import TeacherWatch
+
+
+def teacher_drift(watch: TeacherWatch | None) -> tuple[dict[str, Any], str | None]:
+    """Return `drift.teacher` of `GET /gap`, and a clause that says what changed if the teacher drifts.
+
+    `watch` is None without shadowing.
+    """
+    status, message = _status(watch)
+    drift = TeacherDrift([]) if watch is None else watch.drift
+    section = {
+        "status": status,
+        "anchors": {
+            "count": len(drift.anchors),
+            "asked": drift.asked,
+            "changed": drift.changed,
+            "last": watch.last if watch else None,
+        },
+        "noise": {
+            "repeats": drift.pairs,
+            "changed": drift.differing,
+            "upper": drift.noise if drift.constant or drift.pairs else None,
+        },
+        "log_evalue": drift.log_evalue() if drift.met else None,
+        "log_evalue_at": LOG_DRIFT,
+        "cost_usd": watch.cost_usd if watch else 0.0,
+        "message": message,
+    }
+    return section, message.rstrip(".") if status == "drift" else None
+
+
+def model_change(watch: TeacherWatch | None) -> str | None:
+    """Return a sentence for the verdict if the teacher's server has answered as another model since some days ago."""
+    return watch.models.change(time.time()) if watch else None
+
+
+def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
+    """Yield the families about the teacher itself; without anchors they have no series."""
+    on = watch is not None and watch.enabled
+    changed = GaugeMetricFamily(
+        "reflux_teacher_anchors", "Anchors that were asked about, by whether the label changed.", labels=["changed"]
+    )
+    evidence = GaugeMetricFamily("reflux_teacher_log_evalue", "Log e-value that the teacher changed.")
+    drifts = GaugeMetricFamily("reflux_teacher_drift", "1 while the teacher drifts.")
+    cost = CounterMetricFamily("reflux_teacher_watch_cost_usd", "What anchors and repeated calls cost.")
+    responses = CounterMetricFamily(
+        "reflux_teacher_responses",
+        "Answers by the model and the fingerprint that they state, of the newest few.",
+        labels=["model", "fingerprint"],
+    )
+    if watch is not None:
+        cost.add_metric([], watch.cost_usd_now)
+        for name, count in watch.models.responses.items():
+            responses.add_metric(name, count)
+    if watch is not None and on:
+        drift = watch.drift
+        changed.add_metric(["true"], drift.changed)
+        changed.add_metric(["false"], drift.met - drift.changed)
+        if drift.met:
+            evidence.add_metric([], drift.log_evalue())
+        drifts.add_metric([], float(_drifts(drift)))
+    yield from (changed, evidence, drifts, cost, responses)
+
+
+def _drifts(drift: TeacherDrift) -> bool:
+    return drift.met > 0 and drift.log_evalue() >= LOG_DRIFT
+
+
+def _status(watch: TeacherWatch | None) -> tuple[str, str]:
+    """Return the status of the teacher and a sentence that says why."""
+    if watch is None:
+        return "off", "No text is sent to a teacher."
+    drift = watch.drift
+    count = len(drift.anchors)
+    if not count:
+        return "off", "The bundle has no anchors to ask the teacher about; export it again."
+    if not watch.enabled:
+        return "off", "No anchors are asked about: shadow.anchors_per_day is 0."
+    if _drifts(drift):
+        if drift.log_first() >= LOG_DRIFT:
+            return "drift", (
+                f"The teacher differed from its recorded answers as soon as it was asked: on {drift.changed_at_first} "
+                f"of {drift.met} anchors. It is another model than the student learned from, or asked otherwise, such "
+                "as at another temperature or with another prompt."
+            )
+        return "drift", (
+            f"The teacher has changed: {drift.changed} of {count} anchors are not answered as recorded, also when they "
+            "are asked about again."
+        )
+    if drift.met < count:
+        waiting = f"{drift.met} of {count} anchors were asked about so far; the first round takes a day."
+        if watch.failed:
+            waiting = f"{waiting} The last {watch.failed} calls failed; see the log."
+        return "waiting", waiting
+    return "ok", f"The teacher answers {count - drift.changed} of {count} anchors as recorded."
