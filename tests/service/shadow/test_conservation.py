@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ FATES = ("agree", "disagree", "refused", "invalid", "busy", "down", "defect", "h
 STEPS = st.one_of(
     st.tuples(st.just("observe"), st.sampled_from(FATES), st.integers(1, 8)),
     st.tuples(st.sampled_from(["turn", "break disk", "lock disk", "mend disk", "restart", "wait"])),
+    st.tuples(st.just("later"), st.sampled_from([300.0, 7 * 3600.0, 30 * 3600.0, 9 * 86400.0])),
 )
 
 
@@ -63,9 +66,29 @@ class Disk:
         patch.setattr(Outbox, "_connected", connect)
 
 
+class Clock:
+    """Moves the time of day forward by `later` seconds."""
+
+    later = 0.0
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        now = time.time
+        patch.setattr(time, "time", lambda: now() + self.later)
+
+
+def cells(shadow: Shadow) -> list[tuple[float, ...]]:
+    """Return the counts of every cell, as if the hour had just begun."""
+    history = shadow.pipeline._ledger.history
+    history.turn(time.time())
+    columns = dataclasses.astuple(history.cells())
+    found = zip(*(column.round(9).tolist() for column in columns), strict=True)
+    return sorted(cell for cell in found if any(cell[3:]))
+
+
 def check(shadow: Shadow) -> None:
     """Check conservation, and that each place holds as many texts as the ledger says."""
     ledger = shadow.pipeline._ledger
+    assert ledger.history.cells().pending.sum() >= ledger.queued + sum(ledger.in_flight)
     assert ledger.missing == [0] * ledger.bands
     assert min(*ledger.in_memory, *ledger.in_outbox.values(), *ledger.in_flight) >= 0
     assert ledger.queued == sum(ledger.in_memory) + ledger.in_outbox.total()
@@ -76,7 +99,7 @@ def check(shadow: Shadow) -> None:
         assert sum(ledger.in_flight) <= shadow.settings.concurrency
 
 
-async def play(steps: list[tuple], path: Path, disk: Disk) -> None:
+async def play(steps: list[tuple], path: Path, disk: Disk, clock: Clock) -> None:
     configured = ShadowSettings(
         enabled=True, teacher={}, rate=1.0, path=path, flush_seconds=0.001, retry_seconds=0.0, deadline_seconds=0.01,
         stop_seconds=10.0, queue_rows=20, concurrency=3,
@@ -98,16 +121,23 @@ async def play(steps: list[tuple], path: Path, disk: Disk) -> None:
                 disk.locked = True
             case ("mend disk",):
                 disk.broken = disk.locked = False
+            case ("later", seconds):
+                clock.later += seconds
             case ("restart",) if not disk.broken and not disk.locked:
                 await shadow.pipeline.stop()
                 check(shadow)
+                before = cells(shadow)
                 shadow = await Shadow(configured, PlayedTeacher(fate), VERSION, None).start()
+                assert cells(shadow) == before
         check(shadow)
     disk.broken = disk.locked = False
     await shadow.settled()
     check(shadow)
     await shadow.pipeline.stop()
-    final(await Shadow(configured, PlayedTeacher(fate), VERSION, None).start(), requests)
+    before = cells(shadow)
+    shadow = await Shadow(configured, PlayedTeacher(fate), VERSION, None).start()
+    assert cells(shadow) == before
+    final(shadow, requests)
 
 
 def final(shadow: Shadow, requests: int) -> None:
@@ -127,4 +157,4 @@ def final(shadow: Shadow, requests: int) -> None:
 )
 def test_no_text_is_lost_or_counted_twice(directory, steps):
     with tempfile.TemporaryDirectory(dir=directory) as path, pytest.MonkeyPatch.context() as patch:
-        asyncio.run(play(steps, Path(path) / "shadow.sqlite", Disk(patch)))
+        asyncio.run(play(steps, Path(path) / "shadow.sqlite", Disk(patch), Clock(patch)))
