@@ -53,6 +53,8 @@ class ShadowPipeline:
         witness: LoadedWitness | None = None,
     ) -> None:
         random = random or Random(os.urandom(32))
+        self._inputs = InputDrift(reference, bundle.manifest.labels)
+        registry.register(DriftMetrics(self._inputs, bundle.manifest.version))
         if witness is not None:  # the bands come from both models
             reference = witness.reference
         self._settings, self._reference, self._manifest = settings, reference, bundle.manifest
@@ -65,8 +67,6 @@ class ShadowPipeline:
         self._metrics = ShadowMetrics(
             registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version
         )
-        self._inputs = InputDrift(reference, bundle.manifest.labels)
-        registry.register(DriftMetrics(self._inputs, bundle.manifest.version))
         self._witness_metrics = WitnessMetrics(bundle.manifest.version)
         registry.register(self._witness_metrics)
         self._active: ActiveShadow | None = None
@@ -115,10 +115,15 @@ class ShadowPipeline:
 
     def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
+        now = time.time()
+        try:
+            self._inputs.counts.count(prediction, now)
+        except Exception:
+            self._defect()
         if self._witness is not None:
             self._witness.offer(text, prediction)
         elif self._loaded_witness is None:  # else it does not run now, and the text's band is not known
-            self._count(text, prediction, prediction.score, time.time())
+            self._count(text, prediction, prediction.score, now)
 
     def _count_seen(self, item: Answered, confidence: float) -> None:
         self._count(item.text, item.prediction, confidence, item.time)
@@ -126,9 +131,6 @@ class ShadowPipeline:
     def _count(self, text: str, prediction: Prediction, confidence: float, now: float) -> None:
         """Count a text answered at `now` (Unix seconds), and sample it by its confidence in [0, 1]."""
         try:
-            self._inputs.counts.count(
-                prediction if self._witness is None else prediction._replace(score=confidence), now
-            )
             band, expected = self._sampler.place(confidence)
             active = self._active
             if active is None:
@@ -138,9 +140,13 @@ class ShadowPipeline:
             if self._sampler.draw(band):
                 self._queue(active, now, text, prediction, band)
         except Exception:
-            self._ledger.defects += 1
-            if self._ledger.defects == 1:  # later ones only increase the counter
-                log.exception("shadow could not count a text")
+            self._defect()
+
+    def _defect(self) -> None:
+        """Count the exception that is being handled, and log the first one."""
+        self._ledger.defects += 1
+        if self._ledger.defects == 1:
+            log.exception("shadow could not count a text")
 
     def gap(self) -> dict[str, Any]:
         """Return the body of `GET /gap`."""
