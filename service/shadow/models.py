@@ -25,7 +25,7 @@ class TeacherModels:
     """
 
     def __init__(self) -> None:
-        self.responses: Counter[tuple[str, str]] = Counter()
+        self.responses: Counter[tuple[str, str]] = Counter({(OTHER, OTHER): 0})
         self._calls: dict[tuple[str, str], ModelCalls] = {}
         self._other: ModelCalls | None = None
 

@@ -51,7 +51,9 @@ def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
     changed = GaugeMetricFamily(
         "reflux_teacher_anchors", "Anchors that were asked about, by whether the label changed.", labels=["changed"]
     )
-    evidence = GaugeMetricFamily("reflux_teacher_log_evalue", "Log e-value that the teacher changed.")
+    evidence = GaugeMetricFamily(
+        "reflux_teacher_log_evalue", "Log e-value that the teacher changed; it drifts from 6.9 on."
+    )
     drifts = GaugeMetricFamily("reflux_teacher_drift", "1 while the teacher drifts.")
     cost = CounterMetricFamily("reflux_teacher_watch_cost_usd", "What anchors and repeated calls cost.")
     responses = CounterMetricFamily(
