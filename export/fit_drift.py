@@ -7,6 +7,7 @@ would look like drift. Labels play no part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +17,21 @@ from export.bundle.drift_reference import DriftReference, Floats
 from export.bundle.reference import Reference
 
 BINS = 10
-FEATURES = 64
-DIRECTIONS = 32
-"""Number of random Fourier features, and of principal components of the embedding on which they are drawn."""
+FEATURES = 128
+TEXTS_PER_FEATURE = 8
+"""Number of random Fourier features, and how many texts each of them needs at least for a covariance to invert."""
 
 FEWEST = 50
 """With fewer texts nothing is fitted."""
 
 _PAIRS = 4000
-_BANDWIDTH = 0.5
-"""Bandwidth of the Gaussian kernel, in median distances of two texts: half of it finds foreign texts best."""
 
 
 def fit_drift(answers: Sequence[Prediction], reference: Reference, *, unknown: bool) -> DriftReference | None:
     """Fit the reference of input drift from a bundle's answers to texts that it was not trained on.
 
     `reference` gives the expected disagreement of an answer, and its band; `unknown` says whether the tokenizer has an
-    unknown token. Returns None for fewer than `FEWEST` answers, or if all embeddings are equal.
+    unknown token. Returns None for fewer than `FEWEST` answers, or if most embeddings are equal.
     """
     if len(answers) < FEWEST:
         return None
@@ -46,7 +45,8 @@ def fit_drift(answers: Sequence[Prediction], reference: Reference, *, unknown: b
     drawn = _draw_features(embeddings)
     if drawn is None:
         return None
-    projection, offsets = drawn
+    directions, offsets = drawn
+    size = len(offsets)
     fitted = DriftReference(
         expected=np.array([expected.mean(), expected.std()]),
         bands=_counts(bands, reference.bands),
@@ -55,15 +55,14 @@ def fit_drift(answers: Sequence[Prediction], reference: Reference, *, unknown: b
         length_edges=length_edges,
         unknown=unknown_counts,
         unknown_edges=unknown_edges,
-        projection=projection.astype(np.float32).astype(np.float64).ravel(),
-        offsets=offsets.astype(np.float32).astype(np.float64),
-        means=np.zeros(FEATURES),
-        spectrum=np.ones(4),
+        projection=_in_32_bits(directions).ravel(),
+        offsets=_in_32_bits(offsets),
+        means=np.zeros(size),
+        precision=np.zeros(size * size),
     )
     features = fitted.features(embeddings)
-    eigenvalues = np.maximum(np.linalg.eigvalsh(np.cov(features.T)), 1e-12)
-    spectrum = np.array([*((eigenvalues**power).sum() for power in (1, 2, 3)), eigenvalues[-1]])
-    return DriftReference(**{**vars(fitted), "means": features.mean(axis=0), "spectrum": spectrum})
+    precision = _precision(np.atleast_2d(np.cov(features.T)), len(answers))
+    return replace(fitted, means=features.mean(axis=0), precision=_in_32_bits(precision).ravel())
 
 
 def fit_bins(values: Floats, bins: int = BINS) -> tuple[Floats, Floats]:
@@ -81,19 +80,34 @@ def _counts(indices: npt.NDArray[np.integer], size: int) -> Floats:
 
 
 def _draw_features(embeddings: npt.NDArray[np.float32]) -> tuple[Floats, Floats] | None:
-    """Draw directions [D, d] and offsets [D] of random Fourier features; None if all embeddings are equal.
+    """Draw directions [D, d] and offsets [D] of random Fourier features; None if most embeddings are equal.
 
-    They are those of a Gaussian kernel on the principal components, folded into one matrix. The seed is fixed, so that
+    They are those of a Gaussian kernel whose bandwidth is the median distance of two texts. The seed is fixed, so that
     the same student gives the same bundle.
     """
     random = np.random.default_rng(0)
-    centre = embeddings.mean(axis=0, dtype=np.float64)
-    centred = embeddings - centre
-    axes = np.linalg.svd(centred, full_matrices=False)[2][:DIRECTIONS]
-    reduced = centred @ axes.T
-    first, second = random.integers(0, len(reduced), (2, _PAIRS))
-    bandwidth = _BANDWIDTH * float(np.median(np.linalg.norm(reduced[first] - reduced[second], axis=1)))
+    first, second = random.integers(0, len(embeddings), (2, _PAIRS))
+    bandwidth = float(np.median(np.linalg.norm(embeddings[first] - embeddings[second], axis=1)))
     if not bandwidth > 0:
         return None
-    directions = random.normal(size=(FEATURES, len(axes))) / bandwidth @ axes
-    return directions, random.uniform(0, 2 * np.pi, FEATURES) - directions @ centre
+    features = min(FEATURES, len(embeddings) // TEXTS_PER_FEATURE)
+    directions = random.normal(size=(features, embeddings.shape[1])) / bandwidth
+    # The angles are those from the mean: large ones would lose digits in 32 bits.
+    return directions, random.uniform(0, 2 * np.pi, features) - directions @ embeddings.mean(axis=0, dtype=np.float64)
+
+
+def _precision(covariance: Floats, texts: int) -> Floats:
+    """Return the inverse of a covariance that was estimated from so many texts, without the bias of that.
+
+    The inverse of an estimate is too large by (M − 1) / (M − D − 2) (Hartlap et al. 2007). Directions in which the
+    texts hardly differ are given a little variance, so that rounding does not decide there.
+    """
+    size = len(covariance)
+    ridge = 1e-6 * np.trace(covariance) / size + np.finfo(np.float32).tiny
+    inverse = np.linalg.inv(covariance + ridge * np.eye(size)) * (texts - size - 2) / (texts - 1)
+    return np.asarray(inverse)
+
+
+def _in_32_bits(values: Floats) -> Floats:
+    """Round to what is stored."""
+    return values.astype(np.float32).astype(np.float64)

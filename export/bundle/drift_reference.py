@@ -32,7 +32,7 @@ class DriftReference:
       has no unknown token.
     - `projection` [D · d], row by row, and `offsets` [D]: the random Fourier features of the embedding x,
       φ_j = √(2/D) cos(ω_j · x + b_j) (Rahimi and Recht 2007), in 32 bits.
-    - `means` [D]: the mean of φ. `spectrum` [4]: tr Σ, tr Σ², tr Σ³ and the largest eigenvalue of its covariance Σ.
+    - `means` [D]: the mean of φ. `precision` [D · D], row by row: the inverse of its covariance, in 32 bits.
     """
 
     expected: Floats
@@ -45,7 +45,7 @@ class DriftReference:
     projection: Floats
     offsets: Floats
     means: Floats
-    spectrum: Floats
+    precision: Floats
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit each other. Raises ValueError that names the array as it is stored."""
@@ -59,7 +59,7 @@ class DriftReference:
             "offsets": features > 0,
             "projection": features > 0 and len(self.projection) > 0 and len(self.projection) % features == 0,
             "means": len(self.means) == features,
-            "spectrum": len(self.spectrum) == 4 and bool((self.spectrum > 0).all()),
+            "precision": len(self.precision) == features**2,
         }
         texts = float(self.bands.sum())
         for name, counts in counted.items():
@@ -96,7 +96,7 @@ class DriftReference:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the arrays to store, by their names in the file."""
         found = {item.name: getattr(self, item.name) for item in fields(self)}
-        found |= {name: found[name].astype(np.float32) for name in ("projection", "offsets")}
+        found |= {name: found[name].astype(np.float32) for name in ("projection", "offsets", "precision")}
         return {PREFIX + name: values for name, values in found.items()}
 
 

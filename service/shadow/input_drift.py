@@ -164,7 +164,8 @@ class _Embedding:
     def test(self, window: Window) -> Test:
         effective = window.weight**2 / window.weight_sq
         mean, drift = window.features / window.weight, self.drift
-        return embedding_shift(mean, effective, drift.means, drift.spectrum, drift.texts, _LEVEL)
+        precision = drift.precision.reshape(mean.size, mean.size)
+        return embedding_shift(mean, effective, drift.means, precision, drift.texts, _LEVEL)
 
     def describe(self, window: Window) -> str:
         test = self.test(window)

@@ -13,7 +13,7 @@ from export.bundle.classifier import Prediction
 from export.bundle.drift_reference import DriftReference
 from export.bundle.format import BundleError
 from export.bundle.reference import Reference
-from export.fit_drift import FEATURES, FEWEST, fit_bins, fit_drift
+from export.fit_drift import FEATURES, FEWEST, TEXTS_PER_FEATURE, fit_bins, fit_drift
 from export.fit_reference import fit_reference
 
 CLASSES, WIDTH, TEXTS = 4, 24, 300
@@ -70,13 +70,33 @@ def test_ties_are_merged_and_a_constant_has_a_bin_for_what_is_larger() -> None:
     assert (counts.tolist(), edges.tolist()) == ([500.0, 0.0], [0.0])
 
 
-def test_features_of_the_reference_texts_have_its_mean_and_spectrum(drift: DriftReference) -> None:
+def test_features_of_the_reference_texts_are_standardised_by_mean_and_precision(drift: DriftReference) -> None:
     features = drift.features(np.stack([answer.embedding for answer in answers()]))
-    assert features.shape == (TEXTS, FEATURES)
+    size = TEXTS // TEXTS_PER_FEATURE
+    assert features.shape == (TEXTS, size)
     assert features.mean(axis=0) == pytest.approx(drift.means, abs=1e-6)
-    covariance = np.cov(features.T)
-    powers = [np.trace(covariance), np.trace(covariance @ covariance), np.trace(covariance @ covariance @ covariance)]
-    assert drift.spectrum == pytest.approx([*powers, np.linalg.eigvalsh(covariance)[-1]], rel=1e-4)
+    product = drift.precision.reshape(size, size) @ np.cov(features.T)
+    assert product == pytest.approx((TEXTS - size - 2) / (TEXTS - 1) * np.eye(size), abs=0.02)
+
+
+def test_new_texts_of_the_same_kind_are_at_the_distance_that_chance_explains(drift: DriftReference) -> None:
+    size = len(drift.offsets)
+    features = drift.features(np.random.default_rng(5).normal(size=(300 * 200, WIDTH)).astype(np.float32))
+    differences = features.reshape(200, 300, size).mean(axis=1) - drift.means
+    distances = np.einsum("ni,ij,nj->n", differences, drift.precision.reshape(size, size), differences)
+    assert distances.mean() == pytest.approx(size * (1 / 300 + 1 / TEXTS), rel=0.25)
+
+
+def test_texts_that_differ_in_few_directions_have_a_finite_precision(plain: Reference) -> None:
+    same = [answer._replace(embedding=np.array([answer.tokens, 0.0, 0.0], dtype=np.float32)) for answer in answers()]
+    fitted = fit_drift(same, plain, unknown=True)
+    assert fitted is not None
+    assert np.isfinite(fitted.precision).all()
+
+
+def test_equal_embeddings_are_no_reference(plain: Reference) -> None:
+    same = [answer._replace(embedding=np.ones(3, dtype=np.float32)) for answer in answers()]
+    assert fit_drift(same, plain, unknown=True) is None
 
 
 def test_the_same_answers_give_the_same_reference(plain: Reference, drift: DriftReference) -> None:
@@ -116,12 +136,12 @@ def test_a_file_without_it_loads(tmp_path: Path, plain: Reference) -> None:
         ("drift_means", None),
         ("drift_means", np.zeros(3)),
         ("drift_expected", np.array([0.1, -0.1])),
-        ("drift_spectrum", np.zeros(4)),
+        ("drift_precision", np.zeros(4)),
         ("drift_lengths", np.full(10, -1.0)),
         ("drift_length_edges", np.zeros(9)),
         ("drift_bands", np.full(2, 150.0)),
         ("drift_classes", np.full(CLASSES, 1.0)),
-        ("drift_projection", np.zeros(FEATURES + 1)),
+        ("drift_projection", np.zeros(WIDTH * FEATURES + 1)),
         ("drift_unknown", np.full(5, np.nan)),
     ],
 )
