@@ -28,7 +28,10 @@ class BundleTeacherConfig(BaseModel):
 
 
 class BundleTeacher:
-    """Answers with an exported classifier, one text per run, in a worker thread."""
+    """Answers with an exported classifier, one text per run, in a worker thread.
+
+    `origin` is the name and version of the teacher that the bundle was exported from, None for that of a student.
+    """
 
     config_type: ClassVar[type[BaseModel]] = BundleTeacherConfig
     batch_size = 16
@@ -39,6 +42,10 @@ class BundleTeacher:
             raise TeacherError(f"the bundle {bundle.path} is multi-label; a teacher gives each text one label")
         self.name = f"bundle:{bundle.manifest.name}"
         self.version = bundle.manifest.version
+        learned = bundle.manifest.teacher
+        self.origin = (
+            (str(learned.get("name")), str(learned.get("version"))) if bundle.manifest.role == "teacher" else None
+        )
         self.labels = tuple(labels)
         self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
         with bundle_errors(bundle.path):

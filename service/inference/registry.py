@@ -66,10 +66,10 @@ class Model:
         """The registries of its metrics: of inference, and of shadowing."""
         return self._registry, self._shadow_registry
 
-    def gap(self) -> dict[str, Any]:
+    def gap(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap`, with every answer so far counted."""
         self.metrics.deferred.flush()
-        return self.shadow.gap()
+        return self.shadow.gap(window)
 
     async def start_shadow(self) -> None:
         """Start shadowing, for the first time or after `stop_shadow`. Raises ShadowError."""

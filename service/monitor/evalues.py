@@ -93,7 +93,8 @@ def log_exceeds_ceilings(cells: Cells, ceilings: Sequence[tuple[float, Floats]])
     ends = [start for start, _ in ceilings[1:]] + [math.inf]
     start, total = -math.inf, np.zeros(1)
     for end, (_, null) in zip(ends, ceilings, strict=True):
-        part = cells.where((cells.slot >= start) & (cells.slot < end))
+        inside = (cells.slot >= start) & (cells.slot < end)
+        part = cells if inside.all() else cells.where(inside)
         disagreed, compared = (part.by_band(values, len(null)) for values in (part.disagreed, part.compared))
         total = total + component_log_evalues(disagreed, compared, null)
         start = end

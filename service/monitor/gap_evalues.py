@@ -31,7 +31,12 @@ def log_exceeds(cells: Cells, limit: float) -> float:
 
     Raises ValueError if `limit` is not in (0, 1).
     """
-    return _log_mean(cells, cells.disagreed, exceed_factors(cells.propensity, _lowest(cells), limit))
+    return float(log_mean_exp(exceed_terms(cells, limit).sum(axis=1)))
+
+
+def exceed_terms(cells: Cells, limit: float) -> Floats:
+    """Return what each cell adds to the logarithm of each bet of `log_exceeds`, shape [5, C]; windows sum it."""
+    return _terms(cells, cells.disagreed, exceed_factors(cells.propensity, _lowest(cells), limit))
 
 
 def log_keeps(cells: Cells, limit: float) -> float:
@@ -43,7 +48,9 @@ def log_keeps(cells: Cells, limit: float) -> float:
     Raises ValueError if `limit` is not in (0, 1).
     """
     against = np.maximum(cells.sampled - cells.agreed, 0.0)
-    return _log_mean(cells, against, keep_factors(cells.propensity, _lowest(cells), limit))
+    return float(
+        log_mean_exp(_terms(cells, against, keep_factors(cells.propensity, _lowest(cells), limit)).sum(axis=1))
+    )
 
 
 def exceed_factors(propensity: Floats, lowest: Floats | float, limit: float) -> tuple[Floats, Floats]:
@@ -66,10 +73,10 @@ def keep_factors(propensity: Floats, lowest: Floats | float, limit: float) -> tu
     return np.log1p(bets * (limit - 1.0 / propensity)), np.log1p(bets * limit)
 
 
-def _log_mean(cells: Cells, counted: Floats, factors: tuple[Floats, Floats]) -> float:
-    """Return ln of the mean over bets of the product over all requests."""
+def _terms(cells: Cells, counted: Floats, factors: tuple[Floats, Floats]) -> Floats:
+    """Return the logarithm of each bet's product over the requests of each cell, `counted` of which are counted."""
     if_counted, otherwise = factors
-    return float(log_mean_exp(if_counted @ counted + otherwise @ np.maximum(cells.requests - counted, 0.0)))
+    return if_counted * counted + otherwise * np.maximum(cells.requests - counted, 0.0)
 
 
 def _lowest(cells: Cells) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from service.monitor.cells import SLOT_SECONDS, Cells, Floats
 from service.monitor.evalues import log_exceeds_ceilings, log_mean_exp
 from service.monitor.gap import GapEstimate, estimate
-from service.monitor.gap_evalues import log_exceeds, log_keeps
+from service.monitor.gap_evalues import exceed_terms, log_keeps
 
 SLOTS = {"1h": 12, "6h": 72, "1d": 288, "7d": 2016}
 """Length of each window in slots, the running one included."""
@@ -73,12 +73,14 @@ def measure(
     intervals. Raises what the estimators raise.
     """
     found = {}
+    terms = exceed_terms(cells, slo)
     for name in NAMES:
-        part = cells.since(start_of(name, now))
+        chosen = cells.slot >= start_of(name, now)
+        part = cells.where(chosen)
         found[name] = Window(
             name,
             estimate(part, level),
-            log_exceeds(part, slo),
+            float(log_mean_exp(terms[:, chosen].sum(axis=1))),
             log_exceeds_ceilings(part, ceilings),
             *(float(counts.sum()) for counts in (part.requests, part.expected, part.sampled, part.lost, part.compared)),
         )

@@ -1,4 +1,4 @@
-"""`GET /model` and `GET /gap`: what is served, and how far it is from its teacher."""
+"""`GET /model`: what is served, and who can use it."""
 
 from __future__ import annotations
 
@@ -49,12 +49,6 @@ async def model(request: Request, variant: Variant = Variant.STABLE) -> Response
         "access": state.access.model_dump(),
     }
     return Response(json.dumps(served, ensure_ascii=False), media_type="application/json")
-
-
-@router.get("/gap", responses=_ERRORS)
-async def gap(request: Request, variant: Variant = Variant.STABLE) -> dict[str, Any]:
-    """Return the live distillation gap with its interval, its evidence and its counts."""
-    return state_of(request).models.choose(variant).gap()
 
 
 def _variants(state: State) -> dict[str, dict[str, Any]]:

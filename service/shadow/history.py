@@ -238,6 +238,10 @@ class History:
         cells, (_, table) = self.cells(), self._settled()
         return replace(cells, agreed=table[:, _AT["decision_agreed"]], disagreed=table[:, _AT["decision_disagreed"]])
 
+    def sums(self, name: str) -> Floats:
+        """Return one of COLUMNS of every cell, shape [C], in the order of `cells`."""
+        return self._settled()[1][:, _AT[name]].copy()
+
     def totals(self, start: float = 0.0) -> Totals:
         """Return the sums per band over the slots that start at `start` (Unix seconds) or later."""
         keys, table = self._settled()

@@ -41,6 +41,10 @@ class Ledger:
         self.history = History(propensity)
         self.detector = EDetector(null)
         self.last_comparison: float | None = None
+        self.waiting_since: float | None = None
+        """When the first text was sampled after the last comparison, in Unix seconds; None if none was."""
+        self.sampled_since = 0
+        """Texts sampled since the last comparison."""
         self._unsampled = [0.0] * bands
         self._unsampled_expected = [0.0] * bands
         self.now = Totals.zeros(bands)
@@ -124,8 +128,10 @@ class Ledger:
         self._unsampled[band] += 1.0
         self._unsampled_expected[band] += expected
 
-    def sample(self, key: Key) -> None:
-        """Count a text as sampled and as waiting in memory."""
+    def sample(self, key: Key, time: float) -> None:
+        """Count a text answered at `time` (Unix seconds) as sampled and as waiting in memory."""
+        self.waiting_since = time if self.waiting_since is None else self.waiting_since
+        self.sampled_since += 1
         self.now.sampled[key.band] += 1
         self.history.add(key, "sampled")
         self.in_memory[key.band] += 1
@@ -174,6 +180,7 @@ class Ledger:
         self.detector.update(band, not comparison.agree)
         self.compared += 1
         self.last_comparison = max(answered, self.last_comparison or answered)
+        self.waiting_since, self.sampled_since = None, 0
         self.now.weight[band] += weight
         self.now.weight_sq[band] += weight**2
         if not comparison.agree:

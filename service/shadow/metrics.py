@@ -9,18 +9,18 @@ written yet would make them fall, and Prometheus takes a fall for a restart from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from export.bundle.reference import Reference
 from service.monitor.evalues import BAND_FACTORS, log_factors
-from service.monitor.gap import estimate
-from service.shadow.active import ActiveShadow
+from service.shadow.assessment import Assessor
+from service.shadow.families import Samples, counter, gauge
+from service.shadow.gap_metrics import gap_metrics
 from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.redaction.redact import KINDS
@@ -28,9 +28,6 @@ from service.shadow.teacher_report import teacher_metrics
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
-
-Samples = Iterable[tuple[Sequence[str], float]]
-"""The values of a family's labels, and its value for them."""
 
 _BAND = ("model_version", "band")
 _PER_BAND = {
@@ -47,7 +44,7 @@ def band_name(band: int) -> str:
 
 
 class ShadowMetrics(Collector):
-    """A collector that registers itself. `active` is set while texts are shadowed."""
+    """A collector that registers itself."""
 
     def __init__(
         self,
@@ -56,8 +53,9 @@ class ShadowMetrics(Collector):
         reference: Reference,
         propensity: tuple[float, ...],
         version: str,
+        assessor: Assessor,
     ) -> None:
-        self.active: ActiveShadow | None = None
+        self._assessor = assessor
         self._ledger, self._reference, self._propensity, self._version = ledger, reference, propensity, version
         self._seconds = Histogram(
             "reflux_shadow_teacher_seconds",
@@ -81,8 +79,9 @@ class ShadowMetrics(Collector):
         yield from self._comparisons()
         yield from self._pipeline()
         yield from self._teacher()
-        yield from teacher_metrics(self.active.watch if self.active else None)
-        yield from self._gap()
+        yield from teacher_metrics(self._assessor.active.watch if self._assessor.active else None)
+        yield self._log_likelihood_ratios()
+        yield from gap_metrics(self._assessor.assess(), self._version)
 
     def _band_counters(self) -> Iterator[Metric]:
         for name, text, values in (
@@ -94,35 +93,35 @@ class ShadowMetrics(Collector):
             ),
             ("reflux_shadow_eligible", "Answered texts that could be sampled.", self._ledger.eligible),
         ):
-            yield _counter(name, text, _BAND, self._by_band(values))
+            yield counter(name, text, _BAND, self._by_band(values))
         for name, (text, field) in _PER_BAND.items():
-            yield _counter(name, text, _BAND, self._by_band(getattr(self._ledger.now, field)))
+            yield counter(name, text, _BAND, self._by_band(getattr(self._ledger.now, field)))
         text = "Sampled texts taken over from an earlier process; they are not in sampled."
-        yield _counter("reflux_shadow_resumed", text, _BAND, self._by_band(self._ledger.resumed))
+        yield counter("reflux_shadow_resumed", text, _BAND, self._by_band(self._ledger.resumed))
 
     def _outcomes(self) -> Iterator[Metric]:
         samples = (
             self._by_band(self._ledger.now.outcomes[:, column], outcome) for column, outcome in enumerate(OUTCOMES)
         )
-        yield _counter("reflux_shadow_results", "How sampled texts ended.", (*_BAND, "outcome"), *samples)
+        yield counter("reflux_shadow_results", "How sampled texts ended.", (*_BAND, "outcome"), *samples)
 
     def _comparisons(self) -> Iterator[Metric]:
         now = self._ledger.now
         text = "Completed comparisons of student and teacher."
         samples = self._by_band(now.agreed, "true"), self._by_band(now.disagreed, "false")
-        yield _counter("reflux_shadow_compared", text, (*_BAND, "agree"), *samples)
+        yield counter("reflux_shadow_compared", text, (*_BAND, "agree"), *samples)
         text = "Sum of the divergence of student and teacher, in nats."
         samples = self._by_band(now.kl, "kl"), self._by_band(now.js, "js")
-        yield _counter("reflux_shadow_divergence", text, (*_BAND, "kind"), *samples)
+        yield counter("reflux_shadow_divergence", text, (*_BAND, "kind"), *samples)
         text = "Sum of the squared divergence of student and teacher."
         samples = self._by_band(now.kl_sq, "kl"), self._by_band(now.js_sq, "js")
-        yield _counter("reflux_shadow_divergence_sq", text, (*_BAND, "kind"), *samples)
+        yield counter("reflux_shadow_divergence_sq", text, (*_BAND, "kind"), *samples)
 
     def _pipeline(self) -> Iterator[Metric]:
-        ledger, active = self._ledger, self.active
+        ledger, active = self._ledger, self._assessor.active
         propensity = self._propensity if active else [0.0] * ledger.bands
         text = "Probability that a request is shown to the teacher."
-        yield _gauge("reflux_shadow_propensity", text, _BAND, self._by_band(propensity))
+        yield gauge("reflux_shadow_propensity", text, _BAND, self._by_band(propensity))
         oldest = active.oldest_age if active else None
         for name, text, value in (
             ("queue_depth", "Sampled texts that wait, in memory and in the outbox.", ledger.queued),
@@ -130,14 +129,14 @@ class ShadowMetrics(Collector):
             ("oldest_age_seconds", "Age of the oldest sampled text without an outcome.", oldest or 0.0),
             ("breaker_state", "0 closed, 1 half-open, 2 open.", active.worker.breaker.state if active else 0),
         ):
-            yield _gauge(f"reflux_shadow_{name}", text, (), [((), value)])
+            yield gauge(f"reflux_shadow_{name}", text, (), [((), value)])
         redactions = [((kind,), ledger.redactions[kind]) for kind in KINDS]
-        yield _counter("reflux_shadow_redactions", "Placeholders put into texts.", ("kind",), redactions)
+        yield counter("reflux_shadow_redactions", "Placeholders put into texts.", ("kind",), redactions)
         text = "Answered texts that could not be counted."
-        yield _counter("reflux_shadow_defects", text, (), [((), ledger.defects)])
+        yield counter("reflux_shadow_defects", text, (), [((), ledger.defects)])
 
     def _teacher(self) -> Iterator[Metric]:
-        active, now = self.active, self._ledger.now
+        active, now = self._assessor.active, self._ledger.now
         info = InfoMetricFamily("reflux_teacher", "The teacher that answers are compared with.")
         cost, tokens, budget = [], [], []
         if active:
@@ -146,25 +145,11 @@ class ShadowMetrics(Collector):
             tokens.append((teacher, float(now.tokens.sum())))
             budget.append((teacher, math.inf if limit is None else limit))
             info.add_metric([], {"teacher": active.teacher.name, "fingerprint": active.teacher.version})
-        yield _counter("reflux_shadow_cost_usd", "What the teacher cost.", ("teacher",), cost)
-        yield _counter("reflux_shadow_tokens", "Tokens the teacher read.", ("teacher",), tokens)
+        yield counter("reflux_shadow_cost_usd", "What the teacher cost.", ("teacher",), cost)
+        yield counter("reflux_shadow_tokens", "Tokens the teacher read.", ("teacher",), tokens)
         text = "What the teacher may cost; +Inf for no limit."
-        yield _gauge("reflux_shadow_budget_usd_per_hour", text, ("teacher",), budget)
+        yield gauge("reflux_shadow_budget_usd_per_hour", text, ("teacher",), budget)
         yield info
-
-    def _gap(self) -> Iterator[Metric]:
-        yield self._log_likelihood_ratios()
-        found = estimate(self._ledger.history.cells())
-        gap, lower, upper = (found.gap, found.lower, found.upper) if found else (None, None, None)
-        for name, text, value in (
-            ("edetector", "Evidence that disagreement rose above its ceilings.", self._ledger.detector.value),
-            ("ratio", "Live gap since this version met this teacher.", gap),
-            ("lower", "Lower end of its 95 % interval.", lower),
-            ("upper", "Upper end of its 95 % interval.", upper),
-        ):
-            # Without a value there is no series: NaN would spoil sums over pods.
-            samples = [] if value is None else [((self._version,), value)]
-            yield _gauge(f"reflux_gap_{name}", text, ("model_version",), samples)
 
     def _log_likelihood_ratios(self) -> Metric:
         """Return what one comparison adds to the log e-value of each alternative, for alerting rules."""
@@ -179,22 +164,8 @@ class ShadowMetrics(Collector):
             for value, factors in (("true", agree), ("false", disagree))
         )
         text = "Log likelihood ratio of one comparison, for an alternative to the ceiling of its band."
-        return _gauge("reflux_gap_llr", text, (*_BAND, "alt", "agree"), *samples)
+        return gauge("reflux_gap_llr", text, (*_BAND, "alt", "agree"), *samples)
 
     def _by_band(self, values: Iterable[float], *more: str) -> Samples:
         """Yield one sample per band; `more` are the values of the labels after the band."""
         return (((self._version, band_name(band), *more), float(value)) for band, value in enumerate(values))
-
-
-def _counter(name: str, text: str, labels: Sequence[str], *samples: Samples) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, value in chain(*samples):
-        family.add_metric(values, value)
-    return family
-
-
-def _gauge(name: str, text: str, labels: Sequence[str], *samples: Samples) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for values, value in chain(*samples):
-        family.add_metric(values, value)
-    return family

@@ -18,8 +18,11 @@ from export.bundle.classifier import Prediction
 from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
+from service.monitor.windows import SINCE
 from service.shadow.active import ActiveShadow
+from service.shadow.assessment import Assessor
 from service.shadow.breakdown import decision_gap
+from service.shadow.disagreements import disagreements_report
 from service.shadow.drift_metrics import DriftMetrics
 from service.shadow.errors import ShadowError
 from service.shadow.input_drift import InputDrift
@@ -27,7 +30,7 @@ from service.shadow.ledger import Ledger
 from service.shadow.metrics import ShadowMetrics
 from service.shadow.outbox.rows import Sample
 from service.shadow.outcome import Outcome
-from service.shadow.report import gap_report
+from service.shadow.report import gap_report, history_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
 from service.shadow.witness import Answered, LoadedWitness, Witness
@@ -64,8 +67,9 @@ class ShadowPipeline:
         self._anchors = read_anchors(bundle) if settings.enabled else []
         self._sampler = Sampler(reference, settings.rate, random)
         self._ledger = Ledger(reference.null, self._sampler.propensity)
+        self._assessor = Assessor(self._ledger, reference, bundle.manifest, self._inputs, settings.gap_slo)
         self._metrics = ShadowMetrics(
-            registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version
+            registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version, self._assessor
         )
         self._witness_metrics = WitnessMetrics(bundle.manifest.version)
         registry.register(self._witness_metrics)
@@ -98,7 +102,7 @@ class ShadowPipeline:
             self._decision,
             self._anchors,
         )
-        self._metrics.active = self._active
+        self._assessor.active = self._active
         if loaded is not None:
             self._witness = Witness(loaded, self._settings, self._count_seen, self._random.random)
             self._witness_metrics.witness = self._witness
@@ -111,7 +115,7 @@ class ShadowPipeline:
         active, self._active = self._active, None
         if active is not None:
             await active.stop(0.8 * self._settings.stop_seconds)
-            self._metrics.active = None  # frees the teacher, which may be large
+            self._assessor.active = None  # frees the teacher, which may be large
 
     def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
@@ -148,15 +152,30 @@ class ShadowPipeline:
         if self._ledger.defects == 1:
             log.exception("shadow could not count a text")
 
-    def gap(self) -> dict[str, Any]:
-        """Return the body of `GET /gap`."""
+    def gap(self, window: str = SINCE) -> dict[str, Any]:
+        """Return the body of `GET /gap`, with the gap in one of `service.monitor.windows.NAMES`."""
         report = gap_report(
-            self._ledger, self._reference, self._sampler.propensity, self._manifest.version, self._metrics.active
+            self._assessor.assess(),
+            window,
+            self._ledger,
+            self._reference,
+            self._sampler.propensity,
+            self._manifest.version,
+            self._assessor.active,
         )
-        inputs, _ = self._inputs.report(time.time())
         witness = self._witness.report() if self._witness is not None else None
         decision = decision_gap(self._ledger.history) if self._decision is not None else None
-        return report | {"drift": {"input": inputs}, "witness": witness, "decision": decision}
+        return report | {"witness": witness, "decision": decision}
+
+    def gap_history(self, window: str) -> dict[str, Any]:
+        """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""
+        return history_report(self._assessor.assess(), window)
+
+    async def disagreements(self, limit: int) -> dict[str, Any]:
+        """Return the body of `GET /gap/disagreements`. Raises OutboxError if the outbox cannot be read."""
+        active = self._active
+        rows = [] if active is None else await active.thread.call(active.outbox.disagreements, limit)
+        return disagreements_report(rows, self._manifest.labels)
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1
@@ -171,6 +190,6 @@ class ShadowPipeline:
             novel=None if self._decision is None else self._decision.is_novel(prediction.embedding),
         )
         full = self._ledger.queued >= self._settings.backlog_rows
-        self._ledger.sample(sample.key)
+        self._ledger.sample(sample.key, now)
         if full or not active.writer.offer(sample):
             self._ledger.drop(sample.key, Outcome.QUEUE_FULL)

@@ -3,55 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from export.bundle.reference import Reference
-from service.monitor.evalues import LOG_PAGE, LOG_TICKET, log_exceeds_ceilings
-from service.monitor.gap import GapEstimate, estimate
-from service.monitor.means import confidence_sequence, estimate_mean
+from service.monitor.cells import Cells, Floats
+from service.monitor.evalues import LOG_PAGE, LOG_TICKET
+from service.monitor.gap import GapEstimate, stratified_wilson
+from service.monitor.means import confidence_sequence, estimate_mean, normal_quantile
+from service.monitor.series import Series, gap_series
+from service.monitor.verdict import LOG_CERTAIN
+from service.monitor.weights import comparison_weights
+from service.monitor.windows import SINCE, Window, start_of
 from service.shadow.active import ActiveShadow
+from service.shadow.assessment import Assessment
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
-from service.shadow.history import Floats, Totals
+from service.shadow.history import DAY, HOUR, Totals, hour_of
 from service.shadow.ledger import Ledger
 from service.shadow.metrics import band_name
-from service.shadow.outcome import OUTCOMES
+from service.shadow.outcome import OUTCOMES, Outcome
 
-ENOUGH = 100
-"""With fewer comparisons, a gap is called preliminary."""
-
-COVERED = 0.95
-"""With a smaller share of the traffic in bands that have a comparison, a gap is called preliminary."""
+LEVEL = 0.95
 
 PLANNED = 1000
 """Number of comparisons at which the always valid interval is tightest."""
 
 
 def gap_report(
-    ledger: Ledger, reference: Reference, propensity: tuple[float, ...], version: str, active: ActiveShadow | None
+    assessed: Assessment,
+    window: str,
+    ledger: Ledger,
+    reference: Reference,
+    propensity: tuple[float, ...],
+    version: str,
+    active: ActiveShadow | None,
 ) -> dict[str, Any]:
-    """Return the live gap of bundle `version` against this teacher, with its evidence and counts, ready for JSON."""
-    totals = _counted(ledger)
-    cells = ledger.history.cells()
-    found = estimate(cells)
-    status, message = _status(found, active)
+    """Return the live gap of bundle `version` in `window`, with the verdict and its evidence, ready for JSON.
+
+    The verdict, the evidence and the windows are those of all time, whatever the `window`.
+    """
+    judgement, found = assessed.judgement, assessed.findings.windows[window]
+    start = start_of(window, assessed.now)
+    totals = _counted(ledger, start, window)
+    last = ledger.last_comparison
     return {
-        "status": status,
-        "message": message,
+        "verdict": str(judgement.verdict),
+        "message": judgement.message,
+        "cause": None if judgement.cause is None else str(judgement.cause),
+        "blind": list(judgement.blind),
+        "window": window,
         "model_version": version,
-        "teacher": {"name": active.teacher.name, "version": active.teacher.version} if active else None,
-        **_gap(found, totals),
-        "divergence": {
-            "kl": _divergence(totals, totals.kl, totals.kl_sq, KL_LIMIT),
-            "js": _divergence(totals, totals.js, totals.js_sq, JS_LIMIT),
-        },
-        "evidence": {
-            "log_evalue": log_exceeds_ceilings(cells, [(0.0, reference.null)]),
-            "ticket_at": LOG_TICKET,
-            "page_at": LOG_PAGE,
-            "edetector": ledger.detector.value,
-        },
+        "enabled": active is not None,
+        "teacher": {
+            "name": active.teacher.name,
+            "version": active.teacher.version,
+            "models": active.watch.models.newest(),
+        }
+        if active
+        else None,
+        "slo": dataclasses.asdict(assessed.slo),
+        **_gap(found, totals, window),
+        "divergence": _divergence(assessed.cells, start, ledger),
+        "evidence": _evidence(assessed, ledger),
+        "windows": {name: _window(each) for name, each in assessed.findings.windows.items()},
+        "last_comparison_age_seconds": None if last is None else max(assessed.now - last, 0.0),
+        "losses": _losses(totals, found),
         "counts": {
             "requests": int(totals.requests.sum()),
             "sampled": int(totals.sampled.sum()),
@@ -65,51 +83,72 @@ def gap_report(
             "oldest_age_seconds": active.oldest_age if active else None,
         },
         "cost": _cost(totals, active),
-        "bands": [_band(band, totals, reference, propensity if active else None) for band in range(ledger.bands)],
-        "offline": {
-            "gap": reference.gap,
-            "rows": int(reference.rows.sum()),
-            "disagreements": int(reference.disagreements.sum()),
-        },
+        "drift": assessed.drift,
+        "directions": [],
+        "classes": [],
+        "decision": None,
+        "witness": None,
+        "bands": [
+            _band(band, totals, reference, ledger.null, propensity[band] if active else 0.0)
+            for band in range(ledger.bands)
+        ],
+        "offline": _offline(reference),
     }
 
 
-def _counted(ledger: Ledger) -> Totals:
+def history_report(assessed: Assessment, window: str) -> dict[str, Any]:
+    """Return the body of `GET /gap/history`: the gap in steps of a slot, or of an hour in windows of a day and more.
+
+    Since deployment means the 8 days of which hours are kept.
+    """
+    step = 300 if window in ("1h", "6h") else HOUR
+    start = start_of(window, assessed.now)
+    if window == SINCE:
+        known = assessed.cells.slot[assessed.cells.slot > assessed.now - 8 * DAY]
+        start = float(known.min()) if known.size else assessed.now
+    if step == HOUR:
+        start = hour_of(start)
+    points = max(math.ceil((assessed.now - start) / step), 1)
+    series = gap_series(assessed.cells, start, step, points, LEVEL)
+    return {"step_seconds": step, "slo": assessed.slo.ratio, "points": _points(series)}
+
+
+def _points(series: Series) -> list[dict[str, float | None]]:
+    """Return the steps for JSON, without those before the first request."""
+    names = {"ratio": series.gap, "lower": series.lower, "upper": series.upper, "expected": series.expected}
+    begun = int((series.requests > 0).argmax()) if series.requests.any() else len(series.time)
+    return [
+        {
+            "time": float(series.time[at]),
+            **{name: None if math.isnan(values[at]) else float(values[at]) for name, values in names.items()},
+            "requests": int(series.requests[at]),
+            "compared": int(series.compared[at]),
+        }
+        for at in range(begun, len(series.time))
+    ]
+
+
+def _counted(ledger: Ledger, start: float, window: str) -> Totals:
     """Return the counts to report: of all answered texts, as long as none could be sampled."""
-    totals = ledger.totals
-    if totals.requests.any():
+    totals = ledger.history.totals(start)
+    if window != SINCE or totals.requests.any():
         return totals
     answered, expected = np.array(ledger.answered, dtype=float), np.array(ledger.expected)
     return dataclasses.replace(totals, requests=answered, expected=expected)
 
 
-def _status(found: GapEstimate | None, active: ActiveShadow | None) -> tuple[str, str]:
-    if active is None:
-        return "disabled", "No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap."
-    if found is None:
-        return "waiting", "No comparison with the teacher yet; if this persists, see outcomes and queue."
-    if found.compared < ENOUGH or found.coverage < COVERED:
-        return "preliminary", (
-            f"{found.compared:.0f} comparisons cover {found.coverage:.0%} of the traffic; "
-            f"wait for {ENOUGH} that cover {COVERED:.0%} before you decide on this."
-        )
-    return "ok", f"{found.compared:.0f} comparisons cover {found.coverage:.0%} of the traffic."
-
-
-def _gap(found: GapEstimate | None, totals: Totals) -> dict[str, Any]:
-    requests = float(totals.requests.sum())
-    expected = float(totals.expected.sum()) / requests if requests else None
+def _gap(window: Window, totals: Totals, name: str) -> dict[str, Any]:
+    requests, found = float(totals.requests.sum()), window.estimate
     if found is None:
         interval = {"ratio": None, "lower": None, "upper": None}
         return {
             "gap": {**interval, "stderr": None, "level": None, "always_valid": None, "worst_case": None},
             "agreement": dict(interval),
-            "expected_gap": expected,
+            "expected_gap": float(totals.expected.sum()) / requests if requests else None,
             "rectifier": None,
             "live_ece": None,
             "coverage": 0.0 if requests else None,
         }
-    half = found.stderr * confidence_sequence(found.compared, PLANNED, found.level)
     return {
         "gap": {
             "ratio": found.gap,
@@ -117,7 +156,7 @@ def _gap(found: GapEstimate | None, totals: Totals) -> dict[str, Any]:
             "upper": found.upper,
             "stderr": found.stderr,
             "level": found.level,
-            "always_valid": {"lower": max(found.gap - half, 0.0), "upper": min(found.gap + half, 1.0)},
+            "always_valid": _always_valid(found) if name == SINCE else None,
             "worst_case": {"lower": found.worst_case_lower, "upper": found.worst_case_upper},
         },
         "agreement": {"ratio": 1.0 - found.gap, "lower": 1.0 - found.upper, "upper": 1.0 - found.lower},
@@ -128,30 +167,89 @@ def _gap(found: GapEstimate | None, totals: Totals) -> dict[str, Any]:
     }
 
 
-def _divergence(totals: Totals, sums: Floats, squares: Floats, limit: float) -> dict[str, float | None]:
-    found = estimate_mean(totals.requests, totals.compared, sums, squares, limit)
-    if found is None:
-        return {"mean": None, "lower": None, "upper": None}
-    return {"mean": found.mean, "lower": found.lower, "upper": found.upper}
+def _always_valid(found: GapEstimate) -> dict[str, float]:
+    """Return the interval that may be read at any time, for a window that only grows."""
+    half = found.stderr * confidence_sequence(found.compared, PLANNED, found.level)
+    return {"lower": max(found.gap - half, 0.0), "upper": min(found.gap + half, 1.0)}
+
+
+def _window(window: Window) -> dict[str, float | None]:
+    found = window.estimate
+    return {
+        "ratio": found.gap if found else None,
+        "lower": found.lower if found else None,
+        "upper": found.upper if found else None,
+        "expected": window.expected / window.requests if window.requests else None,
+        "requests": int(window.requests),
+        "compared": int(window.compared),
+        "lost_ratio": window.lost_ratio,
+        "log_evalue": window.log_evalue,
+    }
+
+
+def _evidence(assessed: Assessment, ledger: Ledger) -> dict[str, float]:
+    found, since = assessed.findings, assessed.findings.windows[SINCE]
+    return {
+        "log_evalue": found.log_evalue,
+        "log_evalue_gap": since.log_evalue_gap,
+        "log_evalue_bands": since.log_evalue_bands,
+        "log_certify": found.log_certify,
+        "certify_at": LOG_CERTAIN,
+        "ticket_at": LOG_TICKET,
+        "page_at": LOG_PAGE,
+        "edetector": ledger.detector.value,
+        "edetector_at": found.edetector_at,
+    }
+
+
+def _divergence(cells: Cells, start: float, ledger: Ledger) -> dict[str, dict[str, float | None]]:
+    """Return the mean divergences, with the same weights as the gap."""
+    chosen, bands = cells.slot >= start, ledger.bands
+    part = cells.where(chosen)
+    weights = comparison_weights(part)
+
+    def per_band(values: Floats) -> Floats:
+        return part.by_band(weights * values, bands)
+
+    requests, compared = part.by_band(part.requests, bands), per_band(part.compared)
+    means = {}
+    for name, limit in (("kl", KL_LIMIT), ("js", JS_LIMIT)):
+        sums, squares = (per_band(ledger.history.sums(kind)[chosen]) for kind in (name, f"{name}_sq"))
+        found = estimate_mean(requests, compared, sums, squares, limit)
+        means[name] = {
+            "mean": found.mean if found else None,
+            "lower": found.lower if found else None,
+            "upper": found.upper if found else None,
+        }
+    return means
+
+
+def _losses(totals: Totals, window: Window) -> dict[str, Any]:
+    counts = totals.outcomes.sum(axis=0).tolist()
+    lost = {str(name): int(count) for name, count in zip(OUTCOMES, counts, strict=True)}
+    del lost[str(Outcome.COMPLETED)]
+    return {"ratio": window.lost_ratio, "by_outcome": {name: count for name, count in lost.items() if count}}
 
 
 def _cost(totals: Totals, active: ActiveShadow | None) -> dict[str, float | None]:
     compared, cost_usd = float(totals.compared.sum()), float(totals.cost_usd.sum())
+    each = cost_usd / compared if compared else None
     return {
         "usd": cost_usd,
-        "usd_per_1000_comparisons": 1000 * cost_usd / compared if compared else None,
+        "usd_per_1000_comparisons": None if each is None else 1000 * each,
         "tokens": float(totals.tokens.sum()),
         "budget_usd_per_hour": active.worker.budget.usd_per_hour if active else None,
         "budget_usd_left_now": active.worker.budget.balance if active else None,
+        "teacher_alone_usd": None if each is None else each * float(totals.requests.sum()),
     }
 
 
-def _band(band: int, totals: Totals, reference: Reference, propensity: tuple[float, ...] | None) -> dict[str, Any]:
+def _band(band: int, totals: Totals, reference: Reference, ceilings: Floats, propensity: float) -> dict[str, Any]:
     requests, compared = float(totals.requests[band]), float(totals.compared[band])
     everything, rows = float(totals.requests.sum()), float(reference.rows[band])
     return {
         "band": band_name(band),
-        "propensity": propensity[band] if propensity else 0.0,
+        "propensity": propensity,
         "requests": int(requests),
         "share": requests / everything if everything else None,
         "expected_ratio": float(totals.expected[band]) / requests if requests else None,
@@ -159,10 +257,25 @@ def _band(band: int, totals: Totals, reference: Reference, propensity: tuple[flo
         "compared": int(compared),
         "disagreements": int(totals.disagreed[band]),
         "ratio": float(totals.disagreed[band]) / compared if compared else None,
-        "ceiling": float(reference.null[band]),
+        "ceiling": float(ceilings[band]),
         "offline": {
             "share": float(reference.share[band]),
             "rows": int(rows),
             "ratio": float(reference.disagreements[band]) / rows if rows else None,
         },
+    }
+
+
+def _offline(reference: Reference) -> dict[str, float]:
+    """Return the gap on the validation split, with Wilson's interval, and the gap that the ceilings tolerate."""
+    rows = float(reference.rows.sum())
+    whole = np.ones(1), np.array([reference.gap]), np.array([rows])
+    lower, upper = stratified_wilson(*whole, normal_quantile(LEVEL))
+    return {
+        "gap": reference.gap,
+        "lower": float(lower),
+        "upper": float(upper),
+        "rows": int(rows),
+        "disagreements": int(reference.disagreements.sum()),
+        "tolerated": reference.tolerated,
     }

@@ -29,6 +29,9 @@ class ShadowSettings(BaseModel):
     witness_share: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the answered texts that the witness reads; only they are sampled for the teacher. It saves CPU time."""
 
+    gap_slo: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """The gap that the student must stay below. None: what the bundle says, a point above its offline gap's bound."""
+
     path: Path = Path("shadow.sqlite")
     """The SQLite outbox, on a local disk that outlives the process. One process per file."""
 

@@ -211,7 +211,9 @@ async def test_what_a_protocol_says_of_the_service_fits_its_schema(client, docum
     assert fits(response.json(), answer_schema(document, "get", template, 200), document)
 
 
-@pytest.mark.parametrize("path", ["/model", "/gap", "/livez", "/readyz", "/startupz"])
+@pytest.mark.parametrize(
+    "path", ["/model", "/gap", "/gap/history", "/gap/disagreements", "/livez", "/readyz", "/startupz"]
+)
 async def test_every_other_answer_fits_its_schema(client, document, path):
     response = await client.get(path)
     assert response.status_code == 200

@@ -75,6 +75,22 @@ class PendingRow(NamedTuple):
         return Key(slot_of(self.time), self.band, self.propensity)
 
 
+class DisagreementRow(NamedTuple):
+    """A comparison in which the teacher chose another class than the student.
+
+    `text` is None if texts are not kept. `probabilities` and `answer` are the bytes of float32 [K], of the student and
+    of the teacher. The classes are None in rows of schema 1.
+    """
+
+    time: float
+    text: str | None
+    probabilities: bytes
+    answer: bytes
+    student_class: int | None
+    teacher_class: int | None
+    band: int
+
+
 class RowResult(NamedTuple):
     """What is stored for a row at its end: the outcome, and the teacher's answer with its comparison if there is one.
 

@@ -23,7 +23,7 @@ from service.shadow.history import Changes, Floats, Key, slot_of
 from service.shadow.outbox.checks import AnchorAnswer, Checks, Repeat, StoredChecks
 from service.shadow.outbox.migration import migrate
 from service.shadow.outbox.replay import change_ceilings, delete_old, load_ceilings, replay
-from service.shadow.outbox.rows import OutboxRow, PendingRow, Restored, RowResult
+from service.shadow.outbox.rows import DisagreementRow, OutboxRow, PendingRow, Restored, RowResult
 from service.shadow.outbox.tables import SCHEMA, TABLES_1, TABLES_2
 from service.shadow.outbox.tallies import Tallies
 
@@ -138,6 +138,16 @@ class Outbox:
                 (self._bundle, limit + len(without)),
             )
             return [PendingRow(*row) for row in found if row[0] not in without][:limit]
+
+    def disagreements(self, limit: int) -> list[DisagreementRow]:
+        """Return the `limit` newest comparisons in which this teacher chose another class, the newest first."""
+        with self._transaction("BEGIN") as connection:
+            found = connection.execute(
+                "SELECT time, text, probabilities, answer, student_class, teacher_class, band FROM rows"
+                " WHERE bundle = ? AND agree = 0 AND teacher = ? ORDER BY finished DESC LIMIT ?",
+                (self._bundle, self._teacher, limit),
+            )
+            return [DisagreementRow(*row) for row in found]
 
     def finish(self, seq: int, result: RowResult) -> bool:
         """Store the result of a pending row. Return False if there is no such row."""

@@ -1,4 +1,4 @@
-"""`GET /model` and `GET /gap`."""
+"""`GET /model`."""
 
 import json
 
@@ -12,9 +12,3 @@ async def test_model_is_the_manifest(client, tiny_bundle):
     assert served.pop("access")["keys"] is False
     assert served.pop("variants") == {"stable": {"version": tiny_bundle.manifest.version, "share": 1.0}}
     assert served == json.loads((tiny_bundle.path / MANIFEST).read_text())
-
-
-async def test_gap_returns_an_object(client):
-    response = await client.get("/gap")
-    assert response.status_code == 200
-    assert isinstance(response.json(), dict)

@@ -60,6 +60,7 @@ class PlayedTeacher:
     """Answers as `reply` does, and records the texts in `asked`."""
 
     config_type: Any = None
+    origin: tuple[str, str] | None = None
     batch_size = 1
     concurrency = 256
 

@@ -37,7 +37,7 @@ async def test_comparisons_reach_the_gap(make_shadow):
     assert found["gap"]["always_valid"]["upper"] > found["gap"]["upper"]
     assert found["gap"]["worst_case"] == {"lower": pytest.approx(0.1), "upper": pytest.approx(0.1)}
     assert found["rectifier"] == pytest.approx(0.1 - found["expected_gap"])
-    assert found["teacher"] == {"name": "played", "version": "1"}
+    assert found["teacher"] == {"name": "played", "version": "1", "models": []}
     assert found["model_version"] == VERSION
     assert found["evidence"]["log_evalue"] != 0
     assert found["divergence"]["js"]["mean"] > 0
@@ -97,7 +97,8 @@ async def test_if_disabled_only_requests_are_counted(make_shadow):
     shadow = await make_shadow(enabled=False, teacher=None).start()
     shadow.observe(10)
     found = shadow.pipeline.gap()
-    assert found["status"] == "disabled"
+    assert (found["verdict"], found["enabled"]) == ("blind", False)
+    assert "shadow.enabled" in found["message"]
     assert found["counts"]["requests"] == 10
     assert found["counts"]["sampled"] == 0
     assert found["expected_gap"] == pytest.approx(shadow.metric("expected_disagreement_total") / 10)
@@ -116,12 +117,14 @@ async def test_the_report_is_json_in_every_state(make_shadow):
     states.append(shadow.pipeline.gap())
     await shadow.settled()
     states.append(shadow.pipeline.gap())
-    await shadow.process(200)
+    await shadow.process(150)
     states.append(shadow.pipeline.gap())
     for state in states:
         json.dumps(state, allow_nan=False)
-    assert [state["status"] for state in states] == ["disabled", "waiting", "waiting", "preliminary", "ok"]
+    assert [state["verdict"] for state in states] == ["blind", "watch", "watch", "watch", "stay"]
     assert all(state.keys() == states[0].keys() for state in states)
+    assert "No text has been compared" in states[2]["message"]
+    assert "by 5 comparisons" in states[3]["message"]
 
 
 PER_BAND = ("requests", "expected_disagreement", "shadow_sampled", "shadow_resumed", "shadow_weight")
@@ -174,7 +177,7 @@ async def test_the_log_evalue_follows_from_counters_and_constants(make_shadow):
     assert {alt for _, alt in components} == {"1.5", "3", "spread"}
     assert len(components) == 11
     mean = sum(math.exp(value) for value in components.values()) / 11
-    assert math.log(mean) == pytest.approx(shadow.pipeline.gap()["evidence"]["log_evalue"])
+    assert math.log(mean) == pytest.approx(shadow.pipeline.gap()["evidence"]["log_evalue_bands"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""What the counts of now say about the student: the gap in every window, what drifted, and the verdict.
+
+The report, the metrics and the console all show one assessment.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from distill.teachers import Teacher
+from export.bundle.format import Manifest
+from export.bundle.reference import Reference
+from service.monitor.cells import SLOT_SECONDS, Cells
+from service.monitor.findings import Findings
+from service.monitor.verdict import Judgement, judge
+from service.monitor.windows import log_certify, measure, start_of
+from service.shadow.active import ActiveShadow
+from service.shadow.history import slot_of
+from service.shadow.input_drift import InputDrift
+from service.shadow.ledger import Ledger
+from service.shadow.outcome import OUTCOMES, Outcome
+from service.shadow.teacher_report import model_change, teacher_drift
+
+_TINY = 1e-6  # an SLO of 0 or 1 is judged as one that is this far from it
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """The gap that must not be exceeded, in [0, 1], and whether the bundle or a setting gives it."""
+
+    ratio: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All that is known at `now` (Unix seconds). `drift` holds the sections `input` and `teacher` of `GET /gap`."""
+
+    now: float
+    slo: Slo
+    cells: Cells
+    findings: Findings
+    judgement: Judgement
+    drift: dict[str, Any]
+
+
+class Assessor:
+    """Assesses one student. `active` is set while texts are shadowed.
+
+    `slo` is the setting, if any; otherwise that of the `reference` holds.
+    """
+
+    def __init__(
+        self, ledger: Ledger, reference: Reference, manifest: Manifest, inputs: InputDrift, slo: float | None
+    ) -> None:
+        self.active: ActiveShadow | None = None
+        self.slo = Slo(reference.slo, "bundle") if slo is None else Slo(slo, "setting")
+        self._ledger, self._manifest, self._inputs = ledger, manifest, inputs
+
+    def assess(self) -> Assessment:
+        """Assess the counts of now."""
+        ledger, now, active = self._ledger, time.time(), self.active
+        cells = ledger.history.cells()
+        limit = min(max(self.slo.ratio, _TINY), 1.0 - _TINY)
+        newest = cells.since(slot_of(now) - SLOT_SECONDS)
+        hour = ledger.history.totals(start_of("1h", now)).outcomes.sum(axis=0).tolist()
+        watch = active.watch if active else None
+        inputs, inputs_drifted = self._inputs.report(now)
+        teacher, teacher_clause = teacher_drift(watch)
+        waiting = ledger.waiting_since
+        findings = Findings(
+            slo=self.slo.ratio,
+            windows=measure(cells, now, limit, ledger.ceilings),
+            newest_lost=float(newest.lost.sum()),
+            newest_compared=float(newest.compared.sum()),
+            log_certify=log_certify(cells, now, limit),
+            edetector=ledger.detector.value,
+            edetector_at=ledger.edetector_threshold(now),
+            silent_seconds=None if waiting is None else max(now - waiting, 0.0),
+            silent_samples=ledger.sampled_since,
+            enabled=active is not None,
+            losses={
+                str(name): count for name, count in zip(OUTCOMES, hour, strict=True) if name is not Outcome.COMPLETED
+            },
+            other_teacher=other_teacher(self._manifest, *_identity(active.teacher)) if active else None,
+            input_drift=_input_clause(inputs) if inputs_drifted else None,
+            teacher_drift=teacher_clause or _clause(model_change(watch)),
+        )
+        return Assessment(now, self.slo, cells, findings, judge(findings), {"input": inputs, "teacher": teacher})
+
+
+def other_teacher(manifest: Manifest, name: str, version: str) -> str | None:
+    """Say that the student did not learn from the teacher that it is compared with; None if it did, or may have.
+
+    A manifest without a version, or without any teacher, is not judged by it.
+    """
+    learned = {key: manifest.teacher[key] for key in ("name", "version") if manifest.teacher.get(key)}
+    if learned.items() <= {"name": name, "version": version}.items():
+        return None
+    return (
+        f"The gap is measured against {name}@{version}, but the student learned from {'@'.join(learned.values())}; set "
+        "shadow.teacher to that one, or distil again."
+    )
+
+
+def _identity(teacher: Teacher) -> tuple[str, str]:
+    """Return name and version of a teacher; a bundle that was exported from a teacher stands for that one."""
+    return getattr(teacher, "origin", None) or (teacher.name, teacher.version)
+
+
+def _input_clause(section: dict[str, Any]) -> str | None:
+    """Say what differs in the first feature that drifted; the features stand in the order of their weight."""
+    return next(_clause(feature["message"]) for feature in section["features"] if feature["drift"])
+
+
+def _clause(sentence: str | None) -> str | None:
+    """Return a sentence without its full stop."""
+    return sentence.rstrip(".") if sentence else None

@@ -1,0 +1,139 @@
+"""From counts to the verdict, through the pipeline: what turns a student's verdict, and what does not."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from distill.teachers import Answer
+from export.bundle.format import Manifest
+from service.shadow import assessment
+from service.shadow.assessment import other_teacher
+
+from .conftest import LABELS, PlayedTeacher, agree, answer, disagree, hang
+
+
+def later(monkeypatch, seconds):
+    """Let the report be read `seconds` from now."""
+    now = time.time() + seconds
+    monkeypatch.setattr(assessment, "time", SimpleNamespace(time=lambda: now))
+
+
+async def calm(shadow):
+    """Have 200 texts compared that are as those of validation were."""
+    for count, top in ((60, 0.999), (60, 0.98), (40, 0.93), (20, 0.75), (20, 0.5)):
+        shadow.observe(count, top=top)
+    await shadow.settled()
+
+
+async def test_a_calm_student_is_certified(make_shadow):
+    shadow = await make_shadow().start()
+    await calm(shadow)
+    found = shadow.pipeline.gap()
+    assert (found["verdict"], found["cause"], found["blind"]) == ("stay", None, [])
+    assert found["evidence"]["log_certify"] > found["evidence"]["certify_at"]
+    assert shadow.metric("gap_verdict") == 0
+    assert shadow.metric("gap_window_compared", window="1h") == 200
+
+
+async def test_a_student_that_mostly_disagrees_must_leave(make_shadow):
+    shadow = await make_shadow(disagree).start()
+    await shadow.process(40)
+    found = shadow.pipeline.gap()
+    assert (found["verdict"], found["cause"]) == ("leave", "student")
+    assert found["evidence"]["log_evalue"] > found["evidence"]["page_at"]
+    assert shadow.metric("gap_verdict") == 2
+
+
+async def test_the_slo_is_that_of_the_bundle_unless_a_setting_gives_another(make_shadow):
+    assert make_shadow().pipeline.gap()["slo"]["source"] == "bundle"
+    strict = make_shadow(gap_slo=0.02)
+    assert strict.pipeline.gap()["slo"] == {"ratio": 0.02, "source": "setting"}
+    assert strict.metric("gap_slo") == 0.02
+    for wrong in (0.0, 1.0):
+        with pytest.raises(ValueError, match="gap_slo"):
+            make_shadow(gap_slo=wrong)
+
+
+async def test_a_teacher_that_says_nothing_blinds_after_two_minutes(make_shadow, monkeypatch):
+    shadow = await make_shadow(hang).start()
+    shadow.observe(12)
+    assert shadow.pipeline.gap()["verdict"] == "watch"
+    later(monkeypatch, 130)
+    found = shadow.pipeline.gap()
+    assert found["verdict"] == "blind"
+    assert "No text was compared for 2 minutes, although 12 were sampled" in found["message"]
+
+
+async def test_traffic_that_stops_does_not_blind(make_shadow, monkeypatch):
+    shadow = await make_shadow().start()
+    await calm(shadow)
+    later(monkeypatch, 86_400)
+    found = shadow.pipeline.gap()
+    assert found["verdict"] == "stay"
+    assert found["last_comparison_age_seconds"] == pytest.approx(86_400, abs=60)
+    assert found["windows"]["1h"]["requests"] == 0
+
+
+async def test_a_spent_budget_blinds(make_shadow):
+    async def dear(texts):
+        return [answer("billing", cost_usd=1.0)]
+
+    shadow = await make_shadow(dear, usd_per_hour=10.0, concurrency=1).start()
+    await calm(shadow)
+    found = shadow.pipeline.gap()
+    assert found["verdict"] == "blind"
+    assert "raise shadow.usd_per_hour" in found["message"]
+    assert found["losses"]["by_outcome"]["budget"] > 150
+
+
+async def test_refused_disagreements_do_not_make_a_bad_student_stay(make_shadow):
+    async def shy(texts):
+        number = int(texts[0].split()[1])
+        if number % 10 < 4:  # a gap of 40 %, of which 30 % is refused
+            return [Answer(None, "logprobs", outcome="refused") if number % 100 < 30 else answer("shipping")]
+        return [answer("billing")]
+
+    shadow = await make_shadow(shy).start()
+    await shadow.process(300)
+    assert shadow.pipeline.gap()["verdict"] == "leave"
+
+
+@pytest.mark.parametrize(
+    ("learned", "other"),
+    [
+        ({}, False),
+        ({"name": "played"}, False),
+        ({"name": "played", "version": "1"}, False),
+        ({"name": "played", "version": "2"}, True),
+        ({"name": "local:large", "version": "1"}, True),
+    ],
+)
+def test_a_teacher_other_than_that_of_the_bundle_is_named(learned, other):
+    manifest = Manifest("tiny", "tiny", LABELS, 32, "fp32", 1.0, {}, "0123", teacher=learned)
+    message = other_teacher(manifest, "played", "1")
+    assert (message is not None) == other
+    assert message is None or "set shadow.teacher to that one" in message
+
+
+@pytest.mark.parametrize(("version", "verdict"), [("7", "stay"), ("8", "blind")])
+async def test_the_bundle_of_a_teacher_stands_for_it(make_shadow, version, verdict):
+    teacher = PlayedTeacher(name="bundle:large")
+    teacher.origin = ("played", version)
+    shadow = make_shadow(teacher)
+    shadow.pipeline._manifest.teacher.update(name="played", version="7")
+    await shadow.start()
+    await calm(shadow)
+    assert shadow.pipeline.gap()["verdict"] == verdict
+
+
+async def test_another_teacher_blinds(make_shadow):
+    shadow = make_shadow(PlayedTeacher(agree, name="other"))
+    shadow.pipeline._manifest.teacher["name"] = "played"
+    await shadow.start()
+    await calm(shadow)
+    found = shadow.pipeline.gap()
+    assert found["verdict"] == "blind"
+    assert "other@1" in found["message"]
