@@ -110,7 +110,10 @@ class Cells:
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> Cells:
         """Return the cells for which `chosen` [C] is true."""
-        return Cells(*(getattr(self, item.name)[chosen] for item in fields(self)))
+        part = object.__new__(Cells)  # some of these cells need no second check
+        for item in fields(self):
+            object.__setattr__(part, item.name, getattr(self, item.name)[chosen])
+        return part
 
     def by_band(self, values: Floats, bands: int) -> Floats:
         """Return the sums of `values` [C] per band, shape [bands].

@@ -242,6 +242,16 @@ class History:
         """Return one of COLUMNS of every cell, shape [C], in the order of `cells`."""
         return self._settled()[1][:, _AT[name]].copy()
 
+    def compared_since(self, start: float) -> tuple[float, float]:
+        """Return the number of comparisons of the slots since `start`, and the first of these slots (Unix seconds).
+
+        Comparisons in slot 0, whose times are not known any more, are left out. Without any, the slot is `start`.
+        """
+        keys, table = self._settled()
+        compared = table[:, _AT["agreed"]] + table[:, _AT["disagreed"]]
+        chosen = (keys[:, 0] >= max(start, 1.0)) & (compared > 0)
+        return float(compared[chosen].sum()), float(keys[chosen, 0].min()) if chosen.any() else start
+
     def totals(self, start: float = 0.0) -> Totals:
         """Return the sums per band over the slots that start at `start` (Unix seconds) or later."""
         keys, table = self._settled()

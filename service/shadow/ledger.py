@@ -97,12 +97,10 @@ class Ledger:
         The rate is that of the last 7 days, or of the time since the first comparison, if that is shorter. `now` is in
         Unix seconds.
         """
-        cells = self.history.cells().since(max(now - 7 * DAY, 1.0))
-        compared = cells.compared
-        if not compared.any():
+        compared, first = self.history.compared_since(now - 7 * DAY)
+        if not compared:
             return DETECTOR_FLOOR
-        seconds = max(now - float(cells.slot[compared > 0].min()), HOUR)
-        return max(float(compared.sum()) / seconds * DETECTOR_DAYS * DAY, DETECTOR_FLOOR)
+        return max(compared / max(now - first, HOUR) * DETECTOR_DAYS * DAY, DETECTOR_FLOOR)
 
     def restore(self, restored: Restored) -> None:
         """Continue from what earlier processes left in the outbox."""
