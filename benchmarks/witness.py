@@ -28,6 +28,8 @@ from export.bundle.teacher import BundleTeacher
 from export.bundle.witness import WitnessReference, joint_confidences
 from export.run import TEACHER, ExportRun
 from service.monitor.bands import propensities
+from service.monitor.cells import Cells
+from service.monitor.gap import estimate
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,21 +69,39 @@ def design(reference: Reference, confidence: Floats, wrong: Floats, rate: float)
     return Design(band, wrong, propensities(rate, reference.share, reference.spread))
 
 
-def simulate(chosen: Design, rounds: int, random: np.random.Generator) -> tuple[float, float]:
-    """Return the root mean square error and the mean number of calls over `rounds` windows of traffic."""
-    bands, errors, calls = len(chosen.propensity), [], []
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Means over windows: the root mean square error, the width of the interval, its coverage, and the calls."""
+
+    error: float
+    width: float
+    covered: float
+    calls: float
+
+
+def simulate(chosen: Design, rounds: int, random: np.random.Generator) -> Measured:
+    """Estimate the gap in `rounds` windows of traffic."""
+    bands, found = len(chosen.propensity), []
     for _ in range(rounds):
         rows = random.integers(len(chosen.band), size=TRAFFIC)
         band, wrong = chosen.band[rows], chosen.wrong[rows]
         asked = random.random(TRAFFIC) < chosen.propensity[band]
-        requests = np.bincount(band, minlength=bands)
         compared = np.bincount(band[asked], minlength=bands)
         disagreed = np.bincount(band[asked], weights=wrong[asked], minlength=bands)
-        seen = compared > 0
-        gap = (requests[seen] * disagreed[seen] / compared[seen]).sum() / requests[seen].sum()
-        errors.append(gap - wrong.mean())
-        calls.append(asked.sum())
-    return float(np.sqrt(np.mean(np.square(errors)))), float(np.mean(calls))
+        cells = Cells.of(
+            band=np.arange(bands),
+            propensity=chosen.propensity,
+            requests=np.bincount(band, minlength=bands),
+            sampled=compared,
+            agreed=compared - disagreed,
+            disagreed=disagreed,
+        )
+        result, truth = estimate(cells), wrong.mean()
+        assert result is not None
+        inside = result.lower <= truth <= result.upper
+        found.append(((result.gap - truth) ** 2, (result.upper - result.lower) ** 2, inside, asked.sum()))
+    error, width, covered, calls = np.mean(found, axis=0).tolist()
+    return Measured(error**0.5, width**0.5, covered, calls)
 
 
 async def ask(teacher: BundleTeacher, texts: list[str]) -> npt.NDArray[np.intp]:
@@ -123,19 +143,23 @@ def main() -> None:
         ),
     }
     print(f"{len(texts)} texts, gap {wrong.mean():.2%}, rate {given.rate:.0%}, {given.rounds} windows of {TRAFFIC}")
-    random, needed = np.random.default_rng(0), []
+    random, results = np.random.default_rng(0), []
     for name, chosen in designs.items():
-        error, calls = simulate(chosen, given.rounds, random)
-        constant = calls * error**2  # calls for a standard error of 1
-        needed.append(constant)
+        measured = simulate(chosen, given.rounds, random)
+        results.append(measured)
+        needed = measured.calls * (measured.width / 0.02) ** 2
         print(
-            f"{name}: variance per call {chosen.variance:.3f} of a uniform sample's; {calls:.0f} calls give "
-            f"{error:.3%}; {constant * (1.96 / 0.01) ** 2:.0f} calls give a gap +- 1 point"
+            f"{name}: variance per call {chosen.variance:.3f} of a uniform sample's; {measured.calls:.0f} calls give "
+            f"an interval of {measured.width:.2%}, which covers in {measured.covered:.1%}, and an error of "
+            f"{measured.error:.2%}; about {needed:.0f} calls give a gap +- 1 point"
         )
-    analytic = [chosen.variance for chosen in designs.values()]
+    alone, both = results
+    before, after = designs.values()
     print(
-        f"calls needed with the witness: {analytic[1] / analytic[0]:.2f} of those without (simulated: "
-        f"{needed[1] / needed[0]:.2f})"
+        "calls needed with the witness, of those without: "
+        f"{both.calls * both.width**2 / (alone.calls * alone.width**2):.2f} for the same width, "
+        f"{both.calls * both.error**2 / (alone.calls * alone.error**2):.2f} for the same error, "
+        f"{after.variance / before.variance:.2f} exactly"
     )
 
 

@@ -65,8 +65,11 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
     gap = Σ_b (N_b / N) · p_b, with p_b = Σwy / Σw over the comparisons of the band and the weights of
     `comparison_weights` (Holt and Smith 1979). With effective counts n and k = n · p_b, the variance is
     Σ_b (N_b / N)² · p (1 − p) / (n + 1), p = (k + ½) / (n + 1): the ½ keeps that of a band positive when all agreed.
-    The interval is stratified Wilson (`stratified_wilson`). A band without a comparison is estimated together with the
-    nearest band that has one; `coverage` says how much of the traffic that leaves.
+    The requests are themselves a sample of the traffic, of which a witness may have read a share only, so that
+    Σ_b (N_b / N) · (p_b − gap)² / N is added (double sampling; Cochran 1977, section 12.2). The interval is stratified
+    Wilson (`stratified_wilson`), its ends moved out by the root of the sum of squares (Zou and Donner 2008). A band
+    without a comparison is estimated together with the nearest band that has one; `coverage` says how much of the
+    traffic that leaves.
 
     It assumes that within a band and an hour, neither sampling nor losses depend on the outcome.
 
@@ -85,14 +88,19 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
     disagreed = cells.by_band(weights * cells.disagreed, bands)
     ratio = np.divide(disagreed, n, out=np.zeros(bands), where=covered)
     share = covered_shares(requests, covered)
-    lower, upper = stratified_wilson(share, ratio, n, quantile)
+    gap = float(share @ ratio)
+    between = float(share @ (ratio - gap) ** 2) / float(requests.sum())
+    lower, upper = (
+        gap + math.copysign(math.hypot(float(end) - gap, quantile * math.sqrt(between)), side)
+        for end, side in zip(stratified_wilson(share, ratio, n, quantile), (-1, 1), strict=True)
+    )
     worst_case_lower, worst_case_upper = _worst_case(cells, requests)
     seen = np.where(covered, requests, 0.0)
     return GapEstimate(
-        gap=float(share @ ratio),
-        stderr=math.sqrt(float(share**2 @ _variance(ratio, n))),
-        lower=float(lower),
-        upper=float(upper),
+        gap=gap,
+        stderr=math.sqrt(float(share**2 @ _variance(ratio, n)) + between),
+        lower=max(lower, 0.0),
+        upper=min(upper, 1.0),
         level=level,
         expected_gap=float(expected.sum() / requests.sum()),
         live_ece=float(seen @ np.abs(ratio - expected / np.where(covered, requests, 1.0))) / float(seen.sum()),

@@ -118,7 +118,11 @@ def test_by_hand() -> None:
     weights = np.array([1000, 500, 100]) / 1600
     assert result.gap == pytest.approx(weights @ [0, 2 / 16, 4 / 8])
     p = np.array([0.5 / 21, 2.5 / 17, 4.5 / 9])
-    assert result.stderr == pytest.approx(np.sqrt(weights**2 @ (p * (1 - p) / [21, 17, 9])))
+    within, between = (
+        weights**2 @ (p * (1 - p) / [21, 17, 9]),
+        weights @ (np.array([0, 2 / 16, 4 / 8]) - result.gap) ** 2,
+    )
+    assert result.stderr == pytest.approx(np.sqrt(within + between / 1600))
     assert result.expected_gap == pytest.approx(67 / 1600)
     assert result.rectifier == pytest.approx(result.gap - 67 / 1600)
     assert result.live_ece == pytest.approx(weights @ [0.002, 0.075, 0.1])
