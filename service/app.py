@@ -22,7 +22,7 @@ from service.http.error_body import ErrorBody
 from service.http.error_responses import handle_error
 from service.http.fast_route import fast_routes
 from service.http.openapi import define
-from service.routes import admin, classify, docs, gap, health, model
+from service.routes import admin, ask, classify, docs, gap, health, model
 from service.server import limits
 from service.server.middleware import RequestMiddleware
 from service.settings import Settings
@@ -124,7 +124,14 @@ def _error_shape(settings: Settings) -> Callable[[str], Shape]:
 
 def _routers(state: State) -> list[APIRouter]:
     settings = state.settings
-    routers = [classify.create_router(settings, state.models), model.router, gap.router, health.router, docs.router]
+    routers = [
+        classify.create_router(settings, state.models),
+        model.router,
+        gap.router,
+        ask.create_router(settings),
+        health.router,
+        docs.router,
+    ]
     if settings.metrics_port is None:
         routers.append(health.metrics_router)
     if settings.admin:

@@ -20,6 +20,7 @@ from service.shadow.ledger import Ledger
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
+from service.shadow.questions import Questions
 from service.shadow.retention import delete_old_rows
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, make_teacher
@@ -40,6 +41,7 @@ class ActiveShadow:
     writer: Writer
     worker: Worker
     watch: TeacherWatch
+    questions: Questions
     writer_task: asyncio.Task[None]
     worker_tasks: tuple[asyncio.Task[None], ...]
     watch_task: asyncio.Task[None]
@@ -110,7 +112,17 @@ class ActiveShadow:
             deleting = delete_old_rows(outbox, thread, settings.retention_days)
             retention_task = asyncio.create_task(deleting, name="shadow-retention")
         return cls(
-            teacher, outbox, thread, writer, worker, watch, writer_task, worker_tasks, watch_task, retention_task
+            teacher,
+            outbox,
+            thread,
+            writer,
+            worker,
+            watch,
+            Questions(settings, caller, thread, labels, scaling),
+            writer_task,
+            worker_tasks,
+            watch_task,
+            retention_task,
         )
 
     async def stop(self, seconds: float) -> None:

@@ -18,6 +18,7 @@ from export.bundle.classifier import Prediction
 from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
+from service.errors import InvalidRequestError
 from service.monitor.windows import SINCE
 from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessor
@@ -176,6 +177,15 @@ class ShadowPipeline:
         active = self._active
         rows = [] if active is None else await active.thread.call(active.outbox.disagreements, limit)
         return disagreements_report(rows, self._manifest.labels)
+
+    async def ask(self, text: str) -> dict[str, Any]:
+        """Return the teacher's answer to a text, which enters no count; see `Questions.ask`.
+
+        Raises InvalidRequestError unless texts are shadowed, and what `Questions.ask` raises.
+        """
+        if self._active is None:
+            raise InvalidRequestError("there is no teacher to ask: set shadow.enabled and shadow.teacher")
+        return await self._active.questions.ask(text)
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1
