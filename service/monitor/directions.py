@@ -172,7 +172,8 @@ def classes(pairs: Pairs, weights: Floats, level: float = 0.95) -> list[ClassGap
 def _sums(kind: Ints, weights: Floats, count: Floats, kinds: int) -> tuple[Floats, Floats, Floats]:
     """Return, per kind, the sums of the weights and of their squares over the comparisons, and their number."""
     first, second, number = (
-        np.bincount(kind, values * count, kinds) for values in (weights, weights**2, np.sign(weights))
+        np.bincount(kind, values * count, kinds).astype(np.float64)
+        for values in (weights, weights**2, np.sign(weights))
     )
     return first, second, number
 

@@ -1,17 +1,124 @@
-"""Where the gap hurts, ready for JSON: the gap of the application's decision."""
+"""Where the gap hurts: by direction, by predicted class, and in the application's decision; for `GET /gap` and metrics.
+
+Classes are tallied by hour, and after a day by day: a window begins with the hour or the day that its start is in.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.monitor.cells import Floats
+from service.monitor.directions import Pairs, classes, directions, pair_weights
 from service.monitor.gap import estimate
-from service.shadow.history import History
+from service.shadow.history import DAY, HOUR, History, folded, hour_of
+
+LISTED = 10
+"""Directions and classes that are listed: a model of many labels must not have as many series."""
+
+OTHER = "other"
+"""The label value, in metrics, of all directions that are not listed."""
 
 
-def decision_gap(history: History, start: float = 0.0) -> dict[str, float] | None:
-    """Return how often the decision is another one by the teacher's answer, of the slots from `start` (Unix seconds).
+class Breakdown:
+    """Breaks the gap of one bundle down. `labels` are the bundle's, `decides` is whether it has a decision."""
 
-    None before the first comparison.
-    """
-    found = estimate(history.decision_cells().since(start))
-    if found is None:
-        return None
-    return {"ratio": found.gap, "lower": found.lower, "upper": found.upper, "compared": found.compared}
+    def __init__(self, history: History, labels: Sequence[str], *, decides: bool) -> None:
+        self._history, self._labels, self._decides = history, tuple(labels), decides
+        self._read: tuple[tuple[int, int, int], Pairs] | None = None
+
+    def report(self, start: float = 0.0) -> dict[str, Any]:
+        """Return the sections `directions`, `classes` and `decision` of `GET /gap`.
+
+        They are about the slots from `start` (Unix seconds). `decision` is None without a decision or a comparison.
+        """
+        begin = folded(hour_of(start), self._history.hour, DAY)
+        pairs, cells = self._pairs().since(begin), self._history.cells().since(begin)
+        weights = pair_weights(pairs, cells, self._periods(cells.slot))
+        return {
+            "directions": [
+                {
+                    "teacher": self._name(one.teacher),
+                    "student": self._name(one.student),
+                    **_interval(one.ratio, one.lower, one.upper),
+                    "count": one.count,
+                }
+                for one in directions(pairs, weights, LISTED)
+            ],
+            "classes": [
+                {
+                    "label": self._name(one.student),
+                    "share": one.share,
+                    **_interval(one.ratio, one.lower, one.upper),
+                    "compared": one.compared,
+                }
+                for one in classes(pairs, weights)[:LISTED]
+            ],
+            "decision": self._decision(start) if self._decides else None,
+        }
+
+    def _decision(self, start: float) -> dict[str, float] | None:
+        found = estimate(self._history.decision_cells().since(start))
+        if found is None:
+            return None
+        return {**_interval(found.gap, found.lower, found.upper), "compared": found.compared}
+
+    def _name(self, position: int | None) -> str | None:
+        return None if position is None else self._labels[position]
+
+    def _periods(self, slot: Floats) -> Floats:
+        """Return the hour, or the day, with which the comparisons of each cell were tallied."""
+        hour = self._history.hour
+        length = np.where(slot < hour - DAY, DAY, HOUR)
+        period = slot // length * length
+        return np.where(period < hour - 8 * DAY, 0.0, period)  # a day is folded as a whole, hours one by one
+
+    def _pairs(self) -> Pairs:
+        """Return the tallies as arrays: those read before, unless a comparison came since."""
+        tallies = self._history.pairs
+        state = (self._history.hour, len(tallies), sum(tallies.values()))
+        if self._read is None or self._read[0] != state:
+            keys = np.fromiter(chain.from_iterable(tallies), np.float64, 4 * len(tallies)).reshape(-1, 4)
+            count = np.fromiter(tallies.values(), np.float64, len(tallies))
+            student, teacher = keys[:, 2].astype(np.int64), keys[:, 3].astype(np.int64)
+            self._read = state, Pairs(keys[:, 0], keys[:, 1], student, teacher, count)
+        return self._read[1]
+
+
+class BreakdownMetrics(Collector):
+    """Collects the gap of the last day, broken down, for one bundle of this `version`."""
+
+    def __init__(self, breakdown: Breakdown, version: str) -> None:
+        self._breakdown, self._version = breakdown, version
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what is known."""
+        found = self._breakdown.report(time.time() - DAY)
+        text = (
+            "Share of requests with this direction of disagreement, in the last day: the most frequent, and the other."
+        )
+        by_direction = GaugeMetricFamily("reflux_gap_direction", text, labels=("model_version", "teacher", "student"))
+        for one in found["directions"]:
+            names = (one["teacher"] or OTHER, one["student"] or OTHER)
+            by_direction.add_metric((self._version, *names), one["ratio"])
+        text = "Gap among the requests to which the student gave this label, in the last day: the worst labels."
+        by_class = GaugeMetricFamily("reflux_gap_class", text, labels=("model_version", "label"))
+        for one in found["classes"]:
+            by_class.add_metric((self._version, one["label"]), one["ratio"])
+        text = (
+            "Share of requests on which the application would act otherwise by the teacher's answer, in the last day."
+        )
+        decision = GaugeMetricFamily("reflux_gap_decision", text, labels=("model_version",))
+        if found["decision"] is not None:
+            decision.add_metric((self._version,), found["decision"]["ratio"])
+        yield from (family for family in (by_direction, by_class, decision) if family.samples)
+
+
+def _interval(ratio: float, lower: float, upper: float) -> dict[str, float]:
+    return {"ratio": ratio, "lower": lower, "upper": upper}

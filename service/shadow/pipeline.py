@@ -19,10 +19,10 @@ from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from service.errors import InvalidRequestError
-from service.monitor.windows import SINCE
+from service.monitor.windows import SINCE, start_of
 from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessor
-from service.shadow.breakdown import decision_gap
+from service.shadow.breakdown import Breakdown, BreakdownMetrics
 from service.shadow.disagreements import disagreements_report
 from service.shadow.drift_metrics import DriftMetrics
 from service.shadow.errors import ShadowError
@@ -72,6 +72,8 @@ class ShadowPipeline:
         self._metrics = ShadowMetrics(
             registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version, self._assessor
         )
+        self._breakdown = Breakdown(self._ledger.history, bundle.manifest.labels, decides=decision is not None)
+        registry.register(BreakdownMetrics(self._breakdown, bundle.manifest.version))
         self._witness_metrics = WitnessMetrics(bundle.manifest.version)
         registry.register(self._witness_metrics)
         self._active: ActiveShadow | None = None
@@ -155,8 +157,9 @@ class ShadowPipeline:
 
     def gap(self, window: str = SINCE) -> dict[str, Any]:
         """Return the body of `GET /gap`, with the gap in one of `service.monitor.windows.NAMES`."""
+        assessed = self._assessor.assess()
         report = gap_report(
-            self._assessor.assess(),
+            assessed,
             window,
             self._ledger,
             self._reference,
@@ -165,8 +168,7 @@ class ShadowPipeline:
             self._assessor.active,
         )
         witness = self._witness.report() if self._witness is not None else None
-        decision = decision_gap(self._ledger.history) if self._decision is not None else None
-        return report | {"witness": witness, "decision": decision}
+        return report | {"witness": witness} | self._breakdown.report(start_of(window, assessed.now))
 
     def gap_history(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""

@@ -84,9 +84,6 @@ def gap_report(
         },
         "cost": _cost(totals, active),
         "drift": assessed.drift,
-        "directions": [],
-        "classes": [],
-        "decision": None,
         "witness": None,
         "bands": [
             _band(band, totals, reference, ledger.null, propensity[band] if active else 0.0)

@@ -8,11 +8,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, SecretStr
 
 from export.bundle.anchors import ANCHORS, Anchor, anchors_jsonl
+from export.bundle.decision import DECISION, Decision
 from service.settings import CLIENT, Settings, variable
 from tests.support.tiny_bundle import rewritten
 from tests.support.waiting import until
@@ -88,8 +90,10 @@ def settings_of(model, *parents):
 
 @pytest.fixture
 def whole(running, tiny_bundle, tiny_teacher, tmp_path):
-    """A service with all routes, of a bundle with anchors, which shows every text to a teacher."""
-    bundle = rewritten(tiny_bundle, tmp_path / "bundle", {ANCHORS: anchors_jsonl([Anchor("invoice", "billing")])})
+    """A service with all routes, of a bundle with anchors and a decision, which shows every text to a teacher."""
+    decision = Decision(("desk",), np.zeros(4, dtype=np.int64), np.ones(1), 0)
+    files = {ANCHORS: anchors_jsonl([Anchor("invoice", "billing")]), DECISION: decision.to_bytes()}
+    bundle = rewritten(tiny_bundle, tmp_path / "bundle", files)
     shadow = {"enabled": True, "rate": 1.0, "path": tmp_path / "shadow.sqlite"}
     teacher = {"kind": "bundle", "path": str(tiny_teacher.path)}
     return running(admin=True, bundle=bundle.path, shadow={**shadow, "teacher": teacher})
@@ -119,7 +123,7 @@ def test_settings_and_their_defaults():
 async def test_metrics_and_their_labels(whole):
     async with whole as client:
         for _ in range(4):  # so many requests that input drift is tested
-            await client.post("/classify", json={"texts": ["invoice"] * 64})
+            await client.post("/classify", json={"texts": ["refund"] * 64})  # about which they disagree
 
         async def compared():
             shown = (await client.get("/metrics")).text

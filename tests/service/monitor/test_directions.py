@@ -47,7 +47,7 @@ def simulated(
     shares = np.array([period.share * joint(period) for period in periods])  # [H, B, S, T]
     pi = np.array([sampled_at(period.rate) for period in periods])
     kept = np.array([1 - period.lost for period in periods])[:, None, None, None]
-    slot = HOUR * np.arange(1, len(periods) + 1)
+    slot: Floats = HOUR * np.arange(1, len(periods) + 1, dtype=np.float64)
     for _ in range(runs):
         there = generator.multinomial(requests, shares.ravel() / shares.sum()).reshape(shares.shape)
         sampled = generator.binomial(there, pi[:, :, None, None])
