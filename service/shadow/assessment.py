@@ -17,10 +17,10 @@ from service.monitor.findings import Findings
 from service.monitor.verdict import Judgement, judge
 from service.monitor.windows import log_certify, measure, start_of
 from service.shadow.active import ActiveShadow
-from service.shadow.history import slot_of
 from service.shadow.input_drift import InputDrift
 from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
+from service.shadow.slots import slot_of
 from service.shadow.teacher_report import model_change, teacher_drift
 
 _TINY = 1e-6  # an SLO of 0 or 1 is judged as one that is this far from it

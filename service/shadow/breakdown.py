@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from service.monitor.cells import Floats
 from service.monitor.directions import Pairs, classes, directions, pair_weights
 from service.monitor.gap import estimate
-from service.shadow.history import DAY, HOUR, History, folded, hour_of
+from service.shadow.history import History
+from service.shadow.slots import DAY, HOUR, folded, hour_of
 
 LISTED = 10
 """Directions and classes that are listed: a model of many labels must not have as many series."""

@@ -7,18 +7,15 @@ folded into longer ones, so that months need as little memory as days.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from service.monitor.cells import SLOT_SECONDS, Cells
 from service.shadow.outcome import OUTCOMES, POSITION, Outcome
-
-Floats = npt.NDArray[np.float64]
-
-HOUR, DAY = 3600, 86400
+from service.shadow.slots import DAY, HOUR, Key, Pair, folded, hour_of, slot_of
+from service.shadow.totals import Floats, Totals
 
 WITHOUT_ROWS = ("requests", "expected", Outcome.QUEUE_FULL.value, Outcome.STORE_ERROR.value, Outcome.SHUTDOWN.value)
 """Columns of what has no row in the outbox: of requests, and of sampled texts that were dropped."""
@@ -35,84 +32,6 @@ COLUMNS = (*WITHOUT_ROWS, *WITH_ROWS)
 _AT = {name: index for index, name in enumerate(COLUMNS)}
 _LOST_AT = [_AT[name] for name in LOST]
 _DROPPED_AT = [_AT[name] for name in WITHOUT_ROWS[2:]]
-
-
-class Key(NamedTuple):
-    """What tells cells apart: the start of a slot in Unix seconds, a band, and a propensity."""
-
-    slot: int
-    band: int
-    propensity: float
-
-
-class Pair(NamedTuple):
-    """What tells tallies of classes apart; `hour` is the start of an hour, later of a day, in Unix seconds.
-
-    The classes are positions in the bundle's labels: the student's, and the teacher's.
-    """
-
-    hour: int
-    propensity: float
-    student_class: int
-    teacher_class: int
-
-
-def slot_of(time: float) -> int:
-    """Return the start of the slot that `time` is in, both in Unix seconds."""
-    return int(time // SLOT_SECONDS) * SLOT_SECONDS
-
-
-def hour_of(time: float) -> int:
-    """Return the start of the hour that `time` is in, both in Unix seconds."""
-    return int(time // HOUR) * HOUR
-
-
-def folded(slot: int, hour: int, length: int = HOUR) -> int:
-    """Return where the counts of `slot` are kept during the hour that starts at `hour`.
-
-    For a day they stay in their slot, for a week more in a slot of `length` seconds, and then in slot 0.
-    """
-    if slot < hour - 8 * DAY:
-        return 0
-    return slot // length * length if slot < hour - DAY else slot
-
-
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Counts and sums per band, shape [B]; `outcomes` has shape [B, outcome].
-
-    `requests` and `expected` (the sum of expected disagreement) cover all requests for which a coin was tossed. The
-    sums of weights (1 / propensity) and of divergences cover completed comparisons.
-    """
-
-    requests: Floats
-    expected: Floats
-    sampled: Floats
-    outcomes: Floats
-    agreed: Floats
-    disagreed: Floats
-    weight: Floats
-    weight_sq: Floats
-    disagree_weight: Floats
-    kl: Floats
-    kl_sq: Floats
-    js: Floats
-    js_sq: Floats
-    cost_usd: Floats
-    tokens: Floats
-    decision_agreed: Floats
-    decision_disagreed: Floats
-
-    @classmethod
-    def zeros(cls, bands: int) -> Self:
-        """Return totals with every count at zero."""
-        shapes = {item.name: (bands, len(OUTCOMES)) if item.name == "outcomes" else (bands,) for item in fields(cls)}
-        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
-
-    @property
-    def compared(self) -> Floats:
-        """Completed comparisons per band, n_b."""
-        return self.agreed + self.disagreed
 
 
 class Changes(NamedTuple):

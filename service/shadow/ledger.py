@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
-from service.shadow.history import DAY, HOUR, Floats, History, Key, Totals
+from service.shadow.history import History
 from service.shadow.outbox.rows import Restored
 from service.shadow.outcome import POSITION, Outcome
+from service.shadow.slots import DAY, HOUR, Key
+from service.shadow.totals import Floats, Totals
 
 DETECTOR_DAYS = 90
 """The e-detector's threshold is the number of comparisons in this many days."""

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from service.shadow.history import DAY
 from service.shadow.outbox.checks import ModelCalls
+from service.shadow.slots import DAY
 
 SHOWN = 5
 """Models that are shown one by one: a server may state a new name each time. The others are one, `other`."""

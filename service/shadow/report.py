@@ -20,10 +20,11 @@ from service.monitor.windows import SINCE, Window, start_of
 from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessment
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
-from service.shadow.history import DAY, HOUR, Totals, hour_of
 from service.shadow.ledger import Ledger
 from service.shadow.metrics import band_name
 from service.shadow.outcome import OUTCOMES, Outcome
+from service.shadow.slots import DAY, HOUR, hour_of
+from service.shadow.totals import Totals
 
 LEVEL = 0.95
 

@@ -8,9 +8,9 @@ import time
 import structlog
 
 from service.shadow.errors import OutboxError
-from service.shadow.history import DAY, HOUR
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
+from service.shadow.slots import DAY, HOUR
 
 PAUSE_SECONDS = 0.05
 """Between transactions, so that samples and answers are not kept waiting."""

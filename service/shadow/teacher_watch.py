@@ -22,7 +22,6 @@ from export.bundle.anchors import Anchor
 from service.monitor.teacher_drift import TeacherDrift
 from service.shadow.breaker import State
 from service.shadow.errors import OutboxError
-from service.shadow.history import DAY
 from service.shadow.models import TeacherModels
 from service.shadow.outbox.checks import AnchorAnswer, Repeat
 from service.shadow.outbox.rows import PendingRow, RowResult
@@ -30,6 +29,7 @@ from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
+from service.shadow.slots import DAY
 from service.shadow.teacher import TeacherCaller, TeacherResult
 
 NO_LABEL = -1

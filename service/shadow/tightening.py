@@ -8,10 +8,10 @@ import structlog
 
 from export.bundle.ceilings import tightened
 from service.monitor.cells import SLOT_SECONDS
-from service.shadow.history import slot_of
 from service.shadow.ledger import Ledger
 from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
+from service.shadow.slots import slot_of
 
 ENOUGH = 1000
 """Number of live comparisons after which the ceilings are set once more."""

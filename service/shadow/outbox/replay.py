@@ -11,7 +11,7 @@ import sqlite3
 import numpy as np
 
 from service.monitor.evalues import EDetector
-from service.shadow.history import Floats
+from service.shadow.totals import Floats
 
 
 def replay(connection: sqlite3.Connection, bundle: str, teacher: str, null: Floats) -> tuple[EDetector, float | None]:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
-from service.shadow.history import Floats, Key, Pair, slot_of
 from service.shadow.outcome import Outcome
+from service.shadow.slots import Key, Pair, slot_of
+from service.shadow.totals import Floats
 
 
 class Sample(NamedTuple):

@@ -6,64 +6,34 @@ count (`tallies`), so that after any crash the file says what was compared. Noth
 
 from __future__ import annotations
 
-import errno
-import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from distill.owned import OwnedFile
 from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
-from service.shadow.errors import OutboxBusyError, OutboxError
-from service.shadow.history import Changes, Floats, Key, slot_of
+from service.shadow.history import Changes
 from service.shadow.outbox.checks import AnchorAnswer, Checks, Repeat, StoredChecks
-from service.shadow.outbox.migration import migrate
+from service.shadow.outbox.file import OutboxFile
 from service.shadow.outbox.replay import change_ceilings, delete_old, load_ceilings, replay
 from service.shadow.outbox.rows import DisagreementRow, OutboxRow, PendingRow, Restored, RowResult
-from service.shadow.outbox.tables import SCHEMA, TABLES_1, TABLES_2
 from service.shadow.outbox.tallies import Tallies
+from service.shadow.slots import Key, slot_of
+from service.shadow.totals import Floats
 
-APPLICATION = 0x5265666C
-"""SQLite's application id: "Refl" in the header of the file."""
-
-PAGE_BYTES = 4096
 DELETED_ROWS = 500
 """Rows deleted per transaction, so that others need not wait long for the outbox."""
 
-CACHE_KIB = 512
-"""SQLite's page cache, whose default would grow with the outbox to about 4 MB."""
-
-_REMEDIES = {
-    "SQLITE_FULL": "free disk space or raise shadow.max_bytes",
-    "SQLITE_BUSY": "another program holds a lock on it; end that program",
-    "SQLITE_LOCKED": "another program holds a lock on it; end that program",
-    "NO_FILE": "set shadow.path to a file",
-    "SQLITE_CANTOPEN": "make its directory writable for this process",
-    "SQLITE_READONLY": "make the file and its directory writable for this process",
-    "SQLITE_CORRUPT": "move the file away, a new one is started; `sqlite3 FILE .recover` saves what can be saved",
-    "SQLITE_NOTADB": "move the file away, or set shadow.path to another one",
-}
-_ERRNO = {
-    errno.ENOSPC: "SQLITE_FULL",
-    errno.EDQUOT: "SQLITE_FULL",
-    errno.EACCES: "SQLITE_READONLY",
-    errno.EINVAL: "NO_FILE",
-    errno.EISDIR: "NO_FILE",
-}
 _NEXT = "1 + max((SELECT coalesce(max(finished), 0) FROM rows), (SELECT coalesce(max(upto), 0) FROM detectors))"
-_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 
 
-class Outbox:
-    """The rows of one bundle version and one teacher in the file at `path`. Not thread-safe.
+class Outbox(OutboxFile):
+    """The rows and counts of one bundle version and one teacher in the file at `path`. Not thread-safe.
 
-    All methods raise OutboxError if the file cannot be used; the next call opens it again, so that a repaired disk
-    needs no restart. If another program locks the file they wait `busy_seconds`, and `open` waits `open_seconds`. Rows
-    of other bundle versions stay untouched. Other users of the machine cannot read the file.
+    Raises OutboxError as OutboxFile does. Rows of other bundle versions stay untouched. Without `keep_text`, a text is
+    erased as soon as there is an outcome.
     """
 
     def __init__(
@@ -78,36 +48,22 @@ class Outbox:
         busy_seconds: float = 1.0,
         open_seconds: float = 10.0,
     ) -> None:
-        self.path = path
-        self.max_bytes = max_bytes
-        self._bundle, self._labels, self._teacher = bundle, tuple(labels), teacher
-        self._keep_text = keep_text
-        self._busy_seconds, self._open_seconds = busy_seconds, open_seconds
-        self._connection: sqlite3.Connection | None = None
-        self._file = OwnedFile(path)
+        super().__init__(
+            path,
+            bundle=bundle,
+            labels=labels,
+            max_bytes=max_bytes,
+            busy_seconds=busy_seconds,
+            open_seconds=open_seconds,
+        )
+        self._teacher, self._keep_text = teacher, keep_text
         self._tallies = Tallies(bundle, teacher)
         self._checks = Checks(bundle, teacher)
-
-    def open(self) -> None:
-        """Lock the file for this process, and create its tables if it is new."""
-        try:
-            with self._translated_errors():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                connection = self._connected(self._open_seconds)
-                connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file and release its lock."""
-        self._disconnect()
-        self._file.release()
 
     def restore(self, hour: int, null: Floats) -> Restored:
         """Return what earlier processes left, for a bundle with the ceilings `null` [B].
 
-        Old slots are folded, as `history.folded` says. Rows that are pending for another teacher become this teacher's.
+        Old slots are folded, as `slots.folded` says. Rows that are pending for another teacher become this teacher's.
         """
         with self._transaction() as connection:
             self._tallies.fold(connection, hour)
@@ -208,88 +164,5 @@ class Outbox:
         )
         return inserted.rowcount == 1
 
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Raise OutboxError for every error of SQLite or of the file system, and disconnect."""
-        try:
-            yield
-        except BlockingIOError as error:
-            raise OutboxError(
-                f"{self.path}: another process uses this outbox; give each process a shadow.path of its own"
-            ) from error
-        except sqlite3.Error as error:
-            self._disconnect()
-            raise self._outbox_error(error, getattr(error, "sqlite_errorname", "")) from error
-        except OSError as error:  # while opening or creating the file
-            self._disconnect()
-            raise self._outbox_error(error, _ERRNO.get(error.errno or 0, "SQLITE_CANTOPEN")) from error
-
-    def _outbox_error(self, error: Exception, name: str) -> OutboxError:
-        """Return the error to raise for one with this SQLite error `name`."""
-        remedy = next((text for start, text in _REMEDIES.items() if name.startswith(start)), "check the disk")
-        kind = OutboxBusyError if name.startswith(_BUSY) else OutboxError
-        return kind(f"the shadow outbox {self.path}: {error}; {remedy}")
-
-    @contextmanager
-    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        with self._translated_errors():
-            connection = self._connected()
-            connection.execute(begin)
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                self._tallies.hour = 0  # the file may not be folded
-                with suppress(sqlite3.Error):  # the first error is what matters
-                    connection.execute("ROLLBACK")
-                raise
-
-    def _connected(self, busy_seconds: float | None = None) -> sqlite3.Connection:
-        """Return the connection; open one if there is none, or if the file at the path was replaced."""
-        if self._connection is not None and not self._file.current:
-            self._disconnect()
-        if self._connection is None:
-            self._file.take()
-            seconds = self._busy_seconds if busy_seconds is None else busy_seconds
-            connection = sqlite3.connect(self.path, timeout=seconds, isolation_level=None)
-            try:
-                self._prepare(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-        self._tallies.hour = 0  # the next file may not be folded
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Check that the file is an outbox of this schema, or make it one, and configure the connection."""
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables and application != APPLICATION:
-            raise OutboxError(f"{self.path} is another program's database; set shadow.path to another file")
-        if tables and schema not in (1, SCHEMA):
-            raise OutboxError(
-                f"{self.path}: schema {schema}, this version reads {SCHEMA}; move the file away, a new one is started"
-            )
-        connection.execute("PRAGMA journal_mode = WAL")  # readers, such as an export, must not block writes
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute("PRAGMA synchronous = FULL")  # answers cost money, and commits are rare
-        connection.execute(f"PRAGMA max_page_count = {self.max_bytes // PAGE_BYTES}")
-        connection.execute("BEGIN IMMEDIATE")
-        if not tables:
-            for statement in (*TABLES_1, *TABLES_2):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        elif schema == 1:
-            migrate(connection)
-        labels = json.dumps(self._labels, ensure_ascii=False)
-        connection.execute("INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, labels))
-        connection.execute("COMMIT")
+    def _forget(self) -> None:
+        self._tallies.hour = 0  # the file may not be folded

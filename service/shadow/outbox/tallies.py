@@ -10,9 +10,10 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from service.shadow.history import COLUMNS, DAY, HOUR, WITH_ROWS, WITHOUT_ROWS, Changes, Key, Pair, folded, hour_of
+from service.shadow.history import COLUMNS, WITH_ROWS, WITHOUT_ROWS, Changes
 from service.shadow.outbox.rows import RowResult
 from service.shadow.outcome import Outcome
+from service.shadow.slots import DAY, HOUR, Key, Pair, folded, hour_of
 
 _KEY = "bundle, teacher, slot, band, propensity"
 _PAIR = "bundle, teacher, hour, propensity, student_class, teacher_class"
@@ -95,7 +96,7 @@ class Tallies:
             connection.execute(update, mine)
 
     def fold(self, connection: sqlite3.Connection, hour: int) -> None:
-        """Merge the counts of old slots, of all bundles and teachers; `hour` as in `history.folded`."""
+        """Merge the counts of old slots, of all bundles and teachers; `hour` as in `slots.folded`."""
         for table, key, slot, length, names in (
             ("tallies", _KEY, "slot", HOUR, COLUMNS),
             ("pairs", _PAIR, "hour", DAY, ("count",)),

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 from service.monitor.cells import SLOT_SECONDS
 from service.monitor.gap import estimate
 from service.shadow.breakdown import LISTED, Breakdown, BreakdownMetrics
-from service.shadow.history import DAY, HOUR, History, Key, slot_of
+from service.shadow.history import History
+from service.shadow.slots import DAY, HOUR, Key, slot_of
 
 from .conftest import LABELS, agree, answer
 

@@ -7,9 +7,10 @@ import pytest
 
 from service.monitor.cells import SLOT_SECONDS
 from service.shadow.comparison import Comparison
-from service.shadow.history import DAY, HOUR, WITHOUT_ROWS, History, Key, Pair, folded, slot_of
+from service.shadow.history import WITHOUT_ROWS, History
 from service.shadow.ledger import DETECTOR_FLOOR, Ledger
 from service.shadow.outcome import OUTCOMES, POSITION, Outcome
+from service.shadow.slots import DAY, HOUR, Key, Pair, folded, slot_of
 
 NOW = 1_800_000_000 // DAY * DAY + 10 * HOUR + 130.0
 PROPENSITY = (0.02, 0.5)

@@ -11,9 +11,11 @@ import pytest
 from service.monitor.cells import Cells
 from service.monitor.evalues import EDetector
 from service.shadow.errors import OutboxError
-from service.shadow.history import DAY, HOUR, History, slot_of
-from service.shadow.outbox.store import APPLICATION, Outbox
+from service.shadow.history import History
+from service.shadow.outbox.file import APPLICATION
+from service.shadow.outbox.store import Outbox
 from service.shadow.outcome import OUTCOMES, POSITION, Outcome
+from service.shadow.slots import DAY, HOUR, slot_of
 
 from .conftest import VERSION, disagree
 

@@ -12,10 +12,13 @@ import pytest
 
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
-from service.shadow.history import Changes, History, Key, Totals
+from service.shadow.history import Changes, History
+from service.shadow.outbox.file import CACHE_KIB
 from service.shadow.outbox.rows import OutboxRow, RowResult
-from service.shadow.outbox.store import CACHE_KIB, Outbox
+from service.shadow.outbox.store import Outbox
 from service.shadow.outcome import Outcome
+from service.shadow.slots import Key
+from service.shadow.totals import Totals
 
 NULL = np.full(5, 0.1)
 NOTHING = Changes(0, [], [])
