@@ -32,7 +32,7 @@ class ServedVariant:
 class Served(Manifest):
     """The manifest of a bundle, which bundles are in service, and who can use the service."""
 
-    variants: dict[Variant, ServedVariant]
+    variants: dict[str, ServedVariant]
     access: Access
 
 
