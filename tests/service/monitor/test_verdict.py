@@ -157,6 +157,11 @@ def test_old_comparisons_blind_once_others_were_due() -> None:
     assert "for 10 minutes, although 34" in blind(findings(silent_seconds=600, silent_samples=34)).message
 
 
+def test_a_witness_that_reads_nothing_blinds() -> None:
+    assert judge(findings(unread_seconds=100)).verdict is Verdict.STAY
+    assert "witness has read nothing for 4 minutes" in blind(findings(unread_seconds=250)).message
+
+
 def test_losses_in_the_last_hour_blind() -> None:
     assert judge(findings({"1h": window("1h", lost=20, compared=80)})).verdict is Verdict.STAY
     lossy = {"1h": window("1h", lost=30, compared=70)}
