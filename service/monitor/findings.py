@@ -25,6 +25,7 @@ class Findings:
     - `other_teacher`: what is wrong with the identity of the teacher, None if it is the one that the student learned
       from, or not known.
     - `input_drift`, `teacher_drift`: what drifted, in words, None if nothing did.
+    - `model_change`: a sentence, if the teacher's server lately answers as another model. By itself that is no drift.
     """
 
     slo: float
@@ -42,6 +43,7 @@ class Findings:
     other_teacher: str | None = None
     input_drift: str | None = None
     teacher_drift: str | None = None
+    model_change: str | None = None
 
     @property
     def log_evalue(self) -> float:

@@ -89,7 +89,8 @@ class Assessor:
             },
             other_teacher=other_teacher(self._manifest, *_identity(active.teacher)) if active else None,
             input_drift=_input_clause(inputs) if inputs_drifted else None,
-            teacher_drift=teacher_clause or _clause(model_change(watch)),
+            teacher_drift=teacher_clause,
+            model_change=model_change(watch),
         )
         return Assessment(now, self.slo, cells, findings, judge(findings), {"input": inputs, "teacher": teacher})
 

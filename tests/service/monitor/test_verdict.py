@@ -124,6 +124,13 @@ def test_drift_alone_is_watched(kind: str, cause: Cause) -> None:
     assert judged.message.startswith("The share of class billing doubled; ")
 
 
+def test_another_model_is_mentioned_and_is_no_drift_by_itself() -> None:
+    change = "Since 2026-01-02 the teacher's server answers as m-2."
+    for found in (findings(), findings(bad()), findings(log_certify=0.0)):
+        judged, said = judge(found), judge(replace(found, model_change=change))
+        assert said == replace(judged, message=f"{judged.message} {change}")
+
+
 def test_without_a_certificate_a_student_is_watched_and_told_how_long() -> None:
     judged = judge(findings(log_certify=LOG_CERTAIN / 2))
     assert (judged.verdict, judged.cause) == (Verdict.WATCH, None)
