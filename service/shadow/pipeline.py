@@ -172,7 +172,7 @@ class ShadowPipeline:
 
     def gap_history(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""
-        return history_report(self._assessor.assess(), window)
+        return history_report(self._ledger.history.cells(), self._assessor.slo.ratio, time.time(), window)
 
     async def disagreements(self, limit: int) -> dict[str, Any]:
         """Return the body of `GET /gap/disagreements`. Raises OutboxError if the outbox cannot be read."""

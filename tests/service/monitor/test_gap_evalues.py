@@ -11,7 +11,7 @@ from service.monitor.cells import Cells, Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap_evalues import EXCEED_BETS, KEEP_BETS, log_exceeds, log_keeps
 from service.monitor.windows import combined, measure
-from tests.support.gap_streams import Stream, boundary, delays, foreign, log_curve, past
+from tests.support.gap_streams import Stream, boundary, delays, foreign, log_curve, paged, past
 from tests.support.gap_worlds import worlds
 
 CERTAIN = math.log(20)
@@ -127,13 +127,9 @@ def test_a_silent_drift_after_a_long_calm_pages_within_a_thousand_comparisons() 
     calm, drift = worlds()["calibrated"], worlds()["silent drift"]
     phases = [(Stream(calm.share, calm.rate), 20_000), (Stream(drift.share, drift.rate), 2500)]
     history = past(phases, runs=20, per_slot=20, seed=9)
-    curve, comparisons = history.log_evalue(LIMIT, allowed(calm.rate)), history.comparisons
-    begun = 20_000 // 20
+    curve, begun = history.log_evalue(LIMIT, allowed(calm.rate)), 20_000 // 20
     assert curve[:, :begun].max() < LOG_TICKET
-    reached = curve >= LOG_PAGE
-    assert reached.any(axis=1).all()
-    paged = np.take_along_axis(comparisons, reached.argmax(axis=1)[:, None], axis=1)[:, 0]
-    assert np.median(paged - comparisons[:, begun - 1]) <= 1000
+    assert np.median(paged(history, curve, LOG_PAGE, after=begun)) <= 1000
 
 
 def test_windows_on_the_boundary_of_both_limits_never_reach_a_ticket() -> None:
