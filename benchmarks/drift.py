@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--student", action="append")
     parser.add_argument("--texts", type=int, default=30_000)
     parser.add_argument("--reference", type=int, help="texts of the reference; default: as many as export has")
-    parser.add_argument("--windows", type=int, default=1000)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--windows", type=int, default=1000, help="undrifted windows of 1,000 requests")
+    parser.add_argument("--runs", type=int, default=200, help="runs of every other case")
     arguments = parser.parse_args()
     foreign = _foreign(arguments.tickets)
     for student in arguments.student or ("encoder", "static"):
@@ -103,7 +103,8 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for case, (share, requests) in enumerate(CASES):
             if requests + task.texts <= len(task.usual):
-                _measure(task, share, requests, arguments.windows if not share else arguments.runs, case)
+                runs = arguments.windows if case == 0 else arguments.runs
+                _measure(task, share, requests, runs, case)
         _cost(task)
 
 

@@ -112,8 +112,12 @@ class Reference:
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self:
-        """Read the reference of a bundle. Raises BundleError as `load` does."""
-        return cls.load(bundle.path / REFERENCE)
+        """Read the reference of a bundle. Raises BundleError as `load` does, and for another number of classes."""
+        path, labels = bundle.path / REFERENCE, len(bundle.manifest.labels)
+        reference = cls.load(path)
+        if reference.drift is not None and len(reference.drift.classes) != labels:
+            raise BundleError(f"{path}: '{PREFIX}classes' does not have the {labels} labels; export the bundle again")
+        return reference
 
     @classmethod
     def load(cls, path: Path) -> Self:

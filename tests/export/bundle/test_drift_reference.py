@@ -11,7 +11,7 @@ import pytest
 
 from export.bundle.classifier import Prediction
 from export.bundle.drift_reference import DriftReference
-from export.bundle.format import BundleError
+from export.bundle.format import REFERENCE, Bundle, BundleError, Manifest
 from export.bundle.reference import Reference
 from export.fit_drift import FEATURES, FEWEST, TEXTS_PER_FEATURE, fit_bins, fit_drift
 from export.fit_reference import fit_reference
@@ -157,3 +157,14 @@ def test_broken_arrays_are_refused_by_name(
     np.savez(file, **arrays)
     with pytest.raises(BundleError, match=f"{name}|drift_offsets"):
         Reference.load(file)
+
+
+def test_another_number_of_classes_than_the_bundle_has_is_refused(
+    tmp_path: Path, plain: Reference, drift: DriftReference
+) -> None:
+    (tmp_path / REFERENCE).write_bytes(replace(plain, drift=drift).to_bytes())
+    labels = tuple(f"class {index}" for index in range(CLASSES))
+    manifest = Manifest("tiny", "tiny", labels, 32, "fp32", 1.0, {})
+    assert Reference.open(Bundle(tmp_path, manifest)).drift is not None
+    with pytest.raises(BundleError, match=r"drift_classes.*3 labels"):
+        Reference.open(Bundle(tmp_path, replace(manifest, labels=labels[1:])))
