@@ -1,15 +1,17 @@
-"""Take the pictures of the README: the console of a running service, and the report of a run.
+"""Take the pictures of the README: the console after a calm day and after foreign texts, and the report of a run.
 
-    reflux demo --serve            # prints the service's address; its report is runs/demo/report
-    python benchmarks/pictures.py ADDRESS runs/demo/report [--output docs/images]
+    reflux demo                               # makes runs/demo
+    python benchmarks/pictures.py runs/demo [--output docs/images]
 
-Chromium and its driver are needed (Debian: `apt-get install chromium-driver`). Writes console.png and report.png, both
-1280 pixels wide and reduced to 256 colours.
+Chromium and its driver are needed (Debian: `apt-get install chromium-driver`). The days are those of `day.py`, so what
+the pictures show was measured. Writes console.png, console-leave.png and report.png, each WIDTH pixels wide and reduced
+to 256 colours.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import shutil
 import tempfile
@@ -17,14 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from day import day
 from markdown_it import MarkdownIt
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-TEXT = "I was charged twice for one order and want the second payment back"
 WIDTH = 1280
+CONSOLE_HEIGHT = 1130  # CSS pixels: the verdict, the gap over time, and the causes
+FOREIGN = 0.5
 REPORT_HEIGHT = 845  # CSS pixels: the summary and both figures
 PATIENCE_SECONDS = 30.0
 STYLE = """
@@ -35,17 +39,16 @@ img { width: 49%; vertical-align: top; } p:has(img) { display: inline; }
 
 
 def main() -> None:
-    """Take both pictures."""
+    """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of a running service, such as http://127.0.0.1:8080")
-    parser.add_argument("report", type=Path, help="the folder of a run's report")
+    parser.add_argument("run", type=Path, help="the folder of the demo's run")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     with browser() as driver:
-        console(driver, given.address)
-        save(driver, given.output / "console.png", width=850)
-        report(driver, given.report)
+        for name, foreign in (("console", 0.0), ("console-leave", FOREIGN)):
+            asyncio.run(console(driver, given.run, foreign, given.output / f"{name}.png"))
+        report(driver, given.run / "report")
         save(driver, given.output / "report.png", width=920, height=REPORT_HEIGHT)
 
 
@@ -63,15 +66,19 @@ def browser() -> Iterator[webdriver.Chrome]:
         driver.quit()
 
 
-def console(driver: webdriver.Chrome, address: str) -> None:
-    """Open the console of the service, classify TEXT, and wait until the answer and the live gap are shown."""
-    driver.get(address)
-    driver.find_element(By.ID, "text").send_keys(TEXT)
-    driver.find_element(By.CSS_SELECTOR, "#form button").click()
-    for table in ("#answer table", "#gap table", "#model table"):
-        WebDriverWait(driver, PATIENCE_SECONDS).until(
-            lambda _, table=table: driver.find_elements(By.CSS_SELECTOR, table)
-        )
+async def console(driver: webdriver.Chrome, run: Path, foreign: float, path: Path) -> None:
+    """Take the top of the console after a day whose last hours have a share of `foreign` texts."""
+
+    def take(url: str) -> None:
+        driver.get(f"{url}/?window=1d")
+        for drawn in ("#chart canvas", "#model dl"):
+            WebDriverWait(driver, PATIENCE_SECONDS).until(
+                lambda _, drawn=drawn: driver.find_elements(By.CSS_SELECTOR, drawn)
+            )
+        save(driver, path, width=WIDTH, height=CONSOLE_HEIGHT)
+
+    async with day(run / "bundle", run / "bundles" / "teacher", foreign) as url:
+        await asyncio.to_thread(take, url)
 
 
 def report(driver: webdriver.Chrome, folder: Path) -> None:

@@ -29,7 +29,9 @@ OPEN = (PROBES - {METRICS}) | {"/", "/docs", "/openapi.json"}
 
 _SAFE_METHODS = ("GET", "HEAD")
 _ADMIN = "/admin/"
-_DOCS = "/docs/"
+_ASSETS = ("/docs/", "/console/")
+"""What the open pages load."""
+
 _CHECK_SECONDS = 1.0
 _REMEDY = "send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
@@ -83,7 +85,7 @@ class Keys:
 
     def is_open(self, method: str, path: str) -> bool:
         """Return whether a request needs no key."""
-        return method in _SAFE_METHODS and (path in self._open or path.startswith(_DOCS))
+        return method in _SAFE_METHODS and (path in self._open or path.startswith(_ASSETS))
 
     def identify(self, headers: Mapping[bytes, bytes]) -> Caller:
         """Return the caller whose key is in `headers`. Raises UnauthorisedError."""

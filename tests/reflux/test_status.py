@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from reflux.cli import app
 from tests.support.gap_bodies import VERSION, gap_body
 from tests.support.http_server import serving
+from tests.support.service_process import service_process
 from tests.support.sockets import dead_address, tcp_server
 
 KEY = "reflux_a-key-of-a-person"
@@ -47,7 +48,7 @@ def refusing(status, message):
         ("leave", 2, r"curl -s -X POST \S+/admin/reload"),
         ("teacher", 2, "reflux label TASK.yaml --dry-run"),
         ("blind", 3, r"curl -s \S+/metrics \| grep shadow_results"),
-        ("nothing", 3, r"curl -s \S+/metrics"),
+        ("nothing", 1, "reflux status .*when more texts have been compared"),
         ("off", 3, "REFLUX_SHADOW__ENABLED=true .* reflux serve"),
     ],
 )
@@ -87,12 +88,6 @@ async def test_json_prints_the_body_and_keeps_the_exit_code():
     done = await against(gap("leave"), "--json")
     assert done.exit_code == 2
     assert json.loads(done.stdout) == gap_body("leave")
-
-
-async def test_a_watch_without_a_cause_is_asked_again():
-    body = gap_body("watch") | {"cause": None}
-    done = await against(lambda request: httpx.Response(200, json=body))
-    assert re.search("next: reflux status .*when more texts have been compared", done.stdout)
 
 
 async def test_an_address_may_lack_its_scheme_and_have_a_path_of_a_gateway():
@@ -142,6 +137,29 @@ async def test_an_answer_without_a_verdict_is_none_and_says_what_to_do(handler, 
     assert done.stderr.startswith("error: ")
     assert named in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+async def test_a_real_service_is_judged_until_it_is_gone(tiny_bundle, tiny_teacher, tmp_path):
+    settings = {
+        "REFLUX_BUNDLE": str(tiny_bundle.path),
+        "REFLUX_WORKERS": "1",
+        "REFLUX_BATCH_TOKENS": "512",
+        "REFLUX_SHADOW__ENABLED": "true",
+        "REFLUX_SHADOW__RATE": "1",
+        "REFLUX_SHADOW__TEACHER": json.dumps({"kind": "bundle", "path": str(tiny_teacher.path)}),
+        "REFLUX_SHADOW__PATH": str(tmp_path / "shadow.sqlite"),
+        "REFLUX_DRAIN_SECONDS": "0",
+        "REFLUX_IDLE_GRACE_SECONDS": "0",
+    }
+    async with service_process(**settings) as process:
+        address = f"127.0.0.1:{process.port}"
+        done = await asyncio.to_thread(run, address)
+        assert done.exit_code == 1
+        assert done.stdout.startswith("WATCH  No text has been compared with the teacher yet")
+        assert tiny_bundle.manifest.version in done.stdout
+        process.terminate()
+        await process.ended()
+        assert (await asyncio.to_thread(run, address)).exit_code == 4
 
 
 def test_a_service_that_is_gone_is_no_answer():

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from typing import Any
 
 STATES = ("nothing", "off", "calm", "watch", "leave", "teacher", "blind")
 
-NOW = 1_790_000_000.0
+NOW = time.time()
 """Unix seconds at which the bodies were answered."""
 
 VERSION = "4b1f0c2a9d3e"
+CANDIDATE = "9c0de5f1a277"
 SLO = 0.105
 WINDOWS = ("1h", "6h", "1d", "7d", "since")
 
@@ -26,7 +28,7 @@ _RATIOS: dict[str, tuple[float, float, float, float, str]] = {  # ratio, lower, 
     "blind": (0.151, 0.139, 0.163, 0.118, "blind"),
 }
 _MESSAGES = {
-    "nothing": "No text has been compared with the teacher yet, so nothing is known; if this lasts, see outcomes.",
+    "nothing": "No text has been compared with the teacher yet; wait, and if this lasts, see outcomes and queue.",
     "off": "No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap.",
     "calm": "The gap is below the SLO of 10.5 % at odds of 20 to 1; the student may stay.",
     "watch": "The traffic differs from what the student was trained on; read the newest disagreements, and label some "
@@ -41,6 +43,19 @@ _MESSAGES = {
 _SHARES = (0.31, 0.14, 0.11, 0.09, 0.10, 0.08, 0.06, 0.04, 0.03, 0.04)
 _EXPECTED = (0.001, 0.003, 0.007, 0.015, 0.034, 0.075, 0.135, 0.21, 0.3, 0.45)
 _PAIRS = (("refund", "billing"), ("late delivery", "order status"), ("login", "account"), ("it: printer", "technical"))
+_DRIFT = {
+    "expected_disagreement": "In the last hour the student is expected to disagree with its teacher on 9.8% of the "
+    "requests, on the reference texts on 6.0%.",
+    "band": "In the last hour 9.1% of the requests are in confidence band b9, of the reference texts 4.1% (PSI over "
+    "all: 0.11 above chance).",
+    "class": "In the last day 14.0% of the requests are answered 'billing', of the reference texts 12.8% (PSI over "
+    "all: 0.00 above chance).",
+    "length": "In the last 6 hours 8.0% of the requests have 41 to 60 tokens, of the reference texts 7.1% (PSI over "
+    "all: 0.00 above chance).",
+    "unknown": "In the last hour 11.2% of the requests have more than 1.6% unknown tokens, of the reference texts 2%.",
+    "embedding": "In the last hour the embeddings are at a squared distance of 0.002 from those of the reference "
+    "texts; up to 0.004 is chance.",
+}
 _TEXTS = (
     "where is the parcel that I ordered on the third, the page says [REDACTED] since Monday",
     "the VPN drops me every ten minutes and the printer on floor 2 is offline",
@@ -130,6 +145,11 @@ def gap_body(state: str, *, variant: str = "stable") -> dict[str, Any]:
         ],
         "decision": {"ratio": 0.62 * ratio, "lower": 0.5 * lower, "upper": 0.7 * upper, "compared": compared},
     }
+    names = ("gpt-6-luna-2026-09", "gpt-6-luna-2026-11") if state == "teacher" else ("gpt-6-luna-2026-09",)
+    body["teacher"]["models"] = [
+        {"model": name, "fingerprint": f"fp_{name[-2:]}", "first": NOW - 9e5, "last": NOW - 60, "calls": compared}
+        for name in names
+    ]
     body["evidence"] |= {
         "log_evalue": log_evalue,
         "log_evalue_gap": log_evalue - 0.2,
@@ -139,7 +159,7 @@ def gap_body(state: str, *, variant: str = "stable") -> dict[str, Any]:
     }
     body["drift"] = _drift(state, int(requests))
     if variant == "candidate":
-        body["model_version"] = "9c0de5f1a277"
+        body["model_version"] = CANDIDATE
     return copy.deepcopy(body)
 
 
@@ -210,26 +230,23 @@ def _unknown(state: str) -> dict[str, Any]:
     unknown = {"ratio": None, "lower": None, "upper": None}
     off = state == "off"
     return {
-        "verdict": "blind",
+        "verdict": "blind" if off else "watch",
         "message": _MESSAGES[state],
         "cause": None,
-        "blind": [_MESSAGES[state]],
+        "blind": [_MESSAGES[state]] if off else [],
         "window": "since",
+        "verdict_since": NOW - 8_000,
         "model_version": VERSION,
         "enabled": not off,
-        "teacher": None
-        if off
-        else {
-            "name": "openai:gpt-6-luna",
-            "version": "77aa01",
-            "models": []
-            if state == "nothing"
-            else [
-                {"model": "gpt-6-luna-2026-09", "fingerprint": "fp_31", "first": NOW - 9e5, "last": NOW, "calls": 2860}
-            ],
-        },
+        "teacher": None if off else {"name": "openai:gpt-6-luna", "version": "77aa01", "models": []},
         "slo": {"ratio": SLO, "source": "bundle"},
-        "gap": {**unknown, "stderr": None, "level": None, "always_valid": None, "worst_case": None},
+        "gap": {
+            **unknown,
+            "stderr": None,
+            "level": None,
+            "always_valid": None,
+            "worst_case": {"lower": None, "upper": None},
+        },
         "agreement": dict(unknown),
         "expected_gap": None,
         "rectifier": None,
@@ -354,12 +371,12 @@ def _direction(teacher: str | None, student: str | None, ratio: float, count: in
 def _drift(state: str, requests: int) -> dict[str, Any]:
     moved = state in ("watch", "leave")
     features = [
-        ("expected_disagreement", 0.078, 0.0651, moved, "texts are harder than those of the reference"),
-        ("band", 61.0, 38.2, moved, "the most uncertain band has 2.1 times its share"),
-        ("class", 44.1, 101.9, False, ""),
-        ("length", 12.0, 31.2, False, ""),
-        ("unknown", 0.041, 0.032, moved, "4.1 % unknown tokens, 1.7 % in the reference"),
-        ("embedding", 0.002, 0.004, False, ""),
+        ("expected_disagreement", 5.1, 4.9, moved),
+        ("band", 61.0, 38.2, moved),
+        ("class", 44.1, 101.9, False),
+        ("length", 12.0, 31.2, False),
+        ("unknown", 61.7, 31.9, moved),
+        ("embedding", 0.002, 0.004, False),
     ]
     teacher = state == "teacher"
     return {
@@ -372,9 +389,10 @@ def _drift(state: str, requests: int) -> dict[str, Any]:
                     "threshold": threshold,
                     "drift": drifted,
                     "n": requests,
-                    "message": message if drifted else "",
+                    "window": "1h",
+                    "message": _DRIFT[name],
                 }
-                for name, statistic, threshold, drifted, message in features
+                for name, statistic, threshold, drifted in features
             ],
         },
         "teacher": {

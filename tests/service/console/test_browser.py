@@ -1,105 +1,57 @@
-"""The page and /docs in a real browser: Chromium from Debian."""
+"""The page and /docs of a real service in a real browser."""
 
 import asyncio
-import shutil
 
 import pytest
-from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PATIENCE = 30.0
 KEY = "reflux_a-key-of-a-person"
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="there is no Chromium with its driver (Debian: chromium-driver)"
-)
-
-
-class Browser:
-    """A browser window. Every action waits until its element is shown."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def open(self, url):
-        self.driver.get(url)
-
-    def find(self, selector):
-        """Return the first element that is shown."""
-
-        def shown():
-            found = self.driver.find_elements(By.CSS_SELECTOR, selector)
-            return next((one for one in found if one.is_displayed()), None)
-
-        return self.until(shown)
-
-    def click(self, selector):
-        self.find(selector).click()
-
-    def write(self, selector, text):
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(text)
-
-    def reads(self, selector, *parts):
-        """Wait until an element shows all `parts`."""
-        self.until(lambda: all(part in self.find(selector).text for part in parts))
-
-    def hides(self, selector):
-        self.until(lambda: not self.driver.find_element(By.CSS_SELECTOR, selector).is_displayed())
-
-    def until(self, condition):
-        drawn_anew = (StaleElementReferenceException,)
-        return WebDriverWait(self.driver, PATIENCE, ignored_exceptions=drawn_anew).until(lambda _: condition())
-
-    def errors(self):
-        """Return the errors that the browser logged, such as blocked assets."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 @pytest.fixture
-def browser(tmp_path):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1100,1400"):
-        options.add_argument(f"--{option}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'browser'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield Browser(driver)
-    driver.quit()
+def shadow(tiny_teacher, tmp_path):
+    """Settings of shadowing of every text, by a teacher that takes `refund` for shipping."""
+    teacher = {"kind": "bundle", "path": str(tiny_teacher.path), "usd_per_hour": 1.0}
+    return {"enabled": True, "teacher": teacher, "path": tmp_path / "shadow.sqlite", "rate": 1.0}
 
 
-async def test_the_page_classifies_a_text_and_shows_the_model_and_the_gap(browser, listening, tiny_bundle):
+async def test_the_page_shows_the_verdict_the_comparisons_and_both_answers(browser, listening, tiny_bundle, shadow):
     def use(url):
         browser.open(url)
-        browser.reads("#model", tiny_bundle.manifest.family, *tiny_bundle.manifest.labels)
-        browser.reads("#gap", "At validation")
-        browser.write("#text", "where is my refund")
-        browser.click("#form button")
-        browser.reads("#answer", "billing", "tokens")
+        browser.reads("#word", "WATCH", "not certified yet")
+        browser.reads("#facts", "never")
+        browser.reads("#model", tiny_bundle.manifest.family, tiny_bundle.manifest.version)
+        for _ in range(3):
+            browser.write("#text", "where is my refund")
+            browser.click("#ask")
+            browser.reads("#answer", "The student says", "billing", "The teacher says", "shipping")
+        browser.until(lambda: browser.click("#windows button") or "Disagreements\n3" in browser.find("#losses").text)
+        browser.click("#windows button:last-child")
+        browser.reads("#facts", "since deployment", "ago")
+        browser.reads("#disagreements", "where is my refund", "shipping", "billing")
+        browser.reads("#harm", "shipping", "billing")
+        browser.find("#chart canvas")
         assert browser.errors() == []
 
-    async with listening() as serving:
+    async with listening(shadow=shadow) as serving:
         await asyncio.to_thread(use, serving.url)
 
 
 async def test_the_page_asks_for_a_key_and_keeps_it_in_its_tab(browser, listening, write_keys):
     def use(url):
         browser.open(url)
+        browser.reads("#notice", "needs an API key")
+        browser.reads("#word", "No verdict")
         browser.write("#key", "another")
         browser.click("#entry button")
-        browser.reads("#gap", "key")
+        browser.reads("#notice", "refuses this key", "not known")
         browser.write("#key", KEY)
         browser.click("#entry button")
         browser.hides("#entry")
-        browser.reads("#gap", "At validation")
+        browser.reads("#word", "BLIND")
         browser.driver.refresh()
-        browser.reads("#gap", "At validation")
+        browser.reads("#word", "BLIND")
         browser.hides("#entry")
+        browser.hides("#ask")
         browser.write("#text", "refund")
         browser.click("#form button")
         browser.reads("#answer", "billing")

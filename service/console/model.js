@@ -1,0 +1,37 @@
+// What is served: versions, teacher, candidate, and who can use it.
+
+import { byId, count, element, facts, interval, onChange, percent, show } from "./dom.js";
+
+const code = text => element("code", "", text ?? "unknown");
+
+export const showModel = onChange((model, other, teacher) => {
+  show("served", `${model.name} `, code(model.version));
+  show("model", facts([
+    ["Bundle", `${model.name} `, code(model.version)],
+    ["Family", `${model.family}, ${model.variant}`],
+    ["Reads", `${model.max_tokens} tokens`],
+    ["Learned from", `${model.teacher?.name ?? "unknown"} `, code(model.teacher?.version)],
+    teacher == null ? ["Compared with", "no teacher"] : ["Compared with", `${teacher.name} `, code(teacher.version)],
+    model.teacher?.calibration ? ["Teacher calibrated by", model.teacher.calibration.method] : null,
+    ...(model.teacher?.terms ?? []).map(terms => ["Teacher's terms", terms.reference]),
+    ...Object.entries(model.variants).length < 2 ? [] : Object.entries(model.variants).map(([name, { version, share }]) =>
+      [`The ${name}`, code(version), ` answers ${percent(share, 0)} of the requests`]),
+    other && [`Beside it: the ${other.variant}`, `${other.verdict}, gap ${percent(other.gap.ratio)}`,
+      element("small", "", ` ${interval(other.gap)}, ${count(other.counts.compared)} compared`)],
+    model.access.notice ? ["Access", element("span", "drift", model.access.notice)] : null,
+  ]), element("details", "", element("summary", "", `${model.labels.length} labels`), element("p", "", model.labels.join(", "))));
+});
+
+// Buttons that choose between the bundles in service; none where there is one.
+export function showVariants(names, chosen, choose, verdicts) {
+  byId("variants").hidden = names.length < 2;
+  show("variants", names.length < 2 ? [] : choices(names, chosen, choose, name => `${name}: ${verdicts[name] ?? "…"}`));
+}
+
+export const choices = (names, chosen, choose, label = name => name) => names.map(name => {
+  const button = element("button", "", label(name));
+  button.type = "button";
+  button.setAttribute("aria-pressed", String(name === chosen));
+  button.addEventListener("click", () => choose(name));
+  return button;
+});
