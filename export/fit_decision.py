@@ -65,9 +65,8 @@ def fit_decision(
 def fit_novelty(training: Answers, validation: Floats, share: float) -> Novelty:
     """Return the novelty that calls `share` of the validation embeddings [N, d] near to the training texts.
 
-    A prototype is the mean direction of the training texts to which the student gives one label. Measured against
-    k-means, a shared covariance and the nearest neighbour, it was the only one that told foreign texts with a static
-    student, and as good as they were with an encoder, at 77 instead of thousands of vectors.
+    A prototype is the mean direction of the training texts to which the student gives one label, seen from the mean of
+    all of them.
     """
     embeddings = training.embeddings.astype(np.float64)
     centre = embeddings.mean(axis=0)
