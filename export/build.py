@@ -56,7 +56,7 @@ Floats = npt.NDArray[np.float32]
 _TYPICAL_TEXTS = 200
 _TRAINING_TEXTS = 5000
 _GOLDEN_TEXTS = 32
-UNSEEN_TEXTS = 10_000
+_UNSEEN_TEXTS = 10_000
 _LIBRARIES = ("reflux", "onnxruntime", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy")
 
 
@@ -124,7 +124,7 @@ def build_bundle(
         disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
         reference = fit_reference(probabilities.max(1).astype(np.float64), disagree)
         served = classifiers[selection.variant]
-        unseen = evenly_spaced(baseline.unseen, UNSEEN_TEXTS)
+        unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
         others = [served.classify(text) for text in track(unseen, f"measuring the inputs of {name}", len(unseen))]
         drift = fit_drift([*selection.answers, *others], reference, unknown=served.tokenizer.unknown_id is not None)
         manifest = Manifest(

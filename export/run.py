@@ -126,7 +126,7 @@ class ExportRun:
                 f"({agreements[0]:.1%}); only a better student is a witness that saves calls"
             )
         splits, soft = self.run.splits(), self.run.soft_labels()
-        baseline = replace(self._baseline(splits, soft, soft.probabilities), unseen=splits.test.texts)
+        baseline = self._baseline(splits, soft, soft.probabilities)
         return make_witness(bundles[student], bundles[by], self.run.root / "witnesses" / student, baseline)
 
     def make_report(self) -> dict[str, Any]:

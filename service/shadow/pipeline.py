@@ -128,7 +128,7 @@ class ShadowPipeline:
         except Exception:
             self._defect()
         if self._witness is not None:
-            self._witness.offer(text, prediction)
+            self._witness.offer(text, prediction, now)
         elif self._loaded_witness is None:  # else it does not run now, and the text's band is not known
             self._count(text, prediction, prediction.score, now)
 

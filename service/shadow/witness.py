@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,12 +154,12 @@ class Witness:
             "agreement": self.agreed / self.seen if self.seen else None,
         }
 
-    def offer(self, text: str, prediction: Prediction) -> None:
-        """Queue an answered text, unless the coin skips it or the queue is full."""
+    def offer(self, text: str, prediction: Prediction, now: float) -> None:
+        """Queue a text answered at `now` (Unix seconds), unless the coin skips it or the queue is full."""
         if self._share < 1.0 and self._random() >= self._share:
             self.skipped += 1
             return
-        item = Answered(text, prediction, time.time())
+        item = Answered(text, prediction, now)
         size = item.size
         if self.waiting >= self._most or self._bytes + size > self._most_bytes:
             self.dropped += 1

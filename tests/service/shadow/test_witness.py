@@ -129,7 +129,7 @@ async def test_every_text_is_read_once_and_counted_in_order(running, classify):
     witness, counted = running(loaded)
     texts = [f"text {number}" for number in range(100)]
     for text in texts:
-        witness.offer(text, classify("invoice"))
+        witness.offer(text, classify("invoice"), 0.0)
     await until(lambda: witness.seen == 100)
     assert [text for text, _ in counted] == texts
     assert (witness.agreed, witness.waiting, witness.requests) == (100, 0, 100)
@@ -140,12 +140,12 @@ async def test_a_full_queue_drops_and_counts(running, classify):
     free = threading.Event()
     witness, counted = running(Played(lambda batch: free.wait(10) and [Seen(0.9, True)] * len(batch)), queue_rows=5)
     for _ in range(8):
-        witness.offer("text", classify("invoice"))
+        witness.offer("text", classify("invoice"), 0.0)
     assert (witness.waiting, witness.dropped) == (5, 3)
     free.set()
     await until(lambda: witness.seen == 5)
     assert len(counted) == 5
-    witness.offer("text", classify("invoice"))
+    witness.offer("text", classify("invoice"), 0.0)
     await until(lambda: witness.seen == 6)
     assert witness.requests == 9
 
@@ -154,7 +154,7 @@ async def test_long_texts_are_bounded_by_their_memory(running, classify):
     free = threading.Event()
     witness, _ = running(Played(lambda batch: free.wait(10) and [None] * len(batch)), queue_bytes=100_000)
     for _ in range(10):
-        witness.offer("a" * 10_000, classify("invoice"))
+        witness.offer("a" * 10_000, classify("invoice"), 0.0)
     assert (witness.waiting, witness.dropped) == (2, 8)
     free.set()
 
@@ -165,7 +165,7 @@ async def test_texts_that_the_witness_fails_on_are_counted_and_not_tossed(runnin
 
     witness, counted = running(Played(read))
     for _ in range(20):
-        witness.offer("text", classify("invoice"))
+        witness.offer("text", classify("invoice"), 0.0)
     await until(lambda: witness.failed == 20)
     assert (counted, witness.seen, witness.waiting) == ([], 0, 0)
 
@@ -173,7 +173,7 @@ async def test_texts_that_the_witness_fails_on_are_counted_and_not_tossed(runnin
 async def test_a_share_of_the_texts_is_read_and_the_others_are_counted(running, classify):
     witness, _ = running(Played(), witness_share=0.25, queue_rows=10_000)
     for _ in range(2000):
-        witness.offer("text", classify("invoice"))
+        witness.offer("text", classify("invoice"), 0.0)
     await until(lambda: witness.waiting == 0)
     assert witness.seen + witness.skipped == 2000
     assert abs(witness.seen - 500) < 100
@@ -183,7 +183,7 @@ async def test_a_witness_that_hangs_is_left_behind_in_bounded_time(running, clas
     free = threading.Event()
     witness, counted = running(Played(lambda batch: free.wait(30) and [Seen(0.9, True)] * len(batch)))
     for _ in range(40):
-        witness.offer("text", classify("invoice"))
+        witness.offer("text", classify("invoice"), 0.0)
     await asyncio.sleep(0.1)
     began = time.monotonic()
     await witness.stop(0.2)
