@@ -182,7 +182,8 @@ def _show(console: Console, exported: ExportRun, live: dict[str, Any], seconds: 
     price = _teacher_price(exported) * teacher_ms / 3600
     table.add_row("$ per 1,000 texts", f"{price:.6f}", f"{student['usd_per_1000']:.6f}")
     console.print(table, soft_wrap=False)
-    console.print(f"{REQUESTS} requests from {CLIENTS} clients in {seconds:.1f} s. {live['message']}", highlight=False)
+    console.print(f"{REQUESTS} requests from {CLIENTS} clients in {seconds:.1f} s.", highlight=False)
+    console.print(f"Verdict: {live['verdict']}. {live['message']}", highlight=False)
 
 
 def _teacher_price(exported: ExportRun) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -75,9 +76,14 @@ class DriftReference:
 
     def features(self, embeddings: npt.NDArray[np.float32]) -> Floats:
         """Return φ [N, D] of embeddings [N, d]. Raises ValueError if d is not that of the reference."""
+        directions, offsets = self._map
+        return np.asarray(np.cos(embeddings @ directions + offsets) * np.sqrt(2 / len(offsets)), dtype=np.float64)
+
+    @cached_property
+    def _map(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """ω [d, D] and b [D], in the type of the embeddings."""
         directions = self.projection.reshape(len(self.offsets), -1).astype(np.float32)
-        angles = embeddings @ directions.T + self.offsets.astype(np.float32)
-        return np.asarray(np.cos(angles) * np.sqrt(2 / len(self.offsets)), dtype=np.float64)
+        return np.ascontiguousarray(directions.T), self.offsets.astype(np.float32)
 
     @classmethod
     def read(cls, arrays: Mapping[str, Floats]) -> Self | None:

@@ -26,7 +26,7 @@ def reasons(found: Findings) -> list[str]:
     if not found.enabled:
         return ["No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap."]
     other = [found.other_teacher] if found.other_teacher else []
-    return [*other, *_silence(found), *_losses(found), *_uncertainty(found)]
+    return [*other, *_silence(found), *_unread(found), *_losses(found), *_uncertainty(found)]
 
 
 def _silence(found: Findings) -> Iterator[str]:
@@ -35,6 +35,14 @@ def _silence(found: Findings) -> Iterator[str]:
         yield (
             f"No text was compared for {duration(seconds)}, although {samples:.0f} were sampled{_because(found)}; see "
             "outcomes and queue, and the log of the service."
+        )
+
+
+def _unread(found: Findings) -> Iterator[str]:
+    if found.unread_seconds > SILENT_SECONDS:
+        yield (
+            f"The witness has read nothing for {duration(found.unread_seconds)}, so that no text is sampled; see the "
+            "log of the service, and restart it."
         )
 
 

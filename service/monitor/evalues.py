@@ -15,7 +15,7 @@ import numpy as np
 
 from service.monitor.cells import Cells, Floats
 
-BAND_FACTORS = (1.5, 3.0)  # multiples of the ceiling: the alternatives for one band alone
+BAND_FACTORS = (1.5, 5.0)  # multiples of the ceiling: the alternatives for one band alone
 SPREAD_FACTOR = 1.25  # multiple of the ceilings: the alternative for all bands at once
 LOG_TICKET = math.log(1e3)
 LOG_PAGE = math.log(1e4)

@@ -20,10 +20,12 @@ class Findings:
     - `edetector`, `edetector_at`: evidence for all time against the ceilings, and the value at which it counts.
     - `silent_seconds`, `silent_samples`: time since the last comparison, or since there could be one, and the texts
       sampled since. `silent_seconds` is None when nothing was ever sampled.
+    - `unread_seconds`: age of the oldest text that a witness has not read; without one, or nothing to read, 0.
     - `enabled`: whether a sample is sent to the teacher. `losses`: samples lost in the last hour by outcome.
     - `other_teacher`: what is wrong with the identity of the teacher, None if it is the one that the student learned
       from, or not known.
     - `input_drift`, `teacher_drift`: what drifted, in words, None if nothing did.
+    - `model_change`: a sentence, if the teacher's server lately answers as another model. By itself that is no drift.
     """
 
     slo: float
@@ -35,11 +37,13 @@ class Findings:
     edetector_at: float = math.inf
     silent_seconds: float | None = None
     silent_samples: float = 0.0
+    unread_seconds: float = 0.0
     enabled: bool = True
     losses: Mapping[str, float] = field(default_factory=dict)
     other_teacher: str | None = None
     input_drift: str | None = None
     teacher_drift: str | None = None
+    model_change: str | None = None
 
     @property
     def log_evalue(self) -> float:

@@ -34,10 +34,10 @@ CONSTANT_NOISE = 1e-3
 
 LEAST_CHANCE = 1e-3
 """Least chance that an unchanged anchor counts as changed. The draws of one minute may depend on each other, which no
-formula for independent draws covers; so one or two anchors alone are never enough."""
+formula for independent draws covers; so of many anchors one or two alone are not enough."""
 
 LOG_DRIFT = math.log(1e3)
-"""Log e-value from which the teacher drifts: a false one in a thousand rounds over all anchors at most."""
+"""Log e-value that a drift needs: a false one in a thousand rounds over all anchors at most."""
 
 _LEAST = 1e-12
 
@@ -93,6 +93,14 @@ class TeacherDrift:
         """Number of anchors that are not answered as recorded, now or since the first contact."""
         return sum(anchor.changed or anchor.label != anchor.recorded for anchor in self.anchors)
 
+    @property
+    def drifts(self) -> bool:
+        """Whether the teacher has changed, before the first contact or since.
+
+        A change since then stands until more than half of the changed anchors have their label again.
+        """
+        return self.log_evalue() >= LOG_DRIFT
+
     def pair(self, differs: bool) -> None:
         """Count a pair of answers to one text."""
         self.pairs += 1
@@ -125,8 +133,8 @@ class TeacherDrift:
         """Return the log of the evidence that the teacher changed, before the first contact or since.
 
         Since then it is an e-detector, which starts anew with each anchor: without a change it reaches A less than once
-        in A rounds over all anchors (Shin, Ramdas and Rinaldo, arXiv 2203.03532). Once it suffices it stands still, and
-        it restarts when more than half of the changed anchors have their label again.
+        in A rounds over all anchors (Shin, Ramdas and Rinaldo, arXiv 2203.03532). While the teacher drifts it stands
+        still.
         """
         since = sum(self._evidence) / len(SHARES)
         return max(self.log_first(), math.log(max(since, _LEAST)))
@@ -137,7 +145,7 @@ class TeacherDrift:
         One takes the noise as known. The other does without: if nothing changed, the recorded answer to a text and the
         new ones are exchangeable, so that each of them is the only odd one equally often.
         """
-        chance = chance_of_change(1, 0, self.noise)
+        chance = self.noise  # bounds that the recorded answer alone was a slip
         changed, same = self.changed_at_first, self.met - self.changed_at_first
         evalue = _mean(_power(1 - share + share / chance, changed) * _power(1 - share, same) for share in SHARES)
         if not self.constant:
@@ -188,11 +196,11 @@ def chance_of_change(kept: int, slipped: int, noise: float) -> float:
 
     Its label was given in s = `kept` draws and then in none of m = `DRAWS`. With p_b the probability of label b that is
     Σ_b p_b^s (1 − p_b)^m ≤ max_p p^(s−1) (1 − p)^(m−1) · Σ_b p_b (1 − p_b), where the sum is the noise. What the
-    anchor's own slips suggest is added.
+    anchor's own slips suggest is added, with one and a half slips more: one that slips half of the time may be lucky.
     """
     s, m = kept - 1, DRAWS - 1
     peak = (s / (s + m)) ** s * (m / (s + m)) ** m
-    own = (slipped + 0.5) / (kept + slipped + 1)
+    own = (slipped + 1.5) / (kept + slipped + 2)
     return min(max(noise * peak + own**DRAWS, LEAST_CHANCE), 1.0)
 
 

@@ -7,7 +7,7 @@ by e-values, which may be read at any time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from service.monitor.blindness import ENOUGH, reasons
@@ -46,6 +46,7 @@ class Cause(StrEnum):
 class Judgement:
     """A verdict, with one sentence that says why and what to do next, and its `cause` if something rose or changed.
 
+    Another sentence follows if the model behind the teacher has changed lately.
     `blind` holds all reasons for being blind, the first of which is the message.
     """
 
@@ -57,6 +58,13 @@ class Judgement:
 
 def judge(found: Findings) -> Judgement:
     """Return the verdict. A student that must leave is not saved by blindness, nor blindness by a certificate."""
+    judgement = _judge(found)
+    if found.model_change is None:
+        return judgement
+    return replace(judgement, message=f"{judgement.message} {found.model_change}")
+
+
+def _judge(found: Findings) -> Judgement:
     leave = found.log_evalue >= LOG_PAGE or found.edetector >= found.edetector_at
     if leave:
         cause = _cause(found)

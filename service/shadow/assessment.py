@@ -22,6 +22,7 @@ from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.slots import slot_of
 from service.shadow.teacher_report import model_change, teacher_drift
+from service.shadow.witness import Witness
 
 _TINY = 1e-6  # an SLO of 0 or 1 is judged as one that is this far from it
 
@@ -47,7 +48,7 @@ class Assessment:
 
 
 class Assessor:
-    """Assesses one student. `active` is set while texts are shadowed.
+    """Assesses one student. `active` is set while texts are shadowed, `witness` while there is one.
 
     `slo` is the setting, if any; otherwise that of the `reference` holds.
     """
@@ -56,6 +57,7 @@ class Assessor:
         self, ledger: Ledger, reference: Reference, manifest: Manifest, inputs: InputDrift, slo: float | None
     ) -> None:
         self.active: ActiveShadow | None = None
+        self.witness: Witness | None = None
         self.slo = Slo(reference.slo, "bundle") if slo is None else Slo(slo, "setting")
         self._ledger, self._manifest, self._inputs = ledger, manifest, inputs
 
@@ -81,14 +83,21 @@ class Assessor:
             silent_seconds=None if waiting is None else max(now - waiting, 0.0),
             silent_samples=ledger.sampled_since,
             enabled=active is not None,
+            unread_seconds=self._unread(now),
             losses={
                 str(name): count for name, count in zip(OUTCOMES, hour, strict=True) if name is not Outcome.COMPLETED
             },
             other_teacher=other_teacher(self._manifest, *_identity(active.teacher)) if active else None,
             input_drift=_input_clause(inputs) if inputs_drifted else None,
-            teacher_drift=teacher_clause or _clause(model_change(watch)),
+            teacher_drift=teacher_clause,
+            model_change=model_change(watch),
         )
         return Assessment(now, self.slo, cells, findings, judge(findings), {"input": inputs, "teacher": teacher})
+
+    def _unread(self, now: float) -> float:
+        """Return for how long the oldest text has waited for the witness, in seconds."""
+        oldest = self.witness.oldest if self.witness else None
+        return 0.0 if oldest is None else max(now - oldest, 0.0)
 
 
 def other_teacher(manifest: Manifest, name: str, version: str) -> str | None:

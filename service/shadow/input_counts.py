@@ -26,8 +26,8 @@ BINNED = ("band", "class", "length", "unknown")
 
 MOST_SLOTS = 24 * 3600 // SLOT_SECONDS
 
-_BATCH = 4
-"""Embeddings that are mapped to random Fourier features together: so few that no matrix product takes threads."""
+_BATCH = 8
+"""Embeddings that are mapped to random Fourier features together: so few that the product runs in one thread."""
 
 _DRAWS = 500
 """After so many embeddings of a slot, half as large a share of the next ones is drawn."""

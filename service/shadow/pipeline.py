@@ -108,13 +108,13 @@ class ShadowPipeline:
         self._assessor.active = self._active
         if loaded is not None:
             self._witness = Witness(loaded, self._settings, self._count_seen, self._random.random)
-            self._witness_metrics.witness = self._witness
+            self._witness_metrics.witness = self._assessor.witness = self._witness
 
     async def stop(self) -> None:
         """Write what is queued and close, within `stop_seconds`. Pending rows wait for the next start."""
         if self._witness is not None:
             await self._witness.stop(0.2 * self._settings.stop_seconds)
-            self._witness = None
+            self._witness = self._assessor.witness = None
         active, self._active = self._active, None
         if active is not None:
             await active.stop(0.8 * self._settings.stop_seconds)
@@ -172,7 +172,7 @@ class ShadowPipeline:
 
     def gap_history(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""
-        return history_report(self._assessor.assess(), window)
+        return history_report(self._ledger.history.cells(), self._assessor.slo.ratio, time.time(), window)
 
     async def disagreements(self, limit: int) -> dict[str, Any]:
         """Return the body of `GET /gap/disagreements`. Raises OutboxError if the outbox cannot be read."""

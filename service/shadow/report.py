@@ -94,21 +94,20 @@ def gap_report(
     }
 
 
-def history_report(assessed: Assessment, window: str) -> dict[str, Any]:
+def history_report(cells: Cells, slo: float, now: float, window: str) -> dict[str, Any]:
     """Return the body of `GET /gap/history`: the gap in steps of a slot, or of an hour in windows of a day and more.
 
     Since deployment means the 8 days of which hours are kept.
     """
     step = 300 if window in ("1h", "6h") else HOUR
-    start = start_of(window, assessed.now)
+    start = start_of(window, now)
     if window == SINCE:
-        known = assessed.cells.slot[assessed.cells.slot > assessed.now - 8 * DAY]
-        start = float(known.min()) if known.size else assessed.now
+        known = cells.slot[cells.slot > now - 8 * DAY]
+        start = float(known.min()) if known.size else now
     if step == HOUR:
         start = hour_of(start)
-    points = max(math.ceil((assessed.now - start) / step), 1)
-    series = gap_series(assessed.cells, start, step, points, LEVEL)
-    return {"step_seconds": step, "slo": assessed.slo.ratio, "points": _points(series)}
+    points = max(math.ceil((now - start) / step), 1)
+    return {"step_seconds": step, "slo": slo, "points": _points(gap_series(cells, start, step, points, LEVEL))}
 
 
 def _points(series: Series) -> list[dict[str, float | None]]:

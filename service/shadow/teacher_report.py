@@ -52,7 +52,7 @@ def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
         "reflux_teacher_anchors", "Anchors that were asked about, by whether the label changed.", labels=["changed"]
     )
     evidence = GaugeMetricFamily(
-        "reflux_teacher_log_evalue", "Log e-value that the teacher changed; it drifts from 6.9 on."
+        "reflux_teacher_log_evalue", "Log e-value that the teacher changed; a drift needs 6.9."
     )
     drifts = GaugeMetricFamily("reflux_teacher_drift", "1 while the teacher drifts.")
     cost = CounterMetricFamily("reflux_teacher_watch_cost_usd", "What anchors and repeated calls cost.")
@@ -71,12 +71,8 @@ def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
         changed.add_metric(["false"], drift.met - drift.changed)
         if drift.met:
             evidence.add_metric([], drift.log_evalue())
-        drifts.add_metric([], float(_drifts(drift)))
+        drifts.add_metric([], float(drift.drifts))
     yield from (changed, evidence, drifts, cost, responses)
-
-
-def _drifts(drift: TeacherDrift) -> bool:
-    return drift.met > 0 and drift.log_evalue() >= LOG_DRIFT
 
 
 def _status(watch: TeacherWatch | None) -> tuple[str, str]:
@@ -89,7 +85,7 @@ def _status(watch: TeacherWatch | None) -> tuple[str, str]:
         return "off", "The bundle has no anchors to ask the teacher about; export it again."
     if not watch.enabled:
         return "off", "No anchors are asked about: shadow.anchors_per_day is 0."
-    if _drifts(drift):
+    if drift.drifts:
         if drift.log_first() >= LOG_DRIFT:
             return "drift", (
                 f"The teacher differed from its recorded answers as soon as it was asked: on {drift.changed_at_first} "

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +142,13 @@ class Witness:
     def requests(self) -> int:
         """The texts that were offered."""
         return self.skipped + self.waiting + self.seen + self.failed + self.dropped
+
+    @property
+    def oldest(self) -> float | None:
+        """When the first text in the queue was answered, in Unix seconds; None if none waits."""
+        with suppress(IndexError):  # the thread may have taken it
+            return self._queue[0].time
+        return None
 
     def report(self) -> dict[str, Any]:
         """Return the section `witness` of `GET /gap`: counts of this process. `agreement` is that with the student."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.monitor.cells import Floats
-from service.monitor.evalues import log_mean_exp
+from service.monitor.evalues import component_log_evalues, log_mean_exp
 from service.monitor.gap_evalues import exceed_factors, keep_factors
+from service.monitor.windows import SLOTS
 from tests.support.gap_worlds import BANDS, EDGES, sampled_at, worlds
 
 RATE = 0.05
@@ -16,10 +19,11 @@ RATE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Requests by band: their share and their disagreement rate, both of shape [B]."""
+    """Requests by band: their share, their disagreement rate and their propensity, all of shape [B]."""
 
     share: Floats
     rate: Floats
+    propensity: Floats = field(default_factory=lambda: sampled_at(RATE))
 
     @property
     def gap(self) -> float:
@@ -62,9 +66,9 @@ def log_curve(
 
     A step has `per_step` comparisons on average. `refusal` is the chance that a disagreement is refused.
     """
-    generator, pi = np.random.default_rng(seed), sampled_at(RATE)
+    generator, pi = np.random.default_rng(seed), stream.propensity
     requests = round(per_step / float(stream.share @ pi))
-    counted, compared, total = np.zeros((runs, BANDS)), np.zeros((runs, BANDS)), 0
+    counted, compared, total = np.zeros((runs, pi.size)), np.zeros((runs, pi.size)), 0
     curve, comparisons = np.empty((runs, steps)), np.empty((runs, steps))
     if_counted, otherwise = (keep_factors if keeps else exceed_factors)(pi, float(pi.min()), limit)
     for step in range(steps):
@@ -91,3 +95,70 @@ def delays(
     reached = curve >= threshold
     first = reached.argmax(axis=1)
     return np.where(reached.any(axis=1), comparisons[np.arange(runs), first], np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What a service has counted, slot by slot, in many runs: running totals of shape [runs, slots, B]."""
+
+    requests: Floats
+    compared: Floats
+    disagreed: Floats
+    propensity: Floats
+
+    @property
+    def comparisons(self) -> Floats:
+        """All comparisons up to each slot, shape [runs, slots]."""
+        return np.asarray(self.compared.sum(axis=2))
+
+    def log_evalue(self, limit: float, null: Floats) -> Floats:
+        """Return the evidence of the verdict after each slot, shape [runs, slots]: of all windows and both kinds."""
+        if_counted, otherwise = exceed_factors(self.propensity, float(self.propensity.min()), limit)
+        windows = []
+        for slots in (*SLOTS.values(), None):
+            requests, compared, disagreed = (
+                _last(totals, slots) for totals in (self.requests, self.compared, self.disagreed)
+            )
+            others = np.multiply.outer(requests.sum(axis=2) - disagreed.sum(axis=2), otherwise[:, 0])
+            gap = log_mean_exp(disagreed @ if_counted.T + others)
+            bands = log_mean_exp(component_log_evalues(disagreed, compared, null))
+            windows.append(log_mean_exp(np.stack([gap, bands], axis=-1)))
+        return log_mean_exp(np.stack(windows, axis=-1))
+
+
+def past(phases: Sequence[tuple[Stream, int]], *, runs: int, per_slot: float, seed: int, refusal: float = 0.0) -> Past:
+    """Return a past of `phases`, each with the number of its comparisons; a slot has `per_slot` on average.
+
+    `refusal` is the chance that a disagreement is refused, and so is no comparison.
+    """
+    generator, pi = np.random.default_rng(seed), phases[0][0].propensity
+    parts: list[Floats] = []
+    for stream, comparisons in phases:
+        requests = round(per_slot / float(stream.share @ pi))
+        size = (runs, math.ceil(comparisons / per_slot))
+        drawn = generator.multinomial(requests, stream.share, size=size)
+        compared = generator.binomial(drawn, pi)
+        disagreed = generator.binomial(compared, stream.rate)
+        if refusal:
+            refused = generator.binomial(disagreed, refusal)
+            compared, disagreed = compared - refused, disagreed - refused
+        counts = np.stack([drawn, compared, disagreed])
+        parts.append(counts.astype(np.float64))
+    requests_so_far, compared_so_far, disagreed_so_far = np.concatenate(parts, axis=2).cumsum(axis=2)
+    return Past(requests_so_far, compared_so_far, disagreed_so_far, pi)
+
+
+def paged(history: Past, curve: Floats, threshold: float, after: int = 0) -> Floats:
+    """Return the comparisons [runs] from slot `after` until `curve` [runs, slots] reaches `threshold`; inf if never."""
+    reached = curve[:, after:] >= threshold
+    first = after + reached.argmax(axis=1)
+    comparisons = history.comparisons
+    begun = comparisons[:, after - 1] if after else 0.0
+    return np.where(reached.any(axis=1), comparisons[np.arange(len(curve)), first] - begun, np.inf)
+
+
+def _last(totals: Floats, slots: int | None) -> Floats:
+    """Return the sums over the last `slots` up to each slot, from running totals; over all if it is None."""
+    if slots is None or slots >= totals.shape[1]:
+        return totals
+    return np.concatenate([totals[:, :slots], totals[:, slots:] - totals[:, :-slots]], axis=1)

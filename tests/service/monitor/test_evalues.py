@@ -60,20 +60,20 @@ def log_likelihood_ratio(k: Floats, n: Floats, p0: Floats, p1: Floats) -> Floats
 
 def test_a_component_by_hand() -> None:
     value = component_log_evalues(np.array([2.0]), np.array([10.0]), np.array([0.1]))[1]
-    assert value == pytest.approx(2 * math.log(3) + 8 * math.log(0.7 / 0.9))
+    assert value == pytest.approx(2 * math.log(5) + 8 * math.log(0.5 / 0.9))
 
 
 def test_components() -> None:
     table = alternatives(np.array([0.1, 0.4]))
-    assert table == pytest.approx(np.array([[0.15, 0.4], [0.1, 0.6], [0.3, 0.4], [0.1, 0.7], [0.125, 0.5]]))
+    assert table == pytest.approx(np.array([[0.15, 0.4], [0.1, 0.6], [0.5, 0.4], [0.1, 0.7], [0.125, 0.5]]))
     assert alternatives(NULL).shape == (2 * 5 + 1, 5)
     assert np.all(alternatives(np.array([0.6, 0.99])) < 1.0)
-    assert (BAND_FACTORS, SPREAD_FACTOR) == ((1.5, 3.0), 1.25)
+    assert (BAND_FACTORS, SPREAD_FACTOR) == ((1.5, 5.0), 1.25)
 
 
 def test_the_mixture_is_the_mean_of_eleven() -> None:
     k, n = np.array([1.0, 0, 3, 9, 8]), np.array([60.0, 30, 50, 40, 20])
-    bands = [log_likelihood_ratio(k, n, NULL, np.minimum(f * NULL, (1 + NULL) / 2)) for f in (1.5, 3.0)]
+    bands = [log_likelihood_ratio(k, n, NULL, np.minimum(f * NULL, (1 + NULL) / 2)) for f in (1.5, 5.0)]
     spread = log_likelihood_ratio(k, n, NULL, 1.25 * NULL).sum()
     expected = (np.exp(bands).sum() + math.exp(spread)) / 11
     assert log_evalue(k, n, NULL) == pytest.approx(math.log(expected))
@@ -180,9 +180,9 @@ def test_comparisons_are_judged_by_the_ceilings_of_their_time() -> None:
 def test_the_detector_by_hand() -> None:
     detector = EDetector(np.array([0.1, 0.2]))
     first = detector.update(0, disagree=True)
-    assert first == pytest.approx((1.5 + 3 + 1.25) / 3)
+    assert first == pytest.approx((1.5 + 5 + 1.25) / 3)
     second = detector.update(1, disagree=False)
-    rest, both = 1.5 + 3, (1.25 + 1) * 0.75 / 0.8
+    rest, both = 1.5 + 5, (1.25 + 1) * 0.75 / 0.8
     assert second == pytest.approx((rest + 0.7 / 0.8 + 0.4 / 0.8 + both) / 3)
     assert detector.value == second
 

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from service.monitor.cells import Cells
+from service.monitor.cells import Cells, Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap_evalues import EXCEED_BETS, KEEP_BETS, log_exceeds, log_keeps
-from tests.support.gap_streams import Stream, boundary, delays, foreign, log_curve
+from service.monitor.windows import combined, measure
+from tests.support.gap_streams import Stream, boundary, delays, foreign, log_curve, paged, past
 from tests.support.gap_worlds import worlds
 
 CERTAIN = math.log(20)
@@ -115,3 +116,47 @@ def test_a_silent_drift_below_the_limit_is_no_evidence_against_it() -> None:
     world = worlds()["silent drift"]
     curve, _ = log_curve(Stream(world.share, world.rate), LIMIT, runs=20, steps=50, seed=8, per_step=50)
     assert curve.max() < LOG_TICKET
+
+
+def allowed(rate: Floats) -> Floats:
+    """Return the ceilings of a student whose rates are well known: a quarter above them, half a point at least."""
+    return rate + np.maximum(0.005, 0.25 * rate)
+
+
+def test_a_silent_drift_after_a_long_calm_pages_within_a_thousand_comparisons() -> None:
+    calm, drift = worlds()["calibrated"], worlds()["silent drift"]
+    phases = [(Stream(calm.share, calm.rate), 20_000), (Stream(drift.share, drift.rate), 2500)]
+    history = past(phases, runs=20, per_slot=20, seed=9)
+    curve, begun = history.log_evalue(LIMIT, allowed(calm.rate)), 20_000 // 20
+    assert curve[:, :begun].max() < LOG_TICKET
+    assert np.median(paged(history, curve, LOG_PAGE, after=begun)) <= 1000
+
+
+def test_windows_on_the_boundary_of_both_limits_never_reach_a_ticket() -> None:
+    stream = boundary(LIMIT)
+    history = past([(stream, 40_000)], runs=20, per_slot=20, seed=10)
+    assert history.log_evalue(LIMIT, np.maximum(stream.rate, 1e-3)).max() < LOG_TICKET
+
+
+def test_the_running_totals_give_the_evidence_of_the_cells() -> None:
+    stream = foreign(0.5)
+    history = past([(stream, 600)], runs=1, per_slot=2, seed=11)
+    slots = history.requests.shape[1]
+    per_slot = [
+        np.diff(totals[0], axis=0, prepend=0.0).ravel()
+        for totals in (history.requests, history.compared, history.disagreed)
+    ]
+    requests, compared, disagreed = per_slot
+    bands = len(stream.share)
+    cells = Cells.of(
+        slot=np.repeat(300.0 * np.arange(1, slots + 1), bands),
+        band=np.tile(np.arange(bands), slots),
+        propensity=np.tile(history.propensity, slots),
+        requests=requests,
+        sampled=compared,
+        agreed=compared - disagreed,
+        disagreed=disagreed,
+    )
+    null = allowed(worlds()["calibrated"].rate)
+    found = measure(cells, 300.0 * slots + 10, LIMIT, [(0.0, null)])
+    assert combined(list(found.values())) == pytest.approx(history.log_evalue(LIMIT, null)[0, -1])

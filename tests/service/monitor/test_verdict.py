@@ -124,6 +124,13 @@ def test_drift_alone_is_watched(kind: str, cause: Cause) -> None:
     assert judged.message.startswith("The share of class billing doubled; ")
 
 
+def test_another_model_is_mentioned_and_is_no_drift_by_itself() -> None:
+    change = "Since 2026-01-02 the teacher's server answers as m-2."
+    for found in (findings(), findings(bad()), findings(log_certify=0.0)):
+        judged, said = judge(found), judge(replace(found, model_change=change))
+        assert said == replace(judged, message=f"{judged.message} {change}")
+
+
 def test_without_a_certificate_a_student_is_watched_and_told_how_long() -> None:
     judged = judge(findings(log_certify=LOG_CERTAIN / 2))
     assert (judged.verdict, judged.cause) == (Verdict.WATCH, None)
@@ -155,6 +162,11 @@ def test_old_comparisons_blind_once_others_were_due() -> None:
     assert judge(findings(silent_seconds=86_400, silent_samples=9)).verdict is Verdict.STAY
     assert judge(findings(silent_seconds=119, silent_samples=50)).verdict is Verdict.STAY
     assert "for 10 minutes, although 34" in blind(findings(silent_seconds=600, silent_samples=34)).message
+
+
+def test_a_witness_that_reads_nothing_blinds() -> None:
+    assert judge(findings(unread_seconds=100)).verdict is Verdict.STAY
+    assert "witness has read nothing for 4 minutes" in blind(findings(unread_seconds=250)).message
 
 
 def test_losses_in_the_last_hour_blind() -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
 from service.shadow.history import Changes, History
+from service.shadow.outbox import store
 from service.shadow.outbox.file import CACHE_KIB
 from service.shadow.outbox.rows import OutboxRow, RowResult
 from service.shadow.outbox.store import Outbox
@@ -118,6 +120,22 @@ def test_counts_outlive_the_rows_that_they_are_about(path):
     assert (found.kl[1], found.kl_sq[1], found.js[1], found.js_sq[1]) == (0.5, 0.25, 0.25, 0.0625)
     assert found.cost_usd[1] == pytest.approx(0.03)
     assert found.tokens[1] == 7
+
+
+def test_old_rows_are_deleted_a_few_at_a_time_and_no_others(path, monkeypatch):
+    monkeypatch.setattr(store, "DELETED_ROWS", 3)
+    outbox = make(path)
+    outbox.restore(0, NULL)  # as at every start
+    outbox.write([row(str(number)) for number in range(10)], NOTHING)
+    for pending in outbox.pending(9):
+        outbox.finish(pending.seq, COMPLETED._replace(answered=float(pending.seq)))
+    assert [outbox.delete_old(before=8.0) for _ in range(3)] == [True, True, False]
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("SELECT answered FROM rows ORDER BY seq").fetchall() == [(8.0,), (9.0,), (None,)]
+    expected = EDetector(NULL)
+    for _ in range(9):
+        expected.update(2, True)
+    assert outbox.restore(0, NULL).detector.evidence == expected.evidence
 
 
 def test_versions_and_teachers_do_not_mix(path):

@@ -364,12 +364,21 @@ async def test_a_real_server_that_changes_its_labels_and_its_model_is_named(make
         config = {"kind": "openai", "base_url": f"{place.url}/v1", "model": "m", "exact": "never"}
         price = {"usd_per_million": {"input": 1, "output": 4}}
         monkeypatch.setattr(shadow_teacher, "create", lambda *_: create({**config, **price}, LABELS))
-        shadow = make(Talker())
+        learned_from = Talker()
+        learned_from.name = "openai:m"
+        shadow = make(learned_from)
         await shadow.pipeline.start()
         await rounds(shadow, 1)
         assert section_of(shadow)["status"] == "ok"
         assert section_of(shadow)["cost_usd"] > 0
         server.model, server.otherwise = "m-2026-02", {number: 2 for number in range(0, 60, 9)}
         await until(lambda: section_of(shadow)["status"] == "drift")
-        assert "m-2026-02 (fp_1); before as m-2026-01 (fp_1)." in (model_change(watch_of(shadow)) or "")
+        found = shadow.pipeline.gap()
+        assert (found["verdict"], found["cause"], found["drift"]["teacher"]["status"]) == ("watch", "teacher", "drift")
+        assert found["message"].startswith("The teacher has changed: ")
+        assert found["message"].endswith(" answers as m-2026-02 (fp_1); before as m-2026-01 (fp_1).")
+        assert [(one["model"], one["fingerprint"]) for one in found["teacher"]["models"]] == [
+            ("m-2026-02", "fp_1"),
+            ("m-2026-01", "fp_1"),
+        ]
         await shadow.pipeline.stop()

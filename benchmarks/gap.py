@@ -1,0 +1,245 @@
+"""Check the live gap and its alarms against known truth, at full size; exit with status 1 if a bound does not hold.
+
+    python benchmarks/gap.py [--run RUN --tickets FILE [--texts 6000] [--foreign 2000]]
+
+The first part simulates traffic (`tests/support/gap_worlds.py`, `gap_streams.py`); `make test` does the same at a small
+size. With RUN, the folder of `reflux demo --folder RUN`, and FILE, the CSV of the IT tickets, the second part uses real
+texts: new tickets of the desk and foreign ones are shown to each student and to its teacher, and traffic is drawn from
+these pairs. A page is what makes the verdict `leave`: evidence of 10,000 to 1 over all windows, of the whole gap and of
+the ceilings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `tests` are
+
+from distill.data.support_desk import tickets
+from distill.progress import track
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle
+from export.bundle.reference import Reference
+from service.monitor.bands import propensities
+from service.monitor.cells import Floats
+from service.monitor.evalues import LOG_PAGE, LOG_TICKET
+from service.monitor.gap import estimate
+from service.monitor.verdict import LOG_CERTAIN
+from tests.support.gap_streams import Stream, boundary, delays, log_curve, paged, past
+from tests.support.gap_worlds import CHANGING, worlds
+
+FRESH_SEED = 905
+RATE = 0.1  # of the demonstration
+STUDENTS = ("encoder", "static")
+CERTIFIED = 0.08 / 0.0583  # a limit, in units of the true gap
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured number and whether it is within its bounds."""
+
+    name: str
+    measured: float
+    bound: str
+    holds: bool
+
+    def __str__(self) -> str:
+        """Return a row of the table."""
+        return f"| {self.name} | {self.measured:.4g} | {self.bound} | {'yes' if self.holds else '**no**'} |"
+
+
+def at_most(name: str, measured: float, bound: float) -> Check:
+    """Check an upper bound."""
+    return Check(name, measured, f"≤ {bound:g}", measured <= bound)
+
+
+def at_least(name: str, measured: float, bound: float) -> Check:
+    """Check a lower bound."""
+    return Check(name, measured, f"≥ {bound:g}", measured >= bound)
+
+
+def main() -> int:
+    """Print a table of all checks; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--tickets", type=Path)
+    parser.add_argument("--texts", type=int, default=6000)
+    parser.add_argument("--foreign", type=int, default=2000)
+    parser.add_argument("--runs", type=int, default=3000, help="simulated windows per case")
+    given = parser.parse_args()
+    parts: list[Callable[[], Iterator[Check]]] = [lambda: estimator(given.runs), evidence]
+    if given.run and given.tickets:
+        for student in STUDENTS:
+            parts.append(lambda student=student: real(given.run, student, given))  # type: ignore[misc]
+    print("| check | measured | bound | holds |\n|---|---|---|---|")
+    failed = 0
+    for part in parts:
+        for check in part():
+            print(check, flush=True)
+            failed += not check.holds
+    return int(failed > 0)
+
+
+def estimator(runs: int) -> Iterator[Check]:
+    """Check intervals, errors and changing rates."""
+    for name, world in worlds().items():
+        for comparisons in (50, 200, 1000):
+            found = [
+                (estimate(cells), truth) for cells, truth in world.windows(runs, seed=1, sampling=comparisons / 50_000)
+            ]
+            results = [(result, truth) for result, truth in found if result is not None]
+            covered = float(np.mean([result.lower <= truth <= result.upper for result, truth in results]))
+            what = f"{name}, n = {comparisons}"
+            yield Check(f"coverage, {what}", covered, "0.93 to 0.98", 0.93 <= covered <= 0.98)
+            above = float(np.mean([truth > result.upper for result, truth in results]))
+            yield at_most(f"truth above the interval, {what}", above, 0.04)
+        errors = [result.gap - truth for result, truth in results]
+        uniform = float(np.sqrt(world.gap * (1 - world.gap) / 1000))
+        bound = 1.05 if name == "silent drift" else 0.65
+        yield at_most(
+            f"RMSE against a uniform sample, {name}", float(np.sqrt(np.mean(np.square(errors)))) / uniform, bound
+        )
+    for name, periods in CHANGING.items():
+        days = worlds()["calibrated"].days(periods, runs // 2, seed=2)
+        found = [(estimate(cells), truth) for cells, truth in days]
+        results = [(result, truth) for result, truth in found if result is not None]
+        bias = float(np.mean([result.gap - truth for result, truth in results]))
+        yield at_most(f"|bias| in points, {name}", 100 * abs(bias), 0.2)
+        yield at_least(
+            f"coverage, {name}",
+            float(np.mean([result.lower <= truth <= result.upper for result, truth in results])),
+            0.93,
+        )
+
+
+def evidence() -> Iterator[Check]:
+    """Check false alarms, silent drift and certificates."""
+    limit = 0.105
+    edge = boundary(limit)
+    yield from calm_edge("simulated", edge, limit, np.maximum(edge.rate, 1e-3))
+    calm, drift = worlds()["calibrated"], worlds()["silent drift"]
+    null = calm.rate + np.maximum(0.005, 0.25 * calm.rate)
+    for per_hour in (50, 250, 1200):
+        phases = [(Stream(calm.share, calm.rate), 20_000), (Stream(drift.share, drift.rate), 3000)]
+        history = past(phases, runs=40, per_slot=per_hour / 12, seed=3)
+        begun = int(np.ceil(20_000 / (per_hour / 12)))
+        curve = history.log_evalue(limit, null)
+        yield at_most(
+            f"largest log e-value in 20,000 calm comparisons, {per_hour} an hour", curve[:, :begun].max(), LOG_TICKET
+        )
+        delay = float(np.median(paged(history, curve, LOG_PAGE, after=begun)))
+        yield at_most(f"page after a silent drift, median comparisons, {per_hour} an hour", delay, 1000)
+
+
+def calm_edge(name: str, edge: Stream, limit: float, null: Floats) -> Iterator[Check]:
+    """Check that 40 streams of 200,000 comparisons with a gap of exactly `limit` raise nothing, and certify nothing."""
+    history = past([(edge, 200_000)], runs=40, per_slot=50, seed=4)
+    ever = (history.log_evalue(limit, null) >= LOG_TICKET).any(axis=1)
+    yield at_most(f"streams of 40 on the boundary that ever reach 1,000, {name}", float(ever.sum()), 0)
+    curve, _ = log_curve(edge, limit, runs=400, steps=400, seed=5, per_step=50, keeps=True)
+    false = float((curve >= LOG_CERTAIN).any(axis=1).mean())
+    yield at_most(f"share of streams on the boundary that are ever certified, {name}", false, 0.05 + 2 * 0.011)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Answers to texts: the band of each [N], and whether the teacher chose another label [N]."""
+
+    band: npt.NDArray[np.intp]
+    wrong: npt.NDArray[np.bool_]
+
+    def counts(self, bands: int) -> tuple[Floats, Floats]:
+        """Return texts and disagreements per band."""
+        return (
+            np.bincount(self.band, minlength=bands).astype(np.float64),
+            np.bincount(self.band, self.wrong, minlength=bands).astype(np.float64),
+        )
+
+
+def real(run: Path, student: str, given: argparse.Namespace) -> Iterator[Check]:
+    """Check page delays, certificates and refusals on the pairs of one student."""
+    bundle = Bundle.open(run / "bundles" / student)
+    reference = Reference.open(bundle)
+    usual = [ticket.text for ticket in tickets.generate(given.texts, FRESH_SEED)]
+    teacher = Classifier.load(Bundle.open(run / "bundles" / "teacher"))
+    own = Classifier.load(bundle)
+    desk = answered(own, teacher, reference, usual, f"{student}: desk")
+    it = answered(own, teacher, reference, read_foreign(given.tickets, given.foreign), f"{student}: IT tickets")
+    pi = propensities(RATE, reference.share, reference.spread)
+    calm = mixed(desk, it, 0.0, pi)
+    print(
+        f"{student}: true gap {calm.gap:.2%} of {len(desk.band)} tickets, {it.wrong.mean():.2%} of IT tickets; SLO "
+        f"{reference.slo:.2%}, ceilings tolerate {reference.tolerated:.2%}",
+        file=sys.stderr,
+    )
+    judged = student == STUDENTS[0]
+    for share, bound in ((0.2, 2000), (0.5, 150), (1.0, 60)):
+        stream = mixed(desk, it, share, pi)
+        history = past([(stream, 20 * bound)], runs=20, per_slot=5, seed=6)
+        delay = float(np.median(paged(history, history.log_evalue(reference.slo, reference.null), LOG_PAGE)))
+        name = f"page with {share:.0%} IT tickets (gap {stream.gap:.1%}), median comparisons of 20 runs, {student}"
+        yield at_most(name, delay, bound) if judged else Check(name, delay, "–", True)
+        curve, _ = log_curve(stream, reference.slo, runs=200, steps=250, seed=7, per_step=20, keeps=True, refusal=0.3)
+        certified = float((curve >= LOG_CERTAIN).any(axis=1).sum())
+        if stream.gap > reference.slo:
+            yield at_most(
+                f"of 200 streams certified, {share:.0%} IT tickets, 30 % of disagreements refused, {student}",
+                certified,
+                0,
+            )
+    limit = CERTIFIED * calm.gap
+    delay = float(np.median(delays(calm, limit, LOG_CERTAIN, runs=200, seed=8, keeps=True)))
+    name = f"certified below {limit:.1%} (true {calm.gap:.1%}) at 20:1, median comparisons, {student}"
+    yield at_most(name, delay, 700) if judged else Check(name, delay, "–", True)
+    factor = reference.slo / calm.gap
+    edge = replace(calm, rate=raised(calm, factor, reference.slo))
+    yield from calm_edge(student, edge, reference.slo, np.maximum(edge.rate, reference.null))
+
+
+def raised(stream: Stream, factor: float, gap: float) -> Floats:
+    """Return the rates of a stream, multiplied until its gap is `gap`; none becomes larger than 1."""
+    low, high = factor, 100.0 * factor
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if stream.share @ np.minimum(middle * stream.rate, 1.0) < gap else (low, middle)
+    return np.minimum(low * stream.rate, 1.0)
+
+
+def mixed(desk: Pairs, it: Pairs, share: float, pi: Floats) -> Stream:
+    """Return traffic of which `share` is foreign, as rates per band."""
+    (n0, k0), (n1, k1) = desk.counts(pi.size), it.counts(pi.size)
+    texts = (1 - share) * n0 / n0.sum() + share * n1 / n1.sum()
+    wrong = (1 - share) * k0 / n0.sum() + share * k1 / n1.sum()
+    return Stream(texts, wrong / np.maximum(texts, 1e-12), pi)
+
+
+def answered(student: Classifier, teacher: Classifier, reference: Reference, texts: Sequence[str], what: str) -> Pairs:
+    """Show the texts to both, which have the same labels in the same order."""
+    band, wrong = [], []
+    for text in track(texts, what, len(texts)):
+        answer = student.classify(text)
+        band.append(reference.band(reference.expected_disagreement(answer.score)))
+        wrong.append(answer.probabilities.argmax() != teacher.classify(text).probabilities.argmax())
+    return Pairs(np.array(band), np.array(wrong))
+
+
+def read_foreign(path: Path, count: int) -> list[str]:
+    """Return `count` tickets, drawn at random from a CSV file that may be compressed."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as file:
+        texts = [row["Document"] for row in csv.DictReader(file)]
+    chosen = np.random.default_rng(1).choice(len(texts), size=count, replace=False)
+    return [texts[at] for at in chosen]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
