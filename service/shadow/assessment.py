@@ -14,7 +14,7 @@ from export.bundle.format import Manifest
 from export.bundle.reference import Reference
 from service.monitor.cells import SLOT_SECONDS, Cells
 from service.monitor.findings import Findings
-from service.monitor.verdict import Judgement, judge
+from service.monitor.verdict import Judgement, Verdict, judge
 from service.monitor.windows import log_certify, measure, start_of
 from service.shadow.active import ActiveShadow
 from service.shadow.input_drift import InputDrift
@@ -37,9 +37,13 @@ class Slo:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """All that is known at `now` (Unix seconds). `drift` holds the sections `input` and `teacher` of `GET /gap`."""
+    """All that is known at `now` (Unix seconds). `drift` holds the sections `input` and `teacher` of `GET /gap`.
+
+    `verdict_since` is the time since which every assessment of this process gave this verdict.
+    """
 
     now: float
+    verdict_since: float
     slo: Slo
     cells: Cells
     findings: Findings
@@ -60,6 +64,8 @@ class Assessor:
         self.witness: Witness | None = None
         self.slo = Slo(reference.slo, "bundle") if slo is None else Slo(slo, "setting")
         self._ledger, self._manifest, self._inputs = ledger, manifest, inputs
+        self._verdict: Verdict | None = None
+        self._since = 0.0
 
     def assess(self) -> Assessment:
         """Assess the counts of now."""
@@ -92,7 +98,11 @@ class Assessor:
             teacher_drift=teacher_clause,
             model_change=model_change(watch),
         )
-        return Assessment(now, self.slo, cells, findings, judge(findings), {"input": inputs, "teacher": teacher})
+        judgement = judge(findings)
+        if judgement.verdict is not self._verdict:
+            self._verdict, self._since = judgement.verdict, now
+        drift = {"input": inputs, "teacher": teacher}
+        return Assessment(now, self._since, self.slo, cells, findings, judgement, drift)
 
     def _unread(self, now: float) -> float:
         """Return for how long the oldest text has waited for the witness, in seconds."""

@@ -54,6 +54,7 @@ def gap_report(
         "message": judgement.message,
         "cause": None if judgement.cause is None else str(judgement.cause),
         "blind": list(judgement.blind),
+        "verdict_since": assessed.verdict_since,
         "window": window,
         "model_version": version,
         "enabled": active is not None,

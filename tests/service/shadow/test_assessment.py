@@ -67,6 +67,17 @@ async def test_a_teacher_that_says_nothing_blinds_after_two_minutes(make_shadow,
     assert "No text was compared for 2 minutes, although 12 were sampled" in found["message"]
 
 
+async def test_a_verdict_has_its_time_until_another_one_is_given(make_shadow, monkeypatch):
+    shadow = await make_shadow(hang).start()
+    shadow.observe(12)
+    began = shadow.pipeline.gap()["verdict_since"]
+    assert began == pytest.approx(time.time(), abs=60)
+    later(monkeypatch, 60)
+    assert shadow.pipeline.gap()["verdict_since"] == began
+    later(monkeypatch, 130)
+    assert shadow.pipeline.gap()["verdict_since"] == pytest.approx(began + 130, abs=10)
+
+
 async def test_traffic_that_stops_does_not_blind(make_shadow, monkeypatch):
     shadow = await make_shadow().start()
     await calm(shadow)
