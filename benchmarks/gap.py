@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `tests` are
 
+from benchmarks.teacher_drift import found_within_a_day, quiet
 from distill.data.support_desk import tickets
 from distill.progress import track
 from export.bundle.classifier import Classifier
@@ -34,6 +35,7 @@ from service.monitor.cells import Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap import estimate
 from service.monitor.verdict import LOG_CERTAIN
+from tests.support.changing_teacher import NOISES
 from tests.support.gap_streams import Stream, boundary, delays, log_curve, paged, past
 from tests.support.gap_worlds import CHANGING, worlds
 
@@ -76,7 +78,7 @@ def main() -> int:
     parser.add_argument("--foreign", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=3000, help="simulated windows per case")
     given = parser.parse_args()
-    parts: list[Callable[[], Iterator[Check]]] = [lambda: estimator(given.runs), evidence]
+    parts: list[Callable[[], Iterator[Check]]] = [lambda: estimator(given.runs), evidence, teacher]
     if given.run and given.tickets:
         for student in STUDENTS:
             parts.append(lambda student=student: real(given.run, student, given))  # type: ignore[misc]
@@ -138,6 +140,15 @@ def evidence() -> Iterator[Check]:
         )
         delay = float(np.median(paged(history, curve, LOG_PAGE, after=begun)))
         yield at_most(f"page after a silent drift, median comparisons, {per_hour} an hour", delay, 1000)
+
+
+def teacher() -> Iterator[Check]:
+    """Check that a teacher that changes three classes of 77 is found in a day, and a steady one is not suspected."""
+    for name, (kind, noise) in NOISES.items():
+        found = min(found_within_a_day(kind, noise, 3, day, runs=50) for day in (1, 20))
+        yield at_least(f"teacher: share of changes found within a day, noise {name}", found, 0.95)
+        alarms, _, _ = quiet(kind, noise, runs=100)
+        yield at_most(f"teacher: of 100 steady ones suspected in 30 days, noise {name}", alarms, 0)
 
 
 def calm_edge(name: str, edge: Stream, limit: float, null: Floats) -> Iterator[Check]:

@@ -2,12 +2,16 @@
 
 Simulated teachers of 77 classes with noise of their own answer 200 anchors a day, as the shadow asks about them.
 
-    python -m benchmarks.teacher_drift [--runs 100]
+    python benchmarks/teacher_drift.py [--runs 100]
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `tests` are
 
 from service.monitor.teacher_drift import LOG_DRIFT, TeacherDrift
 from tests.support.changing_teacher import ANCHORS, NOISES, ChangingTeacher
