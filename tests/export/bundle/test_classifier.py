@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from export.bundle.classifier import OUTPUTS, Classifier, GraphTokenizer, InferenceError, _executor
 from export.bundle.format import MODEL, TOKENIZER, BundleError
@@ -249,3 +249,25 @@ def test_what_a_graph_cannot_read_is_an_inference_error(tiny_bundle):
     classifier._takes_mask = False  # so that an input is missing
     with pytest.raises(InferenceError, match="attention_mask"):
         classifier.classify("my parcel is late")
+
+
+def test_tokens_that_the_vocabulary_does_not_have_are_counted(classifier, words):
+    known = next(iter(words.values()))[0]
+    answers = classifier.run([classifier.encode(text) for text in (known, f"{known} ☃ zzgq {known}", known)])
+    assert [answer.unknown for answer in answers] == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (models.WordLevel({"a": 0, "?": 1}, unk_token="?"), 1),
+        (models.Unigram([("a", -1.0), ("?", -2.0)], unk_id=1), 1),
+        (models.BPE({"a": 0, "?": 1}, [], unk_token="?"), 1),
+        (models.BPE({"a": 0}, []), None),
+        (models.Unigram([("a", -1.0), (" ", -2.0)]), None),
+    ],
+)
+def test_the_unknown_token_is_that_of_the_tokenizer(tmp_path, model, expected):
+    file = tmp_path / TOKENIZER
+    Tokenizer(model).save(str(file))
+    assert GraphTokenizer(file, 8).unknown_id == expected
