@@ -167,7 +167,8 @@ def _shadowing(url: str, server: Contender = REFLUX, rate: float = 1.0, witness:
             "REFLUX_SHADOW__PATH": str(place.work / "shadow.sqlite"),
             "REFLUX_SHADOW__BACKLOG_ROWS": str(BACKLOG),
             "REFLUX_SHADOW__TEACHER": json.dumps(teacher),
-            **({} if witness is None else {"REFLUX_SHADOW__WITNESS": str(witness)}),
+            # A short queue: a long one would still be read while the other server is loaded.
+            **({} if witness is None else {"REFLUX_SHADOW__WITNESS": str(witness), "REFLUX_SHADOW__QUEUE_ROWS": "64"}),
         }
 
     return replace(server, key=f"{server.key}-shadow", title=f"{server.title}, shadowing", settings=settings)

@@ -27,7 +27,7 @@ from service.process.priority import lower_priority
 from service.shadow.errors import ShadowError
 from service.shadow.settings import ShadowSettings
 
-BATCH = 16
+BATCH = 8
 """The most texts per run. Their answers come back together, and stopping waits for one run."""
 
 PAUSE_SECONDS = 0.05

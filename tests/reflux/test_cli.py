@@ -27,13 +27,15 @@ from distill.run import Run
 from export import build
 from export.bundle.classifier import Classifier
 from export.bundle.format import MODEL, Bundle
+from export.run import ExportRun
 from export.torch_to_onnx import export_onnx
+from export.witness import Witness
 from reflux import cli as command
 from service import serve
 from service.auth.keyfile import KeyOptions, digest_of, read_keys
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("check", "label", "train", "export", "evaluate", "run", "serve", "status", "keys", "classify", "demo")
+VERBS = ("check", "label", "train", "export", "witness", "evaluate", "run", "serve", "status", "keys", "classify", "demo")
 
 
 @dataclass
@@ -193,7 +195,7 @@ def test_the_verbs_one_by_one(cli, task, tmp_path):
     }
 
 
-@pytest.mark.parametrize(("verb", "first"), [("train", "label"), ("export", "train"), ("evaluate", "export")])
+@pytest.mark.parametrize(("verb", "first"), [("train", "label"), ("export", "train"), ("witness", "export"), ("evaluate", "export")])
 def test_a_verb_out_of_turn_names_the_one_to_run(refused, task, tmp_path, verb, first):
     assert f"run `reflux {first}` with this task first" in refused(verb, task, "--output", tmp_path)
 
@@ -239,6 +241,24 @@ def test_a_folder_that_holds_something_is_not_written_over(refused, finished, tm
     (tmp_path / "notes.txt").write_text("mine")
     assert f"{tmp_path}: is not an empty folder" in refused("export", finished / "bundle", "--format", "hub", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_witness_is_made_of_the_named_students(cli, task, finished, monkeypatch):
+    asked = []
+
+    def make(run, student, by):
+        asked.append((run.run.root, student, by))
+        return Witness(Bundle.open(finished / "bundle"), 0.4)
+
+    monkeypatch.setattr(ExportRun, "make_witness", make)
+    done = cli("witness", task, "--output", finished, "--student", "small", "--by", "large")
+    assert asked == [(finished, "small", "large")]
+    assert done.out.startswith(f"{finished / 'bundle'}: with it the teacher is asked about 40% of the texts")
+    assert "REFLUX_SHADOW__WITNESS" in done.out
+
+
+def test_a_witness_needs_a_second_student(refused, task, finished):
+    assert "two students of the task; it has small" in refused("witness", task, "--output", finished)
 
 
 def test_verify_passes_a_good_bundle(cli, finished):

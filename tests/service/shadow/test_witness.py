@@ -133,7 +133,7 @@ async def test_every_text_is_read_once_and_counted_in_order(running, classify):
     await until(lambda: witness.seen == 100)
     assert [text for text, _ in counted] == texts
     assert (witness.agreed, witness.waiting, witness.requests) == (100, 0, 100)
-    assert max(map(len, loaded.batches)) <= 16
+    assert max(map(len, loaded.batches)) <= 8
 
 
 async def test_a_full_queue_drops_and_counts(running, classify):
