@@ -35,7 +35,20 @@ from service import serve
 from service.auth.keyfile import KeyOptions, digest_of, read_keys
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("check", "label", "train", "export", "witness", "evaluate", "run", "serve", "status", "keys", "classify", "demo")
+VERBS = (
+    "check",
+    "label",
+    "train",
+    "export",
+    "witness",
+    "evaluate",
+    "run",
+    "serve",
+    "status",
+    "keys",
+    "classify",
+    "demo",
+)
 
 
 @dataclass
@@ -195,7 +208,9 @@ def test_the_verbs_one_by_one(cli, task, tmp_path):
     }
 
 
-@pytest.mark.parametrize(("verb", "first"), [("train", "label"), ("export", "train"), ("witness", "export"), ("evaluate", "export")])
+@pytest.mark.parametrize(
+    ("verb", "first"), [("train", "label"), ("export", "train"), ("witness", "export"), ("evaluate", "export")]
+)
 def test_a_verb_out_of_turn_names_the_one_to_run(refused, task, tmp_path, verb, first):
     assert f"run `reflux {first}` with this task first" in refused(verb, task, "--output", tmp_path)
 
