@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from export.bundle.reference import Reference
 from service.monitor.evalues import BAND_FACTORS, log_factors
 from service.shadow.assessment import Assessor
 from service.shadow.families import Samples, counter, gauge
@@ -50,13 +49,12 @@ class ShadowMetrics(Collector):
         self,
         registry: CollectorRegistry,
         ledger: Ledger,
-        reference: Reference,
         propensity: tuple[float, ...],
         version: str,
         assessor: Assessor,
     ) -> None:
         self._assessor = assessor
-        self._ledger, self._reference, self._propensity, self._version = ledger, reference, propensity, version
+        self._ledger, self._propensity, self._version = ledger, propensity, version
         self._seconds = Histogram(
             "reflux_shadow_teacher_seconds",
             "Time the teacher took for one text, all attempts.",
@@ -154,7 +152,7 @@ class ShadowMetrics(Collector):
     def _log_likelihood_ratios(self) -> Metric:
         """Return what one comparison adds to the log e-value of each alternative, for alerting rules."""
         bands = self._ledger.bands
-        disagree, agree = log_factors(self._reference.null)
+        disagree, agree = log_factors(self._ledger.null)
         every = np.arange(bands)
         rows = {f"{factor:g}": position * bands + every for position, factor in enumerate(BAND_FACTORS)}
         rows["spread"] = np.full(bands, len(BAND_FACTORS) * bands)

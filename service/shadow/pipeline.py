@@ -70,7 +70,7 @@ class ShadowPipeline:
         self._ledger = Ledger(reference.null, self._sampler.propensity)
         self._assessor = Assessor(self._ledger, reference, bundle.manifest, self._inputs, settings.gap_slo)
         self._metrics = ShadowMetrics(
-            registry, self._ledger, reference, self._sampler.propensity, bundle.manifest.version, self._assessor
+            registry, self._ledger, self._sampler.propensity, bundle.manifest.version, self._assessor
         )
         self._breakdown = Breakdown(self._ledger.history, bundle.manifest.labels, decides=decision is not None)
         registry.register(BreakdownMetrics(self._breakdown, bundle.manifest.version))

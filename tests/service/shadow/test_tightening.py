@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,16 @@ async def test_ceilings_are_lowered_once_from_the_first_comparisons(make_shadow,
     assert (ledger.history.cells().slot < since).all()  # what they come from is not judged by them
     await shadow.process(3 * enough)
     assert len(nulls(shadow)) == 2
+
+
+async def test_alerting_rules_get_the_lowered_ceilings(make_shadow, enough):
+    shadow = await make_shadow(few_disagree, concurrency=4).start()
+    labels = {"band": "b4", "alt": "1.5", "agree": "false"}
+    before = shadow.metric("gap_llr", **labels)
+    assert before == pytest.approx(math.log(min(1.5, (1 + 1 / 0.55) / 2)))
+    await shadow.process(enough + 20, top=0.5)
+    await until(lambda: len(nulls(shadow)) == 2)
+    assert shadow.metric("gap_llr", **labels) == pytest.approx(math.log(1.5))
 
 
 async def test_lowered_ceilings_and_their_detector_outlive_the_process(make_shadow, enough):
