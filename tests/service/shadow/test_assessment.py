@@ -9,8 +9,10 @@ import pytest
 
 from distill.teachers import Answer
 from export.bundle.format import Manifest
+from service.monitor.cells import SLOT_SECONDS
 from service.shadow import assessment
 from service.shadow.assessment import other_teacher
+from service.shadow.history import COLUMNS, slot_of
 
 from .conftest import LABELS, PlayedTeacher, agree, answer, disagree, hang
 
@@ -148,3 +150,22 @@ async def test_another_teacher_blinds(make_shadow):
     found = shadow.pipeline.gap()
     assert found["verdict"] == "blind"
     assert "other@1" in found["message"]
+
+
+async def test_a_budget_that_is_spent_blinds_within_five_minutes(make_shadow):
+    shadow = await make_shadow().start()
+    history, running = shadow.pipeline._ledger.history, slot_of(time.time())
+    history.turn(time.time())
+
+    def load(slot, **counts):
+        values = {"requests": 200, "expected": 4, "sampled": 20} | counts
+        history.load([(slot, 1, 1.0, *(values.get(name, 0) for name in COLUMNS))], [])
+
+    for slots_ago in range(1, 60):
+        load(running - SLOT_SECONDS * slots_ago, agreed=20)
+    assert shadow.pipeline.gap()["verdict"] == "stay"
+    load(running, budget=20)
+    found = shadow.pipeline.gap()
+    assert found["verdict"] == "blind"
+    assert "50.0 % of the newest samples" in found["message"]
+    assert "budget 20" in found["message"]
