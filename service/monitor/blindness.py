@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from service.monitor.findings import Findings
-from service.monitor.windows import SINCE
+from service.monitor.windows import FEW, MOST_LOST, SINCE
 from service.monitor.wording import duration, percent, when
 
 SILENT_SECONDS = 120.0
 SILENT_SAMPLES = 10
 """Without a comparison for so long, and although so many texts were sampled since, the gap is not seen."""
 
-MOST_LOST = 0.2
 MOST_WIDTH = 0.05
 LEAST_COVERED = 0.95
 
-FEW = 20
 ENOUGH = 100
-"""Ended samples that a window must hold before losses, and before width and coverage, are judged by it."""
+"""Ended samples that a window must hold before width and coverage are judged by it."""
 
 
 def reasons(found: Findings) -> list[str]:

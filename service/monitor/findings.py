@@ -17,6 +17,7 @@ class Findings:
     - `windows`: by name, shortest first.
     - `newest_lost`, `newest_compared`: samples of the running slot and the one before it that ended so.
     - `log_certify`: log e-value for "the gap is below the SLO".
+    - `left`: whether the verdict was `leave` until now.
     - `edetector`, `edetector_at`: evidence for all time against the ceilings, and the value at which it counts.
     - `silent_seconds`, `silent_samples`: time since the last comparison, or since there could be one, and the texts
       sampled since. `silent_seconds` is None when nothing was ever sampled.
@@ -33,6 +34,7 @@ class Findings:
     log_certify: float
     newest_lost: float = 0.0
     newest_compared: float = 0.0
+    left: bool = False
     edetector: float = 0.0
     edetector_at: float = math.inf
     silent_seconds: float | None = None

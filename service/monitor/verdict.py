@@ -65,8 +65,9 @@ def judge(found: Findings) -> Judgement:
 
 
 def _judge(found: Findings) -> Judgement:
-    leave = found.log_evalue >= LOG_PAGE or found.edetector >= found.edetector_at
-    if leave:
+    # Evidence leaves short windows before it has grown in long ones: what must leave does not return at once.
+    held = found.left and found.log_evalue >= LOG_TICKET
+    if held or found.log_evalue >= LOG_PAGE or found.edetector >= found.edetector_at:
         cause = _cause(found)
         return Judgement(Verdict.LEAVE, f"{_exceeded(found)}; {_REMEDY[cause]}.", cause)
     if blind := reasons(found):
@@ -108,7 +109,7 @@ def _worst(found: Findings) -> Window:
 def _exceeded(found: Findings) -> str:
     """Say what exceeds its limit, and where."""
     worst = _worst(found)
-    if found.log_evalue < LOG_PAGE:
+    if found.log_evalue < LOG_TICKET:
         return (
             "Some answers are wrong more often than their confidence allows, by the evidence since deployment "
             f"({found.edetector:.2g}, limit {found.edetector_at:.2g})"
@@ -118,7 +119,8 @@ def _exceeded(found: Findings) -> str:
             f"Answers in at least one confidence band are wrong more often than its ceiling allows {when(worst)}; the "
             f"gap is {gap_of(worst)}"
         )
-    return f"The gap is {gap_of(worst)} {when(worst)}, above the SLO of {percent(found.slo)} beyond doubt"
+    doubt = "beyond doubt" if found.log_evalue >= LOG_PAGE else "in all likelihood, as before"
+    return f"The gap is {gap_of(worst)} {when(worst)}, above the SLO of {percent(found.slo)} {doubt}"
 
 
 def _suspicion(found: Findings, cause: Cause, suspicious: bool) -> str:

@@ -10,17 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from service.monitor.cells import SLOT_SECONDS, Cells, Floats
 from service.monitor.evalues import log_exceeds_ceilings, log_mean_exp
 from service.monitor.gap import GapEstimate, estimate
 from service.monitor.gap_evalues import exceed_terms, log_keeps
+from service.monitor.weights import HOUR
 
 SLOTS = {"1h": 12, "6h": 72, "1d": 288, "7d": 2016}
 """Length of each window in slots, the running one included."""
 
 SINCE = "since"
 NAMES = (*SLOTS, SINCE)
+
+MOST_LOST = 0.2
+FEW = 20
+"""The largest share of the ended samples that may be lost, and the number of them that is needed to judge losses."""
 
 RECENT = 1000
 """A student is certified by the last week alone if it holds at least this many comparisons."""
@@ -91,10 +97,22 @@ def log_certify(cells: Cells, now: float, slo: float) -> float:
     """Return the log e-value for "the gap is below `slo`", which certifies the student.
 
     Of the last week, so that an old success does not vouch for what came after it; of all cells if the week holds fewer
-    than `RECENT` comparisons.
+    than `RECENT` comparisons. A lost comparison counts as a disagreement, and so that an outage of an hour does not
+    cost the certificate for days, hours are left out in which more than a fifth of the samples were lost: during them
+    the verdict is `blind`. Hours with fewer than `FEW` ended samples stay in, because a single refusal would decide.
     """
+    cells = cells.where(~_lossy(cells))
     week = cells.since(start_of("7d", now))
     return log_keeps(week if week.compared.sum() >= RECENT else cells, slo)
+
+
+def _lossy(cells: Cells) -> npt.NDArray[np.bool_]:
+    """Return which cells belong to an hour in which too much was lost, shape [C]."""
+    _, hour = np.unique(cells.slot // HOUR, return_inverse=True)
+    if not hour.size:
+        return np.zeros(0, dtype=np.bool_)
+    lost, ended = np.bincount(hour, cells.lost), np.bincount(hour, cells.lost + cells.compared)
+    return np.asarray((ended >= FEW) & (lost > MOST_LOST * ended))[hour]
 
 
 def combined(windows: Sequence[Window]) -> float:

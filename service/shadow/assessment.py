@@ -84,6 +84,7 @@ class Assessor:
             newest_lost=float(newest.lost.sum()),
             newest_compared=float(newest.compared.sum()),
             log_certify=log_certify(cells, now, limit),
+            left=self._verdict is Verdict.LEAVE,
             edetector=ledger.detector.value,
             edetector_at=ledger.edetector_threshold(now),
             silent_seconds=None if waiting is None else max(now - waiting, 0.0),

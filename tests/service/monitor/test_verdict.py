@@ -90,6 +90,16 @@ def test_the_evidence_of_a_window_is_shared_among_all_and_with_the_ceilings() ->
     assert judge(findings(bad(log_evalue=LOG_PAGE + share - 0.01))).verdict is Verdict.WATCH
 
 
+def test_a_student_that_must_leave_does_not_return_while_the_evidence_is_strong() -> None:
+    share = math.log(2 * len(NAMES))
+    weaker = bad(log_evalue=LOG_TICKET + share + 0.01)
+    assert judge(findings(weaker)).verdict is Verdict.WATCH
+    held = judge(findings(weaker, left=True))
+    assert held.verdict is Verdict.LEAVE
+    assert "in all likelihood, as before" in held.message
+    assert judge(findings(bad(log_evalue=LOG_TICKET + share - 0.01), left=True)).verdict is Verdict.STAY
+
+
 def test_a_band_above_its_ceiling_is_named_as_the_reason() -> None:
     judged = judge(findings(bad("7d", log_evalue=-9.0, bands=LOG_PAGE + 5)))
     assert judged.verdict is Verdict.LEAVE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,3 +79,32 @@ def test_a_certificate_is_of_the_week_if_it_holds_enough() -> None:
     assert log_keeps(week, SLO) < 0 < log_keeps(cells.where(cells.slot < week.slot.min()), SLO)
     few = cells.where(np.arange(len(cells)) % 100 == 0)
     assert log_certify(few, NOW, SLO) == pytest.approx(log_keeps(few, SLO))
+
+
+def certified_after(lost: int, sampled: int) -> float:
+    """Return the certificate of a calm week after two hours in which `lost` of `sampled` comparisons per slot were."""
+    slots = np.arange(start_of("7d", NOW), NOW, SLOT_SECONDS)
+    down = (slots >= 1_799_946_000) & (slots < 1_799_953_200)  # two whole hours
+    failed = np.where(down, lost, 0)
+    compared = np.where(down, sampled - lost, 20)
+    counts = {"sampled": failed + compared, "lost": failed, "agreed": compared - 1.0 * (compared > 1)}
+    return log_certify(
+        Cells.of(slot=slots, propensity=0.1, requests=200, disagreed=1.0 * (compared > 1), **counts), NOW, SLO
+    )
+
+
+def test_an_outage_does_not_cost_the_certificate_but_scattered_losses_do() -> None:
+    calm = certified_after(lost=0, sampled=20)
+    assert certified_after(lost=19, sampled=20) > 0.9 * calm > 0
+    assert certified_after(lost=3, sampled=20) < calm
+
+
+def test_a_refusal_in_an_hour_of_few_samples_counts_against_the_student() -> None:
+    hours = np.arange(1, 400) * 3600.0
+    few: dict[str, Any] = {"slot": NOW // 3600 * 3600 - hours, "propensity": 0.1, "requests": 40, "sampled": 4}
+    refused = np.where(hours % (3 * 3600) == 0, 1.0, 0.0)
+    open_eyed = log_certify(Cells.of(**few, lost=refused, agreed=4 - refused), NOW, SLO)
+    assert open_eyed < log_certify(Cells.of(**few, agreed=4), NOW, SLO)
+    assert open_eyed == pytest.approx(
+        log_certify(Cells.of(**few, disagreed=refused, agreed=4 - refused), NOW, SLO)
+    )  # a refusal is as bad as a disagreement

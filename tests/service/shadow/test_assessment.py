@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import SimpleNamespace
 
@@ -9,10 +10,12 @@ import pytest
 
 from distill.teachers import Answer
 from export.bundle.format import Manifest
+from service.monitor import verdict as verdicts
 from service.monitor.cells import SLOT_SECONDS
 from service.shadow import assessment
 from service.shadow.assessment import other_teacher
-from service.shadow.history import COLUMNS, slot_of
+from service.shadow.history import COLUMNS
+from service.shadow.slots import slot_of
 
 from .conftest import LABELS, PlayedTeacher, agree, answer, disagree, hang
 
@@ -47,6 +50,20 @@ async def test_a_student_that_mostly_disagrees_must_leave(make_shadow):
     assert (found["verdict"], found["cause"]) == ("leave", "student")
     assert found["evidence"]["log_evalue"] > found["evidence"]["page_at"]
     assert shadow.metric("gap_verdict") == 2
+
+
+async def test_leave_is_held_until_the_evidence_is_weak(make_shadow, monkeypatch):
+    shadow = await make_shadow(disagree).start()
+    await shadow.process(40)
+    assert shadow.pipeline.gap()["verdict"] == "leave"
+    strong = shadow.pipeline.gap()["evidence"]["log_evalue"]
+    monkeypatch.setattr(shadow.pipeline._ledger, "edetector_threshold", lambda now: math.inf)
+    for page, ticket, verdict in ((strong + 1, strong - 1, "leave"), (strong + 2, strong + 1, "watch")):
+        monkeypatch.setattr(verdicts, "LOG_PAGE", page)
+        monkeypatch.setattr(verdicts, "LOG_TICKET", ticket)
+        assert shadow.pipeline.gap()["verdict"] == verdict
+    monkeypatch.setattr(verdicts, "LOG_TICKET", strong - 1)
+    assert shadow.pipeline.gap()["verdict"] == "watch"  # it is not held any more
 
 
 async def test_the_slo_is_that_of_the_bundle_unless_a_setting_gives_another(make_shadow):
