@@ -2,11 +2,11 @@
 
     python benchmarks/gap.py [--run RUN --tickets FILE [--texts 6000] [--foreign 2000]]
 
-The first part simulates traffic (`tests/support/gap_worlds.py`, `gap_streams.py`); `make test` does the same at a small
-size. With RUN, the folder of `reflux demo --folder RUN`, and FILE, the CSV of the IT tickets, the second part uses real
-texts: new tickets of the desk and foreign ones are shown to each student and to its teacher, and traffic is drawn from
-these pairs. A page is what makes the verdict `leave`: evidence of 10,000 to 1 over all windows, of the whole gap and of
-the ceilings.
+The first part simulates traffic (`tests/support/gap_worlds.py`, `gap_pairs.py`, `gap_streams.py`); `make test` does the
+same at a small size. With RUN, the folder of `reflux demo --folder RUN`, and FILE, the CSV of the IT tickets, the
+second part uses real texts: new tickets of the desk and foreign ones are shown to each student and to its teacher, and
+traffic is drawn from these pairs. A page is what makes the verdict `leave`: evidence of 10,000 to 1 over all windows,
+of the whole gap and of the ceilings.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap import estimate
 from service.monitor.verdict import LOG_CERTAIN
 from tests.support.changing_teacher import NOISES
+from tests.support.gap_pairs import DAYS, measured
 from tests.support.gap_streams import Stream, boundary, delays, log_curve, paged, past
 from tests.support.gap_worlds import CHANGING, worlds
 
@@ -121,6 +122,16 @@ def estimator(runs: int) -> Iterator[Check]:
             float(np.mean([result.lower <= truth <= result.upper for result, truth in results])),
             0.93,
         )
+
+
+def places(runs: int) -> Iterator[Check]:
+    """Check the gap by direction and by predicted class."""
+    for day, periods in DAYS.items():
+        found = measured(periods, runs)
+        covered = [float(covers.mean()) for _, covers in found.values()]
+        yield at_least(f"directions and classes, {day}: least coverage of 95 % intervals", min(covered), 0.93)
+        bias = max(abs(float(errors.mean())) / float(errors.std()) for errors, _ in found.values())
+        yield at_most(f"directions and classes, {day}: largest bias, in standard deviations", bias, 0.15)
 
 
 def evidence() -> Iterator[Check]:

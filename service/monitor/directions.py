@@ -7,7 +7,7 @@ worse than they are; alarms use the whole gap.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -22,12 +22,14 @@ class Pairs:
     """Comparisons tallied by both classes; every field has shape [P].
 
     - `period`: start of an hour or a day, Unix seconds, in which the requests were answered.
+    - `band`: confidence band of the requests.
     - `propensity`: probability with which they were sampled, in (0, 1].
     - `student`, `teacher`: the class that each chose, ≥ 0.
     - `count`: number of comparisons, > 0.
     """
 
     period: Floats
+    band: Ints
     propensity: Floats
     student: Ints
     teacher: Ints
@@ -79,33 +81,23 @@ def pair_weights(pairs: Pairs, cells: Cells, period: Floats) -> Floats:
     Times the counts they sum to 1.
 
     The requests are those of `cells`, and `period` [C] is the period of each cell. A comparison of a cell stands for
-    W_b · w / Σ_b w as in the estimate of the whole gap, with its weights w; tallies have no band, so that they get the
-    mean over the cells of their period and propensity. Cells whose comparisons were not tallied count as not compared,
+    W_b · w / Σ_b w as in the estimate of the whole gap, with its weights w, and a tally for the mean of the cells that
+    it has the period, the band and the propensity of. Cells whose comparisons were not tallied count as not compared,
     and a tally without a cell has no weight.
     """
     if not len(pairs) or not len(cells):
         return np.zeros(len(pairs))
+    bands = int(cells.band.max()) + 1
     periods, at = np.unique(period, return_inverse=True)
     rates, rate = np.unique(cells.propensity, return_inverse=True)
-    of_cell = at.reshape(-1) * len(rates) + rate.reshape(-1)
-    groups = len(periods) * len(rates)
     in_period, in_rate = _places(periods, pairs.period), _places(rates, pairs.propensity)
-    there = (periods[in_period] == pairs.period) & (rates[in_rate] == pairs.propensity)
-    of_pair = in_period * len(rates) + in_rate
+    there = (periods[in_period] == pairs.period) & (rates[in_rate] == pairs.propensity) & (pairs.band < bands)
+    of_cell = (at.reshape(-1) * len(rates) + rate.reshape(-1)) * bands + cells.band
+    of_pair = (in_period * len(rates) + in_rate) * bands + np.minimum(pairs.band, bands - 1)
+    groups = len(periods) * len(rates) * bands
     tallied = np.bincount(of_pair, np.where(there, pairs.count, 0.0), groups)
     known = tallied[of_cell] > 0.0
-    cells = Cells.of(
-        slot=cells.slot,
-        band=cells.band,
-        propensity=cells.propensity,
-        requests=cells.requests,
-        expected=cells.expected,
-        sampled=cells.sampled,
-        lost=cells.lost,
-        agreed=np.where(known, cells.agreed, 0.0),
-        disagreed=np.where(known, cells.disagreed, 0.0),
-    )
-    bands = int(cells.band.max()) + 1
+    cells = replace(cells, agreed=np.where(known, cells.agreed, 0.0), disagreed=np.where(known, cells.disagreed, 0.0))
     weights = comparison_weights(cells)
     counted = cells.by_band(weights * cells.compared, bands)
     share = covered_shares(cells.by_band(cells.requests, bands), counted > 0.0)

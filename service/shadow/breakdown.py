@@ -85,10 +85,10 @@ class Breakdown:
         tallies = self._history.pairs
         state = (self._history.hour, len(tallies), sum(tallies.values()))
         if self._read is None or self._read[0] != state:
-            keys = np.fromiter(chain.from_iterable(tallies), np.float64, 4 * len(tallies)).reshape(-1, 4)
+            keys = np.fromiter(chain.from_iterable(tallies), np.float64, 5 * len(tallies)).reshape(-1, 5)
             count = np.fromiter(tallies.values(), np.float64, len(tallies))
-            student, teacher = keys[:, 2].astype(np.int64), keys[:, 3].astype(np.int64)
-            self._read = state, Pairs(keys[:, 0], keys[:, 1], student, teacher, count)
+            band, student, teacher = (keys[:, column].astype(np.int64) for column in (1, 3, 4))
+            self._read = state, Pairs(keys[:, 0], band, keys[:, 2], student, teacher, count)
         return self._read[1]
 
 

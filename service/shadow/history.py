@@ -48,7 +48,7 @@ class Changes(NamedTuple):
 class History:
     """Cells that grow, for requests sampled with `propensity` [B]. Use it on the event loop alone.
 
-    `pairs` counts comparisons by hour, propensity and both classes.
+    `pairs` counts comparisons by hour, band, propensity and both classes.
     """
 
     def __init__(self, propensity: Sequence[float]) -> None:
@@ -97,7 +97,7 @@ class History:
 
     def add_pair(self, key: Key, student_class: int, teacher_class: int) -> None:
         """Count a comparison of a request of a cell by both classes."""
-        self._add_pairs(Pair(hour_of(key.slot), key.propensity, student_class, teacher_class), 1)
+        self._add_pairs(Pair(hour_of(key.slot), key.band, key.propensity, student_class, teacher_class), 1)
 
     def turn(self, now: float) -> None:
         """Begin the slot that `now` is in, and fold old slots if the hour has changed."""

@@ -24,6 +24,7 @@ class Pair(NamedTuple):
     """
 
     hour: int
+    band: int
     propensity: float
     student_class: int
     teacher_class: int

@@ -87,11 +87,12 @@ TABLES_2 = (
         bundle TEXT NOT NULL,
         teacher TEXT NOT NULL,
         hour INTEGER NOT NULL,             -- Unix seconds of its start; later a day; 0 = oldest
+        band INTEGER NOT NULL,
         propensity REAL NOT NULL,
         student_class INTEGER NOT NULL,
         teacher_class INTEGER NOT NULL,
         count INTEGER NOT NULL,            -- comparisons
-        PRIMARY KEY (bundle, teacher, hour, propensity, student_class, teacher_class)
+        PRIMARY KEY (bundle, teacher, hour, band, propensity, student_class, teacher_class)
     ) WITHOUT ROWID
     """,
     """

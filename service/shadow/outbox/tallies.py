@@ -16,7 +16,7 @@ from service.shadow.outcome import Outcome
 from service.shadow.slots import DAY, HOUR, Key, Pair, folded, hour_of
 
 _KEY = "bundle, teacher, slot, band, propensity"
-_PAIR = "bundle, teacher, hour, propensity, student_class, teacher_class"
+_PAIR = "bundle, teacher, hour, band, propensity, student_class, teacher_class"
 
 
 def _upsert(columns: Sequence[str], change: str) -> str:
@@ -30,7 +30,7 @@ def _upsert(columns: Sequence[str], change: str) -> str:
 _REPLACE = _upsert(WITHOUT_ROWS, "{name} = excluded.{name}")
 _INCREASE = _upsert(WITH_ROWS, "{name} = {name} + excluded.{name}")
 _INCREASE_PAIR = (
-    f"INSERT INTO pairs ({_PAIR}, count) VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1"
+    f"INSERT INTO pairs ({_PAIR}, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1"
 )
 
 
@@ -48,8 +48,8 @@ class Tallies:
         owner = (self._bundle, self._teacher)
         query = f"SELECT slot, band, propensity, {', '.join(COLUMNS)} FROM tallies"
         cells = connection.execute(query + " WHERE bundle = ? AND teacher = ? AND band < ?", (*owner, bands)).fetchall()
-        query = "SELECT hour, propensity, student_class, teacher_class, count FROM pairs"
-        pairs = connection.execute(query + " WHERE bundle = ? AND teacher = ?", owner)
+        query = "SELECT hour, band, propensity, student_class, teacher_class, count FROM pairs"
+        pairs = connection.execute(query + " WHERE bundle = ? AND teacher = ? AND band < ?", (*owner, bands))
         return cells, [(Pair(*pair), count) for *pair, count in pairs]
 
     def replace(self, connection: sqlite3.Connection, changes: Changes) -> None:
@@ -74,7 +74,7 @@ class Tallies:
                 sums["decision_agreed" if comparison.decision_agree else "decision_disagreed"] = 1
             hour = folded(hour_of(key.slot), self.hour, DAY)
             classes = (comparison.student_class, comparison.teacher_class)
-            connection.execute(_INCREASE_PAIR, (self._bundle, self._teacher, hour, key.propensity, *classes))
+            connection.execute(_INCREASE_PAIR, (self._bundle, self._teacher, hour, *key[1:], *classes))
         self._increase(connection, key, sums)
 
     def adopt(self, connection: sqlite3.Connection) -> None:

@@ -90,7 +90,7 @@ def test_what_ends_late_is_counted_in_the_cell_of_its_request():
     history.add_pair(key, 0, 1)
     cells = history.cells()
     assert (cells.slot.tolist(), cells.lost.tolist(), cells.pending.tolist()) == ([0], [1], [0])
-    assert history.pairs == {Pair(0, 0.5, 0, 1): 1}
+    assert history.pairs == {Pair(0, key.band, 0.5, 0, 1): 1}
 
 
 def test_pairs_of_classes_are_kept_by_hour_then_by_day():
