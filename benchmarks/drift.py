@@ -5,10 +5,12 @@
 
 RUN is the folder of a run with the students' bundles. FILE is the CSV of the IT tickets, foreign texts for every task.
 The usual texts are those that the student was not trained on: validation and test, and for the built-in support desk
-newly generated ones, as many as `--texts`. A run draws a reference and an hour of requests from them at random, with no
-text in common, fits the reference as export does, and counts the requests as the service does. For two disjoint random
-samples of one pool, the variance of their difference is exactly that of independent samples, so that a pool may be used
-again and again. Windows that are larger than what the reference leaves are left out.
+newly generated ones, as many as `--texts`. In each run, a reference and an hour of requests are drawn from them at
+random, the reference is fitted as export does, and the requests are counted as the service does.
+
+Where the texts suffice, no text is in both: for two disjoint random samples of one pool, the variance of their
+difference is exactly that of independent samples, so that a pool may be used again and again. Otherwise the texts are
+the population, and both are drawn from it with replacement: then the reference has as many texts as there are.
 """
 
 from __future__ import annotations
@@ -64,13 +66,18 @@ class Task:
 
     def inputs(self, random: np.random.Generator, share: float, requests: int) -> InputDrift:
         """Return the drift of `requests` requests, a `share` of them foreign, from a newly fitted reference."""
-        order = random.permutation(len(self.usual))
-        known = [self.usual[index] for index in order[: self.texts]]
-        rest = order[self.texts :]
-        drift = fit_drift(known, self.reference, unknown=self.classifier.tokenizer.unknown_id is not None)
+        pool, strange = len(self.usual), random.binomial(requests, share)
+        if self.texts + requests <= pool:
+            order = random.permutation(pool)
+            known, usual = order[: self.texts], order[self.texts : self.texts + requests - strange]
+        else:
+            known, usual = random.integers(0, pool, pool), random.integers(0, pool, requests - strange)
+        drift = fit_drift(
+            [self.usual[index] for index in known],
+            self.reference,
+            unknown=self.classifier.tokenizer.unknown_id is not None,
+        )
         inputs = InputDrift(replace(self.reference, drift=drift), self.labels)
-        strange = random.binomial(requests, share)
-        usual = random.choice(rest, requests - strange, replace=False)
         answers = [self.usual[index] for index in usual]
         answers += [self.foreign[index] for index in random.integers(0, len(self.foreign), strange)]
         for place, index in enumerate(random.permutation(requests)):
@@ -102,9 +109,8 @@ def main() -> None:
         print("| foreign | requests | runs | detected | by feature | largest statistic / threshold |")
         print("|---|---|---|---|---|---|")
         for case, (share, requests) in enumerate(CASES):
-            if requests + task.texts <= len(task.usual):
-                runs = arguments.windows if case == 0 else arguments.runs
-                _measure(task, share, requests, runs, case)
+            runs = arguments.windows if case == 0 else arguments.runs
+            _measure(task, share, requests, runs, case)
         _cost(task)
 
 

@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-FALSE_ALARMS = 1e-5
+FALSE_ALARMS = 5e-5
 """Probability that undrifted inputs raise any of the tests that are done at once."""
 
-DESIGN_EFFECT = 1.5
+DESIGN_EFFECT = 1.25
 """Variance of a sum over live requests, relative to that of independent ones."""
 
-MEAN_TOLERANCE = 0.005
-"""Largest difference of a mean expected disagreement that is no drift: half a point."""
+MEAN_TOLERANCE = 0.0025
+"""Largest difference of a mean expected disagreement that is no drift: a quarter of a point."""
 
-DISTANCE_TOLERANCE = 0.005
+DISTANCE_TOLERANCE = 0.0025
 """Largest squared distance of two distributions that is no drift, in units of their variance: for shares of bins
 Σ (p − q)² / q, about what the PSI is, of which 0.1 is customarily called small."""
 

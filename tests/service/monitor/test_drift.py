@@ -74,7 +74,7 @@ def test_the_statistic_of_shares_by_hand() -> None:
 
 
 def test_a_trifle_is_no_drift_however_many_requests_show_it() -> None:
-    many = 10_000_000
+    many = 1_000_000_000
     assert not mean_shift(0.1 + 0.9 * MEAN_TOLERANCE, many, (0.1, 0.15), many, STRICT).drift
     assert mean_shift(0.1 + 1.1 * MEAN_TOLERANCE, many, (0.1, 0.15), many, STRICT).drift
     step = 0.5 * math.sqrt(DISTANCE_TOLERANCE)  # Σ (p − q)² / q of a half and a half is 4 · step²
