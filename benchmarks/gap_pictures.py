@@ -98,6 +98,7 @@ class Service:
     cells: Cells = field(default_factory=Cells.zeros)
     now: float = START
     slo: float = 0.0
+    last: Verdict | None = None
     ceilings: list[tuple[float, Floats]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -152,9 +153,11 @@ class Service:
             newest_lost=float(newest.lost.sum()),
             newest_compared=float(newest.compared.sum()),
             log_certify=log_certify(self.cells, self.now - 1, self.slo),
+            left=self.last is Verdict.LEAVE,
             input_drift="The inputs have changed" if any(test.drift for test in tests) else None,
         )
-        return judge(found).verdict
+        self.last = judge(found).verdict
+        return self.last
 
 
 def main() -> None:
