@@ -86,21 +86,17 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
     if not covered.any():
         return None
     disagreed = cells.by_band(weights * cells.disagreed, bands)
-    ratio = np.divide(disagreed, n, out=np.zeros(bands), where=covered)
+    ratio = np.minimum(np.divide(disagreed, n, out=np.zeros(bands), where=covered), 1.0)  # 1 but for rounding
     share = covered_shares(requests, covered)
-    gap = float(share @ ratio)
-    between = float(share @ (ratio - gap) ** 2) / float(requests.sum())
-    lower, upper = (
-        gap + math.copysign(math.hypot(float(end) - gap, quantile * math.sqrt(between)), side)
-        for end, side in zip(stratified_wilson(share, ratio, n, quantile), (-1, 1), strict=True)
-    )
+    gap, between = double_sampling(share, ratio, requests)
+    lower, upper = widened(gap, between, stratified_wilson(share, ratio, n, quantile), quantile)
     worst_case_lower, worst_case_upper = _worst_case(cells, requests)
     seen = np.where(covered, requests, 0.0)
     return GapEstimate(
-        gap=gap,
-        stderr=math.sqrt(float(share**2 @ _variance(ratio, n)) + between),
-        lower=max(lower, 0.0),
-        upper=min(upper, 1.0),
+        gap=float(gap),
+        stderr=math.sqrt(float(share**2 @ _variance(ratio, n) + between)),
+        lower=float(lower),
+        upper=float(upper),
         level=level,
         expected_gap=float(expected.sum() / requests.sum()),
         live_ece=float(seen @ np.abs(ratio - expected / np.where(covered, requests, 1.0))) / float(seen.sum()),
@@ -113,6 +109,22 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
         compared=float(cells.compared.sum()),
         disagreed=float(cells.disagreed.sum()),
     )
+
+
+def double_sampling(share: Floats, ratio: Floats, requests: Floats) -> tuple[Floats, Floats]:
+    """Return the gap, and its variance because the requests are a sample of the traffic, both of shape [...].
+
+    `share`, `ratio` and `requests` have shape [..., B].
+    """
+    gap = (share * ratio).sum(axis=-1)
+    between = (share * (ratio - gap[..., None]) ** 2).sum(axis=-1)
+    return gap, between / np.maximum(requests.sum(axis=-1), 1.0)
+
+
+def widened(gap: Floats, between: Floats, ends: tuple[Floats, Floats], quantile: float) -> tuple[Floats, Floats]:
+    """Return the ends of an interval moved out by the variance `between`, by the root of the sum of squares."""
+    lower, upper = (np.hypot(end - gap, quantile * np.sqrt(between)) for end in ends)
+    return np.maximum(gap - lower, 0.0), np.minimum(gap + upper, 1.0)
 
 
 def stratified_wilson(share: Floats, ratio: Floats, count: Floats, quantile: float) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from service.monitor.cells import Cells, Floats
-from service.monitor.gap import covered_shares, stratified_wilson
+from service.monitor.gap import covered_shares, double_sampling, stratified_wilson, widened
 from service.monitor.means import normal_quantile
 from service.monitor.weights import comparison_weights
 
@@ -50,12 +50,14 @@ def gap_series(cells: Cells, start: float, step: float, points: int, level: floa
     covered = np.asarray((requests > 0.0) & (n > 0.0))
     known = covered.any(axis=1)
     share = np.where(known.reshape(-1, 1), covered_shares(requests, covered), 1.0 / bands)
-    ratio = np.divide(per_band(weights * cells.disagreed), n, out=np.zeros_like(n), where=covered)
-    lower, upper = stratified_wilson(share, ratio, np.where(covered, n, 1.0), quantile)
+    ratio = np.minimum(np.divide(per_band(weights * cells.disagreed), n, out=np.zeros_like(n), where=covered), 1.0)
+    gap, between = double_sampling(share, ratio, requests)
+    ends = stratified_wilson(share, ratio, np.where(covered, n, 1.0), quantile)
+    lower, upper = widened(gap, between, ends, quantile)
     total = requests.sum(axis=1)
     return Series(
         time=time,
-        gap=np.where(known, (share * ratio).sum(axis=1), np.nan),
+        gap=np.where(known, gap, np.nan),
         lower=np.where(known, lower, np.nan),
         upper=np.where(known, upper, np.nan),
         expected=np.divide(per_band(cells.expected).sum(axis=1), total, out=np.full(points, np.nan), where=total > 0.0),
