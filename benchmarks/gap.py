@@ -35,6 +35,7 @@ from service.monitor.cells import Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap import estimate
 from service.monitor.verdict import LOG_CERTAIN
+from service.shadow.assessment import foreseen
 from tests.support.changing_teacher import NOISES
 from tests.support.gap_pairs import DAYS, measured
 from tests.support.gap_streams import Stream, boundary, delays, log_curve, paged, past
@@ -44,6 +45,7 @@ FRESH_SEED = 905
 RATE = 0.1  # of the demonstration
 STUDENTS = ("encoder", "static")
 CERTIFIED = 0.08 / 0.0583  # a limit, in units of the true gap
+CLOSE = 0.025  # the least distance of a gap to the SLO at which the bounds on page delays hold as they stand
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def real(run: Path, student: str, given: argparse.Namespace) -> Iterator[Check]:
     desk = answered(own, teacher, reference, usual, f"{student}: desk")
     it = answered(own, teacher, reference, read_foreign(given.tickets, given.foreign), f"{student}: IT tickets")
     pi = propensities(RATE, reference.share, reference.spread)
-    calm = mixed(desk, it, 0.0, pi)
+    calm = mixed(desk, it, 0.0, pi, reference)
     print(
         f"{student}: true gap {calm.gap:.2%} of {len(desk.band)} tickets, {it.wrong.mean():.2%} of IT tickets; SLO "
         f"{reference.slo:.2%}, ceilings tolerate {reference.tolerated:.2%}",
@@ -205,7 +207,9 @@ def real(run: Path, student: str, given: argparse.Namespace) -> Iterator[Check]:
     )
     judged = student == STUDENTS[0]
     for share, bound in ((0.2, 2000), (0.5, 150), (1.0, 60)):
-        stream = mixed(desk, it, share, pi)
+        stream = mixed(desk, it, share, pi, reference)
+        # The evidence grows with the square of the distance to the SLO, which depends on few validation rows.
+        bound = round(bound * max(1.0, (CLOSE / max(stream.gap - reference.slo, 1e-3)) ** 2))
         history = past([(stream, 20 * bound)], runs=20, per_slot=5, seed=6)
         delay = float(np.median(paged(history, history.log_evalue(reference.slo, reference.null), LOG_PAGE)))
         name = f"page with {share:.0%} IT tickets (gap {stream.gap:.1%}), median comparisons of 20 runs, {student}"
@@ -236,12 +240,12 @@ def raised(stream: Stream, factor: float, gap: float) -> Floats:
     return np.minimum(low * stream.rate, 1.0)
 
 
-def mixed(desk: Pairs, it: Pairs, share: float, pi: Floats) -> Stream:
+def mixed(desk: Pairs, it: Pairs, share: float, pi: Floats, reference: Reference) -> Stream:
     """Return traffic of which `share` is foreign, as rates per band."""
     (n0, k0), (n1, k1) = desk.counts(pi.size), it.counts(pi.size)
     texts = (1 - share) * n0 / n0.sum() + share * n1 / n1.sum()
     wrong = (1 - share) * k0 / n0.sum() + share * k1 / n1.sum()
-    return Stream(texts, wrong / np.maximum(texts, 1e-12), pi)
+    return Stream(texts, wrong / np.maximum(texts, 1e-12), pi, foreseen(reference))
 
 
 def answered(student: Classifier, teacher: Classifier, reference: Reference, texts: Sequence[str], what: str) -> Pairs:

@@ -1,16 +1,17 @@
 """Evidence on the whole gap against one limit: e-values that it is exceeded, and that it is kept.
 
 Every request for which a coin was tossed is a bet, whatever its band and whatever the teacher's failures. With the coin
-ξ of probability π and the disagreement y, Z = ξ y / π has the conditional mean P(disagree), so that 1 + λ (Z − m) has
-expectation ≤ 1 while the gap is at most m. Its product over the requests follows from counts per cell. The ceilings per
-band, which see a confident student go wrong sooner, are the business of `evalues`.
+ξ of probability π, the disagreement y, and a number d that was foreseen for its band, Z = d + ξ (y − d) / π has the
+conditional mean P(disagree) for any d, so that 1 + λ (Z − m) has expectation ≤ 1 while the gap is at most m. The better
+d foretells y, the less Z varies, and the sooner the evidence grows. The product over the requests follows from counts
+per cell. The ceilings per band, which see a confident student go wrong sooner, are the business of `evalues`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from service.monitor.cells import Cells, Floats
+from service.monitor.cells import Cells, Floats, Ints
 from service.monitor.evalues import log_mean_exp
 
 EXCEED_BETS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -19,27 +20,29 @@ EXCEED_BETS = (0.5, 1.0, 2.0, 5.0, 10.0)
 KEEP_BETS = (0.4, 0.6, 0.8, 0.9, 0.97)
 """λ of the e-value for the limit, as shares of the largest: beyond it one disagreement could make E negative."""
 
-_LARGEST = 0.5  # of λ · m in the e-value against the limit, which must stay below 1
+LARGEST = 0.9
+"""Largest λ of the e-value against the limit, as a share of that at which a comparison could make E zero."""
 
 
-def log_exceeds(cells: Cells, limit: float) -> float:
+def log_exceeds(cells: Cells, limit: float, foreseen: Floats | None = None) -> float:
     """Return the log e-value against "the gap is at most `limit`", the mean of five bets (see `EXCEED_BETS`).
 
-    log E = Σ_c k_c ln(1 + λ (1/π_c − m)) + (N_c − k_c) ln(1 − λ m) for k_c disagreements among N_c requests. A
-    comparison that is pending or lost counts as an agreement, so that failures only weaken the evidence. If the gap is
-    at most `limit` given the past, P(E ≥ A) ≤ 1/A, at any one look and over all looks at cells that only grow (Ville).
+    `foreseen` [B] holds d in [0, 1], the disagreement rate of each band as it was foreseen before any of these
+    requests; 0 by default. A comparison that is pending or lost counts as an agreement, so that failures only weaken
+    the evidence. If the gap is at most `limit` given the past, P(E ≥ A) ≤ 1/A, at any one look and over all looks at
+    cells that only grow (Ville).
 
     Raises ValueError if `limit` is not in (0, 1).
     """
-    return float(log_mean_exp(exceed_terms(cells, limit).sum(axis=1)))
+    return float(log_mean_exp(exceed_terms(cells, limit, foreseen).sum(axis=1)))
 
 
-def exceed_terms(cells: Cells, limit: float) -> Floats:
+def exceed_terms(cells: Cells, limit: float, foreseen: Floats | None = None) -> Floats:
     """Return what each cell adds to the logarithm of each bet of `log_exceeds`, shape [5, C]; windows sum it."""
-    return _terms(cells, cells.disagreed, exceed_factors(cells.propensity, _lowest(cells), limit))
+    return _terms(cells, cells.disagreed, exceed_factors(cells.propensity, limit, *_given(cells, foreseen)))
 
 
-def log_keeps(cells: Cells, limit: float) -> float:
+def log_keeps(cells: Cells, limit: float, foreseen: Floats | None = None) -> float:
     """Return the log e-value against "the gap is at least `limit`", the mean of five bets (see `KEEP_BETS`).
 
     The mirror of `log_exceeds`, of 1 + λ (m − Z): it grows while the gap is below `limit`, and is what can say that a
@@ -48,43 +51,58 @@ def log_keeps(cells: Cells, limit: float) -> float:
     Raises ValueError if `limit` is not in (0, 1).
     """
     against = np.maximum(cells.sampled - cells.agreed, 0.0)
-    return float(
-        log_mean_exp(_terms(cells, against, keep_factors(cells.propensity, _lowest(cells), limit)).sum(axis=1))
-    )
+    factors = keep_factors(cells.propensity, limit, *_given(cells, foreseen))
+    return float(log_mean_exp(_terms(cells, against, factors).sum(axis=1)))
 
 
-def exceed_factors(propensity: Floats, lowest: Floats | float, limit: float) -> tuple[Floats, Floats]:
-    """Return what a disagreement and any other request add to the log e-value of each bet, both of shape [5, C].
+def exceed_factors(propensity: Floats, limit: float, foreseen: Floats, slot: Ints) -> tuple[Floats, Floats, Floats]:
+    """Return what a disagreement, another sample and any other request add to the log e-value of each bet, [5, C] each.
 
-    `propensity` [C] is that of each cell, `lowest` ([C] or one number) the lowest one in force at the same time, which
-    the bets follow: they may depend on the sampling rate, but on no coin and no outcome.
+    `propensity` [C] and `foreseen` [C] are those of each cell. Bets follow the propensities of their `slot` [C],
+    counted from 0: they may depend on the sampling rate, but on no coin and no outcome.
 
     Raises ValueError if `limit` is not in (0, 1).
     """
-    bets = np.multiply.outer(EXCEED_BETS, np.broadcast_to(lowest, propensity.shape))
-    bets = np.minimum(bets, _LARGEST / _checked(limit))
-    return np.log1p(bets * (1.0 / propensity - limit)), np.log1p(-bets * limit)
+    lowest = -_highest(-propensity, slot)
+    worst = _highest(foreseen * (1.0 / propensity - 1.0), slot) + _checked(limit)
+    bets = np.minimum(np.multiply.outer(EXCEED_BETS, lowest), LARGEST / worst)
+    agreed = foreseen * (1.0 - 1.0 / propensity)
+    return (
+        np.log1p(bets * (agreed + 1.0 / propensity - limit)),
+        np.log1p(bets * (agreed - limit)),
+        np.log1p(bets * (foreseen - limit)),
+    )
 
 
-def keep_factors(propensity: Floats, lowest: Floats | float, limit: float) -> tuple[Floats, Floats]:
-    """Return what a sample that did not agree and any other request add to the mirrored log e-value, as above."""
-    largest = 1.0 / (1.0 / np.broadcast_to(lowest, propensity.shape) - _checked(limit))
-    bets = np.multiply.outer(KEEP_BETS, largest)
-    return np.log1p(bets * (limit - 1.0 / propensity)), np.log1p(bets * limit)
+def keep_factors(propensity: Floats, limit: float, foreseen: Floats, slot: Ints) -> tuple[Floats, Floats, Floats]:
+    """Return what a sample that did not agree, an agreement and any other request add to the mirror, as above."""
+    disagreed = foreseen + (1.0 - foreseen) / propensity
+    bets = np.multiply.outer(KEEP_BETS, 1.0 / (_highest(disagreed, slot) - _checked(limit)))
+    return (
+        np.log1p(bets * (limit - disagreed)),
+        np.log1p(bets * (limit - disagreed + 1.0 / propensity)),
+        np.log1p(bets * (limit - foreseen)),
+    )
 
 
-def _terms(cells: Cells, counted: Floats, factors: tuple[Floats, Floats]) -> Floats:
-    """Return the logarithm of each bet's product over the requests of each cell, `counted` of which are counted."""
-    if_counted, otherwise = factors
-    return if_counted * counted + otherwise * np.maximum(cells.requests - counted, 0.0)
+def _terms(cells: Cells, counted: Floats, factors: tuple[Floats, Floats, Floats]) -> Floats:
+    """Return the logarithm of each bet's product over the requests of each cell; of its samples, `counted` count."""
+    if_counted, if_sampled, otherwise = factors
+    unsampled = np.maximum(cells.requests - cells.sampled, 0.0)
+    return if_counted * counted + if_sampled * (cells.sampled - counted) + otherwise * unsampled
 
 
-def _lowest(cells: Cells) -> Floats:
-    """Return the lowest propensity in the slot of each cell, shape [C]."""
-    slots, slot = np.unique(cells.slot, return_inverse=True)
-    lowest = np.ones(len(slots))
-    np.minimum.at(lowest, slot, cells.propensity)
-    return np.asarray(lowest[slot])
+def _given(cells: Cells, foreseen: Floats | None) -> tuple[Floats, Ints]:
+    """Return what was foreseen for each cell, and the number of its slot."""
+    _, slot = np.unique(cells.slot, return_inverse=True)
+    return np.zeros(len(cells)) if foreseen is None else foreseen[cells.band], slot.astype(np.int64)
+
+
+def _highest(values: Floats, slot: Ints) -> Floats:
+    """Return the highest of the values [C] in the slot of each cell."""
+    highest = np.full(int(slot.max()) + 1 if slot.size else 0, -np.inf)
+    np.maximum.at(highest, slot, values)
+    return np.asarray(highest[slot])
 
 
 def _checked(limit: float) -> float:

@@ -71,15 +71,20 @@ def start_of(name: str, now: float) -> float:
 
 
 def measure(
-    cells: Cells, now: float, slo: float, ceilings: Sequence[tuple[float, Floats]], level: float = 0.95
+    cells: Cells,
+    now: float,
+    slo: float,
+    ceilings: Sequence[tuple[float, Floats]],
+    foreseen: Floats | None = None,
+    level: float = 0.95,
 ) -> dict[str, Window]:
     """Return every window of `cells` at `now` (Unix seconds), by name, shortest first.
 
-    `slo` is the gap in (0, 1) that must not be exceeded, `ceilings` as for `log_exceeds_ceilings`, `level` that of the
-    intervals. Raises what the estimators raise.
+    `slo` is the gap in (0, 1) that must not be exceeded, `ceilings` as for `log_exceeds_ceilings`, `foreseen` as for
+    `log_exceeds`, `level` that of the intervals. Raises what the estimators raise.
     """
     found = {}
-    terms = exceed_terms(cells, slo)
+    terms = exceed_terms(cells, slo, foreseen)
     for name in NAMES:
         chosen = cells.slot >= start_of(name, now)
         part = cells.where(chosen)
@@ -93,7 +98,7 @@ def measure(
     return found
 
 
-def log_certify(cells: Cells, now: float, slo: float) -> float:
+def log_certify(cells: Cells, now: float, slo: float, foreseen: Floats | None = None) -> float:
     """Return the log e-value for "the gap is below `slo`", which certifies the student.
 
     Of the last week, so that an old success does not vouch for what came after it; of all cells if the week holds fewer
@@ -103,7 +108,7 @@ def log_certify(cells: Cells, now: float, slo: float) -> float:
     """
     cells = cells.where(~_lossy(cells))
     week = cells.since(start_of("7d", now))
-    return log_keeps(week if week.compared.sum() >= RECENT else cells, slo)
+    return log_keeps(week if week.compared.sum() >= RECENT else cells, slo, foreseen)
 
 
 def _lossy(cells: Cells) -> npt.NDArray[np.bool_]:

@@ -9,10 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from distill.teachers import Teacher
 from export.bundle.format import Manifest
 from export.bundle.reference import Reference
-from service.monitor.cells import SLOT_SECONDS, Cells
+from service.monitor.cells import SLOT_SECONDS, Cells, Floats
 from service.monitor.findings import Findings
 from service.monitor.verdict import Judgement, Verdict, judge
 from service.monitor.windows import log_certify, measure, start_of
@@ -64,6 +66,7 @@ class Assessor:
         self.witness: Witness | None = None
         self.slo = Slo(reference.slo, "bundle") if slo is None else Slo(slo, "setting")
         self._ledger, self._manifest, self._inputs = ledger, manifest, inputs
+        self._foreseen = foreseen(reference)
         self._verdict: Verdict | None = None
         self._since = 0.0
 
@@ -80,10 +83,10 @@ class Assessor:
         waiting = ledger.waiting_since
         findings = Findings(
             slo=self.slo.ratio,
-            windows=measure(cells, now, limit, ledger.ceilings),
+            windows=measure(cells, now, limit, ledger.ceilings, self._foreseen),
             newest_lost=float(newest.lost.sum()),
             newest_compared=float(newest.compared.sum()),
-            log_certify=log_certify(cells, now, limit),
+            log_certify=log_certify(cells, now, limit, self._foreseen),
             left=self._verdict is Verdict.LEAVE,
             edetector=ledger.detector.value,
             edetector_at=ledger.edetector_threshold(now),
@@ -109,6 +112,13 @@ class Assessor:
         """Return for how long the oldest text has waited for the witness, in seconds."""
         oldest = self.witness.oldest if self.witness else None
         return 0.0 if oldest is None else max(now - oldest, 0.0)
+
+
+def foreseen(reference: Reference) -> Floats:
+    """Return the disagreement rate of each band [B] on validation, or what its spread says where it has no rows."""
+    variance = np.minimum(reference.spread**2, 0.25)
+    observed = (reference.disagreements + 0.5) / (reference.rows + 1.0)
+    return np.where(reference.rows > 0, observed, (1.0 - np.sqrt(1.0 - 4.0 * variance)) / 2.0)
 
 
 def other_teacher(manifest: Manifest, name: str, version: str) -> str | None:

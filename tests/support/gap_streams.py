@@ -19,11 +19,12 @@ RATE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Requests by band: their share, their disagreement rate and their propensity, all of shape [B]."""
+    """Requests by band: their share, disagreement rate, propensity and what was foreseen of them, all [B]."""
 
     share: Floats
     rate: Floats
     propensity: Floats = field(default_factory=lambda: sampled_at(RATE))
+    foreseen: Floats = field(default_factory=lambda: worlds()["calibrated"].expected)
 
     @property
     def gap(self) -> float:
@@ -68,19 +69,21 @@ def log_curve(
     """
     generator, pi = np.random.default_rng(seed), stream.propensity
     requests = round(per_step / float(stream.share @ pi))
-    counted, compared, total = np.zeros((runs, pi.size)), np.zeros((runs, pi.size)), 0
+    counted, compared, seen, asked = (np.zeros((runs, pi.size)) for _ in range(4))
     curve, comparisons = np.empty((runs, steps)), np.empty((runs, steps))
-    if_counted, otherwise = (keep_factors if keeps else exceed_factors)(pi, float(pi.min()), limit)
+    factors = keep_factors if keeps else exceed_factors
+    if_counted, if_sampled, otherwise = factors(pi, limit, stream.foreseen, np.zeros(pi.size, dtype=np.int64))
     for step in range(steps):
-        sampled = generator.binomial(generator.multinomial(requests, stream.share, size=runs), pi)
+        drawn = generator.multinomial(requests, stream.share, size=runs)
+        sampled = generator.binomial(drawn, pi)
         disagreed = generator.binomial(sampled, stream.rate)
         answered = generator.binomial(disagreed, 1.0 - refusal)
         counted += disagreed if keeps else answered
         compared += sampled - disagreed + answered
-        total += requests
-        # `otherwise` is the same in every band, for the bets are.
-        others = np.multiply.outer(total - counted.sum(axis=1), otherwise[:, 0])
-        curve[:, step] = log_mean_exp(counted @ if_counted.T + others)
+        seen += drawn
+        asked += sampled
+        terms = counted @ if_counted.T + (asked - counted) @ if_sampled.T + (seen - asked) @ otherwise.T
+        curve[:, step] = log_mean_exp(terms)
         comparisons[:, step] = compared.sum(axis=1)
     return curve, comparisons
 
@@ -102,9 +105,11 @@ class Past:
     """What a service has counted, slot by slot, in many runs: running totals of shape [runs, slots, B]."""
 
     requests: Floats
+    sampled: Floats
     compared: Floats
     disagreed: Floats
     propensity: Floats
+    foreseen: Floats
 
     @property
     def comparisons(self) -> Floats:
@@ -113,14 +118,15 @@ class Past:
 
     def log_evalue(self, limit: float, null: Floats) -> Floats:
         """Return the evidence of the verdict after each slot, shape [runs, slots]: of all windows and both kinds."""
-        if_counted, otherwise = exceed_factors(self.propensity, float(self.propensity.min()), limit)
+        one = np.zeros(self.propensity.size, dtype=np.int64)
+        if_counted, if_sampled, otherwise = exceed_factors(self.propensity, limit, self.foreseen, one)
         windows = []
         for slots in (*SLOTS.values(), None):
-            requests, compared, disagreed = (
-                _last(totals, slots) for totals in (self.requests, self.compared, self.disagreed)
+            requests, sampled, compared, disagreed = (
+                _last(totals, slots) for totals in (self.requests, self.sampled, self.compared, self.disagreed)
             )
-            others = np.multiply.outer(requests.sum(axis=2) - disagreed.sum(axis=2), otherwise[:, 0])
-            gap = log_mean_exp(disagreed @ if_counted.T + others)
+            agreed = (sampled - disagreed) @ if_sampled.T  # or refused
+            gap = log_mean_exp(disagreed @ if_counted.T + agreed + (requests - sampled) @ otherwise.T)
             bands = log_mean_exp(component_log_evalues(disagreed, compared, null))
             windows.append(log_mean_exp(np.stack([gap, bands], axis=-1)))
         return log_mean_exp(np.stack(windows, axis=-1))
@@ -137,15 +143,13 @@ def past(phases: Sequence[tuple[Stream, int]], *, runs: int, per_slot: float, se
         requests = round(per_slot / float(stream.share @ pi))
         size = (runs, math.ceil(comparisons / per_slot))
         drawn = generator.multinomial(requests, stream.share, size=size)
-        compared = generator.binomial(drawn, pi)
-        disagreed = generator.binomial(compared, stream.rate)
-        if refusal:
-            refused = generator.binomial(disagreed, refusal)
-            compared, disagreed = compared - refused, disagreed - refused
-        counts = np.stack([drawn, compared, disagreed])
+        sampled = generator.binomial(drawn, pi)
+        disagreed = generator.binomial(sampled, stream.rate)
+        refused = generator.binomial(disagreed, refusal)
+        counts = np.stack([drawn, sampled, sampled - refused, disagreed - refused])
         parts.append(counts.astype(np.float64))
-    requests_so_far, compared_so_far, disagreed_so_far = np.concatenate(parts, axis=2).cumsum(axis=2)
-    return Past(requests_so_far, compared_so_far, disagreed_so_far, pi)
+    requests_so_far, sampled_so_far, compared_so_far, disagreed_so_far = np.concatenate(parts, axis=2).cumsum(axis=2)
+    return Past(requests_so_far, sampled_so_far, compared_so_far, disagreed_so_far, pi, phases[0][0].foreseen)
 
 
 def paged(history: Past, curve: Floats, threshold: float, after: int = 0) -> Floats:

@@ -9,7 +9,7 @@ import pytest
 
 from service.monitor.cells import Cells, Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
-from service.monitor.gap_evalues import EXCEED_BETS, KEEP_BETS, log_exceeds, log_keeps
+from service.monitor.gap_evalues import EXCEED_BETS, KEEP_BETS, LARGEST, log_exceeds, log_keeps
 from service.monitor.windows import combined, measure
 from tests.support.gap_streams import Stream, boundary, delays, foreign, log_curve, paged, past
 from tests.support.gap_worlds import worlds
@@ -32,23 +32,32 @@ def cells_of(**changes: object) -> Cells:
     return Cells.of(**(counts | changes))  # type: ignore[arg-type]
 
 
-def test_by_hand() -> None:
-    lowest, exceeds, keeps = (0.1, 0.1, 0.5), [], []
-    rows = list(zip((100, 20, 10), (0.1, 0.4, 0.5), lowest, (1, 2, 2), (2, 3, 2), strict=True))
-    for bet in EXCEED_BETS:
-        value = 1.0
-        for requests, pi, low, k, _ in rows:
-            size = min(bet * low, 0.5 / LIMIT)
-            value *= (1 + size * (1 / pi - LIMIT)) ** k * (1 - size * LIMIT) ** (requests - k)
-        exceeds.append(value)
-    for bet in KEEP_BETS:
-        value = 1.0
-        for requests, pi, low, _, against in rows:
-            size = bet / (1 / low - LIMIT)
-            value *= (1 + size * (LIMIT - 1 / pi)) ** against * (1 + size * LIMIT) ** (requests - against)
-        keeps.append(value)
-    assert log_exceeds(cells_of(), LIMIT) == pytest.approx(math.log(np.mean(exceeds)))
-    assert log_keeps(cells_of(), LIMIT) == pytest.approx(math.log(np.mean(keeps)))
+FORESEEN = np.array([0.02, 0.3])
+
+
+@pytest.mark.parametrize("foreseen", [None, FORESEEN])
+def test_by_hand(foreseen: Floats | None) -> None:
+    d0, d1 = (0.0, 0.0) if foreseen is None else foreseen.tolist()
+    # Of two slots: requests, samples, disagreements, samples that did not agree, propensity, and what was foreseen.
+    slots = [[(100, 12, 1, 2, 0.1, d0), (20, 8, 2, 3, 0.4, d1)], [(10, 5, 2, 2, 0.5, d1)]]
+    exceeds, keeps = np.ones(len(EXCEED_BETS)), np.ones(len(KEEP_BETS))
+    for cells in slots:
+        lowest = min(pi for *_, pi, _ in cells)
+        worst = max(d / pi - d for *_, pi, d in cells) + LIMIT
+        largest = 1 / (max(d + (1 - d) / pi for *_, pi, d in cells) - LIMIT)
+        for requests, sampled, k, against, pi, d in cells:
+            agreed, disagreed = d - d / pi, d + (1 - d) / pi
+            for at, bet in enumerate(EXCEED_BETS):
+                size = min(bet * lowest, LARGEST / worst)
+                exceeds[at] *= (1 + size * (disagreed - LIMIT)) ** k * (1 + size * (agreed - LIMIT)) ** (sampled - k)
+                exceeds[at] *= (1 + size * (d - LIMIT)) ** (requests - sampled)
+            for at, bet in enumerate(KEEP_BETS):
+                size = bet * largest
+                keeps[at] *= (1 + size * (LIMIT - disagreed)) ** against
+                keeps[at] *= (1 + size * (LIMIT - agreed)) ** (sampled - against)
+                keeps[at] *= (1 + size * (LIMIT - d)) ** (requests - sampled)
+    assert log_exceeds(cells_of(), LIMIT, foreseen) == pytest.approx(math.log(exceeds.mean()))
+    assert log_keeps(cells_of(), LIMIT, foreseen) == pytest.approx(math.log(keeps.mean()))
 
 
 def test_no_counts_are_no_evidence() -> None:
@@ -158,5 +167,5 @@ def test_the_running_totals_give_the_evidence_of_the_cells() -> None:
         disagreed=disagreed,
     )
     null = allowed(worlds()["calibrated"].rate)
-    found = measure(cells, 300.0 * slots + 10, LIMIT, [(0.0, null)])
+    found = measure(cells, 300.0 * slots + 10, LIMIT, [(0.0, null)], stream.foreseen)
     assert combined(list(found.values())) == pytest.approx(history.log_evalue(LIMIT, null)[0, -1])
