@@ -1,6 +1,6 @@
 """Measure how surely input drift is found, and how rarely it is announced without cause.
 
-    reflux demo --folder RUN        (or: reflux run examples/banking77/task.yaml --folder RUN)
+    reflux demo --output RUN        (or: reflux run examples/banking77/task.yaml --output RUN)
     python benchmarks/drift.py RUN --tickets FILE [--student NAME] [--texts 30000] [--windows 1000] [--runs 200]
 
 RUN is the folder of a run with the students' bundles. FILE is the CSV of the IT tickets, foreign texts for every task.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-FALSE_ALARMS = 5e-5
+FALSE_ALARMS = 1e-4
 """Probability that undrifted inputs raise any of the tests that are done at once."""
 
 DESIGN_EFFECT = 1.25
