@@ -16,6 +16,7 @@ from distill.teachers import TeacherError
 from export.bundle.classifier import Classifier
 from export.bundle.teacher import BundleTeacher, BundleTeacherConfig
 from tests.support.broken_bundles import FAULTS
+from tests.support.tiny_bundle import rewritten
 
 ROOT = Path(__file__).parents[3]
 TEXTS = ["my invoice", "login login", "a parcel and a refund", ""]
@@ -141,3 +142,10 @@ def test_a_bundle_with_anything_wrong_is_no_teacher(tiny_bundle, tmp_path, words
     with pytest.raises(TeacherError) as refused:
         teachers.create({"kind": "bundle", "path": str(folder)}, tuple(words))
     assert re.search(FAULTS[name].names, str(refused.value))
+
+
+def test_the_bundle_of_a_teacher_names_the_teacher_that_it_was_exported_from(tiny_teacher, tmp_path, words):
+    learned = {"name": "local:large", "version": "7"}
+    for role, origin in (("teacher", ("local:large", "7")), ("student", None)):
+        bundle = rewritten(tiny_teacher, tmp_path / role, role=role, teacher=learned)
+        assert BundleTeacher(bundle, tuple(words)).origin == origin
