@@ -24,6 +24,10 @@ SLOTS = {"1h": 12, "6h": 72, "1d": 288, "7d": 2016}
 SINCE = "since"
 NAMES = (*SLOTS, SINCE)
 
+WEIGHTS = {"1h": 0.02, "6h": 0.08, "1d": 0.2, "7d": 0.3, SINCE: 0.4}
+"""Shares of the windows in their common e-value. A short window begins anew so often that it would raise more false
+alarms, and what it must see is large."""
+
 MOST_LOST = 0.2
 FEW = 20
 """The largest share of the ended samples that may be lost, and the number of them that is needed to judge losses."""
@@ -121,8 +125,15 @@ def _lossy(cells: Cells) -> npt.NDArray[np.bool_]:
 
 
 def combined(windows: Sequence[Window]) -> float:
-    """Return the log of the mean e-value over the windows: they depend on each other, and the mean may."""
-    return _log_mean([window.log_evalue for window in windows])
+    """Return the log of the mean e-value, by `WEIGHTS`: windows depend on each other, which a mean of e-values may."""
+    return float(log_weighted(np.array([window.log_evalue for window in windows]), [window.name for window in windows]))
+
+
+def log_weighted(log_evalues: Floats, names: Sequence[str]) -> Floats:
+    """Return the log of the weighted mean e-value, shape [...], of the windows `names` [W]: `log_evalues` [..., W]."""
+    weights = np.array([WEIGHTS[name] for name in names])
+    highest = log_evalues.max(axis=-1, keepdims=True)
+    return np.asarray(np.log(np.exp(log_evalues - highest) @ (weights / weights.sum())) + highest[..., 0])
 
 
 def _log_mean(log_evalues: Sequence[float]) -> float:

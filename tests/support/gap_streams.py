@@ -11,7 +11,7 @@ import numpy as np
 from service.monitor.cells import Floats
 from service.monitor.evalues import component_log_evalues, log_mean_exp
 from service.monitor.gap_evalues import exceed_factors, keep_factors
-from service.monitor.windows import SLOTS
+from service.monitor.windows import NAMES, SLOTS, log_weighted
 from tests.support.gap_worlds import BANDS, EDGES, sampled_at, worlds
 
 RATE = 0.05
@@ -129,7 +129,7 @@ class Past:
             gap = log_mean_exp(disagreed @ if_counted.T + agreed + (requests - sampled) @ otherwise.T)
             bands = log_mean_exp(component_log_evalues(disagreed, compared, null))
             windows.append(log_mean_exp(np.stack([gap, bands], axis=-1)))
-        return log_mean_exp(np.stack(windows, axis=-1))
+        return log_weighted(np.stack(windows, axis=-1), NAMES)
 
 
 def past(phases: Sequence[tuple[Stream, int]], *, runs: int, per_slot: float, seed: int, refusal: float = 0.0) -> Past:

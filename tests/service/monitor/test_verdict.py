@@ -12,7 +12,7 @@ from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.findings import Findings
 from service.monitor.gap import GapEstimate
 from service.monitor.verdict import LOG_CERTAIN, Cause, Judgement, Verdict, judge
-from service.monitor.windows import NAMES, Window
+from service.monitor.windows import NAMES, WEIGHTS, Window
 
 SLO = 0.105
 CALM = GapEstimate(
@@ -64,7 +64,7 @@ def findings(windows: dict[str, Window] | None = None, **changes: Any) -> Findin
     return Findings(**(values | changes))
 
 
-def bad(name: str = "1h", log_evalue: float = LOG_PAGE + 3, bands: float = -5.0) -> dict[str, Window]:
+def bad(name: str = "1h", log_evalue: float = LOG_PAGE + 6, bands: float = -5.0) -> dict[str, Window]:
     estimate = replace(CALM, gap=0.4, lower=0.33, upper=0.47)
     return {name: window(name, estimate=estimate, log_evalue_gap=log_evalue, log_evalue_bands=bands)}
 
@@ -85,13 +85,13 @@ def test_evidence_in_one_window_is_enough_to_leave_and_the_window_is_named() -> 
 
 
 def test_the_evidence_of_a_window_is_shared_among_all_and_with_the_ceilings() -> None:
-    share = math.log(2 * len(NAMES))
+    share = math.log(2 / WEIGHTS["1h"])
     assert judge(findings(bad(log_evalue=LOG_PAGE + share + 0.01))).verdict is Verdict.LEAVE
     assert judge(findings(bad(log_evalue=LOG_PAGE + share - 0.01))).verdict is Verdict.WATCH
 
 
 def test_a_student_that_must_leave_does_not_return_while_the_evidence_is_strong() -> None:
-    share = math.log(2 * len(NAMES))
+    share = math.log(2 / WEIGHTS["1h"])
     weaker = bad(log_evalue=LOG_TICKET + share + 0.01)
     assert judge(findings(weaker)).verdict is Verdict.WATCH
     held = judge(findings(weaker, left=True))
@@ -121,7 +121,7 @@ def test_the_detector_alone_is_enough_to_leave() -> None:
     ],
 )
 def test_the_cause_of_a_gap_and_what_to_do_about_it(drift: dict[str, str], cause: Cause, remedy: str) -> None:
-    left, watched = judge(findings(bad(), **drift)), judge(findings(bad(log_evalue=LOG_TICKET + 3), **drift))
+    left, watched = judge(findings(bad(), **drift)), judge(findings(bad(log_evalue=LOG_TICKET + 5), **drift))
     assert (left.verdict, watched.verdict) == (Verdict.LEAVE, Verdict.WATCH)
     assert left.cause is watched.cause is cause
     assert remedy in left.message
@@ -212,7 +212,7 @@ def test_another_teacher_blinds() -> None:
 def test_leave_goes_before_blind_before_watch_before_stay() -> None:
     blinding: dict[str, Any] = {"silent_seconds": 900.0, "silent_samples": 80.0, "newest_lost": 30.0}
     assert judge(findings(bad(), **blinding)).verdict is Verdict.LEAVE
-    found = judge(findings(bad(log_evalue=LOG_TICKET + 3), **blinding))
+    found = judge(findings(bad(log_evalue=LOG_TICKET + 5), **blinding))
     assert found.verdict is Verdict.BLIND
     assert len(found.blind) == 2
     assert judge(findings(input_drift="Inputs changed")).verdict is Verdict.WATCH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from service.monitor.cells import SLOT_SECONDS, Cells
 from service.monitor.evalues import LOG_PAGE
 from service.monitor.gap import estimate
 from service.monitor.gap_evalues import log_exceeds, log_keeps
-from service.monitor.windows import NAMES, RECENT, Window, combined, log_certify, measure, start_of
+from service.monitor.windows import NAMES, RECENT, WEIGHTS, Window, combined, log_certify, measure, start_of
 
 NOW = 1_800_000_123.0
 NULL = np.array([0.02, 0.1, 0.3])
@@ -66,8 +67,11 @@ def test_the_evidence_of_windows_is_their_mean() -> None:
     def window(log_gap: float, log_bands: float) -> Window:
         return Window("1h", None, log_gap, log_bands, 0, 0, 0, 0, 0)
 
-    mean = (math.exp(2) + math.exp(1) + 1 + 1) / 4
-    assert combined([window(2, 1), window(0, 0)]) == pytest.approx(math.log(mean))
+    hour, since = (math.exp(2) + math.exp(1)) / 2, 1.0
+    mean = (0.02 * hour + 0.4 * since) / 0.42
+    assert combined([window(2, 1), replace(window(0, 0), name="since")]) == pytest.approx(math.log(mean))
+    assert sum(WEIGHTS.values()) == pytest.approx(1)
+    assert list(WEIGHTS) == list(NAMES)
     assert window(0, 0).lost_ratio is None
 
 
