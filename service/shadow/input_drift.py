@@ -151,7 +151,7 @@ class _Shares:
         most = int(np.argmax((live - known) ** 2 / np.maximum(live + known, 1e-12)))
         return (
             f"{live[most]:.1%} of the requests {self.phrases[most]}, of the reference texts {known[most]:.1%} "
-            f"(PSI over all: {psi_excess(counts, self.reference):.2f} above chance)."
+            f"(PSI over all: {max(psi_excess(counts, self.reference), 0.0):.2f} above chance)."
         )
 
 
@@ -202,6 +202,6 @@ def _length_phrases(edges: list[float]) -> list[str]:
 
 def _unknown_phrases(edges: list[float]) -> list[str]:
     return [
-        f"have at most {edges[0]:.1%} unknown tokens",
+        f"have at most {edges[0]:.1%} unknown tokens" if edges[0] else "have no unknown tokens",
         *(f"have more than {edge:.1%} unknown tokens" for edge in edges),
     ]
