@@ -55,16 +55,19 @@ def log_keeps(cells: Cells, limit: float, foreseen: Floats | None = None) -> flo
     return float(log_mean_exp(_terms(cells, against, factors).sum(axis=1)))
 
 
-def exceed_factors(propensity: Floats, limit: float, foreseen: Floats, slot: Ints) -> tuple[Floats, Floats, Floats]:
+def exceed_factors(
+    propensity: Floats, limit: float, foreseen: Floats, slot: Ints, band: Ints
+) -> tuple[Floats, Floats, Floats]:
     """Return what a disagreement, another sample and any other request add to the log e-value of each bet, [5, C] each.
 
     `propensity` [C] and `foreseen` [C] are those of each cell. Bets follow the propensities of their `slot` [C],
-    counted from 0: they may depend on the sampling rate, but on no coin and no outcome.
+    counted from 0: they may depend on the sampling rate, but on no coin, no outcome, and not on the `band` [C] of a
+    request: bets that are larger while only uncertain answers are given would win without a rise of the gap.
 
     Raises ValueError if `limit` is not in (0, 1).
     """
-    lowest = -_highest(-propensity, slot)
-    worst = _highest(foreseen * (1.0 / propensity - 1.0), slot) + _checked(limit)
+    lowest = -_highest(-propensity, slot, band)
+    worst = _highest(foreseen * (1.0 / propensity - 1.0), slot, band) + _checked(limit)
     bets = np.minimum(np.multiply.outer(EXCEED_BETS, lowest), LARGEST / worst)
     agreed = foreseen * (1.0 - 1.0 / propensity)
     return (
@@ -74,10 +77,12 @@ def exceed_factors(propensity: Floats, limit: float, foreseen: Floats, slot: Int
     )
 
 
-def keep_factors(propensity: Floats, limit: float, foreseen: Floats, slot: Ints) -> tuple[Floats, Floats, Floats]:
+def keep_factors(
+    propensity: Floats, limit: float, foreseen: Floats, slot: Ints, band: Ints
+) -> tuple[Floats, Floats, Floats]:
     """Return what a sample that did not agree, an agreement and any other request add to the mirror, as above."""
     disagreed = foreseen + (1.0 - foreseen) / propensity
-    bets = np.multiply.outer(KEEP_BETS, 1.0 / (_highest(disagreed, slot) - _checked(limit)))
+    bets = np.multiply.outer(KEEP_BETS, 1.0 / (_highest(disagreed, slot, band) - _checked(limit)))
     return (
         np.log1p(bets * (limit - disagreed)),
         np.log1p(bets * (limit - disagreed + 1.0 / propensity)),
@@ -92,17 +97,25 @@ def _terms(cells: Cells, counted: Floats, factors: tuple[Floats, Floats, Floats]
     return if_counted * counted + if_sampled * (cells.sampled - counted) + otherwise * unsampled
 
 
-def _given(cells: Cells, foreseen: Floats | None) -> tuple[Floats, Ints]:
-    """Return what was foreseen for each cell, and the number of its slot."""
+def _given(cells: Cells, foreseen: Floats | None) -> tuple[Floats, Ints, Ints]:
+    """Return what was foreseen for each cell, the number of its slot, and its band."""
     _, slot = np.unique(cells.slot, return_inverse=True)
-    return np.zeros(len(cells)) if foreseen is None else foreseen[cells.band], slot.astype(np.int64)
+    return np.zeros(len(cells)) if foreseen is None else foreseen[cells.band], slot.astype(np.int64), cells.band
 
 
-def _highest(values: Floats, slot: Ints) -> Floats:
-    """Return the highest of the values [C] in the slot of each cell."""
-    highest = np.full(int(slot.max()) + 1 if slot.size else 0, -np.inf)
-    np.maximum.at(highest, slot, values)
-    return np.asarray(highest[slot])
+def _highest(values: Floats, slot: Ints, band: Ints) -> Floats:
+    """Return the highest of the values [C] over all bands in the slot of each cell.
+
+    Where a slot lacks a band, that has its value of the last slot before with one, or else of the first slot after.
+    """
+    if not slot.size:
+        return values
+    table = np.full((int(slot.max()) + 1, int(band.max()) + 1), -np.inf)
+    np.maximum.at(table, (slot, band), values)
+    place, known = np.arange(len(table))[:, None], np.isfinite(table)
+    before = np.maximum.accumulate(np.where(known, place, -1), axis=0)
+    source = np.where(before >= 0, before, known.argmax(axis=0))
+    return np.asarray(np.take_along_axis(table, source, axis=0).max(axis=1)[slot])
 
 
 def _checked(limit: float) -> float:

@@ -72,7 +72,8 @@ def log_curve(
     counted, compared, seen, asked = (np.zeros((runs, pi.size)) for _ in range(4))
     curve, comparisons = np.empty((runs, steps)), np.empty((runs, steps))
     factors = keep_factors if keeps else exceed_factors
-    if_counted, if_sampled, otherwise = factors(pi, limit, stream.foreseen, np.zeros(pi.size, dtype=np.int64))
+    slot, band = np.zeros(pi.size, dtype=np.int64), np.arange(pi.size)
+    if_counted, if_sampled, otherwise = factors(pi, limit, stream.foreseen, slot, band)
     for step in range(steps):
         drawn = generator.multinomial(requests, stream.share, size=runs)
         sampled = generator.binomial(drawn, pi)
@@ -119,7 +120,8 @@ class Past:
     def log_evalue(self, limit: float, null: Floats) -> Floats:
         """Return the evidence of the verdict after each slot, shape [runs, slots]: of all windows and both kinds."""
         one = np.zeros(self.propensity.size, dtype=np.int64)
-        if_counted, if_sampled, otherwise = exceed_factors(self.propensity, limit, self.foreseen, one)
+        bands = np.arange(self.propensity.size)
+        if_counted, if_sampled, otherwise = exceed_factors(self.propensity, limit, self.foreseen, one, bands)
         windows = []
         for slots in (*SLOTS.values(), None):
             requests, sampled, compared, disagreed = (
@@ -127,8 +129,8 @@ class Past:
             )
             agreed = (sampled - disagreed) @ if_sampled.T  # or refused
             gap = log_mean_exp(disagreed @ if_counted.T + agreed + (requests - sampled) @ otherwise.T)
-            bands = log_mean_exp(component_log_evalues(disagreed, compared, null))
-            windows.append(log_mean_exp(np.stack([gap, bands], axis=-1)))
+            ceilings = log_mean_exp(component_log_evalues(disagreed, compared, null))
+            windows.append(log_mean_exp(np.stack([gap, ceilings], axis=-1)))
         return log_weighted(np.stack(windows, axis=-1), NAMES)
 
 

@@ -41,10 +41,11 @@ def test_by_hand(foreseen: Floats | None) -> None:
     # Of two slots: requests, samples, disagreements, samples that did not agree, propensity, and what was foreseen.
     slots = [[(100, 12, 1, 2, 0.1, d0), (20, 8, 2, 3, 0.4, d1)], [(10, 5, 2, 2, 0.5, d1)]]
     exceeds, keeps = np.ones(len(EXCEED_BETS)), np.ones(len(KEEP_BETS))
-    for cells in slots:
-        lowest = min(pi for *_, pi, _ in cells)
-        worst = max(d / pi - d for *_, pi, d in cells) + LIMIT
-        largest = 1 / (max(d + (1 - d) / pi for *_, pi, d in cells) - LIMIT)
+    # The second slot has no request of band 0, which counts for its bets as in the first.
+    for cells, rates in zip(slots, ([(0.1, d0), (0.4, d1)], [(0.1, d0), (0.5, d1)]), strict=True):
+        lowest = min(pi for pi, _ in rates)
+        worst = max(d / pi - d for pi, d in rates) + LIMIT
+        largest = 1 / (max(d + (1 - d) / pi for pi, d in rates) - LIMIT)
         for requests, sampled, k, against, pi, d in cells:
             agreed, disagreed = d - d / pi, d + (1 - d) / pi
             for at, bet in enumerate(EXCEED_BETS):
@@ -99,6 +100,31 @@ def test_streams_on_the_boundary_never_reach_a_ticket(keeps: bool) -> None:
     curve, _ = log_curve(boundary(LIMIT), LIMIT, runs=40, steps=400, seed=2, per_step=50, keeps=keeps)
     assert curve.max() < LOG_TICKET
     assert np.mean(curve.max(axis=1) >= CERTAIN) <= 0.05 + 2 * 0.035
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_slots_of_one_request_are_no_evidence_on_the_boundary(keeps: bool) -> None:
+    generator, slots = np.random.default_rng(12), 6000
+    stream = boundary(LIMIT)
+    if keeps:  # wrong where it is sure, and nowhere else
+        sure = np.arange(stream.share.size) < 3
+        stream = Stream(stream.share, np.where(sure, LIMIT / stream.share[sure].sum(), 0.0))
+    found = []
+    for _ in range(20):
+        band = generator.choice(stream.share.size, slots, p=stream.share)
+        sampled = generator.random(slots) < stream.propensity[band]
+        disagrees = generator.random(slots) < stream.rate[band]
+        cells = Cells.of(
+            slot=300.0 * np.arange(1, slots + 1),
+            band=band,
+            propensity=stream.propensity[band],
+            requests=1,
+            sampled=sampled,
+            agreed=sampled & ~disagrees,
+            disagreed=sampled & disagrees,
+        )
+        found.append((log_keeps if keeps else log_exceeds)(cells, LIMIT, stream.foreseen))
+    assert np.mean(np.array(found) >= CERTAIN) <= 0.05 + 2 * 0.05
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.2, 2500), (0.5, 150), (1.0, 60)])
