@@ -108,6 +108,7 @@ class Service:
         wrong = np.round(rows * USUAL.rate)
         self.slo = upper_bound(round(self.rows * USUAL.gap), self.rows, 0.05) + MARGIN
         self.ceilings = [(0.0, tightened(np.ones(BANDS), wrong, rows))]
+        self.foreseen = np.where(rows > 0, (wrong + 0.5) / (rows + 1.0), EXPECTED)
 
     def hour(self, traffic: Traffic, compared: float = PER_HOUR, down: bool = False) -> None:
         """Serve one hour of traffic, of which about `compared` requests are compared, or none if the teacher is down.
@@ -137,7 +138,7 @@ class Service:
 
     def windows(self) -> dict[str, Window]:
         """Return the windows of now."""
-        return measure(self.cells, self.now - 1, self.slo, self.ceilings)
+        return measure(self.cells, self.now - 1, self.slo, self.ceilings, self.foreseen)
 
     def verdict(self) -> Verdict:
         """Return the verdict of now; inputs are compared by their bands alone, in the last hour and the last day."""
@@ -152,7 +153,7 @@ class Service:
             windows=self.windows(),
             newest_lost=float(newest.lost.sum()),
             newest_compared=float(newest.compared.sum()),
-            log_certify=log_certify(self.cells, self.now - 1, self.slo),
+            log_certify=log_certify(self.cells, self.now - 1, self.slo, self.foreseen),
             left=self.last is Verdict.LEAVE,
             input_drift="The inputs have changed" if any(test.drift for test in tests) else None,
         )
@@ -343,7 +344,7 @@ def numbers() -> Iterator[str]:
 
 
 def _certified(service: Service) -> bool:
-    return log_certify(service.cells, service.now - 1, service.slo) >= LOG_CERTAIN
+    return log_certify(service.cells, service.now - 1, service.slo, service.foreseen) >= LOG_CERTAIN
 
 
 def _paged(service: Service) -> bool:

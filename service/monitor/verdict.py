@@ -13,7 +13,7 @@ from enum import StrEnum
 from service.monitor.blindness import ENOUGH, reasons
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.findings import Findings
-from service.monitor.windows import SINCE, Window
+from service.monitor.windows import DAY, SINCE, Window
 from service.monitor.wording import gap_of, percent, rounded, when
 
 LOG_CERTAIN = math.log(20)
@@ -65,9 +65,7 @@ def judge(found: Findings) -> Judgement:
 
 
 def _judge(found: Findings) -> Judgement:
-    # Evidence leaves short windows before it has grown in long ones: what must leave does not return at once.
-    held = found.left and found.log_evalue >= LOG_TICKET
-    if held or found.log_evalue >= LOG_PAGE or found.edetector >= found.edetector_at:
+    if _still_out(found) or found.log_evalue >= LOG_PAGE or found.edetector >= found.edetector_at:
         cause = _cause(found)
         return Judgement(Verdict.LEAVE, f"{_exceeded(found)}; {_REMEDY[cause]}.", cause)
     if blind := reasons(found):
@@ -83,6 +81,15 @@ def _judge(found: Findings) -> Judgement:
         f"The gap is {gap_of(found.windows[SINCE])} since deployment, below the SLO of {percent(found.slo)} at odds of "
         "more than 20 to 1; the student may stay.",
     )
+
+
+def _still_out(found: Findings) -> bool:
+    """Return whether a student that had to leave must stay out: its last day is bad, or the evidence is strong.
+
+    Evidence leaves short windows before it has grown in long ones, so a fall of it alone is no all-clear.
+    """
+    day = found.windows[DAY].estimate
+    return found.left and (found.log_evalue >= LOG_TICKET or (day is not None and day.gap > found.slo))
 
 
 _REMEDY = {
@@ -109,6 +116,9 @@ def _worst(found: Findings) -> Window:
 def _exceeded(found: Findings) -> str:
     """Say what exceeds its limit, and where."""
     worst = _worst(found)
+    if found.log_evalue < LOG_TICKET and found.edetector < found.edetector_at:
+        day = found.windows[DAY]
+        return f"The gap was above the SLO of {percent(found.slo)} beyond doubt, and is {gap_of(day)} {when(day)}"
     if found.log_evalue < LOG_TICKET:
         return (
             "Some answers are wrong more often than their confidence allows, by the evidence since deployment "

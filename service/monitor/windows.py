@@ -18,7 +18,8 @@ from service.monitor.gap import GapEstimate, estimate
 from service.monitor.gap_evalues import exceed_terms, log_keeps
 from service.monitor.weights import HOUR
 
-SLOTS = {"1h": 12, "6h": 72, "1d": 288, "7d": 2016}
+DAY = "1d"
+SLOTS = {"1h": 12, "6h": 72, DAY: 288, "7d": 2016}
 """Length of each window in slots, the running one included."""
 
 SINCE = "since"

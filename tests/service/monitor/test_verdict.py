@@ -100,6 +100,17 @@ def test_a_student_that_must_leave_does_not_return_while_the_evidence_is_strong(
     assert judge(findings(bad(log_evalue=LOG_TICKET + share - 0.01), left=True)).verdict is Verdict.STAY
 
 
+def test_a_student_that_must_leave_returns_only_when_its_last_day_is_below_the_slo_again() -> None:
+    faded = bad("1d", log_evalue=0.0)
+    held = judge(findings(faded, left=True))
+    assert held.verdict is Verdict.LEAVE
+    assert held.message.startswith(
+        "The gap was above the SLO of 10.5 % beyond doubt, and is 40.0 % (33.0 % to 47.0 %) in the last day"
+    )
+    assert judge(findings(faded)).verdict is Verdict.STAY, "without a verdict before, the same numbers do not condemn"
+    assert judge(findings(left=True)).verdict is Verdict.STAY
+
+
 def test_a_band_above_its_ceiling_is_named_as_the_reason() -> None:
     judged = judge(findings(bad("7d", log_evalue=-9.0, bands=LOG_PAGE + 5)))
     assert judged.verdict is Verdict.LEAVE
