@@ -30,7 +30,7 @@ REQUESTS = 6000
 HOURS = 24.0
 FOREIGN_FROM = 21.0
 CLIENTS = 8
-RATE = 0.15
+RATE = 0.6
 SEED = 11
 
 
@@ -52,6 +52,8 @@ async def day(bundle: Path, teacher: Path, foreign: float) -> AsyncIterator[str]
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         running = asyncio.create_task(server.serve([listener]))
         while not server.started:
+            if running.done():
+                raise SystemExit("the service did not start; its log says why")
             await asyncio.sleep(0.05)
         async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
             await _send(client, foreign, clock)

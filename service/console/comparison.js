@@ -17,9 +17,9 @@ export const showComparison = onChange(({ gap, expected_gap: expected, rectifier
     line("If every lost text had agreed, or none", { lower: worst.lower, upper: worst.upper, ratio: undefined }, within(worst) || "–"),
     element("p", "quiet", `The line is the SLO, ${percent(slo.ratio)}; the scale ends at ${percent(most)}. `, explain(rectifier),
       coverage == null ? "" : ` ${percent(coverage, 0)} of the traffic lies in bands that were compared.`));
-  show("each-window", table("Every window", ["Window", "#Gap", "#95 % interval", "#Expected", "#Compared", "#Lost"],
+  show("each-window", table("Every window", ["Window", "#Gap", "#95 % interval", "#Compared", "#Lost"],
     Object.entries(windows).map(([name, window]) => [name, percent(window.ratio), interval(window),
-      percent(window.expected), count(window.compared), percent(window.lost_ratio, 0)])));
+      count(window.compared), percent(window.lost_ratio, 0)])));
 });
 
 function explain(rectifier) {
