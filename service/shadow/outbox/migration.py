@@ -27,13 +27,42 @@ SELECT bundle, teacher, 0, band,
 FROM old GROUP BY bundle, teacher, band
 """
 
+# The weight of a slot is what its rows stand for; `upto` that of all slots up to it, so that requests stay whole.
+_SPREAD_REQUESTS = """
+WITH sampled AS (
+    SELECT bundle, teacher, band, CAST(time / 300 AS INTEGER) * 300 AS slot, propensity, sum(1 / propensity) AS weight
+    FROM rows WHERE outcome IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+), placed AS (
+    SELECT *, sum(weight) OVER (PARTITION BY bundle, teacher, band ORDER BY slot, propensity) AS upto,
+           sum(weight) OVER (PARTITION BY bundle, teacher, band) AS whole FROM sampled
+), known AS (
+    SELECT bundle, teacher, band, total(value) FILTER (WHERE name = 'requests') AS requests,
+           total(value) FILTER (WHERE name = 'expected') AS expected FROM old GROUP BY 1, 2, 3
+)
+UPDATE tallies SET requests = new.requests, expected = new.requests * new.each
+FROM (
+    SELECT placed.*, coalesce(known.expected / known.requests, 0) AS each,
+           round(known.requests * min(upto / whole, 1.0))
+           - round(known.requests * max(upto - weight, 0.0) / whole) AS requests
+    FROM placed JOIN known USING (bundle, teacher, band)
+) AS new
+WHERE (tallies.bundle, tallies.teacher, tallies.band, tallies.slot, tallies.propensity)
+    = (new.bundle, new.teacher, new.band, new.slot, new.propensity)
+"""
+
+_UNSPREAD = """
+UPDATE tallies SET requests = 0, expected = 0
+WHERE slot = 0 AND EXISTS (SELECT 1 FROM rows WHERE rows.bundle = tallies.bundle AND rows.teacher = tallies.teacher
+                           AND rows.band = tallies.band AND outcome IS NOT NULL)
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an outbox of schema 1 to schema 2, within the caller's transaction.
 
-    Rows become cells of their time, and requests, whose times are not known, become cells of slot 0, with the
-    propensity that their band had last. Pending rows are tallied for no teacher, until one adopts them. Classes stay
-    unknown.
+    Rows become cells of their time. The times of requests are not known: those of a band are spread over its cells as
+    the rows are, weighted by 1 / propensity; without rows they become a cell of slot 0. Pending rows are tallied for no
+    teacher, until one adopts them. Classes stay unknown.
     """
     connection.execute("ALTER TABLE tallies RENAME TO old")
     for column in ADDED:
@@ -42,6 +71,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(_FROM_ROWS)
     connection.execute(_FROM_TALLIES)
+    connection.execute(_UNSPREAD)
+    connection.execute(_SPREAD_REQUESTS)
     connection.execute("DROP TABLE old")
     connection.execute(
         "UPDATE rows SET finished = place FROM (SELECT seq AS of, row_number() OVER (ORDER BY answered, seq) AS place"

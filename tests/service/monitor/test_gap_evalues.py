@@ -74,6 +74,14 @@ def test_failures_of_the_teacher_only_weaken_the_evidence() -> None:
     assert log_keeps(refused, LIMIT) == log_keeps(cells_of(), LIMIT)
 
 
+def test_samples_taken_over_without_their_requests_are_no_evidence() -> None:
+    """As when a new teacher answers what was left pending: samples are the uncertain texts, not the traffic."""
+    own = Cells.of(slot=[300], band=[0], propensity=0.1, requests=[900.0], sampled=[90], agreed=[84], disagreed=[6])
+    taken = Cells.of(slot=[0], band=[0], propensity=0.1, requests=[0.0], sampled=[400], agreed=[250], disagreed=[150])
+    for evidence in (log_exceeds, log_keeps):
+        assert evidence(own + taken, 0.08) == pytest.approx(evidence(own, 0.08))
+
+
 def test_the_evidence_stays_finite() -> None:
     many = {"requests": 1e9, "sampled": 1e9}
     for name in ("agreed", "disagreed"):

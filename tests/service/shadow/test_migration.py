@@ -10,6 +10,8 @@ import pytest
 
 from service.monitor.cells import Cells
 from service.monitor.evalues import EDetector
+from service.monitor.verdict import LOG_CERTAIN
+from service.monitor.windows import log_certify, measure
 from service.shadow.errors import OutboxError
 from service.shadow.history import History
 from service.shadow.outbox.file import APPLICATION
@@ -125,19 +127,53 @@ def test_every_count_of_the_rows_becomes_a_tally(tmp_path):
         assert totals.cost_usd[band] == pytest.approx(0.001 * completed)
         assert totals.weight[band] == pytest.approx(completed / (0.1 * (band + 1)))
     assert totals.requests.tolist() == [1000, 1000, 1000]
-    assert totals.expected.tolist() == [80, 80, 80]
+    assert totals.expected.tolist() == pytest.approx([80, 80, 80])
 
 
-def test_rows_become_cells_of_their_time_and_requests_of_slot_0(tmp_path):
+def test_rows_become_cells_of_their_time_and_requests_are_spread_as_the_rows_are(tmp_path):
     rows = old_file(tmp_path / "old.sqlite")
     history = history_of(opened(tmp_path / "old.sqlite"))
     cells: Cells = history.cells()
-    assert cells.requests[cells.slot > 0].sum() == 0
-    assert sorted(cells.propensity[cells.requests > 0]) == pytest.approx([0.1, 0.2, 0.3])
+    ended = cells.where(cells.lost + cells.compared > 0)
+    assert ended.requests.sum() == 3000
+    assert np.all(ended.requests == np.round(ended.requests))
+    known = ended.where(ended.slot > 0)  # one ended row each, or more after a day
+    share = known.requests / (known.lost + known.compared) / (1000 / np.bincount(known.band))[known.band]
+    assert share.min() > 0.5
+    assert share.max() < 2.0
     day = cells.since(slot_of(NOW) - DAY)
     assert day.sampled.sum() == sum(row[0] <= DAY for row in rows)
     assert day.compared.sum() == sum(row[0] <= DAY and row[4] is not None for row in rows)
     assert cells.pending.sum() == sum(row[3] is None for row in rows)
+
+
+def test_a_student_that_was_calm_before_the_conversion_is_not_accused_after_it(tmp_path):
+    """Sampled texts are the uncertain ones; without the requests they came from they look like a gap of 30 %."""
+    path, rate, share = tmp_path / "old.sqlite", np.array([0.01, 0.2, 0.5]), np.array([0.9, 0.07, 0.03])
+    propensity, requests = np.array([0.01, 0.1, 0.3]), 20_000
+    old_file(path, bundle="v1")
+    generator = np.random.default_rng(8)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM rows")
+        connection.execute("DELETE FROM tallies")
+        for band in range(3):
+            count = int(requests * share[band])
+            for name, value in (("requests", count), ("expected", count * rate[band])):
+                connection.execute("INSERT INTO tallies VALUES ('v1', 't@1', ?, ?, ?)", (band, name, value))
+            for number in range(generator.binomial(count, propensity[band])):
+                at = NOW - 3000 * generator.random()
+                connection.execute(
+                    "INSERT INTO rows (bundle, id, time, text, probabilities, band, propensity, split, outcome, agree,"
+                    " teacher, answered, kl, js, tokens, cost_usd) VALUES ('v1', ?, ?, 't', ?, ?, ?, 'train',"
+                    " 'completed', ?, 't@1', ?, 0, 0, 1, 0)",
+                    (f"{band}-{number}", at, ANSWER, band, propensity[band], int(generator.random() >= rate[band]), at),
+                )
+    cells = history_of(opened(path)).cells()
+    assert cells.requests.sum() == requests
+    windows = measure(cells, NOW, 0.06, [(0.0, np.array([0.05, 0.4, 0.8]))], rate)
+    assert max(window.log_evalue for window in windows.values()) < 0.0
+    assert windows["1h"].estimate.gap == pytest.approx(windows["since"].estimate.gap)
+    assert log_certify(cells, NOW, 0.06, rate) > LOG_CERTAIN
 
 
 def test_the_detector_takes_the_old_comparisons_in_the_order_of_their_answers(tmp_path):
