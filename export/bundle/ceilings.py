@@ -5,6 +5,8 @@ The counts are those of the validation split at export, and once more those of t
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +33,9 @@ def upper_bound(disagreements: float, rows: float, error: float) -> float:
         return 1.0
     count = np.arange(int(disagreements) + 1)
     choose = np.concatenate([[0.0], np.log((rows - count[1:] + 1) / count[1:]).cumsum()])
+    # For every p from disagreements / rows on, the probabilities of lower counts are below e^-50 of the last one.
+    most = 10 * math.isqrt(int(disagreements)) + 11
+    count, choose = count[-most:], choose[-most:]
     low, high = disagreements / rows, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from export.bundle.ceilings import upper_bound
+
 DRAWS = 6
 """Answers in a row without its label that make an anchor changed."""
 
@@ -86,7 +88,7 @@ class TeacherDrift:
 
         Texts are shadowed more often where the student is uncertain, so the bound from live pairs errs upwards.
         """
-        return CONSTANT_NOISE if self.constant else max(upper_bound(self.differing, self.pairs), CONSTANT_NOISE)
+        return CONSTANT_NOISE if self.constant else max(_upper(self.differing, self.pairs), CONSTANT_NOISE)
 
     @property
     def changed(self) -> int:
@@ -205,21 +207,9 @@ def chance_of_change(kept: int, slipped: int, noise: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def upper_bound(successes: int, trials: int, level: float = 0.95) -> float:
-    """Return the one-sided Clopper–Pearson upper bound of a rate; 1 without trials."""
-    if successes >= trials:
-        return 1.0
-    ways = [
-        math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
-        for count in range(successes + 1)
-    ]
-    low, high = successes / trials, 1.0
-    for _ in range(50):
-        rate = (low + high) / 2
-        hit, miss = math.log(rate), math.log1p(-rate)
-        below = sum(math.exp(log + count * hit + (trials - count) * miss) for count, log in enumerate(ways))
-        low, high = (rate, high) if below > 1 - level else (low, rate)
-    return high
+def _upper(differing: int, pairs: int) -> float:
+    """Return the upper bound, at 95 %, of a rate."""
+    return upper_bound(differing, pairs, 0.05)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from service.monitor.teacher_drift import DRAWS, FIRST_DRAWS, LOG_DRIFT, TeacherDrift, chance_of_change, upper_bound
+from service.monitor.teacher_drift import DRAWS, FIRST_DRAWS, LOG_DRIFT, TeacherDrift, chance_of_change
 from tests.support.changing_teacher import ANCHORS, NOISES, ChangingTeacher
 
 
@@ -119,10 +119,10 @@ def test_without_pairs_nothing_is_known_of_the_noise_and_a_change_is_no_evidence
     assert (drift.pairs, drift.differing) == (2, 1)
 
 
-def test_the_upper_bound_is_clopper_pearsons() -> None:
-    for successes, trials in ((0, 1), (0, 200), (3, 200), (40, 41), (300, 9000)):
-        assert upper_bound(successes, trials) == pytest.approx(beta.ppf(0.95, successes + 1, trials - successes))
-    assert upper_bound(0, 0) == upper_bound(5, 5) == 1.0
+def test_the_noise_is_clopper_and_pearsons_upper_bound() -> None:
+    for differing, pairs in ((0, 1), (3, 200), (40, 41), (300, 9000)):
+        drift = TeacherDrift([0], pairs=pairs, differing=differing)
+        assert drift.noise == pytest.approx(beta.ppf(0.95, differing + 1, pairs - differing))
 
 
 def test_the_chance_of_a_false_change_bounds_that_of_any_text() -> None:
