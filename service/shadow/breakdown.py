@@ -11,12 +11,13 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from service.monitor.cells import Floats
 from service.monitor.directions import Pairs, classes, directions, pair_weights
 from service.monitor.gap import estimate
+from service.shadow.families import gauge
 from service.shadow.history import History
 from service.shadow.slots import DAY, HOUR, folded, hour_of
 
@@ -101,24 +102,41 @@ class BreakdownMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield what is known."""
         found = self._breakdown.report(time.time() - DAY)
-        text = (
-            "Share of requests with this direction of disagreement, in the last day: the most frequent, and the other."
-        )
-        by_direction = GaugeMetricFamily("reflux_gap_direction", text, labels=("model_version", "teacher", "student"))
-        for one in found["directions"]:
-            names = (one["teacher"] or OTHER, one["student"] or OTHER)
-            by_direction.add_metric((self._version, *names), one["ratio"])
-        text = "Gap among the requests to which the student gave this label, in the last day: the worst labels."
-        by_class = GaugeMetricFamily("reflux_gap_class", text, labels=("model_version", "label"))
-        for one in found["classes"]:
-            by_class.add_metric((self._version, one["label"]), one["ratio"])
-        text = (
-            "Share of requests on which the application would act otherwise by the teacher's answer, in the last day."
-        )
-        decision = GaugeMetricFamily("reflux_gap_decision", text, labels=("model_version",))
-        if found["decision"] is not None:
-            decision.add_metric((self._version,), found["decision"]["ratio"])
-        yield from (family for family in (by_direction, by_class, decision) if family.samples)
+        whole = [] if found["decision"] is None else [((), found["decision"])]
+        for name, text, labels, estimates in (
+            (
+                "direction",
+                "Share of requests with this direction of disagreement, in the last day: the most frequent, and the "
+                "other.",
+                ("teacher", "student"),
+                [((one["teacher"] or OTHER, one["student"] or OTHER), one) for one in found["directions"]],
+            ),
+            (
+                "class",
+                "Gap among the requests to which the student gave this label, in the last day: the worst labels.",
+                ("label",),
+                [((one["label"],), one) for one in found["classes"]],
+            ),
+            (
+                "decision",
+                "Share of requests on which the application would act otherwise by the teacher's answer, in the last "
+                "day.",
+                (),
+                whole,
+            ),
+        ):
+            for end, (suffix, before) in _ENDS.items():
+                samples = [((self._version, *values), one[end]) for values, one in estimates]
+                if samples:
+                    yield gauge(f"reflux_gap_{name}{suffix}", f"{before}{text}", ("model_version", *labels), samples)
+
+
+_ENDS = {
+    "ratio": ("", ""),
+    "lower": ("_lower", "Lower end of the 95 % interval: "),
+    "upper": ("_upper", "Upper end of the 95 % interval: "),
+}
+"""The numbers of an estimate: what the name of their family ends with, and what its help begins with."""
 
 
 def _interval(ratio: float, lower: float, upper: float) -> dict[str, float]:
