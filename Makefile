@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test surface lint format lock clean
+.PHONY: setup demo serve test surface monitoring lint format lock clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ test: setup
 # Writes down anew what tests/service/test_surface.py compares with: operations, settings, metrics.
 surface: setup
 	WRITE_SURFACE=1 $(BIN)/python -m pytest -q tests/service/test_surface.py
+
+# Writes down anew what tests/k8s compares with: the rules for Prometheus.
+monitoring: setup
+	$(BIN)/python -m k8s.monitoring.rules
 
 lint: setup
 	$(BIN)/ruff check

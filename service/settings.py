@@ -10,13 +10,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from export.bundle.providers import Kind
 from service.errors import StartupError
 from service.shadow.settings import ShadowSettings
+
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+"""Bounds of the buckets of all histograms of durations."""
 
 PREFIX = "REFLUX_"
 NESTED = "__"
@@ -85,6 +88,15 @@ class Settings(BaseSettings):
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Time limit of a request; one that cannot meet it gets 429 at once. Clients may set a shorter one."""
 
+    availability_objective: float = Field(default=0.999, gt=0, lt=1)
+    """Share of the requests that should be answered; alerts are computed from it."""
+
+    latency_objective: float = Field(default=0.99, gt=0, lt=1)
+    """Share of the requests that should be answered within `latency_seconds`; alerts are computed from it."""
+
+    latency_seconds: float = 0.1
+    """See `latency_objective`; one of the buckets of `reflux_answer_seconds`."""
+
     stall_seconds: float = Field(default=60.0, gt=0)
     """A run of the graph that takes longer makes `/livez` fail, so that the process is replaced."""
 
@@ -139,6 +151,14 @@ class Settings(BaseSettings):
 
     shadow: ShadowSettings = Field(default_factory=ShadowSettings)
     """Shadowing: sends a sample of the traffic to the teacher, to measure the live gap."""
+
+    @field_validator("latency_seconds")
+    @classmethod
+    def _bucket(cls, seconds: float) -> float:
+        """Refuse a time that the histogram of answers does not tell apart."""
+        if seconds not in SECONDS:
+            raise PydanticCustomError("bucket", f"must be one of {', '.join(f'{bound:g}' for bound in SECONDS)}")
+        return seconds
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -34,6 +34,7 @@ from service.shadow.errors import ShadowError
 from service.shadow.pipeline import ShadowPipeline
 from service.shadow.witness import load_witness
 from service.telemetry.metrics import ModelMetrics
+from service.telemetry.objectives import Objectives
 
 logger = structlog.get_logger(__name__)
 
@@ -58,6 +59,8 @@ class Model:
         self._variant = variant
         self._registry = CollectorRegistry()
         self.metrics = ModelMetrics(self._registry, self.manifest, variant)
+        objectives = settings.availability_objective, settings.latency_objective, settings.latency_seconds
+        self._registry.register(Objectives(*objectives))
         self.scheduler = _scheduler(loaded, settings, self.metrics)
         self._new_shadow()
 

@@ -56,7 +56,8 @@ class Assessment:
 class Assessor:
     """Assesses one student. `active` is set while texts are shadowed, `witness` while there is one.
 
-    `slo` is the setting, if any; otherwise that of the `reference` holds.
+    `slo` is the setting, if any; otherwise that of the `reference` holds. `foreseen` [B] is the disagreement rate of
+    each band that evidence on the whole gap expects.
     """
 
     def __init__(
@@ -66,15 +67,20 @@ class Assessor:
         self.witness: Witness | None = None
         self.slo = Slo(reference.slo, "bundle") if slo is None else Slo(slo, "setting")
         self._ledger, self._manifest, self._inputs = ledger, manifest, inputs
-        self._foreseen = foreseen(reference)
+        self.foreseen = foreseen(reference)
         self._verdict: Verdict | None = None
         self._since = 0.0
+
+    @property
+    def limit(self) -> float:
+        """The SLO as it is judged, in (0, 1)."""
+        return min(max(self.slo.ratio, _TINY), 1.0 - _TINY)
 
     def assess(self) -> Assessment:
         """Assess the counts of now."""
         ledger, now, active = self._ledger, time.time(), self.active
         cells = ledger.history.cells()
-        limit = min(max(self.slo.ratio, _TINY), 1.0 - _TINY)
+        limit = self.limit
         newest = cells.since(slot_of(now) - SLOT_SECONDS)
         hour = ledger.history.totals(start_of("1h", now)).outcomes.sum(axis=0).tolist()
         watch = active.watch if active else None
@@ -83,10 +89,10 @@ class Assessor:
         waiting = ledger.waiting_since
         findings = Findings(
             slo=self.slo.ratio,
-            windows=measure(cells, now, limit, ledger.ceilings, self._foreseen),
+            windows=measure(cells, now, limit, ledger.ceilings, self.foreseen),
             newest_lost=float(newest.lost.sum()),
             newest_compared=float(newest.compared.sum()),
-            log_certify=log_certify(cells, now, limit, self._foreseen),
+            log_certify=log_certify(cells, now, limit, self.foreseen),
             left=self._verdict is Verdict.LEAVE,
             edetector=ledger.detector.value,
             edetector_at=ledger.edetector_threshold(now),

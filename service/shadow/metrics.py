@@ -16,13 +16,15 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.monitor.evalues import BAND_FACTORS, log_factors
+from service.monitor.evalues import BAND_FACTORS
+from service.monitor.evalues import log_factors as band_log_factors
 from service.shadow.assessment import Assessor
 from service.shadow.families import Samples, counter, gauge
 from service.shadow.gap_metrics import gap_metrics
 from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.redaction.redact import KINDS
+from service.shadow.rule_metrics import limits, log_factors, window_weights
 from service.shadow.teacher_report import teacher_metrics
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
@@ -80,6 +82,11 @@ class ShadowMetrics(Collector):
         yield from teacher_metrics(self._assessor.active.watch if self._assessor.active else None)
         yield self._log_likelihood_ratios()
         yield from gap_metrics(self._assessor.assess(), self._version)
+        yield limits(self._version)
+        yield window_weights(self._version)
+        if self._assessor.active:
+            limit, foreseen = self._assessor.limit, self._assessor.foreseen
+            yield log_factors(self._version, self._propensity, limit, foreseen)
 
     def _band_counters(self) -> Iterator[Metric]:
         for name, text, values in (
@@ -152,7 +159,7 @@ class ShadowMetrics(Collector):
     def _log_likelihood_ratios(self) -> Metric:
         """Return what one comparison adds to the log e-value of each alternative, for alerting rules."""
         bands = self._ledger.bands
-        disagree, agree = log_factors(self._ledger.null)
+        disagree, agree = band_log_factors(self._ledger.null)
         every = np.arange(bands)
         rows = {f"{factor:g}": position * bands + every for position, factor in enumerate(BAND_FACTORS)}
         rows["spread"] = np.full(bands, len(BAND_FACTORS) * bands)

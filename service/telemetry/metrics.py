@@ -23,10 +23,10 @@ from starlette.routing import BaseRoute
 
 from export.bundle.classifier import Prediction
 from export.bundle.format import Manifest
+from service.settings import SECONDS
 from service.telemetry.deferred import Deferred
 from service.telemetry.series import Counter, Counters, Histogram, Histograms
 
-SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("queue", "run")
