@@ -7,7 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.parser import text_string_to_metric_families
 
 from export.bundle.format import Manifest
-from service.telemetry.metrics import OUTCOMES, ROWS, SECONDS, TOKENS, Metrics, ModelMetrics
+from service.settings import SECONDS
+from service.telemetry.metrics import OUTCOMES, ROWS, TOKENS, Metrics, ModelMetrics
 from service.telemetry.series import Counters, Histograms
 
 LABELS = ("billing", "shipping", "account", "technical")
