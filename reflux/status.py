@@ -122,6 +122,10 @@ def ask(url: str, key: str | None, *, window: str, variant: str) -> dict[str, An
         body = response.json()
     except ValueError:
         body = None
+    if response.is_redirect:
+        # Not followed: a key is for the address that was given.
+        target = response.headers.get("location", "another address")
+        raise NoAnswerError(f"{address} redirects to {target}; {_STATUSES[404]}")
     if response.status_code != httpx.codes.OK:
         raise NoAnswerError(f"{address} answered {response.status_code}: {_refusal(response.status_code, body)}")
     if not isinstance(body, dict):

@@ -19,6 +19,9 @@ from service.monitor.wording import gap_of, percent, rounded, when
 LOG_CERTAIN = math.log(20)
 """The student is certified when the e-value for "the gap is below the SLO" reaches 20 : 1."""
 
+MANY_PENDING = 0.05
+"""As many pending comparisons, as a share of the ended ones, explain a missing certificate better than too few."""
+
 
 class Verdict(StrEnum):
     """Whether the student may serve: `STAY`; `WATCH`, look at it; `LEAVE`, take it out; `BLIND`, nobody knows."""
@@ -157,6 +160,12 @@ def _uncertified(found: Findings) -> str:
         f"The gap is {gap_of(since)} by {since.compared:.0f} comparisons, which does not yet show that it is below the "
         f"SLO of {percent(found.slo)}"
     )
+    pending = since.sampled - since.lost - since.compared
+    if pending > MANY_PENDING * since.compared:
+        return (
+            f"{told} while {pending:.0f} texts wait for the teacher, because they could all be disagreements; wait for "
+            "them, or raise shadow.concurrency."
+        )
     # Evidence grows in proportion to the comparisons while nothing changes.
     if found.log_certify > 0.5 and since.compared >= ENOUGH:
         missing = since.compared * (LOG_CERTAIN / found.log_certify - 1.0)

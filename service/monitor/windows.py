@@ -110,10 +110,17 @@ def log_certify(cells: Cells, now: float, slo: float, foreseen: Floats | None = 
     than `RECENT` comparisons. A lost comparison counts as a disagreement, and so that an outage of an hour does not
     cost the certificate for days, hours are left out in which more than a fifth of the samples were lost: during them
     the verdict is `blind`. Hours with fewer than `FEW` ended samples stay in, because a single refusal would decide.
+
+    A pending comparison counts as a disagreement too. So that a burst or a restart does not interrupt a certificate,
+    what it was before the oldest text that has been pending for less than an hour holds on: the promise of an e-value
+    is about all looks, earlier ones included.
     """
     cells = cells.where(~_lossy(cells))
     week = cells.since(start_of("7d", now))
-    return log_keeps(week if week.compared.sum() >= RECENT else cells, slo, foreseen)
+    chosen = week if week.compared.sum() >= RECENT else cells
+    waiting = chosen.slot[(chosen.pending > 0) & (chosen.slot >= start_of("1h", now))]
+    before = chosen.where(chosen.slot < waiting.min(initial=now))
+    return max(log_keeps(chosen, slo, foreseen), log_keeps(before, slo, foreseen))
 
 
 def _lossy(cells: Cells) -> npt.NDArray[np.bool_]:

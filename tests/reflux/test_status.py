@@ -125,6 +125,10 @@ async def test_a_key_is_sent_and_never_printed(tmp_path, monkeypatch, source):
         (refusing(422, "there is no variant 'candidate'; there is stable"), "there is no variant 'candidate'"),
         (refusing(503, "the bundle is not loaded yet"), "503: the bundle is not loaded yet"),
         (lambda request: httpx.Response(500, text="oops"), "500: see the log of the service"),
+        (
+            lambda request: httpx.Response(308, headers={"location": "https://desk.example/gap"}),
+            "redirects to https://desk.example/gap; give the address of a Reflux service",
+        ),
         (lambda request: httpx.Response(404, text="<html>"), "the address of a Reflux service"),
         (lambda request: httpx.Response(200, text="<html>"), "something else than a gap"),
         (lambda request: httpx.Response(200, json={"status": "ok"}), "no verdict"),

@@ -12,7 +12,7 @@ from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.findings import Findings
 from service.monitor.gap import GapEstimate
 from service.monitor.verdict import LOG_CERTAIN, Cause, Judgement, Verdict, judge
-from service.monitor.windows import NAMES, WEIGHTS, Window
+from service.monitor.windows import NAMES, SINCE, WEIGHTS, Window
 
 SLO = 0.105
 CALM = GapEstimate(
@@ -157,6 +157,13 @@ def test_without_a_certificate_a_student_is_watched_and_told_how_long() -> None:
     assert (judged.verdict, judged.cause) == (Verdict.WATCH, None)
     assert "wait for about 1000 more" in judged.message
     assert "wait for more" in judge(findings(log_certify=-1.0)).message
+
+
+def test_texts_that_wait_for_the_teacher_explain_a_missing_certificate() -> None:
+    waiting = {SINCE: window(SINCE, sampled=1210)}
+    message = judge(findings(waiting, log_certify=-1.0)).message
+    assert "200 texts wait for the teacher" in message
+    assert "shadow.rate" not in message
 
 
 def test_before_the_first_comparison_a_student_is_watched() -> None:

@@ -97,6 +97,17 @@ def certified_after(lost: int, sampled: int) -> float:
     )
 
 
+def test_a_burst_of_pending_texts_does_not_interrupt_a_certificate_for_an_hour() -> None:
+    slots = np.arange(start_of("1d", NOW), NOW, SLOT_SECONDS)
+    calm = Cells.of(slot=slots, band=1, propensity=0.1, requests=200, sampled=20, agreed=19, disagreed=1)
+    certified = log_certify(calm, NOW, SLO)
+    assert certified > math.log(20)
+    running = start_of("1h", NOW) + 11 * SLOT_SECONDS
+    burst = Cells.of(slot=[running], band=1, propensity=0.1, requests=[40_000], sampled=[4_000])
+    assert log_certify(calm + burst, NOW, SLO) == pytest.approx(log_certify(calm.where(calm.slot < running), NOW, SLO))
+    assert log_certify(calm + burst, NOW + 3600, SLO) < 0.0
+
+
 def test_an_outage_does_not_cost_the_certificate_but_scattered_losses_do() -> None:
     calm = certified_after(lost=0, sampled=20)
     assert certified_after(lost=19, sampled=20) > 0.9 * calm > 0
