@@ -146,17 +146,14 @@ def classes(pairs: Pairs, weights: Floats, level: float = 0.95) -> list[ClassGap
     """
     if not weights.any():
         return []
-    chosen, kind = np.unique(pairs.student, return_inverse=True)
-    apart = pairs.student != pairs.teacher
-    n, square, compared = _sums(kind, weights, pairs.count, len(chosen))
-    hits, squares, _ = _sums(kind[apart], weights[apart], pairs.count[apart], len(chosen))
+    chosen, apart = pairs.student, pairs.student != pairs.teacher
+    kinds = int(chosen.max()) + 1
+    n, square, compared = _sums(chosen, weights, pairs.count, kinds)
+    hits, squares, _ = _sums(chosen[apart], weights[apart], pairs.count[apart], kinds)
     lower, upper = _interval(hits, squares, n, square, level)
     found = [
-        ClassGap(
-            int(student), float(n[at]), float(hits[at] / n[at]), float(lower[at]), float(upper[at]), int(compared[at])
-        )
-        for at, student in enumerate(chosen)
-        if n[at] > 0.0
+        ClassGap(at, float(n[at]), float(hits[at] / n[at]), float(lower[at]), float(upper[at]), int(compared[at]))
+        for at in np.flatnonzero(n > 0.0).tolist()
     ]
     return sorted(found, key=lambda one: -one.lower)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Breakdown:
 
     def __init__(self, history: History, labels: Sequence[str], *, decides: bool) -> None:
         self._history, self._labels, self._decides = history, tuple(labels), decides
-        self._read: tuple[tuple[int, int, int], Pairs] | None = None
+        self._read: tuple[int, Floats] = 0, np.empty((0, 5))
 
     def report(self, start: float = 0.0) -> dict[str, Any]:
         """Return the sections `directions`, `classes` and `decision` of `GET /gap`.
@@ -82,15 +82,16 @@ class Breakdown:
         return np.where(period < hour - 8 * DAY, 0.0, period)  # a day is folded as a whole, hours one by one
 
     def _pairs(self) -> Pairs:
-        """Return the tallies as arrays: those read before, unless a comparison came since."""
-        tallies = self._history.pairs
-        state = (self._history.hour, len(tallies), sum(tallies.values()))
-        if self._read is None or self._read[0] != state:
-            keys = np.fromiter(chain.from_iterable(tallies), np.float64, 5 * len(tallies)).reshape(-1, 5)
-            count = np.fromiter(tallies.values(), np.float64, len(tallies))
-            band, student, teacher = (keys[:, column].astype(np.int64) for column in (1, 3, 4))
-            self._read = state, Pairs(keys[:, 0], band, keys[:, 2], student, teacher, count)
-        return self._read[1]
+        """Return the tallies as arrays. Within an hour they are never removed, so that only new ones are read."""
+        tallies, (hour, keys) = self._history.pairs, self._read
+        if hour != self._history.hour or len(keys) > len(tallies):
+            keys = np.empty((0, 5))
+        if new := list(islice(tallies, len(keys), None)):
+            keys = np.concatenate([keys, np.array(new, dtype=np.float64)])
+        self._read = self._history.hour, keys
+        count = np.fromiter(tallies.values(), np.float64, len(tallies))
+        band, student, teacher = (keys[:, column].astype(np.int64) for column in (1, 3, 4))
+        return Pairs(keys[:, 0], band, keys[:, 2], student, teacher, count)
 
 
 class BreakdownMetrics(Collector):
