@@ -212,7 +212,7 @@ _PROCESS = Row(
         Lines(
             title="Requests by API key",
             description="Requests that need an API key, by its name and what became of them at the door. *limited*: "
-            "above its rate, *unauthorised*: no valid key. Without keys only *unauthorised* is there, at 0.",
+            "above its rate, *unauthorised*: no valid key. A service without keys has no lines.",
             queries=(
                 Query(rate("reflux_key_requests_total", by=("key", "outcome"), selected=HOSTS), "{{key}} {{outcome}}"),
             ),
