@@ -34,9 +34,10 @@ test: setup
 surface: setup
 	WRITE_SURFACE=1 $(BIN)/python -m pytest -q tests/service/test_surface.py
 
-# Writes down anew what tests/k8s compares with: the rules for Prometheus.
+# Writes down anew what tests/k8s compares with: the rules for Prometheus and the dashboards for Grafana.
 monitoring: setup
 	$(BIN)/python -m k8s.monitoring.rules
+	$(BIN)/python -m k8s.monitoring.dashboards
 
 lint: setup
 	$(BIN)/ruff check

@@ -11,20 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.monitor.evalues import BAND_FACTORS
-from service.monitor.evalues import log_factors as band_log_factors
 from service.shadow.assessment import Assessor
 from service.shadow.families import Samples, counter, gauge
 from service.shadow.gap_metrics import gap_metrics
 from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.redaction.redact import KINDS
-from service.shadow.rule_metrics import limits, log_factors, window_weights
+from service.shadow.rule_metrics import limits, log_factors, log_likelihood_ratios, window_weights
 from service.shadow.teacher_report import teacher_metrics
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
@@ -80,7 +77,7 @@ class ShadowMetrics(Collector):
         yield from self._pipeline()
         yield from self._teacher()
         yield from teacher_metrics(self._assessor.active.watch if self._assessor.active else None)
-        yield self._log_likelihood_ratios()
+        yield log_likelihood_ratios(self._version, self._ledger.null)
         yield from gap_metrics(self._assessor.assess(), self._version)
         yield limits(self._version)
         yield window_weights(self._version)
@@ -155,21 +152,6 @@ class ShadowMetrics(Collector):
         text = "What the teacher may cost; +Inf for no limit."
         yield gauge("reflux_shadow_budget_usd_per_hour", text, ("teacher",), budget)
         yield info
-
-    def _log_likelihood_ratios(self) -> Metric:
-        """Return what one comparison adds to the log e-value of each alternative, for alerting rules."""
-        bands = self._ledger.bands
-        disagree, agree = band_log_factors(self._ledger.null)
-        every = np.arange(bands)
-        rows = {f"{factor:g}": position * bands + every for position, factor in enumerate(BAND_FACTORS)}
-        rows["spread"] = np.full(bands, len(BAND_FACTORS) * bands)
-        samples = (
-            self._by_band(factors[row, every], alt, value)
-            for alt, row in rows.items()
-            for value, factors in (("true", agree), ("false", disagree))
-        )
-        text = "Log likelihood ratio of one comparison, for an alternative to the ceiling of its band."
-        return gauge("reflux_gap_llr", text, (*_BAND, "alt", "agree"), *samples)
 
     def _by_band(self, values: Iterable[float], *more: str) -> Samples:
         """Yield one sample per band; `more` are the values of the labels after the band."""

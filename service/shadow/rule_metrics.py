@@ -13,7 +13,8 @@ from prometheus_client.core import Metric
 
 from service.monitor.blindness import ENOUGH, LEAST_COVERED, MOST_WIDTH, SILENT_SAMPLES
 from service.monitor.cells import Floats
-from service.monitor.evalues import LOG_PAGE, LOG_TICKET
+from service.monitor.evalues import BAND_FACTORS, LOG_PAGE, LOG_TICKET
+from service.monitor.evalues import log_factors as ceiling_log_factors
 from service.monitor.gap_evalues import exceed_factors, keep_factors
 from service.monitor.means import normal_quantile
 from service.monitor.teacher_drift import LOG_DRIFT
@@ -52,6 +53,23 @@ def window_weights(version: str) -> Metric:
     text = "Share of a window in the evidence of all windows."
     samples = [((version, window), weight) for window, weight in WEIGHTS.items()]
     return gauge("reflux_gap_window_weight", text, ("model_version", "window"), samples)
+
+
+def log_likelihood_ratios(version: str, null: Floats) -> Metric:
+    """Return what one comparison adds to the log e-value of each alternative to the ceilings `null` [B]."""
+    bands = len(null)
+    disagree, agree = ceiling_log_factors(null)
+    every = np.arange(bands)
+    rows = {f"{factor:g}": position * bands + every for position, factor in enumerate(BAND_FACTORS)}
+    rows["spread"] = np.full(bands, len(BAND_FACTORS) * bands)
+    samples = (
+        ((version, f"b{band}", alt, value), float(factors[row[band], band]))
+        for alt, row in rows.items()
+        for value, factors in (("true", agree), ("false", disagree))
+        for band in every
+    )
+    text = "Log likelihood ratio of one comparison, for an alternative to the ceiling of its band."
+    return gauge("reflux_gap_llr", text, ("model_version", "band", "alt", "agree"), samples)
 
 
 def log_factors(version: str, propensity: Sequence[float], slo: float, foreseen: Floats) -> Metric:

@@ -12,6 +12,9 @@ BURN_RATES = {"1h": 14.4, "6h": 6.0, "3d": 1.0}
 of it within an hour, 5 % within six and 10 % within three days (Beyer et al., The Site Reliability Workbook, 2018,
 chapter 5)."""
 
+FEWEST = 10
+"""Failures in a window below which nobody is alerted: with few requests, one that fails is already too many percent."""
+
 
 class Objectives(Collector):
     """The objectives of one model: shares in (0, 1) of requests to be answered at all, and within `seconds`."""
@@ -32,3 +35,5 @@ class Objectives(Collector):
         for window, rate in BURN_RATES.items():
             burn.add_metric([window], rate)
         yield burn
+        text = "Failures in a window below which their rate is no reason for an alert."
+        yield GaugeMetricFamily("reflux_burn_failures", text, value=FEWEST)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pytest
 import yaml
 
 from k8s.monitoring.rules.document import documents
+from tests.support.promtool import PROMTOOL
 
 MONITORING = Path(__file__).parents[2] / "k8s" / "monitoring"
 SURFACE = Path(__file__).parents[1] / "service" / "surface" / "metrics.json"
-PROMTOOL = shutil.which("promtool")
 ALLOWED = {"0", "0.5", "1", "2", "3", "4", "1e-09"}
 """0 and 1, the halves, squares and cubes of formulas, the code of `blind`, and rounding."""
 
