@@ -66,8 +66,8 @@ def _uncertainty(found: Findings) -> Iterator[str]:
     lower, upper = judged.estimate.worst_case_lower, judged.estimate.worst_case_upper
     if upper - lower > MOST_WIDTH:
         yield (
-            f"Texts that the teacher did not answer leave the gap anywhere from {percent(lower)} to {percent(upper)} "
-            f"{when(judged)}; see losses, and find out why it does not answer."
+            f"Samples without a comparison leave the gap anywhere from {percent(lower)} to {percent(upper)} "
+            f"{when(judged)}{_because(found)}; {_remedy_of_losses(found)}."
         )
     if judged.estimate.coverage < LEAST_COVERED:
         yield (
@@ -84,8 +84,10 @@ def _because(found: Findings) -> str:
 
 def _remedy_of_losses(found: Findings) -> str:
     most = max(found.losses, key=lambda name: found.losses[name], default=None)
+    if most is None or not found.losses[most]:
+        return "see losses"  # none in the last hour
     return {
         "budget": "raise shadow.usd_per_hour or lower shadow.rate",
         "queue_full": "raise shadow.concurrency or lower shadow.rate",
         "store_error": "see the log about the outbox",
-    }.get(most or "", "see the log about the teacher")
+    }.get(most, "see the log about the teacher")

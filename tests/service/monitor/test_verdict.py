@@ -213,7 +213,9 @@ def test_losses_of_the_newest_slots_blind_before_the_hour_shows_them() -> None:
 
 def test_a_gap_that_losses_could_hide_blinds() -> None:
     wide = {"1d": window("1d", estimate=replace(CALM, worst_case_lower=0.05, worst_case_upper=0.11))}
-    assert "from 5.0 % to 11.0 % in the last day" in blind(findings(wide)).message
+    assert "from 5.0 % to 11.0 % in the last day; see losses" in blind(findings(wide)).message
+    disk = {"queue_full": 0.0, "store_error": 60.0}
+    assert blind(findings(wide, losses=disk)).message.endswith("(store_error 60); see the log about the outbox.")
     young = {name: replace(wide["1d"], name=name, lost=10, compared=80) for name in NAMES}
     assert judge(findings(young)).verdict is Verdict.STAY  # too few to say
 
