@@ -32,8 +32,8 @@ class Cells:
     - `propensity`: probability with which the requests were sampled, in (0, 1].
     - `requests`: answered requests for which a coin was tossed, N.
     - `expected`: sum of the calibrated probability of disagreement over them.
-    - `sampled`: requests chosen for the teacher. It may exceed `requests` in a slot: files of an earlier version have
-      the times of sampled texts only, so that their requests are in slot 0.
+    - `sampled`: requests chosen for the teacher. It may exceed `requests` in a slot: a teacher takes over what was left
+      pending for another one, without the requests that were not sampled.
     - `lost`: sampled, but ended without a comparison.
     - `agreed`, `disagreed`: comparisons in which the teacher chose the same, or another class.
 

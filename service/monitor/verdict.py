@@ -100,7 +100,7 @@ _REMEDY = {
     "distil again with recent texts",
     Cause.TEACHER: "the teacher answers differently than before, so check which model answers before you touch the "
     "student",
-    Cause.STUDENT: "inputs and teacher show no change, so put the last good bundle back, read the newest "
+    Cause.STUDENT: "no change of inputs or teacher is known, so put the last good bundle back, read the newest "
     "disagreements, and distil again",
 }
 
