@@ -1,7 +1,7 @@
 #!/bin/sh
 # Schemathesis makes valid and invalid requests from the OpenAPI document of a running server. No answer may be a 5xx,
 # have an undocumented status or content type, or violate its schema. The document covers the whole service: both
-# variants, `/admin/reload` and the protocols.
+# variants, `/admin/reload`, the protocols and the live gap, with the candidate as teacher.
 #
 #     pip install schemathesis==4.32.5   # into an environment of its own
 #     SCHEMATHESIS=/.../bin/schemathesis benchmarks/fuzz.sh BUNDLE CANDIDATE [CASES]
@@ -17,7 +17,8 @@ echo "${made##*file: }" >"$folder/keys"
 
 env OMP_NUM_THREADS=1 REFLUX_BUNDLE="$bundle" REFLUX_CANDIDATE="$candidate" REFLUX_CANDIDATE_SHARE=0.5 \
   REFLUX_ADMIN=true REFLUX_API_KEYS="$folder/keys" REFLUX_WORKERS=1 REFLUX_BATCH_TOKENS=512 REFLUX_HOST=127.0.0.1 REFLUX_PORT=0 \
-  REFLUX_DRAIN_SECONDS=0 REFLUX_SHADOW__PATH="$folder/shadow.sqlite" "$python" -m service 2>"$folder/log" &
+  REFLUX_DRAIN_SECONDS=0 REFLUX_SHADOW__PATH="$folder/shadow.sqlite" REFLUX_SHADOW__ENABLED=true \
+  REFLUX_SHADOW__RATE=0.2 REFLUX_SHADOW__TEACHER="{\"kind\": \"bundle\", \"path\": \"$candidate\"}" "$python" -m service 2>"$folder/log" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server || true; rm -rf "$folder"' EXIT
 
