@@ -132,7 +132,9 @@ class InputCounts:
         if self._drift is None or not self._drawn:
             return
         drawn, weight = len(self._drawn), 1 / self._share
-        self._features += weight * self._drift.features(np.stack(self._drawn)).sum(axis=0)
+        # One embedding that is not finite would spoil the sums of a day; as zeros it is merely far from the others.
+        embeddings = np.nan_to_num(np.stack(self._drawn), posinf=0.0, neginf=0.0)
+        self._features += weight * self._drift.features(embeddings).sum(axis=0)
         self._weight += weight * drawn
         self._weight_sq += weight**2 * drawn
         self._drawn.clear()

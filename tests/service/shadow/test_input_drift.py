@@ -146,6 +146,14 @@ def test_embeddings_are_drawn_more_rarely_the_more_requests_there_are_without_bi
     assert np.abs(window.features / window.weight - exact).max() < 5 * np.sqrt(2 / exact.size / drawn)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_spoils_no_sum(reference: Reference, value: float) -> None:
+    given = answers(np.random.default_rng(9), 1000)
+    given[300] = given[300]._replace(embedding=np.full(WIDTH, value, dtype=np.float32))
+    found = entries(counted(reference, given))["embedding"]
+    assert 0.0 <= found["statistic"] < found["threshold"]
+
+
 def test_a_bundle_without_a_reference_of_drift_is_compared_by_its_bands(reference: Reference) -> None:
     old = replace(reference, drift=None)
     inputs = counted(old, answers(np.random.default_rng(11), 1000, foreign=0.5))
