@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from service.shadow.families import counter, gauge
 from service.shadow.input_drift import InputDrift
 
 
@@ -23,22 +24,33 @@ class DriftMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
-        labels = ("model_version", "feature")
-        text = "Difference of a feature of the inputs from the reference, in the window in which it is largest."
-        statistic = GaugeMetricFamily("reflux_drift_statistic", text, labels=labels)
-        text = "The statistic above which that is input drift."
-        threshold = GaugeMetricFamily("reflux_drift_threshold", text, labels=labels)
         found = self._inputs.find(time.time())
-        for finding in found:
-            if finding.test is not None:
-                statistic.add_metric((self._version, finding.feature), finding.test.statistic)
-                threshold.add_metric((self._version, finding.feature), finding.test.threshold)
-        text = "Whether the inputs drifted: 1 if a feature is above its threshold."
-        detected = GaugeMetricFamily("reflux_drift_detected", text, labels=("model_version",))
-        detected.add_metric((self._version,), float(any(finding.drift for finding in found)))
-        text = "Answered texts by the bin of their length in tokens, and of their share of unknown tokens."
-        binned = CounterMetricFamily("reflux_drift_requests", text, labels=("model_version", "feature", "bin"))
-        for feature in ("length", "unknown"):
-            for position, count in enumerate(self._inputs.counts.since_start(feature)):
-                binned.add_metric((self._version, feature, str(position)), count)
-        yield from (statistic, threshold, detected, binned)
+        tested = [((self._version, finding.feature), finding.test) for finding in found if finding.test is not None]
+        yield gauge(
+            "reflux_drift_statistic",
+            "Difference of a feature of the inputs from the reference, in the window in which it is largest.",
+            ("model_version", "feature"),
+            ((labels, test.statistic) for labels, test in tested),
+        )
+        yield gauge(
+            "reflux_drift_threshold",
+            "The statistic above which that is input drift.",
+            ("model_version", "feature"),
+            ((labels, test.threshold) for labels, test in tested),
+        )
+        yield gauge(
+            "reflux_drift_detected",
+            "Whether the inputs drifted: 1 if a feature is above its threshold.",
+            ("model_version",),
+            [((self._version,), float(any(finding.drift for finding in found)))],
+        )
+        yield counter(
+            "reflux_drift_requests",
+            "Answered texts by the bin of their length in tokens, and of their share of unknown tokens.",
+            ("model_version", "feature", "bin"),
+            (
+                ((self._version, feature, str(position)), count)
+                for feature in ("length", "unknown")
+                for position, count in enumerate(self._inputs.counts.since_start(feature))
+            ),
+        )

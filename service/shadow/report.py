@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle.reference import Reference
-from service.monitor.cells import Cells, Floats
+from service.monitor.cells import SLOT_SECONDS, Cells, Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap import GapEstimate, stratified_wilson
 from service.monitor.means import confidence_sequence, estimate_mean, normal_quantile
@@ -100,7 +100,7 @@ def history_report(cells: Cells, slo: float, now: float, window: str) -> dict[st
 
     Since deployment means the 8 days of which hours are kept.
     """
-    step = 300 if window in ("1h", "6h") else HOUR
+    step = SLOT_SECONDS if window in ("1h", "6h") else HOUR
     start = start_of(window, now)
     if window == SINCE:
         known = cells.slot[cells.slot > now - 8 * DAY]

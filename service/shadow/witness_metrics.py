@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from service.shadow.families import counter, gauge
 from service.shadow.witness import Witness
 
 
@@ -20,13 +21,18 @@ class WitnessMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
         witness = self.witness
-        text = "Answered texts by what became of them; only those that the witness has seen can be sampled."
-        texts = CounterMetricFamily("reflux_witness_texts", text, labels=("model_version", "result"))
-        text = "Texts that the witness has seen and given the student's label."
-        agreed = CounterMetricFamily("reflux_witness_agreed", text, labels=("model_version",))
-        queue = GaugeMetricFamily("reflux_witness_queue_depth", "Texts that wait for the witness.")
-        for result in ("seen", "skipped", "dropped", "failed"):
-            texts.add_metric((self._version, result), getattr(witness, result) if witness else 0)
-        agreed.add_metric((self._version,), witness.agreed if witness else 0)
-        queue.add_metric((), witness.waiting if witness else 0)
-        yield from (texts, agreed, queue)
+        results = ("seen", "skipped", "dropped", "failed")
+        yield counter(
+            "reflux_witness_texts",
+            "Answered texts by what became of them; only those that the witness has seen can be sampled.",
+            ("model_version", "result"),
+            (((self._version, result), getattr(witness, result) if witness else 0) for result in results),
+        )
+        yield counter(
+            "reflux_witness_agreed",
+            "Texts that the witness has seen and given the student's label.",
+            ("model_version",),
+            [((self._version,), witness.agreed if witness else 0)],
+        )
+        text = "Texts that wait for the witness."
+        yield gauge("reflux_witness_queue_depth", text, (), [((), witness.waiting if witness else 0)])
