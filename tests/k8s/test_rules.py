@@ -13,6 +13,7 @@ from tests.support.promtool import PROMTOOL
 
 MONITORING = Path(__file__).parents[2] / "k8s" / "monitoring"
 SURFACE = Path(__file__).parents[1] / "service" / "surface" / "metrics.json"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 ALLOWED = {"0", "0.5", "1", "2", "3", "4", "1e-09"}
 """0 and 1, the halves, squares and cubes of formulas, the code of `blind`, and rounding."""
 
@@ -65,3 +66,34 @@ def test_counters_are_made_rates_before_they_are_added():
         expression = re.sub(r"\{[^}]*\}", "", rule["expr"])
         raw = re.findall(r"\breflux_\w+_(?:total|bucket|count)\b(?!\[)", expression)
         assert not raw or rule.get("record") == "model:reflux_shadow:missing", (rule, raw)
+
+
+def alerts():
+    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def test_an_alert_waits_lasts_and_pages_for_the_gap_and_for_availability_alone():
+    for alert in alerts().values():
+        assert {"for", "keep_firing_for"} <= set(alert), alert
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+    pages = {name for name, alert in alerts().items() if alert["labels"] == {"severity": "page"}}
+    assert pages == {"RefluxGapExceeded", "RefluxGapRose", "RefluxAvailability", "RefluxAbsent"}
+    assert all(alert["labels"]["severity"] in {"page", "ticket"} for alert in alerts().values())
+
+
+def test_each_alert_has_its_section_of_the_runbook():
+    sections = dict(part.split("\n", 1) for part in RUNBOOK.read_text().split("\n## ")[1:])
+    assert list(sections) == list(alerts())
+    for name, alert in alerts().items():
+        assert alert["annotations"]["runbook_url"].endswith(f"/docs/runbook.md#{name.lower()}")
+        for part in ("**What it says.**", "**Which cause.**", "**What to do.**", "**It is over when**"):
+            assert part in sections[name], (name, part)
+
+
+def test_the_runbook_names_what_there_is():
+    known = set(json.loads(SURFACE.read_text())) | {rule["record"] for rule in rules() if "record" in rule}
+    named = re.findall(r"(?:\b\w+:)?reflux_\w+(?::\w+)?", RUNBOOK.read_text())
+    histograms = {name.removesuffix("_bucket") for name in known}
+    assert [name for name in named if name not in known | histograms] == []
+    settings = json.loads((SURFACE.parent / "settings.json").read_text())
+    assert [name for name in re.findall(r"REFLUX_\w+", RUNBOOK.read_text()) if name not in settings] == []

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from prometheus_client.core import Metric
 
 from service.monitor.evalues import component_log_evalues, log_mean_exp
 from service.monitor.gap import estimate
 from service.monitor.gap_evalues import log_exceeds, log_keeps
 from service.shadow.rule_metrics import limits, log_factors, log_likelihood_ratios, window_weights
-from tests.support.promtool import PROMTOOL, Pod, Traffic, gauges, near, run
+from service.telemetry.objectives import Objectives
+from tests.support.promtool import PROMTOOL, Pod, Traffic, firing, gauges, near, nothing, run
 
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: prometheus)")
 
@@ -27,13 +29,26 @@ BAD = replace(CALM, disagreed=np.array([0.12, 0.45, 2.0]))
 
 
 def constants(*pods, minutes=200, propensity=PROPENSITY, version="v1", null=NULL):
+    info = Metric("reflux_model_info", "", "gauge")
+    info.add_sample("reflux_model_info", {"model_version": version}, 1.0)
+    slo = Metric("reflux_gap_slo", "", "gauge")
+    slo.add_sample("reflux_gap_slo", {"model_version": version}, SLO)
     families = (
+        info,
+        slo,
+        *(versioned(family, version) for family in Objectives(0.999, 0.99, 0.1).collect()),
         limits(version),
         window_weights(version),
         log_factors(version, propensity, SLO, FORESEEN),
         log_likelihood_ratios(version, null),
     )
     return [one for pod in pods for one in gauges(pod, minutes, *families)]
+
+
+def versioned(family, version):
+    """Return a family as the page of a model has it."""
+    family.samples = [one._replace(labels={"model_version": version} | one.labels) for one in family.samples]
+    return family
 
 
 def gap(window, version="v1", what="ratio"):
@@ -70,3 +85,104 @@ def test_the_evidence_is_that_of_the_service(tmp_path):
     ]
     # Two pods in one hour count what one does in two.
     run(tmp_path, [*(one for pod in pods for one in pod.series()), *constants("a", "b")], checks)
+
+
+def test_a_restart_takes_no_more_than_a_scrape_from_the_counts(tmp_path):
+    steady = Pod("a", PROPENSITY).born().serve(60, CALM)
+    restarted = Pod("b", PROPENSITY).born().serve(30, BAD).born().serve(29, BAD)
+    expected = estimate(CALM.cells(PROPENSITY, 60) + BAD.cells(PROPENSITY, 59)).gap
+    checks = [near(60, gap("1h"), expected, 0.0005)]
+    # A minute of pod b is lost, and the counts are at most 1 % off.
+    counted = 'model:reflux_shadow_eligible:increase{model_version="v1", window="1h"}'
+    checks += [near(60, counted, 100.0 * 119, 100.0)]
+    run(tmp_path, [*steady.series(), *restarted.series(), *constants("a", "b")], checks)
+
+
+def test_a_pod_that_appears_with_counts_adds_only_what_it_counts_from_then_on(tmp_path):
+    steady = Pod("a", PROPENSITY).born().serve(60, CALM)
+    late = Pod("b", PROPENSITY).absent(30).born(5000.0).serve(29, CALM)
+    checks = [near(60, gap("1h"), estimate(CALM.cells(PROPENSITY, 60)).gap, 0.0005)]
+    checks += [near(60, 'model:reflux_shadow_eligible:increase{model_version="v1", window="1h"}', 100.0 * 89, 150.0)]
+    run(tmp_path, [*steady.series(), *late.series(), *constants("a", "b")], checks)
+
+
+def test_a_canary_is_judged_apart(tmp_path):
+    stable = Pod("a", PROPENSITY).born().serve(60, CALM)
+    canary = Pod("a", PROPENSITY, version="v2").born().serve(60, BAD)
+    checks = [near(60, gap("1h"), estimate(CALM.cells(PROPENSITY, 60)).gap, 1e-4)]
+    checks += [near(60, gap("1h", version="v2"), estimate(BAD.cells(PROPENSITY, 60)).gap, 1e-4)]
+    checks += [firing(60, ("RefluxGapExceeded", "v2"))]
+    series = [*stable.series(), *canary.series(), *constants("a"), *constants("a", version="v2")]
+    run(tmp_path, series, checks)
+
+
+def test_a_band_without_a_comparison_is_left_out_and_said(tmp_path):
+    empty = replace(CALM, sampled=np.array([0.0, 1.5, 4.0]), disagreed=np.array([0.0, 0.03, 1.2]))
+    pod = Pod("a", PROPENSITY).born().serve(60, empty)
+    checks = [near(60, gap("1h"), (30 * 0.02 + 10 * 0.3) / 40, 1e-4), near(60, gap("1h", what="coverage"), 0.4, 1e-6)]
+    # The bets on the whole gap need no comparison in every band.
+    cells = empty.cells(PROPENSITY, 60)
+    against = 'model_against:reflux_gap:log_evalue{against="slo", model_version="v1", window="1h"}'
+    checks += [near(60, against, log_exceeds(cells, SLO, FORESEEN), 0.05)]
+    checks += [near(60, 'model_reason:reflux_gap:blind{model_version="v1", reason="coverage"}', 0.4, 1e-6)]
+    run(tmp_path, [*pod.series(), *constants("a")], checks)
+
+
+def test_a_band_without_traffic_spoils_nothing(tmp_path):
+    none = Traffic(
+        *(np.array([*values[:2], 0.0]) for values in (CALM.requests, CALM.sampled, CALM.disagreed, CALM.expected))
+    )
+    pod = Pod("a", PROPENSITY).born().serve(60, none)
+    found = estimate(none.cells(PROPENSITY, 60))
+    checks = [near(60, gap("1h", what=what), getattr(found, what), 1e-4) for what in ("coverage", "lower", "upper")]
+    run(
+        tmp_path,
+        [
+            *pod.series(),
+            *constants("a"),
+        ],
+        [near(60, gap("1h"), found.gap, 1e-4), *checks],
+    )
+
+
+def test_losses_do_not_bias_the_gap_and_make_it_blind(tmp_path):
+    lost = np.array([0.12, 0.3, 2.0])
+    answered = 1 - lost / CALM.sampled
+    lossy = replace(CALM, lost=lost, disagreed=CALM.disagreed * answered)
+    pod = Pod("a", PROPENSITY).born().serve(120, lossy)
+    width = float((CALM.requests / 100) @ (lost / CALM.sampled))
+    checks = [
+        near(120, gap("1h"), estimate(CALM.cells(PROPENSITY, 60)).gap, 1e-4),
+        near(120, gap("1h", what="worst_case_width"), width, 1e-4),
+        near(120, 'model:reflux_shadow_lost:ratio{model_version="v1", window="1h"}', 2.42 / 6.7, 1e-3),
+        near(120, 'model_reason:reflux_gap:blind{model_version="v1", reason="losses"}', 2.42 / 6.7, 1e-3),
+        near(120, 'model_reason:reflux_gap:blind{model_version="v1", reason="uncertainty"}', width, 1e-3),
+        firing(120, ("RefluxBudgetSpent", "v1"), ("RefluxGapBlind", "v1")),
+    ]
+    run(tmp_path, [*pod.series(), *constants("a")], checks)
+
+
+def test_silence_is_blind(tmp_path):
+    silent = replace(CALM, sampled=CALM.sampled, lost=CALM.sampled, disagreed=0.0, outcome="timeout")
+    pod = Pod("a", PROPENSITY).born().serve(60, CALM).serve(20, silent)
+    reason = 'model_reason:reflux_gap:blind{model_version="v1", reason="silence"}'
+    checks = [nothing(60, reason), near(75, reason, 67.0, 1.0), nothing(69, reason)]
+    run(tmp_path, [*pod.series(), *constants("a")], checks)
+
+
+def test_another_sampling_rate_leaves_the_evidence_on_the_whole_gap_out(tmp_path):
+    """Counts of one rate say nothing at the odds of another."""
+    pod = Pod("a", PROPENSITY).born().serve(120, BAD)
+    before = constants("a", minutes=60)
+    doubled = constants("a", propensity=(0.04, 0.1, 0.8))
+    series = [
+        first | {"values": f"{first['values']} {then['values'].split('x')[0]}x80"}
+        for first, then in zip(before, doubled, strict=True)
+    ]
+    against = 'model_against:reflux_gap:log_evalue{against="%s", window="1h"}'
+    components = component_log_evalues(
+        *(getattr(BAD.cells(PROPENSITY, 60), name) for name in ("disagreed", "compared")), NULL
+    )
+    ceilings = 'model_against:reflux_gap:log_evalue{against="ceilings", model_version="v1", window="1h"}'
+    checks = [nothing(90, against % "slo"), near(90, ceilings, float(log_mean_exp(components)), 0.05)]
+    run(tmp_path, [*pod.series(), *series], checks)

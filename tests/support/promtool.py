@@ -18,11 +18,16 @@ from service.shadow.outcome import OUTCOMES
 
 RULES = Path(__file__).parents[2] / "k8s" / "monitoring" / "rules.yaml"
 PROMTOOL = shutil.which("promtool")
+LATE = "0.1"
+"""The bucket of answers in time."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a pod counts in a minute, per band [B]: `lost` of its samples end as `outcome`."""
+    """What a pod counts in a minute, per band [B]: `lost` of its samples end as `outcome`.
+
+    Beside these requests, `failed` are not answered; of those that are, `slow` are answered late.
+    """
 
     requests: Any
     sampled: Any
@@ -30,6 +35,8 @@ class Traffic:
     expected: Any
     lost: Any = 0.0
     outcome: str = "budget"
+    failed: float = 0.0
+    slow: float = 0.0
 
     def cells(self, propensity: Any, minutes: float) -> Cells:
         """Return the same as cells of one slot, of `minutes`."""
@@ -112,6 +119,12 @@ class Pod:
             for outcome in OUTCOMES:
                 value = {"completed": compared, traffic.outcome: float(cells.lost[band])}.get(outcome, 0.0)
                 found["reflux_shadow_results_total", label, f'outcome="{outcome}"'] = value
+        answered = float(cells.requests.sum())
+        found["reflux_answers_total", 'outcome="ok"'] = answered
+        found["reflux_answers_total", 'outcome="failed"'] = traffic.failed
+        found["reflux_answer_seconds_count",] = answered
+        found["reflux_answer_seconds_bucket", f'le="{LATE}"'] = answered - traffic.slow
+        found["reflux_answer_seconds_bucket", 'le="+Inf"'] = answered
         return found
 
 
@@ -135,12 +148,20 @@ def nothing(minute: int, expression: str) -> dict[str, Any]:
     return {"expr": expression, "eval_time": f"{minute}m", "exp_samples": []}
 
 
+def firing(minute: int, *alerts: tuple[str, str]) -> dict[str, Any]:
+    """Return a test that at `minute` these alerts fire, each with its model version, and no others."""
+    expression = 'max by (alertname, model_version) (ALERTS{alertstate="firing"})'
+    samples = [
+        {"labels": f'{{alertname="{name}"' + f', model_version="{version}"' * bool(version) + "}", "value": 1}
+        for name, version in alerts
+    ]
+    return {"expr": expression, "eval_time": f"{minute}m", "exp_samples": samples}
+
+
 def run(folder: Path, series: Iterable[dict[str, str]], checks: list[dict[str, Any]]) -> None:
     """Run the rules on the series, minute by minute, and the tests on what they record; fail with promtool's words."""
     groups = [group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]]
-    test = {"interval": "1m", "input_series": [*series]}
-    alerts = [check for check in checks if "alertname" in check]
-    test |= {"promql_expr_test": [check for check in checks if "expr" in check], "alert_rule_test": alerts}
+    test = {"interval": "1m", "input_series": [*series], "promql_expr_test": checks}
     whole = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",

@@ -12,6 +12,11 @@ def answers_group() -> Group:
     group = Group("reflux-answers", "1m")
     for window in WINDOWS:
         group.record(
+            "model:reflux_answers:increase",
+            f'sum by (model_version) (increase(reflux_answers_total{{outcome!="left"}}[{window}]))',
+            window=window,
+        )
+        group.record(
             "model:reflux_answers:error_ratio",
             f"""
             sum by (model_version) (rate(reflux_answers_total{{outcome!~"ok|left"}}[{window}]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from k8s.monitoring.rules.alerts import alerts_group
 from k8s.monitoring.rules.answers import answers_group
 from k8s.monitoring.rules.rule import Group
 from k8s.monitoring.rules.totals import constants_group, verdict_group
@@ -25,7 +26,8 @@ _Dumper.add_representer(str, _text)
 
 def groups() -> list[Group]:
     """Return all rules, in the order in which they depend on each other."""
-    return [constants_group(), *(window_group(window) for window in INTERVALS), verdict_group(), answers_group()]
+    windows = (window_group(window) for window in INTERVALS)
+    return [constants_group(), *windows, verdict_group(), answers_group(), alerts_group()]
 
 
 def documents() -> dict[str, str]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 Rule = dict[str, object]
 
+RUNBOOK = "https://reflux.example/docs/runbook.md"
+"""Where docs/runbook.md is published; replace it by your own place."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -21,6 +24,25 @@ class Group:
     def record(self, name: str, expression: str, **labels: str) -> None:
         """Add a rule that records `expression` as `name`, with further labels."""
         self.rules.append({"record": name, "expr": _lines(expression), **({"labels": labels} if labels else {})})
+
+    def alert(
+        self, name: str, expression: str, *, severity: str, wait: str, keep: str, summary: str, description: str
+    ) -> None:
+        """Add an alert that fires after `wait`, and for `keep` after its expression has no series any more."""
+        self.rules.append(
+            {
+                "alert": name,
+                "expr": _lines(expression),
+                "for": wait,
+                "keep_firing_for": keep,
+                "labels": {"severity": severity},
+                "annotations": {
+                    "summary": summary,
+                    "description": description,
+                    "runbook_url": f"{RUNBOOK}#{name.lower()}",
+                },
+            }
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Return the group as Prometheus reads it."""
