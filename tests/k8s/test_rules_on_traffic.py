@@ -129,8 +129,13 @@ def test_a_band_without_a_comparison_is_left_out_and_said(tmp_path):
 
 
 def test_a_band_without_traffic_spoils_nothing(tmp_path):
-    none = Traffic(
-        *(np.array([*values[:2], 0.0]) for values in (CALM.requests, CALM.sampled, CALM.disagreed, CALM.expected))
+    here = np.array([1.0, 1.0, 0.0])
+    none = replace(
+        CALM,
+        requests=CALM.requests * here,
+        sampled=CALM.sampled * here,
+        disagreed=CALM.disagreed * here,
+        expected=CALM.expected * here,
     )
     pod = Pod("a", PROPENSITY).born().serve(60, none)
     found = estimate(none.cells(PROPENSITY, 60))
@@ -180,9 +185,8 @@ def test_another_sampling_rate_leaves_the_evidence_on_the_whole_gap_out(tmp_path
         for first, then in zip(before, doubled, strict=True)
     ]
     against = 'model_against:reflux_gap:log_evalue{against="%s", window="1h"}'
-    components = component_log_evalues(
-        *(getattr(BAD.cells(PROPENSITY, 60), name) for name in ("disagreed", "compared")), NULL
-    )
+    cells = BAD.cells(PROPENSITY, 60)
+    components = component_log_evalues(cells.disagreed, cells.compared, NULL)
     ceilings = 'model_against:reflux_gap:log_evalue{against="ceilings", model_version="v1", window="1h"}'
     checks = [nothing(90, against % "slo"), near(90, ceilings, float(log_mean_exp(components)), 0.05)]
     run(tmp_path, [*pod.series(), *series], checks)
