@@ -93,13 +93,15 @@ def keep_factors(
 def _terms(cells: Cells, counted: Floats, factors: tuple[Floats, Floats, Floats]) -> Floats:
     """Return the logarithm of each bet's product over the requests of each cell; of its samples, `counted` count.
 
-    Cells with more samples than requests add nothing: a teacher took them over from another one, without the requests
-    that were not sampled, and samples alone are not what the traffic is.
+    Slots in which a cell has more samples than requests add nothing: a teacher took samples over from another one,
+    without the requests that were not sampled, and samples alone are not what the traffic is.
     """
     if_counted, if_sampled, otherwise = factors
     unsampled = cells.requests - cells.sampled
     terms = if_counted * counted + if_sampled * (cells.sampled - counted) + otherwise * unsampled
-    return np.where(unsampled >= 0.0, terms, 0.0)
+    _, slot = np.unique(cells.slot, return_inverse=True)
+    whole = np.bincount(slot, weights=unsampled < 0.0) == 0.0 if slot.size else np.zeros(0, dtype=np.bool_)
+    return np.where(whole[slot], terms, 0.0)
 
 
 def _given(cells: Cells, foreseen: Floats | None) -> tuple[Floats, Ints, Ints]:

@@ -74,10 +74,19 @@ def test_failures_of_the_teacher_only_weaken_the_evidence() -> None:
     assert log_keeps(refused, LIMIT) == log_keeps(cells_of(), LIMIT)
 
 
-def test_samples_taken_over_without_their_requests_are_no_evidence() -> None:
+@pytest.mark.parametrize("requests", [0.0, 350.0])
+def test_samples_taken_over_without_their_requests_are_no_evidence(requests: float) -> None:
     """As when a new teacher answers what was left pending: samples are the uncertain texts, not the traffic."""
     own = Cells.of(slot=[300], band=[0], propensity=0.1, requests=[900.0], sampled=[90], agreed=[84], disagreed=[6])
-    taken = Cells.of(slot=[0], band=[0], propensity=0.1, requests=[0.0], sampled=[400], agreed=[250], disagreed=[150])
+    taken = Cells.of(
+        slot=[600, 600],
+        band=[0, 1],  # the confident band has requests enough, and alone would vouch for the student
+        propensity=0.1,
+        requests=[900.0, requests],
+        sampled=[100, 400],
+        agreed=[100, 250],
+        disagreed=[0, 150],
+    )
     for evidence in (log_exceeds, log_keeps):
         assert evidence(own + taken, 0.08) == pytest.approx(evidence(own, 0.08))
 
