@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from service.monitor.teacher_drift import LOG_DRIFT, TeacherDrift
+from service.shadow.families import counter, gauge
 from service.shadow.teacher_watch import TeacherWatch
 
 
@@ -47,32 +48,20 @@ def model_change(watch: TeacherWatch | None) -> str | None:
 
 def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
     """Yield the families about the teacher itself; without anchors they have no series."""
-    on = watch is not None and watch.enabled
-    changed = GaugeMetricFamily(
-        "reflux_teacher_anchors", "Anchors that were asked about, by whether the label changed.", labels=["changed"]
-    )
-    evidence = GaugeMetricFamily(
-        "reflux_teacher_log_evalue", "Log e-value that the teacher changed; a drift needs 6.9."
-    )
-    drifts = GaugeMetricFamily("reflux_teacher_drift", "1 while the teacher drifts.")
-    cost = CounterMetricFamily("reflux_teacher_watch_cost_usd", "What anchors and repeated calls cost.")
-    responses = CounterMetricFamily(
-        "reflux_teacher_responses",
-        "Answers by the model and the fingerprint that they state, of the newest few.",
-        labels=["model", "fingerprint"],
-    )
-    if watch is not None:
-        cost.add_metric([], watch.cost_usd_now)
-        for name, count in watch.models.responses.items():
-            responses.add_metric(name, count)
-    if watch is not None and on:
-        drift = watch.drift
-        changed.add_metric(["true"], drift.changed)
-        changed.add_metric(["false"], drift.met - drift.changed)
-        if drift.met:
-            evidence.add_metric([], drift.log_evalue())
-        drifts.add_metric([], float(drift.drifts))
-    yield from (changed, evidence, drifts, cost, responses)
+    drift = watch.drift if watch is not None and watch.enabled else None
+    changed = [] if drift is None else [(("true",), drift.changed), (("false",), drift.met - drift.changed)]
+    text = "Anchors that were asked about, by whether the label changed."
+    yield gauge("reflux_teacher_anchors", text, ("changed",), changed)
+    evidence = [] if drift is None or not drift.met else [((), drift.log_evalue())]
+    text = "Log e-value that the teacher changed; a drift needs 6.9."
+    yield gauge("reflux_teacher_log_evalue", text, (), evidence)
+    drifts = [] if drift is None else [((), float(drift.drifts))]
+    yield gauge("reflux_teacher_drift", "1 while the teacher drifts.", (), drifts)
+    cost = [] if watch is None else [((), watch.cost_usd_now)]
+    yield counter("reflux_teacher_watch_cost_usd", "What anchors and repeated calls cost.", (), cost)
+    responses = [] if watch is None else watch.models.responses.items()
+    text = "Answers by the model and the fingerprint that they state, of the newest few."
+    yield counter("reflux_teacher_responses", text, ("model", "fingerprint"), responses)
 
 
 def _status(watch: TeacherWatch | None) -> tuple[str, str]:
