@@ -12,7 +12,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest import mock
@@ -33,12 +33,15 @@ CLIENTS = 8
 RATE = 0.6
 SEED = 11
 
+Look = Callable[[httpx.AsyncClient], Awaitable[None]]
+
 
 @asynccontextmanager
-async def day(bundle: Path, teacher: Path, foreign: float) -> AsyncIterator[str]:
+async def day(bundle: Path, teacher: Path, foreign: float, look: Look | None = None) -> AsyncIterator[str]:
     """Serve `bundle`, shadowed to the bundle `teacher`, and yield its address after a day of traffic.
 
-    `foreign` is the share, in [0, 1], of texts in the last hours that are no tickets.
+    `foreign` is the share, in [0, 1], of texts in the last hours that are no tickets. `look` is called before each
+    request, at its time, with a client of the service.
     """
     with tempfile.TemporaryDirectory() as folder, mock.patch("time.time", _Clock()) as clock:
         shadow = ShadowSettings(
@@ -56,7 +59,7 @@ async def day(bundle: Path, teacher: Path, foreign: float) -> AsyncIterator[str]
                 raise SystemExit("the service did not start; its log says why")
             await asyncio.sleep(0.05)
         async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
-            await _send(client, foreign, clock)
+            await _send(client, foreign, clock, look)
             while (gap := (await client.get("/gap")).json())["queue"]["waiting"] + gap["queue"]["in_flight"]:
                 await asyncio.sleep(0.2)
         yield url
@@ -64,13 +67,15 @@ async def day(bundle: Path, teacher: Path, foreign: float) -> AsyncIterator[str]
         await running
 
 
-async def _send(client: httpx.AsyncClient, foreign: float, clock: _Clock) -> None:
+async def _send(client: httpx.AsyncClient, foreign: float, clock: _Clock, look: Look | None) -> None:
     """Send the texts of a day; `clock.offset` is the time of the next, in seconds from now."""
     texts = enumerate(_texts(foreign))
 
     async def work() -> None:
         for number, text in texts:
             clock.offset = -3600 * HOURS * (1 - (number + 1) / REQUESTS)
+            if look is not None:
+                await look(client)
             (await client.post("/classify", json={"text": text})).raise_for_status()
 
     await asyncio.gather(*(work() for _ in range(CLIENTS)))

@@ -28,8 +28,7 @@ def tree(dashboard):
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.name)
 def test_the_json_is_what_the_generator_makes(dashboard):
-    command = "python -m k8s.monitoring.dashboards"
-    assert (FOLDER / f"{dashboard.name}.json").read_text() == to_json(dashboard), f"run `{command}`"
+    assert (FOLDER / f"{dashboard.name}.json").read_text() == to_json(dashboard), "run `make monitoring`"
 
 
 def test_every_json_has_a_generator():

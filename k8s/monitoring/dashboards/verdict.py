@@ -29,6 +29,12 @@ def power_of_ten(expr: str) -> str:
     return f"{expr} / {math.log(10):.4f}"
 
 
+EVIDENCE = (
+    '(max by (model_version, window) (model:reflux_gap:log_evalue{model_version=~"$model_version"})'
+    f" or {worst('reflux_gap_window_log_evalue', by=PER_WINDOW)})"
+)
+"""The evidence in each window: of all pods where the recording rules are, else of the pod with the most."""
+
 _LEAVE = f"max by (model_version) ({series('reflux_gap_verdict')} == {Verdict.LEAVE.code})"
 WORST_VERDICT = f"({_LEAVE} or {worst('reflux_gap_verdict')})"
 """Leave goes before blind, although its number is smaller."""
@@ -54,9 +60,10 @@ _NOW = Row(
         Stat(
             title="Evidence against the student",
             description="Odds that the gap is above the SLO or a band above its ceiling, as a power of ten: 3 is "
-            "1,000 to 1 (open a ticket), 4 is 10,000 to 1 (page). Of the pod and window with most evidence. It may be "
-            "read at any time: it reaches 4 by chance at most once in 10,000 cases.",
-            queries=(Query(power_of_ten(worst("reflux_gap_window_log_evalue")), "{{model_version}}"),),
+            "1,000 to 1 (open a ticket), 4 is 10,000 to 1 (page). Of the window with most, and of all pods where the "
+            "recording rules are loaded, else of the pod with most. It may be read at any time: "
+            "it reaches 4 by chance at most once in 10,000 cases.",
+            queries=(Query(power_of_ten(f"max by (model_version) {EVIDENCE}"), "{{model_version}}"),),
             limits=SCALE,
             decimals=1,
         ),
@@ -128,12 +135,8 @@ _EVIDENCE = Row(
             title="Evidence by window",
             description="Odds that a limit is exceeded, as a power of ten, in each window; yellow line: ticket, red "
             "line: page. Below 0 the data speak for the student. Short windows react first, long ones find small "
-            "changes. Of the pod with most evidence.",
-            queries=(
-                Query(
-                    power_of_ten(worst("reflux_gap_window_log_evalue", by=PER_WINDOW)), "{{window}} {{model_version}}"
-                ),
-            ),
+            "changes. Of all pods where the recording rules are loaded, else of the pod with most.",
+            queries=(Query(power_of_ten(EVIDENCE), "{{window}} {{model_version}}"),),
             limits=SCALE,
             floor=None,
             width=8,
