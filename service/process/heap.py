@@ -11,14 +11,15 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_MMAP_THRESHOLD = -3
-"""The parameter M_MMAP_THRESHOLD of mallopt."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""The parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt."""
 
 _LOADING = 128 * 2**10
 """Bytes from which a block is mapped on its own; this is glibc's value at the start of a process."""
 
 _SERVING = 32 * 2**20
-"""The highest that glibc raises it to: runs then reuse memory instead of asking the system for it each time."""
+"""The highest that glibc raises it to: runs then reuse memory instead of asking the system for it each time. It keeps
+twice as much free memory at the end of the heap, so it must be told to do so when the threshold is set by hand."""
 
 
 @contextmanager
@@ -35,4 +36,6 @@ def small_heap() -> Iterator[None]:
 
 def _map_blocks_from(size: int) -> None:
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, size)
+        mallopt(_TRIM_THRESHOLD, 2 * size)
