@@ -33,6 +33,7 @@ FOREIGN = 0.5
 WINDOW = "6h"
 TARGET = 'instance="10.0.3.7:8080",job="reflux",namespace="desk",pod="reflux-6d5f7c9b8-x2kqp"'
 SERIES = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+WAITING = re.compile(r"reflux_shadow_(?:queue_depth|inflight)\{.*\} [1-9]")
 STARTED = "process_start_time_seconds"
 
 
@@ -51,7 +52,9 @@ class Scrapes:
             if now - self._last < EVERY_SECONDS:
                 return
             self._begun, self._last = self._begun or now, now
-            self.lines += self._timed((await client.get("/metrics")).text, now)
+            while WAITING.search(page := (await client.get("/metrics")).text):  # the teacher has as long as in a day
+                await asyncio.sleep(0.1)
+            self.lines += self._timed(page, now)
 
     def _timed(self, page: str, now: float) -> Iterator[str]:
         for line in page.splitlines():

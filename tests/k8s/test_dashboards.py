@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from k8s.monitoring import dashboards
 from k8s.monitoring.dashboards import DASHBOARDS
@@ -98,3 +99,13 @@ def test_lines_and_columns_have_names_of_their_own(panel):
 def test_events_are_of_the_chosen_hosts():
     for expr, _text, _colour in ANNOTATIONS.values():
         assert all('namespace=~"$namespace"' in matchers for _name, matchers in METRIC.findall(expr))
+
+
+def test_kustomize_makes_a_configmap_of_each_that_kubectl_can_apply():
+    maps = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["configMapGenerator"]
+    assert {one["name"]: one["files"] for one in maps} == {
+        f"reflux-dashboard-{dashboard.name}": [f"{dashboard.name}.json"] for dashboard in DASHBOARDS
+    }
+    for dashboard in DASHBOARDS:
+        copy = json.dumps({"data": {f"{dashboard.name}.json": to_json(dashboard)}})
+        assert len(copy) < 250 * 1024  # of the 256 KiB that annotations may have together

@@ -9,6 +9,7 @@ Grafana's, variables choose everything, and events are left out.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from k8s.monitoring.dashboards import DASHBOARDS
 from k8s.monitoring.dashboards.panels import Dashboard, Panel, Stat, Table
@@ -82,7 +84,9 @@ def draw(dashboard: Dashboard, source: Prometheus, path: Path) -> None:
         axes = figure.add_axes((left, bottom, right - left, top - bottom))
         plot(panel, axes, source.found(panel))
         figure.text(left, 1 - (at["y"] + 0.6) / height, panel.title.removesuffix(": $model_version"), size=9)
-    figure.savefig(path, pil_kwargs={"optimize": True})
+    whole = io.BytesIO()
+    figure.savefig(whole, format="png")
+    Image.open(whole).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def main() -> None:

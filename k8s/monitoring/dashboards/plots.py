@@ -62,8 +62,11 @@ def _(panel: Stat, axes: Axes, found: Found) -> None:
 @plot.register
 def _(panel: Lines, axes: Axes, found: Found) -> None:
     named = _named(panel, found)
+    if not named:
+        _say_nothing(axes)
+        return
     colours = dict(zip([name for name, _ in named], cycle(PALETTE), strict=False))
-    if panel.stacked and named:
+    if panel.stacked:
         _stack(axes, named, [colours[name] for name, _ in named])
     else:
         ends = {name: one for name, one in named if name in ("lower", "upper")} if panel.repeat else {}
@@ -96,7 +99,9 @@ def _(panel: States, axes: Axes, found: Found) -> None:
         step = one.times[1] - one.times[0] if len(one.times) > 1 else 60.0
         for time, value in zip(one.times, one.values, strict=True):
             axes.fill_betweenx([row - 0.35, row + 0.35], time, time + step, color=_colour(panel, value), linewidth=0)
-    axes.set_yticks(range(len(named)), [name for name, _ in named])
+    axes.set_yticks([])
+    for row, (name, one) in enumerate(named):
+        axes.text(one.times[0], row, f" {name}", va="center", size=SMALL)
     for value, name in (panel.names or {}).items():
         axes.plot([], [], color=_colour(panel, value), linewidth=5, label=name)
     _time_axis(axes)
@@ -121,6 +126,7 @@ def _(panel: Table, axes: Axes, found: Found) -> None:
         for row, values in ordered[:MOST]
     ]
     if not cells:
+        _say_nothing(axes)
         return
     table = axes.table(cells, colLabels=[*names, *columns], loc="upper center", cellLoc="left", edges="horizontal")
     table.auto_set_font_size(False)
@@ -139,6 +145,11 @@ def _cell(panel: Table, column: str, values: dict[str, float]) -> str:
 def _named(panel: Panel, found: Found) -> list[tuple[str, Series]]:
     """Return all series with their names."""
     return [(one.name(query.legend), one) for query, series in zip(panel.queries, found, strict=True) for one in series]
+
+
+def _say_nothing(axes: Axes) -> None:
+    axes.axis("off")
+    axes.text(0.5, 0.5, "no data", ha="center", va="center", color="#999999", transform=axes.transAxes)
 
 
 def _stack(axes: Axes, named: list[tuple[str, Series]], colours: list[str]) -> None:

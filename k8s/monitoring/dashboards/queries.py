@@ -50,10 +50,12 @@ def quantile(of: float, metric: str, *labels: str, by: tuple[str, ...] = VERSION
 
 def wilson(count: str, trials: str) -> Interval:
     """Return a proportion with Wilson's interval (1927) at 1.96 standard errors."""
-    middle = f"({count}) + 1.92"
-    half = f"1.96 * sqrt(clamp_min(({count}) * (1 - ({count}) / ({trials})), 0) + 0.96)"
-    whole = f"(({trials}) + 3.84)"
-    return Interval(f"({count}) / ({trials})", f"({middle} - {half}) / {whole}", f"({middle} + {half}) / {whole}")
+    middle = f"({count}) + 1.9208"
+    half = f"1.96 * sqrt(clamp_min(({count}) * (1 - ({count}) / ({trials})), 0) + 0.9604)"
+    whole = f"(({trials}) + 3.8416)"
+    return Interval(
+        f"({count}) / ({trials})", f"clamp_min({middle} - {half}, 0) / {whole}", f"({middle} + {half}) / {whole}"
+    )
 
 
 ELIGIBLE = increase("reflux_shadow_eligible_total")

@@ -35,6 +35,16 @@ EVIDENCE = (
 )
 """The evidence in each window: of all pods where the recording rules are, else of the pod with the most."""
 
+_OF_A_POD = (
+    f"ln(sum by (model_version, pod, instance) ({series('reflux_gap_window_weight')}"
+    f" * exp(clamp_max({series('reflux_gap_window_log_evalue')}, 600))))"
+)
+COMBINED = (
+    '(max by (model_version) (model:reflux_gap:log_evidence{model_version=~"$model_version"})'
+    f" or max by (model_version) ({_OF_A_POD}))"
+)
+"""The evidence of all windows together, by which a verdict is leave and an alert pages."""
+
 _LEAVE = f"max by (model_version) ({series('reflux_gap_verdict')} == {Verdict.LEAVE.code})"
 WORST_VERDICT = f"({_LEAVE} or {worst('reflux_gap_verdict')})"
 """Leave goes before blind, although its number is smaller."""
@@ -60,10 +70,10 @@ _NOW = Row(
         Stat(
             title="Evidence against the student",
             description="Odds that the gap is above the SLO or a band above its ceiling, as a power of ten: 3 is "
-            "1,000 to 1 (open a ticket), 4 is 10,000 to 1 (page). Of the window with most, and of all pods where the "
+            "1,000 to 1 (open a ticket), 4 is 10,000 to 1 (page). Of all windows together, and of all pods where the "
             "recording rules are loaded, else of the pod with most. It may be read at any time: "
             "it reaches 4 by chance at most once in 10,000 cases.",
-            queries=(Query(power_of_ten(f"max by (model_version) {EVIDENCE}"), "{{model_version}}"),),
+            queries=(Query(power_of_ten(COMBINED), "{{model_version}}"),),
             limits=SCALE,
             decimals=1,
         ),
@@ -133,9 +143,10 @@ _EVIDENCE = Row(
     (
         Lines(
             title="Evidence by window",
-            description="Odds that a limit is exceeded, as a power of ten, in each window; yellow line: ticket, red "
-            "line: page. Below 0 the data speak for the student. Short windows react first, long ones find small "
-            "changes. Of all pods where the recording rules are loaded, else of the pod with most.",
+            description="Odds that a limit is exceeded, as a power of ten, in each window. At the lines all windows "
+            "together open a ticket (yellow) or page (red); a short window alone must be higher. Below 0 the data "
+            "speak for the student. Short windows react first, long ones find small changes. Of all pods where "
+            "the recording rules are loaded, else of the pod with most.",
             queries=(Query(power_of_ten(EVIDENCE), "{{window}} {{model_version}}"),),
             limits=SCALE,
             floor=None,
@@ -163,7 +174,7 @@ _EVIDENCE = Row(
             queries=(
                 Query(
                     f"sum by (model_version) ({series('reflux_gap_edetector')})"
-                    f" / {worst('reflux_gap_edetector_threshold')}",
+                    f" / sum by (model_version) ({series('reflux_gap_edetector_threshold')})",
                     "{{model_version}}",
                 ),
             ),
