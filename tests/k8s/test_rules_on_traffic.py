@@ -4,51 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from prometheus_client.core import Metric
 
 from service.monitor.evalues import component_log_evalues, log_mean_exp
 from service.monitor.gap import estimate
 from service.monitor.gap_evalues import log_exceeds, log_keeps
-from service.shadow.rule_metrics import limits, log_factors, log_likelihood_ratios, window_weights
-from service.telemetry.objectives import Objectives
-from tests.support.promtool import PROMTOOL, Pod, Traffic, firing, gauges, near, nothing, run
+from tests.support.monitored import BAD, CALM, FORESEEN, NULL, PROPENSITY, SLO, constants
+from tests.support.promtool import PROMTOOL, Pod, firing, near, nothing, run
 
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: prometheus)")
-
-PROPENSITY = (0.02, 0.05, 0.4)
-FORESEEN = np.array([0.002, 0.02, 0.3])
-NULL = np.array([0.01, 0.05, 0.4])
-SLO = 0.08
-CALM = Traffic(
-    requests=np.array([60.0, 30.0, 10.0]),
-    sampled=np.array([1.2, 1.5, 4.0]),
-    disagreed=np.array([0.0024, 0.03, 1.2]),
-    expected=np.array([0.12, 0.6, 3.0]),
-)
-BAD = replace(CALM, disagreed=np.array([0.12, 0.45, 2.0]))
-
-
-def constants(*pods, minutes=200, propensity=PROPENSITY, version="v1", null=NULL):
-    info = Metric("reflux_model_info", "", "gauge")
-    info.add_sample("reflux_model_info", {"model_version": version}, 1.0)
-    slo = Metric("reflux_gap_slo", "", "gauge")
-    slo.add_sample("reflux_gap_slo", {"model_version": version}, SLO)
-    families = (
-        info,
-        slo,
-        *(versioned(family, version) for family in Objectives(0.999, 0.99, 0.1).collect()),
-        limits(version),
-        window_weights(version),
-        log_factors(version, propensity, SLO, FORESEEN),
-        log_likelihood_ratios(version, null),
-    )
-    return [one for pod in pods for one in gauges(pod, minutes, *families)]
-
-
-def versioned(family, version):
-    """Return a family as the page of a model has it."""
-    family.samples = [one._replace(labels={"model_version": version} | one.labels) for one in family.samples]
-    return family
 
 
 def gap(window, version="v1", what="ratio"):
@@ -70,7 +33,8 @@ def test_the_gap_of_a_window_has_the_interval_of_the_service(tmp_path):
 
 
 def test_the_evidence_is_that_of_the_service(tmp_path):
-    pods = [Pod(name, PROPENSITY).born().serve(120, BAD) for name in "ab"]
+    pods = [Pod(name, PROPENSITY).born().serve(60, BAD) for name in "ab"]
+    # Two pods count in one hour what one counts in two.
     cells = BAD.cells(PROPENSITY, 120)
     exceeds, keeps = log_exceeds(cells, SLO, FORESEEN), log_keeps(cells, SLO, FORESEEN)
     components = component_log_evalues(cells.disagreed, cells.compared, NULL)
@@ -78,12 +42,11 @@ def test_the_evidence_is_that_of_the_service(tmp_path):
     against = 'model_against:reflux_gap:log_evalue{{against="{}", model_version="v1", window="1h"}}'
     both = float(log_mean_exp(np.array([exceeds, ceilings])))
     checks = [
-        near(120, against.format("slo"), exceeds, 0.05),
-        near(120, against.format("ceilings"), ceilings, 0.05),
-        near(120, gap("1h", what="log_evalue"), both, 0.05),
-        near(120, gap("1h", what="log_certify"), keeps, 0.05),
+        near(60, against.format("slo"), exceeds, 0.05),
+        near(60, against.format("ceilings"), ceilings, 0.05),
+        near(60, gap("1h", what="log_evalue"), both, 0.05),
+        near(60, gap("1h", what="log_certify"), keeps, 0.05),
     ]
-    # Two pods in one hour count what one does in two.
     run(tmp_path, [*(one for pod in pods for one in pod.series()), *constants("a", "b")], checks)
 
 
@@ -140,29 +103,22 @@ def test_a_band_without_traffic_spoils_nothing(tmp_path):
     pod = Pod("a", PROPENSITY).born().serve(60, none)
     found = estimate(none.cells(PROPENSITY, 60))
     checks = [near(60, gap("1h", what=what), getattr(found, what), 1e-4) for what in ("coverage", "lower", "upper")]
-    run(
-        tmp_path,
-        [
-            *pod.series(),
-            *constants("a"),
-        ],
-        [near(60, gap("1h"), found.gap, 1e-4), *checks],
-    )
+    run(tmp_path, [*pod.series(), *constants("a")], [near(60, gap("1h"), found.gap, 1e-4), *checks])
 
 
 def test_losses_do_not_bias_the_gap_and_make_it_blind(tmp_path):
     lost = np.array([0.12, 0.3, 2.0])
     answered = 1 - lost / CALM.sampled
     lossy = replace(CALM, lost=lost, disagreed=CALM.disagreed * answered)
-    pod = Pod("a", PROPENSITY).born().serve(120, lossy)
+    pod = Pod("a", PROPENSITY).born().serve(60, lossy)
     width = float((CALM.requests / 100) @ (lost / CALM.sampled))
     checks = [
-        near(120, gap("1h"), estimate(CALM.cells(PROPENSITY, 60)).gap, 1e-4),
-        near(120, gap("1h", what="worst_case_width"), width, 1e-4),
-        near(120, 'model:reflux_shadow_lost:ratio{model_version="v1", window="1h"}', 2.42 / 6.7, 1e-3),
-        near(120, 'model_reason:reflux_gap:blind{model_version="v1", reason="losses"}', 2.42 / 6.7, 1e-3),
-        near(120, 'model_reason:reflux_gap:blind{model_version="v1", reason="uncertainty"}', width, 1e-3),
-        firing(120, ("RefluxBudgetSpent", "v1"), ("RefluxGapBlind", "v1")),
+        near(60, gap("1h"), estimate(CALM.cells(PROPENSITY, 60)).gap, 1e-4),
+        near(60, gap("1h", what="worst_case_width"), width, 1e-4),
+        near(60, 'model:reflux_shadow_lost:ratio{model_version="v1", window="1h"}', 2.42 / 6.7, 1e-3),
+        near(60, 'model_reason:reflux_gap:blind{model_version="v1", reason="losses"}', 2.42 / 6.7, 1e-3),
+        near(60, 'model_reason:reflux_gap:blind{model_version="v1", reason="uncertainty"}', width, 1e-3),
+        firing(60, ("RefluxBudgetSpent", "v1"), ("RefluxGapBlind", "v1")),
     ]
     run(tmp_path, [*pod.series(), *constants("a")], checks)
 
@@ -177,11 +133,11 @@ def test_silence_is_blind(tmp_path):
 
 def test_another_sampling_rate_leaves_the_evidence_on_the_whole_gap_out(tmp_path):
     """Counts of one rate say nothing at the odds of another."""
-    pod = Pod("a", PROPENSITY).born().serve(120, BAD)
+    pod = Pod("a", PROPENSITY).born().serve(90, BAD)
     before = constants("a", minutes=60)
     doubled = constants("a", propensity=(0.04, 0.1, 0.8))
     series = [
-        first | {"values": f"{first['values']} {then['values'].split('x')[0]}x80"}
+        first | {"values": f"{first['values']} {then['values'].split('x')[0]}x30"}
         for first, then in zip(before, doubled, strict=True)
     ]
     against = 'model_against:reflux_gap:log_evalue{against="%s", window="1h"}'

@@ -48,8 +48,8 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, *ports: int) -> AsyncIterator[Prometheus]:
-    """Start Prometheus on the services at `ports`; skips the test where there is none."""
+async def prometheus(folder: Path, *ports: int, rules: Path | None = None) -> AsyncIterator[Prometheus]:
+    """Start Prometheus on the services at `ports`, with a file of `rules`; skips the test where there is none."""
     if PROMETHEUS is None:
         pytest.skip("there is no Prometheus (Debian: prometheus)")
     address = dead_address()
@@ -60,7 +60,8 @@ async def prometheus(folder: Path, *ports: int) -> AsyncIterator[Prometheus]:
         "static_configs": [{"targets": [f"127.0.0.1:{target}" for target in ports]}],
     }
     config = folder / "prometheus.json"
-    config.write_text(json.dumps({"scrape_configs": [scrape]}))  # JSON is YAML
+    files = [str(rules)] if rules is not None else []
+    config.write_text(json.dumps({"scrape_configs": [scrape], "rule_files": files}))  # JSON is YAML
     process = await asyncio.create_subprocess_exec(
         PROMETHEUS,
         f"--config.file={config}",

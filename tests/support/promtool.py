@@ -26,7 +26,8 @@ LATE = "0.1"
 class Traffic:
     """What a pod counts in a minute, per band [B]: `lost` of its samples end as `outcome`.
 
-    Beside these requests, `failed` are not answered; of those that are, `slow` are answered late.
+    Without `eligible`, no coin is tossed. Beside these requests, `failed` are not answered; of those that are, `slow`
+    are answered late. `missing` of the samples of each band are nowhere, `defects` texts are not counted.
     """
 
     requests: Any
@@ -35,8 +36,11 @@ class Traffic:
     expected: Any
     lost: Any = 0.0
     outcome: str = "budget"
+    eligible: bool = True
     failed: float = 0.0
     slow: float = 0.0
+    missing: float = 0.0
+    defects: float = 0.0
 
     def cells(self, propensity: Any, minutes: float) -> Cells:
         """Return the same as cells of one slot, of `minutes`."""
@@ -85,7 +89,8 @@ class Pod:
         """Serve `traffic` in each of the next `minutes`."""
         for key, rate in self._rates(traffic).items():
             now = self._now[key]
-            self._values[key].append(f"{now + rate!r}+{rate!r}x{minutes - 1}")
+            # Each value in full: a sum that rounds to a little less than the last one would be a restart.
+            self._values[key] += [repr(now + minute * rate) for minute in range(1, minutes + 1)]
             self._now[key] = now + minutes * rate
         return self
 
@@ -107,8 +112,9 @@ class Pod:
             for name, value in (
                 ("requests", cells.requests[band]),
                 ("expected_disagreement", cells.expected[band]),
-                ("shadow_eligible", cells.requests[band]),
-                ("shadow_sampled", cells.sampled[band]),
+                ("shadow_eligible", cells.requests[band] * traffic.eligible),
+                ("shadow_sampled", cells.sampled[band] + traffic.missing),
+                ("shadow_resumed", 0.0),
                 ("shadow_weight", compared * inverse),
                 ("shadow_weight_sq", compared * inverse**2),
                 ("shadow_disagree_weight", disagreed * inverse),
@@ -120,12 +126,22 @@ class Pod:
                 value = {"completed": compared, traffic.outcome: float(cells.lost[band])}.get(outcome, 0.0)
                 found["reflux_shadow_results_total", label, f'outcome="{outcome}"'] = value
         answered = float(cells.requests.sum())
+        for name in ("reflux_shadow_queue_depth", "reflux_shadow_inflight"):
+            found[name,] = 0.0
+        found["reflux_shadow_defects_total",] = traffic.defects
         found["reflux_answers_total", 'outcome="ok"'] = answered
         found["reflux_answers_total", 'outcome="failed"'] = traffic.failed
         found["reflux_answer_seconds_count",] = answered
         found["reflux_answer_seconds_bucket", f'le="{LATE}"'] = answered - traffic.slow
         found["reflux_answer_seconds_bucket", 'le="+Inf"'] = answered
         return found
+
+
+def gauge(name: str, value: float, minutes: int, pod: str = "a", version: str = "v1", **labels: str) -> dict[str, str]:
+    """Return one gauge of a pod that keeps its value for `minutes`."""
+    metric = Metric(name, "", "gauge")
+    metric.add_sample(name, {"model_version": version} | labels, value)
+    return next(gauges(pod, minutes, metric))
 
 
 def gauges(pod: str, minutes: int, *families: Metric) -> Iterator[dict[str, str]]:
@@ -158,13 +174,13 @@ def firing(minute: int, *alerts: tuple[str, str]) -> dict[str, Any]:
     return {"expr": expression, "eval_time": f"{minute}m", "exp_samples": samples}
 
 
-def run(folder: Path, series: Iterable[dict[str, str]], checks: list[dict[str, Any]]) -> None:
-    """Run the rules on the series, minute by minute, and the tests on what they record; fail with promtool's words."""
+def run(folder: Path, series: Iterable[dict[str, str]], checks: list[dict[str, Any]], step: str = "1m") -> None:
+    """Run the rules on the series, `step` by step, and the tests on what they record; fail with promtool's words."""
     groups = [group["name"] for group in yaml.safe_load(RULES.read_text())["groups"]]
-    test = {"interval": "1m", "input_series": [*series], "promql_expr_test": checks}
+    test = {"interval": step, "input_series": [*series], "promql_expr_test": checks}
     whole = {
         "rule_files": [str(RULES)],
-        "evaluation_interval": "1m",
+        "evaluation_interval": step,
         "group_eval_order": groups,
         "tests": [test],
     }

@@ -76,6 +76,7 @@ def _blindness(group: Group) -> None:
         """
         sum by (model_version) (model:reflux_requests:increase{window="1h"}) > 0
         unless on (model_version) model:reflux_shadow_eligible:increase{window="1h"} > 0
+        and on (model_version) reflux_model_info
         """,
         severity="ticket",
         wait="1h",
@@ -119,7 +120,7 @@ def _pipeline(group: Group) -> None:
     group.alert(
         "RefluxShadowMiscounts",
         """
-        (model:reflux_shadow:missing != 0)
+        (abs(model:reflux_shadow:missing) >= 1)
         or sum by (model_version) (increase(reflux_shadow_defects_total[1h])) > 0
         """,
         severity="ticket",
