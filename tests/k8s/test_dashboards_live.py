@@ -23,7 +23,7 @@ from tests.support.prometheus import Prometheus, prometheus
 from tests.support.service_here import ADMIN
 from tests.support.service_process import service_process
 from tests.support.tiny_bundle import WORDS, build_bundle, build_witness, rewritten
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 QUERIES = {
     f"{dashboard.name}: {panel.title}: {query.legend}": query.expr
@@ -68,7 +68,9 @@ def with_everything(student: Bundle, folder) -> Bundle:
 
 async def ask(port: int, texts: Sequence[str]) -> None:
     """Classify the texts, and wait until all that were sampled are compared."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": ADMIN}) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": ADMIN}, timeout=PATIENCE
+    ) as client:
         for start in range(0, len(texts), 12):
             response = await client.post("/classify", json={"texts": texts[start : start + 12]})
             assert response.status_code == 200
@@ -90,6 +92,20 @@ async def empty(server: Prometheus, exprs: dict[str, str]) -> list[str]:
         if not await server.query(expr):
             found.append(name)
     return found
+
+
+async def complete(server: Prometheus, exprs: dict[str, str]) -> None:
+    """Wait until every expression has a finite value; names those that have none."""
+    missing: list[str] = []
+
+    async def all_found() -> bool:
+        missing[:] = await empty(server, exprs)
+        return not missing
+
+    try:
+        await until(all_found, pause=1.0)
+    except TimeoutError:
+        assert not missing
 
 
 @pytest.mark.timeout(120)
@@ -114,7 +130,7 @@ async def test_every_panel_and_every_event_has_data(tmp_path):
         service_process(REFLUX_BUNDLE=str(student.path), **plan, **settings) as service,
         prometheus(tmp_path, service.port) as server,
     ):
-        assert not await empty(server, EVENTS)
+        await complete(server, EVENTS)
         await ask(service.port, TEXTS)
 
         async def scraped() -> bool:
@@ -122,13 +138,4 @@ async def test_every_panel_and_every_event_has_data(tmp_path):
             return row is not None and float(row["value"][1]) == len(TEXTS)
 
         await until(scraped, pause=0.2)
-        missing: list[str] = []
-
-        async def complete() -> bool:
-            missing[:] = await empty(server, QUERIES)
-            return not missing
-
-        try:
-            await until(complete, pause=1.0, patience=15.0)
-        except TimeoutError:
-            assert not missing
+        await complete(server, QUERIES)
