@@ -30,6 +30,7 @@ from k8s.monitoring.dashboards.draw import Prometheus, draw
 
 EVERY_SECONDS = 240.0
 FOREIGN = 0.5
+REQUESTS = 1000
 WINDOW = "6h"
 TARGET = 'instance="10.0.3.7:8080",job="reflux",namespace="desk",pod="reflux-6d5f7c9b8-x2kqp"'
 SERIES = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
@@ -71,7 +72,7 @@ class Scrapes:
 async def scraped(run: Path) -> Scrapes:
     """Return what was scraped in a day whose last hours have foreign texts."""
     scrapes = Scrapes()
-    async with day(run / "bundle", run / "bundles" / "teacher", FOREIGN, scrapes.look) as url:
+    async with day(run / "bundle", run / "bundles" / "teacher", FOREIGN, scrapes.look, REQUESTS) as url:
         async with httpx.AsyncClient(base_url=url) as client:
             await scrapes.look(client)
     return scrapes

@@ -37,7 +37,9 @@ Look = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
 @asynccontextmanager
-async def day(bundle: Path, teacher: Path, foreign: float, look: Look | None = None) -> AsyncIterator[str]:
+async def day(
+    bundle: Path, teacher: Path, foreign: float, look: Look | None = None, requests: int = REQUESTS
+) -> AsyncIterator[str]:
     """Serve `bundle`, shadowed to the bundle `teacher`, and yield its address after a day of traffic.
 
     `foreign` is the share, in [0, 1], of texts in the last hours that are no tickets. `look` is called before each
@@ -59,7 +61,7 @@ async def day(bundle: Path, teacher: Path, foreign: float, look: Look | None = N
                 raise SystemExit("the service did not start; its log says why")
             await asyncio.sleep(0.05)
         async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
-            await _send(client, foreign, clock, look)
+            await _send(client, foreign, clock, look, requests)
             while (gap := (await client.get("/gap")).json())["queue"]["waiting"] + gap["queue"]["in_flight"]:
                 await asyncio.sleep(0.2)
         yield url
@@ -67,13 +69,13 @@ async def day(bundle: Path, teacher: Path, foreign: float, look: Look | None = N
         await running
 
 
-async def _send(client: httpx.AsyncClient, foreign: float, clock: _Clock, look: Look | None) -> None:
+async def _send(client: httpx.AsyncClient, foreign: float, clock: _Clock, look: Look | None, requests: int) -> None:
     """Send the texts of a day; `clock.offset` is the time of the next, in seconds from now."""
-    texts = enumerate(_texts(foreign))
+    texts = enumerate(_texts(foreign, requests))
 
     async def work() -> None:
         for number, text in texts:
-            clock.offset = -3600 * HOURS * (1 - (number + 1) / REQUESTS)
+            clock.offset = -3600 * HOURS * (1 - (number + 1) / requests)
             if look is not None:
                 await look(client)
             (await client.post("/classify", json={"text": text})).raise_for_status()
@@ -81,11 +83,11 @@ async def _send(client: httpx.AsyncClient, foreign: float, clock: _Clock, look: 
     await asyncio.gather(*(work() for _ in range(CLIENTS)))
 
 
-def _texts(foreign: float) -> Iterator[str]:
+def _texts(foreign: float, requests: int) -> Iterator[str]:
     chance = random.Random(SEED)
     sentences = _sentences()
-    for number, ticket in enumerate(tickets.generate(REQUESTS, SEED)):
-        late = number >= REQUESTS * FOREIGN_FROM / HOURS
+    for number, ticket in enumerate(tickets.generate(requests, SEED)):
+        late = number >= requests * FOREIGN_FROM / HOURS
         yield chance.choice(sentences) if late and chance.random() < foreign else ticket.text
 
 
