@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ TEXTS = [f"{word} {other}" for words in WORDS.values() for word in words for oth
 """Too few for a test of input drift, which these would fail, and enough to judge losses and coverage."""
 
 WITHOUT_DATA = {
-    *("model:reflux_gap_constants:changed", "model_reason:reflux_gap:blind"),  # in trouble alone
+    "model:reflux_gap_constants:changed",  # by another deployment alone
     *("model:reflux_teacher:drift", "model:reflux_teacher:log_evalue"),  # with anchors alone
     "model_feature:reflux_drift:excess",  # after 200 requests
 }
@@ -67,27 +68,36 @@ async def test_each_service_is_told_of_its_own_trouble_alone(tmp_path):
     right = build_bundle(tmp_path / "right")
     wrong = build_bundle(tmp_path / "wrong", flip=dict.fromkeys(WORDS["billing"], "shipping"))
     alone = build_bundle(tmp_path / "alone", flip={"fee": "shipping"})
+    poor = build_bundle(tmp_path / "poor", flip={"tax": "shipping"})
 
-    def shadowed(name: str) -> dict[str, str]:
-        teaching = json.dumps({"kind": "bundle", "path": str(teacher.path)})
+    def shadowed(name: str, **more: str) -> dict[str, str]:
+        teaching = json.dumps({"kind": "bundle", "path": str(teacher.path), "usd_per_hour": 1e6})
         path = str(tmp_path / f"{name}.sqlite")
-        shadow = {"ENABLED": "true", "RATE": "1", "PATH": path, "TEACHER": teaching, "GAP_SLO": "0.1"}
+        shadow = {"ENABLED": "true", "RATE": "1", "PATH": path, "TEACHER": teaching, "GAP_SLO": "0.1", **more}
         return {f"REFLUX_SHADOW__{key}": value for key, value in shadow.items()}
 
     plan = {"REFLUX_WORKERS": "1", "REFLUX_BATCH_TOKENS": "512"}
     async with (
+        AsyncExitStack() as stack,
         service_process(REFLUX_BUNDLE=str(right.path), **plan, **shadowed("right")) as calm,
         service_process(REFLUX_BUNDLE=str(wrong.path), **plan, **shadowed("wrong")) as bad,
         service_process(REFLUX_BUNDLE=str(alone.path), **plan) as unmeasured,
-        prometheus(tmp_path, calm.port, bad.port, unmeasured.port, rules=impatient(tmp_path)) as server,
+        service_process(REFLUX_BUNDLE=str(poor.path), **plan, **shadowed("poor", USD_PER_HOUR="0.01")) as spent,
     ):
+        services = (calm, bad, unmeasured, spent)
+        server = await stack.enter_async_context(
+            prometheus(tmp_path, *(service.port for service in services), rules=impatient(tmp_path))
+        )
         await gap_after(calm.port, len(TEXTS))
         gap = await gap_after(bad.port, len(TEXTS))
         await gap_after(unmeasured.port, 0)
+        await gap_after(spent.port, 0)
         told: set[tuple[str, str]] = set()
         expected = {
             ("RefluxGapExceeded", wrong.manifest.version),
             ("RefluxGapUnmeasured", alone.manifest.version),
+            ("RefluxBudgetSpent", poor.manifest.version),
+            ("RefluxGapBlind", poor.manifest.version),
         }
 
         async def as_expected() -> bool:
@@ -118,7 +128,7 @@ async def test_each_service_is_told_of_its_own_trouble_alone(tmp_path):
         names = {row["metric"]["__name__"] for row in await server.query('{__name__=~".+:reflux_.+"}')}
         assert recorded - names == WITHOUT_DATA
 
-        for service in (calm, bad, unmeasured):
+        for service in services:
             service.terminate()
 
         async def absent() -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from k8s.monitoring.rules.rule import Group, limit
 
+SERVED = "and on (model_version) reflux_model_info"
+"""Counts of a version outlive its pods by their window; its alerts do not."""
+
 EVIDENCE = "model:reflux_gap:log_evidence"
 VERSION = "{{ $labels.model_version }}"
 
@@ -73,10 +76,10 @@ def _blindness(group: Group) -> None:
     )
     group.alert(
         "RefluxGapUnmeasured",
-        """
-        sum by (model_version) (model:reflux_requests:increase{window="1h"}) > 0
-        unless on (model_version) model:reflux_shadow_eligible:increase{window="1h"} > 0
-        and on (model_version) reflux_model_info
+        f"""
+        sum by (model_version) (model:reflux_requests:increase{{window="1h"}}) > 0
+        unless on (model_version) model:reflux_shadow_eligible:increase{{window="1h"}} > 0
+        {SERVED}
         """,
         severity="ticket",
         wait="1h",
@@ -110,7 +113,10 @@ def _causes(group: Group) -> None:
 def _pipeline(group: Group) -> None:
     group.alert(
         "RefluxBudgetSpent",
-        'sum by (model_version) (increase(reflux_shadow_results_total{outcome="budget"}[1h])) > 0',
+        f"""
+        sum by (model_version) (increase(reflux_shadow_results_total{{outcome="budget"}}[1h])) > 0
+        {SERVED}
+        """,
         severity="ticket",
         wait="15m",
         keep="1h",
@@ -119,9 +125,10 @@ def _pipeline(group: Group) -> None:
     )
     group.alert(
         "RefluxShadowMiscounts",
-        """
+        f"""
         (abs(model:reflux_shadow:missing) >= 1)
         or sum by (model_version) (increase(reflux_shadow_defects_total[1h])) > 0
+        {SERVED}
         """,
         severity="ticket",
         wait="15m",
