@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import InfoMetricFamily, Metric
@@ -65,6 +66,11 @@ class ShadowMetrics(Collector):
             self._seconds.labels(outcome)
         registry.register(self)
 
+    @cached_property
+    def _log_factors(self) -> Metric:
+        """The constants of the evidence on the whole gap: hundreds, which no scrape need compute anew."""
+        return log_factors(self._version, self._propensity, self._assessor.limit, self._assessor.foreseen)
+
     def time_teacher(self, outcome: Outcome, seconds: float) -> None:
         """Record the duration of a call to the teacher."""
         self._seconds.labels(outcome).observe(seconds)
@@ -82,8 +88,7 @@ class ShadowMetrics(Collector):
         yield limits(self._version)
         yield window_weights(self._version)
         if self._assessor.active:
-            limit, foreseen = self._assessor.limit, self._assessor.foreseen
-            yield log_factors(self._version, self._propensity, limit, foreseen)
+            yield self._log_factors
 
     def _band_counters(self) -> Iterator[Metric]:
         for name, text, values in (
