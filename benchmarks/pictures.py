@@ -28,7 +28,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 WIDTH = 1280
 CONSOLE_HEIGHT = 1130  # CSS pixels: the verdict, the gap over time, and the causes
-FOREIGN = 0.5
+FOREIGN = 0.8
 REPORT_HEIGHT = 845  # CSS pixels: the summary and both figures
 PATIENCE_SECONDS = 30.0
 STYLE = """
