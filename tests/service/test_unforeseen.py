@@ -29,6 +29,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"texts": ["invoice", "parcel"], "top_k": 2},
         {"input": ["invoice"], "model": "tiny", "raw_scores": True},
     ],
+    "/gap/ask": [{"text": "invoice"}],
     "/predict": [{"inputs": [["invoice"]], "raw_scores": True, "truncate": True}],
     "/": [{"inputs": "invoice", "parameters": {"top_k": 2, "function_to_apply": "softmax"}}],
     "/invocations": [{"inputs": "invoice", "parameters": {"top_k": 2}}],

@@ -32,7 +32,7 @@ class Model:
     """A model that records the texts it gets, raises `refusal`, and answers by `tell(outcome)` or with `outcome`."""
 
     def __init__(self, manifest):
-        self.manifest = manifest
+        self.manifest, self.decision = manifest, None
         self.registry = CollectorRegistry()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
         self.scheduler = SimpleNamespace(submit=self._submit)
@@ -100,8 +100,8 @@ async def test_texts_are_answered_then_counted_and_observed_in_order(models, con
     predictions = [prediction(1), prediction(3, tokens=32, truncated=True), prediction(1)]
     model.tell(predictions)
     withdraw()
-    ((manifest, answered),) = told
-    assert (manifest, answered, model.withdrawn) == (model.manifest, predictions, 0)
+    ((manifest, answered, decision),) = told
+    assert (manifest, answered, decision, model.withdrawn) == (model.manifest, predictions, None, 0)
     assert model.observed == []
     assert model.counts("predictions_total") == {"shipping": 2, "technical": 1}
     assert model.counts("truncated_total") == {None: 1}
@@ -113,7 +113,7 @@ async def test_texts_are_answered_then_counted_and_observed_in_order(models, con
 
 async def test_the_awaitable_returns_the_predictions(models, context, model):
     model.outcome = [prediction(1)]
-    assert await dataplane.classify(models, context(), ["a"]) == (model.manifest, model.outcome)
+    assert await dataplane.classify(models, context(), ["a"]) == (model.manifest, model.outcome, None)
     assert (model.counts("answers_total"), model.withdrawn) == ({"ok": 1}, 0)
 
 

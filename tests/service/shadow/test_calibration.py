@@ -65,4 +65,4 @@ async def test_an_invalid_calibration_is_refused_at_the_start(make_shadow):
 
 async def test_if_disabled_the_calibration_is_not_read(make_shadow):
     shadow = await make_shadow(calibration={"method": "unknown"}, enabled=False, teacher=None).start()
-    assert shadow.pipeline.gap()["status"] == "disabled"
+    assert shadow.pipeline.gap()["enabled"] is False
