@@ -43,14 +43,24 @@ class Browser:
         return self.until(shown)
 
     def click(self, selector: str) -> None:
-        """Click an element."""
-        self.find(selector).click()
+        """Click an element, again if the page draws it anew before the click reaches it."""
+
+        def clicked() -> bool:
+            self.find(selector).click()
+            return True
+
+        self.until(clicked)
 
     def write(self, selector: str, text: str) -> None:
-        """Replace the text of a field."""
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(text)
+        """Replace the text of a field, from the start if the page draws it anew."""
+
+        def written() -> bool:
+            field = self.find(selector)
+            field.clear()
+            field.send_keys(text)
+            return True
+
+        self.until(written)
 
     def reads(self, selector: str, *parts: str) -> None:
         """Wait until an element shows all `parts`."""
