@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test surface monitoring lint format lock clean
+.PHONY: setup demo serve test surface monitoring checkov lint format lock clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,14 @@ monitoring: setup
 	$(BIN)/python -m k8s.monitoring.rules
 	$(BIN)/python -m k8s.monitoring.dashboards
 
+# A linter of manifests. In an environment of its own, because it brings dozens of packages in versions of its own.
+checkov: setup $(VENV)-checkov/bin/checkov
+	$(BIN)/python -m pytest -q tests/k8s/test_checkov.py
+
+$(VENV)-checkov/bin/checkov:
+	$(PYTHON) -m venv $(VENV)-checkov
+	$(VENV)-checkov/bin/pip install --quiet --progress-bar off 'checkov>=3.3'
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -58,4 +66,4 @@ lock: setup
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-checkov runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reflux.exit_codes import EXIT_CODES, NO_ANSWER, StatusCommand
+from reflux.k8s.commands import app as k8s
 
 if TYPE_CHECKING:
     from distill.run import Run
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+app.add_typer(k8s, name="k8s")
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]

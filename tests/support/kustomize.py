@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,37 @@ Document = dict[str, Any]
 
 _OLDEST = 5
 """The major version of kustomize that knows what the manifests use; the kubectl of Debian 12 has version 2."""
+
+
+OVERLAYS = ("cpu", "gpu", "dev")
+_INSIDE = {"dev": {"postgres-dev", "image-volume"}, "gpu": {"gpu"}}
+"""Components that an overlay has already."""
+_AT_MOST_ONE = (
+    {"image-volume", "init-container"},  # ways to the bundle
+    {"inflight", "keda"},  # autoscalers
+    {"inflight", "gpu"},  # the same metric
+    {"external-secrets", "postgres-dev"},  # both make the Secret reflux-database
+)
+
+
+def combinations() -> list[tuple[str, ...]]:
+    """Return every overlay alone, with each component that may be added, and with as many as may be together."""
+    components = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
+    found: list[tuple[str, ...]] = []
+    for overlay in OVERLAYS:
+        inside = _INSIDE.get(overlay, set())
+        found += [(overlay,), *((overlay, name) for name in components if _fits(name, inside))]
+        for order in (components, components[::-1]):  # of two that exclude each other, each once
+            together: list[str] = []
+            for name in order:
+                together += [name] if _fits(name, {*inside, *together}) else []
+            found.append((overlay, *together))
+    return list(dict.fromkeys(found))
+
+
+def _fits(component: str, others: set[str]) -> bool:
+    clashes = (group - {component} for group in _AT_MOST_ONE if component in group)
+    return component not in others and not any(others & group for group in clashes)
 
 
 def render(folder: Path) -> list[Document]:
@@ -54,6 +86,7 @@ def write_overlay(folder: Path, overlay: str, components: Iterable[str] = (), **
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
+        "namespace": "reflux",
         "resources": [_relative(below, folder)],
         "components": [_relative(K8S / "components" / name, folder) for name in components],
     }
@@ -62,11 +95,11 @@ def write_overlay(folder: Path, overlay: str, components: Iterable[str] = (), **
 
 def find(documents: Iterable[Document], kind: str, name: str) -> Document:
     """Return the one document of a kind and a name. A generated name is found without its hash."""
+    hashed = re.compile(rf"{re.escape(name)}(-[a-z0-9]{{10}})?" if kind in ("ConfigMap", "Secret") else re.escape(name))
     (found,) = [
         document
         for document in documents
-        if document["kind"] == kind
-        and (document["metadata"]["name"] == name or document["metadata"]["name"].rpartition("-")[0] == name)
+        if document["kind"] == kind and hashed.fullmatch(document["metadata"]["name"])
     ]
     return found
 

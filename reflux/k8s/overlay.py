@@ -1,0 +1,183 @@
+"""The overlay of one's own deployment: a bundle, an image, a teacher and a database, on top of one in `k8s/overlays`.
+
+What the objects are is said in `k8s/`. What is written here is its owner's from then on: nothing changes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.errors import DistillError
+from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace
+from reflux.k8s.sources import BundleSource
+
+_PODS = "reflux|reflux-worker"
+_RUNBOOK = "reflux-runbook"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What differs from the overlay `device`. `teacher` is one's section of a task file; Secrets are names."""
+
+    name: str
+    namespace: str
+    bundle: BundleSource
+    image: str
+    teacher: dict[str, Any]
+    database: str
+    device: Literal["cpu", "gpu"] = "cpu"
+    components: Sequence[str] = ()
+    clients: Sequence[str] = ()
+    monitoring: str | None = None
+    keys_secret: str | None = None
+    teacher_secret: str | None = None
+    database_secret: str | None = None
+    registry_secret: str | None = None
+    runbook_url: str | None = None
+
+    def write(self, folder: Path, manifests: Path) -> None:
+        """Write the overlay into the new `folder`, relative to Reflux's folder `manifests`.
+
+        Raises DistillError when the folder exists, or the manifests or a component are not there.
+        """
+        if not (manifests / "base" / "kustomization.yaml").is_file():
+            raise DistillError(f"{manifests} is not Reflux's folder k8s; give the one of a checkout as --manifests")
+        known = sorted(path.parent.name for path in manifests.glob("components/*/kustomization.yaml"))
+        if missing := [name for name in self.components if name not in known]:
+            raise DistillError(f"--with {', '.join(missing)}: no such component; there are {', '.join(known)}")
+        if self.runbook_url is not None and "monitoring" not in self.components:
+            raise DistillError(
+                "--runbook-url: there are no alerts without --with monitoring; add it, or leave this out"
+            )
+        document = self.kustomization(os.path.relpath(manifests.resolve(), folder.resolve()))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise DistillError(
+                f"{folder} exists, perhaps with changes of yours; remove it, or give another NAME or --output"
+            ) from None
+        head = f"# Written by `reflux k8s init {self.name}`, which never changes it again. Edit it as you like.\n"
+        (folder / "kustomization.yaml").write_text(head + dump(document), encoding="utf-8")
+        if self.runbook_url is not None:
+            (folder / "runbook.yaml").write_text(_LOCAL + dump(_runbook(self.runbook_url)), encoding="utf-8")
+
+    def secrets(self) -> dict[str, str]:
+        """Return the file in each Secret that somebody has to make, by the Secret's name."""
+        if "external-secrets" in self.components:
+            return {}
+        found = {}
+        if "postgres-dev" not in self.components:
+            found[self.database_secret or "reflux-database"] = "password"
+        if "key_file" in self.teacher:
+            found[self.teacher_secret or "reflux-teacher"] = "key"
+        if self.keys_secret is not None:
+            found[self.keys_secret] = "keys"
+        return found
+
+    def kustomization(self, manifests: str) -> dict[str, Any]:
+        """Return the document, with `manifests` the way from its folder to Reflux's folder k8s."""
+        delivery = [] if self.bundle.delivery == "claim" else [self.bundle.delivery]
+        components = dict.fromkeys([*delivery, *self.components])
+        runbook = [] if self.runbook_url is None else ["runbook.yaml"]
+        document = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": self.namespace,
+            "resources": [f"{manifests}/overlays/{self.device}", *runbook],
+            "components": [f"{manifests}/components/{name}" for name in components],
+            "images": [_image(self.image)],
+            "configMapGenerator": self._maps(),
+            "patches": [*self._bundle(), *self._secrets(), *self._network(), *self._scaling()],
+            "replacements": [_RUNBOOK_URLS] if runbook else [],
+        }
+        return {key: value for key, value in document.items() if value}
+
+    def _maps(self) -> list[dict[str, Any]]:
+        settings = [
+            f"REFLUX_SHADOW__DATABASE={self.database}",
+            f"REFLUX_SHADOW__TEACHER={json.dumps(self.teacher, separators=(',', ':'))}",
+        ]
+        if self.keys_secret is not None:
+            settings.append("REFLUX_API_KEYS=/keys/keys")
+        if self.bundle.delivery == "init-container":
+            settings += [f"BUNDLE_SOURCE={self.bundle.reference}", f"BUNDLE_DIGEST={self.bundle.digest}"]
+        return [{"name": "reflux-settings", "behavior": "merge", "literals": settings}]
+
+    def _bundle(self) -> list[Patch]:
+        volume = "/spec/template/spec/volumes/0"
+        match self.bundle.delivery:
+            case "image-volume":
+                return [replace("Deployment", _PODS, f"{volume}/image/reference", self.bundle.reference)]
+            case "claim":
+                return [
+                    replace("Deployment", _PODS, f"{volume}/persistentVolumeClaim/claimName", self.bundle.reference)
+                ]
+            case _:
+                return []
+
+    def _secrets(self) -> list[Patch]:
+        volumes = [
+            (_PODS, "keys", self.keys_secret),
+            (_PODS, "database", self.database_secret),
+            ("reflux-worker", "teacher", self.teacher_secret),
+            (_PODS, "registry", self.registry_secret if self.bundle.delivery == "init-container" else None),
+        ]
+        patches = [mount(pods, volume, secret) for pods, volume, secret in volumes if secret is not None]
+        if self.registry_secret is not None:
+            secrets = [{"name": self.registry_secret}]
+            patches.append(replace("ServiceAccount", _PODS, "/imagePullSecrets", secrets, "add"))
+        return patches
+
+    def _network(self) -> list[Patch]:
+        patches = []
+        sources = "/spec/ingress/0/from"
+        if self.clients:
+            patches.append(replace("NetworkPolicy", "reflux-clients", sources, [namespace(n) for n in self.clients]))
+        if self.monitoring is not None:
+            patches.append(replace("NetworkPolicy", "reflux-monitoring", sources, [namespace(self.monitoring)]))
+        if "postgres-dev" not in self.components:
+            patches += egress("reflux-database", self.database, {"postgresql": 5432, "postgres": 5432}, 5432)
+        if url := self.teacher.get("base_url"):
+            patches += egress("reflux-teacher", url, {"https": 443, "http": 80}, 443)
+        elif "key_file" not in self.teacher:  # it is in the pod, and not behind an API
+            patches.append(delete("networking.k8s.io/v1", "NetworkPolicy", "reflux-teacher"))
+        return patches
+
+    def _scaling(self) -> list[Patch]:
+        if "keda" not in self.components:
+            return []
+        query = f'sum(reflux_inference_inflight{{namespace="{self.namespace}"}})'
+        return [replace("ScaledObject", "reflux", "/spec/triggers/1/metadata/query", query)]
+
+
+_LOCAL = "# For this folder alone: kustomize takes the address from here, and a cluster never sees the object.\n"
+_RUNBOOK_URLS = {
+    "source": {"kind": "ConfigMap", "name": _RUNBOOK, "fieldPath": "data.url"},
+    "targets": [
+        {
+            "select": {"kind": "PrometheusRule"},
+            "fieldPaths": ["spec.groups.*.rules.*.annotations.runbook_url"],
+            "options": {"delimiter": "#", "index": 0},
+        }
+    ],
+}
+
+
+def _runbook(url: str) -> dict[str, Any]:
+    metadata = {"name": _RUNBOOK, "annotations": {"config.kubernetes.io/local-config": "true"}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"url": url}}
+
+
+def _image(reference: str) -> dict[str, str]:
+    """Return kustomize's replacement of the image `reflux` by `NAME[:TAG][@DIGEST]`."""
+    tagged, _, digest = reference.partition("@")
+    name, colon, tag = tagged.rpartition(":")
+    if not colon or "/" in tag:  # the colon, if any, is the registry's port's
+        name, tag = tagged, ""
+    found = {"name": "reflux", "newName": name}
+    return found | ({"digest": digest} if digest else {"newTag": tag} if tag else {})

@@ -1,0 +1,115 @@
+"""What an overlay is told on the command line, checked: where the bundle is, the teacher, the database, names.
+
+Nothing is looked up: neither a registry nor a cluster is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from distill.errors import DistillError
+
+Delivery = Literal["image-volume", "init-container"]
+
+KEY_FILE = "/teacher/key"
+"""Where the worker has the teacher's key."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSource:
+    """Where pods get the bundle: an image, an address to pull from with its digest, or a PersistentVolumeClaim."""
+
+    delivery: Literal["image-volume", "init-container", "claim"]
+    reference: str
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str, digest: str | None = None, delivery: Delivery | None = None) -> Self:
+        """Parse `claim:NAME`, or what `reflux push` was given, with the digest that it printed.
+
+        The digest is `digest` or the end of `text`, `@sha256:…`. A registry's bundles are mounted as images unless
+        `delivery` says otherwise, an object store's are pulled. Raises DistillError.
+        """
+        if text.startswith("claim:"):
+            if digest or delivery:
+                raise DistillError(f"--bundle {text}: a claim has neither --digest nor --delivery")
+            return cls("claim", require_name(text.removeprefix("claim:"), "--bundle claim:"))
+        reference, _, named = text.partition("@")
+        if not reference.startswith(("oci://", "s3://", "gs://")):
+            raise DistillError(f"--bundle {text}: give oci://…, s3://…, gs://… or claim:NAME")
+        digest = digest or named
+        if not _DIGEST.fullmatch(digest):
+            raise DistillError(
+                f"--bundle {text}: name the bundle by its digest, so that no other can take its place; "
+                "`reflux push` printed it: add --digest sha256:…"
+            )
+        if not reference.startswith("oci://"):
+            if delivery == "image-volume":
+                raise DistillError(f"--bundle {text}: only a registry has images; leave --delivery out")
+            return cls("init-container", reference, digest)
+        if delivery == "init-container":
+            return cls("init-container", reference, digest)
+        return cls("image-volume", f"{reference.removeprefix('oci://')}@{digest}")
+
+
+def read_teacher(text: str) -> dict[str, Any]:
+    """Return a teacher's configuration, for a pod: `text` is JSON, or a task file whose teacher is meant.
+
+    A teacher behind an API reads its key from KEY_FILE. Raises DistillError.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from distill.teachers import parse
+    from distill.teachers.errors import TeacherError
+
+    try:
+        found = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(Path(text).read_text("utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise DistillError(f"--teacher: neither JSON nor YAML ({error})") from error
+    if isinstance(found, dict) and isinstance(found.get("teacher"), dict):
+        found = found["teacher"]
+    if not isinstance(found, dict):
+        raise DistillError('--teacher: give a task file, or JSON such as {"kind": "openai", "model": "gpt-4.1"}')
+    try:
+        typed = parse(found)
+    except ValidationError as error:  # its own message would repeat the input
+        wrong = error.errors(include_input=False, include_context=False, include_url=False)
+        lines = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in wrong)
+        raise DistillError(f"--teacher: {'; '.join(lines)}") from None
+    except TeacherError as error:
+        raise DistillError(f"--teacher: {error}") from error
+    if hasattr(typed, "key_file"):
+        found = {key: value for key, value in found.items() if key != "key_env"} | {"key_file": KEY_FILE}
+    return found
+
+
+def require_name(text: str, option: str) -> str:
+    """Return a name that Kubernetes takes for a namespace, a Secret or a claim. Raises DistillError."""
+    if not _NAME.fullmatch(text):
+        raise DistillError(f"{option} {text!r}: give at most 63 lower-case letters, digits and `-`")
+    return text
+
+
+def require_database(url: str) -> str:
+    """Return the address of a PostgreSQL database. Raises DistillError, also where a password is in it."""
+    example = "give an address such as postgresql://reflux@db.example:5432/reflux"
+    try:
+        parts = urlsplit(url)
+        complete = parts.scheme in ("postgresql", "postgres") and parts.hostname and parts.username and parts.path[1:]
+        _ = parts.port  # raises for what is no number
+    except ValueError as error:
+        raise DistillError(f"--database: {error}; {example}") from None
+    if parts.password is not None:
+        raise DistillError("--database: leave the password out, and put it into the file `password` of a Secret")
+    if not complete:
+        raise DistillError(f"--database: {example}")
+    return url

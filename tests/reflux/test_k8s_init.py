@@ -1,0 +1,239 @@
+"""`reflux k8s init` writes an overlay that renders, with what it was told in the places where it belongs."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from distill.errors import DistillError
+from reflux.cli import app
+from reflux.k8s.sources import BundleSource, read_teacher, require_database
+from tests.k8s.test_network import edges
+from tests.support.kustomize import K8S, find, pod_templates, render
+
+DIGEST = "sha256:" + 64 * "a"
+BUNDLE = f"oci://registry.example/tickets-bundle:4b1f@{DIGEST}"
+TEACHER = '{"kind": "openai", "model": "gpt-4.1", "base_url": "https://api.openai.com/v1", "key_env": "MY_KEY"}'
+DATABASE = "postgresql://reflux@db.example:5432/reflux"
+GIVEN = {
+    "--bundle": BUNDLE,
+    "--image": "registry.example:5000/reflux:0.1.0",
+    "--teacher": TEACHER,
+    "--database": DATABASE,
+}
+
+
+def init(folder, *more, given=GIVEN, **kwargs):
+    options = [part for option, value in given.items() for part in (option, value)]
+    place = ["--manifests", str(K8S), "--output", str(folder)]
+    return CliRunner().invoke(app, ["k8s", "init", "tickets", *options, *place, *more], **kwargs)
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """Write an overlay with more options, and return its documents."""
+
+    def written(*more, **changed):
+        result = init(
+            tmp_path / "tickets", *more, given=GIVEN | {f"--{name}": value for name, value in changed.items()}
+        )
+        assert result.exit_code == 0, result.output + repr(result.exception)
+        return render(tmp_path / "tickets")
+
+    return written
+
+
+def volumes(documents, name):
+    pod = find(documents, "Deployment", name)["spec"]["template"]["spec"]
+    return {volume["name"]: volume for volume in pod["volumes"]}
+
+
+def test_what_is_told_is_in_the_objects(overlay):
+    documents = overlay()
+    assert {found["metadata"].get("namespace", "tickets") for found in documents} == {"tickets"}
+    assert find(documents, "Namespace", "tickets")
+    settings = find(documents, "ConfigMap", "reflux-settings")["data"]
+    assert settings["REFLUX_SHADOW__DATABASE"] == DATABASE
+    assert json.loads(settings["REFLUX_SHADOW__TEACHER"]) == {
+        "kind": "openai",
+        "model": "gpt-4.1",
+        "base_url": "https://api.openai.com/v1",
+        "key_file": "/teacher/key",
+    }
+    for template in pod_templates(documents).values():
+        assert template["spec"]["containers"][0]["image"] == "registry.example:5000/reflux:0.1.0"
+        image = template["spec"]["volumes"][0]["image"]
+        assert image["reference"] == f"registry.example/tickets-bundle:4b1f@{DIGEST}"
+
+
+def test_it_says_how_to_apply_it_and_which_secrets_it_needs(tmp_path):
+    result = init(tmp_path / "tickets", "--keys-secret", "our-keys")
+    assert f"kubectl apply -k {tmp_path / 'tickets'}" in result.output
+    for secret, file in (("reflux-database", "password"), ("reflux-teacher", "key"), ("our-keys", "keys")):
+        assert f"kubectl --namespace tickets create secret generic {secret} --from-file={file}\n" in result.output
+
+
+def test_what_is_not_told_is_asked_for(tmp_path):
+    answers = "\n".join(GIVEN.values()) + "\n"
+    assert init(tmp_path / "tickets", given={}, input=answers).exit_code == 0
+    assert init(tmp_path / "other").exit_code == 0
+    first, second = (
+        yaml.safe_load((tmp_path / name / "kustomization.yaml").read_text()) for name in ("tickets", "other")
+    )
+    assert first == second
+
+
+def test_secrets_are_named(overlay):
+    documents = overlay(
+        *("--keys-secret", "our-keys", "--teacher-secret", "our-teacher", "--database-secret", "our-database"),
+        *("--registry-secret", "our-registry"),
+    )
+    serving, worker = volumes(documents, "reflux"), volumes(documents, "reflux-worker")
+    for found in (serving, worker):
+        assert found["keys"]["secret"] == {"secretName": "our-keys", "optional": True, "defaultMode": 0o440}
+        assert found["database"]["secret"]["secretName"] == "our-database"
+    assert worker["teacher"]["secret"]["secretName"] == "our-teacher"
+    assert "teacher" not in serving
+    assert find(documents, "ConfigMap", "reflux-settings")["data"]["REFLUX_API_KEYS"] == "/keys/keys"
+    for account in ("reflux", "reflux-worker"):
+        assert find(documents, "ServiceAccount", account)["imagePullSecrets"] == [{"name": "our-registry"}]
+
+
+def test_a_bundle_is_pulled_and_checked_by_its_digest(overlay):
+    documents = overlay("--digest", DIGEST, "--registry-secret", "our-registry", bundle="s3://models/tickets")
+    settings = find(documents, "ConfigMap", "reflux-settings")
+    assert settings["data"]["BUNDLE_SOURCE"] == "s3://models/tickets"
+    assert settings["data"]["BUNDLE_DIGEST"] == DIGEST
+    for name in ("reflux", "reflux-worker"):
+        pod = find(documents, "Deployment", name)["spec"]["template"]["spec"]
+        (pull,) = pod["initContainers"]
+        assert pull["command"] == [
+            "reflux",
+            "pull",
+            "$(BUNDLE_SOURCE)",
+            "/bundle/bundle",
+            "--digest",
+            "$(BUNDLE_DIGEST)",
+        ]
+        assert pull["image"] == pod["containers"][0]["image"] == "registry.example:5000/reflux:0.1.0"
+        assert pull["envFrom"][0]["configMapRef"]["name"] == settings["metadata"]["name"]
+        assert volumes(documents, name)["registry"]["secret"]["secretName"] == "our-registry"
+        assert {"name": "REFLUX_BUNDLE", "value": "/bundle/bundle"} in pod["containers"][0]["env"]
+
+
+def test_a_bundle_is_on_a_claim(overlay):
+    documents = overlay(bundle="claim:tickets-bundle")
+    assert volumes(documents, "reflux")["bundle"]["persistentVolumeClaim"]["claimName"] == "tickets-bundle"
+
+
+def test_alerts_lead_to_the_page_given(overlay):
+    documents = overlay("--with", "monitoring", "--runbook-url", "https://wiki.example/reflux")
+    rules = [rule for group in find(documents, "PrometheusRule", "reflux")["spec"]["groups"] for rule in group["rules"]]
+    urls = [rule["annotations"]["runbook_url"] for rule in rules if "alert" in rule]
+    assert len(urls) > 5
+    assert all(url.startswith("https://wiki.example/reflux#reflux") for url in urls)
+    assert "reflux.example" not in yaml.safe_dump_all(documents)
+    assert not [found for found in documents if found["metadata"]["name"] == "reflux-runbook"]
+
+
+def test_namespaces_that_may_connect_are_named(overlay):
+    documents = overlay("--from", "web", "--from", "batch", "--monitoring", "observability")
+    found = edges(documents, pod_templates(documents)["Deployment/reflux"]["metadata"]["labels"])
+    ways_in = {peer for direction, peer, _ in found if direction == "in"}
+    assert ways_in == {"web/*", "batch/*", "observability/*"}
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("postgresql://reflux@10.0.0.7/reflux", {"to": [{"ipBlock": {"cidr": "10.0.0.7/32"}}], "port": 5432}),
+        ("postgresql://reflux@[fd00::7]:6432/reflux", {"to": [{"ipBlock": {"cidr": "fd00::7/128"}}], "port": 6432}),
+        ("postgresql://reflux@db/reflux", {"to": [{"podSelector": {}}]}),
+        (
+            "postgresql://reflux@db.data.svc.cluster.local/reflux",
+            {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "data"}}}]},
+        ),
+    ],
+)
+def test_the_way_to_the_database_is_as_narrow_as_its_address_says(overlay, url, rule):
+    (found,) = find(overlay(database=url), "NetworkPolicy", "reflux-database")["spec"]["egress"]
+    assert found["to"] == rule["to"]
+    assert [port["port"] for port in found.get("ports", ())] == ([rule["port"]] if "port" in rule else [])
+
+
+def test_a_teacher_in_the_cluster_is_reached_in_its_namespace(overlay):
+    teacher = '{"kind": "openai", "model": "m", "base_url": "http://vllm.models.svc:8000/v1"}'
+    (rule,) = find(overlay(teacher=teacher), "NetworkPolicy", "reflux-teacher")["spec"]["egress"]
+    assert rule == {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}}}]}
+
+
+def test_a_teacher_in_the_pod_needs_no_way_out_and_no_secret(tmp_path):
+    teacher = GIVEN | {"--teacher": '{"kind": "bundle", "path": "/bundle"}'}
+    result = init(tmp_path / "tickets", given=teacher)
+    assert "reflux-teacher" not in result.output
+    names = {found["metadata"]["name"] for found in render(tmp_path / "tickets") if found["kind"] == "NetworkPolicy"}
+    assert "reflux-teacher" not in names
+
+
+def test_a_teacher_is_read_from_a_task_file(tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text("name: tickets\nteacher: {kind: anthropic, model: claude-opus-4}\n")
+    assert read_teacher(str(task)) == {"kind": "anthropic", "model": "claude-opus-4", "key_file": "/teacher/key"}
+
+
+def test_keda_counts_in_the_namespace(overlay):
+    query = find(overlay("--with", "keda"), "ScaledObject", "reflux")["spec"]["triggers"][1]["metadata"]["query"]
+    assert query == 'sum(reflux_inference_inflight{namespace="tickets"})'
+
+
+def test_a_gpu_is_asked_for(overlay):
+    (container,) = find(overlay("--device", "gpu"), "Deployment", "reflux")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_an_overlay_is_never_overwritten(tmp_path):
+    init(tmp_path / "tickets")
+    before = (tmp_path / "tickets" / "kustomization.yaml").read_text()
+    result = init(tmp_path / "tickets", "--device", "gpu")
+    assert isinstance(result.exception, DistillError)
+    assert "exists" in str(result.exception)
+    assert (tmp_path / "tickets" / "kustomization.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--bundle": "oci://registry.example/tickets:1"}, "by its digest"),
+        ({"--bundle": "registry.example/tickets"}, "give oci://"),
+        ({"--bundle": "claim:No"}, "lower-case letters"),
+        ({"--teacher": '{"kind": "openai"}'}, "model: Field required"),
+        ({"--teacher": '{"kind": "nobody"}'}, "--teacher: kind: expected one of"),
+        ({"--teacher": "{"}, "neither JSON nor YAML"),
+        ({"--teacher": "[]"}, "neither JSON nor YAML|No such file"),
+        ({"--database": "mysql://u@h/d"}, "postgresql://"),
+        ({"--database": "postgresql://u:secret@h/d"}, "leave the password out"),
+        ({"--database": "postgresql://u@h:x/d"}, "postgresql://"),
+        ({"--database": "postgresql://h/d"}, "postgresql://"),
+        ({"--namespace": "A B"}, "--namespace"),
+        ({"--with": "canary-magic"}, "no such component"),
+        ({"--runbook-url": "https://wiki.example"}, "--with monitoring"),
+        ({"--manifests": "/nowhere"}, "checkout"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, changed, message):
+    result = init(tmp_path / "tickets", *[part for pair in changed.items() for part in pair])
+    assert result.exit_code == 1
+    assert any(part in str(result.exception) for part in message.split("|"))
+    assert "secret@" not in str(result.exception)
+    assert not (tmp_path / "tickets").exists()
+
+
+def test_only_a_registry_has_images():
+    with pytest.raises(DistillError, match="only a registry"):
+        BundleSource.parse(f"s3://models/tickets@{DIGEST}", None, "image-volume")
+    assert BundleSource.parse(BUNDLE, None, "init-container").reference == "oci://registry.example/tickets-bundle:4b1f"
+
+
+def test_any_postgresql_address_is_taken():
+    assert require_database("postgres://u@h/d?sslmode=require") == "postgres://u@h/d?sslmode=require"
