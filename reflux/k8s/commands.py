@@ -96,7 +96,7 @@ def init(
     typer.echo(f"  kubectl apply -k {folder}")
     if secrets := overlay.secrets():
         typer.echo(
-            "Its pods wait for Secrets. With each value in a file of the name below, make those that do not exist:"
+            "Its pods do not start without Secrets. With each value in a file, make those that do not exist:"
         )
     for secret, file in secrets.items():
         typer.echo(f"  kubectl --namespace {overlay.namespace} create secret generic {secret} --from-file={file}")

@@ -170,6 +170,15 @@ def test_secrets_are_files_and_never_variables():
                     assert volume["secret"]["defaultMode"] == 0o440, name
 
 
+def test_the_worker_brings_the_tables_up_to_its_version_before_it_starts():
+    pod = pod_templates(rendered("cpu"))["Deployment/reflux-worker"]["spec"]
+    (migrate,), (worker,) = pod["initContainers"], pod["containers"]
+    assert migrate["command"] == ["reflux", "migrate"]
+    assert migrate["image"] == worker["image"]
+    assert migrate["envFrom"] == worker["envFrom"]
+    assert {"name": "database", "mountPath": "/database", "readOnly": True} in migrate["volumeMounts"]
+
+
 def test_the_worker_alone_has_the_key_of_the_teacher():
     def secrets(pod):
         return {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}

@@ -107,7 +107,7 @@ def test_a_bundle_is_pulled_and_checked_by_its_digest(overlay):
     assert settings["data"]["BUNDLE_DIGEST"] == DIGEST
     for name in ("reflux", "reflux-worker"):
         pod = find(documents, "Deployment", name)["spec"]["template"]["spec"]
-        (pull,) = pod["initContainers"]
+        (pull,) = [container for container in pod["initContainers"] if container["name"] == "pull"]
         assert pull["command"] == [
             "reflux",
             "pull",
