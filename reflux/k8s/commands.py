@@ -95,8 +95,6 @@ def init(
     typer.echo(f"{folder} is written. Apply it:")
     typer.echo(f"  kubectl apply -k {folder}")
     if secrets := overlay.secrets():
-        typer.echo(
-            "Its pods do not start without Secrets. With each value in a file, make those that do not exist:"
-        )
+        typer.echo("Its pods do not start without Secrets. With each value in a file, make those that do not exist:")
     for secret, file in secrets.items():
         typer.echo(f"  kubectl --namespace {overlay.namespace} create secret generic {secret} --from-file={file}")
