@@ -18,6 +18,7 @@ from reflux.k8s.commands import app as k8s
 
 if TYPE_CHECKING:
     from distill.run import Run
+    from export.bundle.format import Bundle
     from export.run import ExportRun
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
+keys = typer.Typer(help="Keys: of the service's API, and for signing bundles.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(k8s, name="k8s")
 console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -236,6 +237,49 @@ def status(
     raise typer.Exit(EXIT_CODES[found.verdict])
 
 
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    target: Annotated[str, typer.Argument(help="oci://REGISTRY/REPOSITORY[:TAG], a folder, s3://… or gs://….")],
+    sign_key: Annotated[Path | None, typer.Option(help="Sign the digest with this key (`reflux keys pair`).")] = None,
+) -> None:
+    """Push a bundle to a registry, a folder or an object store, and print its digest."""
+    from export.delivery.transfer import push as push_bundle
+
+    pushed = push_bundle(bundle, target, sign_key=sign_key)
+    _tell(f"{target}: {_described(pushed.bundle)}{'' if sign_key is None else ', signed'}")
+    typer.echo(pushed.digest)  # alone on standard output, for scripts
+
+
+@app.command()
+def pull(
+    source: Annotated[
+        str, typer.Argument(help="oci://REGISTRY/REPOSITORY[:TAG][@DIGEST], a folder, s3://… or gs://….")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; a bundle that is there is replaced in one step.")],
+    digest: Annotated[str | None, typer.Option(help="The digest to accept, as `reflux push` printed it.")] = None,
+    verify_key: Annotated[Path | None, typer.Option(help="Accept what the owner of this public key signed.")] = None,
+) -> None:
+    """Pull a bundle into a folder, check it, and print its digest."""
+    from export.delivery.transfer import pull as pull_bundle
+
+    pulled = pull_bundle(source, folder, digest=digest, verify_key=verify_key)
+    _tell(f"{folder}: {_described(pulled.bundle)}{'' if pulled.new else ', was there already'}")
+    typer.echo(pulled.digest)
+
+
+@keys.command("pair")
+def make_pair(
+    file: Annotated[Path, typer.Argument(help="New file for the private key; the public one goes to FILE.pub.")],
+) -> None:
+    """Make a pair of keys, with which bundles are signed (push) and verified (pull)."""
+    from export.delivery.signature import new_keys
+
+    public = new_keys(file)
+    console.print(f"private key, for `reflux push --sign-key`: {file}")
+    console.print(f"public key, for `reflux pull --verify-key`: {public}")
+
+
 @keys.command("new")
 def make_key(
     name: Annotated[str, typer.Argument(help="Name of the key's owner, for the log and the metrics.")],
@@ -306,6 +350,14 @@ def _export_run(task: Path, output: Path | None) -> ExportRun:
     return ExportRun(_run(task, output))
 
 
+def _described(bundle: Bundle) -> str:
+    return f"{bundle.manifest.name}, version {bundle.manifest.version}"
+
+
+def _tell(message: str) -> None:
+    typer.echo(message, err=True)
+
+
 def _warn(message: str) -> None:
     typer.echo(f"warning: {message}", err=True)
 
@@ -334,6 +386,7 @@ def _is_expected(error: Exception) -> bool:
         "DistillError",
         "TeacherError",
         "BundleError",
+        "DeliveryError",
         "GateError",
         "InferenceError",
         "StartupError",

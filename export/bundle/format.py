@@ -15,7 +15,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -203,10 +204,7 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
     unchanged.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # One dot even where `target` is hidden itself, so that its stage recognises what a killed process leaves behind.
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name.lstrip('.')}-", dir=target.parent))
-    try:
+    with replaced(target) as staging:
         for name, content in contents.items():
             _write(staging / name, content)
         files = {name: file_sha256(staging / name) for name in sorted(contents)}
@@ -214,12 +212,26 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
         sealed = replace(sealed, version=sealed.content_version())
         Manifest.from_json(sealed.to_json(), target / MANIFEST)  # so that nothing is written which `open` would refuse
         _write(staging / MANIFEST, sealed.to_json().encode())
+    return Bundle(target, sealed)
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, which takes its place in one step at the end of the block.
+
+    What was at `target` is deleted then. If the block raises, the folder is removed and `target` is unchanged. Raises
+    OSError when the folder cannot be made or moved.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # One dot even where `target` is hidden itself, so that its stage recognises what a killed process leaves behind.
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name.lstrip('.')}-", dir=target.parent))
+    try:
+        yield staging
         staging.chmod(0o755)
         _replace(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return Bundle(target, sealed)
 
 
 def golden_jsonl(rows: list[Golden]) -> bytes:

@@ -69,6 +69,11 @@ def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> 
     return low < value < high and abs(value) < 1e300
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a file of a bundle may have this name: a plain one, in no folder."""
+    return _FILE.fullmatch(name) is not None
+
+
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
@@ -101,7 +106,7 @@ def _whole(value: object) -> bool:
 
 def _files(value: object) -> bool:
     return isinstance(value, dict) and all(
-        _FILE.fullmatch(name) is not None and isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
+        is_file_name(name) and isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
         for name, digest in value.items()
     )
 
