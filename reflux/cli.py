@@ -206,6 +206,37 @@ def serve(
     serve_bundle(**{name: value for name, value in given.items() if value is not None})
 
 
+@app.command()
+def worker(
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle that is served; REFLUX_BUNDLE by default.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Ask the teacher for services with REFLUX_SHADOW__ASK=false, through the database that they share."""
+    from service.serve import work
+
+    given = {"bundle": bundle, "host": host, "port": port}
+    work(**{name: value for name, value in given.items() if value is not None})
+
+
+@app.command()
+def migrate() -> None:
+    """Create the tables of REFLUX_SHADOW__DATABASE, or bring them to this version. Twice changes nothing."""
+    from service.errors import StartupError
+    from service.settings import load_shadow_settings
+    from service.shadow.shared.schema import migrate as migrate_tables
+    from service.shadow.stores import make_database
+
+    settings = load_shadow_settings()
+    if settings.database is None:
+        raise StartupError("there is no database to migrate; set REFLUX_SHADOW__DATABASE")
+    database = make_database(settings)
+    before, after = migrate_tables(database)
+    database.close()
+    done = "is at" if before == after else f"was at schema {before} and is at" if before else "has new tables of"
+    console.print(f"{database.place} {done} schema {after}")
+
+
 @app.command(cls=StatusCommand)
 def status(
     url: Annotated[str, typer.Argument(help="Address of the service, such as http://localhost:8080.")],

@@ -66,8 +66,20 @@ def create_app(settings: Settings) -> FastAPI:
     do not.
     """
     state = State(settings)
-    routers = _routers(state)
     protocols = create_routers(settings) if settings.protocols else []
+    return _create(state, [classify.create_router(settings, state.models), *_routers(settings)], protocols)
+
+
+def create_worker_app(settings: Settings) -> FastAPI:
+    """Make the app of a process that asks the teacher about what others serve: all but the routes that classify.
+
+    Raises what `create_app` raises.
+    """
+    return _create(State(settings), _routers(settings), [])
+
+
+def _create(state: State, routers: Sequence[APIRouter], protocols: Sequence[APIRouter]) -> FastAPI:
+    settings = state.settings
     app = _assemble(
         state,
         [*routers, *protocols],
@@ -122,10 +134,9 @@ def _error_shape(settings: Settings) -> Callable[[str], Shape]:
     return error_shape if settings.protocols else lambda _: ErrorBody
 
 
-def _routers(state: State) -> list[APIRouter]:
-    settings = state.settings
+def _routers(settings: Settings) -> list[APIRouter]:
+    """Return the routes of every process, beside those that classify."""
     routers = [
-        classify.create_router(settings, state.models),
         model.router,
         gap.router,
         ask.create_router(settings),

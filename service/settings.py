@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -194,6 +196,16 @@ def variable(*location: int | str) -> str:
     return PREFIX + NESTED.join(str(part) for part in location).upper()
 
 
+class _ShadowAlone(BaseSettings):
+    """The settings of shadowing, for what needs no bundle."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, hide_input_in_errors=True
+    )
+
+    shadow: ShadowSettings = Field(default_factory=ShadowSettings)
+
+
 def load_settings(**given: Any) -> Settings:
     """Read the settings from the environment; those `given`, such as on a command line, take precedence.
 
@@ -207,8 +219,21 @@ def load_settings(**given: Any) -> Settings:
             f"{', '.join(unknown)}: no such setting; known are {', '.join(variable(name) for name in sorted(known))} "
             f"(if Kubernetes set it, set `enableServiceLinks: false`)"
         )
-    try:
+    with _named_errors():
         return Settings(**given)
+
+
+def load_shadow_settings() -> ShadowSettings:
+    """Read the settings of shadowing alone. Raises StartupError naming each invalid variable."""
+    with _named_errors():
+        return _ShadowAlone().shadow
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raise StartupError, with the names of the variables, for settings that cannot be read."""
+    try:
+        yield
     except ValidationError as error:
         lines = (f"{_name(item['loc'])}{item['msg']}" for item in error.errors(include_url=False))
         raise StartupError("; ".join(lines)) from error

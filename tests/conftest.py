@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,22 @@ import pytest
 
 from export.bundle.format import Bundle, Golden, write_bundle
 from tests.support import tiny_bundle as tiny
+from tests.support.postgres import Server, SharedStore, server
 
 MakeBundle = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server, running, with a database `migrated`."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+def shared_store(postgres: Server) -> SharedStore:
+    """An empty database with the tables of `reflux migrate`, of this test alone."""
+    return SharedStore(postgres, postgres.create("migrated"))
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,9 @@ def reasons(found: Findings) -> list[str]:
     """Return every reason why the gap is not seen, the most telling first, each a sentence with its remedy."""
     if not found.enabled:
         return ["No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap."]
+    unread = [found.unread_store] if found.unread_store else []
     other = [found.other_teacher] if found.other_teacher else []
-    return [*other, *_silence(found), *_unread(found), *_losses(found), *_uncertainty(found)]
+    return [*unread, *other, *_silence(found), *_unread(found), *_losses(found), *_uncertainty(found)]
 
 
 def _silence(found: Findings) -> Iterator[str]:

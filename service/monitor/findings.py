@@ -22,6 +22,7 @@ class Findings:
     - `silent_seconds`, `silent_samples`: time since the last comparison, or since there could be one, and the texts
       sampled since. `silent_seconds` is None when nothing was ever sampled.
     - `unread_seconds`: age of the oldest text that a witness has not read; without one, or nothing to read, 0.
+    - `unread_store`: a sentence if the counts of all processes could not be read for a minute.
     - `enabled`: whether a sample is sent to the teacher. `losses`: samples lost in the last hour by outcome.
     - `other_teacher`: what is wrong with the identity of the teacher, None if it is the one that the student learned
       from, or not known.
@@ -40,6 +41,7 @@ class Findings:
     silent_seconds: float | None = None
     silent_samples: float = 0.0
     unread_seconds: float = 0.0
+    unread_store: str | None = None
     enabled: bool = True
     losses: Mapping[str, float] = field(default_factory=dict)
     other_teacher: str | None = None

@@ -26,13 +26,17 @@ async def gap(request: Request, variant: Variant = Variant.STABLE, window: Windo
     `verdict` is `stay`, `watch`, `leave` or `blind`. The gap, the counts and the bands are those of `window`; the
     verdict, the evidence and `windows` are not. Counts since deployment outlive a restart.
     """
-    return state_of(request).models.choose(variant).gap(window)
+    model = state_of(request).models.choose(variant)
+    await model.shadow.refresh()
+    return model.gap(window)
 
 
 @router.get("/history", responses=_ERRORS)
 async def history(request: Request, variant: Variant = Variant.STABLE, window: Window = "7d") -> dict[str, Any]:
     """Return the gap over time: in steps of 5 minutes in windows of hours, and of an hour in those of days."""
-    return state_of(request).models.choose(variant).shadow.gap_history(window)
+    shadow = state_of(request).models.choose(variant).shadow
+    await shadow.refresh()
+    return shadow.gap_history(window)
 
 
 @router.get("/disagreements", responses=_ERRORS)

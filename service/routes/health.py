@@ -1,6 +1,8 @@
-"""Probes for Kubernetes and metrics for Prometheus. None depends on a teacher, a database or the queue's length."""
+"""Probes for Kubernetes and metrics for Prometheus. No probe depends on a teacher, a database or the queue's length."""
 
 from __future__ import annotations
+
+import asyncio
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -44,5 +46,6 @@ async def startupz(request: Request) -> Health:
 async def metrics(request: Request) -> Response:
     """Return the metrics in the Prometheus text format."""
     state = state_of(request)
+    await asyncio.gather(*(model.shadow.refresh() for model in state.models))
     models = {model.manifest.version: model.registries for model in state.models}
     return Response(render(state.metrics.registry, models), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from distill.teachers import Teacher
 from export.bundle.format import Manifest
 from export.bundle.reference import Reference
 from service.monitor.cells import SLOT_SECONDS, Cells, Floats
@@ -20,10 +19,10 @@ from service.monitor.verdict import Judgement, Verdict, judge
 from service.monitor.windows import log_certify, measure, start_of
 from service.shadow.active import ActiveShadow
 from service.shadow.input_drift import InputDrift
-from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.slots import slot_of
 from service.shadow.teacher_report import model_change, teacher_drift
+from service.shadow.view import View
 from service.shadow.witness import Witness
 
 _TINY = 1e-6  # an SLO of 0 or 1 is judged as one that is this far from it
@@ -54,19 +53,20 @@ class Assessment:
 
 
 class Assessor:
-    """Assesses one student. `active` is set while texts are shadowed, `witness` while there is one.
+    """Assesses one student by what `view` shows.
 
-    `slo` is the setting, if any; otherwise that of the `reference` holds. `foreseen` [B] is the disagreement rate of
-    each band that evidence on the whole gap expects.
+    `active` is set while texts are shadowed, `witness` while there is one. `slo` is the setting, if any; otherwise that
+    of the `reference` holds. `foreseen` [B] is the disagreement rate of each band that evidence on the whole gap
+    expects.
     """
 
     def __init__(
-        self, ledger: Ledger, reference: Reference, manifest: Manifest, inputs: InputDrift, slo: float | None
+        self, view: View, reference: Reference, manifest: Manifest, inputs: InputDrift, slo: float | None
     ) -> None:
         self.active: ActiveShadow | None = None
         self.witness: Witness | None = None
         self.slo = Slo(reference.slo, "bundle") if slo is None else Slo(slo, "setting")
-        self._ledger, self._manifest, self._inputs = ledger, manifest, inputs
+        self._view, self._manifest, self._inputs = view, manifest, inputs
         self.foreseen = foreseen(reference)
         self._verdict: Verdict | None = None
         self._since = 0.0
@@ -78,14 +78,14 @@ class Assessor:
 
     def assess(self) -> Assessment:
         """Assess the counts of now."""
-        ledger, now, active = self._ledger, time.time(), self.active
+        view, now, active = self._view, time.time(), self.active
+        ledger, record = view.ledger, view.record if active else None
         cells = ledger.history.cells()
         limit = self.limit
         newest = cells.since(slot_of(now) - SLOT_SECONDS)
         hour = ledger.history.totals(start_of("1h", now)).outcomes.sum(axis=0).tolist()
-        watch = active.watch if active else None
         inputs, inputs_drifted = self._inputs.report(now)
-        teacher, teacher_clause = teacher_drift(watch)
+        teacher, teacher_clause = teacher_drift(record)
         waiting = ledger.waiting_since
         findings = Findings(
             slo=self.slo.ratio,
@@ -99,14 +99,15 @@ class Assessor:
             silent_seconds=None if waiting is None else max(now - waiting, 0.0),
             silent_samples=ledger.sampled_since,
             enabled=active is not None,
+            unread_store=view.unread,
             unread_seconds=self._unread(now),
             losses={
                 str(name): count for name, count in zip(OUTCOMES, hour, strict=True) if name is not Outcome.COMPLETED
             },
-            other_teacher=other_teacher(self._manifest, *_identity(active.teacher)) if active else None,
+            other_teacher=other_teacher(self._manifest, *view.teacher.origin) if active and view.teacher else None,
             input_drift=_input_clause(inputs) if inputs_drifted else None,
             teacher_drift=teacher_clause,
-            model_change=model_change(watch),
+            model_change=model_change(record),
         )
         judgement = judge(findings)
         if judgement.verdict is not self._verdict:
@@ -139,11 +140,6 @@ def other_teacher(manifest: Manifest, name: str, version: str) -> str | None:
         f"The gap is measured against {name}@{version}, but the student learned from {'@'.join(learned.values())}; set "
         "shadow.teacher to that one, or distil again."
     )
-
-
-def _identity(teacher: Teacher) -> tuple[str, str]:
-    """Return name and version of a teacher; a bundle that was exported from a teacher stands for that one."""
-    return getattr(teacher, "origin", None) or (teacher.name, teacher.version)
 
 
 def _input_clause(section: dict[str, Any]) -> str | None:

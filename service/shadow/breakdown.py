@@ -6,7 +6,7 @@ Classes are tallied by hour, and after a day by day: a window begins with the ho
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -29,11 +29,18 @@ OTHER = "other"
 
 
 class Breakdown:
-    """Breaks the gap of one bundle down. `labels` are the bundle's, `decides` is whether it has a decision."""
+    """Breaks the gap of one bundle down, by the counts that `history` returns.
 
-    def __init__(self, history: History, labels: Sequence[str], *, decides: bool) -> None:
-        self._history, self._labels, self._decides = history, tuple(labels), decides
-        self._read: tuple[int, Floats] = 0, np.empty((0, 5))
+    `labels` are the bundle's, `decides` is whether it has a decision.
+    """
+
+    def __init__(self, history: Callable[[], History], labels: Sequence[str], *, decides: bool) -> None:
+        self._current, self._labels, self._decides = history, tuple(labels), decides
+        self._read: tuple[History | None, int, Floats] = None, 0, np.empty((0, 5))
+
+    @property
+    def _history(self) -> History:
+        return self._current()
 
     def report(self, start: float = 0.0) -> dict[str, Any]:
         """Return the sections `directions`, `classes` and `decision` of `GET /gap`.
@@ -83,12 +90,13 @@ class Breakdown:
 
     def _pairs(self) -> Pairs:
         """Return the tallies as arrays. Within an hour they are never removed, so that only new ones are read."""
-        tallies, (hour, keys) = self._history.pairs, self._read
-        if hour != self._history.hour or len(keys) > len(tallies):
+        history, (known, hour, keys) = self._history, self._read
+        tallies = history.pairs
+        if known is not history or hour != history.hour or len(keys) > len(tallies):
             keys = np.empty((0, 5))
         if new := list(islice(tallies, len(keys), None)):
             keys = np.concatenate([keys, np.array(new, dtype=np.float64)])
-        self._read = self._history.hour, keys
+        self._read = history, history.hour, keys
         count = np.fromiter(tallies.values(), np.float64, len(tallies))
         band, student, teacher = (keys[:, column].astype(np.int64) for column in (1, 3, 4))
         return Pairs(keys[:, 0], band, keys[:, 2], student, teacher, count)

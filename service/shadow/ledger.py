@@ -2,7 +2,10 @@
 
 A text moves from memory to the outbox to the teacher and ends in exactly one outcome. Each move has one method here,
 so that at every moment, for every band,
-sampled + resumed = sum of outcomes + in memory + in outbox + in flight.
+sampled + resumed = sum of outcomes + in memory + in outbox + in flight + handed over.
+
+A text that is written to a shared store is handed over to all processes that ask about its rows; one of them, perhaps
+this one, takes it, and counts it as resumed.
 """
 
 from __future__ import annotations
@@ -55,8 +58,11 @@ class Ledger:
         self.in_memory = [0] * bands
         self.in_outbox: Counter[Key] = Counter()
         self.in_flight = [0] * bands
+        self.handed_over = [0] * bands
         self.queued = 0
         """Number of texts that wait, in memory or in the outbox."""
+        self.elsewhere = 0
+        """Number of rows that wait in a shared store, as of a second ago; 0 without one."""
         self.redactions: Counter[str] = Counter()
         self.defects = 0
 
@@ -89,6 +95,7 @@ class Ledger:
     def missing(self) -> list[int]:
         """Per band, sampled texts that are in no place and have no outcome. Anything but zero is a defect."""
         missing = self.now.sampled - self.now.outcomes.sum(axis=1) + self.resumed - self.in_memory - self.in_flight
+        missing = missing - self.handed_over
         for key, count in self.in_outbox.items():
             missing[key.band] -= count
         return [int(count) for count in missing]
@@ -147,6 +154,28 @@ class Ledger:
         """Move a text from memory to the outbox."""
         self.in_memory[key.band] -= 1
         self.in_outbox[key] += 1
+
+    def hand_over(self, key: Key) -> None:
+        """Move a text from memory to a shared store."""
+        self.in_memory[key.band] -= 1
+        self.queued -= 1
+        self.handed_over[key.band] += 1
+
+    def take(self, key: Key) -> None:
+        """Take a text from a shared store, to ask about it."""
+        self.resumed[key.band] += 1
+        self.in_outbox[key] += 1
+        self.queued += 1
+
+    def leave(self, key: Key) -> None:
+        """Leave a text that was taken, but not asked about in time, to other processes."""
+        self._leave_outbox(key)
+        self.handed_over[key.band] += 1
+
+    def lose_to_others(self, key: Key) -> None:
+        """Leave a text to other processes while it is in flight: its row has ended, or will, by one of theirs."""
+        self.in_flight[key.band] -= 1
+        self.handed_over[key.band] += 1
 
     def lose_stored(self, key: Key) -> None:
         """End a text whose row is gone from the outbox before the teacher was asked, as when the file is deleted."""

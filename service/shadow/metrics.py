@@ -24,6 +24,7 @@ from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.redaction.redact import KINDS
 from service.shadow.rule_metrics import limits, log_factors, log_likelihood_ratios, window_weights
 from service.shadow.teacher_report import teacher_metrics
+from service.shadow.view import View
 
 ASKED = (Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER, Outcome.REFUSED)
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
@@ -43,17 +44,18 @@ def band_name(band: int) -> str:
 
 
 class ShadowMetrics(Collector):
-    """A collector that registers itself."""
+    """A collector that registers itself: of counters of this process (`ledger`), and of gauges of what `view` shows."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         ledger: Ledger,
+        view: View,
         propensity: tuple[float, ...],
         version: str,
         assessor: Assessor,
     ) -> None:
-        self._assessor = assessor
+        self._assessor, self._view = assessor, view
         self._ledger, self._propensity, self._version = ledger, propensity, version
         self._seconds = Histogram(
             "reflux_shadow_teacher_seconds",
@@ -82,8 +84,10 @@ class ShadowMetrics(Collector):
         yield from self._comparisons()
         yield from self._pipeline()
         yield from self._teacher()
-        yield from teacher_metrics(self._assessor.active.watch if self._assessor.active else None)
-        yield log_likelihood_ratios(self._version, self._ledger.null)
+        active = self._assessor.active
+        record = self._view.record if active else None
+        yield from teacher_metrics(record, active.asking.watch if active and active.asking else None)
+        yield log_likelihood_ratios(self._version, self._view.ledger.null)
         yield from gap_metrics(self._assessor.assess(), self._version)
         yield limits(self._version)
         yield window_weights(self._version)
@@ -103,8 +107,10 @@ class ShadowMetrics(Collector):
             yield counter(name, text, _BAND, self._by_band(values))
         for name, (text, field) in _PER_BAND.items():
             yield counter(name, text, _BAND, self._by_band(getattr(self._ledger.now, field)))
-        text = "Sampled texts taken over from an earlier process; they are not in sampled."
+        text = "Sampled texts taken over from an earlier process, or from a shared store; they are not in sampled."
         yield counter("reflux_shadow_resumed", text, _BAND, self._by_band(self._ledger.resumed))
+        text = "Sampled texts left to the processes that share a store; the one that asks has them in resumed."
+        yield counter("reflux_shadow_handed_over", text, _BAND, self._by_band(self._ledger.handed_over))
 
     def _outcomes(self) -> Iterator[Metric]:
         samples = (
@@ -130,11 +136,13 @@ class ShadowMetrics(Collector):
         text = "Probability that a request is shown to the teacher."
         yield gauge("reflux_shadow_propensity", text, _BAND, self._by_band(propensity))
         oldest = active.oldest_age if active else None
+        breaker = active.asking.worker.breaker.state if active and active.asking else 0
         for name, text, value in (
             ("queue_depth", "Sampled texts that wait, in memory and in the outbox.", ledger.queued),
             ("inflight", "Sampled texts at the teacher.", sum(ledger.in_flight)),
             ("oldest_age_seconds", "Age of the oldest sampled text without an outcome.", oldest or 0.0),
-            ("breaker_state", "0 closed, 1 half-open, 2 open.", active.worker.breaker.state if active else 0),
+            ("breaker_state", "0 closed, 1 half-open, 2 open.", breaker),
+            ("store_pending", "Texts without an outcome in a shared store, of all processes.", self._view.pending),
         ):
             yield gauge(f"reflux_shadow_{name}", text, (), [((), value)])
         redactions = [((kind,), ledger.redactions[kind]) for kind in KINDS]
@@ -146,12 +154,12 @@ class ShadowMetrics(Collector):
         active, now = self._assessor.active, self._ledger.now
         info = InfoMetricFamily("reflux_teacher", "The teacher that answers are compared with.")
         cost, tokens, budget = [], [], []
-        if active:
-            teacher, limit = (active.teacher.name,), active.worker.budget.usd_per_hour
+        if active and active.asking:
+            teacher, limit = (active.asking.teacher.name,), active.asking.worker.budget.usd_per_hour
             cost.append((teacher, float(now.cost_usd.sum())))
             tokens.append((teacher, float(now.tokens.sum())))
             budget.append((teacher, math.inf if limit is None else limit))
-            info.add_metric([], {"teacher": active.teacher.name, "fingerprint": active.teacher.version})
+            info.add_metric([], {"teacher": active.asking.teacher.name, "fingerprint": active.asking.teacher.version})
         yield counter("reflux_shadow_cost_usd", "What the teacher cost.", ("teacher",), cost)
         yield counter("reflux_shadow_tokens", "Tokens the teacher read.", ("teacher",), tokens)
         text = "What the teacher may cost; +Inf for no limit."

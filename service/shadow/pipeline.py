@@ -34,6 +34,8 @@ from service.shadow.outcome import Outcome
 from service.shadow.report import gap_report, history_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
+from service.shadow.teacher_record import TeacherRecord
+from service.shadow.view import SharedView, View
 from service.shadow.witness import Answered, LoadedWitness, Witness
 from service.shadow.witness_metrics import WitnessMetrics
 
@@ -68,11 +70,14 @@ class ShadowPipeline:
         self._anchors = read_anchors(bundle) if settings.enabled else []
         self._sampler = Sampler(reference, settings.rate, random)
         self._ledger = Ledger(reference.null, self._sampler.propensity)
-        self._assessor = Assessor(self._ledger, reference, bundle.manifest, self._inputs, settings.gap_slo)
+        self._view = self._make_view()
+        self._assessor = Assessor(self._view, reference, bundle.manifest, self._inputs, settings.gap_slo)
         self._metrics = ShadowMetrics(
-            registry, self._ledger, self._sampler.propensity, bundle.manifest.version, self._assessor
+            registry, self._ledger, self._view, self._sampler.propensity, bundle.manifest.version, self._assessor
         )
-        self._breakdown = Breakdown(self._ledger.history, bundle.manifest.labels, decides=decision is not None)
+        self._breakdown = Breakdown(
+            lambda: self._view.ledger.history, bundle.manifest.labels, decides=decision is not None
+        )
         registry.register(BreakdownMetrics(self._breakdown, bundle.manifest.version))
         self._witness_metrics = WitnessMetrics(bundle.manifest.version)
         registry.register(self._witness_metrics)
@@ -100,6 +105,7 @@ class ShadowPipeline:
             self._settings,
             self._manifest,
             self._ledger,
+            self._view,
             self._metrics.time_teacher,
             loaded.version if loaded is not None else None,
             self._decision,
@@ -155,13 +161,17 @@ class ShadowPipeline:
         if self._ledger.defects == 1:
             log.exception("shadow could not count a text")
 
+    async def refresh(self) -> None:
+        """Read what other processes counted, if they share a store. Never raises, and waits a second at most."""
+        await self._view.refresh()
+
     def gap(self, window: str = SINCE) -> dict[str, Any]:
         """Return the body of `GET /gap`, with the gap in one of `service.monitor.windows.NAMES`."""
         assessed = self._assessor.assess()
         report = gap_report(
             assessed,
             window,
-            self._ledger,
+            self._view,
             self._reference,
             self._sampler.propensity,
             self._manifest.version,
@@ -172,7 +182,7 @@ class ShadowPipeline:
 
     def gap_history(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""
-        return history_report(self._ledger.history.cells(), self._assessor.slo.ratio, time.time(), window)
+        return history_report(self._view.ledger.history.cells(), self._assessor.slo.ratio, time.time(), window)
 
     async def disagreements(self, limit: int) -> dict[str, Any]:
         """Return the body of `GET /gap/disagreements`. Raises OutboxError if the outbox cannot be read."""
@@ -187,7 +197,16 @@ class ShadowPipeline:
         """
         if self._active is None:
             raise InvalidRequestError("there is no teacher to ask: set shadow.enabled and shadow.teacher")
-        return await self._active.questions.ask(text)
+        if self._active.asking is None:
+            raise InvalidRequestError("this process does not ask the teacher (shadow.ask); ask `reflux worker`")
+        return await self._active.asking.questions.ask(text)
+
+    def _make_view(self) -> View:
+        settings = self._settings
+        if not settings.enabled or settings.database is None:
+            return View(self._ledger)
+        null, propensity, labels = self._ledger.null, self._sampler.propensity, self._manifest.labels
+        return SharedView(lambda: Ledger(null, propensity), lambda: TeacherRecord(settings, self._anchors, labels))
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1
@@ -201,7 +220,7 @@ class ShadowPipeline:
             propensity=self._sampler.propensity[band],
             novel=None if self._decision is None else self._decision.is_novel(prediction.embedding),
         )
-        full = self._ledger.queued >= self._settings.backlog_rows
+        full = self._ledger.queued + self._ledger.elsewhere >= self._settings.backlog_rows
         self._ledger.sample(sample.key, now)
         if full or not active.writer.offer(sample):
             self._ledger.drop(sample.key, Outcome.QUEUE_FULL)

@@ -25,6 +25,7 @@ from service.shadow.metrics import band_name
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.slots import DAY, HOUR, hour_of
 from service.shadow.totals import Totals
+from service.shadow.view import View
 
 LEVEL = 0.95
 
@@ -35,7 +36,7 @@ PLANNED = 1000
 def gap_report(
     assessed: Assessment,
     window: str,
-    ledger: Ledger,
+    view: View,
     reference: Reference,
     propensity: tuple[float, ...],
     version: str,
@@ -45,7 +46,7 @@ def gap_report(
 
     The verdict, the evidence and the windows are those of all time, whatever the `window`.
     """
-    judgement, found = assessed.judgement, assessed.findings.windows[window]
+    ledger, judgement, found = view.ledger, assessed.judgement, assessed.findings.windows[window]
     start = start_of(window, assessed.now)
     totals = _counted(ledger, start, window)
     last = ledger.last_comparison
@@ -59,11 +60,11 @@ def gap_report(
         "model_version": version,
         "enabled": active is not None,
         "teacher": {
-            "name": active.teacher.name,
-            "version": active.teacher.version,
-            "models": active.watch.models.newest(),
+            "name": view.teacher.name,
+            "version": view.teacher.version,
+            "models": view.record.models.newest() if view.record else [],
         }
-        if active
+        if active and view.teacher
         else None,
         "slo": dataclasses.asdict(assessed.slo),
         **_gap(found, totals, window),
@@ -80,8 +81,8 @@ def gap_report(
         },
         "outcomes": {str(name): int(totals.outcomes[:, column].sum()) for column, name in enumerate(OUTCOMES)},
         "queue": {
-            "waiting": ledger.queued,
-            "in_flight": sum(ledger.in_flight),
+            "waiting": view.waiting,
+            "in_flight": view.in_flight,
             "oldest_age_seconds": active.oldest_age if active else None,
         },
         "cost": _cost(totals, active),
@@ -232,12 +233,13 @@ def _losses(totals: Totals, window: Window) -> dict[str, Any]:
 def _cost(totals: Totals, active: ActiveShadow | None) -> dict[str, float | None]:
     compared, cost_usd = float(totals.compared.sum()), float(totals.cost_usd.sum())
     each = cost_usd / compared if compared else None
+    budget = active.asking.worker.budget if active and active.asking else None
     return {
         "usd": cost_usd,
         "usd_per_1000_comparisons": None if each is None else 1000 * each,
         "tokens": float(totals.tokens.sum()),
-        "budget_usd_per_hour": active.worker.budget.usd_per_hour if active else None,
-        "budget_usd_left_now": active.worker.budget.balance if active else None,
+        "budget_usd_per_hour": budget.usd_per_hour if budget else None,
+        "budget_usd_left_now": budget.balance if budget else None,
         "teacher_alone_usd": None if each is None else each * float(totals.requests.sum()),
     }
 

@@ -8,7 +8,7 @@ import time
 import structlog
 
 from service.shadow.errors import OutboxError
-from service.shadow.outbox.store import Outbox
+from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.slots import DAY, HOUR
 
@@ -18,7 +18,7 @@ PAUSE_SECONDS = 0.05
 log = structlog.get_logger(__name__)
 
 
-async def delete_old_rows(outbox: Outbox, thread: OutboxThread, days: float) -> None:
+async def delete_old_rows(outbox: AnyOutbox, thread: OutboxThread, days: float) -> None:
     """Delete rows answered more than `days` ago, now and every hour, until cancelled."""
     while True:
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class ShadowSettings(BaseModel):
@@ -37,6 +39,18 @@ class ShadowSettings(BaseModel):
 
     max_bytes: int = Field(default=2 * 2**30, ge=2**20)
     """Maximum size of the outbox. Beyond it new rows are dropped and counted as `store_error`."""
+
+    database: SecretStr | None = None
+    """A PostgreSQL URL, `postgresql://user@host:5432/name`: many processes share it, in place of `path`."""
+
+    database_password_file: Path | None = None
+    """A file that holds the password of the database alone; it is read again at each connection."""
+
+    ask: bool = True
+    """Ask the teacher. If off, `reflux worker` asks instead, and this process needs no teacher; needs `database`."""
+
+    lease_seconds: float = Field(default=60.0, gt=0.0)
+    """How long a row of the database is kept from others by a process that asks about it, and may have died."""
 
     queue_rows: int = Field(default=2048, ge=1)
     """Maximum number of sampled texts waiting in memory. Beyond it new ones are dropped as `queue_full`."""
@@ -82,6 +96,41 @@ class ShadowSettings(BaseModel):
 
     stop_seconds: float = Field(default=5.0, gt=0.0)
     """Time limit for stopping: queued rows are written, and running calls to the teacher may still end."""
+
+    @field_validator("database")
+    @classmethod
+    def _is_postgresql(cls, given: SecretStr | None) -> SecretStr | None:
+        """Refuse what is no URL of a PostgreSQL database, without repeating it: it may hold a password."""
+        if given is None:
+            return None
+        try:
+            parts = urlsplit(given.get_secret_value())
+            _ = parts.port
+            fits = parts.scheme in ("postgresql", "postgres") and len(parts.path) > 1
+        except ValueError:
+            fits = False
+        if not fits:
+            raise PydanticCustomError(
+                "database",
+                "must be postgresql://user@host:5432/name, with special characters of a password as %XX",
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse settings that contradict each other."""
+        if self.enabled and not self.ask and self.database is None:
+            raise PydanticCustomError(
+                "ask",
+                "shadow.ask is off, and without shadow.database no other process can ask the teacher; set either",
+            )
+        if self.database is not None and self.lease_seconds <= 2 * self.deadline_seconds:
+            raise PydanticCustomError(
+                "lease_seconds",
+                "shadow.lease_seconds must be more than twice shadow.deadline_seconds, or two processes could pay for "
+                "the same row",
+            )
+        return self
 
     @field_validator("phone_countries")
     @classmethod

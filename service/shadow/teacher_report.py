@@ -10,23 +10,23 @@ from prometheus_client.core import Metric
 
 from service.monitor.teacher_drift import LOG_DRIFT, TeacherDrift
 from service.shadow.families import counter, gauge
-from service.shadow.teacher_watch import TeacherWatch
+from service.shadow.teacher_record import TeacherRecord
 
 
-def teacher_drift(watch: TeacherWatch | None) -> tuple[dict[str, Any], str | None]:
+def teacher_drift(record: TeacherRecord | None) -> tuple[dict[str, Any], str | None]:
     """Return `drift.teacher` of `GET /gap`, and a clause that says what changed if the teacher drifts.
 
-    `watch` is None without shadowing.
+    `record` is None without shadowing.
     """
-    status, message = _status(watch)
-    drift = TeacherDrift([]) if watch is None else watch.drift
+    status, message = _status(record)
+    drift = TeacherDrift([]) if record is None else record.drift
     section = {
         "status": status,
         "anchors": {
             "count": len(drift.anchors),
             "asked": drift.asked,
             "changed": drift.changed,
-            "last": watch.last if watch else None,
+            "last": record.last if record else None,
         },
         "noise": {
             "repeats": drift.pairs,
@@ -35,20 +35,23 @@ def teacher_drift(watch: TeacherWatch | None) -> tuple[dict[str, Any], str | Non
         },
         "log_evalue": drift.log_evalue() if drift.met else None,
         "log_evalue_at": LOG_DRIFT,
-        "cost_usd": watch.cost_usd if watch else 0.0,
+        "cost_usd": record.cost_usd if record else 0.0,
         "message": message,
     }
     return section, message.rstrip(".") if status == "drift" else None
 
 
-def model_change(watch: TeacherWatch | None) -> str | None:
+def model_change(record: TeacherRecord | None) -> str | None:
     """Return a sentence for the verdict if the teacher's server has answered as another model since some days ago."""
-    return watch.models.change(time.time()) if watch else None
+    return record.models.change(time.time()) if record else None
 
 
-def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
-    """Yield the families about the teacher itself; without anchors they have no series."""
-    drift = watch.drift if watch is not None and watch.enabled else None
+def teacher_metrics(record: TeacherRecord | None, here: TeacherRecord | None) -> Iterator[Metric]:
+    """Yield the families about the teacher itself; without anchors they have no series.
+
+    `record` has what all processes know, `here` what this one asked.
+    """
+    drift = record.drift if record is not None and record.enabled else None
     changed = [] if drift is None else [(("true",), drift.changed), (("false",), drift.met - drift.changed)]
     text = "Anchors that were asked about, by whether the label changed."
     yield gauge("reflux_teacher_anchors", text, ("changed",), changed)
@@ -57,22 +60,22 @@ def teacher_metrics(watch: TeacherWatch | None) -> Iterator[Metric]:
     yield gauge("reflux_teacher_log_evalue", text, (), evidence)
     drifts = [] if drift is None else [((), float(drift.drifts))]
     yield gauge("reflux_teacher_drift", "1 while the teacher drifts.", (), drifts)
-    cost = [] if watch is None else [((), watch.cost_usd_now)]
+    cost = [] if here is None else [((), here.cost_usd_now)]
     yield counter("reflux_teacher_watch_cost_usd", "What anchors and repeated calls cost.", (), cost)
-    responses = [] if watch is None else watch.models.responses.items()
+    responses = [] if here is None else here.models.responses.items()
     text = "Answers by the model and the fingerprint that they state, of the newest few."
     yield counter("reflux_teacher_responses", text, ("model", "fingerprint"), responses)
 
 
-def _status(watch: TeacherWatch | None) -> tuple[str, str]:
+def _status(record: TeacherRecord | None) -> tuple[str, str]:
     """Return the status of the teacher and a sentence that says why."""
-    if watch is None:
+    if record is None:
         return "off", "No text is sent to a teacher."
-    drift = watch.drift
+    drift = record.drift
     count = len(drift.anchors)
     if not count:
         return "off", "The bundle has no anchors to ask the teacher about; export it again."
-    if not watch.enabled:
+    if not record.enabled:
         return "off", "No anchors are asked about: shadow.anchors_per_day is 0."
     if drift.drifts:
         if drift.log_first() >= LOG_DRIFT:
@@ -87,7 +90,7 @@ def _status(watch: TeacherWatch | None) -> tuple[str, str]:
         )
     if drift.met < count:
         waiting = f"{drift.met} of {count} anchors were asked about so far; the first round takes a day."
-        if watch.failed:
-            waiting = f"{waiting} The last {watch.failed} calls failed; see the log."
+        if record.failed:
+            waiting = f"{waiting} The last {record.failed} calls failed; see the log."
         return "waiting", waiting
     return "ok", f"The teacher answers {count - drift.changed} of {count} anchors as recorded."

@@ -19,33 +19,29 @@ import structlog
 
 from distill.teachers.base import CONSTANT_METHODS
 from export.bundle.anchors import Anchor
-from service.monitor.teacher_drift import TeacherDrift
 from service.shadow.breaker import State
 from service.shadow.errors import OutboxError
-from service.shadow.models import TeacherModels
+from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.checks import AnchorAnswer, Repeat
 from service.shadow.outbox.rows import PendingRow, RowResult
-from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
-from service.shadow.slots import DAY
 from service.shadow.teacher import TeacherCaller, TeacherResult
+from service.shadow.teacher_record import TeacherRecord
 
-NO_LABEL = -1
-"""The label of an answer that names none, which is a change like any other."""
+LEAD_SECONDS = 60.0
+"""How often a process asks whether the one that watches the teacher is gone."""
 
 _ANSWERED = (Outcome.COMPLETED, Outcome.REFUSED, Outcome.INVALID_ANSWER)
 
 log = structlog.get_logger(__name__)
 
 
-class TeacherWatch:
-    """Collects the evidence of `drift` from the anchors and the repeats of one teacher.
+class TeacherWatch(TeacherRecord):
+    """Asks one teacher about anchors and repeats, and keeps the record of its answers.
 
-    `labels` are the student's. `models` has who answered, also the rows. `cost_usd` is what anchors and repeats cost,
-    across restarts, `cost_usd_now` in this process, and `last` when an anchor was answered last, in Unix seconds.
-    `failed` counts the calls that failed since one was answered.
+    Of several processes with a shared outbox one asks about the anchors.
     """
 
     def __init__(
@@ -53,36 +49,22 @@ class TeacherWatch:
         settings: ShadowSettings,
         anchors: Sequence[Anchor],
         labels: Sequence[str],
-        outbox: Outbox,
+        outbox: AnyOutbox,
         thread: OutboxThread,
         teacher: TeacherCaller,
     ) -> None:
-        position = {label: index for index, label in enumerate(labels)}
-        self.models = TeacherModels()
-        self.drift = TeacherDrift([position[anchor.label] for anchor in anchors])
-        self.cost_usd = self.cost_usd_now = 0.0
-        self.last: float | None = None
-        self.failed = 0
-        per_day = len(anchors) if settings.anchors_per_day is None else settings.anchors_per_day
-        self.enabled = bool(anchors) and per_day > 0
-        self._interval = DAY / per_day if per_day else DAY
-        self._anchors = anchors
+        super().__init__(settings, anchors, labels)
         self._settings = settings
         self._outbox, self._thread, self._teacher = outbox, thread, teacher
         self._random = Random()
-        self._next = 0
+        self._leads = False
         self._stopping = asyncio.Event()
 
     async def restore(self) -> None:
         """Take over the answers of earlier processes. Raises OutboxError."""
         stored = await self._thread.call(self._outbox.checks)
         self.models.load(stored.models)
-        self.cost_usd = stored.cost_usd
-        for first, second in stored.repeats:
-            self.drift.pair(first != second)
-        for answer in stored.anchors:
-            if answer.anchor < len(self._anchors):
-                self._take(answer)
+        self.load(stored)
 
     def stop(self) -> None:
         """Make `run` return, after the call that runs."""
@@ -92,8 +74,13 @@ class TeacherWatch:
         """Ask about one anchor after another, until stopped."""
         if not self.enabled:
             return
-        wait = 0.0 if self.last is None else min(max(self.last + self._interval - time.time(), 0.0), self._interval)
+        wait = self._until_due()
         while not await self._stopped_within(wait):
+            if not self._leads and not await self._take_lead():
+                wait = min(self._interval, LEAD_SECONDS)
+                continue
+            if self._outbox.shared and (wait := self._until_due()) > 0:
+                continue  # another process asked meanwhile
             try:
                 await self._ask_anchor()
             except Exception:
@@ -133,13 +120,20 @@ class TeacherWatch:
             self._count(result, answer.time)
             again = self._take(answer)
 
-    def _take(self, answer: AnchorAnswer) -> bool:
-        """Take a stored answer to an anchor as evidence; return whether the anchor should be asked again at once."""
-        self.last = answer.time
-        self.drift.constant = answer.method in CONSTANT_METHODS if answer.method else self.drift.constant
-        again = self.drift.add(answer.anchor, NO_LABEL if answer.label is None else answer.label)
-        self._next = answer.anchor if again else (answer.anchor + 1) % len(self._anchors)
-        return again
+    def _until_due(self) -> float:
+        """Return the seconds until the next anchor is due."""
+        return 0.0 if self.last is None else min(max(self.last + self._interval - time.time(), 0.0), self._interval)
+
+    async def _take_lead(self) -> bool:
+        """Return whether this process is the one that asks about anchors; then it knows what others asked before."""
+        try:
+            if await self._thread.call(self._outbox.lead):
+                self._leads = True
+                if self._outbox.shared:
+                    self.load(await self._thread.call(self._outbox.checks))
+        except OutboxError as error:
+            log.warning("shadow teacher watch waits for the outbox", error=str(error))
+        return self._leads
 
     async def _ask(self, text: str, draw: int) -> TeacherResult | None:
         """Ask about a text; None if that is not possible now, or failed."""

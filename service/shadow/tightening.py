@@ -9,7 +9,7 @@ import structlog
 from export.bundle.ceilings import tightened
 from service.monitor.cells import SLOT_SECONDS
 from service.shadow.ledger import Ledger
-from service.shadow.outbox.store import Outbox
+from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.slots import slot_of
 
@@ -24,7 +24,7 @@ def due(ledger: Ledger) -> bool:
     return ledger.compared >= ENOUGH and len(ledger.ceilings) == 1
 
 
-async def tighten(ledger: Ledger, outbox: Outbox, thread: OutboxThread) -> None:
+async def tighten(ledger: Ledger, outbox: AnyOutbox, thread: OutboxThread) -> None:
     """Lower the ceilings to what the comparisons so far allow, for requests from the next slot on.
 
     The comparisons that they come from are not judged by them, so that what is said of e-values stays true. Raises

@@ -2,11 +2,15 @@
 
 An answer is stored before it is counted. While the outbox cannot be written, the worker keeps its answer and asks
 nothing more, so that no paid answer is lost. Each concurrent call of `Worker.run` asks about one row at a time.
+
+Rows of a shared outbox are taken for a time. What is not asked about early enough is left to other processes, and so is
+a row that another one has ended meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,17 +25,24 @@ from export.bundle.decision import Decision
 from service.shadow.comparison import compare
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import Ledger
+from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.rows import PendingRow, RowResult, Sample
-from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, TeacherResult
 from service.shadow.teacher_watch import TeacherWatch
 from service.shadow.tightening import due, tighten
+from service.shadow.view import View
 
 OLDEST_SECONDS = 30 * 86400.0
 """Greatest plausible age of a row from an earlier process; a greater one means that a clock was wrong."""
+
+POLL_SECONDS = 1.0
+"""How often a shared outbox without rows to ask about is looked at again: other processes write to it too."""
+
+LOOK_SECONDS = 60.0
+"""How old what is known of other processes' comparisons may be, to decide whether the ceilings can be lowered."""
 
 FAILURES = (Outcome.TIMEOUT, Outcome.TEACHER_ERROR)
 """Outcomes that the circuit breaker counts as failures."""
@@ -46,17 +57,18 @@ class Worker:
     answered row again, and counts which models answered. `scaling` is the teacher's calibration, if it has one: the
     student learned from calibrated answers, so it is compared with the calibrated answer. The answer is stored
     uncalibrated, as the teacher gave it. `decision` is the rule by which the decisions that follow from both answers
-    are compared too.
+    are compared too. `view` has the comparisons of all processes.
     """
 
     def __init__(
         self,
         settings: ShadowSettings,
-        outbox: Outbox,
+        outbox: AnyOutbox,
         thread: OutboxThread,
         ledger: Ledger,
         teacher: TeacherCaller,
         watch: TeacherWatch,
+        view: View,
         timed: Callable[[Outcome, float], None],
         scaling: Scaling | None = None,
         decision: Decision | None = None,
@@ -64,11 +76,12 @@ class Worker:
         self.breaker, self.budget = teacher.breaker, teacher.budget
         self._settings = settings
         self._outbox, self._thread, self._ledger, self._teacher = outbox, thread, ledger, teacher
-        self._watch, self._timed = watch, timed
+        self._watch, self._view, self._timed = watch, view, timed
         self._scaling = scaling
         self._decision = decision
         self._next_rows: deque[PendingRow] = deque()
         self._claimed: dict[int, float] = {}  # `since` by `seq`, of the next rows and of those in flight
+        self._ask_until: dict[int, float] = {}  # monotonic time by `seq`, of the next rows of a shared outbox
         self._stored_since: dict[str, float] = {}  # `since` by `id`, of stored samples not claimed yet, oldest first
         self._started = (time.time(), time.monotonic())
         self._claiming = asyncio.Lock()
@@ -84,7 +97,8 @@ class Worker:
 
     def stored(self, samples: Sequence[Sample]) -> None:
         """Wake up: these samples are in the outbox now."""
-        self._stored_since.update((sample.id, sample.since) for sample in samples)
+        if not self._outbox.shared:  # else they may be others' to ask about
+            self._stored_since.update((sample.id, sample.since) for sample in samples)
         self._more.set()
 
     def stop(self) -> None:
@@ -108,10 +122,11 @@ class Worker:
             except Exception:
                 # The row stays claimed: asking again would meet, and pay for, the same defect.
                 log.exception("shadow row failed", seq=row.seq)
-                self._ledger.lose_in_flight(row.key)
+                self._lose(row)
             else:
                 del self._claimed[row.seq]
-                if due(self._ledger):
+                await self._view.refresh(LOOK_SECONDS)
+                if due(self._view.ledger):
                     await self._tighten()
                 await self._watch.repeat(row, result)
 
@@ -121,11 +136,19 @@ class Worker:
             while not self._stopping:
                 if (seconds := self._teacher.hold_seconds) > 0:
                     await self._pause(seconds)
-                elif self._next_rows:
-                    return self._next_rows.popleft()
-                else:
+                elif not self._next_rows:
                     await self._claim()
+                elif (row := self._next_rows.popleft()) and self._may_ask(row):
+                    return row
             return None
+
+    def _may_ask(self, row: PendingRow) -> bool:
+        """Return whether a row is still this process's to ask about; leave it to others if not."""
+        if time.monotonic() <= self._ask_until.get(row.seq, math.inf):
+            return True
+        del self._claimed[row.seq], self._ask_until[row.seq]
+        self._ledger.leave(row.key)
+        return False
 
     def _requeue(self, row: PendingRow) -> None:
         """Make a row the next to be asked about."""
@@ -142,7 +165,7 @@ class Worker:
     async def _claim(self) -> None:
         """Claim pending rows; if there are none, wait until some may have been stored."""
         self._more.clear()
-        before = list(self._ledger.in_outbox.elements())
+        before, now = list(self._ledger.in_outbox.elements()), time.monotonic()
         try:
             rows = await self._thread.call(self._outbox.pending, self._settings.concurrency, frozenset(self._claimed))
         except OutboxError as error:
@@ -152,12 +175,33 @@ class Worker:
         if rows:
             self._next_rows.extend(rows)
             self._claimed.update((row.seq, self._since(row)) for row in rows)
+            if self._outbox.shared:
+                self._take(rows, now)
+            return
+        if self._outbox.shared:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._more.wait(), POLL_SECONDS)
             return
         # Rows that the ledger still counts as stored are missing: the file was deleted or replaced.
         self._stored_since.clear()
         for key in before:
             self._ledger.lose_stored(key)
         await self._more.wait()
+
+    def _take(self, rows: Sequence[PendingRow], since: float) -> None:
+        """Count rows of a shared outbox that are this process's since this time, by the monotonic clock."""
+        # Each may wait for one other call before its own, and both have the deadline.
+        until = since + self._settings.lease_seconds - 2 * self._settings.deadline_seconds
+        for row in rows:
+            self._ask_until[row.seq] = until
+            self._ledger.take(row.key)
+
+    def _lose(self, row: PendingRow) -> None:
+        """Count the end of a row whose outcome is not stored by this process."""
+        if self._outbox.shared:
+            self._ledger.lose_to_others(row.key)
+        else:
+            self._ledger.lose_in_flight(row.key)
 
     def _since(self, row: PendingRow) -> float:
         """Return the monotonic time at which a row's text was answered.
@@ -221,8 +265,9 @@ class Worker:
             else:
                 break
         self._failing = False
+        self._ask_until.pop(row.seq, None)
         if not stored:
-            self._ledger.lose_in_flight(row.key)
+            self._lose(row)
             return
         self._watch.models.count(result.model, result.fingerprint, result.answered)
         self._ledger.finish(row.key, result.outcome)
@@ -233,9 +278,9 @@ class Worker:
     async def _tighten(self) -> None:
         """Set the ceilings once more; if that fails, it is tried again after the next row."""
         async with self._tightening:
-            if due(self._ledger):  # not done by another worker meanwhile
+            if due(self._view.ledger):  # not done by another worker meanwhile
                 try:
-                    await tighten(self._ledger, self._outbox, self._thread)
+                    await tighten(self._view.ledger, self._outbox, self._thread)
                 except Exception as error:
                     log.warning("shadow could not lower ceilings", error=str(error))
 

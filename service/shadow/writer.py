@@ -1,8 +1,8 @@
 """The writer: moves samples from memory to the outbox, one transaction per batch.
 
 `offer` queues a sample or refuses it immediately; redaction and writing happen later, in the outbox's thread. While
-another program locks the outbox, samples wait in memory; those that cannot be written for another reason are dropped
-and counted.
+another program locks the outbox, or a shared one cannot be reached, samples wait in memory; those that cannot be
+written for another reason are dropped and counted.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import structlog
 from service.shadow.errors import OutboxBusyError, OutboxError
 from service.shadow.history import Changes
 from service.shadow.ledger import Ledger
+from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.rows import OutboxRow, Sample
-from service.shadow.outbox.store import Outbox
 from service.shadow.outbox.thread import OutboxThread
 from service.shadow.outcome import Outcome
 from service.shadow.redaction.redact import redact
@@ -41,7 +41,7 @@ class Writer:
     def __init__(
         self,
         settings: ShadowSettings,
-        outbox: Outbox,
+        outbox: AnyOutbox,
         thread: OutboxThread,
         ledger: Ledger,
         stored: Callable[[Sequence[Sample]], None],
@@ -92,7 +92,7 @@ class Writer:
     async def flush(self) -> None:
         """Write one batch and the counts without rows.
 
-        If another program locks the outbox, both are kept for the next attempt. After any other error the batch is
+        If the outbox is busy or out of reach, both are kept for the next attempt. After any other error the batch is
         dropped and counted, and only the counts are kept.
         """
         history = self._ledger.history
@@ -101,7 +101,7 @@ class Writer:
             return
         changes = history.take_changes()
         try:
-            found = await self._thread.call(self._write, batch, changes)
+            found, elsewhere = await self._thread.call(self._write, batch, changes)
         except asyncio.CancelledError:
             history.give_back(changes)
             self._drop(len(batch), Outcome.SHUTDOWN)
@@ -109,7 +109,7 @@ class Writer:
         except OutboxBusyError as error:
             history.give_back(changes)
             if not self._failing:
-                log.warning("shadow outbox is locked; texts wait in memory", error=str(error))
+                log.warning("shadow outbox is busy or out of reach; texts wait in memory", error=str(error))
             self._failing = True
             return
         except Exception as error:
@@ -123,9 +123,11 @@ class Writer:
             log.info("shadow outbox works again")
         self._failing = False
         self._ledger.redactions.update(found)
+        self._ledger.elsewhere = elsewhere
+        leave = self._ledger.hand_over if self._outbox.shared else self._ledger.store
         for sample in batch:
             self._take()
-            self._ledger.store(sample.key)
+            leave(sample.key)
         if batch:
             self._stored(batch)
 
@@ -149,8 +151,11 @@ class Writer:
         self._bytes -= sample.size
         return sample
 
-    def _write(self, batch: Sequence[Sample], changes: Changes) -> Counter[str]:
-        """Redact and store a batch, in the outbox's thread. Return the number of placeholders by kind."""
+    def _write(self, batch: Sequence[Sample], changes: Changes) -> tuple[Counter[str], int]:
+        """Redact and store a batch, in the outbox's thread.
+
+        Return the number of placeholders by kind, and what `AnyOutbox.write` returns.
+        """
         found: Counter[str] = Counter()
         rows = []
         for sample in batch:
@@ -159,8 +164,7 @@ class Writer:
             if redacted.found:
                 found.update(redacted.found)
             rows.append(self._row(sample, redacted.text))
-        self._outbox.write(rows, changes)
-        return found
+        return found, self._outbox.write(rows, changes)
 
     def _row(self, sample: Sample, text: str) -> OutboxRow:
         """Make the row of a sample. Its split depends on the redacted text alone, so that equal texts share it."""

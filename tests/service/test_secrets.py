@@ -23,7 +23,10 @@ from tests.support.waiting import until
 KEY = "sk-canary0123456789"
 TEXT = "my canary text 4111"
 LABELS = ("billing", "shipping", "account", "technical")
-PATHS = {"bundle", "candidate", "tensorrt_cache", "api_keys", "path", "host", "split_key", "teacher", "witness"}
+PATHS = {
+    *("bundle", "candidate", "tensorrt_cache", "api_keys", "path", "host", "split_key", "teacher", "witness"),
+    "database_password_file",
+}
 """Settings that take any text, most of them paths, which are told where they lead nowhere."""
 
 MAPPING = json.dumps({"a": KEY})

@@ -57,15 +57,17 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def service_process(**variables: str) -> AsyncIterator[ServiceProcess]:
+async def service_process(*command: str, **variables: str) -> AsyncIterator[ServiceProcess]:
     """Start the service on a free port with environment variables; it listens, unless it refused to start.
+
+    `command` are the arguments of Python, by default `-m service`.
 
     What of it still runs at the end is killed.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("REFLUX_")}
     process = ServiceProcess(
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service"),
+            *(sys.executable, *(command or ("-m", "service"))),
             cwd=ROOT,
             env={**inherited, "REFLUX_HOST": "127.0.0.1", "REFLUX_PORT": "0", **variables},
             stderr=asyncio.subprocess.PIPE,

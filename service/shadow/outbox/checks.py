@@ -5,8 +5,9 @@ Everything happens within a caller's transaction. None of this enters the counts
 
 from __future__ import annotations
 
-import sqlite3
 from typing import NamedTuple
+
+from service.shadow.outbox.sql import Connection
 
 TABLES = (
     """
@@ -101,18 +102,17 @@ class Checks:
     def __init__(self, bundle: str, teacher: str) -> None:
         self._owner = (bundle, teacher)
 
-    def count_model(
-        self, connection: sqlite3.Connection, model: str | None, fingerprint: str | None, at: float
-    ) -> None:
+    def count_model(self, connection: Connection, model: str | None, fingerprint: str | None, at: float) -> None:
         """Count an answer at the Unix time `at`, if its responses state a model or a fingerprint."""
         if model or fingerprint:
             connection.execute(
                 "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, 1)"
-                " ON CONFLICT DO UPDATE SET calls = calls + 1, last = max(last, excluded.last)",
+                " ON CONFLICT (bundle, teacher, model, fingerprint) DO UPDATE SET calls = models.calls + 1,"
+                " last = CASE WHEN excluded.last > models.last THEN excluded.last ELSE models.last END",
                 (*self._owner, model or "", fingerprint or "", at, at),
             )
 
-    def add_anchor(self, connection: sqlite3.Connection, answer: AnchorAnswer) -> None:
+    def add_anchor(self, connection: Connection, answer: AnchorAnswer) -> None:
         """Store an answer to an anchor."""
         connection.execute(
             "INSERT INTO anchors (bundle, teacher, anchor, time, class, method, cost_usd, model, fingerprint)"
@@ -121,7 +121,7 @@ class Checks:
         )
         self.count_model(connection, answer.model, answer.fingerprint, answer.time)
 
-    def add_repeat(self, connection: sqlite3.Connection, repeat: Repeat) -> None:
+    def add_repeat(self, connection: Connection, repeat: Repeat) -> None:
         """Store the second answer to a text."""
         connection.execute(
             "INSERT INTO repeats (bundle, teacher, id, time, first, second, cost_usd, model, fingerprint)"
@@ -130,7 +130,7 @@ class Checks:
         )
         self.count_model(connection, repeat.model, repeat.fingerprint, repeat.time)
 
-    def load(self, connection: sqlite3.Connection) -> StoredChecks:
+    def load(self, connection: Connection) -> StoredChecks:
         """Return all of it."""
         mine = " WHERE bundle = ? AND teacher = ?"
         anchors = connection.execute(
@@ -138,9 +138,23 @@ class Checks:
             self._owner,
         ).fetchall()
         repeats = connection.execute(f"SELECT first, second, cost_usd FROM repeats{mine}", self._owner).fetchall()
-        models = connection.execute(f"SELECT model, fingerprint, first, last, calls FROM models{mine}", self._owner)
         answers = [AnchorAnswer(*row) for row in anchors]
         cost_usd = sum(answer.cost_usd for answer in answers) + sum(cost for *_, cost in repeats)
         return StoredChecks(
-            answers, [(first, second) for first, second, _ in repeats], cost_usd, [ModelCalls(*row) for row in models]
+            answers, [(first, second) for first, second, _ in repeats], cost_usd, self.load_models(connection)
         )
+
+    def load_models(self, connection: Connection) -> list[ModelCalls]:
+        """Return the models that answered."""
+        models = connection.execute(
+            "SELECT model, fingerprint, first, last, calls FROM models WHERE bundle = ? AND teacher = ?", self._owner
+        )
+        return [ModelCalls(*row) for row in models]
+
+    def count(self, connection: Connection) -> tuple[int, int]:
+        """Return the `seq` of the latest answer to an anchor, and the number of repeats."""
+        query = "SELECT coalesce(max(seq), 0) FROM anchors WHERE bundle = ? AND teacher = ?"
+        (latest,) = connection.execute(query, self._owner).fetchone()
+        query = "SELECT count(*) FROM repeats WHERE bundle = ? AND teacher = ?"
+        (repeats,) = connection.execute(query, self._owner).fetchone()
+        return int(latest), int(repeats)

@@ -105,10 +105,10 @@ class OutboxFile:
         return kind(f"the shadow outbox {self.path}: {error}; {remedy}")
 
     @contextmanager
-    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
         with self._translated_errors():
             connection = self._connected()
-            connection.execute(begin)
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             try:
                 yield connection
                 connection.execute("COMMIT")

@@ -6,26 +6,38 @@ A snapshot of its state allows rows to be deleted, and spares a start from readi
 from __future__ import annotations
 
 import json
-import sqlite3
+from typing import NamedTuple
 
 import numpy as np
 
 from service.monitor.evalues import EDetector
+from service.shadow.outbox.sql import Connection
 from service.shadow.totals import Floats
 
 
-def replay(connection: sqlite3.Connection, bundle: str, teacher: str, null: Floats) -> tuple[EDetector, float | None]:
-    """Return the e-detector against the ceilings `null` [B], and the time of the last comparison in Unix seconds.
+class Replayed(NamedTuple):
+    """The e-detector after the comparisons with `finished` <= `upto`, of which the last was answered at `last`.
+
+    `last` is in Unix seconds, None without a comparison.
+    """
+
+    detector: EDetector
+    last: float | None
+    upto: int
+
+
+def read_detector(connection: Connection, bundle: str, teacher: str, null: Floats) -> Replayed:
+    """Return the e-detector against the ceilings `null` [B].
 
     A snapshot against other ceilings says nothing about these, so that only comparisons that still have rows count
-    then. Stores a new snapshot, in the caller's transaction.
+    then.
     """
     owner = (bundle, teacher)
     query = "SELECT ceilings, evidence, upto, answered FROM detectors WHERE bundle = ? AND teacher = ?"
-    ceilings, detector, upto, answered = json.dumps(null.tolist()), EDetector(null), 0, None
+    detector, upto, answered = EDetector(null), 0, None
     if (found := connection.execute(query, owner).fetchone()) is not None:
         answered = found[3]
-        if found[0] == ceilings:
+        if found[0] == json.dumps(null.tolist()):
             detector, upto = EDetector(null, json.loads(found[1])), found[2]
     rows = connection.execute(
         "SELECT finished, band, agree, answered FROM rows"
@@ -36,12 +48,22 @@ def replay(connection: sqlite3.Connection, bundle: str, teacher: str, null: Floa
         upto = finished
         detector.update(band, not agree)
         answered = time if answered is None else max(answered, time)
-    snapshot = (*owner, ceilings, json.dumps(detector.evidence), upto, answered)
-    connection.execute("INSERT OR REPLACE INTO detectors VALUES (?, ?, ?, ?, ?, ?)", snapshot)
-    return detector, answered
+    return Replayed(detector, answered, upto)
 
 
-def load_ceilings(connection: sqlite3.Connection, bundle: str, teacher: str) -> list[tuple[float, Floats]]:
+def replay(connection: Connection, bundle: str, teacher: str, null: Floats) -> Replayed:
+    """Return what `read_detector` does, and store it as the new snapshot, in the caller's transaction."""
+    found = read_detector(connection, bundle, teacher, null)
+    connection.execute(
+        "INSERT INTO detectors VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (bundle, teacher) DO UPDATE SET"
+        " ceilings = excluded.ceilings, evidence = excluded.evidence, upto = excluded.upto,"
+        " answered = excluded.answered",
+        (bundle, teacher, json.dumps(null.tolist()), json.dumps(found.detector.evidence), found.upto, found.last),
+    )
+    return found
+
+
+def load_ceilings(connection: Connection, bundle: str, teacher: str) -> list[tuple[float, Floats]]:
     """Return the ceilings [B] that were set since the bundle's, with the time from which each holds, oldest first."""
     query = "SELECT since, ceilings FROM ceilings WHERE bundle = ? AND teacher = ? ORDER BY since"
     found = connection.execute(query, (bundle, teacher))
@@ -49,21 +71,25 @@ def load_ceilings(connection: sqlite3.Connection, bundle: str, teacher: str) -> 
 
 
 def change_ceilings(
-    connection: sqlite3.Connection, bundle: str, teacher: str, since: float, before: Floats, null: Floats
+    connection: Connection, bundle: str, teacher: str, since: float, before: Floats, null: Floats
 ) -> EDetector:
     """Replace the ceilings `before` by `null` for slots from `since` on; return the e-detector, which keeps its state.
 
     As long as the new ceilings depend on earlier comparisons alone, its promise holds across the change.
     """
-    detector = EDetector(null, replay(connection, bundle, teacher, before)[0].evidence)
+    detector = EDetector(null, replay(connection, bundle, teacher, before).detector.evidence)
     ceilings = json.dumps(null.tolist())
-    connection.execute("INSERT OR REPLACE INTO ceilings VALUES (?, ?, ?, ?)", (bundle, teacher, since, ceilings))
+    connection.execute(
+        "INSERT INTO ceilings VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (bundle, teacher, since) DO UPDATE SET ceilings = excluded.ceilings",
+        (bundle, teacher, since, ceilings),
+    )
     update = "UPDATE detectors SET ceilings = ? WHERE bundle = ? AND teacher = ?"
     connection.execute(update, (ceilings, bundle, teacher))
     return detector
 
 
-def delete_old(connection: sqlite3.Connection, before: float, limit: int) -> int:
+def delete_old(connection: Connection, before: float, limit: int) -> int:
     """Delete those of the `limit` rows finished first that were answered before `before` (Unix seconds).
 
     Returns their number. Snapshots include them, for every bundle and teacher that has one.
@@ -72,6 +98,6 @@ def delete_old(connection: sqlite3.Connection, before: float, limit: int) -> int
         replay(connection, bundle, teacher, np.array(json.loads(ceilings)))
     oldest = "SELECT seq, answered FROM rows WHERE finished IS NOT NULL ORDER BY finished LIMIT ?"
     deleted = connection.execute(
-        f"DELETE FROM rows WHERE seq IN (SELECT seq FROM ({oldest}) WHERE answered < ?)", (limit, before)
+        f"DELETE FROM rows WHERE seq IN (SELECT seq FROM ({oldest}) AS oldest WHERE answered < ?)", (limit, before)
     )
     return deleted.rowcount

@@ -12,6 +12,22 @@ from service.shadow.slots import Key, Pair, slot_of
 from service.shadow.totals import Floats
 
 
+class TeacherIdentity(NamedTuple):
+    """Name and version of a teacher, and `origin`: those under which a student's manifest names it.
+
+    They differ for a bundle that was exported from a teacher, which stands for that one.
+    """
+
+    name: str
+    version: str
+    origin: tuple[str, str]
+
+    @property
+    def key(self) -> str:
+        """What tells its answers from those of others: `name@version`."""
+        return f"{self.name}@{self.version}"
+
+
 class Sample(NamedTuple):
     """A sampled text in memory, not yet redacted, with the student's answer.
 

@@ -6,31 +6,36 @@ without rows are replaced by the values in memory, so that writing them twice ch
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from service.shadow.history import COLUMNS, WITH_ROWS, WITHOUT_ROWS, Changes
 from service.shadow.outbox.rows import RowResult
+from service.shadow.outbox.sql import Connection
 from service.shadow.outcome import Outcome
-from service.shadow.slots import DAY, HOUR, Key, Pair, folded, hour_of
+from service.shadow.slots import DAY, HOUR, Key, Pair, folded, hour_of, slot_of
 
 _KEY = "bundle, teacher, slot, band, propensity"
 _PAIR = "bundle, teacher, hour, band, propensity, student_class, teacher_class"
 
 
-def _upsert(columns: Sequence[str], change: str) -> str:
-    changes = ", ".join(change.format(name=name) for name in columns)
+def _upsert(columns: Sequence[str], changes: str) -> str:
     return (
         f"INSERT INTO tallies ({_KEY}, {', '.join(columns)}) VALUES ({', '.join('?' * (5 + len(columns)))})"
-        f" ON CONFLICT DO UPDATE SET {changes}"
+        f" ON CONFLICT ({_KEY}) DO UPDATE SET {changes}"
     )
 
 
-_REPLACE = _upsert(WITHOUT_ROWS, "{name} = excluded.{name}")
-_INCREASE = _upsert(WITH_ROWS, "{name} = {name} + excluded.{name}")
+def _increased(table: str, columns: Sequence[str]) -> str:
+    return ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in columns)
+
+
+_REPLACE = _upsert(WITHOUT_ROWS, ", ".join(f"{name} = excluded.{name}" for name in WITHOUT_ROWS))
+_ADD = _upsert(WITHOUT_ROWS, _increased("tallies", WITHOUT_ROWS))
+_INCREASE = _upsert(WITH_ROWS, _increased("tallies", WITH_ROWS))
 _INCREASE_PAIR = (
-    f"INSERT INTO pairs ({_PAIR}, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1"
+    f"INSERT INTO pairs ({_PAIR}, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1)"
+    f" ON CONFLICT ({_PAIR}) DO UPDATE SET count = pairs.count + 1"
 )
 
 
@@ -41,9 +46,7 @@ class Tallies:
         self.hour = 0
         self._bundle, self._teacher = bundle, teacher
 
-    def load(
-        self, connection: sqlite3.Connection, bands: int
-    ) -> tuple[list[tuple[float, ...]], list[tuple[Pair, int]]]:
+    def load(self, connection: Connection, bands: int) -> tuple[list[tuple[float, ...]], list[tuple[Pair, int]]]:
         """Return slot, band, propensity and COLUMNS of each cell, and each pair of classes with its count."""
         owner = (self._bundle, self._teacher)
         query = f"SELECT slot, band, propensity, {', '.join(COLUMNS)} FROM tallies"
@@ -52,17 +55,20 @@ class Tallies:
         pairs = connection.execute(query + " WHERE bundle = ? AND teacher = ? AND band < ?", (*owner, bands))
         return cells, [(Pair(*pair), count) for *pair, count in pairs]
 
-    def replace(self, connection: sqlite3.Connection, changes: Changes) -> None:
+    def replace(self, connection: Connection, changes: Changes) -> None:
         """Store counts without rows, by their values."""
-        rows = zip(changes.keys, changes.values, strict=True)
-        connection.executemany(_REPLACE, ((self._bundle, self._teacher, *key, *values) for key, values in rows))
+        self._store(connection, _REPLACE, zip(changes.keys, changes.values, strict=True))
 
-    def sample(self, connection: sqlite3.Connection, counts: Mapping[Key, int], teacher: str | None = None) -> None:
+    def add(self, connection: Connection, differences: Mapping[Key, Sequence[float]]) -> None:
+        """Add to counts without rows: differences of WITHOUT_ROWS for each key."""
+        self._store(connection, _ADD, sorted(differences.items()))
+
+    def sample(self, connection: Connection, counts: Mapping[Key, int], teacher: str | None = None) -> None:
         """Add to the number of sampled texts with rows; of another `teacher` than this one, if it is given."""
-        for key, count in counts.items():
+        for key, count in sorted(counts.items()):  # in one order, so that two writers cannot wait for each other
             self._increase(connection, key, {"sampled": count}, teacher)
 
-    def finish(self, connection: sqlite3.Connection, key: Key, result: RowResult) -> None:
+    def finish(self, connection: Connection, key: Key, result: RowResult) -> None:
         """Count the end of a row."""
         sums: dict[str, float] = {"tokens": result.tokens, "cost_usd": result.cost_usd}
         if result.outcome is not Outcome.COMPLETED:
@@ -77,25 +83,35 @@ class Tallies:
             connection.execute(_INCREASE_PAIR, (self._bundle, self._teacher, hour, *key[1:], *classes))
         self._increase(connection, key, sums)
 
-    def adopt(self, connection: sqlite3.Connection) -> None:
-        """Take over the pending rows that were sampled for another teacher, with their count."""
+    def adopt(self, connection: Connection, where: str = "", lock: str = "") -> None:
+        """Take over the pending rows that were sampled for another teacher, with their count.
+
+        `where` restricts the rows and `lock` keeps them as they are meanwhile, in SQL.
+        """
         mine = (self._bundle, self._teacher)
-        found = connection.execute(
-            "SELECT coalesce(teacher, ''), CAST(time / 300 AS INTEGER) * 300, band, propensity FROM rows"
-            " WHERE bundle = ? AND outcome IS NULL AND coalesce(teacher, '') != ?",
-            mine,
+        others = f"bundle = ? AND outcome IS NULL AND coalesce(teacher, '') != ?{where}"
+        query = f"SELECT coalesce(teacher, ''), time, band, propensity FROM rows WHERE {others}{lock}"
+        taken: Counter[tuple[str, Key]] = Counter(
+            (teacher, Key(slot_of(time), band, propensity))
+            for teacher, time, band, propensity in connection.execute(query, mine)
         )
-        taken: Counter[tuple[str, Key]] = Counter((teacher, Key(*key)) for teacher, *key in found)
-        for (teacher, key), count in taken.items():
+        for (teacher, key), count in sorted(taken.items()):
             self.sample(connection, {key: -count}, teacher)
             self.sample(connection, {key: count})
         if taken:
-            update = (
-                "UPDATE rows SET teacher = ?2 WHERE bundle = ?1 AND outcome IS NULL AND coalesce(teacher, '') != ?2"
-            )
-            connection.execute(update, mine)
+            connection.execute(f"UPDATE rows SET teacher = ? WHERE {others}", (self._teacher, *mine))
 
-    def fold(self, connection: sqlite3.Connection, hour: int) -> None:
+    def adopt_counts(self, connection: Connection, teacher: str) -> None:
+        """Take over all counts of the bundle that belong to `teacher`."""
+        columns = ", ".join(COLUMNS)
+        connection.execute(
+            f"INSERT INTO tallies ({_KEY}, {columns}) SELECT bundle, ?, slot, band, propensity, {columns} FROM tallies"
+            f" WHERE bundle = ? AND teacher = ? ON CONFLICT ({_KEY}) DO UPDATE SET {_increased('tallies', COLUMNS)}",
+            (self._teacher, self._bundle, teacher),
+        )
+        connection.execute("DELETE FROM tallies WHERE bundle = ? AND teacher = ?", (self._bundle, teacher))
+
+    def fold(self, connection: Connection, hour: int) -> None:
         """Merge the counts of old slots, of all bundles and teachers; `hour` as in `slots.folded`."""
         for table, key, slot, length, names in (
             ("tallies", _KEY, "slot", HOUR, COLUMNS),
@@ -108,14 +124,16 @@ class Tallies:
             connection.execute(
                 f"INSERT INTO {table} ({key}, {', '.join(names)})"
                 f" SELECT {target}, {', '.join(f'sum({name})' for name in names)} FROM {table} WHERE {old}"
-                f" GROUP BY {groups} ON CONFLICT DO UPDATE SET "
-                + ", ".join(f"{name} = {name} + excluded.{name}" for name in names)
+                f" GROUP BY {groups} ON CONFLICT ({key}) DO UPDATE SET {_increased(table, names)}"
             )
             connection.execute(f"DELETE FROM {table} WHERE {old}")
         self.hour = hour
 
+    def _store(self, connection: Connection, statement: str, counts: Iterable[tuple[Key, Sequence[float]]]) -> None:
+        connection.executemany(statement, ((self._bundle, self._teacher, *key, *values) for key, values in counts))
+
     def _increase(
-        self, connection: sqlite3.Connection, key: Key, sums: Mapping[str, float], teacher: str | None = None
+        self, connection: Connection, key: Key, sums: Mapping[str, float], teacher: str | None = None
     ) -> None:
         slot = folded(key.slot, self.hour)
         owner = (self._bundle, self._teacher if teacher is None else teacher)

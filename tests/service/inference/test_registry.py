@@ -88,7 +88,7 @@ def served(client):
 
 def large_parts(model):
     """Weak references to a model's classifier and to its teacher."""
-    return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._active.teacher)
+    return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._active.asking.teacher)
 
 
 async def ask(client, text, **options):

@@ -154,7 +154,7 @@ class Shadow:
     def unaccounted(self) -> float:
         """Return the difference that conservation says is zero."""
         came = self.metric("shadow_sampled_total") + self.metric("shadow_resumed_total")
-        ended = self.metric("shadow_results_total")
+        ended = self.metric("shadow_results_total") + self.metric("shadow_handed_over_total")
         return came - ended - self.metric("shadow_queue_depth") - self.metric("shadow_inflight")
 
     def rows(self, columns: str = "*") -> list[tuple[Any, ...]]:

@@ -41,7 +41,7 @@ def lived(days: float, *, classes: int = len(NAMES), start: float = NOW) -> Hist
 @pytest.mark.parametrize("days", [0.02, 0.9, 1.4, 7.9, 8.6, 11.3])
 def test_directions_add_up_to_the_gap_however_long_ago_comparisons_were(days):
     history = lived(days)
-    report = Breakdown(history, NAMES, decides=False).report()
+    report = Breakdown(lambda: history, NAMES, decides=False).report()
     gap = estimate(history.cells())
     assert sum(one["ratio"] for one in report["directions"]) == pytest.approx(gap.gap, rel=0.02)
     assert sum(one["count"] for one in report["directions"]) == gap.disagreed
@@ -51,14 +51,15 @@ def test_directions_add_up_to_the_gap_however_long_ago_comparisons_were(days):
 @pytest.mark.parametrize("hours", [1, 6, 24, 7 * 24])
 def test_a_window_is_as_long_as_asked_for_in_whole_hours_or_days(hours):
     history = lived(11.3)
-    report = Breakdown(history, NAMES, decides=False).report(NOW - hours * HOUR)
+    report = Breakdown(lambda: history, NAMES, decides=False).report(NOW - hours * HOUR)
     compared = sum(one["compared"] for one in report["classes"])
     per_hour = 2 * HOUR / SLOT_SECONDS
     assert hours * per_hour <= compared <= (hours + (1.2 if hours <= 24 else 24)) * per_hour
 
 
 def test_what_changed_of_late_leads_the_list_of_the_window():
-    breakdown = Breakdown(lived(3), NAMES, decides=False)
+    history = lived(3)
+    breakdown = Breakdown(lambda: history, NAMES, decides=False)
     recent = breakdown.report(NOW - 6 * HOUR)
     assert (recent["directions"][0]["teacher"], recent["directions"][0]["student"]) == ("label 1", "label 0")
     assert recent["classes"][0]["label"] == "label 0"
@@ -68,7 +69,7 @@ def test_what_changed_of_late_leads_the_list_of_the_window():
 
 def test_the_report_follows_every_comparison():
     history = lived(0.1)
-    breakdown = Breakdown(history, NAMES, decides=False)
+    breakdown = Breakdown(lambda: history, NAMES, decides=False)
     before = breakdown.report()
     key = Key(slot_of(NOW), 0, PROPENSITY[0])
     history.add(key, "sampled")
@@ -83,7 +84,8 @@ def test_metrics_are_bounded_and_the_rest_is_other(monkeypatch):
     monkeypatch.setattr("time.time", lambda: NOW)
     labels = tuple(f"label {position}" for position in range(40))
     registry = CollectorRegistry()
-    registry.register(BreakdownMetrics(Breakdown(lived(1.5, classes=40), labels, decides=False), "v1"))
+    history = lived(1.5, classes=40)
+    registry.register(BreakdownMetrics(Breakdown(lambda: history, labels, decides=False), "v1"))
     families = {family.name: family.samples for family in registry.collect()}
     found = families["reflux_gap_direction"]
     assert len(found) == LISTED + 1

@@ -98,7 +98,7 @@ async def test_answers_wait_for_a_locked_database(make_shadow):
     other = sqlite3.connect(shadow.settings.path, isolation_level=None)
     shadow.observe(4)
     await until(lambda: shadow.metric("shadow_inflight") == 2 and len(shadow.teacher.asked) == 2)
-    await until(lambda: shadow.pipeline._active.worker._failing)
+    await until(lambda: shadow.pipeline._active.asking.worker._failing)
     assert shadow.metric("shadow_compared_total") == 0  # not stored, so not counted, and nobody else is asked
     assert len(shadow.teacher.asked) == 2
     assert shadow.unaccounted() == 0

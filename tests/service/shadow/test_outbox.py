@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
 from service.shadow.history import Changes, History
-from service.shadow.outbox import store
 from service.shadow.outbox.file import CACHE_KIB
 from service.shadow.outbox.rows import OutboxRow, RowResult
 from service.shadow.outbox.store import Outbox
@@ -65,106 +63,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "shadow.sqlite"
 
 
-def test_rows_are_pending_until_they_have_an_outcome(path):
-    outbox = make(path)
-    outbox.write([row("one"), row("two"), row("three")], NOTHING)
-    first, second = outbox.pending(2)
-    assert (first.text, second.text) == ("text one", "text two")
-    assert [found.text for found in outbox.pending(2, {first.seq})] == ["text two", "text three"]
-    assert outbox.finish(first.seq, COMPLETED)
-    assert [found.text for found in outbox.pending(10)] == ["text two", "text three"]
-    assert outbox.restore(0, NULL).pending == [Key(0, 2, 0.5)] * 2
-
-
 def test_the_cache_of_an_outbox_is_bounded(path):
     connection = make(path)._connection
     assert connection is not None
     assert connection.execute("PRAGMA cache_size").fetchone() == (-CACHE_KIB,)
-
-
-def test_an_outcome_is_final(path):
-    outbox = make(path)
-    outbox.write([row("one")], NOTHING)
-    (found,) = outbox.pending(1)
-    assert outbox.finish(found.seq, COMPLETED)
-    assert not outbox.finish(found.seq, RowResult(Outcome.TIMEOUT, 3.0))
-    assert totals(outbox).outcomes.sum() == totals(outbox).disagreed[2] == 1
-
-
-def test_writing_twice_changes_nothing(path):
-    outbox = make(path)
-    for _ in range(2):
-        outbox.write([row("one")], counted(7, queue_full=3))
-    found = totals(outbox)
-    assert found.requests[2] == 7
-    assert found.sampled[2] == 1 + 3
-    assert len(outbox.pending(10)) == 1
-
-
-def test_counts_outlive_the_rows_that_they_are_about(path):
-    outbox = make(path)
-    outbox.write([row("one", 1, 0.25), row("two", 1, 0.25), row("three", 4, 1.0)], NOTHING)
-    first, second, _ = outbox.pending(3)
-    outbox.finish(first.seq, COMPLETED)
-    outbox.finish(second.seq, RowResult(Outcome.REFUSED, 2.0, cost_usd=0.02))
-    assert not outbox.delete_old(before=5.0)
-    assert [waiting.text for waiting in outbox.pending(9)] == ["text three"]
-    with sqlite3.connect(path) as reader:
-        assert reader.execute("SELECT count(*) FROM rows").fetchone() == (1,)
-    found = totals(outbox)
-    assert found.sampled.tolist() == [0, 2, 0, 0, 1]
-    assert found.disagreed.tolist() == [0, 1, 0, 0, 0]
-    assert found.agreed.sum() == 0
-    assert found.outcomes.sum() == 2
-    assert (found.weight[1], found.weight_sq[1], found.disagree_weight[1]) == (4.0, 16.0, 4.0)
-    assert (found.kl[1], found.kl_sq[1], found.js[1], found.js_sq[1]) == (0.5, 0.25, 0.25, 0.0625)
-    assert found.cost_usd[1] == pytest.approx(0.03)
-    assert found.tokens[1] == 7
-
-
-def test_old_rows_are_deleted_a_few_at_a_time_and_no_others(path, monkeypatch):
-    monkeypatch.setattr(store, "DELETED_ROWS", 3)
-    outbox = make(path)
-    outbox.restore(0, NULL)  # as at every start
-    outbox.write([row(str(number)) for number in range(10)], NOTHING)
-    for pending in outbox.pending(9):
-        outbox.finish(pending.seq, COMPLETED._replace(answered=float(pending.seq)))
-    assert [outbox.delete_old(before=8.0) for _ in range(3)] == [True, True, False]
-    with sqlite3.connect(path) as reader:
-        assert reader.execute("SELECT answered FROM rows ORDER BY seq").fetchall() == [(8.0,), (9.0,), (None,)]
-    expected = EDetector(NULL)
-    for _ in range(9):
-        expected.update(2, True)
-    assert outbox.restore(0, NULL).detector.evidence == expected.evidence
-
-
-def test_versions_and_teachers_do_not_mix(path):
-    outbox = make(path)
-    outbox.write([row("one"), row("two")], counted(5))
-    outbox.finish(outbox.pending(1)[0].seq, COMPLETED)
-    outbox.close()
-
-    outbox = make(path, bundle="v2")
-    assert outbox.pending(10) == []
-    assert totals(outbox).requests.sum() == totals(outbox).sampled.sum() == 0
-    outbox.close()
-
-    outbox = make(path, teacher="t@2")
-    found = totals(outbox)
-    assert (found.requests.sum(), found.sampled.sum(), found.compared.sum()) == (0, 1, 0)
-    assert [waiting.text for waiting in outbox.pending(10)] == ["text two"]
-    outbox.close()
-
-    found = totals(make(path))  # it takes the pending row back
-    assert (found.requests.sum(), found.sampled.sum(), found.compared.sum()) == (5, 2, 1)
-
-
-def test_texts_can_be_erased_once_answered(path):
-    outbox = make(path, keep_text=False)
-    outbox.write([row("one"), row("two")], NOTHING)
-    outbox.finish(outbox.pending(1)[0].seq, COMPLETED)
-    with sqlite3.connect(path) as reader:
-        assert reader.execute("SELECT text FROM rows ORDER BY seq").fetchall() == [(None,), ("text two",)]
 
 
 def test_a_second_owner_is_refused(path):
@@ -240,12 +142,6 @@ def test_readers_do_not_disturb(path):
         reader.execute("SELECT count(*) FROM rows").fetchall()
         outbox.write([row("one")], NOTHING)
     assert len(outbox.pending(10)) == 1
-
-
-def test_labels_are_kept_beside_the_rows(path):
-    make(path).close()
-    with sqlite3.connect(path) as reader:
-        assert reader.execute("SELECT * FROM bundles").fetchall() == [("v1", '["a", "b"]')]
 
 
 def another_schema(path: Path) -> None:

@@ -72,7 +72,7 @@ async def test_it_is_paid_from_the_budget_of_the_comparisons_and_refused_where_t
 
 async def test_a_few_a_minute_and_one_at_a_time(make_shadow):
     shadow = await make_shadow().start()
-    questions, clock = shadow.pipeline._active.questions, Clock()
+    questions, clock = shadow.pipeline._active.asking.questions, Clock()
     questions._clock = clock
     for _ in range(PER_MINUTE):
         await shadow.pipeline.ask("a text")

@@ -67,7 +67,7 @@ def make(make_shadow):
 
 
 def watch_of(shadow: Shadow) -> Any:
-    return shadow.pipeline._active.watch
+    return shadow.pipeline._active.asking.watch
 
 
 def section_of(shadow: Shadow) -> dict[str, Any]:
