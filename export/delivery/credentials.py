@@ -53,8 +53,8 @@ def _from_environment() -> Login | None:
 
 
 def _from_docker(host: str) -> Login | None:
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-    path = folder / "config.json"
+    # expanduser, unlike Path.home, does not fail for a user of no name, as containers may have one.
+    path = Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")) / "config.json"
     try:
         config = json.loads(path.read_bytes())
         server = _HUB if host == "docker.io" else host

@@ -38,7 +38,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, wher
     name = member.name.removeprefix("./")
     if member.isdir() and name in (".", ""):
         return
-    if not (member.isreg() and not member.issparse() and is_file_name(name)):
+    if not (member.isreg() and is_file_name(name)):
         raise DeliveryError(
             f"{where}: holds {member.name!r}, which is no plain file at its top, as all files of a bundle are; "
             "nothing was unpacked: push the bundle with `reflux push`"

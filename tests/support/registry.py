@@ -78,6 +78,7 @@ class Fault:
     times: int = 1
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    """Headers of the answer, also of one that is otherwise the registry's."""
     change: Callable[[bytes], bytes] | None = None
     """What becomes of the body of the answer, whose length in the header stays."""
     content: bytes | None = None
@@ -152,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.content is not None:
             content = fault.content
             sent["content-length"] = str(len(content))
-        self._send(answer.status_code, sent, content)
+        self._send(answer.status_code, sent | (fault.headers if fault is not None else {}), content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _answer  # noqa: N815
 

@@ -44,6 +44,13 @@ def test_without_a_configuration_there_is_no_login():
     assert login_for("registry.example") is None
 
 
+def test_a_user_without_a_home_has_no_login(monkeypatch):
+    monkeypatch.delenv("DOCKER_CONFIG")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 1234567)  # no such user
+    assert login_for("registry.example") is None
+
+
 @pytest.mark.parametrize(
     ("config", "login"),
     [

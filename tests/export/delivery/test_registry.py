@@ -241,6 +241,20 @@ def test_a_login_goes_to_no_other_host(registry_address, tiny_bundle, tmp_path, 
     assert all(headers["authorization"] == f"Basic {basic()}" for headers in front.headers[1:])
 
 
+def test_a_login_goes_to_no_other_host_with_an_upload_either(registry_address, tiny_bundle, tmp_path, monkeypatch):
+    in_environment(monkeypatch, tmp_path)
+    with proxy(registry_address) as store, proxy(registry_address) as front:
+        front.faults = [
+            Fault("HEAD", "/blobs/", 1, 401, {"WWW-Authenticate": 'Basic realm="x"'}),
+            Fault("POST", "/blobs/uploads/", 1, 202, {"Location": f"http://{store.address}/v2/upload/blobs/uploads/1"}),
+        ]
+        store.faults = [Fault("PUT", "/blobs/uploads/1", 1, 201)]
+        with pytest.raises(DeliveryError):  # the registry lacks the blob that went elsewhere
+            push(tiny_bundle.path, f"oci://{front.address}/upload:v1")
+    assert [sorted({"authorization"} & headers.keys()) for headers in store.headers] == [[]]
+    assert all("authorization" in headers for headers in front.headers[1:])
+
+
 def test_a_login_goes_to_no_token_server_without_tls(before, place, tmp_path, monkeypatch):
     in_environment(monkeypatch, tmp_path)
     challenge = 'Bearer realm="http://tokens.example/token",service="x"'
