@@ -20,7 +20,13 @@ PANELS = [pytest.param(panel, id=f"{one.name}: {panel.title}") for one in DASHBO
 ESTIMATES = re.compile(
     r"reflux_gap_(ratio|window_ratio|class|direction|decision)\b|disagree_weight|_divergence_total|witness_agreed"
 )
+RATIO = re.compile(r"histogram_quantile|_total\b.* / .*_total\b|_sum\b.* / .*_count\b")
 METRIC = re.compile(r"\b((?:reflux|process)_\w+)\{([^}]*)\}")
+
+
+def reads(panel):
+    """Return the expressions of a panel."""
+    return " ".join(query.expr for query in panel.queries)
 
 
 def tree(dashboard):
@@ -66,13 +72,33 @@ def test_a_panel_says_how_to_read_it(panel):
     assert panel.queries
 
 
-@pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.parametrize("panel", [param for param in PANELS if ESTIMATES.search(reads(param.values[0]))])
 def test_an_estimate_has_its_interval(panel):
-    if not ESTIMATES.search(" ".join(query.expr for query in panel.queries)):
-        return
     legends = " ".join(query.legend for query in panel.queries)
     assert "lower" in legends
     assert "upper" in legends
+
+
+def test_what_an_interval_is_asked_of_are_all_estimates():
+    assert {param.id for param in PANELS if ESTIMATES.search(reads(param.values[0]))} == {
+        "verdict: Gap over time, all pods: $model_version",
+        "verdict: Windows",
+        "verdict: Pods",
+        "drift: Gap, expected and unexpected: $model_version",
+        "drift: Confidence bands",
+        "drift: Worst predicted labels",
+        "drift: Directions of disagreement",
+        "drift: Divergence: $model_version",
+        "drift: Gap of the decision",
+        "shadow: Agreement of student and witness: $model_version",
+    }
+
+
+@pytest.mark.parametrize("panel", [param for param in PANELS if RATIO.search(reads(param.values[0]))])
+def test_any_other_share_mean_or_percentile_is_of_all_or_has_its_n(panel):
+    legends = " ".join(query.legend for query in panel.queries)
+    shown = re.search(r"\bn\b|\blower\b|\bcomparisons\b", legends)
+    assert shown or re.search(r"\bexact\b|no estimate|no sample|over all runs", panel.description, re.IGNORECASE)
 
 
 @pytest.mark.parametrize("panel", PANELS)

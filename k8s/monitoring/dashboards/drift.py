@@ -9,18 +9,22 @@ from k8s.monitoring.dashboards.queries import (
     GAP,
     TRIALS,
     VERSION,
+    Interval,
     divergence,
+    gauges,
     increase,
     quantile,
     rate,
     series,
+    share,
     worst,
 )
 from service.monitor.teacher_drift import LOG_DRIFT
 
 _JS = divergence("js")
+_UNEXPECTED = Interval(*(f"{expr} - {EXPECTED}" for expr in (GAP.ratio, GAP.lower, GAP.upper)))
 _REQUESTS = f"({increase('reflux_requests_total')} > 0)"
-_ALL = f"({increase('reflux_requests_total', by=VERSION)} > 0)"
+_SHARES = f"{_REQUESTS} / on (model_version) group_left () ({increase('reflux_requests_total', by=VERSION)} > 0)"
 
 
 def _bins(feature: str) -> str:
@@ -41,9 +45,7 @@ _CAUSE = Row(
             "as at validation.",
             queries=(
                 Query(EXPECTED, "expected"),
-                Query(f"{GAP.ratio} - {EXPECTED}", "unexpected"),
-                Query(f"{GAP.lower} - {EXPECTED}", "lower"),
-                Query(f"{GAP.upper} - {EXPECTED}", "upper"),
+                *_UNEXPECTED.queries("unexpected"),
             ),
             unit="percentunit",
             floor=None,
@@ -76,11 +78,9 @@ _WHERE = Row(
             "*expected* outside *lower* to *upper* is a miscalibrated band; in b0 and b1 that is the dangerous kind. "
             "A band without comparisons has no gap.",
             queries=(
-                Query(f"{_REQUESTS} / on (model_version) group_left () {_ALL}", "share"),
+                Query(_SHARES, "share"),
                 Query(f"{increase('reflux_expected_disagreement_total')} / {_REQUESTS}", "expected"),
-                Query(BANDS.ratio, "gap"),
-                Query(BANDS.lower, "lower"),
-                Query(BANDS.upper, "upper"),
+                *BANDS.queries("gap"),
                 Query(TRIALS, "comparisons"),
             ),
             unit="percentunit",
@@ -92,7 +92,7 @@ _WHERE = Row(
             title="Texts by confidence band",
             description="Share of the answered texts in each band, in the window. More of the high bands are harder or "
             "foreign texts. Exact shares of all texts, no estimate.",
-            queries=(Query(f"{_REQUESTS} / on (model_version) group_left () {_ALL}", "{{band}} {{model_version}}"),),
+            queries=(Query(_SHARES, "{{band}} {{model_version}}"),),
             unit="percentunit",
             stacked=True,
             width=10,
@@ -103,10 +103,7 @@ _WHERE = Row(
             description="Labels that the student gave in the last day and how often the teacher disagreed with them, "
             "with 95 % intervals; the worst by their lower end. A label whose lower end is above the SLO is where to "
             "add training texts first. Of the pod with the largest.",
-            queries=tuple(
-                Query(worst(f"reflux_gap_class{end}", by=("model_version", "label")), name)
-                for end, name in (("", "gap"), ("_lower", "lower"), ("_upper", "upper"))
-            ),
+            queries=gauges("reflux_gap_class", by=("model_version", "label")).queries("gap"),
             unit="percentunit",
             sort="lower",
         ),
@@ -115,10 +112,7 @@ _WHERE = Row(
             description="What the teacher says where the student says something else, as a share of all texts of the "
             "last day, with 95 % intervals; all together are the gap. One direction that stands out is often two "
             "labels that mean nearly the same, or a teacher whose prompt changed.",
-            queries=tuple(
-                Query(worst(f"reflux_gap_direction{end}", by=("model_version", "teacher", "student")), name)
-                for end, name in (("", "gap"), ("_lower", "lower"), ("_upper", "upper"))
-            ),
+            queries=gauges("reflux_gap_direction", by=("model_version", "teacher", "student")).queries("gap"),
             unit="percentunit",
             sort="gap",
         ),
@@ -127,7 +121,7 @@ _WHERE = Row(
             description="Mean Jensen-Shannon divergence of the two answers' probabilities in the window, in nats "
             "(0 to 0.69), with its 95 % interval (normal). It moves before labels flip, and so before the gap does. "
             "A teacher that gives labels alone makes it as coarse as the gap.",
-            queries=(Query(_JS.ratio, "divergence"), Query(_JS.lower, "lower"), Query(_JS.upper, "upper")),
+            queries=_JS.queries("divergence"),
             repeat=True,
         ),
         Lines(
@@ -135,10 +129,7 @@ _WHERE = Row(
             description="Share of texts on which the application would have acted otherwise by the teacher's answer, "
             "in the last day, with its 95 % interval (lower, upper). Below the gap where wrong labels lead to the same "
             "action. Only bundles with a decision have it.",
-            queries=tuple(
-                Query(worst(f"reflux_gap_decision{end}"), f"{name} {{{{model_version}}}}")
-                for end, name in (("", "decision"), ("_lower", "lower"), ("_upper", "upper"))
-            ),
+            queries=gauges("reflux_gap_decision").queries("decision", " {{model_version}}"),
             unit="percentunit",
         ),
     ),
@@ -152,9 +143,7 @@ _INPUTS = Row(
             "the gap flat is other work for the application, not an error. Exact shares of all texts, no estimate.",
             queries=(
                 Query(
-                    f"topk(10, {increase('reflux_predictions_total', by=('model_version', 'label'))}"
-                    f" / on (model_version) group_left () "
-                    f"({increase('reflux_predictions_total', by=VERSION)} > 0))",
+                    f"topk(10, {share('reflux_predictions_total', by=('model_version', 'label'))})",
                     "{{label}} {{model_version}}",
                 ),
             ),

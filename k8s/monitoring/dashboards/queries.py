@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from k8s.monitoring.dashboards.panels import Query
+
 HOSTS = 'namespace=~"$namespace", pod=~"$pod"'
 SELECTED = f'{HOSTS}, model_version=~"$model_version"'
 BAND = ("model_version", "band")
@@ -21,6 +23,11 @@ class Interval:
     ratio: str
     lower: str
     upper: str
+
+    def queries(self, legend: str, suffix: str = "") -> tuple[Query, ...]:
+        """Return the three as queries: the estimate's has the given legend, and `suffix` ends all legends."""
+        named = ((legend, self.ratio), ("lower", self.lower), ("upper", self.upper))
+        return tuple(Query(expr, f"{name}{suffix}") for name, expr in named)
 
 
 def series(metric: str, *labels: str, selected: str = SELECTED) -> str:
@@ -41,6 +48,21 @@ def rate(metric: str, *labels: str, by: tuple[str, ...] = VERSION, selected: str
 def worst(metric: str, *labels: str, by: tuple[str, ...] = VERSION) -> str:
     """Return the largest value of a gauge over the pods."""
     return f"max by ({', '.join(by)}) ({series(metric, *labels)})"
+
+
+def total(metric: str) -> str:
+    """Return the sum of a metric over the pods of each version."""
+    return f"sum by (model_version) ({series(metric)})"
+
+
+def share(metric: str, *labels: str, by: tuple[str, ...]) -> str:
+    """Return the share of each value of the labels `by` in the increase of a counter; `labels` select the parts."""
+    return f"{increase(metric, *labels, by=by)} / on (model_version) group_left () ({increase(metric, by=VERSION)} > 0)"
+
+
+def gauges(metric: str, by: tuple[str, ...] = VERSION) -> Interval:
+    """Return an estimate that the service makes itself, of the pod with the largest."""
+    return Interval(*(worst(f"{metric}{end}", by=by) for end in ("", "_lower", "_upper")))
 
 
 def quantile(of: float, metric: str, *labels: str, by: tuple[str, ...] = VERSION, selected: str = SELECTED) -> str:
@@ -98,3 +120,7 @@ def divergence(kind: str) -> Interval:
     mean = f"({increase('reflux_shadow_divergence_total', only)} / {COMPARED})"
     square = f"({increase('reflux_shadow_divergence_sq_total', only)} / {COMPARED})"
     return _stratified(mean, f"(clamp_min({square} - {mean} ^ 2, 0) / {COMPARED})")
+
+
+PODS = Query(f"count by (model_version, name, family, variant, role) (reflux_model_info{{{SELECTED}}})", "pods")
+"""What is served, and by how many pods."""

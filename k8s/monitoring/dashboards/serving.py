@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k8s.monitoring.dashboards.panels import Dashboard, Lines, Query, Row, Stat, Table
-from k8s.monitoring.dashboards.queries import HOSTS, SELECTED, quantile, rate, series
+from k8s.monitoring.dashboards.queries import HOSTS, PODS, SELECTED, quantile, rate, series, total
 
 ROUTE = ("route",)
 POD = ("pod", "instance")
@@ -115,7 +115,7 @@ _LATENCY = Row(
         Lines(
             title="Latency by route, 95 %",
             description="95th percentile from the end of a request's head to the end of its answer, by route. Well "
-            "above the latency of answers: slow callers, or an event loop that is busy.",
+            "above the latency of answers: slow callers, or an event loop that is busy. Of all requests, no sample.",
             queries=(
                 Query(
                     f"{quantile(0.95, 'reflux_http_request_duration_seconds', by=ROUTE, selected=HOSTS)} >= 0",
@@ -128,7 +128,8 @@ _LATENCY = Row(
         Lines(
             title="Stages, 95 %",
             description="95th percentile of waiting for a thread (*queue*) and of tokenising with the graph (*run*). "
-            "Queue above run: the CPUs are full, add pods. Run rising alone: longer texts, or a slower CPU.",
+            "Queue above run: the CPUs are full, add pods. Run rising alone: longer texts, or a slower CPU. Of all "
+            "texts, no sample.",
             queries=(
                 Query(
                     quantile(0.95, "reflux_inference_stage_seconds", by=("model_version", "stage")),
@@ -143,8 +144,8 @@ _LATENCY = Row(
             description="Texts admitted and not yet answered, and those that wait for a thread, all pods: what the "
             "autoscaler follows.",
             queries=(
-                Query(f"sum by (model_version) ({series('reflux_inference_inflight')})", "in flight {{model_version}}"),
-                Query(f"sum by (model_version) ({series('reflux_queue_depth')})", "waiting {{model_version}}"),
+                Query(total("reflux_inference_inflight"), "in flight {{model_version}}"),
+                Query(total("reflux_queue_depth"), "waiting {{model_version}}"),
             ),
             width=8,
         ),
@@ -223,11 +224,7 @@ _PROCESS = Row(
             title="Versions",
             description="What is served: every version with its role (stable or candidate), the variant of its graph, "
             "and the number of pods that have it.",
-            queries=(
-                Query(
-                    f"count by (model_version, name, family, variant, role) (reflux_model_info{{{SELECTED}}})", "pods"
-                ),
-            ),
+            queries=(PODS,),
             width=8,
         ),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k8s.monitoring.dashboards.panels import Dashboard, Lines, Query, Row, Stat, States
-from k8s.monitoring.dashboards.queries import VERSION, increase, quantile, rate, series, wilson, worst
+from k8s.monitoring.dashboards.queries import VERSION, increase, quantile, rate, series, share, total, wilson, worst
 
 _OUTCOME = ("model_version", "outcome")
 _TEACHER = ("model_version", "teacher")
@@ -16,10 +16,6 @@ _WITNESS = wilson(
     f"({increase('reflux_witness_texts_total', _SEEN, by=VERSION)} > 0)",
 )
 BREAKER = {0: "closed", 1: "half-open", 2: "open"}
-
-
-def _all(metric: str, function: str = "sum") -> str:
-    return f"{function} by (model_version) ({series(metric)})"
 
 
 _SAMPLES = Row(
@@ -52,14 +48,7 @@ _SAMPLES = Row(
             title="Lost samples",
             description="Share of the ended samples without a comparison in the window, by reason. Above 20 % together "
             "the verdict is blind. An exact share, no estimate.",
-            queries=(
-                Query(
-                    f"{increase('reflux_shadow_results_total', _LOST, by=_OUTCOME)}"
-                    f" / on (model_version) group_left () "
-                    f"({increase('reflux_shadow_results_total', by=VERSION)} > 0)",
-                    "{{outcome}} {{model_version}}",
-                ),
-            ),
+            queries=(Query(share("reflux_shadow_results_total", _LOST, by=_OUTCOME), "{{outcome}} {{model_version}}"),),
             unit="percentunit",
             stacked=True,
             width=8,
@@ -96,12 +85,12 @@ _SAMPLES = Row(
             "*uncounted* texts could not be counted at all.",
             queries=(
                 Query(
-                    f"{_all('reflux_shadow_sampled_total')} + {_all('reflux_shadow_resumed_total')}"
-                    f" - {_all('reflux_shadow_results_total')} - {_all('reflux_shadow_queue_depth')}"
-                    f" - {_all('reflux_shadow_inflight')}",
+                    f"{total('reflux_shadow_sampled_total')} + {total('reflux_shadow_resumed_total')}"
+                    f" - {total('reflux_shadow_results_total')} - {total('reflux_shadow_queue_depth')}"
+                    f" - {total('reflux_shadow_inflight')}",
                     "samples {{model_version}}",
                 ),
-                Query(_all("reflux_shadow_defects_total"), "uncounted {{model_version}}"),
+                Query(total("reflux_shadow_defects_total"), "uncounted {{model_version}}"),
             ),
             floor=None,
             width=8,
@@ -116,8 +105,8 @@ _QUEUE = Row(
             description="Samples that wait, in memory and on disk, and those at the teacher, all pods. A queue that "
             "grows for hours means that the teacher is too slow for `shadow.rate`; it ends as *queue_full*.",
             queries=(
-                Query(_all("reflux_shadow_queue_depth"), "waiting {{model_version}}"),
-                Query(_all("reflux_shadow_inflight"), "at the teacher {{model_version}}"),
+                Query(total("reflux_shadow_queue_depth"), "waiting {{model_version}}"),
+                Query(total("reflux_shadow_inflight"), "at the teacher {{model_version}}"),
             ),
             width=8,
         ),
@@ -142,7 +131,7 @@ _QUEUE = Row(
         Lines(
             title="Time of the teacher",
             description="Median and 95th percentile of the time for one text, all attempts together, to the accuracy "
-            "of the histogram's buckets. Of all calls, whose number is the next panel's.",
+            "of the histogram's buckets. Of all calls, no sample; the next panel has their number.",
             queries=(
                 Query(quantile(0.5, "reflux_shadow_teacher_seconds"), "median {{model_version}}"),
                 Query(quantile(0.95, "reflux_shadow_teacher_seconds"), "95 % {{model_version}}"),
@@ -256,11 +245,7 @@ _SECOND = Row(
             description="Share of the texts that the witness has read to which it gave the student's label, in the "
             "window, with its 95 % interval (Wilson). It falls within minutes where the gap needs hours, but cannot "
             "say who is right.",
-            queries=(
-                Query(_WITNESS.ratio, "agreement"),
-                Query(_WITNESS.lower, "lower"),
-                Query(_WITNESS.upper, "upper"),
-            ),
+            queries=_WITNESS.queries("agreement"),
             unit="percentunit",
             floor=None,
             width=8,
@@ -270,7 +255,7 @@ _SECOND = Row(
             title="Waiting for the witness",
             description="Texts that wait for the witness, all pods. A queue that stays full means that the CPU is too "
             "small for it; lower `shadow.witness_share`.",
-            queries=(Query(f"sum by (model_version) ({series('reflux_witness_queue_depth')})", "{{model_version}}"),),
+            queries=(Query(total("reflux_witness_queue_depth"), "{{model_version}}"),),
             width=8,
         ),
     ),

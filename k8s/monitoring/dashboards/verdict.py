@@ -8,7 +8,7 @@ from k8s.monitoring.dashboards.panels import Dashboard, Lines, Query, Row, Stat,
 from k8s.monitoring.dashboards.queries import (
     EXPECTED,
     GAP,
-    SELECTED,
+    PODS,
     VERSION,
     increase,
     rate,
@@ -107,9 +107,7 @@ _GAP = Row(
             "that stays flat is a student or a teacher that changed; both rising together are harder texts. The "
             "interval is to look at; decisions use the evidence.",
             queries=(
-                Query(GAP.ratio, "gap"),
-                Query(GAP.lower, "lower"),
-                Query(GAP.upper, "upper"),
+                *GAP.queries("gap"),
                 Query(worst("reflux_gap_slo"), "SLO"),
                 Query(EXPECTED, "expected"),
             ),
@@ -249,11 +247,7 @@ _HISTORY = Row(
             description="What is served: every version with its role (stable or candidate), the variant of its graph "
             "and the number of pods that have it. More than one stable version for longer than a rollout takes is a "
             "rollout that hangs.",
-            queries=(
-                Query(
-                    f"count by (model_version, name, family, variant, role) (reflux_model_info{{{SELECTED}}})", "pods"
-                ),
-            ),
+            queries=(PODS,),
         ),
     ),
 )
