@@ -38,10 +38,17 @@ async def test_counts_survive_a_restart(make_shadow):
     assert again.pipeline.gap()["counts"] == {"requests": 45, "sampled": 45, "compared": 45, "disagreements": 40}
 
 
-async def test_pending_rows_are_resumed(make_shadow):
-    shadow = await make_shadow(hang, stop_seconds=0.2, concurrency=3).start()
-    shadow.observe(20)
+async def leave_pending(shadow: Shadow, count: int) -> None:
+    """Observe `count` texts and stop, with all of them on disk and none answered."""
+    await shadow.start()
+    shadow.observe(count)
+    await until(lambda: len(shadow.rows()) == count)  # the time to stop may not suffice to write them
     await shadow.pipeline.stop()
+
+
+async def test_pending_rows_are_resumed(make_shadow):
+    shadow = make_shadow(hang, stop_seconds=0.2, concurrency=3)
+    await leave_pending(shadow, 20)
     assert shadow.outcomes() == {}
     assert shadow.unaccounted() == 0
 
@@ -83,9 +90,7 @@ async def test_another_version_starts_at_zero(make_shadow):
 
 
 async def test_another_teacher_starts_at_zero_and_gets_the_pending_rows(make_shadow):
-    shadow = await make_shadow(hang, stop_seconds=0.2).start()
-    shadow.observe(4)
-    await shadow.pipeline.stop()
+    await leave_pending(make_shadow(hang, stop_seconds=0.2), 4)
     other = await make_shadow(PlayedTeacher(version="2")).start()
     await other.settled()
     assert other.pipeline.gap()["counts"]["compared"] == 4
@@ -132,9 +137,7 @@ async def test_rows_deleted_by_retention_change_neither_counts_nor_evidence(make
 
 
 async def test_rows_without_an_outcome_are_kept(make_shadow):
-    shadow = await make_shadow(hang, stop_seconds=0.2).start()
-    shadow.observe(8)
-    await shadow.pipeline.stop()
+    await leave_pending(make_shadow(hang, stop_seconds=0.2), 8)
     again = await make_shadow(hang, retention_days=1e-9, stop_seconds=0.2).start()
     await until(lambda: again.metric("shadow_inflight") > 0)
     assert len(again.rows()) == 8
