@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test surface monitoring checkov lint format lock clean
+.PHONY: setup demo serve test surface monitoring checkov rehearse-alerts lint format lock clean
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ checkov: setup $(VENV)-checkov/bin/checkov
 $(VENV)-checkov/bin/checkov:
 	$(PYTHON) -m venv $(VENV)-checkov
 	$(VENV)-checkov/bin/pip install --quiet --progress-bar off 'checkov>=3.3'
+
+# Makes real services misbehave until a real Prometheus has told of each trouble; takes two minutes.
+rehearse-alerts: setup
+	$(BIN)/python -m tests.rehearsals.alerts
 
 lint: setup
 	$(BIN)/ruff check

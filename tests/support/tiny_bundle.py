@@ -102,7 +102,7 @@ def _graph(embeddings: np.ndarray, classes: int, multi_label: bool) -> onnx.Mode
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _mixed_texts(labels: Sequence[str], count: int) -> list[str]:
+def mixed_texts(labels: Sequence[str], count: int) -> list[str]:
     """Return texts of one to eight words, from clear to undecided."""
     generator = np.random.default_rng(0)
     pool = [word for label in labels for word in WORDS[label]] + list(NEUTRAL)
@@ -152,7 +152,7 @@ def build_bundle(
         threshold=threshold,
     )
     classifier = Classifier.load(write_bundle(path, contents, manifest))
-    top = classifier.probabilities(_mixed_texts(labels, 400)).max(axis=1).astype(np.float64)
+    top = classifier.probabilities(mixed_texts(labels, 400)).max(axis=1).astype(np.float64)
     reference = fit_reference(top, np.random.default_rng(2).random(len(top)) < (1 - top) / 2)
     golden = [
         Golden(text, labels[int(row.argmax())], tuple(row.tolist()))
@@ -165,7 +165,7 @@ def build_bundle(
 def build_witness(path: Path, student: Bundle, better: Bundle) -> Bundle:
     """Write at `path` a copy of a bundle as the witness of a student, for a teacher that answers as it does."""
     labels = student.manifest.labels
-    texts = [*(word for label in labels for word in WORDS[label]), *_mixed_texts(labels, 400)]
+    texts = [*(word for label in labels for word in WORDS[label]), *mixed_texts(labels, 400)]
     own, beside = (Classifier.load(bundle).probabilities(texts) for bundle in (student, better))
     beside = beside[:, [better.manifest.labels.index(label) for label in labels]]
     joint = fit_reference(joint_confidences(own, beside), own.argmax(axis=1) != beside.argmax(axis=1))
