@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from export.delivery.errors import DeliveryError
 from export.delivery.image import Image
 from export.delivery.signature import new_keys
 from export.delivery.transfer import pull, push
+from tests.support.disk import full_after
 from tests.support.tiny_bundle import rewritten
 
 
@@ -161,17 +160,6 @@ def test_a_bundle_that_is_not_whole_does_not_replace_one(tiny_bundle, bundle_cop
         pull(str(tmp_path / "shelf"), bundle_copy)
     assert contents(bundle_copy) == contents(tiny_bundle.path)
     assert not list(tmp_path.glob(".bundle-*"))
-
-
-@contextmanager
-def full_after(size):
-    """Let no file grow beyond `size` bytes, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_told_and_the_old_bundle_stays(place, tiny_bundle, other, tmp_path):
