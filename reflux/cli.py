@@ -268,6 +268,42 @@ def status(
     raise typer.Exit(EXIT_CODES[found.verdict])
 
 
+@app.command(cls=StatusCommand)
+def replay(
+    candidate: Annotated[Path, typer.Argument(help="The candidate's bundle.")],
+    current: Annotated[Path, typer.Option(help="The bundle that is served now, and whose log it is.")],
+    store: Annotated[Path | None, typer.Option(help="The shadow outbox, a file; may be in use.")] = None,
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How much more often the candidate may disagree with the teacher.")
+    ] = 0.003,
+    rows: Annotated[Literal["eval", "all"], typer.Option(help="Texts that are never trained on, or all.")] = "eval",
+    days: Annotated[float | None, typer.Option(min=0.0, help="Use the texts of the last days only; all.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the outcome to this file, as JSON.")] = None,
+) -> None:
+    """May a candidate replace the served bundle, by its log? Exit code: 0 pass, 2 fail, 3 inconclusive, 4 no answer."""
+    from export.bundle.format import Bundle
+    from reflux import replay as replaying
+
+    try:
+        found = replaying.replay(
+            Bundle.open(candidate),
+            Bundle.open(current),
+            replaying.source(store),
+            margin=margin,
+            rows=rows,
+            days=days,
+        )
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error)))
+        raise typer.Exit(NO_ANSWER) from error
+    replaying.show(found, console)
+    if output is not None:
+        output.write_text(json.dumps(replaying.to_json(found), indent=2) + "\n")
+    raise typer.Exit(replaying.EXIT_CODES[found.gate])
+
+
 @app.command()
 def push(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
@@ -418,6 +454,7 @@ def _is_expected(error: Exception) -> bool:
         "TeacherError",
         "BundleError",
         "DeliveryError",
+        "ReplayError",
         "GateError",
         "InferenceError",
         "StartupError",

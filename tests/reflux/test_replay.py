@@ -1,0 +1,184 @@
+"""`reflux replay`, on logs that a real outbox wrote."""
+
+import json
+import sqlite3
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from export.bundle.classifier import Classifier
+from reflux.cli import app
+from service.shadow.comparison import compare
+from service.shadow.history import Changes
+from service.shadow.outbox.rows import OutboxRow, RowResult
+from service.shadow.outbox.store import Outbox
+from service.shadow.outcome import Outcome
+from service.shadow.slots import Key, slot_of
+from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, rewritten
+
+WRONG = {"refund": "shipping", "charge": "shipping", "invoice": "account", "parcel": "billing", "crash": "billing"}
+TEXTS = 600
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        "teacher": build_bundle(folder / "teacher", role="teacher"),
+        "current": build_bundle(folder / "current", flip={"refund": "shipping"}),
+        "same": build_bundle(folder / "same", name="same", flip={"refund": "shipping"}),
+        "better": build_bundle(folder / "better"),
+        "worse": build_bundle(folder / "worse", flip=WRONG),
+    }
+
+
+def texts(count):
+    """Return texts whose label hangs on one word."""
+    generator = np.random.default_rng(7)
+    words = [word for words in WORDS.values() for word in words]
+    return [f"{generator.choice(NEUTRAL)} {generator.choice(words)}" for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory, bundles):
+    """A log of the current bundle: a tenth of its rows is never trained on."""
+    path = tmp_path_factory.mktemp("log") / "shadow.sqlite"
+    write(path, bundles, texts(TEXTS))
+    return path
+
+
+def write(path, bundles, given, **options):
+    current, teacher = (Classifier.load(bundles[name]) for name in ("current", "teacher"))
+    outbox = Outbox(
+        path,
+        bundle=bundles["current"].manifest.version,
+        labels=bundles["current"].manifest.labels,
+        teacher="t@1",
+        **options,
+    )
+    outbox.open()
+    now = time.time()
+    ours = [current.classify(text).probabilities.astype("<f4") for text in given]
+    rows = [
+        OutboxRow(f"{at:06d}", now, text, ours[at].tobytes(), at % 2, 0.5, "eval" if at % 10 == 0 else "train")
+        for at, text in enumerate(given)
+    ]
+    requests = [[2.0 * len(given), 0.0, 0.0, 0.0, 0.0]]
+    outbox.write(rows, Changes(0, [Key(slot_of(now), band, 0.5) for band in (0, 1)], requests * 2))
+    for at, pending in enumerate(outbox.pending(len(given))):
+        theirs = teacher.classify(pending.text).probabilities
+        result = RowResult(Outcome.COMPLETED, now, theirs.tobytes(), "local", compare(ours[at], theirs))
+        assert outbox.finish(pending.seq, result)
+    outbox.close()
+
+
+def replay(*arguments):
+    return CliRunner().invoke(app, ["replay", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(("candidate", "gate", "code"), [("better", "PASS", 0), ("worse", "FAIL", 2)])
+def test_a_candidate_is_judged_by_the_log(bundles, log, candidate, gate, code):
+    done = replay(bundles[candidate].path, "--current", bundles["current"].path, "--store", log, "--rows", "all")
+    assert done.exit_code == code, done.output
+    assert done.stdout.startswith(f"{gate}: ")
+    assert "answers 100.0 % of them as it did in production" in done.stdout
+
+
+def test_a_candidate_that_answers_alike_is_inconclusive_until_the_log_is_long_enough(bundles, log):
+    given = (bundles["same"].path, "--current", bundles["current"].path, "--store", log, "--rows", "all")
+    assert replay(*given).exit_code == 3
+    assert replay(*given, "--margin", 0.05).exit_code == 0
+
+
+def test_by_default_only_texts_that_are_never_trained_on_count(bundles, log, tmp_path):
+    output = tmp_path / "gate.json"
+    done = replay(bundles["better"].path, "--current", bundles["current"].path, "--store", log, "--output", output)
+    assert done.exit_code == 3
+    found = json.loads(output.read_text())
+    assert (found["texts"], found["rows"], found["gate"]) == (TEXTS // 10, "eval", "inconclusive")
+    assert "too few" in found["message"]
+
+
+def test_the_difference_is_that_of_the_answers(bundles, log, tmp_path):
+    output = tmp_path / "gate.json"
+    replay(
+        bundles["worse"].path, "--current", bundles["current"].path, "--store", log, "--rows", "all", "--output", output
+    )
+    best = {
+        name: Classifier.load(bundles[name]).probabilities(texts(TEXTS)).argmax(axis=1)
+        for name in ("worse", "current", "teacher")
+    }
+    wrong = {name: best[name] != best["teacher"] for name in ("worse", "current")}
+    found = json.loads(output.read_text())["found"]
+    assert found["difference"] == pytest.approx(np.mean(wrong["worse"]) - np.mean(wrong["current"]), abs=1e-9)
+    assert found["worse"] == int((wrong["worse"] & ~wrong["current"]).sum())
+
+
+def test_the_log_may_be_in_use_and_is_not_changed(bundles, log):
+    before = log.read_bytes()
+    busy = Outbox(log, bundle="other", labels=("a",), teacher="t@1")
+    busy.open()
+    done = replay(bundles["better"].path, "--current", bundles["current"].path, "--store", log, "--rows", "all")
+    assert done.exit_code == 0
+    busy.close()
+    assert len(before) <= len(log.read_bytes())
+
+
+def test_texts_that_were_erased_are_named(bundles, tmp_path):
+    write(tmp_path / "log.sqlite", bundles, texts(20), keep_text=False)
+    done = replay(
+        bundles["better"].path,
+        "--current",
+        bundles["current"].path,
+        "--store",
+        tmp_path / "log.sqlite",
+        "--rows",
+        "all",
+    )
+    assert done.exit_code == 3
+    assert "0 texts, trained on or not" in done.stdout
+    assert "20 more were erased" in done.stdout
+
+
+def test_older_texts_can_be_left_out(bundles, log):
+    done = replay(
+        bundles["worse"].path, "--current", bundles["current"].path, "--store", log, "--rows", "all", "--days", 0
+    )
+    assert done.exit_code == 3
+    assert "0 texts" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("candidate", "current", "words"),
+    [
+        ("other labels", "current", ("differ in the labels", "technical")),
+        ("other teacher", "current", ("learned from x@2", "no known teacher")),
+        ("multi-label", "multi-label", ("multi-label bundles cannot be replayed",)),
+        ("better", "worse", ("nothing of the bundle", "give the bundle that was served")),
+    ],
+)
+def test_bundles_that_do_not_fit_the_log_are_refused(bundles, log, tmp_path, candidate, current, words):
+    given = {
+        **bundles,
+        "other labels": build_bundle(tmp_path / "fewer", labels=("billing", "shipping", "account")),
+        "other teacher": rewritten(bundles["better"], tmp_path / "other", teacher={"name": "x", "version": "2"}),
+        "multi-label": build_bundle(tmp_path / "multi", multi_label=True),
+    }
+    done = replay(given[candidate].path, "--current", given[current].path, "--store", log)
+    assert done.exit_code == 4
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_file_that_is_no_log_is_refused(bundles, tmp_path):
+    (tmp_path / "text").write_text("no database")
+    with sqlite3.connect(tmp_path / "other") as connection:
+        connection.execute("CREATE TABLE t (x)")
+    for path, word in (("missing", "no such file"), ("text", "not a database"), ("other", "no shadow outbox")):
+        done = replay(bundles["better"].path, "--current", bundles["current"].path, "--store", tmp_path / path)
+        assert done.exit_code == 4
+        assert word in done.stderr
+    done = replay(bundles["better"].path, "--current", bundles["current"].path)
+    assert done.exit_code == 4
+    assert "--store" in done.stderr
