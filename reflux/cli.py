@@ -273,6 +273,14 @@ def replay(
     candidate: Annotated[Path, typer.Argument(help="The candidate's bundle.")],
     current: Annotated[Path, typer.Option(help="The bundle that is served now, and whose log it is.")],
     store: Annotated[Path | None, typer.Option(help="The shadow outbox, a file; may be in use.")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(envvar="REFLUX_SHADOW__DATABASE", show_envvar=True, help="Or the shared store, postgresql://…"),
+    ] = None,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(envvar="REFLUX_SHADOW__DATABASE_PASSWORD_FILE", help="File that holds the database's password."),
+    ] = None,
     margin: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="How much more often the candidate may disagree with the teacher.")
     ] = 0.003,
@@ -288,7 +296,7 @@ def replay(
         found = replaying.replay(
             Bundle.open(candidate),
             Bundle.open(current),
-            replaying.source(store),
+            replaying.source(store, None if store else database, password_file),
             margin=margin,
             rows=rows,
             days=days,

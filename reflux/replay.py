@@ -23,6 +23,7 @@ from export.bundle.format import Bundle
 from service.monitor.paired import PairedDifference, paired_difference
 from service.shadow.outbox.answered import AnsweredRow, ShadowLog, read_log, reading
 from service.shadow.outbox.sql import Connection
+from service.shadow.shared.database import Database
 
 FEWEST = 200
 """With fewer texts nothing is decided: the interval is an approximation that needs some hundred."""
@@ -67,11 +68,18 @@ class Replayed:
     found: PairedDifference | None
 
 
-def source(store: Path | None) -> AbstractContextManager[Connection]:
-    """Return what opens the log. Raises ReplayError if none is given."""
-    if store is None:
-        raise ReplayError("no log is given: give the service's shadow.path with --store")
-    return reading(store)
+def source(
+    store: Path | None, database: str | None = None, password_file: Path | None = None
+) -> AbstractContextManager[Connection]:
+    """Return what opens the log, in a file or in a database. Raises ReplayError unless exactly one is given."""
+    if (store is None) == (database is None):
+        raise ReplayError(
+            "give the log: the service's shadow.path with --store, or its shadow.database with --database"
+        )
+    if store is not None:
+        return reading(store)
+    assert database is not None
+    return Database(database, password_file, name="reflux-replay").transaction(writes=False)
 
 
 def replay(

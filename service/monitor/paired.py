@@ -7,6 +7,7 @@ one look, as a rehearsal before a rollout is; it is no test that may be repeated
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,10 +70,10 @@ def paired_difference(
     count = np.divide(first**2, second, out=np.zeros(bands), where=second > 0.0)
     scale = np.divide(count, first, out=np.zeros(bands), where=first > 0.0)
 
-    def total(values: Floats) -> Floats:
+    def total(values: npt.NDArray[np.floating[Any]]) -> Floats:
         return np.asarray(scale * np.bincount(band, weight * values, bands))
 
-    metric = (1.0 + candidate - current.astype(np.float64)) / 2.0
+    metric = (1.0 + candidate.astype(np.float64) - current.astype(np.float64)) / 2.0
     sums = total(metric)
     found = estimate_mean(requests, count, sums, total(metric**2), 1.0, level)
     if found is None:

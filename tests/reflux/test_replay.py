@@ -12,10 +12,13 @@ from export.bundle.classifier import Classifier
 from reflux.cli import app
 from service.shadow.comparison import compare
 from service.shadow.history import Changes
-from service.shadow.outbox.rows import OutboxRow, RowResult
+from service.shadow.outbox.rows import OutboxRow, RowResult, TeacherIdentity
 from service.shadow.outbox.store import Outbox
 from service.shadow.outcome import Outcome
+from service.shadow.shared.database import Database
+from service.shadow.shared.outbox import SharedOutbox
 from service.shadow.slots import Key, slot_of
+from tests.support.sockets import dead_address
 from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, rewritten
 
 WRONG = {"refund": "shipping", "charge": "shipping", "invoice": "account", "parcel": "billing", "crash": "billing"}
@@ -50,14 +53,12 @@ def log(tmp_path_factory, bundles):
 
 
 def write(path, bundles, given, **options):
+    manifest = bundles["current"].manifest
+    fill(Outbox(path, bundle=manifest.version, labels=manifest.labels, teacher="t@1", **options), bundles, given)
+
+
+def fill(outbox, bundles, given):
     current, teacher = (Classifier.load(bundles[name]) for name in ("current", "teacher"))
-    outbox = Outbox(
-        path,
-        bundle=bundles["current"].manifest.version,
-        labels=bundles["current"].manifest.labels,
-        teacher="t@1",
-        **options,
-    )
     outbox.open()
     now = time.time()
     ours = [current.classify(text).probabilities.astype("<f4") for text in given]
@@ -124,6 +125,32 @@ def test_the_log_may_be_in_use_and_is_not_changed(bundles, log):
     assert done.exit_code == 0
     busy.close()
     assert len(before) <= len(log.read_bytes())
+
+
+def test_the_log_may_be_in_a_database(bundles, shared_store):
+    manifest = bundles["current"].manifest
+    outbox = SharedOutbox(
+        Database(shared_store.url),
+        bundle=manifest.version,
+        labels=manifest.labels,
+        teacher=TeacherIdentity("t", "1", ("t", "1")),
+        keep_text=True,
+        lease_seconds=60.0,
+        most_pending=10_000,
+    )
+    fill(outbox, bundles, texts(TEXTS))
+    given = (bundles["worse"].path, "--current", bundles["current"].path, "--database", shared_store.url)
+    done = replay(*given, "--rows", "all")
+    assert done.exit_code == 2, done.output
+    assert f"{TEXTS} texts, trained on or not, answered by t@1" in done.stdout
+
+
+def test_a_database_that_is_gone_is_no_answer(bundles):
+    address = f"postgresql://reflux:secret@{dead_address()}/reflux"
+    done = replay(bundles["better"].path, "--current", bundles["current"].path, "--database", address)
+    assert done.exit_code == 4
+    assert "check that it runs" in done.stderr
+    assert "secret" not in done.output
 
 
 def test_texts_that_were_erased_are_named(bundles, tmp_path):
