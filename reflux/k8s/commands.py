@@ -54,6 +54,9 @@ def init(
     registry_secret: Annotated[
         str | None, typer.Option(help="Secret of the registry's login, of type kubernetes.io/dockerconfigjson.")
     ] = None,
+    verify_key: Annotated[
+        Path | None, typer.Option(help="Public key of who signs bundles, which `reflux pull` then asks for.")
+    ] = None,
     runbook_url: Annotated[str | None, typer.Option(help="Page that alerts lead to, with --with monitoring.")] = None,
     manifests: Annotated[Path, typer.Option(help="The folder k8s of a checkout of Reflux.")] = Path("k8s"),
     output: Annotated[Path | None, typer.Option(help="Folder to write; MANIFESTS/overlays/NAME.")] = None,
@@ -88,6 +91,7 @@ def init(
         teacher_secret=teacher_secret,
         database_secret=database_secret,
         registry_secret=registry_secret,
+        verify_key=verify_key,
         runbook_url=runbook_url,
     )
     folder = output or manifests / "overlays" / name

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.errors import DistillError
-from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace
+from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace, template
 from reflux.k8s.sources import BundleSource
 
 _PODS = "reflux|reflux-worker"
 _RUNBOOK = "reflux-runbook"
+_SIGNING = "reflux-signing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Overlay:
     teacher_secret: str | None = None
     database_secret: str | None = None
     registry_secret: str | None = None
+    verify_key: Path | None = None
     runbook_url: str | None = None
 
     def write(self, folder: Path, manifests: Path) -> None:
@@ -50,6 +52,11 @@ class Overlay:
         known = sorted(path.parent.name for path in manifests.glob("components/*/kustomization.yaml"))
         if missing := [name for name in self.components if name not in known]:
             raise DistillError(f"--with {', '.join(missing)}: no such component; there are {', '.join(known)}")
+        if self.verify_key is not None and self.bundle.delivery != "init-container":
+            raise DistillError(
+                "--verify-key: only `reflux pull` verifies; add --delivery init-container, or leave it to the cluster"
+            )
+        key = None if self.verify_key is None else self.verify_key.read_bytes()
         if self.runbook_url is not None and "monitoring" not in self.components:
             raise DistillError(
                 "--runbook-url: there are no alerts without --with monitoring; add it, or leave this out"
@@ -63,6 +70,8 @@ class Overlay:
             ) from None
         head = f"# Written by `reflux k8s init {self.name}`, which never changes it again. Edit it as you like.\n"
         (folder / "kustomization.yaml").write_text(head + dump(document), encoding="utf-8")
+        if key is not None:
+            (folder / "key.pub").write_bytes(key)
         if self.runbook_url is not None:
             (folder / "runbook.yaml").write_text(_LOCAL + dump(_runbook(self.runbook_url)), encoding="utf-8")
 
@@ -106,7 +115,8 @@ class Overlay:
             settings.append("REFLUX_API_KEYS=/keys/keys")
         if self.bundle.delivery == "init-container":
             settings += [f"BUNDLE_SOURCE={self.bundle.reference}", f"BUNDLE_DIGEST={self.bundle.digest}"]
-        return [{"name": "reflux-settings", "behavior": "merge", "literals": settings}]
+        signing: list[dict[str, Any]] = [{"name": _SIGNING, "files": ["key.pub"]}] if self.verify_key else []
+        return [{"name": "reflux-settings", "behavior": "merge", "literals": settings}, *signing]
 
     def _bundle(self) -> list[Patch]:
         volume = "/spec/template/spec/volumes/0"
@@ -118,7 +128,7 @@ class Overlay:
                     replace("Deployment", _PODS, f"{volume}/persistentVolumeClaim/claimName", self.bundle.reference)
                 ]
             case _:
-                return []
+                return [] if self.verify_key is None else [template(_PODS, _VERIFYING)]
 
     def _secrets(self) -> list[Patch]:
         volumes = [
@@ -155,6 +165,17 @@ class Overlay:
         return [replace("ScaledObject", "reflux", "/spec/triggers/1/metadata/query", query)]
 
 
+_PULL = ["reflux", "pull", "$(BUNDLE_SOURCE)", "/bundle/bundle", "--digest", "$(BUNDLE_DIGEST)"]
+_VERIFYING = {
+    "initContainers": [
+        {
+            "name": "pull",
+            "command": [*_PULL, "--verify-key", "/signing/key.pub"],
+            "volumeMounts": [{"name": "signing", "mountPath": "/signing", "readOnly": True}],
+        }
+    ],
+    "volumes": [{"name": "signing", "configMap": {"name": _SIGNING}}],
+}
 _LOCAL = "# For this folder alone: kustomize takes the address from here, and a cluster never sees the object.\n"
 _RUNBOOK_URLS = {
     "source": {"kind": "ConfigMap", "name": _RUNBOOK, "fieldPath": "data.url"},

@@ -17,16 +17,17 @@ def replace(kind: str, name: str, path: str, value: Any, op: str = "replace") ->
     return {"target": {"kind": kind, "name": name}, "patch": _text([{"op": op, "path": path, "value": value}])}
 
 
+def template(deployments: str, spec: dict[str, Any]) -> Patch:
+    """Return the patch that merges `spec` into that of the pods."""
+    metadata = {"name": "any"}  # the target says which
+    pods = {"template": {"spec": spec}}
+    document = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": pods}
+    return {"target": {"kind": "Deployment", "name": deployments}, "patch": _text(document)}
+
+
 def mount(deployments: str, volume: str, secret: str) -> Patch:
     """Return the patch by which the `volume` of the pods is another Secret."""
-    template = {"spec": {"volumes": [{"name": volume, "secret": {"secretName": secret}}]}}
-    document = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "any"},
-        "spec": {"template": template},
-    }
-    return {"target": {"kind": "Deployment", "name": deployments}, "patch": _text(document)}
+    return template(deployments, {"volumes": [{"name": volume, "secret": {"secretName": secret}}]})
 
 
 def delete(api: str, kind: str, name: str) -> Patch:

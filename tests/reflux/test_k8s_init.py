@@ -10,7 +10,7 @@ from distill.errors import DistillError
 from reflux.cli import app
 from reflux.k8s.sources import BundleSource, read_teacher, require_database
 from tests.k8s.test_network import edges
-from tests.support.kustomize import K8S, find, pod_templates, render
+from tests.support.kustomize import K8S, find, pod_templates, render, rendered
 
 DIGEST = "sha256:" + 64 * "a"
 BUNDLE = f"oci://registry.example/tickets-bundle:4b1f@{DIGEST}"
@@ -122,6 +122,21 @@ def test_a_bundle_is_pulled_and_checked_by_its_digest(overlay):
         assert {"name": "REFLUX_BUNDLE", "value": "/bundle/bundle"} in pod["containers"][0]["env"]
 
 
+def test_a_bundle_has_to_be_signed(overlay, tmp_path):
+    (tmp_path / "signing.pub").write_text("a public key")
+    documents = overlay("--delivery", "init-container", "--verify-key", str(tmp_path / "signing.pub"))
+    key = find(documents, "ConfigMap", "reflux-signing")
+    assert key["data"] == {"key.pub": "a public key"}
+    unsigned = find(rendered("cpu", "init-container"), "Deployment", "reflux")["spec"]["template"]["spec"]
+    for name in ("reflux", "reflux-worker"):
+        pod = find(documents, "Deployment", name)["spec"]["template"]["spec"]
+        (pull,) = [container for container in pod["initContainers"] if container["name"] == "pull"]
+        assert pull["command"] == [*unsigned["initContainers"][0]["command"], "--verify-key", "/signing/key.pub"]
+        assert {"name": "signing", "mountPath": "/signing", "readOnly": True} in pull["volumeMounts"]
+        assert {"name": "bundle", "mountPath": "/bundle"} in pull["volumeMounts"]
+        assert volumes(documents, name)["signing"]["configMap"] == {"name": key["metadata"]["name"]}
+
+
 def test_a_bundle_is_on_a_claim(overlay):
     documents = overlay(bundle="claim:tickets-bundle")
     assert volumes(documents, "reflux")["bundle"]["persistentVolumeClaim"]["claimName"] == "tickets-bundle"
@@ -219,6 +234,8 @@ def test_an_overlay_is_never_overwritten(tmp_path):
         ({"--with": "canary-magic"}, "no such component"),
         ({"--runbook-url": "https://wiki.example"}, "--with monitoring"),
         ({"--manifests": "/nowhere"}, "checkout"),
+        ({"--verify-key": "/nowhere"}, "--delivery init-container"),
+        ({"--verify-key": "/nowhere", "--delivery": "init-container"}, "No such file"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, changed, message):
