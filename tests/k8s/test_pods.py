@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.settings import load_settings
 from tests.support.kustomize import Document, combinations, find, pod_templates, rendered
 
 ALWAYS_ON = ("Deployment", "StatefulSet", "Rollout")
@@ -219,3 +220,12 @@ def test_a_container_has_what_its_settings_name(overlay):
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         files = [settings["REFLUX_BUNDLE"], settings["REFLUX_SHADOW__DATABASE_PASSWORD_FILE"]]
         assert {"/" + file.split("/")[1] for file in files} <= mounts, name
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "dev"])
+def test_every_setting_is_one_of_the_service(overlay, monkeypatch):
+    for _, (_, settings) in of_reflux(overlay).items():
+        with monkeypatch.context() as environment:
+            for variable, value in settings.items():
+                environment.setenv(variable, value)
+            assert load_settings().shadow.enabled

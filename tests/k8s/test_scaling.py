@@ -105,9 +105,10 @@ def test_prometheus_finds_every_pod_of_reflux_and_no_other():
     documents = rendered("dev", "monitoring")
     monitor = find(documents, "PodMonitor", "reflux")["spec"]
     (endpoint,) = monitor["podMetricsEndpoints"]
+    settings = find(documents, "ConfigMap", "reflux-settings")["data"]
     (expression,) = monitor["selector"]["matchExpressions"]
     for name, template in pod_templates(documents).items():
         labels = template["metadata"]["labels"]
         found = labels[expression["key"]] in expression["values"]
-        ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
-        assert found == (endpoint["port"] in ports), name
+        ports = {port["name"]: str(port["containerPort"]) for port in template["spec"]["containers"][0]["ports"]}
+        assert ports.get(endpoint["port"]) == (settings["REFLUX_METRICS_PORT"] if found else None), name
