@@ -28,6 +28,7 @@ from service.inference.load import Loaded, load
 from service.inference.scheduler import Scheduler
 from service.process.cpus import available_cpus
 from service.process.huge_pages import use_huge_pages
+from service.process.parts import interleaved
 from service.process.priority import lower_priority
 from service.settings import Settings
 from service.shadow.errors import ShadowError
@@ -69,10 +70,10 @@ class Model:
         """The registries of its metrics: of inference, and of shadowing."""
         return self._registry, self._shadow_registry
 
-    def gap(self, window: str) -> dict[str, Any]:
-        """Return the body of `GET /gap`, with every answer so far counted."""
+    async def gap(self, window: str) -> dict[str, Any]:
+        """Return the body of `GET /gap`, with every answer so far counted. Requests are answered meanwhile."""
         self.metrics.deferred.flush()
-        return self.shadow.gap(window)
+        return await interleaved(self.shadow.gap_parts(window))
 
     async def start_shadow(self) -> None:
         """Start shadowing, for the first time or after `stop_shadow`. Raises ShadowError."""

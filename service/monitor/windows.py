@@ -6,7 +6,7 @@ small change: together they see both. The evidence of all windows is one e-value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,24 +83,34 @@ def measure(
     foreseen: Floats | None = None,
     level: float = 0.95,
 ) -> dict[str, Window]:
-    """Return every window of `cells` at `now` (Unix seconds), by name, shortest first.
+    """Return every window of `cells` at `now` (Unix seconds), by name, shortest first; see `measure_each`."""
+    return {window.name: window for window in measure_each(cells, now, slo, ceilings, foreseen, level)}
+
+
+def measure_each(
+    cells: Cells,
+    now: float,
+    slo: float,
+    ceilings: Sequence[tuple[float, Floats]],
+    foreseen: Floats | None = None,
+    level: float = 0.95,
+) -> Iterator[Window]:
+    """Yield the windows of `cells` at `now` (Unix seconds), shortest first, each measured when it is asked for.
 
     `slo` is the gap in (0, 1) that must not be exceeded, `ceilings` as for `log_exceeds_ceilings`, `foreseen` as for
     `log_exceeds`, `level` that of the intervals. Raises what the estimators raise.
     """
-    found = {}
     terms = exceed_terms(cells, slo, foreseen)
     for name in NAMES:
         chosen = cells.slot >= start_of(name, now)
         part = cells.where(chosen)
-        found[name] = Window(
+        yield Window(
             name,
             estimate(part, level),
             float(log_mean_exp(terms[:, chosen].sum(axis=1))),
             log_exceeds_ceilings(part, ceilings),
             *(float(counts.sum()) for counts in (part.requests, part.expected, part.sampled, part.lost, part.compared)),
         )
-    return found
 
 
 def log_certify(cells: Cells, now: float, slo: float, foreseen: Floats | None = None) -> float:

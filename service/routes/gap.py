@@ -28,7 +28,7 @@ async def gap(request: Request, variant: Variant = Variant.STABLE, window: Windo
     """
     model = state_of(request).models.choose(variant)
     await model.shadow.refresh()
-    return model.gap(window)
+    return await model.gap(window)
 
 
 @router.get("/history", responses=_ERRORS)

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.http.health import OK, Health
 from service.http.openapi import failures
+from service.process.parts import interleaved
 from service.state import state_of
 from service.telemetry.metrics import render
 
@@ -47,5 +48,8 @@ async def metrics(request: Request) -> Response:
     """Return the metrics in the Prometheus text format."""
     state = state_of(request)
     await asyncio.gather(*(model.shadow.refresh() for model in state.models))
+    for model in list(state.models):
+        await interleaved(model.shadow.prepare_metrics())
     models = {model.manifest.version: model.registries for model in state.models}
-    return Response(render(state.metrics.registry, models), headers={"content-type": CONTENT_TYPE_LATEST})
+    page = await interleaved(render(state.metrics.registry, models))
+    return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})

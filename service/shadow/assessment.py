@@ -16,8 +16,10 @@ from export.bundle.reference import Reference
 from service.monitor.cells import SLOT_SECONDS, Cells, Floats
 from service.monitor.findings import Findings
 from service.monitor.verdict import Judgement, Verdict, judge
-from service.monitor.windows import log_certify, measure, start_of
+from service.monitor.windows import log_certify, measure_each, start_of
+from service.process.parts import Parts, whole
 from service.shadow.active import ActiveShadow
+from service.shadow.history import History
 from service.shadow.input_drift import InputDrift
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.slots import slot_of
@@ -40,12 +42,14 @@ class Slo:
 class Assessment:
     """All that is known at `now` (Unix seconds). `drift` holds the sections `input` and `teacher` of `GET /gap`.
 
-    `verdict_since` is the time since which every assessment of this process gave this verdict.
+    `history` is a copy of the counts, `cells` are its cells. `verdict_since` is the time since which every assessment
+    of this process gave this verdict.
     """
 
     now: float
     verdict_since: float
     slo: Slo
+    history: History
     cells: Cells
     findings: Findings
     judgement: Judgement
@@ -78,26 +82,40 @@ class Assessor:
 
     def assess(self) -> Assessment:
         """Assess the counts of now."""
+        return whole(self.assess_parts())
+
+    def assess_parts(self) -> Parts[Assessment]:
+        """Assess the counts of now in parts."""
         view, now, active = self._view, time.time(), self.active
         ledger, record = view.ledger, view.record if active else None
-        cells = ledger.history.cells()
+        history, ceilings, detected = ledger.history.snapshot(), list(ledger.ceilings), ledger.detector.value
+        waiting, sampled_since = ledger.waiting_since, ledger.sampled_since
+        yield
+        cells = history.cells()
         limit = self.limit
         newest = cells.since(slot_of(now) - SLOT_SECONDS)
-        hour = ledger.history.totals(start_of("1h", now)).outcomes.sum(axis=0).tolist()
+        hour = history.totals(start_of("1h", now)).outcomes.sum(axis=0).tolist()
+        yield
         inputs, inputs_drifted = self._inputs.report(now)
         teacher, teacher_clause = teacher_drift(record)
-        waiting = ledger.waiting_since
+        yield
+        windows = {}
+        for window in measure_each(cells, now, limit, ceilings, self.foreseen):
+            windows[window.name] = window
+            yield
+        certified = log_certify(cells, now, limit, self.foreseen)
+        yield
         findings = Findings(
             slo=self.slo.ratio,
-            windows=measure(cells, now, limit, ledger.ceilings, self.foreseen),
+            windows=windows,
             newest_lost=float(newest.lost.sum()),
             newest_compared=float(newest.compared.sum()),
-            log_certify=log_certify(cells, now, limit, self.foreseen),
+            log_certify=certified,
             left=self._verdict is Verdict.LEAVE,
-            edetector=ledger.detector.value,
+            edetector=detected,
             edetector_at=ledger.edetector_threshold(now),
             silent_seconds=None if waiting is None else max(now - waiting, 0.0),
-            silent_samples=ledger.sampled_since,
+            silent_samples=sampled_since,
             enabled=active is not None,
             unread_store=view.unread,
             unread_seconds=self._unread(now),
@@ -113,7 +131,7 @@ class Assessor:
         if judgement.verdict is not self._verdict:
             self._verdict, self._since = judgement.verdict, now
         drift = {"input": inputs, "teacher": teacher}
-        return Assessment(now, self._since, self.slo, cells, findings, judgement, drift)
+        return Assessment(now, self._since, self.slo, history, cells, findings, judgement, drift)
 
     def _unread(self, now: float) -> float:
         """Return for how long the oldest text has waited for the witness, in seconds."""

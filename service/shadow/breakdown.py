@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,16 @@ from prometheus_client.registry import Collector
 from service.monitor.cells import Floats
 from service.monitor.directions import Pairs, classes, directions, pair_weights
 from service.monitor.gap import estimate
+from service.process.parts import Parts, whole
+from service.shadow.assessment import Assessment
 from service.shadow.families import gauge
 from service.shadow.history import History
 from service.shadow.slots import DAY, HOUR, folded, hour_of
 
 LISTED = 10
 """Directions and classes that are listed: a model of many labels must not have as many series."""
+
+_READ = 4000  # tallies that are read in one part
 
 OTHER = "other"
 """The label value, in metrics, of all directions that are not listed."""
@@ -35,21 +38,29 @@ class Breakdown:
     """
 
     def __init__(self, history: Callable[[], History], labels: Sequence[str], *, decides: bool) -> None:
-        self._current, self._labels, self._decides = history, tuple(labels), decides
-        self._read: tuple[History | None, int, Floats] = None, 0, np.empty((0, 5))
-
-    @property
-    def _history(self) -> History:
-        return self._current()
+        self._history, self._labels, self._decides = history, tuple(labels), decides
+        self._read: tuple[object, int, Floats] = None, 0, np.empty((0, 5))
 
     def report(self, start: float = 0.0) -> dict[str, Any]:
         """Return the sections `directions`, `classes` and `decision` of `GET /gap`.
 
         They are about the slots from `start` (Unix seconds). `decision` is None without a decision or a comparison.
         """
-        begin = folded(hour_of(start), self._history.hour, DAY)
-        pairs, cells = self._pairs().since(begin), self._history.cells().since(begin)
-        weights = pair_weights(pairs, cells, self._periods(cells.slot))
+        return whole(self.parts(self._history(), start))
+
+    def parts(self, history: History, start: float = 0.0) -> Parts[dict[str, Any]]:
+        """Return the same in parts; `history` is that of the bundle, or a copy that does not change meanwhile."""
+        begin = folded(hour_of(start), history.hour, DAY)
+        pairs = (yield from self._pairs(history)).since(begin)
+        yield
+        cells = history.cells().since(begin)
+        yield
+        weights = pair_weights(pairs, cells, _periods(cells.slot, history.hour))
+        yield
+        worst = directions(pairs, weights, LISTED)
+        yield
+        students = classes(pairs, weights)[:LISTED]
+        yield
         return {
             "directions": [
                 {
@@ -58,7 +69,7 @@ class Breakdown:
                     **_interval(one.ratio, one.lower, one.upper),
                     "count": one.count,
                 }
-                for one in directions(pairs, weights, LISTED)
+                for one in worst
             ],
             "classes": [
                 {
@@ -67,37 +78,25 @@ class Breakdown:
                     **_interval(one.ratio, one.lower, one.upper),
                     "compared": one.compared,
                 }
-                for one in classes(pairs, weights)[:LISTED]
+                for one in students
             ],
-            "decision": self._decision(start) if self._decides else None,
+            "decision": _decision(history, start) if self._decides else None,
         }
-
-    def _decision(self, start: float) -> dict[str, float] | None:
-        found = estimate(self._history.decision_cells().since(start))
-        if found is None:
-            return None
-        return {**_interval(found.gap, found.lower, found.upper), "compared": found.compared}
 
     def _name(self, position: int | None) -> str | None:
         return None if position is None else self._labels[position]
 
-    def _periods(self, slot: Floats) -> Floats:
-        """Return the hour, or the day, with which the comparisons of each cell were tallied."""
-        hour = self._history.hour
-        length = np.where(slot < hour - DAY, DAY, HOUR)
-        period = slot // length * length
-        return np.where(period < hour - 8 * DAY, 0.0, period)  # a day is folded as a whole, hours one by one
-
-    def _pairs(self) -> Pairs:
+    def _pairs(self, history: History) -> Parts[Pairs]:
         """Return the tallies as arrays. Within an hour they are never removed, so that only new ones are read."""
-        history, (known, hour, keys) = self._history, self._read
-        tallies = history.pairs
-        if known is not history or hour != history.hour or len(keys) > len(tallies):
+        known, hour, keys = self._read
+        tallies = list(history.pairs)
+        if known is not history.origin or hour != history.hour or len(keys) > len(tallies):
             keys = np.empty((0, 5))
-        if new := list(islice(tallies, len(keys), None)):
-            keys = np.concatenate([keys, np.array(new, dtype=np.float64)])
-        self._read = history, history.hour, keys
-        count = np.fromiter(tallies.values(), np.float64, len(tallies))
+        for start in range(len(keys), len(tallies), _READ):
+            keys = np.concatenate([keys, np.array(tallies[start : start + _READ], dtype=np.float64)])
+            yield
+        self._read = history.origin, history.hour, keys
+        count = np.fromiter(history.pairs.values(), np.float64, len(tallies))
         band, student, teacher = (keys[:, column].astype(np.int64) for column in (1, 3, 4))
         return Pairs(keys[:, 0], band, keys[:, 2], student, teacher, count)
 
@@ -107,10 +106,17 @@ class BreakdownMetrics(Collector):
 
     def __init__(self, breakdown: Breakdown, version: str) -> None:
         self._breakdown, self._version = breakdown, version
+        self._prepared: dict[str, Any] | None = None
+
+    def prepare(self, assessed: Assessment) -> Parts[None]:
+        """Break the gap down in parts, for the next time that this is collected."""
+        self._prepared = yield from self._breakdown.parts(assessed.history, assessed.now - DAY)
 
     def collect(self) -> Iterator[Metric]:
         """Yield what is known."""
-        found = self._breakdown.report(time.time() - DAY)
+        found, self._prepared = self._prepared, None
+        if found is None:
+            found = self._breakdown.report(time.time() - DAY)
         whole = [] if found["decision"] is None else [((), found["decision"])]
         for name, text, labels, estimates in (
             (
@@ -146,6 +152,20 @@ _ENDS = {
     "upper": ("_upper", "Upper end of the 95 % interval: "),
 }
 """The numbers of an estimate: what the name of their family ends with, and what its help begins with."""
+
+
+def _decision(history: History, start: float) -> dict[str, float] | None:
+    found = estimate(history.decision_cells().since(start))
+    if found is None:
+        return None
+    return {**_interval(found.gap, found.lower, found.upper), "compared": found.compared}
+
+
+def _periods(slot: Floats, hour: int) -> Floats:
+    """Return the hour, or the day, with which the comparisons of each cell were tallied, in a history of `hour`."""
+    length = np.where(slot < hour - DAY, DAY, HOUR)
+    period = slot // length * length
+    return np.where(period < hour - 8 * DAY, 0.0, period)  # a day is folded as a whole, hours one by one
 
 
 def _interval(ratio: float, lower: float, upper: float) -> dict[str, float]:

@@ -7,6 +7,7 @@ folded into longer ones, so that months need as little memory as days.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class History:
 
     def __init__(self, propensity: Sequence[float]) -> None:
         self.pairs: dict[Pair, int] = {}
+        self.origin: object = object()
+        """The same for a history and its snapshots, and for no other."""
         self.hour = 0
         self._propensity = tuple(propensity)
         self._bands = len(propensity)
@@ -133,6 +136,16 @@ class History:
     def give_back(self, changes: Changes) -> None:
         """Have the counts of these cells stored again, because they may not have been."""
         self._changed.update(map(self._folded, changes.keys))
+
+    def snapshot(self) -> History:
+        """Return a copy that no later count changes."""
+        keys, table = self._settled()
+        copied = copy(self)
+        copied._keys, copied._table = keys.copy(), table.copy()
+        copied.pairs, copied._index, copied._changed = self.pairs.copy(), self._index.copy(), set()
+        copied._requests, copied._expected = self._requests.copy(), self._expected.copy()
+        copied._requests_before, copied._expected_before = self._requests_before.copy(), self._expected_before.copy()
+        return copied
 
     def cells(self) -> Cells:
         """Return all cells."""

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.shadow.assessment import Assessor
+from service.process.parts import Parts
+from service.shadow.assessment import Assessment, Assessor
 from service.shadow.families import Samples, counter, gauge
 from service.shadow.gap_metrics import gap_metrics
 from service.shadow.ledger import Ledger
@@ -56,6 +57,7 @@ class ShadowMetrics(Collector):
         assessor: Assessor,
     ) -> None:
         self._assessor, self._view = assessor, view
+        self._assessed: Assessment | None = None
         self._ledger, self._propensity, self._version = ledger, propensity, version
         self._seconds = Histogram(
             "reflux_shadow_teacher_seconds",
@@ -77,18 +79,27 @@ class ShadowMetrics(Collector):
         """Record the duration of a call to the teacher."""
         self._seconds.labels(outcome).observe(seconds)
 
+    def prepare(self) -> Parts[Assessment]:
+        """Assess in parts, for the next time that this is collected, and return the assessment too."""
+        self._assessed = assessed = yield from self._assessor.assess_parts()
+        return assessed
+
     def collect(self) -> Iterator[Metric]:
         """Yield all families, with every label set."""
-        yield from self._band_counters()
-        yield from self._outcomes()
-        yield from self._comparisons()
-        yield from self._pipeline()
-        yield from self._teacher()
+        # At once, because rules add these up: whoever collects may do something else between two families.
         active = self._assessor.active
         record = self._view.record if active else None
-        yield from teacher_metrics(record, active.asking.watch if active and active.asking else None)
+        yield from [
+            *self._band_counters(),
+            *self._outcomes(),
+            *self._comparisons(),
+            *self._pipeline(),
+            *self._teacher(),
+            *teacher_metrics(record, active.asking.watch if active and active.asking else None),
+        ]
+        assessed, self._assessed = self._assessed, None
         yield log_likelihood_ratios(self._version, self._view.ledger.null)
-        yield from gap_metrics(self._assessor.assess(), self._version)
+        yield from gap_metrics(assessed or self._assessor.assess(), self._version)
         yield limits(self._version)
         yield window_weights(self._version)
         if self._assessor.active:

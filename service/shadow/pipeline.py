@@ -20,6 +20,7 @@ from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from service.errors import InvalidRequestError
 from service.monitor.windows import SINCE, start_of
+from service.process.parts import Parts, whole
 from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessor
 from service.shadow.breakdown import Breakdown, BreakdownMetrics
@@ -78,7 +79,8 @@ class ShadowPipeline:
         self._breakdown = Breakdown(
             lambda: self._view.ledger.history, bundle.manifest.labels, decides=decision is not None
         )
-        registry.register(BreakdownMetrics(self._breakdown, bundle.manifest.version))
+        self._breakdown_metrics = BreakdownMetrics(self._breakdown, bundle.manifest.version)
+        registry.register(self._breakdown_metrics)
         self._witness_metrics = WitnessMetrics(bundle.manifest.version)
         registry.register(self._witness_metrics)
         self._active: ActiveShadow | None = None
@@ -167,8 +169,12 @@ class ShadowPipeline:
 
     def gap(self, window: str = SINCE) -> dict[str, Any]:
         """Return the body of `GET /gap`, with the gap in one of `service.monitor.windows.NAMES`."""
-        assessed = self._assessor.assess()
-        report = gap_report(
+        return whole(self.gap_parts(window))
+
+    def gap_parts(self, window: str = SINCE) -> Parts[dict[str, Any]]:
+        """Return the same in parts, all of the counts of now."""
+        assessed = yield from self._assessor.assess_parts()
+        report = yield from gap_report(
             assessed,
             window,
             self._view,
@@ -178,7 +184,13 @@ class ShadowPipeline:
             self._assessor.active,
         )
         witness = self._witness.report() if self._witness is not None else None
-        return report | {"witness": witness} | self._breakdown.report(start_of(window, assessed.now))
+        breakdown = yield from self._breakdown.parts(assessed.history, start_of(window, assessed.now))
+        return report | {"witness": witness} | breakdown
+
+    def prepare_metrics(self) -> Parts[None]:
+        """Compute in parts what is long, for the next time that the metrics are collected."""
+        assessed = yield from self._metrics.prepare()
+        yield from self._breakdown_metrics.prepare(assessed)
 
     def gap_history(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""

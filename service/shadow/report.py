@@ -17,9 +17,11 @@ from service.monitor.series import Series, gap_series
 from service.monitor.verdict import LOG_CERTAIN
 from service.monitor.weights import comparison_weights
 from service.monitor.windows import SINCE, Window, start_of
+from service.process.parts import Parts
 from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessment
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
+from service.shadow.history import History
 from service.shadow.ledger import Ledger
 from service.shadow.metrics import band_name
 from service.shadow.outcome import OUTCOMES, Outcome
@@ -41,14 +43,17 @@ def gap_report(
     propensity: tuple[float, ...],
     version: str,
     active: ActiveShadow | None,
-) -> dict[str, Any]:
-    """Return the live gap of bundle `version` in `window`, with the verdict and its evidence, ready for JSON.
+) -> Parts[dict[str, Any]]:
+    """Return, in parts, the live gap of bundle `version` in `window`, with the verdict and its evidence, for JSON.
 
     The verdict, the evidence and the windows are those of all time, whatever the `window`.
     """
     ledger, judgement, found = view.ledger, assessed.judgement, assessed.findings.windows[window]
     start = start_of(window, assessed.now)
-    totals = _counted(ledger, start, window)
+    totals = _counted(assessed.history, ledger, start, window)
+    yield
+    divergence = _divergence(assessed, start, ledger.bands)
+    yield
     last = ledger.last_comparison
     return {
         "verdict": str(judgement.verdict),
@@ -68,8 +73,8 @@ def gap_report(
         else None,
         "slo": dataclasses.asdict(assessed.slo),
         **_gap(found, totals, window),
-        "divergence": _divergence(assessed.cells, start, ledger),
-        "evidence": _evidence(assessed, ledger),
+        "divergence": divergence,
+        "evidence": _evidence(assessed),
         "windows": {name: _window(each) for name, each in assessed.findings.windows.items()},
         "last_comparison_age_seconds": None if last is None else max(assessed.now - last, 0.0),
         "losses": _losses(totals, found),
@@ -127,9 +132,9 @@ def _points(series: Series) -> list[dict[str, float | None]]:
     ]
 
 
-def _counted(ledger: Ledger, start: float, window: str) -> Totals:
+def _counted(history: History, ledger: Ledger, start: float, window: str) -> Totals:
     """Return the counts to report: of all answered texts, as long as none could be sampled."""
-    totals = ledger.history.totals(start)
+    totals = history.totals(start)
     if window != SINCE or totals.requests.any():
         return totals
     answered, expected = np.array(ledger.answered, dtype=float), np.array(ledger.expected)
@@ -186,7 +191,7 @@ def _window(window: Window) -> dict[str, float | None]:
     }
 
 
-def _evidence(assessed: Assessment, ledger: Ledger) -> dict[str, float]:
+def _evidence(assessed: Assessment) -> dict[str, float]:
     found, since = assessed.findings, assessed.findings.windows[SINCE]
     return {
         "log_evalue": found.log_evalue,
@@ -196,15 +201,15 @@ def _evidence(assessed: Assessment, ledger: Ledger) -> dict[str, float]:
         "certify_at": LOG_CERTAIN,
         "ticket_at": LOG_TICKET,
         "page_at": LOG_PAGE,
-        "edetector": ledger.detector.value,
+        "edetector": found.edetector,
         "edetector_at": found.edetector_at,
     }
 
 
-def _divergence(cells: Cells, start: float, ledger: Ledger) -> dict[str, dict[str, float | None]]:
+def _divergence(assessed: Assessment, start: float, bands: int) -> dict[str, dict[str, float | None]]:
     """Return the mean divergences, with the same weights as the gap."""
-    chosen, bands = cells.slot >= start, ledger.bands
-    part = cells.where(chosen)
+    chosen = assessed.cells.slot >= start
+    part = assessed.cells.where(chosen)
     weights = comparison_weights(part)
 
     def per_band(values: Floats) -> Floats:
@@ -213,7 +218,7 @@ def _divergence(cells: Cells, start: float, ledger: Ledger) -> dict[str, dict[st
     requests, compared = part.by_band(part.requests, bands), per_band(part.compared)
     means = {}
     for name, limit in (("kl", KL_LIMIT), ("js", JS_LIMIT)):
-        sums, squares = (per_band(ledger.history.sums(kind)[chosen]) for kind in (name, f"{name}_sq"))
+        sums, squares = (per_band(assessed.history.sums(kind)[chosen]) for kind in (name, f"{name}_sq"))
         found = estimate_mean(requests, compared, sums, squares, limit)
         means[name] = {
             "mean": found.mean if found else None,

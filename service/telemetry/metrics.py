@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute
 
 from export.bundle.classifier import Prediction
 from export.bundle.format import Manifest
+from service.process.parts import Parts
 from service.settings import SECONDS
 from service.telemetry.deferred import Deferred
 from service.telemetry.series import Counter, Counters, Histogram, Histograms
@@ -174,24 +175,32 @@ class ModelMetrics:
         self._answers[outcome].inc(times)
 
 
-class _Page:
-    """A collector of several registries as one, with a model's version on each of its series."""
+class _Family:
+    """A collector of one family."""
 
-    def __init__(self, app: CollectorRegistry, models: Mapping[str, Iterable[CollectorRegistry]]) -> None:
-        self._app = app
-        self._models = models
+    def __init__(self, family: Metric) -> None:
+        self._family = family
 
     def collect(self) -> Iterator[Metric]:
-        families = {family.name: family for family in self._app.collect()}
-        for version, registries in self._models.items():
-            for family in (family for registry in registries for family in registry.collect()):
-                whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-                whole.samples += [
-                    sample._replace(labels={"model_version": version, **sample.labels}) for sample in family.samples
-                ]
-        yield from families.values()
+        yield self._family
 
 
-def render(app: CollectorRegistry, models: Mapping[str, Iterable[CollectorRegistry]]) -> bytes:
-    """Return the page of `GET /metrics`; `models` has the registries of each version."""
-    return generate_latest(_Page(app, models))
+def render(app: CollectorRegistry, models: Mapping[str, Iterable[CollectorRegistry]]) -> Parts[bytes]:
+    """Return, in parts, the page of `GET /metrics`; `models` has the registries of each version.
+
+    A model's version is a label of each of its series.
+    """
+    families = {family.name: family for family in app.collect()}
+    yield
+    for version, registries in models.items():
+        for family in (family for registry in registries for family in registry.collect()):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            whole.samples += [
+                sample._replace(labels={"model_version": version, **sample.labels}) for sample in family.samples
+            ]
+            yield
+    page = []
+    for family in families.values():
+        page.append(generate_latest(_Family(family)))
+        yield
+    return b"".join(page)

@@ -7,15 +7,18 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from distill.teachers import Answer
 from export.bundle.format import Manifest
 from service.monitor import verdict as verdicts
 from service.monitor.cells import SLOT_SECONDS
+from service.process.parts import whole as run_whole
 from service.shadow import assessment
 from service.shadow.assessment import other_teacher
 from service.shadow.history import COLUMNS
-from service.shadow.slots import slot_of
+from service.shadow.slots import Key, slot_of
+from service.telemetry.metrics import render
 
 from .conftest import LABELS, PlayedTeacher, agree, answer, disagree, hang
 
@@ -186,3 +189,34 @@ async def test_a_budget_that_is_spent_blinds_within_five_minutes(make_shadow):
     assert found["verdict"] == "blind"
     assert "50.0 % of the newest samples" in found["message"]
     assert "budget 20" in found["message"]
+
+
+async def test_a_report_in_parts_is_of_the_counts_with_which_it_began(make_shadow, monkeypatch):
+    shadow = await make_shadow().start()
+    await calm(shadow)
+    later(monkeypatch, 0.0)
+    whole, parts, count = shadow.pipeline.gap("1h"), shadow.pipeline.gap_parts("1h"), 0
+    try:
+        while True:
+            next(parts)
+            count += 1
+            shadow.observe(5, top=0.7)
+            shadow.pipeline._ledger.history.add_pair(Key(slot_of(time.time()), 0, 1.0), 0, 1)
+    except StopIteration as done:
+        found = done.value
+    assert count > 10
+    changing = ("queue", "cost", "drift")  # of now
+    assert {name: found[name] for name in found.keys() - changing} == {
+        name: whole[name] for name in whole.keys() - changing
+    }
+
+
+async def test_metrics_prepared_in_parts_are_those_collected_at_once(make_shadow, monkeypatch):
+    shadow = await make_shadow().start()
+    await calm(shadow)
+    later(monkeypatch, 0.0)
+    models = {"v": [shadow.registry]}
+    at_once = run_whole(render(CollectorRegistry(), models))
+    run_whole(shadow.pipeline.prepare_metrics())
+    assert run_whole(render(CollectorRegistry(), models)) == at_once
+    assert b"reflux_gap_verdict" in at_once
