@@ -14,7 +14,7 @@ COPY distill distill
 COPY export export
 COPY reflux reflux
 COPY service service
-RUN /opt/reflux/bin/pip install --no-cache-dir --constraint constraints.txt ".[${RUNTIME}]" \
+RUN /opt/reflux/bin/pip install --no-cache-dir --constraint constraints.txt ".[${RUNTIME},postgres]" \
  && /opt/reflux/bin/pip uninstall --yes pip \
  && find /opt/reflux -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -35,7 +35,7 @@ def _program(name: str) -> str | None:
 class Server:
     """A cluster that belongs to one run of the tests. It refuses to run as root, so that another user runs it there."""
 
-    password = PASSWORD
+    password, quoted = PASSWORD, QUOTED
 
     def __init__(self, folder: Path) -> None:
         self.port = int(dead_address().rpartition(":")[2])

@@ -31,7 +31,7 @@ def _increased(table: str, columns: Sequence[str]) -> str:
 
 
 _REPLACE = _upsert(WITHOUT_ROWS, ", ".join(f"{name} = excluded.{name}" for name in WITHOUT_ROWS))
-_ADD = _upsert(WITHOUT_ROWS, _increased("tallies", WITHOUT_ROWS))
+_ADD = _upsert((*WITHOUT_ROWS, "sampled"), _increased("tallies", (*WITHOUT_ROWS, "sampled")))
 _INCREASE = _upsert(WITH_ROWS, _increased("tallies", WITH_ROWS))
 _INCREASE_PAIR = (
     f"INSERT INTO pairs ({_PAIR}, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1)"
@@ -59,13 +59,19 @@ class Tallies:
         """Store counts without rows, by their values."""
         self._store(connection, _REPLACE, zip(changes.keys, changes.values, strict=True))
 
-    def add(self, connection: Connection, differences: Mapping[Key, Sequence[float]]) -> None:
-        """Add to counts without rows: differences of WITHOUT_ROWS for each key."""
-        self._store(connection, _ADD, sorted(differences.items()))
+    def add(
+        self, connection: Connection, differences: Mapping[Key, Sequence[float]], sampled: Mapping[Key, int]
+    ) -> None:
+        """Add to the counts: differences of WITHOUT_ROWS for each key, and numbers of `sampled` texts with rows."""
+        nothing = (0.0,) * len(WITHOUT_ROWS)
+        # All in one order, so that no two writers wait for each other.
+        keys = sorted({*differences, *sampled})
+        rows = ((key, (*differences.get(key, nothing), sampled.get(key, 0))) for key in keys)
+        self._store(connection, _ADD, rows)
 
     def sample(self, connection: Connection, counts: Mapping[Key, int], teacher: str | None = None) -> None:
         """Add to the number of sampled texts with rows; of another `teacher` than this one, if it is given."""
-        for key, count in sorted(counts.items()):  # in one order, so that two writers cannot wait for each other
+        for key, count in counts.items():
             self._increase(connection, key, {"sampled": count}, teacher)
 
     def finish(self, connection: Connection, key: Key, result: RowResult) -> None:

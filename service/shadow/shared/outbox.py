@@ -105,10 +105,8 @@ class SharedOutbox(AnyOutbox):
                 (self.writer,),
             ).fetchone()
             teacher = self._answering(connection, " FOR SHARE")  # none can take over until this is stored
-            tallies = Tallies(self._bundle, teacher)
-            stored = [row for row in rows if self._insert(connection, row, teacher)]
-            tallies.sample(connection, Counter(row.key for row in stored))
-            tallies.add(connection, self._written.differences(changes, latest))
+            sampled = Counter(row.key for row in rows if self._insert(connection, row, teacher))
+            Tallies(self._bundle, teacher).add(connection, self._written.differences(changes, latest), sampled)
             connection.execute("UPDATE writers SET batch = ? WHERE writer = ?", (latest + 1, self.writer))
             if time.monotonic() - self._counted >= COUNT_SECONDS:
                 self._waiting, self._counted = self._count_pending(connection), time.monotonic()
@@ -182,7 +180,8 @@ class SharedOutbox(AnyOutbox):
                 replay(connection, self._bundle, self._teacher, ceilings[-1][1] if ceilings else self._null)
         if hour != self._hour:
             with self._transaction() as connection:
-                connection.execute("LOCK TABLE tallies, pairs IN SHARE ROW EXCLUSIVE MODE")
+                # In the order in which `finish` needs them, or both would wait for each other.
+                connection.execute("LOCK TABLE pairs, tallies IN SHARE ROW EXCLUSIVE MODE")
                 Tallies(self._bundle, self._teacher).fold(connection, hour)
                 connection.execute("DELETE FROM writers WHERE seen < now() - interval '30 days'")
             self._hour = hour
