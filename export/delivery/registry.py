@@ -6,6 +6,7 @@ It knows the protocol (OCI distribution 1.1) and nothing of bundles; `registry_p
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -232,8 +233,7 @@ def _read(response: httpx.Response, most: int, where: str) -> bytes:
 def _message(response: httpx.Response) -> str:
     """Return what a registry says of its error: `errors[0]`, with a code and a message."""
     try:
-        response.read()
-        first = response.json()["errors"][0]
+        first = json.loads(_read(response, MAX_BYTES, ""))["errors"][0]
         return f" ({first['code']}: {' '.join(str(first.get('message', '')).split())[:200]})"
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+    except (DeliveryError, httpx.HTTPError, ValueError, LookupError, TypeError):
         return ""
