@@ -117,10 +117,11 @@ def test_a_pod_is_given_exactly_the_time_that_its_end_takes():
     checked = 0
     for name, pod, settings in pods("Deployment", "Rollout"):
         (container,) = pod["containers"]
+        serves = container["command"] == ["reflux", "serve"]
         steps = [
             container["lifecycle"]["preStop"]["sleep"]["seconds"],
-            float(settings["REFLUX_DRAIN_SECONDS"]),
-            float(settings["REFLUX_IDLE_GRACE_SECONDS"]),
+            float(settings["REFLUX_DRAIN_SECONDS"]) * serves,
+            float(settings["REFLUX_IDLE_GRACE_SECONDS"]) * serves,
             float(settings["REFLUX_SHUTDOWN_SECONDS"]),
             float(settings["REFLUX_SHADOW__STOP_SECONDS"]),
         ]
@@ -141,10 +142,10 @@ def test_no_container_has_a_cpu_limit_and_every_one_has_a_memory_limit():
 def test_inference_threads_are_the_cpus_requested():
     own = {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}
     for combination in (("cpu",), ("dev",), ("cpu", "monitoring")):
-        for name, (pod, _) in of_reflux(*combination).items():
-            variables = {each["name"]: each.get("valueFrom") for each in pod["containers"][0]["env"]}
-            assert variables["REFLUX_WORKERS"] == own, name
-            assert "REFLUX_THREADS" not in variables, name  # then a run has one thread
+        pod, settings = of_reflux(*combination)["reflux"]
+        variables = {each["name"]: each.get("valueFrom") for each in pod["containers"][0]["env"]}
+        assert variables["REFLUX_WORKERS"] == own
+        assert not {"REFLUX_WORKERS", "REFLUX_THREADS"} & settings.keys()  # without the second, a run has one thread
 
 
 def test_on_a_gpu_serving_alone_uses_it():
