@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.settings import load_settings
-from tests.support.kustomize import Document, combinations, find, pod_templates, rendered
+from tests.support.kustomize import Document, combinations, find, pod_templates, render, rendered, write_overlay
 
 ALWAYS_ON = ("Deployment", "StatefulSet", "Rollout")
 VOLUMES = {
@@ -221,6 +221,18 @@ def test_a_container_has_what_its_settings_name(overlay):
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         files = [settings["REFLUX_BUNDLE"], settings["REFLUX_SHADOW__DATABASE_PASSWORD_FILE"]]
         assert {"/" + file.split("/")[1] for file in files} <= mounts, name
+
+
+def test_it_serves_without_a_teacher_and_a_database_if_shadowing_is_off(tmp_path, monkeypatch):
+    off = {"name": "reflux-settings", "behavior": "merge", "literals": ["REFLUX_SHADOW__ENABLED=false"]}
+    write_overlay(tmp_path, "cpu", replicas=[{"name": "reflux-worker", "count": 0}], configMapGenerator=[off])
+    documents = render(tmp_path)
+    assert find(documents, "Deployment", "reflux-worker")["spec"]["replicas"] == 0
+    pod = find(documents, "Deployment", "reflux")["spec"]["template"]["spec"]
+    assert all(volume["secret"]["optional"] for volume in pod["volumes"] if "secret" in volume)
+    for variable, value in find(documents, "ConfigMap", "reflux-settings")["data"].items():
+        monkeypatch.setenv(variable, value)
+    assert not load_settings().shadow.enabled
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "dev"])
