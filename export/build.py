@@ -125,7 +125,8 @@ def build_bundle(
         reference = fit_reference(probabilities.max(1).astype(np.float64), disagree)
         served = classifiers[selection.variant]
         unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
-        others = [served.classify(text) for text in track(unseen, f"measuring the inputs of {name}", len(unseen))]
+        tracked = track(unseen, f"measuring the inputs of {name}", len(unseen)) if unseen else []
+        others = [served.classify(text) for text in tracked]
         drift = fit_drift([*selection.answers, *others], reference, unknown=served.tokenizer.unknown_id is not None)
         manifest = Manifest(
             name=name,

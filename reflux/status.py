@@ -5,6 +5,7 @@ It reads `GET /gap` and judges nothing itself. The exit codes are in `reflux.exi
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -110,9 +111,11 @@ def ask(url: str, key: str | None, *, window: str, variant: str) -> dict[str, An
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     address = f"{base_of(url)}/gap"
     try:
-        response = httpx.get(
-            address, params={"window": window, "variant": variant}, headers=headers, timeout=TIMEOUT_SECONDS
-        )
+        response = asyncio.run(_get(address, {"window": window, "variant": variant}, headers))
+    except TimeoutError as error:
+        raise NoAnswerError(
+            f"{address} gave no answer within {TIMEOUT_SECONDS:g} s; is the service running, and is this its address?"
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         reason = str(error) or type(error).__name__
         raise NoAnswerError(
@@ -131,6 +134,12 @@ def ask(url: str, key: str | None, *, window: str, variant: str) -> dict[str, An
     if not isinstance(body, dict):
         raise NoAnswerError(f"{address} answered something else than a gap; {_STATUSES[404]}")
     return body
+
+
+async def _get(address: str, params: dict[str, str], headers: dict[str, str]) -> httpx.Response:
+    """Return the answer. Raises TimeoutError after TIMEOUT_SECONDS in all, however slowly it comes."""
+    async with asyncio.timeout(TIMEOUT_SECONDS), httpx.AsyncClient(timeout=None) as client:
+        return await client.get(address, params=params, headers=headers)
 
 
 def parse(body: dict[str, Any]) -> Status:

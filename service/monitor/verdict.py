@@ -154,8 +154,13 @@ _WATCHED = {
 
 def _uncertified(found: Findings) -> str:
     since = found.windows[SINCE]
+    if since.estimate is None and since.compared:
+        return (
+            f"The {since.compared:.0f} texts that this teacher was asked about were sampled for another one, which "
+            "does not tell the gap; wait for new requests."
+        )
     if since.estimate is None:
-        return "No text has been compared with the teacher yet; wait, and if this lasts, see outcomes and queue."
+        return "No text has been compared with this teacher yet; wait, and if this lasts, see outcomes and queue."
     told = (
         f"The gap is {gap_of(since)} by {since.compared:.0f} comparisons, which does not yet show that it is below the "
         f"SLO of {percent(found.slo)}"

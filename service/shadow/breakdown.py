@@ -20,7 +20,7 @@ from service.process.parts import Parts, whole
 from service.shadow.assessment import Assessment
 from service.shadow.families import gauge
 from service.shadow.history import History
-from service.shadow.slots import DAY, HOUR, folded, hour_of
+from service.shadow.slots import DAY, HOUR, folded, future, hour_of
 
 LISTED = 10
 """Directions and classes that are listed: a model of many labels must not have as many series."""
@@ -98,7 +98,8 @@ class Breakdown:
         self._read = history.origin, history.hour, keys
         count = np.fromiter(history.pairs.values(), np.float64, len(tallies))
         band, student, teacher = (keys[:, column].astype(np.int64) for column in (1, 3, 4))
-        return Pairs(keys[:, 0], band, keys[:, 2], student, teacher, count)
+        period = np.where(keys[:, 0] >= future(history.hour), 0.0, keys[:, 0])
+        return Pairs(period, band, keys[:, 2], student, teacher, count)
 
 
 class BreakdownMetrics(Collector):

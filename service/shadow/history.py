@@ -15,7 +15,7 @@ import numpy as np
 
 from service.monitor.cells import SLOT_SECONDS, Cells
 from service.shadow.outcome import OUTCOMES, POSITION, Outcome
-from service.shadow.slots import DAY, HOUR, Key, Pair, folded, hour_of, slot_of
+from service.shadow.slots import DAY, HOUR, Key, Pair, folded, future, hour_of, slot_of
 from service.shadow.totals import Floats, Totals
 
 WITHOUT_ROWS = ("requests", "expected", Outcome.QUEUE_FULL.value, Outcome.STORE_ERROR.value, Outcome.SHUTDOWN.value)
@@ -222,9 +222,17 @@ class History:
         self._expected_before[band] += expected
 
     def _settled(self) -> tuple[Floats, Floats]:
-        """Return slot, band and propensity [C, 3] and the counts [C, columns] of all cells."""
+        """Return slot, band and propensity [C, 3] and the counts [C, columns] of all cells.
+
+        A slot that lies in the future is 0.
+        """
         self._settle()
-        return self._keys[: len(self._index)], self._table[: len(self._index)]
+        keys, table = self._keys[: len(self._index)], self._table[: len(self._index)]
+        ahead = keys[:, 0] >= future(self.hour)
+        if self.hour and ahead.any():
+            keys = keys.copy()
+            keys[ahead, 0] = 0.0
+        return keys, table
 
     def _folded(self, key: Key) -> Key:
         return key._replace(slot=folded(key.slot, self.hour))

@@ -31,13 +31,22 @@ class Pair(NamedTuple):
 
 
 def slot_of(time: float) -> int:
-    """Return the start of the slot that `time` is in, both in Unix seconds."""
-    return int(time // SLOT_SECONDS) * SLOT_SECONDS
+    """Return the start of the slot that `time` is in, both in Unix seconds; 0 for a clock before 1970."""
+    return max(int(time // SLOT_SECONDS) * SLOT_SECONDS, 0)
 
 
 def hour_of(time: float) -> int:
     """Return the start of the hour that `time` is in, both in Unix seconds."""
     return int(time // HOUR) * HOUR
+
+
+def future(hour: int) -> int:
+    """Return from when on slots cannot be of this time, during the hour that starts at `hour`.
+
+    A clock that was ahead may have left them: they belong to no window but that since deployment. They stay as they
+    are where they are kept, because it may as well be the clock of now that is wrong.
+    """
+    return hour + 2 * HOUR
 
 
 def folded(slot: int, hour: int, length: int = HOUR) -> int:

@@ -32,6 +32,22 @@ async def against(handler, *arguments, path=""):
         return await asyncio.to_thread(run, server.url + path, *arguments)
 
 
+async def test_a_service_that_answers_drop_by_drop_is_given_up(monkeypatch):
+    monkeypatch.setattr("reflux.status.TIMEOUT_SECONDS", 0.3)
+
+    async def drip(reader, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with tcp_server(drip) as address:
+        done = await asyncio.wait_for(asyncio.to_thread(run, address), 30)
+    assert done.exit_code == 4
+    assert "no answer within 0.3 s" in " ".join(done.output.split())
+
+
 def gap(state):
     return lambda request: httpx.Response(200, json=gap_body(state))
 
@@ -159,7 +175,7 @@ async def test_a_real_service_is_judged_until_it_is_gone(tiny_bundle, tiny_teach
         address = f"127.0.0.1:{process.port}"
         done = await asyncio.to_thread(run, address)
         assert done.exit_code == 1
-        assert done.stdout.startswith("WATCH  No text has been compared with the teacher yet")
+        assert done.stdout.startswith("WATCH  No text has been compared with this teacher yet")
         assert tiny_bundle.manifest.version in done.stdout
         process.terminate()
         await process.ended()

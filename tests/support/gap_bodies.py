@@ -28,7 +28,7 @@ _RATIOS: dict[str, tuple[float, float, float, float, str]] = {  # ratio, lower, 
     "blind": (0.151, 0.139, 0.163, 0.118, "blind"),
 }
 _MESSAGES = {
-    "nothing": "No text has been compared with the teacher yet; wait, and if this lasts, see outcomes and queue.",
+    "nothing": "No text has been compared with this teacher yet; wait, and if this lasts, see outcomes and queue.",
     "off": "No text is sent to a teacher; set shadow.enabled and shadow.teacher to measure the gap.",
     "calm": "The gap is below the SLO of 10.5 % at odds of 20 to 1; the student may stay.",
     "watch": "The traffic differs from what the student was trained on; read the newest disagreements, and label some "

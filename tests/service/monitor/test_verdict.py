@@ -175,6 +175,15 @@ def test_before_the_first_comparison_a_student_is_watched() -> None:
     assert "No text has been compared" in judged.message
 
 
+def test_comparisons_of_another_teachers_samples_are_not_called_none() -> None:
+    taken_over = {
+        name: window(name, estimate=None, lost=0, requests=0, compared=7, log_evalue_gap=0, log_evalue_bands=0)
+        for name in NAMES
+    }
+    message = judge(findings(taken_over, log_certify=0.0)).message
+    assert "The 7 texts that this teacher was asked about were sampled for another one" in message
+
+
 def blind(found: Findings) -> Judgement:
     judged = judge(found)
     assert judged.verdict is Verdict.BLIND

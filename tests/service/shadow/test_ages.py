@@ -52,3 +52,22 @@ async def test_rows_of_an_earlier_process_keep_their_age_if_the_clocks_fit(make_
     assert age(again) == pytest.approx(expected, abs=30.0)
     set_clock(YEARS)
     assert age(again) == pytest.approx(expected, abs=30.0)
+
+
+@pytest.mark.parametrize("seconds", [YEARS, -7 * YEARS])
+async def test_with_any_clock_there_is_a_report_and_what_it_counted_does_not_stay_in_the_last_hour(
+    make_shadow, monkeypatch, seconds
+):
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + seconds)
+    shadow = await make_shadow().start()
+    await shadow.process(20)
+    for window in ("1h", "7d", "since"):
+        assert shadow.pipeline.gap(window)["counts"]["compared"] == 20
+        assert shadow.pipeline.gap_history(window)["points"] is not None
+    assert shadow.metric("gap_window_compared", window="since") == 20
+    monkeypatch.setattr(time, "time", now)
+    await shadow.process(5)
+    assert shadow.pipeline.gap("1h")["counts"]["compared"] == 5
+    assert shadow.pipeline.gap()["counts"]["compared"] == 25
+    assert sum(one["compared"] for one in shadow.pipeline.gap("7d")["classes"]) == 5

@@ -163,3 +163,15 @@ def test_every_outcome_is_counted_once():
             history.add(key, outcome)
     assert history.totals().outcomes.tolist() == [[1.0] * len(OUTCOMES), [0.0] * len(OUTCOMES)]
     assert history.cells().pending.tolist() == [0]
+
+
+def test_counts_of_a_clock_that_was_ahead_are_in_no_window_but_that_since_deployment():
+    history = History(PROPENSITY)
+    traffic(history, NOW + 3 * DAY, 2)
+    history.add_pair(Key(slot_of(NOW + 3 * DAY), 0, PROPENSITY[0]), 0, 1)
+    traffic(history, NOW, 1)
+    assert history.cells().since(slot_of(NOW) - DAY).requests.sum() == 2 * 4
+    assert history.totals(slot_of(NOW) - DAY).requests.sum() == 2 * 4
+    assert history.snapshot().cells().requests.sum() == history.totals().requests.sum() == 3 * 2 * 4
+    history.turn(NOW + 3 * DAY + 600)  # it was the clock of later that was wrong
+    assert history.cells().since(slot_of(NOW) + 3 * DAY).requests.sum() == 2 * 2 * 4
