@@ -42,6 +42,7 @@ class Asked(NamedTuple):
 
     settings: ShadowSettings
     manifest: Manifest
+    scaling: Scaling | None
     decision: Decision | None
     anchors: Sequence[Anchor]
 
@@ -69,7 +70,7 @@ class Asking:
         timed: Callable[[Outcome, float], None],
     ) -> Asking:
         """Read what the outbox has about the teacher, and start the tasks. Raises ShadowError."""
-        settings, labels, scaling = asked.settings, asked.manifest.labels, _scaling(asked.manifest)
+        settings, labels, scaling = asked.settings, asked.manifest.labels, asked.scaling
         try:
             caller = TeacherCaller(settings, teacher, labels)
         except TeacherError as error:
@@ -135,6 +136,7 @@ class ActiveShadow:
         A process that does not ask makes no teacher, and starts without a shared outbox that is out of reach.
         Raises ShadowError if the teacher or the outbox is unavailable; the message says what to do.
         """
+        asked = Asked(settings, manifest, _scaling(manifest) if settings.ask else None, decision, anchors)
         async with AsyncExitStack() as undo:
             thread = OutboxThread()
             undo.callback(thread.close)
@@ -155,7 +157,6 @@ class ActiveShadow:
             asking = None
             if teacher is not None:
                 await _restore(outbox, thread, ledger)
-                asked = Asked(settings, manifest, decision, anchors)
                 asking = await Asking.start(asked, teacher, outbox, thread, ledger, view, timed)
             undo.pop_all()
         writer = Writer(settings, outbox, thread, ledger, asking.worker.stored if asking else lambda _: None)

@@ -76,9 +76,8 @@ class ShadowPipeline:
         self._metrics = ShadowMetrics(
             registry, self._ledger, self._view, self._sampler.propensity, bundle.manifest.version, self._assessor
         )
-        self._breakdown = Breakdown(
-            lambda: self._view.ledger.history, bundle.manifest.labels, decides=decision is not None
-        )
+        view = self._view  # without a cycle, so that a model is freed as soon as it is released
+        self._breakdown = Breakdown(lambda: view.ledger.history, bundle.manifest.labels, decides=decision is not None)
         self._breakdown_metrics = BreakdownMetrics(self._breakdown, bundle.manifest.version)
         registry.register(self._breakdown_metrics)
         self._witness_metrics = WitnessMetrics(bundle.manifest.version)
@@ -126,7 +125,7 @@ class ShadowPipeline:
         active, self._active = self._active, None
         if active is not None:
             await active.stop(0.8 * self._settings.stop_seconds)
-            self._assessor.active = None  # frees the teacher, which may be large
+            self._assessor.active = self._view.record = None  # frees the teacher, which may be large
 
     def observe(self, text: str, prediction: Prediction) -> None:
         """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
@@ -217,8 +216,9 @@ class ShadowPipeline:
         settings = self._settings
         if not settings.enabled or settings.database is None:
             return View(self._ledger)
-        null, propensity, labels = self._ledger.null, self._sampler.propensity, self._manifest.labels
-        return SharedView(lambda: Ledger(null, propensity), lambda: TeacherRecord(settings, self._anchors, labels))
+        null, propensity = self._ledger.null, self._sampler.propensity
+        anchors, labels = self._anchors, self._manifest.labels
+        return SharedView(lambda: Ledger(null, propensity), lambda: TeacherRecord(settings, anchors, labels))
 
     def _queue(self, active: ActiveShadow, now: float, text: str, prediction: Prediction, band: int) -> None:
         self._sampled += 1

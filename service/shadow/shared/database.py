@@ -105,8 +105,8 @@ class Database:
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             tcp_user_timeout=milliseconds,
-            keepalives_idle=30,
-            keepalives_interval=5,
+            keepalives_idle=5,  # a link that is cut must not hold the outbox's thread for long
+            keepalives_interval=2,
             keepalives_count=3,
             fallback_application_name=self._name,
         )
@@ -169,7 +169,7 @@ class _Statements:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Result:
-        return self._connection.execute(_translated(sql), _storable(parameters))
+        return self._connection.execute(_translated(sql), _storable(parameters), binary=True)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> None:
         with self._connection.cursor() as cursor:
