@@ -17,7 +17,7 @@ from distill.teachers.scaling import Scaling
 from export.bundle.anchors import Anchor
 from export.bundle.decision import Decision
 from export.bundle.format import Manifest
-from service.shadow.errors import OutboxBusyError, ShadowError
+from service.shadow.errors import OutboxBusyError, OutboxError, ShadowError
 from service.shadow.ledger import Ledger
 from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.rows import TeacherIdentity
@@ -162,6 +162,13 @@ class ActiveShadow:
         writer = Writer(settings, outbox, thread, ledger, asking.worker.stored if asking else lambda _: None)
         writer_task = asyncio.create_task(writer.run(), name="shadow-writer")
         return cls(outbox, thread, writer, view, asking, writer_task)
+
+    async def remember_left(self, since: float | None) -> None:
+        """Store since when the student must leave (Unix seconds, None if it need not). Never raises."""
+        try:
+            await self.thread.call(self.outbox.remember_left, since)
+        except OutboxError as error:
+            log.warning("shadow verdict cannot be stored", error=str(error))
 
     async def stop(self, seconds: float) -> None:
         """Write what is queued, let running calls end, and close; within `seconds`, even if something hangs.

@@ -5,6 +5,7 @@ The report, the metrics and the console all show one assessment.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ class Assessor:
         self.foreseen = foreseen(reference)
         self._verdict: Verdict | None = None
         self._since = 0.0
+        self._storing: set[asyncio.Task[None]] = set()
 
     @property
     def limit(self) -> float:
@@ -89,7 +91,7 @@ class Assessor:
         view, now, active = self._view, time.time(), self.active
         ledger, record = view.ledger, view.record if active else None
         history, ceilings, detected = ledger.history.snapshot(), list(ledger.ceilings), ledger.detector.value
-        waiting, sampled_since = ledger.waiting_since, ledger.sampled_since
+        waiting, sampled_since, restored = ledger.waiting_since, ledger.sampled_since, ledger.left
         yield
         cells = history.cells()
         limit = self.limit
@@ -105,6 +107,8 @@ class Assessor:
             yield
         certified = log_certify(cells, now, limit, self.foreseen)
         yield
+        if self._verdict is None and restored is not None:
+            self._verdict, self._since = Verdict.LEAVE, restored
         findings = Findings(
             slo=self.slo.ratio,
             windows=windows,
@@ -129,9 +133,17 @@ class Assessor:
         )
         judgement = judge(findings)
         if judgement.verdict is not self._verdict:
-            self._verdict, self._since = judgement.verdict, now
+            before, self._verdict, self._since = self._verdict, judgement.verdict, now
+            if Verdict.LEAVE in (before, self._verdict) and active is not None:
+                self._store(active, now if self._verdict is Verdict.LEAVE else None)
         drift = {"input": inputs, "teacher": teacher}
         return Assessment(now, self._since, self.slo, history, cells, findings, judgement, drift)
+
+    def _store(self, active: ActiveShadow, since: float | None) -> None:
+        """Have later processes know since when the student must leave, None if it need not."""
+        storing = asyncio.create_task(active.remember_left(since), name="shadow-verdict")
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
 
     def _unread(self, now: float) -> float:
         """Return for how long the oldest text has waited for the witness, in seconds."""

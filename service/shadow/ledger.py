@@ -50,6 +50,8 @@ class Ledger:
         """When the first text was sampled after the last comparison, in Unix seconds; None if none was."""
         self.sampled_since = 0
         """Texts sampled since the last comparison."""
+        self.left: float | None = None
+        """Since when the student must leave, as earlier processes found, in Unix seconds; None if it need not."""
         self._unsampled = [0.0] * bands
         self._unsampled_expected = [0.0] * bands
         self.now = Totals.zeros(bands)
@@ -114,7 +116,7 @@ class Ledger:
     def restore(self, restored: Restored) -> None:
         """Continue from what earlier processes left in the outbox."""
         self.history.load(restored.tallies, restored.pairs)
-        self.detector, self.last_comparison = restored.detector, restored.last
+        self.detector, self.last_comparison, self.left = restored.detector, restored.last, restored.left
         self.ceilings += restored.ceilings
         self.compared = int(self.totals.compared.sum())
         for key in restored.pending:

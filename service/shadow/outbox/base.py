@@ -15,7 +15,7 @@ from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
 from service.shadow.history import Changes
 from service.shadow.outbox.checks import AnchorAnswer, Checks, Repeat, StoredChecks
-from service.shadow.outbox.replay import change_ceilings, delete_old
+from service.shadow.outbox.replay import change_ceilings, delete_old, store_left
 from service.shadow.outbox.rows import DisagreementRow, OutboxRow, PendingRow, Restored, RowResult
 from service.shadow.outbox.sql import Connection
 from service.shadow.outbox.tallies import Tallies
@@ -109,6 +109,11 @@ class AnyOutbox(ABC):
         """
         with self._transaction() as connection:
             return change_ceilings(connection, self._bundle, self._teacher, since, before, null)
+
+    def remember_left(self, since: float | None) -> None:
+        """Store since when the student must leave, in Unix seconds; None if it need not."""
+        with self._transaction() as connection:
+            store_left(connection, self._bundle, self._answering(connection), since)
 
     def add_anchor(self, answer: AnchorAnswer) -> None:
         """Store an answer to an anchor."""

@@ -63,6 +63,22 @@ def replay(connection: Connection, bundle: str, teacher: str, null: Floats) -> R
     return found
 
 
+def load_left(connection: Connection, bundle: str, teacher: str) -> float | None:
+    """Return since when the student must leave, in Unix seconds; None if it need not."""
+    query = "SELECT since FROM verdicts WHERE bundle = ? AND teacher = ?"
+    found = connection.execute(query, (bundle, teacher)).fetchone()
+    return None if found is None or found[0] is None else float(found[0])
+
+
+def store_left(connection: Connection, bundle: str, teacher: str, since: float | None) -> None:
+    """Store what `load_left` returns."""
+    connection.execute(
+        "INSERT INTO verdicts (bundle, teacher, since) VALUES (?, ?, ?)"
+        " ON CONFLICT (bundle, teacher) DO UPDATE SET since = excluded.since",
+        (bundle, teacher, since),
+    )
+
+
 def load_ceilings(connection: Connection, bundle: str, teacher: str) -> list[tuple[float, Floats]]:
     """Return the ceilings [B] that were set since the bundle's, with the time from which each holds, oldest first."""
     query = "SELECT since, ceilings FROM ceilings WHERE bundle = ? AND teacher = ? ORDER BY since"

@@ -132,7 +132,8 @@ class Restored(NamedTuple):
 
     `tallies` and `pairs` are as `History.load` takes them, `pending` the cells of pending rows. `ceilings` [B] were set
     since the bundle's, each from a time on (Unix seconds). `detector` includes all comparisons, of which the last was
-    answered at `last` (Unix seconds, None without one).
+    answered at `last` (Unix seconds, None without one). `left` is since when the student must leave, None if it need
+    not.
     """
 
     tallies: list[tuple[float, ...]]
@@ -141,3 +142,4 @@ class Restored(NamedTuple):
     ceilings: list[tuple[float, Floats]]
     detector: EDetector
     last: float | None
+    left: float | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from service.shadow.history import Changes
 from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.file import OutboxFile
-from service.shadow.outbox.replay import load_ceilings, replay
+from service.shadow.outbox.replay import load_ceilings, load_left, replay
 from service.shadow.outbox.rows import OutboxRow, PendingRow, Restored
 from service.shadow.outbox.sql import Connection
 from service.shadow.outbox.tallies import Tallies
@@ -64,7 +64,8 @@ class Outbox(OutboxFile, AnyOutbox):
             query = "SELECT time, band, propensity FROM rows WHERE bundle = ? AND outcome IS NULL AND band < ?"
             found = connection.execute(query, (self._bundle, len(null)))
             pending = [Key(slot_of(time), band, propensity) for time, band, propensity in found]
-            return Restored(*self._counts.load(connection, len(null)), pending, ceilings, detector, last)
+            left = load_left(connection, self._bundle, self._teacher)
+            return Restored(*self._counts.load(connection, len(null)), pending, ceilings, detector, last, left)
 
     def write(self, rows: Sequence[OutboxRow], changes: Changes) -> int:
         """Insert new rows, and store the counts without rows, in one transaction. Rows already stored stay."""

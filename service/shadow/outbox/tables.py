@@ -115,5 +115,13 @@ TABLES_2 = (
         PRIMARY KEY (bundle, teacher)
     ) WITHOUT ROWID
     """,
+    """
+    CREATE TABLE verdicts (
+        bundle TEXT NOT NULL,
+        teacher TEXT NOT NULL,
+        since REAL,                        -- Unix seconds since when the student must leave; NULL if it may stay
+        PRIMARY KEY (bundle, teacher)
+    ) WITHOUT ROWID
+    """,
 )
 """Tables and indexes that schema 1 lacks."""

@@ -137,6 +137,12 @@ _FIRST = (
         PRIMARY KEY (bundle, teacher)
     )
     """,
+    f"""
+    CREATE TABLE verdicts (
+        {_OWNER}, since DOUBLE PRECISION,
+        PRIMARY KEY (bundle, teacher)
+    )
+    """,
 )
 
 MIGRATIONS = (_FIRST,)

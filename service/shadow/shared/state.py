@@ -6,7 +6,7 @@ import json
 from typing import NamedTuple
 
 from service.shadow.outbox.checks import Checks, ModelCalls, StoredChecks
-from service.shadow.outbox.replay import load_ceilings, read_detector
+from service.shadow.outbox.replay import load_ceilings, load_left, read_detector
 from service.shadow.outbox.rows import Restored, TeacherIdentity
 from service.shadow.outbox.sql import Connection
 from service.shadow.outbox.tallies import Tallies
@@ -48,7 +48,7 @@ def read_state(connection: Connection, bundle: str, null: Floats, mark: Mark | N
     checks = Checks(bundle, teacher)
     now = (str(teacher), *checks.count(connection))
     return SharedState(
-        Restored(tallies, pairs, [], ceilings, detector, last),
+        Restored(tallies, pairs, [], ceilings, detector, last, load_left(connection, bundle, teacher)),
         _identity(identity),
         waiting,
         in_flight,

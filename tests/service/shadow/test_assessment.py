@@ -220,3 +220,25 @@ async def test_metrics_prepared_in_parts_are_those_collected_at_once(make_shadow
     run_whole(shadow.pipeline.prepare_metrics())
     assert run_whole(render(CollectorRegistry(), models)) == at_once
     assert b"reflux_gap_verdict" in at_once
+
+
+async def test_a_student_that_had_to_leave_must_leave_after_a_restart_too(make_shadow, monkeypatch):
+    shadow = await make_shadow(disagree).start()
+    await shadow.process(40)
+    first = shadow.pipeline.gap()
+    assert first["verdict"] == "leave"
+    await shadow.pipeline.stop()
+    again = await make_shadow().start()
+    # The evidence alone would be no more than a reason to watch.
+    evidence = first["evidence"]["ticket_at"], first["evidence"]["log_evalue"]
+    monkeypatch.setattr(again.pipeline._ledger, "edetector_threshold", lambda now: math.inf)
+    monkeypatch.setattr(verdicts, "LOG_PAGE", evidence[1] + 1.0)
+    found = again.pipeline.gap()
+    assert (found["verdict"], found["verdict_since"]) == ("leave", pytest.approx(first["verdict_since"]))
+    monkeypatch.setattr(verdicts, "LOG_TICKET", evidence[1] + 1.0)
+    later(monkeypatch, 2 * 86400.0)
+    assert again.pipeline.gap()["verdict"] != "leave"
+    await again.pipeline.stop()
+    monkeypatch.undo()
+    last = await make_shadow().start()
+    assert last.pipeline._ledger.left is None
