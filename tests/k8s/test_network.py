@@ -25,6 +25,14 @@ EDGES = {
         "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
         "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},  # which includes the teacher
     },
+    ("cpu", "gap-report"): {
+        "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE},
+        "Deployment/reflux-worker": {
+            *(DNS, CLIENTS, MONITORING, *DATABASE, *TEACHER),
+            ("in", f"./app.kubernetes.io/component=gap-report,{OWN[2:]}", ("TCP:http",)),
+        },
+        "CronJob/reflux-gap-report": {DNS, ("out", f"./app.kubernetes.io/component=worker,{OWN[2:]}", ("TCP:http",))},
+    },
     ("dev",): {
         "Deployment/reflux": {DNS, ("in", "./*", ("TCP:http",)), MONITORING, *DEV_DATABASE},
         "Deployment/reflux-worker": {DNS, ("in", "./*", ("TCP:http",)), MONITORING, *DEV_DATABASE},
