@@ -142,7 +142,13 @@ class SharedView(View):
             self._error = str(error)
             return
         before, self.ledger, self._error = self.ledger, ledger, None
-        if self._read is None or ledger.compared != before.compared:
+        if self._read is None:
+            pending = state.waiting + state.in_flight
+            self._sampled = sampled - pending
+            if state.oldest is not None:  # perhaps nobody asks, and since long before this process started
+                ledger.waiting_since = max(state.oldest, ledger.last_comparison or 0.0)
+                ledger.sampled_since = pending
+        elif ledger.compared != before.compared:
             self._sampled = sampled
         elif sampled > self._sampled:
             ledger.waiting_since = before.waiting_since or time.time()

@@ -234,6 +234,23 @@ async def test_another_teacher_takes_over(make, shared_store):
     ]  # fmt: skip
 
 
+async def test_that_nobody_asks_is_seen_also_by_who_has_just_started(make, shared_store, monkeypatch):
+    monkeypatch.setattr("service.monitor.blindness.SILENT_SECONDS", 0.0)
+    serving = await make(**SERVING).start()
+    serving.observe(4)
+    await until(lambda: serving.pipeline._ledger.queued == 0)
+    assert (await seen(serving))["blind"] == []  # too few to say
+    serving.observe(8)
+    await until(lambda: serving.pipeline._ledger.queued == 0)
+    other = await make(**SERVING).start()
+    for shadow in (serving, other):
+        assert "although 12 were sampled" in (await seen(shadow))["message"]
+    await make().start()
+    await ended(shared_store, 12)
+    for shadow in (serving, other):
+        assert (await seen(shadow))["blind"] == []
+
+
 async def test_a_backlog_of_others_counts(make, shared_store):
     serving = await make(**SERVING, backlog_rows=5).start()
     for _ in range(6):
