@@ -13,7 +13,10 @@ from tests.support.kustomize import OVERLAYS, combinations, rendered
 ROOT = Path(__file__).parents[2]
 CHECKOV = shutil.which("checkov", path=ROOT / ".venv-checkov" / "bin") or shutil.which("checkov")
 
-pytestmark = pytest.mark.skipif(CHECKOV is None, reason="no checkov; `make checkov` installs it")
+pytestmark = [
+    pytest.mark.skipif(CHECKOV is None, reason="no checkov; `make checkov` installs it"),
+    pytest.mark.timeout(900),  # it checks every combination
+]
 
 
 def test_nothing_fails_but_what_is_skipped_with_a_reason(tmp_path):
