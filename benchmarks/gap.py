@@ -45,7 +45,7 @@ FRESH_SEED = 905
 RATE = 0.1  # of the demonstration
 STUDENTS = ("encoder", "static")
 CERTIFIED = 0.08 / 0.0583  # a limit, in units of the true gap
-CLOSE = 0.025  # the least distance of a gap to the SLO at which the bounds on page delays hold as they stand
+CLOSE = 0.025  # the distance of a gap to the SLO for which the bounds on page delays are stated
 
 
 @dataclass(frozen=True)
@@ -206,14 +206,18 @@ def real(run: Path, student: str, given: argparse.Namespace) -> Iterator[Check]:
         file=sys.stderr,
     )
     judged = student == STUDENTS[0]
-    for share, bound in ((0.2, 2000), (0.5, 150), (1.0, 60)):
+    for share, stated in ((0.2, 2000), (0.5, 150), (1.0, 60)):
         stream = mixed(desk, it, share, pi, reference)
         # The evidence grows with the square of the distance to the SLO, which depends on few validation rows.
-        bound = round(bound * max(1.0, (CLOSE / max(stream.gap - reference.slo, 1e-3)) ** 2))
+        bound = round(stated * max(1.0, (CLOSE / max(stream.gap - reference.slo, 1e-3)) ** 2))
         history = past([(stream, 20 * bound)], runs=20, per_slot=5, seed=6)
         delay = float(np.median(paged(history, history.log_evalue(reference.slo, reference.null), LOG_PAGE)))
         name = f"page with {share:.0%} IT tickets (gap {stream.gap:.1%}), median comparisons of 20 runs, {student}"
-        yield at_most(name, delay, bound) if judged else Check(name, delay, "–", True)
+        yield at_most(name, delay, stated) if judged else Check(name, delay, "–", True)
+        if judged and bound > stated:
+            yield at_most(
+                f"the same, its bound scaled to the distance from the SLO of {reference.slo:.1%}", delay, bound
+            )
         curve, _ = log_curve(stream, reference.slo, runs=200, steps=250, seed=7, per_step=20, keeps=True, refusal=0.3)
         certified = float((curve >= LOG_CERTAIN).any(axis=1).sum())
         if stream.gap > reference.slo:
