@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test surface monitoring checkov rehearse-alerts lint format lock clean
+.PHONY: setup demo serve test surface monitoring checkov rehearse-alerts rehearse-canary lint format lock clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,7 @@ surface: setup
 # Writes down anew what tests/k8s compares with: the rules for Prometheus and the dashboards for Grafana.
 monitoring: setup
 	$(BIN)/python -m k8s.monitoring.rules
+	$(BIN)/python -m k8s.monitoring.gates
 	$(BIN)/python -m k8s.monitoring.dashboards
 
 # A linter of manifests. In an environment of its own, because it brings dozens of packages in versions of its own.
@@ -50,6 +51,10 @@ $(VENV)-checkov/bin/checkov:
 # Makes real services misbehave until a real Prometheus has told of each trouble; takes two minutes.
 rehearse-alerts: setup
 	$(BIN)/python -m tests.rehearsals.alerts
+
+# A canary of every kind, judged by its live gap in a real Prometheus.
+rehearse-canary: setup
+	$(BIN)/python -m tests.rehearsals.canary
 
 lint: setup
 	$(BIN)/ruff check

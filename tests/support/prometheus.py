@@ -6,9 +6,10 @@ import asyncio
 import json
 import math
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ class Prometheus:
         rows = found if isinstance(found[:1], list) else []
         return [row for row in rows if math.isfinite(float(row["value"][1]))]
 
+    async def values(self, expr: str) -> list[float]:
+        """Return the values of the series that `expr` has now, NaN among them. Raises if it cannot."""
+        return [float(row["value"][1]) for row in await self._get("query", query=expr)]
+
     async def scraped(self) -> bool:
         """Return whether all targets were scraped."""
         targets = (await self._get("targets"))["activeTargets"]
@@ -48,8 +53,13 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, *ports: int, rules: Path | None = None) -> AsyncIterator[Prometheus]:
-    """Start Prometheus on the services at `ports`, with a file of `rules`; skips the test where there is none."""
+async def prometheus(
+    folder: Path, *ports: int, rules: Path | None = None, pods: Sequence[str] = ()
+) -> AsyncIterator[Prometheus]:
+    """Start Prometheus on the services at `ports`, with a file of `rules`; skips the test where there is none.
+
+    `pods` are the names that the services have in the label `pod`, as if they were pods of a cluster.
+    """
     if PROMETHEUS is None:
         pytest.skip("there is no Prometheus (Debian: prometheus)")
     address = dead_address()
@@ -57,7 +67,10 @@ async def prometheus(folder: Path, *ports: int, rules: Path | None = None) -> As
         "job_name": "reflux",
         "scrape_interval": "1s",
         "scrape_timeout": "1s",
-        "static_configs": [{"targets": [f"127.0.0.1:{target}" for target in ports]}],
+        "static_configs": [
+            {"targets": [f"127.0.0.1:{target}"], **({"labels": {"pod": pod}} if pod else {})}
+            for target, pod in zip_longest(ports, pods)
+        ],
     }
     config = folder / "prometheus.json"
     files = [str(rules)] if rules is not None else []

@@ -10,7 +10,7 @@ from k8s.monitoring.rules.rule import Group
 from k8s.monitoring.rules.totals import constants_group, verdict_group
 from k8s.monitoring.rules.windows import INTERVALS, window_group
 
-_HEADER = "# Written by `make monitoring` from k8s/monitoring/rules.\n"
+_HEADER = "# Written by `make monitoring` from k8s/monitoring.\n"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -39,9 +39,10 @@ def documents() -> dict[str, str]:
         "metadata": {"name": "reflux"},
         "spec": rules,
     }
-    return {"rules.yaml": _dumped(rules), "prometheusrule.yaml": _dumped(resource)}
+    return {"rules.yaml": dumped(rules), "prometheusrule.yaml": dumped(resource)}
 
 
-def _dumped(document: object) -> str:
+def dumped(document: object) -> str:
+    """Return a document as YAML, with texts of several lines as blocks."""
     text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
     return f"{_HEADER}{text}"

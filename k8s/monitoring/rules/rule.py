@@ -23,7 +23,7 @@ class Group:
 
     def record(self, name: str, expression: str, **labels: str) -> None:
         """Add a rule that records `expression` as `name`, with further labels."""
-        self.rules.append({"record": name, "expr": _lines(expression), **({"labels": labels} if labels else {})})
+        self.rules.append({"record": name, "expr": lines(expression), **({"labels": labels} if labels else {})})
 
     def alert(
         self, name: str, expression: str, *, severity: str, wait: str, keep: str, summary: str, description: str
@@ -32,7 +32,7 @@ class Group:
         self.rules.append(
             {
                 "alert": name,
-                "expr": _lines(expression),
+                "expr": lines(expression),
                 "for": wait,
                 "keep_firing_for": keep,
                 "labels": {"severity": severity},
@@ -49,7 +49,7 @@ class Group:
         return {"name": self.name, "interval": self.interval, "rules": self.rules}
 
 
-def _lines(expression: str) -> str:
+def lines(expression: str) -> str:
     """Return an expression without the indentation of its source."""
     lines = expression.strip("\n").rstrip().split("\n")
     indent = min(len(line) - len(line.lstrip()) for line in lines)
