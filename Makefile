@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test surface monitoring checkov rehearse-alerts rehearse-canary lint format lock clean
+.PHONY: setup demo serve test surface monitoring checkov rehearse-alerts rehearse-canary rehearse-hosts lint format lock clean
 
 setup: $(STAMP)
 
@@ -55,6 +55,12 @@ rehearse-alerts: setup
 # A canary of every kind, judged by its live gap in a real Prometheus.
 rehearse-canary: setup
 	$(BIN)/python -m tests.rehearsals.canary
+
+# Several hosts in network namespaces, under load and in trouble; needs root, HAProxy, PostgreSQL, Prometheus, and the
+# bundles of `make demo` or of another run: BUNDLES=runs/NAME/bundles. Ends with 1 if a promise does not hold.
+BUNDLES ?= runs/demo/bundles
+rehearse-hosts: setup
+	$(BIN)/python -m rehearsals.hosts --bundles $(BUNDLES)
 
 lint: setup
 	$(BIN)/ruff check
