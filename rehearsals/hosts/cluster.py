@@ -42,6 +42,7 @@ SETTINGS = {
     "REFLUX_SHADOW__ENABLED": "true",
     "REFLUX_SHADOW__RATE": str(RATE),
     "REFLUX_SHADOW__DEADLINE_SECONDS": "3",
+    "REFLUX_SHADOW__LEASE_SECONDS": "7",  # a killed worker's texts are another's after so long
     "REFLUX_SHADOW__ANCHORS_PER_DAY": "0",
     "REFLUX_SHADOW__REPEAT_RATE": "0",
 }
