@@ -18,7 +18,7 @@ from rehearsals.hosts.prometheus import COUNTS, DISAGREED, MISSING, RATIO, SCRAP
 from rehearsals.hosts.recount import ROWS, Recount, differences, gap_of, recount, unaccounted, whole
 from rehearsals.hosts.tolerance import Excuses, Span, answered, since, within
 
-RATIO_TOLERANCE = 0.01
+RATIO_TOLERANCE = 0.005
 """Largest difference of the gap by GET /gap from those by the log and by Prometheus: losses weigh otherwise there."""
 
 COMPARED_WITHIN = """
@@ -34,6 +34,7 @@ class Findings:
     `gap` is the live gap of the version that serves now: by `GET /gap`, by the log, and by Prometheus.
     """
 
+    requests: int = 0
     answered: int = 0
     excused: int = 0
     counts: dict[str, int] = field(default_factory=dict)
@@ -53,7 +54,8 @@ async def examine(
     while (found := await _once(cluster, every, excuses)).wrong and time.monotonic() < deadline:
         await asyncio.sleep(1.0)
     excused, lost = excuses.lost(latest)
-    found.answered, found.excused = len(latest) - len(excused) - len(lost), len(excused)
+    found.requests, found.excused = len(latest), len(excused)
+    found.answered = len(latest) - len(excused) - len(lost)
     found.wrong += [f"{len(lost)} requests lost, such as {lost[0]}"] if lost else []
     return found
 

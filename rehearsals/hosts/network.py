@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -58,15 +59,26 @@ class Network:
         return ("ip", "netns", "exec", PREFIX + host, *as_account(account), "--pdeathsig", "KILL")
 
     def cut(self, one: str, other: str) -> None:
-        """Lose every packet between two hosts, silently, as a broken switch does. Other links stay."""
+        """Lose every packet between two hosts, silently, as a broken switch does. Other links stay.
+
+        Raises RehearsalError if packets pass all the same.
+        """
         for here, there in ((one, other), (other, one)):
             address = self.addresses[there]
             _ip(here, "neigh", "replace", address, "lladdr", NOWHERE, "dev", "eth0", "nud", "permanent")
+        if self._reaches(one, other):
+            raise RehearsalError(f"the link between {one} and {other} is cut, and packets still pass")
 
     def mend(self, one: str, other: str) -> None:
         """Let packets pass between two hosts again."""
         for here, there in ((one, other), (other, one)):
             _ip(here, "neigh", "del", self.addresses[there], "dev", "eth0")
+
+    def _reaches(self, one: str, other: str) -> bool:
+        """Return whether a host gets any answer from another within a second, be it that the port is closed."""
+        script = "import socket, sys; sys.exit(socket.socket().connect_ex((sys.argv[1], 9)) != errno.ECONNREFUSED)"
+        command = ("timeout", "1", sys.executable, "-c", f"import errno; {script}", self.addresses[other])
+        return subprocess.run([*self.inside(one), *command]).returncode == 0
 
     def _make(self) -> None:
         _run("ip", "netns", "add", SWITCH)
@@ -83,7 +95,7 @@ class Network:
             _ip(host, "addr", "add", f"{address}/24", "dev", "eth0")
             _ip(host, "link", "set", "eth0", "up")
             _ip(host, "link", "set", "lo", "up")
-            _run("ip", "-n", SWITCH, "link", "set", host, "master", "switch", "up")
+            _run("ip", "-n", SWITCH, "link", "set", "dev", host, "master", "switch", "up")
 
 
 def as_account(account: str | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def row(name: str, found: Findings) -> str:
     return _line(
         (
             name,
-            str(found.answered + found.excused),
+            str(found.requests),
             str(found.answered),
             str(found.excused),
             *(str(found.counts.get(name, 0)) for name in ("sampled", "compared")),

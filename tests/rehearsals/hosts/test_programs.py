@@ -96,7 +96,7 @@ async def test_a_request_without_an_answer_is_written_down_too(tmp_path):
 
 
 def test_the_table_has_a_line_for_each_case():
-    lines = [table.heading(), *(table.row(case.name, Findings(answered=3, excused=1)) for case in CASES)]
+    lines = [table.heading(), *(table.row(case.name, Findings(requests=4, answered=3, excused=1)) for case in CASES)]
     assert len({line.count("|") for text in lines for line in text.splitlines()}) == 1
     assert "| 4 | 3 | 1 |" in lines[1]
     assert lines[1].endswith("| yes |")
