@@ -71,7 +71,7 @@ def _complain(case: Case, found: Findings) -> None:
 async def _main(bundles: Bundles, cases: list[Case], per_second: float, folder: Path) -> bool:
     task = asyncio.current_task()
     assert task is not None, "this runs as a task"
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the programs are ended in order
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with Network(HOSTS).running() as network:
         async with Cluster(network, folder, bundles).running() as cluster:
@@ -112,7 +112,8 @@ def main() -> int:
         except RehearsalError as error:
             print(f"rehearse-hosts: {error}\nLogs are in {kept}", file=sys.stderr)
             return UNFIT
-        except (KeyboardInterrupt, asyncio.CancelledError):
+        except asyncio.CancelledError:
+            shutil.rmtree(kept)
             return 128 + signal.SIGINT
     if holds:
         shutil.rmtree(kept)
