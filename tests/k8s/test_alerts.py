@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.monitored import BAD, CALM, PROPENSITY, constants
-from tests.support.promtool import PROMTOOL, Pod, Traffic, firing, gauge, nothing, run
+from tests.support.promtool import PROMTOOL, Pod, Traffic, firing, gauge, near, nothing, run
 
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: prometheus)")
 
@@ -67,6 +67,20 @@ def test_causes_are_tickets(tmp_path):
 def test_texts_that_are_not_counted_are_a_ticket(tmp_path, trouble):
     pod = Pod("a", PROPENSITY).born().serve(30, replace(CALM, **trouble))
     run(tmp_path, [*pod.series(), *constants("a", minutes=30)], [firing(30, ("RefluxShadowMiscounts", "v1"))])
+
+
+def test_processes_that_share_a_store_may_restart_alone(tmp_path):
+    """A serving process restarts after ten minutes, the worker after five: each began with nothing, and has nothing."""
+
+    def series(pod, **counts):
+        for name in ("sampled_total", "handed_over_total", "resumed_total", "results_total", "queue_depth", "inflight"):
+            labels = f'model_version="v1", pod="{pod}"'
+            yield {"series": f"reflux_shadow_{name}{{{labels}}}", "values": counts.get(name, "0x20")}
+
+    serving = series("serving", sampled_total="0+6x10 0+6x10", handed_over_total="0+6x10 0+6x10")
+    worker = series("worker", resumed_total="0+6x5 0+6x15", results_total="0+6x5 0+6x15")
+    checks = [near(at, 'model:reflux_shadow:missing{model_version="v1"}', 0.0, 1e-9) for at in (3, 8, 18)]
+    run(tmp_path, [*serving, *worker], checks)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ class Pod:
                 ("shadow_eligible", cells.requests[band] * traffic.eligible),
                 ("shadow_sampled", cells.sampled[band] + traffic.missing),
                 ("shadow_resumed", 0.0),
+                ("shadow_handed_over", 0.0),
                 ("shadow_weight", compared * inverse),
                 ("shadow_weight_sq", compared * inverse**2),
                 ("shadow_disagree_weight", disagreed * inverse),

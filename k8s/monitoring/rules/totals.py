@@ -44,11 +44,14 @@ def verdict_group() -> Group:
         / sum by (model_version) (reflux_shadow_budget_usd_per_hour)
         """,
     )
-    group.record(  # sampled texts that are nowhere: a defect, whatever the number
+    # Sampled texts that are nowhere: a defect, whatever the number. Each process accounts for its own, so that it may
+    # restart alone: what it left to others in a shared store is handed over here, and resumed where it is asked about.
+    group.record(
         "model:reflux_shadow:missing",
         """
         sum by (model_version) (reflux_shadow_sampled_total)
         + sum by (model_version) (reflux_shadow_resumed_total)
+        - sum by (model_version) (reflux_shadow_handed_over_total)
         - sum by (model_version) (reflux_shadow_results_total)
         - sum by (model_version) (reflux_shadow_queue_depth)
         - sum by (model_version) (reflux_shadow_inflight)
