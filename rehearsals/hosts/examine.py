@@ -22,7 +22,7 @@ RATIO_TOLERANCE = 0.005
 """Largest difference of the gap by GET /gap from those by the log and by Prometheus: losses weigh otherwise there."""
 
 COMPARED_WITHIN = """
-SELECT bundle, COUNT(*) AS rows FROM rows
+SELECT bundle, COUNT(*) AS rows FROM reflux.rows
 WHERE outcome = 'completed' AND answered BETWEEN {begin} AND {end} GROUP BY 1
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 ROWS = """
 SELECT bundle, band, COALESCE(outcome, '') AS outcome, COUNT(*) AS rows,
   COUNT(CASE WHEN CAST(agree AS INTEGER) = 0 THEN 1 END) AS disagreed
-FROM rows GROUP BY 1, 2, 3
+FROM reflux.rows GROUP BY 1, 2, 3
 """
 
 COMPLETED = "completed"

@@ -91,9 +91,10 @@ def test_without_a_comparison_in_some_band_the_log_alone_has_no_gap():
 
 def test_the_query_counts_rows_as_the_log_has_them():
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE rows (bundle TEXT, band INTEGER, outcome TEXT, agree INTEGER)")
+    connection.execute("ATTACH ':memory:' AS reflux")
+    connection.execute("CREATE TABLE reflux.rows (bundle TEXT, band INTEGER, outcome TEXT, agree INTEGER)")
     rows = [("v1", 0, "completed", 1), ("v1", 0, "completed", 0), ("v1", 0, None, None), ("v1", 3, "timeout", None)]
-    connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO reflux.rows VALUES (?, ?, ?, ?)", rows)
     found = [dict(zip(NAMES, map(str, row), strict=True)) for row in connection.execute(ROWS)]
     bands = recount(found)["v1"]
     assert (bands[0].sampled, bands[0].compared, bands[0].disagreements, bands[0].waiting) == (3, 2, 1, 1)
