@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from rehearsals.hosts.cluster import DATABASE, SERVING, TEACHER, WORKER, Cluster
-from rehearsals.hosts.tolerance import Excuses
+from rehearsals.hosts.cluster import DATABASE, SERVING, TEACHER, WORKER, Cluster, Reflux
+from rehearsals.hosts.tolerance import Excuses, Span
 
 CUT_SECONDS = 8.0
 """How long a link stays cut: longer than the deadline of a question to the teacher, and than a probe's patience."""
@@ -52,19 +52,17 @@ async def _kill_serving(cluster: Cluster, excuses: Excuses) -> None:
     host = SERVING[0]
     sent = time.time()
     await cluster.serving[host].end(signal.SIGKILL)
-    excuses.killed(host, sent, time.time())
+    excuses.dying.append(Span(host, sent, time.time()))
     await asyncio.sleep(AWAY_SECONDS)
-    await _start(cluster, host, excuses)
+    await _start(cluster.serving[host], excuses)
 
 
 async def _kill_worker(cluster: Cluster, excuses: Excuses) -> None:
     sent = time.time()
     await cluster.worker.end(signal.SIGKILL)
-    excuses.killed(WORKER, sent, time.time())
+    excuses.dying.append(Span(WORKER, sent, time.time()))
     await asyncio.sleep(AWAY_SECONDS)
-    await cluster.worker.start()
-    await cluster.worker.until(cluster.worker.ready)
-    excuses.began(WORKER, time.time())
+    await _start(cluster.worker, excuses)
 
 
 async def _restart_database(cluster: Cluster, excuses: Excuses) -> None:
@@ -76,26 +74,24 @@ async def _restart_database(cluster: Cluster, excuses: Excuses) -> None:
 async def _restart_serving(cluster: Cluster, excuses: Excuses) -> None:
     for host in SERVING:
         await cluster.serving[host].end()
-        await _start(cluster, host, excuses)
+        await _start(cluster.serving[host], excuses)
 
 
 async def _update(cluster: Cluster, excuses: Excuses) -> None:
     """Update worker and serving hosts to the next bundle, one after another, as a Deployment does."""
-    await cluster.next_worker.start()
-    await cluster.next_worker.until(cluster.next_worker.ready)
-    excuses.began(WORKER, time.time())
+    await _start(cluster.next_worker, excuses)
     for host in SERVING:
         await cluster.serving[host].end()
-        await _start(cluster, host, excuses, cluster.environment(cluster.bundles.successor, ask=False))
+        await _start(cluster.serving[host], excuses, cluster.environment(cluster.bundles.successor, ask=False))
     await cluster.nothing_waits(cluster.worker)  # what the old bundle answered is compared by its own worker
     await cluster.worker.end()
 
 
-async def _start(cluster: Cluster, host: str, excuses: Excuses, environment: dict[str, str] | None = None) -> None:
-    program = cluster.serving[host]
-    await program.start(environment)
-    await program.until(program.ready)
-    excuses.began(host, time.time())
+async def _start(process: Reflux, excuses: Excuses, environment: dict[str, str] | None = None) -> None:
+    """Start a process, from now on with `environment` if it is given, and wait until it is ready."""
+    excuses.starts.append((process.host, time.time()))
+    await process.start(environment)
+    await process.until(process.ready)
 
 
 CASES = (

@@ -99,7 +99,7 @@ def _requests(gap: Mapping[str, Any], every: Sequence[Answered], excuses: Excuse
     """
     version, said = gap["model_version"], gap["counts"]["requests"]
     known = answered(every)[version]
-    least = known - within(excuses.unstored, every)[version]
+    least = known - within(excuses.unstored(every), every)[version]
     most = known + len(excuses.lost(every)[0])
     return [] if least <= said <= most else [f"/gap says {said} requests, clients had {known} answers"]
 
@@ -122,9 +122,12 @@ def _prometheus(
 
 async def _unseen(cluster: Cluster, every: Sequence[Answered], excuses: Excuses) -> dict[str, dict[str, int]]:
     """Return how many of each count, by version, Prometheus may not have seen."""
-    requests = dict(within(excuses.unscraped, every))
+    addresses = {address: host for host, address in cluster.network.addresses.items()}
+    scrapes = {addresses[address]: times for address, times in (await cluster.prometheus.scrapes()).items()}
+    spans = excuses.unscraped(scrapes)
+    requests = dict(within(spans, every))
     compared: dict[str, int] = {}
-    for span in excuses.unscraped:
+    for span in spans:
         if span.host == WORKER:
             for version, rows in (await _compared_within(cluster, span)).items():
                 compared[version] = compared.get(version, 0) + rows
@@ -132,7 +135,7 @@ async def _unseen(cluster: Cluster, every: Sequence[Answered], excuses: Excuses)
 
 
 async def _compared_within(cluster: Cluster, span: Span) -> dict[str, int]:
-    rows = await cluster.database.query(COMPARED_WITHIN.format(begin=span.begin, end=span.end))
+    rows = await cluster.database.query(COMPARED_WITHIN.format(begin=span.begin, end=min(span.end, time.time())))
     return {row["bundle"]: int(row["rows"]) for row in rows}
 
 

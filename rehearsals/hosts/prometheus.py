@@ -68,11 +68,14 @@ class Prometheus:
         found = {row["metric"].get("model_version", ""): float(row["value"][1]) for row in body["data"]["result"]}
         return {version: value for version, value in found.items() if not math.isnan(value)}
 
-    async def up(self) -> int:
-        """Return the number of targets whose last scrape succeeded."""
-        response = await self._client.get("/api/v1/query", params={"query": "sum(up)"})
-        result = response.raise_for_status().json()["data"]["result"]
-        return int(result[0]["value"][1]) if result else 0
+    async def scrapes(self) -> dict[str, list[float]]:
+        """Return the Unix times of the scrapes of the last hour that succeeded, by the address of the host."""
+        response = await self._client.get("/api/v1/query", params={"query": "up[1h]"})
+        found: dict[str, list[float]] = {}
+        for row in response.raise_for_status().json()["data"]["result"]:
+            address = row["metric"]["instance"].rpartition(":")[0]
+            found.setdefault(address, []).extend(float(at) for at, up in row["values"] if up == "1")
+        return found
 
     async def _ready(self) -> bool:
         try:

@@ -6,19 +6,22 @@ had not scraped yet. Nothing else excuses anything: not a cut link, not an order
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rehearsals.hosts.load import OK, Answered
 
 STORED_SECONDS = 1.0
 """A killed process may have counted requests of so long before without having stored their counts: `flush_seconds`,
-0.25, and the time for writing."""
+0.25, and the time for writing. On a busy machine, where requests wait, writing waits as long as the slowest of them."""
 
-SCRAPED_SECONDS = 2.5
-"""What a process counted in so long before its end, or before its first scrape, Prometheus may not have seen: the time
-between scrapes, 1, and that of a scrape, at most 1."""
+BUSY_SECONDS = 5.0
+"""How long before a kill a request counts for that."""
+
+SCRAPE_SECONDS = 1.0
+"""The longest that a scrape takes after the time that Prometheus gives it."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +39,36 @@ class Span:
 
 @dataclass
 class Excuses:
-    """What the troubles so far excuse: `dying` are the spans from a SIGKILL until the process was gone.
+    """What the troubles so far excuse.
 
-    `unstored` are those whose counts may not have reached the database, `unscraped` those that Prometheus may not have
-    seen.
+    `dying` are the spans from a SIGKILL until the process was gone, `starts` the hosts and times of new processes.
     """
 
     dying: list[Span] = field(default_factory=list)
-    unstored: list[Span] = field(default_factory=list)
-    unscraped: list[Span] = field(default_factory=list)
+    starts: list[tuple[str, float]] = field(default_factory=list)
 
-    def began(self, host: str, at: float) -> None:
-        """Excuse what a process that answers from `at` on counts before its first scrape."""
-        self.unscraped.append(Span(host, at, at + SCRAPED_SECONDS))
+    def unstored(self, requests: Sequence[Answered]) -> list[Span]:
+        """Return the spans in which killed processes may have counted what did not reach the database."""
+        found = []
+        for span in self.dying:
+            last = (one for one in requests if one.end >= span.begin - BUSY_SECONDS and one.start <= span.end)
+            slowest = max((one.end - one.start for one in last), default=0.0)
+            found.append(Span(span.host, span.begin - STORED_SECONDS - slowest, span.end))
+        return found
 
-    def killed(self, host: str, sent: float, gone: float) -> None:
-        """Excuse what a process loses that got SIGKILL at `sent` and was gone at `gone`."""
-        self.dying.append(Span(host, sent, gone))
-        self.unstored.append(Span(host, sent - STORED_SECONDS, gone))
-        self.unscraped.append(Span(host, sent - SCRAPED_SECONDS, gone))
+    def unscraped(self, scrapes: Mapping[str, Sequence[float]]) -> list[Span]:
+        """Return the spans whose counts Prometheus may not have seen, with the times of its `scrapes` by host.
+
+        These are from the last scrape of a killed process to its end, and from a start to the first scrape.
+        """
+        found = []
+        for span in self.dying:
+            before = [at for at in scrapes.get(span.host, ()) if at <= span.begin]
+            found.append(Span(span.host, max(before, default=0.0), span.end))
+        for host, start in self.starts:
+            after = [at for at in scrapes.get(host, ()) if at >= start]
+            found.append(Span(host, start, min(after, default=math.inf) + SCRAPE_SECONDS))
+        return found
 
     def lost(self, requests: Iterable[Answered]) -> tuple[list[Answered], list[Answered]]:
         """Return the requests without an answer: those that were in flight when a host was killed, and the others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rehearsals.hosts.load import Answered
-from rehearsals.hosts.tolerance import SCRAPED_SECONDS, STORED_SECONDS, Excuses, answered, since, within
+from rehearsals.hosts.tolerance import Excuses, Span, answered, since, within
 
 
 def failed(start: float, end: float, server: str = "serving-1", status: int = 502) -> Answered:
@@ -15,9 +15,7 @@ def ok(end: float, server: str = "serving-1", version: str = "v1") -> Answered:
 
 
 def killed() -> Excuses:
-    excuses = Excuses()
-    excuses.killed("serving-1", 100.0, 100.1)
-    return excuses
+    return Excuses(dying=[Span("serving-1", 100.0, 100.1)])
 
 
 def test_a_request_in_flight_on_a_killed_host_may_fail():
@@ -31,23 +29,39 @@ def test_a_request_sent_after_the_kill_ended_before_it_or_was_elsewhere_may_not(
 
 
 def test_without_a_kill_nothing_may_fail():
-    excuses = Excuses()
-    excuses.began("serving-1", 99.0)
+    excuses = Excuses(starts=[("serving-1", 99.0)])
     assert excuses.lost([failed(99.9, 100.2)]) == ([], [failed(99.9, 100.2)])
+    assert excuses.unstored([ok(99.9)]) == []
 
 
 def test_counts_of_a_killed_host_may_be_missing_for_a_moment_before():
-    excuses = killed()
-    seen = [100.1, 100.0 - STORED_SECONDS, 99.9 - STORED_SECONDS, 100.0 - SCRAPED_SECONDS, 99.9 - SCRAPED_SECONDS]
-    requests = [*map(ok, seen), ok(100.0, "serving-2"), failed(100.0, 100.05)]
-    assert within(excuses.unstored, requests) == {"v1": 2}
-    assert within(excuses.unscraped, requests) == {"v1": 4}
+    requests = [*map(ok, (100.1, 99.0, 98.9)), ok(100.0, "serving-2"), failed(100.0, 100.05)]
+    assert within(killed().unstored(requests), requests) == {"v1": 2}
+
+
+def test_where_requests_wait_writing_waits_too():
+    requests = [ok(98.0), Answered(97.5, 99.5, 200, "serving-2", "v1")]
+    assert within(killed().unstored(requests), requests) == {"v1": 1}
+    long_ago = [ok(98.0), Answered(90.0, 94.9, 200, "serving-2", "v1")]
+    assert within(killed().unstored(long_ago), long_ago) == {}
+
+
+def test_what_was_counted_after_the_last_scrape_of_a_killed_process_is_not_seen():
+    spans = killed().unscraped({"serving-1": [97.0, 98.0, 103.0], "serving-2": [99.9]})
+    assert within(spans, [ok(97.9), ok(98.1), ok(100.0), ok(100.2), ok(99.0, "serving-2")]) == {"v1": 2}
+
+
+def test_what_is_counted_before_the_first_scrape_is_not_seen():
+    excuses = Excuses(starts=[("serving-1", 100.0)])
+    answers = [ok(99.9), ok(100.5), ok(102.1), ok(103.1)]
+    assert within(excuses.unscraped({"serving-1": [99.0, 102.0, 103.0]}), answers) == {"v1": 2}
+    assert within(excuses.unscraped({}), answers) == {"v1": 3}
 
 
 def test_what_is_excused_twice_counts_once():
     excuses = killed()
-    excuses.began("serving-1", 99.0)
-    assert within(excuses.unscraped, [ok(100.0)]) == {"v1": 1}
+    excuses.starts.append(("serving-1", 99.0))
+    assert within(excuses.unscraped({"serving-1": [99.5]}), [ok(100.0)]) == {"v1": 1}
 
 
 def test_answers_are_counted_by_version():
