@@ -37,7 +37,7 @@ VARIABLES = {
     "$pod": ".*",
     "$model_version": ".*",
     "$window": "1h",
-    "$__rate_interval": "1m",
+    "$__rate_interval": "1h",  # a quantile of the last minute is no number once the traffic is older
 }
 TEXTS = [
     f"{word} {second} {third}"

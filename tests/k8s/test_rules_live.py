@@ -1,17 +1,21 @@
-"""A real Prometheus runs the rules on real services, three of which misbehave, each in its way."""
+"""A real Prometheus runs the rules on real services, three of which misbehave, each in its way.
+
+Alerts do not wait here. `make rehearse-alerts` provokes every alert, and lets it wait.
+"""
 
 from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from tests.support.prometheus import Prometheus, prometheus
+from tests.support.hurried_rules import impatient
+from tests.support.misbehaving import firing
+from tests.support.prometheus import prometheus
 from tests.support.promtool import RULES
 from tests.support.service_process import service_process
 from tests.support.tiny_bundle import WORDS, build_bundle
@@ -25,19 +29,6 @@ WITHOUT_DATA = {
     *("model:reflux_teacher:drift", "model:reflux_teacher:log_evalue"),  # with anchors alone
     "model_feature:reflux_drift:excess",  # after 200 requests
 }
-
-
-def impatient(folder: Path) -> Path:
-    """Return the rules, evaluated every second, with alerts that do not wait and end at once."""
-    rules = yaml.safe_load(RULES.read_text())
-    for group in rules["groups"]:
-        group["interval"] = "1s"
-        for rule in group["rules"]:
-            for key in ("for", "keep_firing_for"):
-                rule.pop(key, None)
-    file = folder / "rules.yaml"
-    file.write_text(yaml.safe_dump(rules, width=10_000))
-    return file
 
 
 async def gap_after(port: int, compared: int) -> Any:
@@ -54,12 +45,6 @@ async def gap_after(port: int, compared: int) -> Any:
 
         await until(enough, pause=0.1)
         return found
-
-
-async def firing(server: Prometheus) -> set[tuple[str, str]]:
-    """Return the alerts that fire now, with their model version."""
-    rows = await server.query('ALERTS{alertstate="firing"}')
-    return {(row["metric"]["alertname"], row["metric"].get("model_version", "")) for row in rows}
 
 
 @pytest.mark.timeout(120)

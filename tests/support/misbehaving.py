@@ -29,7 +29,7 @@ Trouble = Callable[[httpx.AsyncClient], Awaitable[None]]
 ORDINARY = tuple(mixed_texts(tuple(WORDS), 400))
 """The texts on which the bands of a tiny bundle rest, so that they are no input drift."""
 
-WRONG = dict.fromkeys(WORDS["billing"], "shipping")
+WRONG = dict.fromkeys(WORDS["billing"], "shipping") | dict.fromkeys(WORDS["account"], "technical")
 """What a student that is often wrong takes words for."""
 
 SLO = 0.1
@@ -108,7 +108,8 @@ async def fleet(cases: Sequence[Case]) -> AsyncIterator[Fleet]:
     """Start the services of all cases."""
     async with AsyncExitStack() as stack:
         starting = (service_process("-m", case.module, **PLAN | dict(case.settings)) for case in cases)
-        running = Fleet(cases, await asyncio.gather(*map(stack.enter_async_context, starting)))
+        # One after another: on a busy machine, a dozen that start at once take too long each.
+        running = Fleet(cases, [await stack.enter_async_context(process) for process in starting])
         stack.push_async_callback(running.calm_down)
         yield running
 
@@ -156,7 +157,7 @@ def build_cases(folder: Path) -> list[Case]:
     return [
         case("nothing is wrong: a gap of 2 %", "", student("calm", {"fee": "shipping"}), ordinary()),
         case(
-            "the student takes all words of one label for another",
+            "the student takes all words of two labels for others",
             "RefluxGapExceeded RefluxGapRose",
             student("wrong", WRONG),
             ordinary(),
@@ -261,17 +262,17 @@ class Balance:
     """Keeps the evidence of a service that is wrong about billing between what opens a ticket and what pages."""
 
     def __init__(self) -> None:
-        self._low, self._high = LOG_TICKET + 0.3, LOG_PAGE - 1.0
-        self._bad, self._good = cycle(WORDS["billing"]), cycle(WORDS["account"])
+        self._low, self._high = LOG_TICKET + 0.2, LOG_PAGE - 1.2
+        self._bad, self._good = cycle(WORDS["billing"]), cycle(WORDS["technical"])
         self._sent = 0
 
     async def round(self, client: httpx.AsyncClient) -> None:
         """Send one text at a time until the evidence is where it should be.
 
-        Not at once: Prometheus takes counts of the first seconds for more than they are.
+        Not at once: Prometheus takes counts of the first scrapes for more than they are.
         """
         if not self._sent:
-            await asyncio.sleep(10.0)
+            await asyncio.sleep(20.0)
         while not self._low <= (evidence := await self._evidence(client)) <= self._high:
             await _classify(client, [next(self._bad if evidence < self._low else self._good)])
             self._sent += 1

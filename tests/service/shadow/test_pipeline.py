@@ -59,7 +59,8 @@ async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_
     await pipeline.start()
     for text in texts:
         pipeline.observe(text, student.classify(text))
-    await until(lambda: pipeline.gap()["counts"]["compared"] == len(texts))
+    # A report takes milliseconds; asked for all the time, it would leave the teacher's thread little.
+    await until(lambda: pipeline.gap()["counts"]["compared"] == len(texts), pause=0.1)
     found = pipeline.gap()
     await pipeline.stop()
     assert found["gap"]["ratio"] == pytest.approx(wrong / len(texts))
