@@ -9,6 +9,7 @@ written yet would make them fall, and Prometheus takes a fall for a restart from
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
@@ -156,6 +157,9 @@ class ShadowMetrics(Collector):
             ("store_pending", "Texts without an outcome in a shared store, of all processes.", self._view.pending),
         ):
             yield gauge(f"reflux_shadow_{name}", text, (), [((), value)])
+        last = self._view.ledger.last_comparison
+        age = [] if last is None else [((), max(time.time() - last, 0.0))]
+        yield gauge("reflux_shadow_last_comparison_age_seconds", "Time since the newest comparison.", (), age)
         redactions = [((kind,), ledger.redactions[kind]) for kind in KINDS]
         yield counter("reflux_shadow_redactions", "Placeholders put into texts.", ("kind",), redactions)
         text = "Answered texts that could not be counted."

@@ -108,7 +108,7 @@ _QUEUE = Row(
                 Query(total("reflux_shadow_queue_depth"), "waiting {{model_version}}"),
                 Query(total("reflux_shadow_inflight"), "at the teacher {{model_version}}"),
             ),
-            width=8,
+            width=6,
         ),
         Lines(
             title="Oldest waiting sample",
@@ -116,7 +116,20 @@ _QUEUE = Row(
             "breaker is open; an hour makes the verdict old, and then blind.",
             queries=(Query(worst("reflux_shadow_oldest_age_seconds"), "{{model_version}}"),),
             unit="s",
-            width=8,
+            width=6,
+        ),
+        Lines(
+            title="Last comparison",
+            description="Time since the newest comparison, by the pod that knows of the latest. While texts are "
+            "sampled it is seconds; after two minutes without one the verdict is blind.",
+            queries=(
+                Query(
+                    f"min by (model_version) ({series('reflux_shadow_last_comparison_age_seconds')})",
+                    "{{model_version}}",
+                ),
+            ),
+            unit="s",
+            width=6,
         ),
         States(
             title="Breaker",
@@ -125,7 +138,7 @@ _QUEUE = Row(
             queries=(Query(worst("reflux_shadow_breaker_state"), "{{model_version}}"),),
             limits={1: "yellow", 2: "red"},
             names=BREAKER,
-            width=8,
+            width=6,
             height=8,
         ),
         Lines(

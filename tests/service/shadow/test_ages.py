@@ -71,3 +71,14 @@ async def test_with_any_clock_there_is_a_report_and_what_it_counted_does_not_sta
     assert shadow.pipeline.gap("1h")["counts"]["compared"] == 5
     assert shadow.pipeline.gap()["counts"]["compared"] == 25
     assert sum(one["compared"] for one in shadow.pipeline.gap("7d")["classes"]) == 5
+
+
+async def test_the_age_of_the_last_comparison_is_a_metric_once_there_is_one(make_shadow, set_clock):
+    shadow = await make_shadow().start()
+    name = "reflux_shadow_last_comparison_age_seconds"
+    assert shadow.registry.get_sample_value(name) is None
+    await shadow.process(5)
+    set_clock(3600.0)
+    reported = shadow.pipeline.gap()["last_comparison_age_seconds"]
+    assert shadow.registry.get_sample_value(name) == pytest.approx(reported, abs=30.0)
+    assert reported == pytest.approx(3600.0, abs=60.0)
