@@ -25,6 +25,7 @@ NAMESPACE = "reflux"
 """The schema, in PostgreSQL's sense, that holds all tables."""
 
 _REMEDIES = {
+    "25006": "it is a standby; have shadow.database lead to the primary, and it goes on",
     "28": "check the user in shadow.database and the password in the file of shadow.database_password_file",
     "3D": "create the database, or correct its name in shadow.database",
     "42501": "grant the user the rights on the schema reflux that docs/serving.md lists",
@@ -34,7 +35,7 @@ _REMEDIES = {
     "55P03": "another transaction holds a lock; it is tried again",
     "57014": "the server is too slow, or another transaction holds a lock; it is tried again",
 }
-_PASSING = ("08", "40", "53", "55P03", "57", "58")
+_PASSING = ("08", "25006", "40", "53", "55P03", "57", "58")
 """SQLSTATEs, or classes of them, after which the same statement may succeed later."""
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
 
+import psycopg
 import pytest
 from pydantic import ValidationError
 
@@ -185,6 +186,27 @@ def test_a_writer_without_rights_is_told_what_to_do(make, shared_store):
             outbox.open()
     finally:
         shared_store.execute("DROP ROLE reader")
+
+
+def test_after_a_failover_it_waits_for_the_primary(make, shared_store):
+    make().close()
+    shared_store.execute(f"ALTER DATABASE {shared_store.name} SET default_transaction_read_only = on")
+    with pytest.raises(OutboxBusyError, match="it is a standby"):
+        make()
+
+
+def test_a_lock_that_another_program_holds_is_waited_for_no_longer_than_a_statement_may_take(
+    make, shared_store, monkeypatch
+):
+    monkeypatch.setattr("service.shadow.shared.database.STATEMENT_SECONDS", 0.1)
+    outbox = make()
+    with psycopg.connect(shared_store.url) as other:
+        other.execute("LOCK TABLE reflux.rows")
+        with pytest.raises(OutboxBusyError, match="it is tried again"):
+            outbox.write([row("a")], NOTHING)
+        other.rollback()
+    outbox.write([row("a")], NOTHING)
+    assert len(outbox.pending(2)) == 1
 
 
 def test_a_server_that_is_not_there_is_named_without_the_password(shared_store):
