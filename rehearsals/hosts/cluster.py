@@ -127,6 +127,7 @@ class Cluster:
                 await process.start()
             for process in self.processes:
                 await process.until(process.ready)
+            await self.prometheus.program.until(self._scraped)  # or it would not see the first counts
             await self.balancer.start()
             await self.balancer.until(lambda: answers(f"{self._entry}/readyz"))
             yield self
@@ -173,6 +174,11 @@ class Cluster:
             "REFLUX_SHADOW__DATABASE_PASSWORD_FILE": str(self.folder / "password"),
             **({} if ask else {"REFLUX_SHADOW__ASK": "false"}),
         }
+
+    async def _scraped(self) -> bool:
+        """Return whether Prometheus has scraped every process that runs."""
+        scraped = await self.prometheus.scrapes()
+        return {process.target.rpartition(":")[0] for process in self.processes} <= set(scraped)
 
     async def _migrate(self) -> None:
         """Make the tables of the shadow store, from the host of the worker."""
