@@ -312,6 +312,44 @@ def replay(
     raise typer.Exit(replaying.EXIT_CODES[found.gate])
 
 
+@app.command(cls=StatusCommand)
+def canary(
+    prometheus: Annotated[str, typer.Option(help="Address of Prometheus, with the rules of k8s/monitoring.")],
+    gates: Annotated[Path, typer.Option(help="File of the queries, k8s/components/canary-plain/gates.yaml.")],
+    source: Annotated[str, typer.Option(help="Where the candidate is pulled from.")],
+    digest: Annotated[str, typer.Option(help="The candidate's digest, as `reflux push` printed it.")],
+    replicas: Annotated[list[int], typer.Option(min=1, help="Pods of the canary; repeat it for further steps.")],
+    count: Annotated[int, typer.Option(min=1, help="So many times in a row must all gates pass, in each step.")] = 3,
+    interval: Annotated[float, typer.Option(min=0.01, help="Seconds between looks.")] = 300.0,
+    hours: Annotated[float, typer.Option(min=0.0, help="The longest that a step may take.")] = 24.0,
+    kubernetes: Annotated[str, typer.Option(help="Address of the Kubernetes API.")] = "https://kubernetes.default.svc",
+    account: Annotated[Path, typer.Option(help="Folder of the pod's token, namespace and ca.crt.")] = Path(
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    ),
+) -> None:
+    """Serve a candidate, and promote or end it by its live gap. Exit code: 0 pass, 2 fail, 3 inconclusive, 4 error."""
+    from reflux import canary as canaries
+    from reflux.cluster import Cluster
+
+    try:
+        with canaries.ending_on_sigterm():
+            phase = canaries.run(
+                Cluster(kubernetes, account),
+                prometheus,
+                canaries.read_gates(gates),
+                replicas,
+                (source, digest),
+                canaries.Patience(count, interval, hours * 3600.0),
+                console.print,
+            )
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error)))
+        raise typer.Exit(NO_ANSWER) from error
+    raise typer.Exit(canaries.EXIT_CODES[phase])
+
+
 @app.command()
 def push(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
@@ -463,6 +501,8 @@ def _is_expected(error: Exception) -> bool:
         "BundleError",
         "DeliveryError",
         "ReplayError",
+        "CanaryError",
+        "ClusterError",
         "GateError",
         "InferenceError",
         "StartupError",

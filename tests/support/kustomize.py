@@ -29,6 +29,8 @@ _INSIDE = {"dev": {"postgres-dev", "image-volume"}, "gpu": {"gpu"}}
 """Components that an overlay has already."""
 _AT_MOST_ONE = (
     {"image-volume", "init-container"},  # ways to the bundle
+    {"init-container", "canary-plain"},  # the second includes the first
+    {"image-volume", "canary-plain"},
     {"inflight", "keda"},  # autoscalers
     {"inflight", "gpu"},  # the same metric
     {"external-secrets", "postgres-dev"},  # both make the Secret reflux-database

@@ -1,0 +1,243 @@
+"""`reflux canary` against a Prometheus and a Kubernetes API that a test plays over HTTP."""
+
+import asyncio
+import json
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from reflux.canary import EXIT_CODES, CanaryError, Patience, Phase, promoted, read_gates, run, together
+from reflux.cluster import Cluster, ClusterError
+from tests.support.http_server import serving
+from tests.support.kustomize import K8S, find, rendered
+from tests.support.waiting import until
+
+GATES = K8S / "components" / "canary-plain" / "gates.yaml"
+NAMES = [gate["name"] for gate in yaml.safe_load(GATES.read_text())["gates"]]
+PASSES, FAILS = ["-1"], ["1"]
+BEFORE = ["reflux", "pull", "oci://r/old", "/bundle/bundle", "--digest", "sha256:old", "--verify-key", "/k.pub"]
+AFTER = ["reflux", "pull", "oci://r/new", "/bundle/bundle", "--digest", "sha256:new", "--verify-key", "/k.pub"]
+CANARY = {"reflux-canary", "reflux-canary-worker"}
+
+
+@dataclass
+class World:
+    """A namespace, and a Prometheus that answers each gate by `answers`; `refused` is what RBAC denies."""
+
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    default: list[str] = field(default_factory=lambda: PASSES)
+    status: int = 200
+    refused: str = ""
+    replicas: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in CANARY})
+    commands: dict[str, list[str]] = field(default_factory=lambda: {"reflux": BEFORE, "reflux-worker": BEFORE})
+    looks: int = 0
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request to either."""
+        if request.url.path == "/api/v1/query":
+            self.looks += 1
+            (name,) = [name for name in NAMES if self._query(name) == request.url.params["query"]]
+            rows = [{"metric": {}, "value": [0, value]} for value in self.answers.get(name, self.default)]
+            return httpx.Response(self.status, json={"status": "success", "data": {"result": rows}})
+        assert request.headers["authorization"] == "Bearer secret"
+        what = f"{request.method} {request.url.path.removeprefix('/apis/apps/v1/namespaces/blue/deployments/')}"
+        if what == self.refused:
+            return httpx.Response(403, text="forbidden")
+        return self._api(what.split(" ")[1].split("/"), what, request)
+
+    def _api(self, path: list[str], what: str, request: httpx.Request) -> httpx.Response:
+        name = path[0]
+        kind = request.headers.get("content-type", "")
+        if what.endswith("/scale"):
+            assert kind == "application/merge-patch+json"
+            self.replicas[name].append(json.loads(request.content)["spec"]["replicas"])
+            return httpx.Response(200, json={})
+        if what.startswith("PATCH"):
+            assert kind == "application/strategic-merge-patch+json"
+            (container,) = json.loads(request.content)["spec"]["template"]["spec"]["initContainers"]
+            assert container.keys() == {"name", "command"}
+            self.commands[name] = container["command"]
+            return httpx.Response(200, json={})
+        return httpx.Response(200, json=deployment(name, self.commands[name]))
+
+    @staticmethod
+    def _query(name: str) -> str:
+        return next(gate["query"] for gate in yaml.safe_load(GATES.read_text())["gates"] if gate["name"] == name)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the stable Deployments are as they were."""
+        return set(map(tuple, self.commands.values())) == {tuple(BEFORE)}
+
+    @property
+    def over(self) -> bool:
+        """Whether every Deployment of the canary has been started, and has no pods now."""
+        return all(len(each) > 1 and each[-1] == 0 for each in self.replicas.values())
+
+
+def deployment(name: str, command: list[str]) -> dict[str, object]:
+    """Return what the API says of a Deployment whose container `pull` has a command."""
+    containers = [{"name": "pull", "command": command}, {"name": "migrate", "command": ["reflux", "migrate"]}]
+    return {"metadata": {"name": name}, "spec": {"template": {"spec": {"initContainers": containers}}}}
+
+
+async def start(url: str, folder: Path, *options: str) -> asyncio.subprocess.Process:
+    """Start `reflux canary` with the service account in `folder`."""
+    for name, text in {"namespace": "blue", "token": "secret\n"}.items():
+        (folder / name).write_text(text)
+    given = {
+        "--prometheus": url,
+        "--gates": str(GATES),
+        "--source": "oci://r/new",
+        "--digest": "sha256:new",
+        "--kubernetes": url,
+        "--account": str(folder),
+        "--interval": "0.01",
+        "--hours": "0.00003",  # a tenth of a second
+    }
+    arguments = [part for pair in given.items() for part in pair]
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "reflux", "canary", "--replicas", "1", *arguments, *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+async def canary(world: World, folder: Path, *options: str) -> tuple[int | None, str]:
+    """Run `reflux canary` in a world; its exit code and what it printed."""
+    async with serving(world.handle) as server:
+        process = await start(server.url, folder, *options)
+        told, _ = await process.communicate()
+    return process.returncode, told.decode()
+
+
+async def judged(world: World, folder: Path, prometheus: str = "") -> Phase:
+    """Do the same within this process, for a tenth of a second."""
+    for name, text in {"namespace": "blue", "token": "secret\n"}.items():
+        (folder / name).write_text(text)
+    async with serving(world.handle) as server:
+        return await asyncio.to_thread(
+            run,
+            Cluster(server.url, folder),
+            prometheus or server.url,
+            read_gates(GATES),
+            [1],
+            ("oci://r/new", "sha256:new"),
+            Patience(count=3, interval=0.01, limit=0.1),
+            lambda line: None,
+        )
+
+
+async def test_a_candidate_that_passes_every_gate_of_every_step_is_promoted(tmp_path):
+    world = World()
+    code, told = await canary(world, tmp_path, "--replicas", "4", "--hours", "1")
+    assert code == 0, told
+    assert world.commands == {"reflux": AFTER, "reflux-worker": AFTER}
+    assert world.replicas == {"reflux-canary": [1, 4, 0], "reflux-canary-worker": [1, 0]}
+    assert world.looks == 2 * 3 * len(NAMES)
+
+
+async def test_a_candidate_that_fails_a_gate_is_rolled_back(tmp_path):
+    world = World({NAMES[0]: FAILS})
+    code, told = await canary(world, tmp_path, "--hours", "1")
+    assert code == 2, told
+    assert f"{NAMES[0]} fail" in told
+    assert world.untouched
+    assert world.over
+
+
+async def test_a_candidate_of_whom_nothing_is_known_in_time_is_rolled_back(tmp_path):
+    world = World(default=[])
+    code, told = await canary(world, tmp_path)
+    assert code == 3, told
+    assert world.untouched
+    assert world.over
+
+
+@pytest.mark.parametrize("gate", NAMES)
+async def test_one_failure_is_enough_and_one_pass_that_is_missing_too(gate, tmp_path):
+    for values, phase in ((FAILS, Phase.FAIL), ([], Phase.INCONCLUSIVE)):
+        world = World({gate: values})
+        assert await judged(world, tmp_path) is phase
+        assert world.untouched
+        assert world.over
+
+
+@pytest.mark.parametrize("values", [["NaN"], ["0"], ["-1", "-1"], ["no number"]], ids=str)
+async def test_what_is_not_known_is_no_pass(values, tmp_path):
+    world = World({NAMES[0]: values})
+    assert await judged(world, tmp_path) is Phase.INCONCLUSIVE
+    assert world.untouched
+    assert world.over
+
+
+@pytest.mark.parametrize(("status", "prometheus"), [(503, ""), (200, "http://127.0.0.1:1")])
+async def test_a_prometheus_with_errors_or_none_is_no_pass(status, prometheus, tmp_path):
+    world = World(status=status)
+    assert await judged(world, tmp_path, prometheus) is Phase.INCONCLUSIVE
+    assert world.untouched
+    assert world.over
+
+
+async def test_a_canary_that_is_told_to_end_takes_its_pods_with_it(tmp_path):
+    world = World(default=[])
+    async with serving(world.handle) as server:
+        process = await start(server.url, tmp_path, "--hours", "1")
+        await until(lambda: world.looks > 0)
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert world.untouched
+    assert world.over
+
+
+async def test_a_refusal_of_the_cluster_says_what_was_refused_and_leaves_no_pods(tmp_path):
+    world = World(refused="PATCH reflux")
+    code, told = await canary(world, tmp_path, "--hours", "1")
+    assert code == 4
+    assert "PATCH /apis/apps/v1/namespaces/blue/deployments/reflux: 403 forbidden" in told
+    assert world.commands["reflux"] == BEFORE
+    assert world.over
+
+
+def test_without_a_token_or_gates_nothing_can_begin(tmp_path):
+    (tmp_path / "none.yaml").write_text("gates: []")
+    with pytest.raises(CanaryError, match="every candidate would pass"):
+        read_gates(tmp_path / "none.yaml")
+    with pytest.raises(ClusterError, match="service account's token"):
+        Cluster("http://127.0.0.1:1", tmp_path / "nowhere")
+
+
+async def test_a_deployment_whose_bundle_is_not_pulled_is_refused_before_anything_starts(tmp_path):
+    world = World(commands={"reflux": ["cp", "a", "b"], "reflux-worker": BEFORE})
+    with pytest.raises(CanaryError, match="component canary-plain"):
+        await judged(world, tmp_path)
+    assert not any(world.replicas.values())
+
+
+def test_only_all_passes_are_a_pass_and_one_failure_is_a_failure():
+    unsure = Phase.INCONCLUSIVE
+    assert together([Phase.PASS, Phase.PASS]) is Phase.PASS
+    assert together([Phase.PASS, unsure]) is unsure
+    assert together([unsure, Phase.FAIL, Phase.PASS]) is Phase.FAIL
+    assert together([]) is unsure
+    assert EXIT_CODES[unsure] == 3
+
+
+def test_a_file_of_gates_that_is_none_is_refused(tmp_path):
+    (tmp_path / "gates.yaml").write_text("- name: gap")
+    with pytest.raises(CanaryError, match="is no file of gates"):
+        read_gates(tmp_path / "gates.yaml")
+
+
+def test_the_deployments_of_the_component_can_be_promoted_to():
+    documents = rendered("cpu", "canary-plain")
+    for name in ("reflux", "reflux-worker"):
+        patch = promoted(find(documents, "Deployment", name), "oci://r/new", "sha256:new")
+        (container,) = patch["spec"]["template"]["spec"]["initContainers"]
+        assert container["command"] == AFTER[:6]
