@@ -15,6 +15,7 @@ TEACHER = {("out", cidr, ("TCP:443",)) for cidr in ("0.0.0.0/0", "::/0")}
 OWN = "./app.kubernetes.io/name=reflux"
 DEV_DATABASE = {("out", f"./app.kubernetes.io/component=database,{OWN[2:]}", ("TCP:5432",))}
 PULL = {("out", cidr, ("TCP:443",)) for cidr in ("0.0.0.0/0", "::/0")}
+BUNDLE_AND_API = {("out", cidr, ("TCP:443", "TCP:6443")) for cidr in ("0.0.0.0/0", "::/0")}
 
 EDGES = {
     ("cpu",): {
@@ -32,6 +33,13 @@ EDGES = {
             ("in", f"./app.kubernetes.io/component=gap-report,{OWN[2:]}", ("TCP:http",)),
         },
         "CronJob/reflux-gap-report": {DNS, ("out", f"./app.kubernetes.io/component=worker,{OWN[2:]}", ("TCP:http",))},
+    },
+    ("cpu", "canary-plain"): {
+        "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
+        "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
+        "Deployment/reflux-canary": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
+        "Deployment/reflux-canary-worker": {DNS, MONITORING, *DATABASE, *PULL},
+        "CronJob/reflux-promote": {DNS, *DATABASE, *BUNDLE_AND_API, ("out", "monitoring/*", ("TCP:9090",))},
     },
     ("dev",): {
         "Deployment/reflux": {DNS, ("in", "./*", ("TCP:http",)), MONITORING, *DEV_DATABASE},

@@ -1,11 +1,11 @@
 """`reflux canary` against a Prometheus and a Kubernetes API that a test plays over HTTP."""
 
 import asyncio
-import json
 import signal
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -13,6 +13,7 @@ import yaml
 
 from reflux.canary import EXIT_CODES, CanaryError, Patience, Phase, promoted, read_gates, run, together
 from reflux.cluster import Cluster, ClusterError
+from tests.support.fake_cluster import BEFORE, FakeCluster, write_account
 from tests.support.http_server import serving
 from tests.support.kustomize import K8S, find, rendered
 from tests.support.waiting import until
@@ -20,76 +21,37 @@ from tests.support.waiting import until
 GATES = K8S / "components" / "canary-plain" / "gates.yaml"
 NAMES = [gate["name"] for gate in yaml.safe_load(GATES.read_text())["gates"]]
 PASSES, FAILS = ["-1"], ["1"]
-BEFORE = ["reflux", "pull", "oci://r/old", "/bundle/bundle", "--digest", "sha256:old", "--verify-key", "/k.pub"]
 AFTER = ["reflux", "pull", "oci://r/new", "/bundle/bundle", "--digest", "sha256:new", "--verify-key", "/k.pub"]
-CANARY = {"reflux-canary", "reflux-canary-worker"}
 
 
-@dataclass
-class World:
-    """A namespace, and a Prometheus that answers each gate by `answers`; `refused` is what RBAC denies."""
+class World(FakeCluster):
+    """A cluster, and a Prometheus that answers each gate by `answers`, with `default` for the others."""
 
-    answers: dict[str, list[str]] = field(default_factory=dict)
-    default: list[str] = field(default_factory=lambda: PASSES)
-    status: int = 200
-    refused: str = ""
-    replicas: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in CANARY})
-    commands: dict[str, list[str]] = field(default_factory=lambda: {"reflux": BEFORE, "reflux-worker": BEFORE})
-    looks: int = 0
+    def __init__(
+        self,
+        answers: Mapping[str, list[str]] = MappingProxyType({}),
+        default: Sequence[str] = PASSES,
+        status: int = 200,
+        refused: str = "",
+    ) -> None:
+        super().__init__(refused=refused)
+        self.looks = 0
+        self._gates = {gate.query: gate.name for gate in read_gates(GATES)}
+        self._answers, self._default, self._status = answers, default, status
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answer a request to either."""
-        if request.url.path == "/api/v1/query":
-            self.looks += 1
-            (name,) = [name for name in NAMES if self._query(name) == request.url.params["query"]]
-            rows = [{"metric": {}, "value": [0, value]} for value in self.answers.get(name, self.default)]
-            return httpx.Response(self.status, json={"status": "success", "data": {"result": rows}})
-        assert request.headers["authorization"] == "Bearer secret"
-        what = f"{request.method} {request.url.path.removeprefix('/apis/apps/v1/namespaces/blue/deployments/')}"
-        if what == self.refused:
-            return httpx.Response(403, text="forbidden")
-        return self._api(what.split(" ")[1].split("/"), what, request)
-
-    def _api(self, path: list[str], what: str, request: httpx.Request) -> httpx.Response:
-        name = path[0]
-        kind = request.headers.get("content-type", "")
-        if what.endswith("/scale"):
-            assert kind == "application/merge-patch+json"
-            self.replicas[name].append(json.loads(request.content)["spec"]["replicas"])
-            return httpx.Response(200, json={})
-        if what.startswith("PATCH"):
-            assert kind == "application/strategic-merge-patch+json"
-            (container,) = json.loads(request.content)["spec"]["template"]["spec"]["initContainers"]
-            assert container.keys() == {"name", "command"}
-            self.commands[name] = container["command"]
-            return httpx.Response(200, json={})
-        return httpx.Response(200, json=deployment(name, self.commands[name]))
-
-    @staticmethod
-    def _query(name: str) -> str:
-        return next(gate["query"] for gate in yaml.safe_load(GATES.read_text())["gates"] if gate["name"] == name)
-
-    @property
-    def untouched(self) -> bool:
-        """Whether the stable Deployments are as they were."""
-        return set(map(tuple, self.commands.values())) == {tuple(BEFORE)}
-
-    @property
-    def over(self) -> bool:
-        """Whether every Deployment of the canary has been started, and has no pods now."""
-        return all(len(each) > 1 and each[-1] == 0 for each in self.replicas.values())
-
-
-def deployment(name: str, command: list[str]) -> dict[str, object]:
-    """Return what the API says of a Deployment whose container `pull` has a command."""
-    containers = [{"name": "pull", "command": command}, {"name": "migrate", "command": ["reflux", "migrate"]}]
-    return {"metadata": {"name": name}, "spec": {"template": {"spec": {"initContainers": containers}}}}
+        if request.url.path != "/api/v1/query":
+            return super().handle(request)
+        self.looks += 1
+        values = self._answers.get(self._gates[request.url.params["query"]], self._default)
+        rows = [{"metric": {}, "value": [0, value]} for value in values]
+        return httpx.Response(self._status, json={"status": "success", "data": {"result": rows}})
 
 
 async def start(url: str, folder: Path, *options: str) -> asyncio.subprocess.Process:
     """Start `reflux canary` with the service account in `folder`."""
-    for name, text in {"namespace": "blue", "token": "secret\n"}.items():
-        (folder / name).write_text(text)
+    write_account(folder)
     given = {
         "--prometheus": url,
         "--gates": str(GATES),
@@ -118,8 +80,7 @@ async def canary(world: World, folder: Path, *options: str) -> tuple[int | None,
 
 async def judged(world: World, folder: Path, prometheus: str = "") -> Phase:
     """Do the same within this process, for a tenth of a second."""
-    for name, text in {"namespace": "blue", "token": "secret\n"}.items():
-        (folder / name).write_text(text)
+    write_account(folder)
     async with serving(world.handle) as server:
         return await asyncio.to_thread(
             run,
@@ -214,7 +175,8 @@ def test_without_a_token_or_gates_nothing_can_begin(tmp_path):
 
 
 async def test_a_deployment_whose_bundle_is_not_pulled_is_refused_before_anything_starts(tmp_path):
-    world = World(commands={"reflux": ["cp", "a", "b"], "reflux-worker": BEFORE})
+    world = World()
+    world.commands["reflux"] = ["cp", "a", "b"]
     with pytest.raises(CanaryError, match="component canary-plain"):
         await judged(world, tmp_path)
     assert not any(world.replicas.values())

@@ -1,8 +1,9 @@
 """Rehearse the canary: `make rehearse-canary`.
 
 Candidates of every kind serve real traffic, a real Prometheus with the real rules scrapes them, and the queries of the
-AnalysisTemplate are judged as Argo Rollouts judges them: only a good candidate may pass. The plain canary asks the same
-queries. Prometheus is needed (Debian: `apt-get install prometheus`). Exits with 1 unless all goes as it should.
+AnalysisTemplate are judged as Argo Rollouts judges them: only a good candidate may pass. `reflux canary` then asks the
+same Prometheus, and promotes or rolls back by a Kubernetes API that is played here. Prometheus is needed (Debian:
+`apt-get install prometheus`). Exits with 1 unless all goes as it should.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from typing import Any, NamedTuple
 import httpx
 import yaml
 
+from reflux import canary as plain
+from reflux.cluster import Cluster
 from tests.support.argo import Phase, analyse, worst
+from tests.support.fake_cluster import FakeCluster, write_account
+from tests.support.http_server import serving
 from tests.support.hurried_rules import impatient
 from tests.support.misbehaving import Case, Trouble, breaking, fleet, ordinary, silence
 from tests.support.prometheus import PROMETHEUS, Prometheus, prometheus
@@ -28,11 +33,19 @@ from tests.support.tiny_bundle import MAX_TOKENS, WORDS, build_bundle, rewritten
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "k8s" / "components" / "canary-argo" / "analysis.yaml"
+PLAIN = ROOT / "k8s" / "components" / "canary-plain" / "gates.yaml"
 
 PATIENCE = 90.0
 """Seconds within which a candidate should be judged as it deserves."""
 
 WRONG = dict.fromkeys(WORDS["billing"], "shipping")
+
+
+_PHASES = {
+    plain.Phase.PASS: Phase.SUCCESSFUL,
+    plain.Phase.FAIL: Phase.FAILED,
+    plain.Phase.INCONCLUSIVE: Phase.INCONCLUSIVE,
+}
 
 
 class Outcome(NamedTuple):
@@ -87,9 +100,13 @@ async def rehearse(folder: Path, names: Sequence[str] = ()) -> list[Outcome]:
             services.misbehave()
             for name, (case, deserved) in cases.items():
                 outcomes.append(Outcome(case.how, deserved, await _judged(template, name, server, deserved)))
+                outcomes.append(Outcome(f"{case.how} (plain)", deserved, await _plain(folder, name, server)))
             outcomes += await _without_data(template, server)
             await services.calm_down()
         outcomes.append(await _without_prometheus(template, server))
+        outcomes.append(
+            Outcome("Prometheus is down (plain)", Phase.INCONCLUSIVE, await _plain(folder, "good", server)),
+        )
     return outcomes
 
 
@@ -101,6 +118,33 @@ async def _judged(template: Mapping[str, Any], name: str, server: Prometheus, de
         if worst(found) in (deserved, Phase.SUCCESSFUL) or time.monotonic() > until:
             return found
         await asyncio.sleep(1.0)
+
+
+async def _plain(folder: Path, name: str, server: Prometheus) -> dict[str, Phase]:
+    """Let `reflux canary` judge the pods of a candidate. It is an error if the cluster is not as its answer says."""
+    gates = [plain.Gate(gate.name, gate.query.replace("reflux-canary-", f"reflux-{name}-")) for gate in _gates()]
+    fake = FakeCluster()
+    write_account(folder)
+    async with serving(fake.handle) as api:
+        phase = await asyncio.to_thread(
+            plain.run,
+            Cluster(api.url, folder),
+            str(server.client.base_url),
+            gates,
+            [1],
+            ("oci://candidate", "sha256:candidate"),
+            plain.Patience(count=3, interval=0.5, limit=4.0),
+            lambda line: None,
+        )
+    promoted = all(command[2] == "oci://candidate" for command in fake.commands.values())
+    as_told = fake.over and (promoted if phase is plain.Phase.PASS else fake.untouched)
+    return {"reflux canary": _PHASES[phase] if as_told else Phase.ERROR}
+
+
+def _gates() -> list[plain.Gate]:
+    gates = plain.read_gates(PLAIN)
+    assert all("reflux-canary-" in gate.query for gate in gates)
+    return gates
 
 
 async def _without_data(template: Mapping[str, Any], server: Prometheus) -> list[Outcome]:

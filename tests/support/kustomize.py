@@ -31,6 +31,7 @@ _AT_MOST_ONE = (
     {"image-volume", "init-container"},  # ways to the bundle
     {"init-container", "canary-plain"},  # the second includes the first
     {"image-volume", "canary-plain"},
+    {"canary-argo", "canary-plain"},
     {"inflight", "keda"},  # autoscalers
     {"inflight", "gpu"},  # the same metric
     {"external-secrets", "postgres-dev"},  # both make the Secret reflux-database
