@@ -60,7 +60,7 @@ rehearse-canary: setup
 # bundles of `make demo` or of another run: BUNDLES=runs/NAME/bundles. Ends with 1 if a promise does not hold.
 BUNDLES ?= runs/demo/bundles
 rehearse-hosts: setup
-	$(BIN)/python -m rehearsals.hosts --bundles $(BUNDLES)
+	$(BIN)/python -m tests.rehearsals.hosts --bundles $(BUNDLES)
 
 lint: setup
 	$(BIN)/ruff check

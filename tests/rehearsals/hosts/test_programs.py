@@ -12,15 +12,15 @@ import pytest
 import yaml
 
 from distill.data.support_desk import tickets
-from rehearsals.hosts import load, needs, table
-from rehearsals.hosts.balancer import CHECK_SECONDS, CHECKS, configuration
-from rehearsals.hosts.cases import CASES, CUT_SECONDS
-from rehearsals.hosts.cluster import DRAIN_SECONDS, HOSTS, SETTINGS, Bundles
-from rehearsals.hosts.errors import RehearsalError
-from rehearsals.hosts.examine import Findings
-from rehearsals.hosts.network import Network
-from rehearsals.hosts.prometheus import RULES, SCRAPE_SECONDS, impatient
-from rehearsals.hosts.teacher import completion, text_of
+from tests.rehearsals.hosts import load, needs, table
+from tests.rehearsals.hosts.balancer import CHECK_SECONDS, CHECKS, configuration
+from tests.rehearsals.hosts.cases import CASES, CUT_SECONDS
+from tests.rehearsals.hosts.cluster import DRAIN_SECONDS, HOSTS, SETTINGS, Bundles
+from tests.rehearsals.hosts.errors import RehearsalError
+from tests.rehearsals.hosts.examine import Findings
+from tests.rehearsals.hosts.network import Network
+from tests.rehearsals.hosts.prometheus import RULES, SCRAPE_SECONDS, impatient
+from tests.rehearsals.hosts.teacher import completion, text_of
 from tests.support.http_server import serving
 
 

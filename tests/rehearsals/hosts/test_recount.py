@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rehearsals.hosts.recount import ROWS, differences, gap_of, recount, unaccounted, whole
+from tests.rehearsals.hosts.recount import ROWS, differences, gap_of, recount, unaccounted, whole
 
 NAMES = ("bundle", "band", "outcome", "rows", "disagreed")
 LOG = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rehearsals.hosts.load import Answered
-from rehearsals.hosts.tolerance import Excuses, Span, answered, since, within
+from tests.rehearsals.hosts.load import Answered
+from tests.rehearsals.hosts.tolerance import Excuses, Span, answered, since, within
 
 
 def failed(start: float, end: float, server: str = "serving-1", status: int = 502) -> Answered:

@@ -1,4 +1,4 @@
-"""`python -m rehearsals.hosts`, or `make rehearse-hosts`: all cases; the exit status is 1 if one does not hold.
+"""`python -m tests.rehearsals.hosts`, or `make rehearse-hosts`: all cases; the exit status is 1 if one does not hold.
 
 Files of a rehearsal that failed are kept until the next one.
 """
@@ -14,15 +14,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rehearsals.hosts import table
-from rehearsals.hosts.cases import CASES, CUT_SECONDS, SOON_SECONDS, Case
-from rehearsals.hosts.cluster import HOSTS, Bundles, Cluster
-from rehearsals.hosts.errors import RehearsalError
-from rehearsals.hosts.examine import Findings, examine
-from rehearsals.hosts.load import Answered, read
-from rehearsals.hosts.needs import leftover, missing
-from rehearsals.hosts.network import Network
-from rehearsals.hosts.tolerance import Excuses
+from tests.rehearsals.hosts import table
+from tests.rehearsals.hosts.cases import CASES, CUT_SECONDS, SOON_SECONDS, Case
+from tests.rehearsals.hosts.cluster import HOSTS, Bundles, Cluster
+from tests.rehearsals.hosts.errors import RehearsalError
+from tests.rehearsals.hosts.examine import Findings, examine
+from tests.rehearsals.hosts.load import Answered, read
+from tests.rehearsals.hosts.needs import leftover, missing
+from tests.rehearsals.hosts.network import Network
+from tests.rehearsals.hosts.tolerance import Excuses
 
 PREFIX = "reflux-hosts-"
 LOCK = Path(tempfile.gettempdir()) / "reflux-hosts.lock"

@@ -1,7 +1,7 @@
 """A teacher behind a network: OpenAI's chat API, answered by a bundle of Reflux.
 
-`python -m rehearsals.hosts.teacher BUNDLE HOST PORT`. It names the bundle's label of the text between the tags of the
-last message, whatever else it is asked.
+`python -m tests.rehearsals.hosts.teacher BUNDLE HOST PORT`. It names the bundle's label of the text between the tags
+of the last message, whatever else it is asked.
 """
 
 from __future__ import annotations

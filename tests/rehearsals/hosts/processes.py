@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from rehearsals.hosts.errors import RehearsalError
-from rehearsals.hosts.network import Network
+from tests.rehearsals.hosts.errors import RehearsalError
+from tests.rehearsals.hosts.network import Network
 
 PATIENCE = 60.0
 """Seconds in which anything of a rehearsal must have happened."""

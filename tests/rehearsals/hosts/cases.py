@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from rehearsals.hosts.cluster import DATABASE, SERVING, TEACHER, WORKER, Cluster, Reflux
-from rehearsals.hosts.tolerance import Excuses, Span
+from tests.rehearsals.hosts.cluster import DATABASE, SERVING, TEACHER, WORKER, Cluster, Reflux
+from tests.rehearsals.hosts.tolerance import Excuses, Span
 
 CUT_SECONDS = 8.0
 """How long a link stays cut: longer than the deadline of a question to the teacher, and than a probe's patience."""

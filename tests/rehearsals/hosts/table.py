@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rehearsals.hosts.examine import Findings
+from tests.rehearsals.hosts.examine import Findings
 
 COLUMNS = ("case", "requests", "answered", "in flight on a killed host", "sampled", "compared", "lost", "gap", "holds")
 

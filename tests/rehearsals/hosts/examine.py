@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from rehearsals.hosts.cluster import WORKER, Cluster
-from rehearsals.hosts.errors import RehearsalError
-from rehearsals.hosts.load import Answered
-from rehearsals.hosts.processes import PATIENCE
-from rehearsals.hosts.prometheus import COUNTS, DISAGREED, MISSING, RATIO, SCRAPE_SECONDS
-from rehearsals.hosts.recount import ROWS, Recount, differences, gap_of, recount, unaccounted, whole
-from rehearsals.hosts.tolerance import Excuses, Span, answered, since, within
+from tests.rehearsals.hosts.cluster import WORKER, Cluster
+from tests.rehearsals.hosts.errors import RehearsalError
+from tests.rehearsals.hosts.load import Answered
+from tests.rehearsals.hosts.processes import PATIENCE
+from tests.rehearsals.hosts.prometheus import COUNTS, DISAGREED, MISSING, RATIO, SCRAPE_SECONDS
+from tests.rehearsals.hosts.recount import ROWS, Recount, differences, gap_of, recount, unaccounted, whole
+from tests.rehearsals.hosts.tolerance import Excuses, Span, answered, since, within
 
 RATIO_TOLERANCE = 0.005
 """Largest difference of the gap by GET /gap from those by the log and by Prometheus: losses weigh otherwise there."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rehearsals.hosts.load import OK, Answered
+from tests.rehearsals.hosts.load import OK, Answered
 
 STORED_SECONDS = 1.0
 """A killed process may have counted requests of so long before without having stored their counts: `flush_seconds`,

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from rehearsals.hosts.errors import RehearsalError
+from tests.rehearsals.hosts.errors import RehearsalError
 
 PREFIX = "reflux-"
 SWITCH = f"{PREFIX}switch"

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import yaml
 
-from rehearsals.hosts.network import Network
-from rehearsals.hosts.processes import Program
+from tests.rehearsals.hosts.network import Network
+from tests.rehearsals.hosts.processes import Program
 
-RULES = Path(__file__).parents[2] / "k8s" / "monitoring" / "rules.yaml"
+RULES = Path(__file__).parents[3] / "k8s" / "monitoring" / "rules.yaml"
 SCRAPE_SECONDS = 1
 PORT = 9090
 

@@ -1,8 +1,8 @@
 """Clients of the service: requests at a steady rate, each written down with its answer.
 
-`python -m rehearsals.hosts.load URL PER_SECOND SECONDS FILE [SEED]`, on the clients' host. Requests begin at their
-time, however long earlier ones take, and none is sent twice.
-Each is a line of JSON in FILE, with the fields of `Answered`.
+`python -m tests.rehearsals.hosts.load URL PER_SECOND SECONDS FILE [SEED]`, on the clients' host. Requests begin at
+their time, however long earlier ones take, and none is sent twice. Each is a line of JSON in FILE, with the fields of
+`Answered`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import platform
 import shutil
 from pathlib import Path
 
-from rehearsals.hosts.cluster import Bundles
-from rehearsals.hosts.database import programs
+from tests.rehearsals.hosts.cluster import Bundles
+from tests.rehearsals.hosts.database import programs
 
 PROGRAMS = {
     "ip": "iproute2",

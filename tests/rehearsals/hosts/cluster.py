@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 
-from rehearsals.hosts import balancer
-from rehearsals.hosts.database import Database
-from rehearsals.hosts.network import Network
-from rehearsals.hosts.processes import PATIENCE, Program
-from rehearsals.hosts.prometheus import Prometheus
+from tests.rehearsals.hosts import balancer
+from tests.rehearsals.hosts.database import Database
+from tests.rehearsals.hosts.network import Network
+from tests.rehearsals.hosts.processes import PATIENCE, Program
+from tests.rehearsals.hosts.prometheus import Prometheus
 
 SERVING = ("serving-1", "serving-2")
 WORKER, DATABASE, TEACHER, MONITORING, CLIENTS = "worker", "database", "teacher", "monitoring", "clients"
@@ -97,7 +97,11 @@ class Cluster:
         asking = self.environment(bundles.successor, ask=True)
         self.next_worker = Reflux(network, WORKER, PORT + 1, "worker", asking, folder / "next-worker.log")
         self.teacher = self._python(
-            TEACHER, "rehearsals.hosts.teacher", str(bundles.teacher), network.addresses[TEACHER], str(TEACHER_PORT)
+            TEACHER,
+            "tests.rehearsals.hosts.teacher",
+            str(bundles.teacher),
+            network.addresses[TEACHER],
+            str(TEACHER_PORT),
         )
         targets = [process.target for process in (*self.serving.values(), self.worker, self.next_worker)]
         self.prometheus = Prometheus(network, MONITORING, _made(folder / "monitoring"), targets)
@@ -141,7 +145,7 @@ class Cluster:
         self._loads += 1
         file = self.folder / f"requests-{self._loads}.jsonl"
         settings = (str(per_second), str(seconds), str(file), str(self._loads))
-        clients = self._python(CLIENTS, "rehearsals.hosts.load", self._entry, *settings)
+        clients = self._python(CLIENTS, "tests.rehearsals.hosts.load", self._entry, *settings)
         await clients.start()
         return clients, file
 

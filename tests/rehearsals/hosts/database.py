@@ -11,9 +11,9 @@ import shutil
 import signal
 from pathlib import Path
 
-from rehearsals.hosts.errors import RehearsalError
-from rehearsals.hosts.network import NETWORK, Network, as_account
-from rehearsals.hosts.processes import Program
+from tests.rehearsals.hosts.errors import RehearsalError
+from tests.rehearsals.hosts.network import NETWORK, Network, as_account
+from tests.rehearsals.hosts.processes import Program
 
 ACCOUNT = "postgres"
 """The account of this machine that the server runs as; it refuses to run as root."""
