@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from k8s.monitoring.rules.document import documents
+from tests.support.kustomize import find, rendered
 from tests.support.promtool import PROMTOOL
 
 MONITORING = Path(__file__).parents[2] / "k8s" / "monitoring"
@@ -34,7 +35,20 @@ def test_the_files_are_written_from_their_source(name):
 
 @pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: prometheus)")
 def test_prometheus_reads_them():
-    done = subprocess.run([PROMTOOL, "check", "rules", MONITORING / "rules.yaml"], capture_output=True, text=True)
+    checked(MONITORING / "rules.yaml")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: prometheus)")
+def test_prometheus_reads_what_a_cluster_gets_with_the_component_monitoring(tmp_path):
+    rendered_rules = find(rendered("base", "monitoring"), "PrometheusRule", "reflux")["spec"]
+    assert rendered_rules["groups"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rendered_rules))
+    checked(tmp_path / "rules.yaml")
+
+
+def checked(file):
+    """Fail unless promtool reads a file of rules."""
+    done = subprocess.run([PROMTOOL, "check", "rules", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
