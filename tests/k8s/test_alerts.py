@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.monitored import BAD, CALM, PROPENSITY, constants
-from tests.support.promtool import PROMTOOL, Pod, Traffic, firing, gauge, near, nothing, run
+from tests.support.promtool import PROMTOOL, Pod, Traffic, firing, gauge, near, nothing, run, something
 
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: prometheus)")
 
@@ -117,7 +117,24 @@ def test_a_quiet_day_is_silent(tmp_path):
     """
     random = np.random.default_rng(0)
     series = [*constants("a", "b", minutes=288)]
-    for name in "ab":
+    noise = {
+        'reflux_drift_statistic{feature="band"': 30.0 + 5.0 * random.standard_normal((2, 289)),
+        "reflux_gap_edetector{": np.exp(random.standard_normal((2, 289)).cumsum(axis=1) % 7.0),
+        "reflux_teacher_log_evalue{": random.uniform(-2.0, 2.0, (2, 289)),
+        'reflux_shadow_cost_usd_total{teacher="t"': random.exponential(0.01, (2, 289)).cumsum(axis=1),
+    }
+    still = {
+        'reflux_drift_threshold{feature="band"': 60.0,
+        "reflux_drift_detected{": 0.0,
+        "reflux_gap_edetector_threshold{": 12_000.0,
+        "reflux_teacher_drift{": 0.0,
+        "reflux_shadow_budget_usd_per_hour{": 1.0,
+    }
+    for at, name in enumerate("ab"):
+        for start, values in noise.items():
+            series.append(line(start, name, map(float, values[at])))
+        for start, value in still.items():
+            series.append(line(start, name, [value] * 289))
         pod = Pod(name, PROPENSITY).born()
         for step in range(1, 289):
             if (name, step) == ("b", 144):
@@ -128,4 +145,40 @@ def test_a_quiet_day_is_silent(tmp_path):
             disagreed = random.binomial(sampled, CALM.disagreed / CALM.sampled)
             pod.serve(1, Traffic(requests, sampled, disagreed, requests * CALM.expected / CALM.requests))
         series += pod.series()
-    run(tmp_path, series, [firing(minute) for minute in range(0, 1441, 15)], step="5m")
+    checks = [firing(minute) for minute in range(0, 1441, 15)]
+    seen = [something(1080, name) for name in JUDGED if 'window="5m"' not in name]
+    run(tmp_path, series, [*checks, *seen], step="5m")
+
+
+def test_a_quiet_hour_is_silent_in_the_shortest_windows_too(tmp_path):
+    pod = Pod("a", PROPENSITY).born().serve(60, CALM)
+    seen = [something(60, name) for name in JUDGED if 'window="5m"' in name]
+    assert seen
+    run(tmp_path, [*pod.series(), *constants("a", minutes=60)], [*map(firing, range(0, 61, 5)), *seen])
+
+
+JUDGED = (
+    "model:reflux_gap:log_evidence",
+    "model:reflux_gap:edetector",
+    "model:reflux_gap:edetector_at",
+    'model:reflux_gap:ratio{window="1d"}',
+    "model_feature:reflux_drift:excess",
+    "model:reflux_teacher:drift",
+    "model:reflux_shadow_budget:ratio",
+    "model:reflux_shadow:missing",
+    *(
+        f'model:reflux_{what}:burn{{window="{window}"}}'
+        for what in ("availability", "latency")
+        for window in ("5m", "1h", "6h")
+    ),
+)
+"""What alerts compare with something: without a value, their silence would mean nothing."""
+
+
+def line(start, pod, values):
+    """Return a series of a pod, whose name and labels begin with `start`."""
+    comma = "" if start.endswith("{") else ", "
+    return {
+        "series": f'{start}{comma}model_version="v1", pod="{pod}"}}',
+        "values": " ".join(repr(value) for value in values),
+    }

@@ -160,6 +160,11 @@ def near(minute: int, series: str, value: float, tolerance: float = 0.01) -> dic
     return {"expr": expression, "eval_time": f"{minute}m", "exp_samples": [{"labels": labels, "value": 1}]}
 
 
+def something(minute: int, expression: str) -> dict[str, Any]:
+    """Return a test that an expression has a series at `minute`."""
+    return {"expr": f"count({expression}) > bool 0", "eval_time": f"{minute}m", "exp_samples": [{"value": 1}]}
+
+
 def nothing(minute: int, expression: str) -> dict[str, Any]:
     """Return a test that an expression has no series at `minute`."""
     return {"expr": expression, "eval_time": f"{minute}m", "exp_samples": []}
