@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
 
-.PHONY: setup demo serve test surface monitoring checkov rehearse-alerts rehearse-canary rehearse-hosts lint format lock clean
+.PHONY: setup demo serve test surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-hosts rehearse-image lint format lock clean
 
 setup: $(STAMP)
 
@@ -62,6 +62,20 @@ BUNDLES ?= runs/demo/bundles
 rehearse-hosts: setup
 	$(BIN)/python -m tests.rehearsals.hosts --bundles $(BUNDLES)
 
+# Builds the Dockerfile with buildah, and runs the image on a read-only root; Linux, as root.
+rehearse-image: setup
+	$(BIN)/python -m tests.rehearsals.image
+
+# Ends with 1 for a known vulnerability that .ci/audit_exceptions.txt does not excuse, with 3 if packages could not be audited.
+audit: $(VENV)-audit/bin/pip-audit
+	@grep -v '^#' constraints.txt > $(VENV)-audit/requirements.txt
+	@$(PYTHON) .ci/audit.py $(UNAUDITED) $(VENV)-audit/bin/pip-audit --requirement $(VENV)-audit/requirements.txt \
+	  --vulnerability-service osv --no-deps --disable-pip --progress-spinner off --format json
+
+$(VENV)-audit/bin/pip-audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet --progress-bar off 'pip-audit>=2.10'
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -81,4 +95,4 @@ lock: setup
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-checkov runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-checkov runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache
