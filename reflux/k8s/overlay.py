@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.errors import DistillError
-from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace, template
+from reflux.k8s.patches import Patch, delete, dump, egress, job_template, mount, namespace, replace, template
 from reflux.k8s.sources import BundleSource
 
-_PODS = "reflux|reflux-worker"
+_PODS = "reflux|reflux-worker|reflux-canary|reflux-canary-worker"
+_ACCOUNTS = "reflux|reflux-worker|reflux-promote"
 _RUNBOOK = "reflux-runbook"
 _SIGNING = "reflux-signing"
+_CANARY = "canary-plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Overlay:
         known = sorted(path.parent.name for path in manifests.glob("components/*/kustomization.yaml"))
         if missing := [name for name in self.components if name not in known]:
             raise DistillError(f"--with {', '.join(missing)}: no such component; there are {', '.join(known)}")
+        if _CANARY in self.components and self.bundle.delivery != "init-container":
+            raise DistillError(f"--with {_CANARY}: its bundles are pulled; add --delivery init-container")
         if self.verify_key is not None and self.bundle.delivery != "init-container":
             raise DistillError(
                 "--verify-key: only `reflux pull` verifies; add --delivery init-container, or leave it to the cluster"
@@ -92,6 +96,9 @@ class Overlay:
         """Return the document, with `manifests` the way from its folder to Reflux's folder k8s."""
         delivery = [] if self.bundle.delivery == "claim" else [self.bundle.delivery]
         components = dict.fromkeys([*delivery, *self.components])
+        if _CANARY in components:  # it includes the delivery, and copies what the others have made
+            del components["init-container"], components[_CANARY]
+            components[_CANARY] = None
         runbook = [] if self.runbook_url is None else ["runbook.yaml"]
         document = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -128,20 +135,30 @@ class Overlay:
                     replace("Deployment", _PODS, f"{volume}/persistentVolumeClaim/claimName", self.bundle.reference)
                 ]
             case _:
-                return [] if self.verify_key is None else [template(_PODS, _VERIFYING)]
+                if self.verify_key is None:
+                    return []
+                job = _verifying(pull_current="/bundle/current", pull_candidate="/bundle/candidate")
+                return [template(_PODS, _verifying(pull="/bundle/bundle")), *self._job(job)]
 
     def _secrets(self) -> list[Patch]:
         volumes = [
             (_PODS, "keys", self.keys_secret),
             (_PODS, "database", self.database_secret),
-            ("reflux-worker", "teacher", self.teacher_secret),
+            ("reflux-worker|reflux-canary-worker", "teacher", self.teacher_secret),
             (_PODS, "registry", self.registry_secret if self.bundle.delivery == "init-container" else None),
         ]
         patches = [mount(pods, volume, secret) for pods, volume, secret in volumes if secret is not None]
+        for volume, secret in (("database", self.database_secret), ("registry", self.registry_secret)):
+            if secret is not None:
+                patches += self._job({"volumes": [{"name": volume, "secret": {"secretName": secret}}]})
         if self.registry_secret is not None:
             secrets = [{"name": self.registry_secret}]
-            patches.append(replace("ServiceAccount", _PODS, "/imagePullSecrets", secrets, "add"))
+            patches.append(replace("ServiceAccount", _ACCOUNTS, "/imagePullSecrets", secrets, "add"))
         return patches
+
+    def _job(self, spec: dict[str, Any]) -> list[Patch]:
+        """Return the patch that merges `spec` into that of the pods of the canary's Job, if there is one."""
+        return [job_template("reflux-promote", spec)] if _CANARY in self.components else []
 
     def _network(self) -> list[Patch]:
         patches = []
@@ -165,17 +182,6 @@ class Overlay:
         return [replace("ScaledObject", "reflux", "/spec/triggers/1/metadata/query", query)]
 
 
-_PULL = ["reflux", "pull", "$(BUNDLE_SOURCE)", "/bundle/bundle", "--digest", "$(BUNDLE_DIGEST)"]
-_VERIFYING = {
-    "initContainers": [
-        {
-            "name": "pull",
-            "command": [*_PULL, "--verify-key", "/signing/key.pub"],
-            "volumeMounts": [{"name": "signing", "mountPath": "/signing", "readOnly": True}],
-        }
-    ],
-    "volumes": [{"name": "signing", "configMap": {"name": _SIGNING}}],
-}
 _LOCAL = "# For this folder alone: kustomize takes the address from here, and a cluster never sees the object.\n"
 _RUNBOOK_URLS = {
     "source": {"kind": "ConfigMap", "name": _RUNBOOK, "fieldPath": "data.url"},
@@ -187,6 +193,23 @@ _RUNBOOK_URLS = {
         }
     ],
 }
+
+
+def _verifying(**folders: str) -> dict[str, Any]:
+    """Return what has init containers, each of which pulls to a folder, accept signed bundles alone."""
+    command = ["reflux", "pull", "$(BUNDLE_SOURCE)", "{}", "--digest", "$(BUNDLE_DIGEST)"]
+    verifying = [
+        {
+            "name": name.replace("_", "-"),
+            "command": [*(part.format(folder) for part in command), "--verify-key", "/signing/key.pub"],
+            "volumeMounts": [{"name": "signing", "mountPath": "/signing", "readOnly": True}],
+        }
+        for name, folder in folders.items()
+    ]
+    return {
+        "initContainers": verifying,
+        "volumes": [{"name": "signing", "configMap": {"name": _SIGNING}}],
+    }
 
 
 def _runbook(url: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ TEACHER = {("out", cidr, ("TCP:443",)) for cidr in ("0.0.0.0/0", "::/0")}
 OWN = "./app.kubernetes.io/name=reflux"
 DEV_DATABASE = {("out", f"./app.kubernetes.io/component=database,{OWN[2:]}", ("TCP:5432",))}
 PULL = {("out", cidr, ("TCP:443",)) for cidr in ("0.0.0.0/0", "::/0")}
-BUNDLE_AND_API = {("out", cidr, ("TCP:443", "TCP:6443")) for cidr in ("0.0.0.0/0", "::/0")}
+API = {("out", cidr, ("TCP:443", "TCP:6443")) for cidr in ("0.0.0.0/0", "::/0")}
 
 EDGES = {
     ("cpu",): {
@@ -39,7 +39,7 @@ EDGES = {
         "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
         "Deployment/reflux-canary": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
         "Deployment/reflux-canary-worker": {DNS, MONITORING, *DATABASE, *PULL},
-        "CronJob/reflux-promote": {DNS, *DATABASE, *BUNDLE_AND_API, ("out", "monitoring/*", ("TCP:9090",))},
+        "CronJob/reflux-promote": {DNS, *DATABASE, *PULL, *API, ("out", "monitoring/*", ("TCP:9090",))},
     },
     ("dev",): {
         "Deployment/reflux": {DNS, ("in", "./*", ("TCP:http",)), MONITORING, *DEV_DATABASE},

@@ -137,6 +137,26 @@ def test_a_bundle_has_to_be_signed(overlay, tmp_path):
         assert volumes(documents, name)["signing"]["configMap"] == {"name": key["metadata"]["name"]}
 
 
+def test_a_canary_has_the_same_secrets_and_takes_signed_bundles_alone(overlay, tmp_path):
+    (tmp_path / "signing.pub").write_text("a public key")
+    secrets = ("--database-secret", "ours", "--registry-secret", "our-registry", "--teacher-secret", "our-teacher")
+    signed = ("--delivery", "init-container", "--verify-key", str(tmp_path / "signing.pub"))
+    documents = overlay("--with", "canary-plain", "--with", "monitoring", *signed, *secrets)
+    plain = pod_templates(rendered("cpu", "canary-plain"))
+    pods = pod_templates(documents)
+    for name in ("Deployment/reflux-canary", "Deployment/reflux-canary-worker", "CronJob/reflux-promote"):
+        pod = pods[name]["spec"]
+        mounted = {each["name"]: each.get("secret", {}).get("secretName") for each in pod["volumes"]}
+        assert (mounted["database"], mounted["registry"]) == ("ours", "our-registry"), name
+        pulls = [each for each in pod["initContainers"] if each["command"][1] == "pull"]
+        before = [each for each in plain[name]["spec"]["initContainers"] if each["command"][1] == "pull"]
+        for pull, unsigned in zip(pulls, before, strict=True):
+            assert pull["command"] == [*unsigned["command"], "--verify-key", "/signing/key.pub"], name
+            assert {"name": "signing", "mountPath": "/signing", "readOnly": True} in pull["volumeMounts"], name
+    assert volumes(documents, "reflux-canary-worker")["teacher"]["secret"]["secretName"] == "our-teacher"
+    assert find(documents, "ServiceAccount", "reflux-promote")["imagePullSecrets"] == [{"name": "our-registry"}]
+
+
 def test_a_bundle_is_on_a_claim(overlay):
     documents = overlay(bundle="claim:tickets-bundle")
     assert volumes(documents, "reflux")["bundle"]["persistentVolumeClaim"]["claimName"] == "tickets-bundle"
@@ -235,6 +255,7 @@ def test_an_overlay_is_never_overwritten(tmp_path):
         ({"--runbook-url": "https://wiki.example"}, "--with monitoring"),
         ({"--manifests": "/nowhere"}, "checkout"),
         ({"--verify-key": "/nowhere"}, "--delivery init-container"),
+        ({"--with": "canary-plain"}, "--delivery init-container"),
         ({"--verify-key": "/nowhere", "--delivery": "init-container"}, "No such file"),
     ],
 )

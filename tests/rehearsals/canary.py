@@ -133,7 +133,7 @@ async def _plain(folder: Path, name: str, server: Prometheus) -> dict[str, Phase
             gates,
             [1],
             ("oci://candidate", "sha256:candidate"),
-            plain.Patience(count=3, interval=0.5, limit=4.0),
+            plain.Patience(count=3, interval=0.5, limit=3.0),
             lambda line: None,
         )
     promoted = all(command[2] == "oci://candidate" for command in fake.commands.values())
