@@ -268,6 +268,34 @@ def status(
     raise typer.Exit(EXIT_CODES[found.verdict])
 
 
+@app.command("gap-report", cls=StatusCommand)
+def gap_report(
+    url: Annotated[str, typer.Argument(help="Address of the service, such as http://localhost:8080.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write gap-DATE.md and gap-DATE.json into, the latter with texts.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the key alone; REFLUX_API_KEY by default.")
+    ] = None,
+    variant: Annotated[
+        Literal["stable", "candidate"], typer.Option(help="Whose gap, where a candidate is served.")
+    ] = "stable",
+) -> None:
+    """Print a report of a week's gap in Markdown, without texts. Exit code: as of `reflux status`."""
+    from reflux.gap_report import GapReport
+    from reflux.status import NoAnswerError, read_key
+
+    try:
+        report = GapReport.fetch(url, read_key(api_key_file), variant=variant)
+        if output is not None:
+            report.write(output)
+    except NoAnswerError as error:
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error)))
+        raise typer.Exit(NO_ANSWER) from error
+    typer.echo(report.markdown(), nl=False)
+    raise typer.Exit(EXIT_CODES[report.status.verdict])
+
+
 @app.command(cls=StatusCommand)
 def replay(
     candidate: Annotated[Path, typer.Argument(help="The candidate's bundle.")],

@@ -106,10 +106,10 @@ def read_key(path: Path | None) -> str | None:
     return key
 
 
-def ask(url: str, key: str | None, *, window: str, variant: str) -> dict[str, Any]:
-    """Return the body of `GET /gap` of the service at `url`. Raises NoAnswerError."""
+def ask(url: str, key: str | None, *, window: str, variant: str, route: str = "") -> dict[str, Any]:
+    """Return the body of `GET /gap`, or of a `route` below it, of the service at `url`. Raises NoAnswerError."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    address = f"{base_of(url)}/gap"
+    address = f"{base_of(url)}/gap{route}"
     try:
         response = asyncio.run(_get(address, {"window": window, "variant": variant}, headers))
     except TimeoutError as error:

@@ -12,7 +12,7 @@ def cron_job():
 def test_it_asks_the_service_of_the_worker():
     (container,) = cron_job()["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     *command, url = container["command"]
-    assert command == ["reflux", "status"]
+    assert command == ["reflux", "gap-report"]
     service = find(rendered("cpu", "gap-report"), "Service", urlsplit(url).hostname)
     assert service["spec"]["ports"][0]["port"] == (urlsplit(url).port or 80)
 
