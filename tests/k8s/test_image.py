@@ -62,12 +62,23 @@ def test_its_labels_say_which_version_it_is():
     assert found.keys() == {"title", "description", "licenses", "version", "revision", "source"}
     assert (found["title"], found["licenses"]) == (PROJECT["name"], PROJECT["license"])
     assert ("ARG", f"VERSION={PROJECT['version']}") in last_stage()
+    declared = {rest.partition("=")[0] for name, rest in last_stage() if name == "ARG"}
+    assert set(re.findall(r"\$\{(\w+)\}", labels)) <= declared  # an undeclared one is an empty label
 
 
 def test_versions_are_those_of_the_constraints():
     (install,) = [rest for name, rest in instructions() if name == "RUN" and "${RUNTIME}" in rest]
     assert "--constraint constraints.txt" in install
     assert "pip uninstall --yes pip" in install
+    assert '".[${RUNTIME},postgres]"' in install
+
+
+def test_the_pip_of_the_base_goes_before_anything_is_copied():
+    name, rest = next(step for step in last_stage() if step[0] in ("RUN", "COPY"))
+    assert name == "RUN"
+    removed = next(part for part in rest.split(" && ") if part.startswith("rm -rf")).split()
+    assert {"/usr/local/bin/pip*", "/usr/local/lib/python3*/site-packages/*"} <= set(removed)
+    assert "/usr/local/lib/python3*/ensurepip" in removed
 
 
 def test_a_bill_of_materials_is_written_before_pip_goes():
