@@ -71,7 +71,7 @@ def build() -> None:
     """Build the Dockerfile on that base. Pip's settings of this machine hold there, too."""
     settings = [f"--env={name}" for name in ENVIRONMENT if name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT")]
     buildah(
-        *("bud", "--pull-never", "--layers", *settings, "--build-arg", f"BASE_IMAGE={BASE}"),
+        *("bud", "--pull-never", *settings, "--build-arg", f"BASE_IMAGE={BASE}"),
         *("--tag", IMAGE, "--file", str(ROOT / "Dockerfile"), str(ROOT)),
         quiet=False,
     )
