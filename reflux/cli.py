@@ -329,14 +329,14 @@ def replay(
             rows=rows,
             days=days,
         )
+        if output is not None:
+            output.write_text(json.dumps(replaying.to_json(found), indent=2) + "\n")
     except Exception as error:
         if not _is_expected(error):
             raise
         Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error)))
         raise typer.Exit(NO_ANSWER) from error
     replaying.show(found, console)
-    if output is not None:
-        output.write_text(json.dumps(replaying.to_json(found), indent=2) + "\n")
     raise typer.Exit(replaying.EXIT_CODES[found.gate])
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 from rich.console import Console
 
 from distill.progress import track
@@ -23,7 +24,9 @@ from export.bundle.format import Bundle
 from service.monitor.paired import PairedDifference, paired_difference
 from service.shadow.outbox.answered import AnsweredRow, ShadowLog, read_log, reading
 from service.shadow.outbox.sql import Connection
-from service.shadow.shared.database import Database
+from service.shadow.settings import ShadowSettings
+from service.shadow.shared.schema import check
+from service.shadow.stores import make_database
 
 FEWEST = 200
 """With fewer texts nothing is decided: the interval is an approximation that needs some hundred."""
@@ -78,8 +81,13 @@ def source(
         )
     if store is not None:
         return reading(store)
-    assert database is not None
-    return Database(database, password_file, name="reflux-replay").transaction(writes=False)
+    try:
+        settings = ShadowSettings(database=database, database_password_file=password_file)
+    except ValidationError as error:  # it does not repeat the URL, which may hold a password
+        raise ReplayError(f"--database {error.errors()[0]['msg']}") from None
+    shared = make_database(settings)
+    shared.prepare = lambda connection: check(connection, shared.place)
+    return shared.transaction(writes=False)
 
 
 def replay(
@@ -98,14 +106,14 @@ def replay(
     store cannot be read.
     """
     _require_fit(candidate, current)
-    since = 0.0 if days is None else time.time() - days * 86400.0
+    since = 0.0 if days is None else max(time.time() - days * 86400.0, 0.0)
     with store as connection:
         log = read_log(connection, current.manifest.version, since)
     if log.labels != current.manifest.labels:
         raise ReplayError(f"the log of {log.bundle} has other labels than the bundle; give the bundle that was served")
     chosen = [row for row in log.rows if rows == "all" or row.split == "eval"]
     found, same = _compared(candidate, current, log, chosen)
-    gate, message = _decide(found, len(chosen), margin)
+    gate, message = _decide(found, len(chosen), margin, rows)
     return Replayed(
         gate,
         message,
@@ -168,10 +176,11 @@ def _labels(bundle: Bundle, texts: Sequence[str]) -> Any:
     return np.array(bundle.manifest.labels)[given.argmax(axis=1)]
 
 
-def _decide(found: PairedDifference | None, texts: int, margin: float) -> tuple[Gate, str]:
+def _decide(found: PairedDifference | None, texts: int, margin: float, rows: Rows) -> tuple[Gate, str]:
     allowed = f"{100 * margin:.2g} points"
     if found is None or texts < FEWEST:
-        return Gate.INCONCLUSIVE, f"{texts} texts are too few to decide; wait for {FEWEST}, or give --rows all"
+        more = ", or give --rows all" if rows == "eval" else ""
+        return Gate.INCONCLUSIVE, f"{texts} texts are too few to decide; wait for {FEWEST}{more}"
     told = (
         f"the candidate's gap less the current one is {100 * found.difference:+.2f} points "
         f"[{100 * found.lower:+.2f}, {100 * found.upper:+.2f}]"

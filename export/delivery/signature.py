@@ -148,6 +148,9 @@ def new_keys(path: Path) -> Path:
     Returns the second path. Raises DeliveryError when either exists or cannot be written.
     """
     public = path.with_name(f"{path.name}.pub")
+    for file in (path, public):  # before one is made, which would stand in the way of the next try
+        if file.exists():
+            raise DeliveryError(f"{file}: File exists; no key is overwritten, name a new file")
     key = ed25519.Ed25519PrivateKey.generate()
     private_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

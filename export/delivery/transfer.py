@@ -7,6 +7,7 @@ the folder holds what it held.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -96,6 +97,8 @@ def pull(source: str, folder: Path, *, digest: str | None = None, verify_key: Pa
 
 @contextmanager
 def _place(address: str) -> Iterator[Place]:
+    if not address.strip():
+        raise DeliveryError("the address is empty; give oci://REGISTRY/REPOSITORY, a folder, s3://… or gs://…")
     if address.startswith((SCHEME, PLAIN_SCHEME)):
         parsed = Address.parse(address)
         with Registry(parsed, login_for(parsed.host)) as registry:
@@ -127,6 +130,21 @@ def _require_replaceable(folder: Path) -> None:
         raise DeliveryError(
             f"{folder}: holds something else than a bundle, which is not overwritten; name a new folder"
         )
+    if strangers := _strangers(folder):
+        raise DeliveryError(
+            f"{folder}: holds {', '.join(strangers)} beside a bundle, which would be deleted; move that away, or name "
+            "a new folder"
+        )
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Return the files that are no part of the bundle in a folder, none if its manifest does not tell."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+        return sorted(file for file in files if file != MANIFEST and file not in listed)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _bundle_in(folder: Path) -> Image | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.errors import DistillError
+from export.delivery.signature import read_public_key
 from reflux.k8s.patches import Patch, delete, dump, egress, job_template, mount, namespace, replace, template
 from reflux.k8s.sources import BundleSource
 
@@ -21,6 +22,12 @@ _ACCOUNTS = "reflux|reflux-worker|reflux-promote"
 _RUNBOOK = "reflux-runbook"
 _SIGNING = "reflux-signing"
 _CANARY = "canary-plain"
+
+
+def _public(file: Path) -> bytes:
+    """Return the content of a file that holds a public key. Raises DeliveryError for any other: all may read it."""
+    read_public_key(file)
+    return file.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class Overlay:
             raise DistillError(
                 "--verify-key: only `reflux pull` verifies; add --delivery init-container, or leave it to the cluster"
             )
-        key = None if self.verify_key is None else self.verify_key.read_bytes()
+        key = None if self.verify_key is None else _public(self.verify_key)
         if self.runbook_url is not None and "monitoring" not in self.components:
             raise DistillError(
                 "--runbook-url: there are no alerts without --with monitoring; add it, or leave this out"

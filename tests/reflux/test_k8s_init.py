@@ -7,6 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from distill.errors import DistillError
+from export.delivery.signature import new_keys
 from reflux.cli import app
 from reflux.k8s.sources import BundleSource, read_teacher, require_database
 from tests.k8s.test_network import edges
@@ -123,10 +124,10 @@ def test_a_bundle_is_pulled_and_checked_by_its_digest(overlay):
 
 
 def test_a_bundle_has_to_be_signed(overlay, tmp_path):
-    (tmp_path / "signing.pub").write_text("a public key")
+    public = new_keys(tmp_path / "signing").read_text()
     documents = overlay("--delivery", "init-container", "--verify-key", str(tmp_path / "signing.pub"))
     key = find(documents, "ConfigMap", "reflux-signing")
-    assert key["data"] == {"key.pub": "a public key"}
+    assert key["data"] == {"key.pub": public}
     unsigned = find(rendered("cpu", "init-container"), "Deployment", "reflux")["spec"]["template"]["spec"]
     for name in ("reflux", "reflux-worker"):
         pod = find(documents, "Deployment", name)["spec"]["template"]["spec"]
@@ -137,8 +138,17 @@ def test_a_bundle_has_to_be_signed(overlay, tmp_path):
         assert volumes(documents, name)["signing"]["configMap"] == {"name": key["metadata"]["name"]}
 
 
+def test_a_private_key_is_never_written_where_all_can_read_it(tmp_path):
+    new_keys(tmp_path / "signing")
+    options = ["--delivery", "init-container", "--verify-key", str(tmp_path / "signing")]
+    done = init(tmp_path / "tickets", *options)
+    assert done.exit_code == 1
+    assert "give the public key" in str(done.exception)
+    assert not (tmp_path / "tickets").exists()
+
+
 def test_a_canary_has_the_same_secrets_and_takes_signed_bundles_alone(overlay, tmp_path):
-    (tmp_path / "signing.pub").write_text("a public key")
+    new_keys(tmp_path / "signing")
     secrets = ("--database-secret", "ours", "--registry-secret", "our-registry", "--teacher-secret", "our-teacher")
     signed = ("--delivery", "init-container", "--verify-key", str(tmp_path / "signing.pub"))
     documents = overlay("--with", "canary-plain", "--with", "monitoring", *signed, *secrets)

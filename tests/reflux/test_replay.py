@@ -153,6 +153,41 @@ def test_a_database_that_is_gone_is_no_answer(bundles):
     assert "secret" not in done.output
 
 
+@pytest.mark.parametrize(
+    "address", ["postgresql://reflux:my/secret@h/reflux", "postgresql://reflux:my#secret@h/reflux", "sqlite:///secret"]
+)
+def test_an_address_that_is_none_is_refused_without_being_repeated(bundles, address):
+    done = replay(bundles["better"].path, "--current", bundles["current"].path, "--database", address)
+    assert done.exit_code == 4
+    assert "--database must be postgresql://" in done.stderr
+    assert "secret" not in done.output
+    assert "my" not in done.output
+
+
+def test_a_database_of_another_schema_is_no_answer(bundles, shared_store):
+    given = (bundles["better"].path, "--current", bundles["current"].path, "--database", shared_store.url)
+    shared_store.execute("UPDATE reflux.schema_version SET version = 99")
+    done = replay(*given)
+    assert done.exit_code == 4
+    assert "has schema 99" in done.stderr
+    shared_store.execute("DROP SCHEMA reflux CASCADE")
+    done = replay(*given)
+    assert done.exit_code == 4
+    assert "run `reflux migrate`" in done.stderr
+
+
+def test_an_outcome_that_cannot_be_written_is_no_answer(bundles, log, tmp_path):
+    given = (bundles["better"].path, "--current", bundles["current"].path, "--store", log)
+    done = replay(*given, "--output", tmp_path / "none" / "gate.json")
+    assert done.exit_code == 4
+    assert "none" in done.stderr
+
+
+def test_all_days_are_as_many_as_one_likes(bundles, log):
+    given = (bundles["better"].path, "--current", bundles["current"].path, "--store", log, "--rows", "all")
+    assert replay(*given, "--days", "inf").exit_code == replay(*given).exit_code == 0
+
+
 def test_texts_that_were_erased_are_named(bundles, tmp_path):
     write(tmp_path / "log.sqlite", bundles, texts(20), keep_text=False)
     done = replay(

@@ -70,3 +70,12 @@ def test_files_that_are_no_keys_are_told(tmp_path):
     for read, path in ((read_private_key, private), (read_public_key, public)):
         with pytest.raises(DeliveryError, match="another kind than Ed25519 and ECDSA P-256"):
             read(path)
+
+
+def test_no_key_is_made_beside_one_that_exists(tmp_path):
+    for there in ("key", "key.pub"):
+        (tmp_path / there).write_text("mine")
+        with pytest.raises(DeliveryError, match=f"{there}: File exists; no key is overwritten"):
+            new_keys(tmp_path / "key")
+        assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(there, "mine")]
+        (tmp_path / there).unlink()

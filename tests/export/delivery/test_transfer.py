@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -182,6 +183,32 @@ def test_a_folder_with_something_else_is_not_replaced(tiny_bundle, tmp_path):
             pull(str(tiny_bundle.path), taken)
     with pytest.raises(DeliveryError, match=r"/proc: is where a volume is mounted.*name a folder in it"):
         pull(str(tiny_bundle.path), Path("/proc"))
+
+
+def test_a_folder_with_more_than_a_bundle_is_not_replaced(tiny_bundle, other, tmp_path):
+    shutil.copytree(other.path, tmp_path / "mixed")
+    (tmp_path / "mixed" / "notes").mkdir()
+    (tmp_path / "mixed" / "notes" / "mine.txt").write_text("dear")
+    with pytest.raises(DeliveryError, match=r"mixed: holds notes/mine\.txt beside a bundle, which would be deleted"):
+        pull(str(tiny_bundle.path), tmp_path / "mixed")
+    assert (tmp_path / "mixed" / "notes" / "mine.txt").read_text() == "dear"
+
+
+def test_a_shelf_keeps_its_signatures(tiny_bundle, other, tmp_path):
+    new_keys(tmp_path / "key")
+    push(tiny_bundle.path, str(tmp_path / "shelf"), sign_key=tmp_path / "key")
+    for source in (tmp_path / "shelf", other.path):
+        with pytest.raises(DeliveryError, match=r"shelf: holds signatures\.json beside a bundle"):
+            pull(str(source), tmp_path / "shelf")
+    pull(str(tmp_path / "shelf"), tmp_path / "bundle", verify_key=tmp_path / "key.pub")
+
+
+def test_an_empty_address_is_refused(tiny_bundle, tmp_path):
+    for address in ("", " "):
+        with pytest.raises(DeliveryError, match="the address is empty"):
+            push(tiny_bundle.path, address)
+        with pytest.raises(DeliveryError, match="the address is empty"):
+            pull(address, tmp_path / "bundle")
 
 
 def test_a_link_to_a_folder_still_leads_there(tiny_bundle, other, tmp_path):
