@@ -14,7 +14,7 @@ from export.bundle.format import Manifest
 from service.monitor import verdict as verdicts
 from service.monitor.cells import SLOT_SECONDS
 from service.process.parts import whole as run_whole
-from service.shadow import assessment
+from service.shadow import assessment, metrics
 from service.shadow.assessment import other_teacher
 from service.shadow.history import COLUMNS
 from service.shadow.slots import Key, slot_of
@@ -24,9 +24,10 @@ from .conftest import LABELS, PlayedTeacher, agree, answer, disagree, hang
 
 
 def later(monkeypatch, seconds):
-    """Let the report be read `seconds` from now."""
+    """Let the report and the metrics be read `seconds` from now, and time stand still for them."""
     now = time.time() + seconds
-    monkeypatch.setattr(assessment, "time", SimpleNamespace(time=lambda: now))
+    for module in (assessment, metrics):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now))
 
 
 async def calm(shadow):
