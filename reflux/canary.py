@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,23 +21,12 @@ import httpx
 import yaml
 
 from reflux.cluster import Cluster
+from reflux.exit_codes import GateResult
 
 TIMEOUT_SECONDS = 30.0
 STABLE = ("reflux-worker", "reflux")
 """What is promoted to, the worker first: it must be there when the first texts of the new version wait."""
 CANARY = ("reflux-canary-worker", "reflux-canary")
-
-
-class Phase(StrEnum):
-    """What a gate, or all gates together, say of a candidate."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-
-EXIT_CODES = {Phase.PASS: 0, Phase.FAIL: 2, Phase.INCONCLUSIVE: 3}
-"""As of `reflux replay`: 1 is never used, and 4 is no answer."""
 
 
 class CanaryError(Exception):
@@ -75,48 +63,48 @@ def read_gates(path: Path) -> list[Gate]:
     return gates
 
 
-def ask(client: httpx.Client, gate: Gate) -> Phase:
+def ask(client: httpx.Client, gate: Gate) -> GateResult:
     """Return what a gate says now. No series, several, NaN, and a Prometheus that does not answer are inconclusive."""
     try:
         body = client.get("/api/v1/query", params={"query": gate.query}).raise_for_status().json()
         (row,) = body["data"]["result"]
         value = float(row["value"][1])
     except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError):
-        return Phase.INCONCLUSIVE
+        return GateResult.INCONCLUSIVE
     if math.isnan(value) or value == 0:
-        return Phase.INCONCLUSIVE
-    return Phase.PASS if value < 0 else Phase.FAIL
+        return GateResult.INCONCLUSIVE
+    return GateResult.PASS if value < 0 else GateResult.FAIL
 
 
-def together(phases: Sequence[Phase]) -> Phase:
+def together(results: Sequence[GateResult]) -> GateResult:
     """Return what all gates say: a failure of one is one of all, and a pass needs every one."""
-    if Phase.FAIL in phases:
-        return Phase.FAIL
-    return Phase.PASS if phases and all(phase is Phase.PASS for phase in phases) else Phase.INCONCLUSIVE
+    if GateResult.FAIL in results:
+        return GateResult.FAIL
+    return GateResult.PASS if set(results) == {GateResult.PASS} else GateResult.INCONCLUSIVE
 
 
 def judge(
-    look: Callable[[], dict[str, Phase]],
+    look: Callable[[], dict[str, GateResult]],
     patience: Patience,
     tell: Callable[[str], None],
     *,
     now: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
-) -> Phase:
+) -> GateResult:
     """Look at the gates until they fail, pass `count` times in a row, or the time is over, which is no pass."""
     until, passes = now() + patience.limit, 0
     while True:
         wait(patience.interval)  # before the first look too: no pod has answered anything yet
         found = look()
-        phase = together(list(found.values()))
-        tell(f"{phase}: " + ", ".join(f"{name} {each}" for name, each in found.items()))
-        passes = passes + 1 if phase is Phase.PASS else 0
-        if phase is Phase.FAIL:
-            return phase
+        result = together(list(found.values()))
+        tell(f"{result}: " + ", ".join(f"{name} {each}" for name, each in found.items()))
+        passes = passes + 1 if result is GateResult.PASS else 0
+        if result is GateResult.FAIL:
+            return result
         if passes >= patience.count:
-            return Phase.PASS
+            return GateResult.PASS
         if now() + patience.interval > until:
-            return Phase.INCONCLUSIVE
+            return GateResult.INCONCLUSIVE
 
 
 def run(
@@ -127,7 +115,7 @@ def run(
     bundle: tuple[str, str],
     patience: Patience,
     tell: Callable[[str], None],
-) -> Phase:
+) -> GateResult:
     """Serve with so many pods of the canary as each step says, and promote `bundle` if all steps pass.
 
     `bundle` is its source and its digest. Scales the canary to 0 in the end, also when an error ends this.
@@ -139,13 +127,13 @@ def run(
     worker, serving = CANARY
     with httpx.Client(base_url=prometheus, timeout=TIMEOUT_SECONDS) as client:
         try:
-            phase = Phase.INCONCLUSIVE
+            result = GateResult.INCONCLUSIVE
             cluster.scale(worker, 1)
             for replicas in steps:
                 cluster.scale(serving, replicas)
                 tell(f"{serving}: {replicas} pods")
-                phase = judge(lambda: {gate.name: ask(client, gate) for gate in gates}, patience, tell)
-                if phase is not Phase.PASS:
+                result = judge(lambda: {gate.name: ask(client, gate) for gate in gates}, patience, tell)
+                if result is not GateResult.PASS:
                     break
             else:
                 for name, patch in patches.items():
@@ -157,7 +145,7 @@ def run(
             for name in (serving, worker):
                 cluster.scale(name, 0)
                 tell(f"{name}: 0 pods")
-    return phase
+    return result
 
 
 def promoted(deployment: dict[str, Any], source: str, digest: str) -> dict[str, Any]:

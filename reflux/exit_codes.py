@@ -1,20 +1,34 @@
-"""The exit codes of `reflux status`, on which rollouts are gated. Imports little, for every verb loads it."""
+"""The exit codes of verbs on which rollouts are gated. Imports little, for every verb loads it."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from typer.core import TyperCommand
 
 EXIT_CODES = {"stay": 0, "watch": 1, "leave": 2, "blind": 3}
+"""Of the verdicts of `reflux status` and `reflux gap-report`."""
 NO_ANSWER = 4
-"""No verdict was read: no service, no key, a wrong use, or a body of another kind."""
+"""Nothing was judged: no service, no key, a wrong use, or a body of another kind."""
 
 _USAGE = 2
 
 
+class GateResult(StrEnum):
+    """What a gate says of a candidate that is to replace the served bundle."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+GATE_EXIT_CODES = {GateResult.PASS: 0, GateResult.FAIL: 2, GateResult.INCONCLUSIVE: 3}
+"""Of `reflux replay` and `reflux canary`. 1 is never used, so that no gate mistakes an error for an answer."""
+
+
 class StatusCommand(TyperCommand):
-    """A command whose wrong use ends with NO_ANSWER: the usual 2 means `leave` here."""
+    """A command whose wrong use ends with NO_ANSWER: the usual 2 means `leave` or `fail` here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments."""

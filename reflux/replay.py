@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from rich.console import Console
 from distill.progress import track
 from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle
+from reflux.exit_codes import GateResult
 from service.monitor.paired import PairedDifference, paired_difference
 from service.shadow.outbox.answered import AnsweredRow, ShadowLog, read_log, reading
 from service.shadow.outbox.sql import Connection
@@ -32,18 +32,6 @@ FEWEST = 200
 """With fewer texts nothing is decided: the interval is an approximation that needs some hundred."""
 
 Rows = Literal["eval", "all"]
-
-
-class Gate(StrEnum):
-    """The outcome of a replay."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-
-EXIT_CODES = {Gate.PASS: 0, Gate.FAIL: 2, Gate.INCONCLUSIVE: 3}
-"""1 is never used, so that no gate mistakes an error for an answer; 4 is no answer, as of `reflux status`."""
 
 
 class ReplayError(Exception):
@@ -58,7 +46,7 @@ class Replayed:
     them the current bundle gave the label that it gave in production, whose text was not redacted.
     """
 
-    gate: Gate
+    gate: GateResult
     message: str
     margin: float
     rows: Rows
@@ -176,20 +164,23 @@ def _labels(bundle: Bundle, texts: Sequence[str]) -> Any:
     return np.array(bundle.manifest.labels)[given.argmax(axis=1)]
 
 
-def _decide(found: PairedDifference | None, texts: int, margin: float, rows: Rows) -> tuple[Gate, str]:
+def _decide(found: PairedDifference | None, texts: int, margin: float, rows: Rows) -> tuple[GateResult, str]:
     allowed = f"{100 * margin:.2g} points"
     if found is None or texts < FEWEST:
         more = ", or give --rows all" if rows == "eval" else ""
-        return Gate.INCONCLUSIVE, f"{texts} texts are too few to decide; wait for {FEWEST}{more}"
+        return GateResult.INCONCLUSIVE, f"{texts} texts are too few to decide; wait for {FEWEST}{more}"
     told = (
         f"the candidate's gap less the current one is {100 * found.difference:+.2f} points "
         f"[{100 * found.lower:+.2f}, {100 * found.upper:+.2f}]"
     )
     if found.upper <= margin:
-        return Gate.PASS, f"{told}, at most {allowed} are allowed"
+        return GateResult.PASS, f"{told}, at most {allowed} are allowed"
     if found.lower > margin:
-        return Gate.FAIL, f"{told}, and {allowed} are allowed; keep the current bundle"
-    return Gate.INCONCLUSIVE, f"{told}, which does not show whether it is within {allowed}; wait for more comparisons"
+        return GateResult.FAIL, f"{told}, and {allowed} are allowed; keep the current bundle"
+    return (
+        GateResult.INCONCLUSIVE,
+        f"{told}, which does not show whether it is within {allowed}; wait for more comparisons",
+    )
 
 
 def show(replayed: Replayed, console: Console) -> None:

@@ -11,8 +11,9 @@ import httpx
 import pytest
 import yaml
 
-from reflux.canary import EXIT_CODES, CanaryError, Patience, Phase, promoted, read_gates, run, together
+from reflux.canary import CanaryError, Patience, promoted, read_gates, run, together
 from reflux.cluster import Cluster, ClusterError
+from reflux.exit_codes import GATE_EXIT_CODES, GateResult
 from tests.support.fake_cluster import BEFORE, FakeCluster, write_account
 from tests.support.http_server import serving
 from tests.support.kustomize import K8S, find, rendered
@@ -78,7 +79,7 @@ async def canary(world: World, folder: Path, *options: str) -> tuple[int | None,
     return process.returncode, told.decode()
 
 
-async def judged(world: World, folder: Path, prometheus: str = "") -> Phase:
+async def judged(world: World, folder: Path, prometheus: str = "") -> GateResult:
     """Do the same within this process, for a tenth of a second."""
     write_account(folder)
     async with serving(world.handle) as server:
@@ -122,7 +123,7 @@ async def test_a_candidate_of_whom_nothing_is_known_in_time_is_rolled_back(tmp_p
 
 @pytest.mark.parametrize("gate", NAMES)
 async def test_one_failure_is_enough_and_one_pass_that_is_missing_too(gate, tmp_path):
-    for values, phase in ((FAILS, Phase.FAIL), ([], Phase.INCONCLUSIVE)):
+    for values, phase in ((FAILS, GateResult.FAIL), ([], GateResult.INCONCLUSIVE)):
         world = World({gate: values})
         assert await judged(world, tmp_path) is phase
         assert world.untouched
@@ -132,7 +133,7 @@ async def test_one_failure_is_enough_and_one_pass_that_is_missing_too(gate, tmp_
 @pytest.mark.parametrize("values", [["NaN"], ["0"], ["-1", "-1"], ["no number"]], ids=str)
 async def test_what_is_not_known_is_no_pass(values, tmp_path):
     world = World({NAMES[0]: values})
-    assert await judged(world, tmp_path) is Phase.INCONCLUSIVE
+    assert await judged(world, tmp_path) is GateResult.INCONCLUSIVE
     assert world.untouched
     assert world.over
 
@@ -140,7 +141,7 @@ async def test_what_is_not_known_is_no_pass(values, tmp_path):
 @pytest.mark.parametrize(("status", "prometheus"), [(503, ""), (200, "http://127.0.0.1:1")])
 async def test_a_prometheus_with_errors_or_none_is_no_pass(status, prometheus, tmp_path):
     world = World(status=status)
-    assert await judged(world, tmp_path, prometheus) is Phase.INCONCLUSIVE
+    assert await judged(world, tmp_path, prometheus) is GateResult.INCONCLUSIVE
     assert world.untouched
     assert world.over
 
@@ -183,12 +184,12 @@ async def test_a_deployment_whose_bundle_is_not_pulled_is_refused_before_anythin
 
 
 def test_only_all_passes_are_a_pass_and_one_failure_is_a_failure():
-    unsure = Phase.INCONCLUSIVE
-    assert together([Phase.PASS, Phase.PASS]) is Phase.PASS
-    assert together([Phase.PASS, unsure]) is unsure
-    assert together([unsure, Phase.FAIL, Phase.PASS]) is Phase.FAIL
+    unsure = GateResult.INCONCLUSIVE
+    assert together([GateResult.PASS, GateResult.PASS]) is GateResult.PASS
+    assert together([GateResult.PASS, unsure]) is unsure
+    assert together([unsure, GateResult.FAIL, GateResult.PASS]) is GateResult.FAIL
     assert together([]) is unsure
-    assert EXIT_CODES[unsure] == 3
+    assert GATE_EXIT_CODES[unsure] == 3
 
 
 def test_a_file_of_gates_that_is_none_is_refused(tmp_path):

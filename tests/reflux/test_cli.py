@@ -353,7 +353,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback(task, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(command, "_run", fail)
+    monkeypatch.setattr("reflux.pipeline.open_run", fail)
     monkeypatch.setattr(sys, "argv", ["reflux", "check", str(task)])
     with pytest.raises(ZeroDivisionError):
         command.main()

@@ -94,3 +94,10 @@ def test_no_answer_is_said_with_the_exit_code_4():
     done = CliRunner().invoke(app, ["gap-report", dead_address()])
     assert done.exit_code == 4
     assert "does not answer" in done.output
+
+
+async def test_a_folder_that_cannot_be_written_is_no_verdict(tmp_path):
+    (tmp_path / "file").touch()
+    done = await report(service("calm"), "--output", tmp_path / "file")
+    assert done.exit_code == 4
+    assert "error: " in done.output

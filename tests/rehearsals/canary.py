@@ -23,6 +23,7 @@ import yaml
 
 from reflux import canary as plain
 from reflux.cluster import Cluster
+from reflux.exit_codes import GateResult
 from tests.support.argo import Phase, analyse, worst
 from tests.support.fake_cluster import FakeCluster, write_account
 from tests.support.http_server import serving
@@ -42,9 +43,9 @@ WRONG = dict.fromkeys(WORDS["billing"], "shipping")
 
 
 _PHASES = {
-    plain.Phase.PASS: Phase.SUCCESSFUL,
-    plain.Phase.FAIL: Phase.FAILED,
-    plain.Phase.INCONCLUSIVE: Phase.INCONCLUSIVE,
+    GateResult.PASS: Phase.SUCCESSFUL,
+    GateResult.FAIL: Phase.FAILED,
+    GateResult.INCONCLUSIVE: Phase.INCONCLUSIVE,
 }
 
 
@@ -137,7 +138,7 @@ async def _plain(folder: Path, name: str, server: Prometheus) -> dict[str, Phase
             lambda line: None,
         )
     promoted = all(command[2] == "oci://candidate" for command in fake.commands.values())
-    as_told = fake.over and (promoted if phase is plain.Phase.PASS else fake.untouched)
+    as_told = fake.over and (promoted if phase is GateResult.PASS else fake.untouched)
     return {"reflux canary": _PHASES[phase] if as_told else Phase.ERROR}
 
 
