@@ -16,6 +16,7 @@ import asyncio
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from pathlib import Path
 
 import httpx
 from day import HOURS, day
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `k8s` is
 
 from k8s.monitoring.dashboards import DASHBOARDS
 from k8s.monitoring.dashboards.draw import Prometheus, draw

@@ -10,8 +10,9 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -116,30 +117,27 @@ def _signed_digest(payload: bytes) -> str | None:
 
 def read_private_key(path: Path) -> PrivateKey:
     """Read a key that signs. Raises DeliveryError for a file that holds none, or an encrypted one."""
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
-        raise DeliveryError(f"{path}: {error}; give an unencrypted PEM file, as `reflux keys pair` writes") from error
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return key
-    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
-        return key
-    raise _other_kind(path)
+    load = partial(serialization.load_pem_private_key, password=None)
+    key: PrivateKey = _read_key(path, load, PrivateKey, "give an unencrypted PEM file, as `reflux keys pair` writes")
+    return key
 
 
 def read_public_key(path: Path) -> PublicKey:
     """Read a key that verifies. Raises DeliveryError for a file that holds none."""
+    load = serialization.load_pem_public_key
+    key: PublicKey = _read_key(path, load, PublicKey, "give the public key's PEM file (`….pub` of `reflux keys pair`)")
+    return key
+
+
+def _read_key(path: Path, load: Callable[[bytes], Any], kinds: Any, remedy: str) -> Any:
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DeliveryError(
-            f"{path}: {error}; give the public key's PEM file (`….pub` of `reflux keys pair`)"
-        ) from error
-    if isinstance(key, ed25519.Ed25519PublicKey):
+        key = load(path.read_bytes())
+    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
+        raise DeliveryError(f"{path}: {error}; {remedy}") from error
+    curve = getattr(key, "curve", None)  # Ed25519 has none
+    if isinstance(key, kinds) and (curve is None or isinstance(curve, ec.SECP256R1)):
         return key
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-        return key
-    raise _other_kind(path)
+    raise DeliveryError(f"{path}: a key of another kind than Ed25519 and ECDSA P-256; make one with `reflux keys pair`")
 
 
 def new_keys(path: Path) -> Path:
@@ -165,9 +163,3 @@ def new_keys(path: Path) -> Path:
     except OSError as error:
         raise DeliveryError(f"{error.filename}: {error.strerror}; no key is overwritten, name a new file") from error
     return public
-
-
-def _other_kind(path: Path) -> DeliveryError:
-    return DeliveryError(
-        f"{path}: a key of another kind than Ed25519 and ECDSA P-256; make one with `reflux keys pair`"
-    )

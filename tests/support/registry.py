@@ -6,12 +6,11 @@ import base64
 import json
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from tests.support.sockets import dead_address
+from tests.support.threaded_server import threaded_server
 from tests.support.waiting import PATIENCE
 
 REGISTRY = shutil.which("docker-registry")
@@ -109,18 +109,10 @@ class Proxy:
 @contextmanager
 def proxy(upstream: str) -> Iterator[Proxy]:
     """Serve a proxy before the server at `upstream`, `host:port`."""
-    with httpx.Client(base_url=f"http://{upstream}", timeout=PATIENCE) as client:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    with httpx.Client(base_url=f"http://{upstream}", timeout=PATIENCE) as client, threaded_server(_Handler) as server:
         made = Proxy(f"127.0.0.1:{server.server_port}")
         server.proxy, server.client = made, client  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield made
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        yield made
 
 
 class _Handler(BaseHTTPRequestHandler):

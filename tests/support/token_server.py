@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from tests.support.registry import basic
+from tests.support.threaded_server import threaded_server
 
 REFRESH_TOKEN = "a refresh token"
 _SERVICE = _ISSUER = "tests"
@@ -46,20 +46,13 @@ def token_server(folder: Path) -> Iterator[TokenServer]:
     builder = x509.CertificateBuilder(_NAME, _NAME, key.public_key(), x509.random_serial_number(), now - day, now + day)
     certificate = builder.sign(key, hashes.SHA256())
     (folder / "token.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    url = f"http://127.0.0.1:{server.server_port}/token"
-    auth = {"realm": url, "service": _SERVICE, "issuer": _ISSUER, "rootcertbundle": str(folder / "token.pem")}
-    made = TokenServer(url, {"token": auth})
-    chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
-    server.made, server.key, server.chain = made, key, chain  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with threaded_server(_Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/token"
+        auth = {"realm": url, "service": _SERVICE, "issuer": _ISSUER, "rootcertbundle": str(folder / "token.pem")}
+        made = TokenServer(url, {"token": auth})
+        chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
+        server.made, server.key, server.chain = made, key, chain  # type: ignore[attr-defined]
         yield made
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

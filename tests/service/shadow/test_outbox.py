@@ -1,3 +1,5 @@
+"""What the outbox of one process promises of its file; `test_outbox_contract.py` has what every outbox does."""
+
 from __future__ import annotations
 
 import os
@@ -7,21 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from service.shadow.comparison import Comparison
 from service.shadow.errors import OutboxError
-from service.shadow.history import Changes, History
 from service.shadow.outbox.file import CACHE_KIB
-from service.shadow.outbox.rows import OutboxRow, RowResult
+from service.shadow.outbox.rows import OutboxRow
 from service.shadow.outbox.store import Outbox
-from service.shadow.outcome import Outcome
-from service.shadow.slots import Key
-from service.shadow.totals import Totals
+from tests.support.outbox_rows import NOTHING, row
 
-NULL = np.full(5, 0.1)
-NOTHING = Changes(0, [], [])
 ROOT = Path(__file__).parents[3]
 
 
@@ -29,33 +24,6 @@ def make(path: Path, bundle: str = "v1", teacher: str = "t@1", **options) -> Out
     outbox = Outbox(path, bundle=bundle, labels=("a", "b"), teacher=teacher, busy_seconds=0.0, **options)
     outbox.open()
     return outbox
-
-
-def row(key: str, band: int = 2, propensity: float = 0.5) -> OutboxRow:
-    return OutboxRow(key, 1.0, f"text {key}", np.array([0.9, 0.1], dtype="<f4").tobytes(), band, propensity, "train")
-
-
-def counted(requests: float, queue_full: float = 0) -> Changes:
-    return Changes(0, [Key(0, 2, 0.5)], [[requests, 0.0, queue_full, 0.0, 0.0]])
-
-
-def totals(outbox: Outbox) -> Totals:
-    history = History([0.5] * len(NULL))
-    restored = outbox.restore(0, NULL)
-    history.load(restored.tallies, restored.pairs)
-    return history.totals()
-
-
-COMPLETED = RowResult(
-    Outcome.COMPLETED,
-    2.0,
-    b"12345678",
-    "local",
-    comparison=Comparison(agree=False, kl=0.5, js=0.25, student_class=0, teacher_class=1),
-    tokens=7,
-    cost_usd=0.01,
-    seconds=0.2,
-)
 
 
 @pytest.fixture
@@ -154,11 +122,6 @@ def another_program(path: Path) -> None:
     path.parent.mkdir()
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE rows (a)")
-
-
-def text_file(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("no database " * 100)
 
 
 @pytest.mark.parametrize(

@@ -6,47 +6,26 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pytest
 
 from service.monitor.evalues import EDetector
-from service.shadow.comparison import Comparison
 from service.shadow.history import Changes, History
 from service.shadow.outbox import base
 from service.shadow.outbox.base import AnyOutbox
 from service.shadow.outbox.checks import AnchorAnswer, Repeat
-from service.shadow.outbox.rows import OutboxRow, Restored, RowResult, TeacherIdentity
+from service.shadow.outbox.rows import Restored, RowResult, TeacherIdentity
 from service.shadow.outbox.store import Outbox
 from service.shadow.outcome import Outcome
 from service.shadow.shared.database import Database
 from service.shadow.shared.outbox import SharedOutbox
 from service.shadow.slots import Key
 from service.shadow.totals import Totals
+from tests.support.outbox_rows import COMPLETED, NOTHING, NULL, row
 from tests.support.postgres import SharedStore
-
-NULL = np.full(5, 0.1)
-NOTHING = Changes(0, [], [])
-
-
-def row(key: str, band: int = 2, propensity: float = 0.5) -> OutboxRow:
-    return OutboxRow(key, 1.0, f"text {key}", np.array([0.9, 0.1], dtype="<f4").tobytes(), band, propensity, "train")
 
 
 def counted(requests: float, queue_full: float = 0) -> Changes:
     return Changes(0, [Key(0, 2, 0.5)], [[requests, 0.0, queue_full, 0.0, 0.0]])
-
-
-COMPLETED = RowResult(
-    Outcome.COMPLETED,
-    2.0,
-    b"12345678",
-    "local",
-    comparison=Comparison(agree=False, kl=0.5, js=0.25, student_class=0, teacher_class=1),
-    tokens=7,
-    cost_usd=0.01,
-    seconds=0.2,
-    model="m",
-)
 
 
 class Store(Protocol):

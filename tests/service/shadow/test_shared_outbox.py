@@ -21,8 +21,7 @@ from service.shadow.settings import ShadowSettings
 from service.shadow.shared.database import Database
 from service.shadow.shared.outbox import SharedOutbox
 from service.shadow.slots import DAY, Key
-
-from .test_outbox_contract import COMPLETED, NOTHING, NULL, row
+from tests.support.outbox_rows import COMPLETED, NOTHING, NULL, row
 
 TEACHER = TeacherIdentity("t", "1", ("t", "1"))
 
