@@ -22,7 +22,7 @@ from distill.errors import DistillError
 from distill.evaluation.constant_answers import student_warnings, teacher_warnings
 from distill.evaluation.decision import compare_decisions
 from distill.evaluation.gap import SCHEMA, compare
-from distill.evaluation.report import write_report
+from distill.evaluation.report.write import write_report
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import track
 from distill.run import RECORD, Run

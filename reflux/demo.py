@@ -25,7 +25,7 @@ from rich.table import Table
 
 from distill.data.support_desk import tickets
 from distill.errors import DistillError
-from distill.evaluation.report import percent
+from distill.evaluation.report.formats import percent
 from distill.progress import bar, status
 from distill.run import Run
 from distill.task import load_task
@@ -84,7 +84,7 @@ def _distil(folder: Path, console: Console) -> ExportRun:
         console.print(f"{name}: agrees with the teacher on {agreement}; {reason}", markup=False, highlight=False)
     console.print(
         f"Within {run.task.budget.latency_ms} ms and best on validation: {bundle.manifest.name}. "
-        f"Report: {exported.report.path}/report.md",
+        f"Report: {exported.report.path}/report.html",
         highlight=False,
     )
     return exported

@@ -21,7 +21,7 @@ class Result:
     """The result of a run.
 
     `bundle` is the chosen student, and `bundle.path` the folder to serve. `gap` is the content of `gap.json`, for all
-    students; that file and `report.md` are in the folder `report`.
+    students; that file, `report.html` and `report.md` are in the folder `report`.
     """
 
     bundle: Bundle

@@ -31,6 +31,23 @@ def shared_store(postgres: Server) -> SharedStore:
 
 
 @pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The driver of a browser that all tests of a process share."""
+    from tests.support.browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Any:
+    """A `tests.support.browser.Browser` with a tab of its own."""
+    from tests.support.browser import new_tab
+
+    return new_tab(chromium)
+
+
+@pytest.fixture(scope="session")
 def words() -> Mapping[str, tuple[str, ...]]:
     """The ten words that speak for each label; `" ".join(words[label][:n])` is a text of that label."""
     return tiny.WORDS

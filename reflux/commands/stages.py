@@ -27,7 +27,7 @@ MaxUsd = Annotated[
 @app.command()
 def check(task: TaskFile, output: Output = None) -> None:
     """Read, deduplicate, split and check the data, and list its labels."""
-    from distill.evaluation.report import data_lines, label_lines
+    from distill.evaluation.report.data import data_lines, label_lines
 
     run = _run(task, output)
     splits = run.make_data()
@@ -208,7 +208,7 @@ def _export_run(task: Path, output: Path | None) -> ExportRun:
 
 
 def _print_gap(gap: dict[str, Any], folder: Path) -> None:
-    from distill.evaluation.report import summary
+    from distill.evaluation.report.students import summary
 
     header, rows = summary(gap)
     table = Table(*header, title=f"Distillation gap of {gap['task']}, 95 % intervals")
@@ -219,4 +219,4 @@ def _print_gap(gap: dict[str, Any], folder: Path) -> None:
         console.print(f"{name}: {student['measured']['reason']}")
     for warning in gap.get("warnings", ()):
         warn(warning)
-    console.print(f"{folder}/report.md, {folder}/gap.json")
+    console.print(f"{folder}/report.html, {folder}/report.md, {folder}/gap.json")

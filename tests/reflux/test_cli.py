@@ -199,13 +199,8 @@ def test_the_verbs_one_by_one(cli, task, tmp_path):
     assert done.status == 0
     for part in ("Distillation gap of keywords", "agreement with teacher", f"{tmp_path}/run/report/gap.json"):
         assert part in done.out
-    assert {path.name for path in (tmp_path / "run" / "report").glob("*.*")} == {
-        "gap.json",
-        "report.md",
-        "reliability.png",
-        "frontier.png",
-        "stage.json",
-    }
+    written = {path.name for path in (tmp_path / "run" / "report").iterdir()}
+    assert written >= {"gap.json", "report.html", "report.md", "reliability.png", "frontier.png", "stage.json"}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""A real browser, Chromium from Debian, that all tests of a process share; each test has a tab of its own."""
+"""A real browser: Chromium, from Debian. The fixture `browser` gives each test a tab of its own."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,31 +88,32 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The driver of a browser."""
+@contextmanager
+def chromium(folder: Path) -> Iterator[Any]:
+    """Start headless Chromium with its profile in a folder, and yield its driver; skip the test where there is none."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("there is no Chromium with its driver (Debian: chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for option in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1100,1400"):
         options.add_argument(f"--{option}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    options.add_argument(f"--user-data-dir={folder}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
-@pytest.fixture
-def browser(chromium: Any) -> Browser:
-    """A new tab; those of earlier tests are closed."""
-    before = chromium.window_handles
-    chromium.switch_to.new_window("tab")
-    tab = chromium.current_window_handle
+def new_tab(driver: Any) -> Browser:
+    """Open a tab and close the others."""
+    before = driver.window_handles
+    driver.switch_to.new_window("tab")
+    tab = driver.current_window_handle
     for handle in before:
-        chromium.switch_to.window(handle)
-        chromium.close()
-    chromium.switch_to.window(tab)
-    chromium.get_log("browser")
-    return Browser(chromium)
+        driver.switch_to.window(handle)
+        driver.close()
+    driver.switch_to.window(tab)
+    driver.get_log("browser")
+    return Browser(driver)

@@ -1,0 +1,82 @@
+"""The section that has teacher and students side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distill.evaluation.report.document import Block, Bullets, Figure, Figures, Paragraph, Section, Table
+from distill.evaluation.report.figures import QUIET, series
+from distill.evaluation.report.formats import number, optional, percent
+
+
+def section(gap: dict[str, Any]) -> Section:
+    """Return the section."""
+    count = next(iter(gap["students"].values()))["gap"]["rows"]
+    text = f"On {count} test rows, with 95 % intervals; students are scored through the ONNX graph that is served."
+    reasons = [f"{name}: {student['measured']['reason']}" for name, student in gap["students"].items()]
+    blocks: list[Block] = [Paragraph(text), Table(*summary(gap)), Bullets(reasons), Figures([_frontier(gap)])]
+    return Section("Teacher and students", blocks)
+
+
+def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the main table as text: a header (empty, teacher, each student) and a row for each measure."""
+    teacher, students = gap["teacher"], gap["students"]
+    gaps = [student["gap"] for student in students.values()]
+    measured = [student["measured"] for student in students.values()]
+    rows = [
+        ["accuracy", percent(gaps[0]["teacher_accuracy"]), *(percent(own["student_accuracy"]) for own in gaps)],
+        ["retention", "", *(percent(own["retention"]) for own in gaps)],
+        ["agreement with teacher", "", *(percent(own["agreement"]) for own in gaps)],
+        ["KL, nats", "", *(number(own["kl"]) for own in gaps)],
+        ["calibration error", "", *(number(own["calibration_error"]) for own in gaps)],
+        *_decision_rows([student.get("decision") for student in students.values()]),
+        ["ms per text", optional(teacher["milliseconds"], ".2f"), *(f"{own['milliseconds']:.2f}" for own in measured)],
+        [
+            "$ per 1,000 texts",
+            optional(teacher["usd_per_1000"], ".6f"),
+            *(f"{student['usd_per_1000']:.6f}" for student in students.values()),
+        ],
+        ["graph", "", *(student["variant"] for student in students.values())],
+        ["MiB", "", *(f"{own['bytes'] / 2**20:.1f}" for own in measured)],
+    ]
+    return ["", "teacher", *students], rows
+
+
+def _decision_rows(decisions: Sequence[dict[str, Any] | None]) -> list[list[str]]:
+    """Return the rows about the application's decision; none for a task without one."""
+    if not decisions or decisions[0] is None:
+        return []
+    given = [decision for decision in decisions if decision is not None]
+    teachers = given[0]
+    return [
+        ["decision: agreement with teacher", "", *(percent(own["agreement"]) for own in given)],
+        ["decision: precision", "", *(percent(own["precision"]) for own in given)],
+        [
+            "decision: accuracy",
+            percent(teachers["teacher_accuracy"]),
+            *(percent(own["student_accuracy"]) for own in given),
+        ],
+        [
+            "decision: not left to a human",
+            percent(teachers["teacher_decided"]),
+            *(percent(own["student_decided"]) for own in given),
+        ],
+    ]
+
+
+def _frontier(gap: dict[str, Any]) -> Figure:
+    def plot(axes: Any) -> None:
+        for at, (name, student) in enumerate(gap["students"].items()):
+            agreement = student["gap"]["agreement"]
+            value, lower, upper = (100 * agreement[key] for key in ("value", "lower", "upper"))
+            error = [[value - lower], [upper - value]]
+            milliseconds = student["measured"]["milliseconds"]
+            axes.errorbar(milliseconds, value, yerr=error, marker="o", capsize=3, color=series(at), label=name)
+        if gap["budget"]["latency_ms"]:
+            axes.axvline(gap["budget"]["latency_ms"], color=QUIET, linestyle="--", linewidth=1, label="latency budget")
+        axes.set(xlabel="ms per text, one thread", ylabel="agreement with the teacher, %", xscale="log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.legend()
+
+    return Figure("frontier", "agreement of students against their latency", plot)
