@@ -12,10 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from distill.abstain import ABSTAIN
 from distill.sections import Section
-
-ABSTAIN = "abstain"
-"""The action of leaving a text to a human."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from distill.decision import ABSTAIN, Abstain, Costs, Rule, Threshold
+from distill.abstain import ABSTAIN
+from distill.decision import Abstain, Costs, Rule, Threshold
 from distill.errors import DistillError
 from export.bundle.decision import Decision, Floats, Ints, Novelty
 

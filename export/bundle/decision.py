@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from distill.decision import ABSTAIN
+from distill.abstain import ABSTAIN
 from distill.errors import one_line
 from export.bundle.format import Bundle, BundleError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from service.monitor.findings import Findings
 from service.monitor.verdict import Judgement, Verdict, judge
 from service.monitor.windows import log_certify, measure_each, start_of
 from service.process.parts import Parts, whole
-from service.shadow.active import ActiveShadow
 from service.shadow.history import History
 from service.shadow.input_drift import InputDrift
 from service.shadow.outcome import OUTCOMES, Outcome
@@ -27,6 +26,9 @@ from service.shadow.slots import slot_of
 from service.shadow.teacher_report import model_change, teacher_drift
 from service.shadow.view import View
 from service.shadow.witness import Witness
+
+if TYPE_CHECKING:
+    from service.shadow.active import ActiveShadow
 
 _TINY = 1e-6  # an SLO of 0 or 1 is judged as one that is this far from it
 

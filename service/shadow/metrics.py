@@ -23,7 +23,7 @@ from service.shadow.families import Samples, counter, gauge
 from service.shadow.gap_metrics import gap_metrics
 from service.shadow.ledger import Ledger
 from service.shadow.outcome import OUTCOMES, Outcome
-from service.shadow.redaction.redact import KINDS
+from service.shadow.redaction.kinds import KINDS
 from service.shadow.rule_metrics import limits, log_factors, log_likelihood_ratios, window_weights
 from service.shadow.teacher_report import teacher_metrics
 from service.shadow.view import View

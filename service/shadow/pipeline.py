@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -21,7 +21,6 @@ from export.bundle.reference import Reference
 from service.errors import InvalidRequestError
 from service.monitor.windows import SINCE, start_of
 from service.process.parts import Parts, whole
-from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessor
 from service.shadow.breakdown import Breakdown, BreakdownMetrics
 from service.shadow.disagreements import disagreements_report
@@ -39,6 +38,9 @@ from service.shadow.teacher_record import TeacherRecord
 from service.shadow.view import SharedView, View
 from service.shadow.witness import Answered, LoadedWitness, Witness
 from service.shadow.witness_metrics import WitnessMetrics
+
+if TYPE_CHECKING:
+    from service.shadow.active import ActiveShadow
 
 __all__ = ["ShadowError", "ShadowPipeline", "ShadowSettings"]
 
@@ -101,6 +103,8 @@ class ShadowPipeline:
                 f"the bundle {self._manifest.name} is multi-label, and the gap is defined for one label per text; "
                 "set shadow.enabled to false"
             )
+        from service.shadow.active import ActiveShadow  # the store and the teacher, only where they are used
+
         loaded = self._loaded_witness
         self._active = await ActiveShadow.start(
             self._settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from service.monitor.verdict import LOG_CERTAIN
 from service.monitor.weights import comparison_weights
 from service.monitor.windows import SINCE, Window, start_of
 from service.process.parts import Parts
-from service.shadow.active import ActiveShadow
 from service.shadow.assessment import Assessment
 from service.shadow.comparison import JS_LIMIT, KL_LIMIT
 from service.shadow.history import History
@@ -28,6 +27,9 @@ from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.slots import DAY, HOUR, hour_of
 from service.shadow.totals import Totals
 from service.shadow.view import View
+
+if TYPE_CHECKING:
+    from service.shadow.active import ActiveShadow
 
 LEVEL = 0.95
 

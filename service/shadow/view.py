@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -12,10 +13,12 @@ from service.monitor.wording import duration
 from service.shadow.errors import OutboxError
 from service.shadow.ledger import Ledger
 from service.shadow.outbox.rows import TeacherIdentity
-from service.shadow.outbox.thread import OutboxThread
-from service.shadow.shared.outbox import SharedOutbox
-from service.shadow.shared.state import Mark, SharedState
 from service.shadow.teacher_record import TeacherRecord
+
+if TYPE_CHECKING:
+    from service.shadow.outbox.thread import OutboxThread
+    from service.shadow.shared.outbox import SharedOutbox
+    from service.shadow.shared.state import Mark, SharedState
 
 READ_SECONDS = 2.0
 """Greatest age of what is shown, while the store can be read."""

@@ -24,8 +24,6 @@ Finder = Callable[[str], Iterator[Span]]
 Detector = tuple[str, Precheck, Finder]
 """A kind, a cheap check that rules out most texts, and the function that finds the spans."""
 
-KINDS = ("SECRET", "EMAIL", "IBAN", "SSN", "CARD", "IP", "PHONE")
-
 _MAX_PASSES = 16
 """Ordinary texts need at most three passes."""
 

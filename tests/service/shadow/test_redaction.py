@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from service.shadow.redaction import redact as module
 from service.shadow.redaction.folding import fold
 from service.shadow.redaction.identifiers import is_iban, passes_luhn
-from service.shadow.redaction.redact import KINDS, redact
+from service.shadow.redaction.kinds import KINDS
+from service.shadow.redaction.redact import redact
 
 GO = [  # a text, what is left of it
     # addresses of mail
