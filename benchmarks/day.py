@@ -72,12 +72,14 @@ async def day(
 async def _send(client: httpx.AsyncClient, foreign: float, clock: _Clock, look: Look | None, requests: int) -> None:
     """Send the texts of a day; `clock.offset` is the time of the next, in seconds from now."""
     texts = enumerate(_texts(foreign, requests))
+    moving = asyncio.Lock()
 
     async def work() -> None:
         for number, text in texts:
-            clock.offset = -3600 * HOURS * (1 - (number + 1) / requests)
-            if look is not None:
-                await look(client)
+            async with moving:  # or the clock would go on during a look
+                clock.offset = -3600 * HOURS * (1 - (number + 1) / requests)
+                if look is not None:
+                    await look(client)
             (await client.post("/classify", json={"text": text})).raise_for_status()
 
     await asyncio.gather(*(work() for _ in range(CLIENTS)))

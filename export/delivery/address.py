@@ -1,4 +1,4 @@
-"""Addresses of bundles in a registry: `oci://registry.example/team/tickets`, with a tag, a digest or both."""
+"""Addresses of bundles. In a registry: `oci://registry.example/team/tickets`, with a tag, a digest or both."""
 
 from __future__ import annotations
 
@@ -59,6 +59,21 @@ class Address:
     def name(self) -> str:
         """The repository with its host, as container tools write it."""
         return f"{self.host}/{self.repository}"
+
+
+def require_place(text: str) -> str:
+    """Return `text` if a bundle may be there: in a registry, a folder or an object store. Raises DeliveryError.
+
+    What only a library knows, such as the name of a bucket, is not checked.
+    """
+    scheme, separated, rest = text.partition("://")
+    if not text.strip():
+        raise DeliveryError("the address is empty; give oci://REGISTRY/REPOSITORY, a folder, s3://… or gs://…")
+    if text.startswith((SCHEME, PLAIN_SCHEME)):
+        Address.parse(text)
+    elif separated and scheme == "file":
+        raise DeliveryError(f"{text}: give a folder by its path alone, {rest}")
+    return text
 
 
 def is_loopback(host: str) -> bool:

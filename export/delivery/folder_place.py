@@ -55,7 +55,7 @@ class RemoteFiles:
             extra = _EXTRAS.get(scheme)
             need = f"pip install 'reflux[{extra}]'" if extra else f"install fsspec and its package for {scheme}://"
             raise DeliveryError(f"{url}: {one_line(error)}; {need}") from error
-        except ValueError as error:
+        except Exception as error:  # each store has kinds of its own, and some connect already
             raise DeliveryError(f"{url}: {one_line(error)}; give oci://, s3://, gs://, or a folder") from error
 
     def open(self, name: str, mode: str) -> IO[bytes]:

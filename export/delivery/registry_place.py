@@ -68,6 +68,8 @@ class RegistryPlace:
     def digest(self, wanted: str | None) -> str:
         """Read the manifest of the digest that is wanted, else of that in the address, else of its tag."""
         address = self._registry.address
+        if wanted and address.digest and wanted != address.digest:
+            raise DeliveryError(f"{self._name}@{address.digest}: is not {wanted}; leave one of the two digests out")
         reference = wanted or address.digest or address.tag
         if reference is None:
             raise DeliveryError(f"{self._name}: which bundle? Add a tag or a digest, as in {self._name}:TAG")

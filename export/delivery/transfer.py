@@ -18,7 +18,7 @@ from pathlib import Path
 
 from distill.errors import one_line
 from export.bundle.format import MANIFEST, Bundle, BundleError, replaced
-from export.delivery.address import PLAIN_SCHEME, SCHEME, Address, require_digest
+from export.delivery.address import PLAIN_SCHEME, SCHEME, Address, require_digest, require_place
 from export.delivery.credentials import login_for
 from export.delivery.errors import DeliveryError
 from export.delivery.folder_place import FolderPlace, LocalFiles, RemoteFiles
@@ -97,8 +97,7 @@ def pull(source: str, folder: Path, *, digest: str | None = None, verify_key: Pa
 
 @contextmanager
 def _place(address: str) -> Iterator[Place]:
-    if not address.strip():
-        raise DeliveryError("the address is empty; give oci://REGISTRY/REPOSITORY, a folder, s3://… or gs://…")
+    require_place(address)
     if address.startswith((SCHEME, PLAIN_SCHEME)):
         parsed = Address.parse(address)
         with Registry(parsed, login_for(parsed.host)) as registry:
@@ -172,10 +171,32 @@ def _alone(folder: Path) -> Iterator[None]:
     Pods that share a volume wait for each other here; then the later ones find the bundle in place.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder.parent / f".{folder.name}.lock"):
         staging = re.compile(rf"\.{re.escape(folder.name.lstrip('.'))}-[a-z0-9_]{{8}}")
         for leftover in folder.parent.iterdir():
             if staging.fullmatch(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made for it and removed afterwards."""
+    while True:
+        with file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_at(file, lock.fileno()):  # its last holder has removed it
+                continue
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at the path."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -63,7 +63,14 @@ def init(
 ) -> None:
     """Write a kustomize overlay, to be applied with `kubectl apply -k`."""
     from reflux.k8s.overlay import Overlay
-    from reflux.k8s.sources import BundleSource, read_teacher, require_database, require_name
+    from reflux.k8s.sources import (
+        BundleSource,
+        read_teacher,
+        require_database,
+        require_image,
+        require_name,
+        require_page,
+    )
 
     named = {
         "--namespace": namespace,
@@ -80,7 +87,7 @@ def init(
         name=require_name(name, "NAME"),
         namespace=namespace or name,
         bundle=BundleSource.parse(bundle, digest, delivery),
-        image=image,
+        image=require_image(image),
         teacher=read_teacher(teacher),
         database=require_database(database),
         device=device,
@@ -92,7 +99,7 @@ def init(
         database_secret=database_secret,
         registry_secret=registry_secret,
         verify_key=verify_key,
-        runbook_url=runbook_url,
+        runbook_url=None if runbook_url is None else require_page(runbook_url),
     )
     folder = output or manifests / "overlays" / name
     overlay.write(folder, manifests)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from distill.errors import DistillError
 from export.delivery.signature import read_public_key
+from reflux.k8s.components import require_together
 from reflux.k8s.patches import Patch, delete, dump, egress, job_template, mount, namespace, replace, template
 from reflux.k8s.sources import BundleSource
 
@@ -61,6 +62,7 @@ class Overlay:
         known = sorted(path.parent.name for path in manifests.glob("components/*/kustomization.yaml"))
         if missing := [name for name in self.components if name not in known]:
             raise DistillError(f"--with {', '.join(missing)}: no such component; there are {', '.join(known)}")
+        require_together(self.components, self.device)
         if _CANARY in self.components and self.bundle.delivery != "init-container":
             raise DistillError(f"--with {_CANARY}: its bundles are pulled; add --delivery init-container")
         if self.verify_key is not None and self.bundle.delivery != "init-container":

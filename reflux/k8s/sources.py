@@ -13,6 +13,8 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from distill.errors import DistillError
+from export.delivery.address import require_place
+from export.delivery.errors import DeliveryError
 
 Delivery = Literal["image-volume", "init-container"]
 
@@ -21,6 +23,10 @@ KEY_FILE = "/teacher/key"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_IMAGE = re.compile(
+    r"(?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
+    r"(?:(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})(?:@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,12 @@ class BundleSource:
         reference, _, named = text.partition("@")
         if not reference.startswith(("oci://", "s3://", "gs://")):
             raise DistillError(f"--bundle {text}: give oci://…, s3://…, gs://… or claim:NAME")
+        if digest and named and digest != named:
+            raise DistillError(f"--bundle {text}: --digest is another one, {digest}; leave one of the two out")
+        try:
+            require_place(reference)
+        except DeliveryError as error:
+            raise DistillError(f"--bundle {error}") from error
         digest = digest or named
         if not _DIGEST.fullmatch(digest):
             raise DistillError(
@@ -58,6 +70,29 @@ class BundleSource:
         if delivery == "init-container":
             return cls("init-container", reference, digest)
         return cls("image-volume", f"{reference.removeprefix('oci://')}@{digest}")
+
+
+def require_image(text: str) -> str:
+    """Return the name of an image with a tag, a digest or both. Raises DistillError."""
+    if not _IMAGE.fullmatch(text):
+        raise DistillError(f"--image {text!r}: give REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:…, in lower case")
+    return text
+
+
+def require_page(url: str) -> str:
+    """Return the address of a page, without a fragment: each alert adds its own. Raises DistillError."""
+    example = "give an address such as https://wiki.example/reflux"
+    try:
+        parts = urlsplit(url)
+        complete = parts.scheme in ("http", "https") and parts.hostname and not re.search(r"[\s\x00-\x1f]", url)
+        _ = parts.port  # raises for what is no number
+    except ValueError as error:
+        raise DistillError(f"--runbook-url {url}: {error}; {example}") from None
+    if not complete:
+        raise DistillError(f"--runbook-url {url}: {example}")
+    if "#" in url:
+        raise DistillError(f"--runbook-url {url}: leave out `#` and what follows; each alert adds its own section")
+    return url
 
 
 def read_teacher(text: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from distill.errors import DistillError
 from export.delivery.signature import new_keys
 from reflux.cli import app
-from reflux.k8s.sources import BundleSource, read_teacher, require_database
+from reflux.k8s.sources import BundleSource, read_teacher, require_database, require_image
 from tests.k8s.test_network import edges
 from tests.support.kustomize import K8S, find, pod_templates, render, rendered
 
@@ -251,6 +251,12 @@ def test_an_overlay_is_never_overwritten(tmp_path):
     [
         ({"--bundle": "oci://registry.example/tickets:1"}, "by its digest"),
         ({"--bundle": "registry.example/tickets"}, "give oci://"),
+        ({"--bundle": f"oci://Registry/Tickets@{DIGEST}"}, "the repository in lower case"),
+        ({"--digest": "sha256:" + 64 * "b"}, "leave one of the two out"),
+        ({"--image": "registry.example/reflux"}, "NAME:TAG"),
+        ({"--image": "registry.example/Reflux:0.1.0"}, "in lower case"),
+        ({"--image": "https://registry.example/reflux:0.1.0"}, "NAME:TAG"),
+        ({"--image": "registry.example/reflux@sha256:12"}, "NAME@sha256"),
         ({"--bundle": "claim:No"}, "lower-case letters"),
         ({"--teacher": '{"kind": "openai"}'}, "model: Field required"),
         ({"--teacher": '{"kind": "nobody"}'}, "--teacher: kind: expected one of"),
@@ -263,6 +269,13 @@ def test_an_overlay_is_never_overwritten(tmp_path):
         ({"--namespace": "A B"}, "--namespace"),
         ({"--with": "canary-magic"}, "no such component"),
         ({"--runbook-url": "https://wiki.example"}, "--with monitoring"),
+        ({"--runbook-url": "wiki.example", "--with": "monitoring"}, "such as https://wiki.example/reflux"),
+        ({"--runbook-url": "https://wiki.example:x/", "--with": "monitoring"}, "such as https://wiki.example/reflux"),
+        ({"--runbook-url": "https://wiki.example/a#b", "--with": "monitoring"}, "each alert adds its own section"),
+        ({"--with": "image-volume", "--delivery": "init-container"}, "give --delivery image-volume"),
+        ({"--with": "init-container"}, "give --delivery init-container"),
+        ({"--with": "gpu", "--device": "gpu"}, "the overlay gpu has it already"),
+        ({"--with": "inflight", "--device": "gpu"}, "inflight and gpu: both scale"),
         ({"--manifests": "/nowhere"}, "checkout"),
         ({"--verify-key": "/nowhere"}, "--delivery init-container"),
         ({"--with": "canary-plain"}, "--delivery init-container"),
@@ -275,6 +288,24 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, changed, 
     assert any(part in str(result.exception) for part in message.split("|"))
     assert "secret@" not in str(result.exception)
     assert not (tmp_path / "tickets").exists()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("canary-argo", "canary-plain"), ("inflight", "keda"), ("external-secrets", "postgres-dev")]
+)
+def test_components_that_exclude_each_other_are_refused(tmp_path, one, other):
+    result = init(tmp_path / "tickets", "--delivery", "init-container", "--with", other, "--with", one)
+    assert result.exit_code == 1
+    assert "leave one out" in str(result.exception)
+    assert not (tmp_path / "tickets").exists()
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["reflux:1", "localhost:5000/a/b-c:1", f"registry.example/reflux@{DIGEST}", f"ghcr.io/o/reflux:0.1.0@{DIGEST}"],
+)
+def test_an_image_has_a_tag_a_digest_or_both(image):
+    assert require_image(image) == image
 
 
 def test_only_a_registry_has_images():

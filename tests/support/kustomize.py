@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from reflux.k8s.components import INSIDE, clash
+
 K8S = Path(__file__).parents[2] / "k8s"
 Document = dict[str, Any]
 
@@ -25,17 +27,6 @@ _OLDEST = 5
 
 
 OVERLAYS = ("cpu", "gpu", "dev")
-_INSIDE = {"dev": {"postgres-dev", "image-volume"}, "gpu": {"gpu"}}
-"""Components that an overlay has already."""
-_AT_MOST_ONE = (
-    {"image-volume", "init-container"},  # ways to the bundle
-    {"init-container", "canary-plain"},  # the second includes the first
-    {"image-volume", "canary-plain"},
-    {"canary-argo", "canary-plain"},
-    {"inflight", "keda"},  # autoscalers
-    {"inflight", "gpu"},  # the same metric
-    {"external-secrets", "postgres-dev"},  # both make the Secret reflux-database
-)
 
 
 def combinations() -> list[tuple[str, ...]]:
@@ -43,7 +34,7 @@ def combinations() -> list[tuple[str, ...]]:
     components = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
     found: list[tuple[str, ...]] = []
     for overlay in OVERLAYS:
-        inside = _INSIDE.get(overlay, set())
+        inside = INSIDE[overlay]
         found += [(overlay,), *((overlay, name) for name in components if _fits(name, inside))]
         for order in (components, components[::-1]):  # of two that exclude each other, each once
             together: list[str] = []
@@ -53,9 +44,8 @@ def combinations() -> list[tuple[str, ...]]:
     return list(dict.fromkeys(found))
 
 
-def _fits(component: str, others: set[str]) -> bool:
-    clashes = (group - {component} for group in _AT_MOST_ONE if component in group)
-    return component not in others and not any(others & group for group in clashes)
+def _fits(component: str, others: frozenset[str] | set[str]) -> bool:
+    return component not in others and clash(component, others) is None
 
 
 def render(folder: Path) -> list[Document]:

@@ -186,9 +186,9 @@ def _number(unit: str, value: float, digits: int) -> str:
     plain = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     match unit:
         case "percentunit":
-            return f"{100 * value:.{digits}g} %"
+            return f"{round(100 * value, 6):.{digits}g} %"
         case "s":
-            return f"{1000 * value:.{digits}g} ms" if abs(value) < 1 else f"{value:,.0f} s"
+            return f"{1000 * value:.{digits}g} ms" if abs(value) < 1 else f"{plain} s"
         case "bytes":
             return f"{value / 2**20:,.0f} MiB"
         case "currencyUSD":

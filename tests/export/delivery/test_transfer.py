@@ -17,6 +17,7 @@ from export.delivery.image import Image
 from export.delivery.signature import new_keys
 from export.delivery.transfer import pull, push
 from tests.support.disk import full_after
+from tests.support.sockets import dead_address
 from tests.support.tiny_bundle import rewritten
 
 
@@ -88,7 +89,7 @@ def test_a_bundle_takes_the_place_of_another(place, tiny_bundle, other, tmp_path
     push(tiny_bundle.path, place)
     assert pull(place, other.path).new
     assert contents(other.path) == contents(tiny_bundle.path)
-    assert sorted(path.name for path in tmp_path.iterdir() if "other" in path.name) == [".other.lock", "other"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "other" in path.name) == ["other"]
 
 
 def test_a_bundle_that_is_there_needs_no_source(tiny_bundle, bundle_copy):
@@ -222,7 +223,7 @@ def test_what_a_killed_pull_left_is_removed(tiny_bundle, tmp_path):
     (tmp_path / ".bundle-0a_9z8y7").mkdir()
     (tmp_path / ".bundle-x-0a_9z8y7").mkdir()  # of another folder's, `bundle-x`
     pull(str(tiny_bundle.path), tmp_path / "bundle")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle-x-0a_9z8y7", ".bundle.lock", "bundle"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle-x-0a_9z8y7", "bundle"]
 
 
 def test_of_pods_that_share_a_volume_one_pulls_and_the_others_find_the_bundle(registry_address, tiny_bundle, tmp_path):
@@ -235,6 +236,21 @@ def test_of_pods_that_share_a_volume_one_pulls_and_the_others_find_the_bundle(re
     for thread in threads:
         thread.join()
     assert sorted(found) == [False, False, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_pull_that_fails_leaves_nothing_behind(tiny_bundle, tmp_path):
+    with pytest.raises(DeliveryError, match=r"has no manifest\.json"):
+        pull(str(tmp_path / "nothing"), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_digests_that_differ_are_refused(registry_address, tiny_bundle, tmp_path):
+    digest = push(tiny_bundle.path, f"oci://{registry_address}/twice:v1").digest
+    source, another = f"oci://{registry_address}/twice@{digest}", f"sha256:{'0' * 64}"
+    with pytest.raises(DeliveryError, match=f"{digest}: is not {another}; leave one of the two digests out"):
+        pull(source, tmp_path / "bundle", digest=another)
+    assert pull(source, tmp_path / "bundle", digest=digest).new
 
 
 def test_files_of_signatures_that_are_none_are_told(tiny_bundle, key, tmp_path):
@@ -248,6 +264,22 @@ def test_files_of_signatures_that_are_none_are_told(tiny_bundle, key, tmp_path):
 def test_an_address_of_no_kind_names_those_that_there_are(tiny_bundle):
     with pytest.raises(DeliveryError, match=r"give oci://, s3://, gs://, or a folder"):
         push(tiny_bundle.path, "nowhere://x")
+
+
+def test_a_folder_is_named_by_its_path_alone(tiny_bundle, tmp_path):
+    for given in (
+        lambda: push(tiny_bundle.path, f"file://{tmp_path}/v1"),
+        lambda: pull(f"file://{tmp_path}/v1", tmp_path),
+    ):
+        with pytest.raises(DeliveryError, match=f"give a folder by its path alone, {tmp_path}/v1"):
+            given()
+
+
+def test_a_store_that_cannot_be_reached_is_told_as_such(tiny_bundle, tmp_path):
+    address = f"ftp://{dead_address()}/v1"
+    for given in (lambda: push(tiny_bundle.path, address), lambda: pull(address, tmp_path / "bundle")):
+        with pytest.raises(DeliveryError, match=f"^{address}: .*refused; give oci://, s3://, gs://, or a folder"):
+            given()
 
 
 def test_a_store_whose_package_is_not_installed_names_the_extra(tiny_bundle, monkeypatch):
