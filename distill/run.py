@@ -13,12 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel
 
 from distill.data import prepared
 from distill.data.prepared import Splits, read_splits
 from distill.data.sources import read, source_digest
-from distill.data.splits import S
+from distill.data.splits import S, Train
 from distill.decision import require_names
 from distill.errors import TaskError
 from distill.evaluation.constant_answers import teacher_warnings
@@ -190,6 +192,10 @@ class Run:
         soft = self.soft_labels()
         return teacher_warnings(soft.probabilities, soft.labels)
 
+    def weights(self, learn: Train) -> npt.NDArray[np.float64] | None:
+        """Return how much each row of `learn` counts in training, [N] with a mean near 1; None: all alike."""
+        return None
+
     def make_student(self, name: str) -> Path:
         """Train a student unless it is up to date, and return its folder."""
         from distill.training.loop import on_every_process
@@ -230,7 +236,7 @@ class Run:
         if config.model == TEACHER and self.finetuned_teacher is not None:
             config = config.model_copy(update={"model": str(self.finetuned_teacher.path)})
         learn, choose = _labelled(splits.train, known), _labelled(splits.validation, known)
-        distilled = distil(config, soft, learn, choose, f"training {name}")
+        distilled = distil(config, soft, learn, choose, f"training {name}", self.weights(learn))
         distilled.student.save(folder)
         write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
 

@@ -79,12 +79,16 @@ class ExportRun:
     def make_bundles(self) -> Bundle:
         """Export every student and the fine-tuned teacher, copy the chosen bundle to `bundle`, and return it."""
         for name in self.task.students:
-            self.run.student(name).require("train")
-            self.bundle_stage(name).ensure(lambda folder, name=name: self._export(folder, name))  # type: ignore[misc]
+            self.make_bundle(name)
         if self.run.finetuned_teacher is not None:
             self.bundle_stage(TEACHER).ensure(self._export_teacher)
         self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
         return Bundle.open(self.chosen.path)
+
+    def make_bundle(self, name: str) -> Bundle:
+        """Export a student unless its bundle is up to date, and return the bundle."""
+        self.run.student(name).require("train")
+        return Bundle.open(self.bundle_stage(name).ensure(lambda folder: self._export(folder, name)))
 
     def bundles(self) -> dict[str, Bundle]:
         """The students' bundles."""

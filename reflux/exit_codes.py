@@ -1,4 +1,4 @@
-"""The exit codes of verbs on which rollouts are gated. Imports little, for every verb loads it."""
+"""The exit codes of verbs on which rollouts and jobs are gated. Imports little, for every verb loads it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ EXIT_CODES = {"stay": 0, "watch": 1, "leave": 2, "blind": 3}
 NO_ANSWER = 4
 """Nothing was judged: no service, no key, a wrong use, or a body of another kind."""
 
+TEACHER_CHANGED = 5
+"""Of `reflux redistill`: the log's teacher is not, or no longer, the one that the student learned from."""
+
 _USAGE = 2
 
 
@@ -24,7 +27,7 @@ class GateResult(StrEnum):
 
 
 GATE_EXIT_CODES = {GateResult.PASS: 0, GateResult.FAIL: 2, GateResult.INCONCLUSIVE: 3}
-"""Of `reflux replay` and `reflux canary`. 1 is never used, so that no gate mistakes an error for an answer."""
+"""Of `replay`, `redistill` and `canary`. 1 is never used, so that no gate mistakes an error for an answer."""
 
 
 class StatusCommand(TyperCommand):

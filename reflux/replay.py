@@ -144,7 +144,7 @@ def _compared(
     if not rows:
         return None, 1.0
     texts = [row.text for row in rows]
-    theirs, ours = _labels(candidate, texts), _labels(current, texts)
+    theirs, ours = best_labels(candidate, texts), best_labels(current, texts)
     teacher = np.array([log.labels[row.teacher] for row in rows])
     before = np.array([log.labels[row.student] for row in rows])
     bands = 1 + max(max(row.band for row in rows), max(log.requests, default=0))
@@ -158,7 +158,8 @@ def _compared(
     return found, float((ours == before).mean())
 
 
-def _labels(bundle: Bundle, texts: Sequence[str]) -> Any:
+def best_labels(bundle: Bundle, texts: Sequence[str]) -> Any:
+    """Return the names of the labels [N] that a bundle puts first."""
     what = f"asking {bundle.manifest.version}"
     given = Classifier.load(bundle).probabilities(texts, track=lambda each: track(each, what, len(texts)))
     return np.array(bundle.manifest.labels)[given.argmax(axis=1)]

@@ -7,7 +7,7 @@ Held-out splits are never changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -74,6 +74,27 @@ def deduplicate(
         leaked={name: found[name] for name in held_out},
         conflicting=sum(len(labels) > 1 for labels in gold.values()),
     )
+
+
+def duplicates(
+    texts: Sequence[str],
+    held_out: Mapping[str, Examples],
+    threshold: float,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[bool]:
+    """Return for each text whether it duplicates a row of a held-out split, exactly or nearly.
+
+    `threshold` is the least Jaccard similarity of near duplicates, in (0, 1]. `advance(1)` is called for every text.
+    """
+    index = _Index(threshold)
+    for name, split in held_out.items():
+        for text in split.texts:
+            index.add(text, name)
+    found = []
+    for text in texts:
+        found.append(index.find(text) is not None)
+        advance(1)
+    return found
 
 
 class _Index:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from accelerate.utils import set_seed
 
 from distill.data.splits import Train, Validation, require
@@ -29,11 +30,17 @@ class DistilledStudent:
 
 
 def distil(
-    config: EncoderStudent | StaticStudent, soft: SoftLabels, learn: Train, choose: Validation, description: str
+    config: EncoderStudent | StaticStudent,
+    soft: SoftLabels,
+    learn: Train,
+    choose: Validation,
+    description: str,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> DistilledStudent:
     """Train a student on the soft labels of `learn`; `choose` decides on the epoch, by agreement, and the temperature.
 
-    Raises TypeError for a split of another kind, and DistillError when training fails.
+    `weights` [N], with a mean near 1, say how much each row of `learn` counts; None: all alike. Raises TypeError for a
+    split of another kind, and DistillError when training fails.
     """
     learn, choose = require(learn, Train), require(choose, Validation)
     if not len(learn) or not len(choose):
@@ -48,7 +55,9 @@ def distil(
         raise DistillError(f"{description}: {error}") from error
     with status(f"{description}: splitting the texts into tokens"):
         tokens, held_tokens = student.encode(learn.texts), student.encode(choose.texts)
-    targets = soft.probabilities[soft.rows_of(learn.ids)]
+    weight = np.ones(len(learn)) if weights is None else weights
+    # The weight of a row travels with its target, as a last column.
+    targets = np.column_stack([soft.probabilities[soft.rows_of(learn.ids)], weight])
     wanted = soft.probabilities[soft.rows_of(choose.ids)]
     module = student.network.module
     frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
@@ -58,7 +67,7 @@ def distil(
             rows,
             targets,
             lambda logits, target: distillation_loss(
-                logits, target, temperature=config.loss.temperature, hard=config.loss.hard
+                logits, target[:, :-1], target[:, -1], temperature=config.loss.temperature, hard=config.loss.hard
             ),
             lambda trained: float((predict(trained, held).argmax(1) == wanted.argmax(1)).mean()),
             config.optimisation,

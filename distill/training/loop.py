@@ -73,9 +73,10 @@ def train(
     optimisation: Optimisation,
     description: str,
 ) -> History:
-    """Train a module in place on rows of token ids and targets [N, K], and keep the weights of the best epoch.
+    """Train a module in place on rows of token ids and targets [N, …], and keep the weights of the best epoch.
 
-    `score`, higher for better, is computed on validation data. Raises DistillError when the loss is not finite.
+    `loss` is given the logits [B, K] and the targets of a batch. `score`, higher for better, is computed on validation
+    data. Raises DistillError when the loss is not finite.
     """
     set_seed(optimisation.seed)
     accelerator = Accelerator()

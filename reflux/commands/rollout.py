@@ -1,4 +1,4 @@
-"""Verbs that judge a candidate: by the log before it is served, and by its live gap while it is."""
+"""Verbs that make a candidate from the log, and judge one: by the log, and by its live gap while it is served."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from typing import Annotated, Literal
 
 import typer
 
-from reflux.commands.common import console, ending_without_answer
-from reflux.exit_codes import GATE_EXIT_CODES, StatusCommand
+from reflux.commands.common import console, ending_without_answer, print_error
+from reflux.commands.stages import Output, TaskFile
+from reflux.exit_codes import GATE_EXIT_CODES, TEACHER_CHANGED, StatusCommand
 
 app = typer.Typer()
+
+Store = Annotated[Path | None, typer.Option(help="The shadow outbox, a file; may be in use.")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(envvar="REFLUX_SHADOW__DATABASE", show_envvar=True, help="Or the shared store, postgresql://…"),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(envvar="REFLUX_SHADOW__DATABASE_PASSWORD_FILE", help="File that holds the database's password."),
+]
+Margin = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="How much more often the candidate may disagree with the teacher.")
+]
+Days = Annotated[float | None, typer.Option(min=0.0, help="Use the texts of the last days only; all.")]
 
 
 @app.command(cls=StatusCommand)
 def replay(
     candidate: Annotated[Path, typer.Argument(help="The candidate's bundle.")],
     current: Annotated[Path, typer.Option(help="The bundle that is served now, and whose log it is.")],
-    store: Annotated[Path | None, typer.Option(help="The shadow outbox, a file; may be in use.")] = None,
-    database: Annotated[
-        str | None,
-        typer.Option(envvar="REFLUX_SHADOW__DATABASE", show_envvar=True, help="Or the shared store, postgresql://…"),
-    ] = None,
-    password_file: Annotated[
-        Path | None,
-        typer.Option(envvar="REFLUX_SHADOW__DATABASE_PASSWORD_FILE", help="File that holds the database's password."),
-    ] = None,
-    margin: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How much more often the candidate may disagree with the teacher.")
-    ] = 0.003,
+    store: Store = None,
+    database: DatabaseUrl = None,
+    password_file: PasswordFile = None,
+    margin: Margin = 0.003,
     rows: Annotated[Literal["eval", "all"], typer.Option(help="Texts that are never trained on, or all.")] = "eval",
-    days: Annotated[float | None, typer.Option(min=0.0, help="Use the texts of the last days only; all.")] = None,
+    days: Days = None,
     output: Annotated[Path | None, typer.Option(help="Also write the outcome to this file, as JSON.")] = None,
 ) -> None:
     """May a candidate replace the served bundle, by its log? Exit code: 0 pass, 2 fail, 3 inconclusive, 4 no answer."""
@@ -51,6 +58,69 @@ def replay(
             output.write_text(json.dumps(replaying.to_json(found), indent=2) + "\n")
     replaying.show(found, console)
     raise typer.Exit(GATE_EXIT_CODES[found.gate])
+
+
+@app.command(cls=StatusCommand)
+def redistill(
+    task: TaskFile,
+    output: Output = None,
+    current: Annotated[
+        Path | None, typer.Option(help="The bundle that is served now, and whose log it is; that of the run.")
+    ] = None,
+    store: Store = None,
+    database: DatabaseUrl = None,
+    password_file: PasswordFile = None,
+    min_rows: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Fewer texts answered since the last time are nothing to do. A tenth is held out to judge, and 200 of "
+            "those decide, so that more than 2000 are worth a training.",
+        ),
+    ] = 2000,
+    margin: Margin = 0.003,
+    days: Days = None,
+    student: Annotated[str | None, typer.Option(help="The student to train; the served one by default.")] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            envvar="REFLUX_REDISTILL_PUSH",
+            show_envvar=True,
+            help="Push a candidate that does not fail, as `push`.",
+        ),
+    ] = None,
+    sign_key: Annotated[Path | None, typer.Option(help="Sign its digest with this key (`reflux keys pair`).")] = None,
+) -> None:
+    """Train the served student anew on the shadow log, too, and judge the candidate, which is in RUN/redistill.
+
+    Exit code: 0 pass, or nothing to do; 2 fail, 3 inconclusive, 4 error, 5 the teacher has changed.
+    """
+    from export.bundle.format import Bundle
+    from reflux import pipeline
+    from reflux.redistill.redistill import Options, TeacherChangedError
+    from reflux.redistill.redistill import redistill as make_candidate
+    from reflux.replay import source
+
+    with ending_without_answer():
+        run = pipeline.open_run(task, output)
+        try:
+            done = make_candidate(
+                run,
+                Bundle.open(current or run.root / "bundle"),
+                lambda: source(store, None if store else database, password_file),
+                Options(min_rows, margin, student, days, push or None, sign_key),
+            )
+        except TeacherChangedError as error:
+            print_error(error)
+            raise typer.Exit(TEACHER_CHANGED) from error
+    if isinstance(done, str):
+        console.print(f"nothing to do: {done}")
+        return
+    console.print(f"{done.judged.gate.upper()}: {done.judged.message}")
+    console.print(f"candidate: {done.candidate.path}, version {done.candidate.manifest.version}; report: {done.report}")
+    if done.digest is not None:
+        console.print(f"pushed to {push}: {done.digest}")
+    raise typer.Exit(GATE_EXIT_CODES[done.judged.gate])
 
 
 @app.command(cls=StatusCommand)

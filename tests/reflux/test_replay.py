@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 
 import numpy as np
 import pytest
@@ -10,14 +9,11 @@ from typer.testing import CliRunner
 
 from export.bundle.classifier import Classifier
 from reflux.cli import app
-from service.shadow.comparison import compare
-from service.shadow.history import Changes
-from service.shadow.outbox.rows import OutboxRow, RowResult, TeacherIdentity
+from service.shadow.outbox.rows import TeacherIdentity
 from service.shadow.outbox.store import Outbox
-from service.shadow.outcome import Outcome
 from service.shadow.shared.database import Database
 from service.shadow.shared.outbox import SharedOutbox
-from service.shadow.slots import Key, slot_of
+from tests.support.shadow_log import fill
 from tests.support.sockets import dead_address
 from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, rewritten
 
@@ -54,25 +50,12 @@ def log(tmp_path_factory, bundles):
 
 def write(path, bundles, given, **options):
     manifest = bundles["current"].manifest
-    fill(Outbox(path, bundle=manifest.version, labels=manifest.labels, teacher="t@1", **options), bundles, given)
+    fill_with(Outbox(path, bundle=manifest.version, labels=manifest.labels, teacher="t@1", **options), bundles, given)
 
 
-def fill(outbox, bundles, given):
-    current, teacher = (Classifier.load(bundles[name]) for name in ("current", "teacher"))
-    outbox.open()
-    now = time.time()
-    ours = [current.classify(text).probabilities.astype("<f4") for text in given]
-    rows = [
-        OutboxRow(f"{at:06d}", now, text, ours[at].tobytes(), at % 2, 0.5, "eval" if at % 10 == 0 else "train")
-        for at, text in enumerate(given)
-    ]
-    requests = [[2.0 * len(given), 0.0, 0.0, 0.0, 0.0]]
-    outbox.write(rows, Changes(0, [Key(slot_of(now), band, 0.5) for band in (0, 1)], requests * 2))
-    for at, pending in enumerate(outbox.pending(len(given))):
-        theirs = teacher.classify(pending.text).probabilities
-        result = RowResult(Outcome.COMPLETED, now, theirs.tobytes(), "local", compare(ours[at], theirs))
-        assert outbox.finish(pending.seq, result)
-    outbox.close()
+def fill_with(outbox, bundles, given):
+    at = iter(range(len(given)))
+    fill(outbox, bundles["current"], bundles["teacher"], given, split=lambda _: "train" if next(at) % 10 else "eval")
 
 
 def replay(*arguments):
@@ -138,7 +121,7 @@ def test_the_log_may_be_in_a_database(bundles, shared_store):
         lease_seconds=60.0,
         most_pending=10_000,
     )
-    fill(outbox, bundles, texts(TEXTS))
+    fill_with(outbox, bundles, texts(TEXTS))
     given = (bundles["worse"].path, "--current", bundles["current"].path, "--database", shared_store.url)
     done = replay(*given, "--rows", "all")
     assert done.exit_code == 2, done.output

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from distill.data.deduplicate import deduplicate
+from distill.data.deduplicate import deduplicate, duplicates
 from distill.data.splits import Examples, Test, Train, Validation, normalise
 
 LONG = (
@@ -158,3 +158,10 @@ def test_every_row_is_accounted_for_and_told():
 
 def test_normal_form():
     assert normalise("  Straße\t\n NOW ") == "strasse now"
+
+
+def test_texts_that_are_in_a_held_out_split_are_found_however_often_they_come():
+    rows = Test(("t",), ("where is my parcel it is late",), (None,))
+    given = ["Where is my  parcel it is late!", "pay my invoice", "WHERE IS MY PARCEL IT IS LATE", "pay my invoice"]
+    assert duplicates(given, {"test": rows}, 0.8) == [True, False, True, False]
+    assert duplicates(given, {"test": rows}, 1.0) == [False, False, True, False]

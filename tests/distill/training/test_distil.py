@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,17 @@ def test_the_loss_of_the_task_is_the_one_that_is_minimised(static_config, soft_f
         config = short(static_config).model_copy(update={"loss": loss})
         losses.add(distil(config, soft_for(learn, choose), learn, choose, "training").record["losses"])
     assert len(losses) == 3
+
+
+def test_rows_of_no_weight_teach_nothing(static_config, soft_for, splits):
+    learn, choose, _ = splits
+    config = short(static_config, epochs=4)
+    soft = soft_for(learn, choose)
+    # The first half of the rows is labelled wrongly.
+    half = len(learn) // 2
+    wrong = soft.probabilities.copy()
+    wrong[soft.rows_of(learn.ids[:half])] = np.roll(soft.probabilities[soft.rows_of(learn.ids[:half])], 1, axis=1)
+    misled = replace(soft, probabilities=wrong)
+    weights = np.repeat([0.0, 2.0], [half, len(learn) - half])
+    plain, weighted = (distil(config, misled, learn, choose, "training", each).record for each in (None, weights))
+    assert plain["validation_agreement"] < 0.8 < weighted["validation_agreement"]

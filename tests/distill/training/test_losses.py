@@ -81,3 +81,14 @@ def test_the_two_terms_are_mixed_by_their_weight():
 def test_a_batch_counts_as_the_mean_of_its_rows():
     rows = [soft_kl(LOGITS[row : row + 1], TEACHER[row : row + 1], 2.0) for row in range(2)]
     torch.testing.assert_close(soft_kl(LOGITS, TEACHER, 2.0), torch.stack(rows).mean())
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.3, 1.0])
+def test_a_row_counts_by_its_weight(hard):
+    def loss(rows: slice, weights: list[float] | None = None) -> torch.Tensor:
+        given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        return distillation_loss(LOGITS[rows], TEACHER[rows], given, temperature=2.0, hard=hard)
+
+    both, first, second = slice(0, 2), slice(0, 1), slice(1, 2)
+    torch.testing.assert_close(loss(both, [1.0, 1.0]), loss(both))
+    torch.testing.assert_close(loss(both, [0.5, 1.5]), (0.5 * loss(first) + 1.5 * loss(second)) / 2)

@@ -1,0 +1,199 @@
+"""Train the served student anew on the task's rows and the shadow log's, and judge the candidate. Deploys nothing.
+
+The log's texts are as they are stored, redacted: where people wrote an address the student reads `<EMAIL>`, as the
+teacher did whose answers these are. Answers are taken only of the teacher that labelled the task, in that version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from distill.data.deduplicate import duplicates
+from distill.labelling.soft_labels import SoftLabels
+from distill.owned import OwnedFile
+from distill.progress import bar
+from distill.run import Run
+from distill.stages import Stage
+from export.bundle.anchors import read_anchors
+from export.bundle.format import Bundle
+from export.delivery.transfer import push
+from export.run import TEACHER, ExportRun
+from reflux.exit_codes import GateResult
+from reflux.redistill.judgement import Judgement, judge
+from reflux.redistill.report import MARKDOWN, write_report
+from reflux.redistill.rows import LogRows
+from reflux.redistill.run import FOLDER, Redistillation, last, remember, rows_stage, unfinished
+from reflux.replay import ReplayError, replay
+from service.shadow.outbox.answered import ShadowLog, read_log
+from service.shadow.outbox.checks import Checks
+from service.shadow.outbox.sql import Connection
+from service.shadow.outbox.training_rows import TrainingLog, read_training_log
+from service.shadow.settings import ShadowSettings
+from service.shadow.teacher_record import TeacherRecord
+from service.shadow.teacher_report import teacher_drift
+
+Source = Callable[[], AbstractContextManager[Connection]]
+"""Opens the log for reading, each time anew."""
+
+
+class TeacherChangedError(ReplayError):
+    """The log's teacher is not, or no longer, the one that the student learned from, so nothing is learned from it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a candidate is made. `student` is the served one by default.
+
+    Fewer than `min_rows` new answers are nothing to do. `margin` is how much more often the candidate may disagree, in
+    [0, 1]; texts older than `days` are left out, None: none. Unless it fails, the candidate is pushed to `target`.
+    """
+
+    min_rows: int
+    margin: float
+    student: str | None = None
+    days: float | None = None
+    target: str | None = None
+    sign_key: Path | None = None
+
+
+@dataclass(frozen=True)
+class Redistilled:
+    """A candidate, its judgement, the report about both, and its digest if it was pushed."""
+
+    candidate: Bundle
+    judged: Judgement
+    report: Path
+    digest: str | None
+
+
+def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Redistilled | str:
+    """Make a candidate of the log that `source` opens, or return why there is nothing to do.
+
+    `run` is the finished run of the task; what is written lies in its folder `redistill`. `current` is the bundle that
+    is served. One that was interrupted goes on with the rows that it took.
+
+    Raises TeacherChangedError, ReplayError if the bundle, the run and the log do not fit, OutboxError if the log cannot
+    be read, and what training, export and push raise.
+    """
+    run.data.require("check")
+    run.labels.require("label")
+    soft = run.soft_labels()
+    name = _student(run, current, options.student)
+    _require_same(current, soft, run)
+    since = 0.0 if options.days is None else max(datetime.now(UTC).timestamp() - options.days * 86400.0, 0.0)
+    with _alone(run.root / FOLDER):
+        with source() as connection:
+            teachers = _teachers(run, soft)
+            log = read_log(connection, current.manifest.version, since)
+            _require_teacher(connection, log, current, teachers)
+            training = read_training_log(connection, teachers, soft.labels, since)
+        rows = _rows(run, training, {"labels": run.labels.fingerprint, "teachers": teachers}, options.min_rows)
+        if isinstance(rows, str):
+            return rows
+        again = Redistillation(run, name, rows)
+        again.make_student(name)
+        candidate = ExportRun(again).make_bundle(name)
+        replayed = replay(candidate, current, source(), margin=options.margin, days=options.days)
+        judged = judge(run, candidate, current, replayed)
+        folder = run.root / FOLDER / "report"
+        facts = again.log_rows.facts
+        write_report(folder, run.task.name, name, candidate, facts, judged)
+        digest = None
+        if options.target is not None and judged.gate is not GateResult.FAIL:
+            digest = push(candidate.path, options.target, sign_key=options.sign_key).digest
+        remember(run, rows, facts.latest)
+    return Redistilled(candidate, judged, folder / MARKDOWN, digest)
+
+
+def _student(run: Run, current: Bundle, given: str | None) -> str:
+    name = given or current.manifest.name
+    if name not in run.task.students:
+        what = f"--student {name}" if given else f"{current.path} is {name}, and it"
+        raise ReplayError(
+            f"{what} is no student of the task, which has {', '.join(run.task.students)}; give one of them as --student"
+        )
+    return name
+
+
+def _require_same(current: Bundle, soft: SoftLabels, run: Run) -> None:
+    """Raise ReplayError unless the served student learned the labels of this run from their teacher."""
+    manifest = current.manifest
+    learned = (manifest.teacher.get("name"), manifest.teacher.get("version"))
+    if learned != (soft.teacher, soft.teacher_version):
+        raise ReplayError(
+            f"{current.path} learned from {'@'.join(str(part) for part in learned if part) or 'no known teacher'}, but "
+            f"the labels of {run.root} are of {soft.teacher}@{soft.teacher_version}; give the bundle that is served, "
+            "and the run that it came from"
+        )
+    if sorted(manifest.labels) != sorted(soft.labels) or manifest.multi_label:
+        raise ReplayError(f"{current.path} has other labels than {run.root}; give the run that the bundle came from")
+
+
+def _teachers(run: Run, soft: SoftLabels) -> list[str]:
+    """Return the names under which a log has the teacher of the labels: its own, and that of its exported bundle."""
+    found = [f"{soft.teacher}@{soft.teacher_version}"]
+    if run.finetuned_teacher is not None and (stage := ExportRun(run).bundle_stage(TEACHER)).done:
+        manifest = Bundle.open(stage.path).manifest
+        found.append(f"bundle:{manifest.name}@{manifest.version}")
+    return found
+
+
+def _require_teacher(connection: Connection, log: ShadowLog, current: Bundle, teachers: list[str]) -> None:
+    """Raise TeacherChangedError unless the log's teacher is one of these, and answers the anchors as it did."""
+    if log.teacher not in teachers:
+        raise TeacherChangedError(
+            f"the log is answered by {log.teacher}, but the task's labels are of {teachers[0]}; label the task with "
+            "the teacher of today (`reflux run`), serve that student, and redistil from its log"
+        )
+    record = TeacherRecord(ShadowSettings(), read_anchors(current), current.manifest.labels)
+    record.load(Checks(log.bundle, log.teacher).load(connection))
+    _, drifted = teacher_drift(record)
+    if drifted is not None:
+        raise TeacherChangedError(
+            f"nothing is learned from a teacher that drifts. {drifted}. See docs/runbook.md; if the teacher is to stay "
+            "as it is, label the task anew"
+        )
+
+
+def _rows(run: Run, log: TrainingLog, inputs: dict[str, object], least: int) -> Stage | str:
+    """Return the rows to learn from: those of a redistillation that did not end, or else of the log as it is now.
+
+    Returns instead why there are too few.
+    """
+    if (kept := unfinished(run, inputs)) is not None:
+        return kept
+    since = last(run).get("latest")
+    new = log.since(since)
+    if new < least or not log.texts:
+        told = "" if since is None else f" since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC"
+        erased = f"; {log.erased} more are erased, as REFLUX_SHADOW__STORE_TEXT is off" if log.erased else ""
+        others = f"; {log.others} are of other teachers or labels" if log.others else ""
+        return f"{new} new texts were answered{told}, and --min-rows is {least}{erased}{others}"
+    splits = run.splits()
+    held_out = {"validation": splits.validation, "test": splits.test}
+    with bar("comparing texts", len(log.texts)) as advance:
+        duplicate = np.array(duplicates(log.texts, held_out, run.task.data.near_duplicate, advance))
+    stage = rows_stage(run, {**inputs, "latest": log.latest, "answers": len(log.texts)})
+    stage.build(LogRows.of(log, duplicate, since).write)
+    return stage
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made. Raises ReplayError while another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = OwnedFile(folder / "lock")
+    try:
+        lock.take()
+    except BlockingIOError:
+        raise ReplayError(f"{folder}: another `reflux redistill` is at work here; wait until it ends") from None
+    try:
+        yield
+    finally:
+        lock.release()

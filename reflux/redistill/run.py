@@ -1,0 +1,111 @@
+"""The stages of a redistillation, in the folder `redistill` of a task's run.
+
+`rows` (a copy of the log) → `students/NAME` → `bundles/NAME`, the candidate → `report`. The data, the labels and the
+fine-tuned teacher are those of the task's run. Rows of the log are only trained on: the task's validation split, which
+chooses the epoch and gives the temperature, the bands and the SLO, stays as it is, because it is a plain sample.
+
+Like every stage these are whole or not there, so that a redistillation that was killed begins again where it was, with
+the same rows, and no other folder is written to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distill.data.prepared import Splits
+from distill.data.splits import Train
+from distill.labelling.soft_labels import SoftLabels
+from distill.run import Run
+from distill.stages import RECORD, Stage, write_atomic
+from reflux.redistill.rows import LogRows
+
+FOLDER = "redistill"
+LAST = "last.json"
+
+
+class Redistillation(Run):
+    """The stages that make the student `name` of a finished `run` anew, with the rows of the stage `rows`."""
+
+    def __init__(self, run: Run, name: str, rows: Stage) -> None:
+        task = run.task.model_copy(update={"students": {name: run.task.students[name]}})
+        super().__init__(task, run.root / FOLDER)
+        self._run, self._rows = run, rows
+
+    @cached_property
+    def data(self) -> Stage:
+        """The data of the task's run."""
+        return self._run.data
+
+    @cached_property
+    def labels(self) -> Stage:
+        """The soft labels of the task's run."""
+        return self._run.labels
+
+    @cached_property
+    def finetuned_teacher(self) -> Stage | None:
+        """The fine-tuned teacher of the task's run."""
+        return self._run.finetuned_teacher
+
+    @cached_property
+    def label_inputs(self) -> dict[str, Any]:
+        """What determines the soft labels: those of the task's run, and the rows of the log."""
+        return {**self._run.label_inputs, "log": self._rows.fingerprint}
+
+    @cached_property
+    def log_rows(self) -> LogRows:
+        """The rows of the log."""
+        return LogRows.read(self._rows.path, len(self._run.splits().labels))
+
+    def splits(self) -> Splits:
+        """Return the splits of the task's run, with the rows of the log among those to train on."""
+        splits, rows = self._run.splits(), self.log_rows
+        train = splits.train
+        none = (None,) * len(rows.texts)
+        return replace(splits, train=Train(train.ids + rows.ids, train.texts + rows.texts, train.gold + none))
+
+    def soft_labels(self) -> SoftLabels:
+        """Return the soft labels of the task's run and of the log."""
+        return self.log_rows.added_to(self._run.soft_labels())
+
+    def weights(self, learn: Train) -> npt.NDArray[np.float64]:
+        """Return the weights of `learn`, [N]: 1 for rows of the task, those of the log for its rows."""
+        known = dict(zip(self.log_rows.ids, self.log_rows.weights.tolist(), strict=True))
+        return np.array([known.get(name, 1.0) for name in learn.ids])
+
+
+def rows_stage(run: Run, inputs: Mapping[str, Any]) -> Stage:
+    """Return the stage of the rows that were taken under these circumstances."""
+    return Stage(run.root / FOLDER / "rows", inputs)
+
+
+def unfinished(run: Run, inputs: Mapping[str, Any]) -> Stage | None:
+    """Return the rows of a redistillation that did not end, if it has these `inputs` among its own; None otherwise."""
+    path = run.root / FOLDER / "rows"
+    try:
+        stored = json.loads((path / RECORD).read_text(encoding="utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError):
+        return None
+    stage = Stage(path, stored)
+    fits = stage.done and all(stored.get(name) == value for name, value in inputs.items())
+    return stage if fits and last(run).get("rows") != stage.fingerprint else None
+
+
+def last(run: Run) -> dict[str, Any]:
+    """Return what is known of the last redistillation that ended: `rows` and `latest`; empty if there was none."""
+    try:
+        found: dict[str, Any] = json.loads((run.root / FOLDER / LAST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def remember(run: Run, rows: Stage, latest: float) -> None:
+    """Remember that a redistillation with these rows, of which the newest is of `latest` (Unix seconds), has ended."""
+    write_atomic(run.root / FOLDER / LAST, json.dumps({"rows": rows.fingerprint, "latest": latest}) + "\n")
