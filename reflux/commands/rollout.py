@@ -65,7 +65,12 @@ def redistill(
     task: TaskFile,
     output: Output = None,
     current: Annotated[
-        Path | None, typer.Option(help="The bundle that is served now, and whose log it is; that of the run.")
+        Path | None,
+        typer.Option(
+            envvar="REFLUX_BUNDLE",
+            show_envvar=True,
+            help="The bundle that is served now, and whose log it is; that of the run.",
+        ),
     ] = None,
     store: Store = None,
     database: DatabaseUrl = None,
@@ -84,7 +89,7 @@ def redistill(
     push: Annotated[
         str | None,
         typer.Option(
-            envvar="REFLUX_REDISTILL_PUSH",
+            envvar="CANDIDATE_TARGET",
             show_envvar=True,
             help="Push a candidate that does not fail, as `push`.",
         ),
