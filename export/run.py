@@ -29,7 +29,8 @@ from distill.run import RECORD, Run
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
 from export.build import Baseline, build_bundle
-from export.bundle.classifier import Classifier, Prediction
+from export.bundle.cascade import load_classifier
+from export.bundle.classifier import Prediction
 from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
@@ -199,7 +200,7 @@ class ExportRun:
         gold = gold_classes(test, splits.labels) if test.has_gold else None
         students, answers = {}, {}
         for name, bundle in self.bundles().items():
-            classifier = Classifier.load(bundle)
+            classifier = load_classifier(bundle)
             answered = [classifier.classify(text) for text in track(test.texts, f"scoring {name}", len(test))]
             answers[name] = np.stack([answer.probabilities for answer in answered])
             manifest = bundle.manifest
@@ -298,4 +299,5 @@ def _teacher_facts(soft: SoftLabels, rows: list[int], labels: Path) -> dict[str,
 
 def _copy(bundle: Bundle, folder: Path) -> None:
     for name in (*bundle.manifest.files, "manifest.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, folder / name)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from distill.progress import track
-from export.bundle.classifier import Classifier
+from export.bundle.cascade import load_classifier
 from export.bundle.format import Bundle
 from reflux.exit_codes import GateResult
 from service.monitor.paired import PairedDifference, paired_difference
@@ -161,7 +161,7 @@ def _compared(
 def best_labels(bundle: Bundle, texts: Sequence[str]) -> Any:
     """Return the names of the labels [N] that a bundle puts first."""
     what = f"asking {bundle.manifest.version}"
-    given = Classifier.load(bundle).probabilities(texts, track=lambda each: track(each, what, len(texts)))
+    given = load_classifier(bundle).probabilities(texts, track=lambda each: track(each, what, len(texts)))
     return np.array(bundle.manifest.labels)[given.argmax(axis=1)]
 
 
