@@ -63,7 +63,11 @@ def source(
     store: Path | None, database: str | None = None, password_file: Path | None = None
 ) -> AbstractContextManager[Connection]:
     """Return what opens the log, in a file or in a database. Raises ReplayError unless exactly one is given."""
-    if (store is None) == (database is None):
+    if store is not None and database is not None:
+        raise ReplayError(
+            "there are two logs, --store and --database: leave one out, or unset REFLUX_SHADOW__DATABASE to read a file"
+        )
+    if store is None and database is None:
         raise ReplayError(
             "give the log: the service's shadow.path with --store, or its shadow.database with --database"
         )
