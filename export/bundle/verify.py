@@ -20,7 +20,7 @@ from export.bundle.anchors import read_anchors
 from export.bundle.cascade import Answering, Cascade, load_classifier
 from export.bundle.classifier import INPUTS, Classifier, Encoded, InferenceError, Prediction
 from export.bundle.decision import DECISION, Decision
-from export.bundle.format import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
+from export.bundle.format import GOLDEN, MANIFEST, MODEL, REFERENCE, Bundle, BundleError, Golden
 from export.bundle.reference import Reference
 
 TOLERANCE = 0.02
@@ -31,11 +31,12 @@ def verify(path: str | Path) -> Bundle:
     """Check a bundle as serving does, and return it opened. Raises BundleError that names what is wrong."""
     with bundle_errors(Path(path)):
         bundle = Bundle.open(path)
-        Reference.open(bundle)
+        reference = Reference.open(bundle)
         check_calibration(bundle)
         read_anchors(bundle)
         classifier = load_classifier(bundle)
         check_golden(bundle, classifier)
+        check_drift(bundle, reference, classifier)
         check_decision(bundle, classifier)
         for own, stage in classifiers_of(bundle, classifier):
             if own is not bundle:
@@ -109,13 +110,23 @@ def check_decision(bundle: Bundle, classifier: Answering) -> Decision | None:
     """
     decision = Decision.open(bundle)
     if decision is not None and decision.novelty is not None:
-        width, expected = len(classifier.classify(bundle.golden()[0].text).embedding), len(decision.novelty.centre)
-        if width != expected:
-            raise BundleError(
-                f"{bundle.path / DECISION}: is for embeddings of {expected} numbers, and the graph gives {width}; "
-                "export the bundle again"
-            )
+        _require_width(bundle, classifier, DECISION, len(decision.novelty.centre))
     return decision
+
+
+def check_drift(bundle: Bundle, reference: Reference, classifier: Answering) -> None:
+    """Raise BundleError when the reference of input drift was made for other embeddings than the graph gives."""
+    if reference.drift is not None:
+        _require_width(bundle, classifier, REFERENCE, reference.drift.width)
+
+
+def _require_width(bundle: Bundle, classifier: Answering, file: str, expected: int) -> None:
+    width = len(classifier.classify(bundle.golden()[0].text).embedding)
+    if width != expected:
+        raise BundleError(
+            f"{bundle.path / file}: is for embeddings of {expected} numbers, and the graph gives {width}; "
+            "export the bundle again"
+        )
 
 
 def check_longest(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> None:

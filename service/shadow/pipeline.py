@@ -210,6 +210,11 @@ class ShadowPipeline:
         rows = [] if active is None else await active.thread.call(active.outbox.disagreements, limit)
         return disagreements_report(rows, self._manifest.labels)
 
+    @property
+    def asks(self) -> bool:
+        """Whether this process asks the teacher, now."""
+        return self._active is not None and self._active.asking is not None
+
     async def ask(self, text: str) -> dict[str, Any]:
         """Return the teacher's answer to a text, which enters no count; see `Questions.ask`.
 
