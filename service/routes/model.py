@@ -54,7 +54,7 @@ async def model(request: Request, variant: Variant = Variant.STABLE) -> Response
     state = state_of(request)
     chosen = state.models.choose(variant)
     served = {
-        **asdict(chosen.manifest),
+        **json.loads(chosen.manifest.to_json()),
         "variants": _variants(state),
         "access": state.access.model_dump(),
         "process": asdict(Process(state.classifies, chosen.shadow.asks)),
