@@ -16,8 +16,7 @@ from distill.errors import DataError
 from distill.progress import status, track
 from distill.sections import FileSource
 from distill.stages import write_atomic
-from export.bundle.cascade import load_classifier
-from export.bundle.classifier import InferenceError
+from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.format import Bundle
 
 COLUMNS = ("id", "text", "label", "score", "truncated")
@@ -34,7 +33,7 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int
     _require_target(source, target)
     with status(f"reading {source.path.name}"):
         rows = read(source, "row", blanks=True)
-        classifier = load_classifier(bundle)
+        classifier = Classifier.load(bundle)
     answers: list[tuple[str, str, str, float | None, bool]] = []
     blank = 0
     for name, text in zip(rows.ids, track(rows.texts, "classifying", len(rows)), strict=True):

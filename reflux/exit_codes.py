@@ -12,6 +12,9 @@ EXIT_CODES = {"stay": 0, "watch": 1, "leave": 2, "blind": 3}
 NO_ANSWER = 4
 """Nothing was judged: no service, no key, a wrong use, or a body of another kind."""
 
+CHECK_EXIT_CODES = {"enough": 0, "more would help": 0, "too little": 3}
+"""Of the verdicts of `reflux check`. Data that more would help can be distilled, so a script goes on. 1 is an error."""
+
 TEACHER_CHANGED = 5
 """Of `reflux redistill`: the log's teacher is not, or no longer, the one that the student learned from."""
 

@@ -11,10 +11,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.teachers import Account, Answer, TeacherError, label_order
-from export.bundle.cascade import load_classifier
-from export.bundle.classifier import InferenceError
+from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.format import Bundle, BundleError
-from export.bundle.verify import bundle_errors, check_longest, classifiers_of
+from export.bundle.verify import bundle_errors, check_longest
 
 
 class BundleTeacherConfig(BaseModel):
@@ -50,10 +49,9 @@ class BundleTeacher:
         self.labels = tuple(labels)
         self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
         with bundle_errors(bundle.path):
-            self._classifier = load_classifier(bundle, threads=threads)
+            self._classifier = Classifier.load(bundle, threads=threads)
             self._classifier.check()
-            for own, stage in classifiers_of(bundle, self._classifier):
-                check_longest(own, stage)
+            check_longest(bundle, self._classifier)
         self._usd_per_second = usd_per_hour / 3600
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer
 from rich.table import Table
 
 from reflux.commands.common import console, warn
+from reflux.exit_codes import CHECK_EXIT_CODES
 
 if TYPE_CHECKING:
     from distill.run import Run
@@ -25,15 +27,30 @@ MaxUsd = Annotated[
 
 
 @app.command()
-def check(task: TaskFile, output: Output = None) -> None:
-    """Read, deduplicate, split and check the data, and list its labels."""
+def check(
+    task: TaskFile,
+    output: Output = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write all that was found to this file.")
+    ] = None,
+) -> None:
+    """Check the data, and say whether it is enough. Exit code: 0 enough or more would help, 3 too little, 1 error."""
     from distill.evaluation.report.data import data_lines, label_lines
+    from distill.stages import write_atomic
+    from distill.sufficiency import report
+    from distill.sufficiency.check import check as check_data
 
     run = _run(task, output)
     splits = run.make_data()
     for line in (*data_lines(splits.report), *label_lines(splits.report)):
         console.print(line)
     run.require_models()
+    found = check_data(run)
+    for line in report.lines(found):
+        console.print(line)
+    if json_file is not None:
+        write_atomic(json_file, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    raise typer.Exit(CHECK_EXIT_CODES[found["verdict"]])
 
 
 @app.command()

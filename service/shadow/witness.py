@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from distill.teachers import TeacherError, label_order
-from export.bundle.cascade import load_classifier
-from export.bundle.classifier import InferenceError, Prediction
+from export.bundle.classifier import Classifier, InferenceError, Prediction
 from export.bundle.format import Bundle, BundleError, Manifest
 from export.bundle.reference import Reference
-from export.bundle.verify import bundle_errors, check_golden, check_longest, classifiers_of
+from export.bundle.verify import bundle_errors, check_golden, check_longest
 from export.bundle.witness import WitnessReference, joint_confidence
 from service.process.priority import lower_priority
 from service.shadow.errors import ShadowError
@@ -70,10 +69,9 @@ class LoadedWitness:
                 )
             self._place = label_order(bundle.manifest.labels, manifest.labels, f"the witness {path}").tolist()
             with bundle_errors(bundle.path):
-                self._classifier = load_classifier(bundle)
+                self._classifier = Classifier.load(bundle, threads=1)
                 check_golden(bundle, self._classifier)
-                for own, stage in classifiers_of(bundle, self._classifier):
-                    check_longest(own, stage)
+                check_longest(bundle, self._classifier)
         except (BundleError, TeacherError) as error:
             raise ShadowError(f"{where}: {error}") from error
         self.name, self.version = bundle.manifest.name, bundle.manifest.version
@@ -82,7 +80,8 @@ class LoadedWitness:
     def read(self, batch: Sequence[Answered]) -> list[Seen | None]:
         """Answer texts in one run, and each alone if that fails; None for a text on which the witness fails."""
         try:
-            answers = self._classifier.answer([item.text for item in batch])
+            rows = [self._classifier.encode(item.text) for item in batch]
+            answers = self._classifier.run(rows)
         except InferenceError:
             return [self.read([item])[0] for item in batch] if len(batch) > 1 else [None]
         return [self._seen(item.prediction, answer) for item, answer in zip(batch, answers, strict=True)]

@@ -31,6 +31,7 @@ from export.run import ExportRun
 from export.torch_to_onnx import export_onnx
 from export.witness import Witness
 from reflux import cli as command
+from reflux.exit_codes import CHECK_EXIT_CODES
 from service import serve
 from service.auth.keyfile import KeyOptions, digest_of, read_keys
 
@@ -177,10 +178,14 @@ def test_a_wrong_use_ends_with_status_2_and_names_what_is_wrong(cli, arguments, 
 
 def test_the_verbs_one_by_one(cli, task, tmp_path):
     output = ("--output", tmp_path / "run")
-    done = cli("check", task, *output)
-    assert done.status == 0
+    done = cli("check", task, *output, "--json", tmp_path / "check.json")
+    assert done.status == CHECK_EXIT_CODES["too little"] == 3
     assert "to train" in done.out
     assert "warning: train:" in done.out
+    assert (
+        "\nverdict: too little: 122 texts to train on; distillation profits from 10,000 to 50,000 texts\n" in done.out
+    )
+    assert json.loads((tmp_path / "check.json").read_text())["verdict"] == "too little"
     done = cli("label", task, *output, "--dry-run")
     assert done.out == "a teacher of kind bundle makes no paid calls: labelling costs nothing\n"
     assert not (tmp_path / "run" / "labels").exists()
@@ -232,7 +237,7 @@ def test_a_second_run_skips_what_is_done(cli, task, finished):
 
 def test_a_run_goes_to_runs_and_the_tasks_name_where_no_folder_is_given(cli, task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli("check", task).status == 0
+    assert cli("check", task).status == CHECK_EXIT_CODES["too little"]
     assert (tmp_path / "runs" / "keywords" / "data").is_dir()
 
 
@@ -408,7 +413,6 @@ def test_check_lists_every_label_and_names_those_that_look_alike(cli, task, chan
             (tmp_path / source["path"]).write_text(rows.replace(",", ";"))
 
     done = cli("check", changed(change), "--output", tmp_path / "run")
-    assert done.status == 0
     assert f"- {tmp_path}/train.csv: read with the delimiter ';'" in done.out
     assert f"- {tmp_path}/test.csv: read with the delimiter ';'" in done.out
     assert re.search(

@@ -1,0 +1,58 @@
+"""Present what `distill.sufficiency.check` found as lines of text. It computes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill.data.checks import ENOUGH_PER_LABEL
+from distill.data.spelling import plain
+from distill.evaluation.intervals import Interval
+from distill.sufficiency.verdict import Remedy, points, price
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the lines: what was measured, then the verdict and what to do."""
+    return ["", "Enough data?", *_size(found), *_labels(found["labels"]), *_curve(found), "", *_verdict(found)]
+
+
+def _size(found: dict[str, Any]) -> list[str]:
+    rows, (least, most) = found["size"]["train"], found["size"]["rule"]
+    place = "fewer than" if rows < least else "more than" if rows > most else "within"
+    return [f"- size: {rows:,} texts to train on, {place} the {least:,} to {most:,} that distillation profits from"]
+
+
+def _labels(labels: dict[str, Any]) -> list[str]:
+    counts = labels["per_label"]
+    if not counts:
+        return ["- labels: no text to train on has one yet"]
+    (rarest, fewest), (commonest, most) = (pick(counts.items(), key=lambda one: one[1]) for pick in (min, max))
+    thin = sum(count < ENOUGH_PER_LABEL for count in counts.values())
+    return [
+        f"- labels ({labels['of']}): {labels['rows']:,} rows of {len(counts)} labels, from {fewest:,} "
+        f"({plain(rarest)}) to {most:,} ({plain(commonest)}); {thin} with fewer than {ENOUGH_PER_LABEL}"
+    ]
+
+
+def _curve(found: dict[str, Any]) -> list[str]:
+    curve = found["learning_curve"]
+    if not curve["measured"]:
+        return [f"- learning curve: not measured: {curve['why']}"]
+    what = "agreement with the teacher" if found["labels"]["of"] == "teacher" else "accuracy on gold labels"
+    steps = ", ".join(
+        f"{size:,}: {100 * right:.1f} %" for size, right in zip(curve["sizes"], curve["right"], strict=True)
+    )
+    now, twice = (100 * curve[name]["value"] for name in ("now", "twice"))
+    return [
+        f"- learning curve ({what}, out of fold, of a linear student on word n-grams): {steps}",
+        f"- expected with all {found['labels']['rows']:,} of them: {now:.1f} %; with twice as many: {twice:.1f} %",
+    ]
+
+
+def _verdict(found: dict[str, Any]) -> list[str]:
+    shown = [f"verdict: {found['verdict']}: {found['reason']}"]
+    for given in found["remedies"]:
+        gain = None if given["gain"] is None else Interval(**given["gain"])
+        remedy = Remedy(given["action"], given["texts"], given["usd"], gain)
+        bring = "" if gain is None else f"; expect {points(gain)}"
+        shown.append(f"  - {remedy.action}{bring}; {price(remedy)}")
+    return shown

@@ -1,0 +1,104 @@
+"""`check` measures what a task has, asks the teacher nothing, and says so where it cannot measure."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from distill.data.prepared import read_splits
+from distill.run import Run
+from distill.sufficiency.check import check
+from distill.sufficiency.report import lines
+from distill.task import Task
+from tests.support.task_files import LABELLED, static
+
+ROWS = 600
+WORDS = [[f"w{label}x{word}" for word in range(40)] for label in range(3)]
+
+
+def write(path, generator, count, label=lambda own: f"label-{own}"):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        for row in range(count):
+            own = int(generator.integers(3))
+            writer.writerow((f"{' '.join(generator.choice(WORDS[own], 4))} {row}", label(own)))
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """`make_run(label)`: the run of a task whose rows of train have the labels that `label(class)` gives."""
+
+    def make(label=lambda own: f"label-{own}", **teacher):
+        generator = np.random.default_rng(0)
+        write(tmp_path / "train.csv", generator, ROWS, label)
+        write(tmp_path / "test.csv", generator, 60)
+        data = {**LABELLED}
+        for name in ("train", "test"):
+            data[name] = {**LABELLED[name], "path": str(tmp_path / f"{name}.csv")}
+        labels = np.array(["label-0", "label-1", "label-2"])
+        arrays = {name: recorded(tmp_path / f"{name}.csv") for name in ("train", "test")}
+        np.savez(tmp_path / "logits.npz", labels=labels, **arrays)
+        described = {
+            "name": "words",
+            "data": data,
+            "labels": list(labels),
+            "teacher": {
+                "kind": "recorded",
+                "logits": str(tmp_path / "logits.npz"),
+                "recordings": [{"array": name, "rows": data[name]} for name in arrays],
+                **teacher,
+            },
+            "students": {"small": static(tmp_path, 1)},
+        }
+        return Run(Task.model_validate(described), tmp_path / "run")
+
+    return make
+
+
+def recorded(path):
+    """Logits of a teacher that goes by the first word."""
+    with path.open() as file:
+        first = [int(row["text"][1]) for row in csv.DictReader(file)]
+    return 4 * np.eye(3, dtype=np.float32)[first]
+
+
+def test_gold_labels_give_a_curve_and_a_verdict_that_the_report_tells(make_run):
+    found = check(make_run(usd_per_1000=2.0))
+    assert found["usd_per_1000"] == 2.0
+    assert found["labels"]["of"] == "gold"
+    assert found["labels"]["rows"] == found["size"]["train"] == sum(found["labels"]["per_label"].values())
+    curve = found["learning_curve"]
+    assert len(curve["sizes"]) == 5
+    assert curve["right"] == sorted(curve["right"])
+    assert curve["gain"]["lower"] <= curve["gain"]["value"] <= curve["gain"]["upper"]
+    assert json.loads(json.dumps(found)) == found
+    told = "\n".join(lines(found))
+    assert "fewer than the 10,000 to 50,000 that distillation profits from" in told
+    assert "accuracy on gold labels" in told
+    assert f"\nverdict: {found['verdict']}: with twice the data expect +" in told
+
+
+def test_once_the_teacher_has_labelled_its_labels_count(make_run):
+    run = make_run(lambda own: "")  # no gold label at all
+    before = check(run)
+    assert before["labels"] == {"of": "gold", "rows": 0, "per_label": {}}
+    assert before["verdict"] == "too little"
+    told = "\n".join(lines(before))
+    assert "no text to train on has one yet" in told
+    assert "not measured: 0 texts to train on have a label, and it needs 200 or more" in told
+    run.make_labels()
+    after = check(run)
+    assert after["labels"]["of"] == "teacher"
+    assert after["labels"]["rows"] == len(read_splits(run.data.path).train)
+    assert after["learning_curve"]["right"][-1] > 0.9
+    assert "agreement with the teacher" in "\n".join(lines(after))
+
+
+def test_rows_of_one_label_have_no_curve(make_run):
+    found = check(make_run(lambda own: "label-1"))
+    assert found["learning_curve"] == {"measured": False, "why": "all rows have the same label"}
+    assert found["verdict"] == "too little"
