@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 from day import HOURS, day
@@ -42,10 +43,10 @@ STARTED = "process_start_time_seconds"
 
 
 class Scrapes:
-    """What `/metrics` said, as OpenMetrics with its times."""
+    """What `/metrics` said, as OpenMetrics with its times in a file: the memory of this process is in the pictures."""
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._begun = self._last = 0.0
 
     async def look(self, client: httpx.AsyncClient) -> None:
@@ -56,34 +57,30 @@ class Scrapes:
         self._begun, self._last = self._begun or now, now
         while WAITING.search(page := (await client.get("/metrics")).text):  # the teacher has as long as in a day
             await asyncio.sleep(0.1)
-        self.lines += self._timed(page, now)
+        self._file.writelines(self._timed(page, now))
 
     def _timed(self, page: str, now: float) -> Iterator[str]:
         for line in page.splitlines():
             if found := SERIES.fullmatch(line):
                 name, labels, value = found.groups()
                 value = str(self._begun) if name == STARTED else value
-                yield f"{name}{{{','.join(filter(None, (labels, TARGET)))}}} {value} {now:.3f}"
-
-    def write(self, path: Path) -> None:
-        """Write them to a file."""
-        path.write_text("\n".join([*self.lines, "# EOF", ""]))
+                yield f"{name}{{{','.join(filter(None, (labels, TARGET)))}}} {value} {now:.3f}\n"
 
 
-async def scraped(run: Path) -> Scrapes:
-    """Return what was scraped in a day whose last hours have foreign texts."""
-    scrapes = Scrapes()
-    async with day(run / "bundle", run / "bundles" / "teacher", FOREIGN, scrapes.look, REQUESTS) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
-            await scrapes.look(client)
-    return scrapes
+async def scrape(run: Path, path: Path) -> None:
+    """Write to `path` what was scraped in a day whose last hours have foreign texts."""
+    with path.open("w") as file:
+        scrapes = Scrapes(file)
+        async with day(run / "bundle", run / "bundles" / "teacher", FOREIGN, scrapes.look, REQUESTS) as url:
+            async with httpx.AsyncClient(base_url=url) as client:
+                await scrapes.look(client)
+        file.write("# EOF\n")
 
 
 @contextmanager
-def prometheus(folder: Path, scrapes: Scrapes) -> Iterator[httpx.Client]:
-    """Start a Prometheus that holds the scrapes, and yield a client of it."""
-    scrapes.write(folder / "scrapes.txt")
-    making = ("promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "scrapes.txt", folder / "data")
+def prometheus(folder: Path, scrapes: Path) -> Iterator[httpx.Client]:
+    """Start a Prometheus that holds the scrapes of a file, and yield a client of it."""
+    making = ("promtool", "tsdb", "create-blocks-from", "openmetrics", scrapes, folder / "data")
     subprocess.run(making, check=True, stdout=subprocess.DEVNULL)
     (folder / "prometheus.yml").touch()
     with socket.socket() as free:
@@ -122,12 +119,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
-    scrapes = asyncio.run(scraped(given.run))
-    now = time.time()
-    with tempfile.TemporaryDirectory() as folder, prometheus(Path(folder), scrapes) as client:
-        source = Prometheus(client, now - 3600 * HOURS, now, WINDOW)
-        for dashboard in DASHBOARDS:
-            draw(dashboard, source, given.output / f"dashboard-{dashboard.name}.png")
+    with tempfile.TemporaryDirectory() as folder:
+        scrapes = Path(folder) / "scrapes.txt"
+        asyncio.run(scrape(given.run, scrapes))
+        now = time.time()
+        with prometheus(Path(folder), scrapes) as client:
+            source = Prometheus(client, now - 3600 * HOURS, now, WINDOW)
+            for dashboard in DASHBOARDS:
+                draw(dashboard, source, given.output / f"dashboard-{dashboard.name}.png")
     print(f"{len(DASHBOARDS)} pictures in {given.output}")
 
 

@@ -16,7 +16,8 @@ from distill.errors import DataError
 from distill.progress import status, track
 from distill.sections import FileSource
 from distill.stages import write_atomic
-from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.cascade import load_classifier
+from export.bundle.classifier import InferenceError
 from export.bundle.format import Bundle
 
 COLUMNS = ("id", "text", "label", "score", "truncated")
@@ -33,7 +34,7 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int
     _require_target(source, target)
     with status(f"reading {source.path.name}"):
         rows = read(source, "row", blanks=True)
-        classifier = Classifier.load(bundle)
+        classifier = load_classifier(bundle)
     answers: list[tuple[str, str, str, float | None, bool]] = []
     blank = 0
     for name, text in zip(rows.ids, track(rows.texts, "classifying", len(rows)), strict=True):

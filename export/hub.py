@@ -45,10 +45,15 @@ _ROLES = {
 def export_hub(bundle: Bundle, folder: Path) -> None:
     """Write a bundle into a new folder in the layout of the hub, whole or not at all.
 
-    Raises DistillError when the folder is not empty or cannot be written, and BundleError when the bundle's graph or
-    tokenizer cannot be read, or the written graph does not give the bundle's golden answers.
+    Raises DistillError when the folder is not empty or cannot be written, or the bundle is a cascade, and BundleError
+    when the bundle's graph or tokenizer cannot be read, or the written graph does not give the golden answers.
     """
     require_new(folder)
+    if stages := bundle.manifest.stages:
+        raise DistillError(
+            f"{bundle.path}: is a cascade, and the hub's layout has one graph; export one of its stages, such as "
+            f"{bundle.path / stages[-1].folder}"
+        )
     folder = folder.resolve()  # `.` has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name.lstrip('.')}-", dir=folder.parent))

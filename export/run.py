@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,22 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.data.prepared import Splits
-from distill.data.splits import S, gold_classes
+from distill.data.splits import S
 from distill.errors import DistillError
 from distill.evaluation.constant_answers import student_warnings, teacher_warnings
-from distill.evaluation.decision import compare_decisions
-from distill.evaluation.gap import SCHEMA, compare
+from distill.evaluation.gap import SCHEMA
 from distill.evaluation.report.write import write_report
 from distill.labelling.soft_labels import SoftLabels
-from distill.progress import track
 from distill.run import RECORD, Run
+from distill.sections import walk
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
 from export.build import Baseline, build_bundle
-from export.bundle.classifier import Classifier, Prediction
-from export.bundle.decision import Decision
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
+from export.evaluate import Judge, Prices, answers, entry, teacher_reliability
 from export.fit_reference import ceiling_warning
 from export.witness import Witness, make_witness
 
@@ -73,7 +70,7 @@ class ExportRun:
     @property
     def report(self) -> Stage:
         """The gap report."""
-        inputs = {"chosen": self.chosen.fingerprint, "labels": self.run.labels.fingerprint}
+        inputs = {"schema": SCHEMA, "chosen": self.chosen.fingerprint, "labels": self.run.labels.fingerprint}
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
@@ -194,36 +191,24 @@ class ExportRun:
     def _evaluate(self, folder: Path) -> None:
         splits, soft = self.run.splits(), self.run.soft_labels()
         test = _labelled(splits.test, soft)
-        rows = soft.rows_of(test.ids)
-        teacher = soft.probabilities[rows]
-        gold = gold_classes(test, splits.labels) if test.has_gold else None
-        students, answers = {}, {}
+        judge, rows = Judge.of(test, soft), soft.rows_of(test.ids)
+        teacher = _teacher_facts(soft, rows, self.run.labels.path)
+        prices = self._prices(soft, teacher)
+        students, given = {}, {}
         for name, bundle in self.bundles().items():
-            classifier = Classifier.load(bundle)
-            answered = [classifier.classify(text) for text in track(test.texts, f"scoring {name}", len(test))]
-            answers[name] = np.stack([answer.probabilities for answer in answered])
-            manifest = bundle.manifest
+            answered = answers(bundle, test.texts)
+            given[name] = np.stack([answer.probabilities for answer in answered])
             training = json.loads((self.run.student(name).path / RECORD).read_text(encoding="utf-8"))
-            students[name] = {
-                "gap": compare(teacher, answers[name], splits.labels, gold).as_dict(),
-                "decision": _decision_gap(bundle, answered, teacher, gold),
-                "bundle": manifest.version,
-                "family": manifest.family,
-                "variant": manifest.variant,
-                "measured": manifest.measured,
-                "gates": manifest.gates,
-                "usd_per_1000": manifest.measured["milliseconds"] / 3600 * self.task.budget.usd_per_hour,
-                "parameters": training["parameters"],
-            }
+            students[name] = {**entry(bundle, answered, judge, prices), "parameters": training["parameters"]}
         gap = {
             "schema": SCHEMA,
             "task": self.task.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "teacher": _teacher_facts(soft, rows, self.run.labels.path),
+            "teacher": {**teacher, "reliability": teacher_reliability(judge)},
             "students": students,
             "warnings": [
-                *teacher_warnings(teacher, splits.labels, gold),
-                *student_warnings(answers, teacher, splits.labels),
+                *teacher_warnings(judge.teacher, splits.labels, judge.gold),
+                *student_warnings(given, judge.teacher, splits.labels),
                 *self.ceiling_warnings(),
             ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
@@ -233,26 +218,15 @@ class ExportRun:
         write_atomic(folder / GAP, json.dumps(gap, indent=2, ensure_ascii=False) + "\n")
         write_report(gap, folder)
 
-
-def _decision_gap(
-    bundle: Bundle, answers: Sequence[Prediction], teacher: npt.NDArray[np.float32], gold: npt.NDArray[np.intp] | None
-) -> dict[str, Any] | None:
-    """Compare the decisions that follow from a student's answers to N texts and the teacher's [N, K]; None without any.
-
-    Whether a text is novel is a property of the text, so it is left to a human whoever would answer it.
-    """
-    decision = Decision.open(bundle)
-    if decision is None:
-        return None
-    novel = decision.novel(np.stack([answer.embedding for answer in answers]))
-    student = decision.choose(np.stack([answer.probabilities for answer in answers]), novel)
-    return compare_decisions(
-        decision.choose(teacher, novel),
-        student,
-        decision.likely(teacher).argmax(axis=1),
-        None if gold is None else decision.action_of[gold],
-        decision.abstain,
-    ).as_dict()
+    def _prices(self, soft: SoftLabels, teacher: dict[str, Any]) -> Prices:
+        record = json.loads((self.run.labels.path / RECORD).read_text(encoding="utf-8"))
+        by_the_hour = any(key == "usd_per_hour" for key, _ in walk(self.task.teacher))
+        return Prices(
+            usd_per_hour=self.task.budget.usd_per_hour,
+            usd_per_1000=teacher["usd_per_1000"],
+            labels_usd=max(float(record["spent_usd"]), float(soft.cost_usd.sum())),
+            by_the_text=not by_the_hour,
+        )
 
 
 def _labelled(split: S, soft: SoftLabels) -> S:
@@ -298,4 +272,5 @@ def _teacher_facts(soft: SoftLabels, rows: list[int], labels: Path) -> dict[str,
 
 def _copy(bundle: Bundle, folder: Path) -> None:
     for name in (*bundle.manifest.files, "manifest.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, folder / name)

@@ -14,7 +14,7 @@ from distill.errors import DistillError
 from distill.progress import track
 from distill.teachers import label_order
 from export.build import Baseline
-from export.bundle.classifier import Classifier
+from export.bundle.cascade import load_classifier
 from export.bundle.format import Bundle, write_bundle
 from export.bundle.reference import Reference
 from export.bundle.witness import WITNESS, WitnessReference, joint_confidences
@@ -59,7 +59,7 @@ def make_witness(student: Bundle, witness: Bundle, path: Path, baseline: Baselin
 
 def _probabilities(bundle: Bundle, texts: Sequence[str]) -> npt.NDArray[np.float32]:
     name = f"asking {bundle.manifest.name}"
-    return Classifier.load(bundle).probabilities(texts, track=lambda rows: track(rows, name, len(texts)))
+    return load_classifier(bundle).probabilities(texts, track=lambda rows: track(rows, name, len(texts)))
 
 
 def _spread(reference: Reference) -> float:

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import yaml
 
+from export.delivery.address import require_digest, require_place
 from reflux.cluster import Cluster
 from reflux.exit_codes import GateResult
 
@@ -48,6 +50,24 @@ class Patience:
     count: int
     interval: float
     limit: float
+
+
+def require_options(prometheus: str, bundle: tuple[str, str], patience: Patience) -> None:
+    """Raise CanaryError or DeliveryError for what can never be judged or pulled, before anything is started.
+
+    `bundle` is its source and its digest. Nothing is asked: neither Prometheus, the registry nor the cluster.
+    """
+    parts = urlsplit(prometheus)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CanaryError(f"--prometheus {prometheus}: give an address such as http://prometheus:9090")
+    source, digest = bundle
+    require_place(source)
+    require_digest(digest)
+    if patience.count * patience.interval > patience.limit:
+        raise CanaryError(
+            f"{patience.count} looks, {patience.interval:g} s apart, take longer than the {patience.limit:g} s of a "
+            "step, so no candidate could pass; raise --hours, or lower --count or --interval"
+        )
 
 
 def read_gates(path: Path) -> list[Gate]:

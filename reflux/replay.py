@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from distill.progress import track
-from export.bundle.classifier import Classifier
+from export.bundle.cascade import load_classifier
 from export.bundle.format import Bundle
 from reflux.exit_codes import GateResult
 from service.monitor.paired import PairedDifference, paired_difference
@@ -63,7 +63,11 @@ def source(
     store: Path | None, database: str | None = None, password_file: Path | None = None
 ) -> AbstractContextManager[Connection]:
     """Return what opens the log, in a file or in a database. Raises ReplayError unless exactly one is given."""
-    if (store is None) == (database is None):
+    if store is not None and database is not None:
+        raise ReplayError(
+            "there are two logs, --store and --database: leave one out, or unset REFLUX_SHADOW__DATABASE to read a file"
+        )
+    if store is None and database is None:
         raise ReplayError(
             "give the log: the service's shadow.path with --store, or its shadow.database with --database"
         )
@@ -161,7 +165,7 @@ def _compared(
 def best_labels(bundle: Bundle, texts: Sequence[str]) -> Any:
     """Return the names of the labels [N] that a bundle puts first."""
     what = f"asking {bundle.manifest.version}"
-    given = Classifier.load(bundle).probabilities(texts, track=lambda each: track(each, what, len(texts)))
+    given = load_classifier(bundle).probabilities(texts, track=lambda each: track(each, what, len(texts)))
     return np.array(bundle.manifest.labels)[given.argmax(axis=1)]
 
 

@@ -75,7 +75,7 @@ def create_worker_app(settings: Settings) -> FastAPI:
 
     Raises what `create_app` raises.
     """
-    return _create(State(settings), _routers(settings), [])
+    return _create(State(settings, classifies=False), _routers(settings), [])
 
 
 def _create(state: State, routers: Sequence[APIRouter], protocols: Sequence[APIRouter]) -> FastAPI:

@@ -17,9 +17,13 @@ from service.telemetry.tracing import Tracer
 
 @dataclass(slots=True)
 class State:
-    """`draining` is set when the server is told to stop: it still answers, but is not ready for more."""
+    """`draining` is set when the server is told to stop: it still answers, but is not ready for more.
+
+    `classifies` is False of a worker, which has no route that classifies.
+    """
 
     settings: Settings
+    classifies: bool = True
     metrics: Metrics = field(default_factory=Metrics)
     models: Models = field(init=False)
     keys: Keys | None = field(init=False)

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distill.evaluation.calibration import BINS, binned_residuals, confidence_bins
+from distill.evaluation.accuracy import McNemar, accuracies
 from distill.evaluation.intervals import Interval, paired_bootstrap, wilson
 
 Floats = npt.NDArray[np.floating]
 Classes = npt.NDArray[np.intp]
 
-SCHEMA = 1
+SCHEMA = 2
+"""The version of `gap.json`; a new one makes the report of a run out of date."""
+
 _FLOOR = 1e-4
 
 
@@ -37,22 +39,25 @@ class Gap:
     """A student against its teacher on N test rows.
 
     `agreement` is the share of rows with the same first choice. `kl` is the mean KL(teacher ‖ student) in nats,
-    probabilities floored at 1e-4. `calibration_error` compares the student's confidence with its agreement with the
-    teacher; like every binned estimate it is biased upwards by chance. With gold labels there are both accuracies,
-    `retention` (student's accuracy over teacher's) and `loss` (teacher's minus student's), else they are None.
-    `reliability` holds, for each confidence bin that is not empty, its rows, mean confidence and agreement.
+    probabilities floored at 1e-4, and `js` the mean Jensen-Shannon divergence, in [0, ln 2]. `confusion` holds, for
+    each pair of classes that occurs, the teacher's class, the student's and the number of rows. With gold labels there
+    are both accuracies and macro-F1, `retention` (student's accuracy over teacher's), `loss` (teacher's minus
+    student's) and McNemar's test, else they are None.
     """
 
     rows: int
     agreement: Interval
     kl: Interval
-    calibration_error: Interval
+    js: Interval
     teacher_accuracy: Interval | None
     student_accuracy: Interval | None
     retention: Interval | None
     loss: Interval | None
+    teacher_macro_f1: Interval | None
+    student_macro_f1: Interval | None
+    mcnemar: McNemar | None
     classes: tuple[ClassRow, ...]
-    reliability: tuple[tuple[int, float, float], ...]
+    confusion: tuple[tuple[int, int, int], ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the gap as JSON values."""
@@ -73,21 +78,26 @@ def compare(
     if gold is not None and gold.shape != (len(teacher),):
         raise ValueError(f"expected {len(teacher)} gold classes, got shape {gold.shape}")
     chosen, followed = teacher.argmax(1), student.argmax(1)
-    agree = chosen == followed
-    means = _means(teacher, student, agree, seed)
-    right = None if gold is None else (chosen == gold, followed == gold)
-    accuracies = _accuracies(*right, seed=seed) if right else (None, None, None, None)
+    kl, js = paired_bootstrap(
+        np.column_stack([divergence(teacher, student), jensen_shannon(teacher, student)]),
+        lambda means: means,
+        seed=seed,
+    )
+    found = None if gold is None else accuracies(chosen, followed, gold, seed=seed)
     return Gap(
         rows=len(teacher),
-        agreement=wilson(int(agree.sum()), len(agree)),
-        kl=means[0],
-        calibration_error=means[1],
-        teacher_accuracy=accuracies[0],
-        student_accuracy=accuracies[1],
-        retention=accuracies[2],
-        loss=accuracies[3],
+        agreement=wilson(int((chosen == followed).sum()), len(teacher)),
+        kl=kl,
+        js=js,
+        teacher_accuracy=None if found is None else found.teacher,
+        student_accuracy=None if found is None else found.student,
+        retention=None if found is None else found.retention,
+        loss=None if found is None else found.loss,
+        teacher_macro_f1=None if found is None else found.teacher_macro_f1,
+        student_macro_f1=None if found is None else found.student_macro_f1,
+        mcnemar=None if found is None else found.mcnemar,
         classes=_per_class(chosen, followed, labels),
-        reliability=_reliability(student.max(1), agree),
+        confusion=_confusion(chosen, followed),
     )
 
 
@@ -98,33 +108,18 @@ def divergence(teacher: Floats, student: Floats) -> npt.NDArray[np.float64]:
     return result
 
 
+def jensen_shannon(teacher: Floats, student: Floats) -> npt.NDArray[np.float64]:
+    """Return the Jensen-Shannon divergence of each row in nats, [N], in [0, ln 2]; both are floored at 1e-4."""
+    p, q = (_floored(rows) for rows in (teacher, student))
+    middle = (p + q) / 2
+    result: npt.NDArray[np.float64] = (p * np.log(p / middle) + q * np.log(q / middle)).sum(axis=1) / 2
+    return result
+
+
 def _floored(rows: Floats) -> npt.NDArray[np.float64]:
     floored = np.maximum(rows.astype(np.float64), _FLOOR)
     result: npt.NDArray[np.float64] = floored / floored.sum(axis=1, keepdims=True)
     return result
-
-
-def _means(teacher: Floats, student: Floats, agree: npt.NDArray[np.bool_], seed: int) -> list[Interval]:
-    columns = np.column_stack([divergence(teacher, student), binned_residuals(student.max(1), agree)])
-
-    def statistics(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.stack([means[..., 0], np.abs(means[..., 1:]).sum(-1)], axis=-1)
-
-    return paired_bootstrap(columns, statistics, seed=seed)
-
-
-def _accuracies(
-    teacher_right: npt.NDArray[np.bool_], student_right: npt.NDArray[np.bool_], seed: int
-) -> tuple[Interval, Interval, Interval, Interval]:
-    columns = np.column_stack([teacher_right, student_right]).astype(np.float64)
-
-    def statistics(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        teacher, student = means[..., 0], means[..., 1]
-        return np.stack([student / np.maximum(teacher, 1e-9), teacher - student], axis=-1)
-
-    retention, loss = paired_bootstrap(columns, statistics, seed=seed)
-    count = len(columns)
-    return wilson(int(teacher_right.sum()), count), wilson(int(student_right.sum()), count), retention, loss
 
 
 def _per_class(chosen: Classes, followed: Classes, labels: tuple[str, ...]) -> tuple[ClassRow, ...]:
@@ -144,10 +139,6 @@ def _per_class(chosen: Classes, followed: Classes, labels: tuple[str, ...]) -> t
     return tuple(rows)
 
 
-def _reliability(confidence: Floats, agree: npt.NDArray[np.bool_]) -> tuple[tuple[int, float, float], ...]:
-    placed = confidence_bins(confidence)
-    return tuple(
-        (int(inside.sum()), float(confidence[inside].mean()), float(agree[inside].mean()))
-        for inside in (placed == index for index in range(BINS))
-        if inside.any()
-    )
+def _confusion(chosen: Classes, followed: Classes) -> tuple[tuple[int, int, int], ...]:
+    pairs, counts = np.unique(np.column_stack([chosen, followed]), axis=0, return_counts=True)
+    return tuple((int(said), int(answered), int(count)) for (said, answered), count in zip(pairs, counts, strict=True))

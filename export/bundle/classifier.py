@@ -43,7 +43,8 @@ class Prediction(NamedTuple):
 
     `tokens` is how many tokens the graph read, `unknown` how many of them stand for something that the vocabulary does
     not have, `truncated` whether the text had more. `best` is the index of the most probable label (the first of
-    equals), `score` its probability.
+    equals), `score` its probability. `stage` is the place of the stage of a cascade that answered, 0 in other bundles;
+    the embedding is then that of the first stage.
     """
 
     probabilities: Floats
@@ -54,6 +55,7 @@ class Prediction(NamedTuple):
     best: int
     score: float
     unknown: int = 0
+    stage: int = 0
 
 
 class Encoded(NamedTuple):
@@ -204,14 +206,17 @@ class Classifier:
             )
         return predictions
 
+    def answer(self, texts: Sequence[str]) -> list[Prediction]:
+        """Answer texts in one run. Raises InferenceError as `encode` and `run` do."""
+        return self.run([*map(self.encode, texts)])
+
     def classify(self, text: str) -> Prediction:
-        """Answer one text. Raises InferenceError as `run` does."""
-        return self.run([self.encode(text)])[0]
+        """Answer one text. Raises InferenceError as `answer` does."""
+        return self.answer([text])[0]
 
     def probabilities(self, texts: Sequence[str], *, track: Callable[[Iterable[str]], Iterable[str]] = iter) -> Floats:
         """Answer many texts, one run each: probabilities [N, K]. `track` may wrap the iteration in a progress bar."""
-        rows = [self.classify(text).probabilities for text in track(texts)]
-        return np.stack(rows) if rows else np.empty((0, self._classes), dtype=np.float32)
+        return stacked([self.classify(text) for text in track(texts)], self._classes)
 
     def shrink(self) -> None:
         """Release the memory that a CPU session keeps from larger runs. Raises InferenceError when the graph fails."""
@@ -266,6 +271,12 @@ class Classifier:
         """Return the graph's inputs other than ids."""
         feeds = {"attention_mask": mask} if self._takes_mask else {}
         return feeds if self._packing is None else feeds | self._packing.pack(lengths)
+
+
+def stacked(answers: Sequence[Prediction], classes: int) -> Floats:
+    """Return the probabilities of N answers, [N, classes]."""
+    rows = [answer.probabilities for answer in answers]
+    return np.stack(rows) if rows else np.empty((0, classes), dtype=np.float32)
 
 
 def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:

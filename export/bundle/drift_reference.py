@@ -74,6 +74,11 @@ class DriftReference:
         """The number of texts, M."""
         return int(self.bands.sum())
 
+    @property
+    def width(self) -> int:
+        """The number of dimensions of an embedding, d."""
+        return len(self.projection) // len(self.offsets)
+
     def features(self, embeddings: npt.NDArray[np.float32]) -> Floats:
         """Return φ [N, D] of embeddings [N, d]. Raises ValueError if d is not that of the reference."""
         directions, offsets = self._map

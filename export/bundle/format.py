@@ -2,26 +2,26 @@
 
 Its files are `model.onnx`, `portable.onnx` (if the served graph needs the inputs of sequence packing),
 `tokenizer.json`, `manifest.json`, `reference.npz`, `golden.jsonl`, `anchors.jsonl` (of a student), `decision.npz` (if
-the task has a decision) and `CARD.md`. This module writes a bundle atomically and refuses one that was changed. It does
-not run the graph; `classifier` does.
+the task has a decision) and `CARD.md`. A cascade has no graph and no tokenizer of its own, but in `stages/` a complete
+bundle for each stage; its other files are about the answers of the whole. This module writes a bundle atomically and
+refuses one that was changed. It does not run the graph; `classifier` and `cascade` do.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from export.bundle.atomic import replaced
 from export.bundle.manifest_rules import encodable, is_number, kind_of, read_object, violations
+from export.bundle.stages import Stage
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -34,9 +34,6 @@ CARD = "CARD.md"
 
 PLAIN, FUSED, INT8, FP16 = "plain", "fused", "int8", "fp16"
 """The variants of a graph."""
-
-_RENAME_EXCHANGE = 2  # linux/fs.h
-_AT_FDCWD = -100  # linux/fcntl.h
 
 
 class BundleError(Exception):
@@ -52,7 +49,8 @@ class Manifest:
     bundle each label's probability is independent, and a text has every label of at least `threshold`.
     `truncation_side`, `left` or `right`, is the end at which a text of more than `max_tokens` is cut; the tokenizer
     holds it too. `portable` names the graph that takes `input_ids` and `attention_mask` only, so that it runs without
-    Reflux; it may be `model.onnx` itself, and is None in bundles older than this key.
+    Reflux; it may be `model.onnx` itself, and is None in bundles older than this key. `stages` are those of a cascade,
+    none in other bundles.
     """
 
     name: str
@@ -74,22 +72,32 @@ class Manifest:
     threshold: float = 0.5
     truncation_side: str = "right"
     portable: str | None = None
+    stages: tuple[Stage, ...] = ()
     schema: int = SCHEMA
 
     def content_version(self) -> str:
-        """Hash the files and the settings that change an answer: twelve hexadecimal digits."""
-        content = {
-            "files": {name: digest for name, digest in sorted(self.files.items()) if name != CARD},
+        """Hash the files and the settings that change an answer: twelve hexadecimal digits.
+
+        Of the stages of a cascade it hashes versions and cut-offs, not the files.
+        """
+        own = {name: digest for name, digest in sorted(self.files.items()) if name != CARD and "/" not in name}
+        content: dict[str, Any] = {
+            "files": own,
             "labels": list(self.labels),
             "max_tokens": self.max_tokens,
         }
         if self.multi_label:
             content |= {"multi_label": True, "threshold": self.threshold}
+        if self.stages:
+            content["stages"] = [[stage.version, stage.cut_off] for stage in self.stages]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
-        """Return the text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        """Return the text of `manifest.json`. Without stages it has no such key, so that earlier versions read it."""
+        content = asdict(self)
+        if not self.stages:
+            del content["stages"]
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: Path) -> Self:
@@ -105,7 +113,8 @@ class Manifest:
             )
         if wrong := violations(data):
             raise BundleError(f"{where}: {'; '.join(wrong)}; export the bundle again")
-        return cls(**{**data, "labels": tuple(data["labels"])})
+        stages = tuple(Stage(**stage) for stage in data.get("stages", ()))
+        return cls(**{**data, "labels": tuple(data["labels"]), "stages": stages})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,11 @@ class Bundle:
             return cls(root, _checked_manifest(root))
         except (OSError, ValueError) as error:  # ValueError: a path that no file can have
             raise _unreadable(root, error) from error
+
+    def stage(self, stage: Stage) -> Bundle:
+        """Return the bundle of a stage, which was checked when this one was opened."""
+        folder = self.path / stage.folder
+        return Bundle(folder, Manifest.from_json((folder / MANIFEST).read_bytes(), folder / MANIFEST))
 
     def golden(self) -> list[Golden]:
         """Read the golden texts. Raises BundleError for a line that is not one, or has other labels."""
@@ -176,7 +190,7 @@ def _checked_manifest(root: Path) -> Manifest:
     if not (root / MANIFEST).is_file():
         raise BundleError(f"{root}: no {MANIFEST}; a bundle is a directory that `reflux export` wrote")
     manifest = Manifest.from_json((root / MANIFEST).read_bytes(), root / MANIFEST)
-    for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN):
+    for name in (REFERENCE, GOLDEN) if manifest.stages else (MODEL, TOKENIZER, REFERENCE, GOLDEN):
         if name not in manifest.files:
             raise BundleError(f"{root / MANIFEST}: 'files' lists no {name}; export the bundle again")
     inside = root.resolve()
@@ -189,7 +203,30 @@ def _checked_manifest(root: Path) -> Manifest:
             raise BundleError(f"{root / name}: does not match its hash; copy the bundle again or export it again")
     if manifest.version != manifest.content_version():
         raise BundleError(f"{root / MANIFEST}: version {manifest.version} is not that of its content; export again")
+    for stage in manifest.stages:
+        _check_stage(root, manifest, stage)
     return manifest
+
+
+def _check_stage(root: Path, manifest: Manifest, stage: Stage) -> None:
+    """Check the bundle of a stage, whose files the cascade's manifest lists too and whose hashes were checked.
+
+    Raises BundleError when it is not a whole bundle, is another version, is a cascade, or answers otherwise than with
+    one of the cascade's labels.
+    """
+    where, inside = root / stage.folder / MANIFEST, f"{stage.folder}/"
+    listed = {name.removeprefix(inside): digest for name, digest in manifest.files.items() if name.startswith(inside)}
+    if listed.pop(MANIFEST, None) is None:
+        raise BundleError(f"{root / MANIFEST}: 'files' lists no {inside}{MANIFEST}; build the cascade again")
+    own = Manifest.from_json(where.read_bytes(), where)
+    if own.files != listed or not {MODEL, TOKENIZER} <= set(listed) or own.stages:
+        raise BundleError(f"{where}: is not that of a student whose files the cascade has; build the cascade again")
+    if not own.version == own.content_version() == stage.version:
+        raise BundleError(f"{where}: version {own.version} is not the {stage.version} of the cascade; build it again")
+    if own.labels != manifest.labels or own.multi_label or manifest.multi_label:
+        raise BundleError(
+            f"{where}: has not the labels of the cascade, in their order, one for each text; build it again"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> BundleError:
@@ -213,25 +250,6 @@ def write_bundle(path: str | Path, contents: Mapping[str, bytes | Path], manifes
         Manifest.from_json(sealed.to_json(), target / MANIFEST)  # so that nothing is written which `open` would refuse
         _write(staging / MANIFEST, sealed.to_json().encode())
     return Bundle(target, sealed)
-
-
-@contextmanager
-def replaced(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, which takes its place in one step at the end of the block.
-
-    What was at `target` is deleted then. If the block raises, the folder is removed and `target` is unchanged. Raises
-    OSError when the folder cannot be made or moved.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # One dot even where `target` is hidden itself, so that its stage recognises what a killed process leaves behind.
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name.lstrip('.')}-", dir=target.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        _replace(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def golden_jsonl(rows: list[Golden]) -> bytes:
@@ -260,30 +278,8 @@ def cpu_features() -> dict[str, Any]:
     return {"machine": platform.machine(), "features": [name for name in watched if name in flags]}
 
 
-def _replace(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    aside = staging
-    if not _exchange(staging, target):
-        aside = staging.with_name(f"{staging.name}-old")
-        target.rename(aside)
-        try:
-            staging.rename(target)
-        except BaseException:
-            aside.rename(target)
-            raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step, so that neither name is ever free. False where the system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    paths = (os.fsencode(first), os.fsencode(second))
-    return rename is not None and rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0
-
-
 def _write(path: Path, content: bytes | Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):
         shutil.copyfile(content, path)
     else:

@@ -15,6 +15,13 @@ from typing import Any, NamedTuple
 MOST_TOKENS = 131_072
 """The largest `max_tokens`. No student reads more; a larger number means a damaged manifest and an endless warm-up."""
 
+CASCADE = "cascade"
+"""The family of a bundle that holds several, its stages."""
+
+STAGES = "stages"
+"""The folder of a cascade that holds the bundles of its stages, each in a folder of its own."""
+
+_STAGE_KEYS = {"folder", "version", "cut_off"}
 _LONGEST_NAME = 200
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -70,8 +77,15 @@ def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> 
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file of a bundle may have this name: a plain one, in no folder."""
-    return _FILE.fullmatch(name) is not None
+    """Whether a file of a bundle may have this name: a plain one, or in a cascade `stages/STAGE/NAME`."""
+    folder, _, file = name.rpartition("/")
+    return _FILE.fullmatch(file) is not None and (not folder or is_within(folder, STAGES))
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path of a bundle is that of a plain name directly within `folder`."""
+    parent, _, name = path.rpartition("/")
+    return parent == folder and _FILE.fullmatch(name) is not None
 
 
 def _finite(number: str) -> float:
@@ -115,6 +129,33 @@ def _graph_or_none(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.endswith(".onnx"))
 
 
+def _stages(value: object) -> bool:
+    """Whether a value is empty, or a list of two stages or more, of which only the last has no cut-off."""
+    if not isinstance(value, list) or len(value) == 1 or not all(map(_stage, value)):
+        return False
+    cut_offs = [row["cut_off"] for row in value]
+    return (
+        len({row["folder"] for row in value}) == len(value)
+        and all(map(_share, cut_offs[:-1]))
+        and (not cut_offs or cut_offs[-1] is None)
+    )
+
+
+def _stage(row: object) -> bool:
+    if not isinstance(row, dict) or set(row) != _STAGE_KEYS:
+        return False
+    return isinstance(row["folder"], str) and is_within(row["folder"], STAGES) and _name(row["version"])
+
+
+def _share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _unlike_family(data: dict[str, Any]) -> bool:
+    """Whether a cascade has no stages, or another bundle has some."""
+    return bool(data["stages"]) != (data.get("family") == CASCADE)
+
+
 def _strings(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
@@ -129,7 +170,7 @@ RULES = {
     "max_tokens": Rule(f"a whole number from 1 to {MOST_TOKENS}", _whole),
     "variant": _NAME,
     "temperature": Rule("a number above 0", lambda value: is_number(value, low=0.0)),
-    "files": Rule("an object of plain file names, in no other folder, each with its SHA-256", _files),
+    "files": Rule("an object of plain file names, in no folder but those of stages, each with its SHA-256", _files),
     "version": _NAME,
     "role": _NAME._replace(needed=False),
     "teacher": _OBJECT,
@@ -141,11 +182,17 @@ RULES = {
     "multi_label": Rule("true or false", lambda value: isinstance(value, bool), needed=False),
     "truncation_side": Rule("left or right", lambda value: value in ("left", "right"), needed=False),
     "portable": Rule("the name of a graph that 'files' lists, or null", _graph_or_none, needed=False),
+    "stages": Rule(
+        f"two or more objects of folder, version and cut_off, in [0, 1] but for the last, which has null; only in a "
+        f"bundle of the family {CASCADE}",
+        _stages,
+        needed=False,
+    ),
     "threshold": Rule("a number between 0 and 1", lambda value: is_number(value, 0.0, 1.0), needed=False),
 }
 """The rules by key. `schema`, which says whether these rules apply, is checked before them."""
 
-_TOGETHER = {"labels": _leaves_no_choice, "portable": _names_no_file}
+_TOGETHER = {"labels": _leaves_no_choice, "portable": _names_no_file, "stages": _unlike_family}
 """Predicates over the whole manifest that a key violates where they hold."""
 
 

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.teachers import Account, Answer, TeacherError, label_order
-from export.bundle.classifier import Classifier, InferenceError
+from export.bundle.cascade import load_classifier
+from export.bundle.classifier import InferenceError
 from export.bundle.format import Bundle, BundleError
-from export.bundle.verify import bundle_errors, check_longest
+from export.bundle.verify import bundle_errors, check_longest, classifiers_of
 
 
 class BundleTeacherConfig(BaseModel):
@@ -49,9 +50,10 @@ class BundleTeacher:
         self.labels = tuple(labels)
         self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
         with bundle_errors(bundle.path):
-            self._classifier = Classifier.load(bundle, threads=threads)
+            self._classifier = load_classifier(bundle, threads=threads)
             self._classifier.check()
-            check_longest(bundle, self._classifier)
+            for own, stage in classifiers_of(bundle, self._classifier):
+                check_longest(own, stage)
         self._usd_per_second = usd_per_hour / 3600
 
     @classmethod

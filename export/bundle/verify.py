@@ -1,4 +1,7 @@
-"""Verify a bundle: it is whole, loads, answers its golden texts as it did when exported, and reads `max_tokens`."""
+"""Verify a bundle: it is whole, loads, answers its golden texts as it did when exported, and reads `max_tokens`.
+
+Of a cascade, this holds for each stage, and the golden texts of the whole too.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ from distill.teachers import TeacherError
 from distill.teachers.scaling import Scaling
 from distill.truncation import most_that_runs
 from export.bundle.anchors import read_anchors
+from export.bundle.cascade import Answering, Cascade, load_classifier
 from export.bundle.classifier import INPUTS, Classifier, Encoded, InferenceError, Prediction
 from export.bundle.decision import DECISION, Decision
-from export.bundle.format import GOLDEN, MANIFEST, MODEL, Bundle, BundleError, Golden
+from export.bundle.format import GOLDEN, MANIFEST, MODEL, REFERENCE, Bundle, BundleError, Golden
 from export.bundle.reference import Reference
 
 TOLERANCE = 0.02
@@ -27,15 +31,27 @@ def verify(path: str | Path) -> Bundle:
     """Check a bundle as serving does, and return it opened. Raises BundleError that names what is wrong."""
     with bundle_errors(Path(path)):
         bundle = Bundle.open(path)
-        Reference.open(bundle)
+        reference = Reference.open(bundle)
         check_calibration(bundle)
         read_anchors(bundle)
-        classifier = Classifier.load(bundle)
+        classifier = load_classifier(bundle)
         check_golden(bundle, classifier)
+        check_drift(bundle, reference, classifier)
         check_decision(bundle, classifier)
-        check_longest(bundle, classifier)
-        check_portable(bundle, classifier)
+        for own, stage in classifiers_of(bundle, classifier):
+            if own is not bundle:
+                check_golden(own, stage)
+            check_longest(own, stage)
+            check_portable(own, stage)
         return bundle
+
+
+def classifiers_of(bundle: Bundle, classifier: Answering) -> list[tuple[Bundle, Classifier]]:
+    """Return each stage's bundle and classifier, for any bundle but a cascade the two given alone."""
+    if isinstance(classifier, Classifier):
+        return [(bundle, classifier)]
+    bundles = map(bundle.stage, bundle.manifest.stages)
+    return [(own, stage) for own, (stage, _) in zip(bundles, classifier.stages, strict=True)]
 
 
 def check_portable(bundle: Bundle, served: Classifier) -> None:
@@ -67,7 +83,8 @@ def bundle_errors(path: Path) -> Iterator[None]:
     except BundleError:
         raise
     except InferenceError as error:
-        raise BundleError(f"{path / MODEL}: {one_line(error)}; export the bundle again") from error
+        where = path / MODEL if (path / MODEL).exists() else path  # a cascade has graphs in its stages only
+        raise BundleError(f"{where}: {one_line(error)}; export the bundle again") from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({one_line(error)}); load it again once it is whole") from error
     except Exception as error:
@@ -86,20 +103,30 @@ def check_calibration(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.path / MANIFEST}: 'teacher.calibration': {error}") from error
 
 
-def check_decision(bundle: Bundle, classifier: Classifier) -> Decision | None:
+def check_decision(bundle: Bundle, classifier: Answering) -> Decision | None:
     """Return the decision of a bundle, None if it has none.
 
     Raises BundleError when the file is damaged, or made for other labels or other embeddings.
     """
     decision = Decision.open(bundle)
     if decision is not None and decision.novelty is not None:
-        width, expected = len(classifier.classify(bundle.golden()[0].text).embedding), len(decision.novelty.centre)
-        if width != expected:
-            raise BundleError(
-                f"{bundle.path / DECISION}: is for embeddings of {expected} numbers, and the graph gives {width}; "
-                "export the bundle again"
-            )
+        _require_width(bundle, classifier, DECISION, len(decision.novelty.centre))
     return decision
+
+
+def check_drift(bundle: Bundle, reference: Reference, classifier: Answering) -> None:
+    """Raise BundleError when the reference of input drift was made for other embeddings than the graph gives."""
+    if reference.drift is not None:
+        _require_width(bundle, classifier, REFERENCE, reference.drift.width)
+
+
+def _require_width(bundle: Bundle, classifier: Answering, file: str, expected: int) -> None:
+    width = len(classifier.classify(bundle.golden()[0].text).embedding)
+    if width != expected:
+        raise BundleError(
+            f"{bundle.path / file}: is for embeddings of {expected} numbers, and the graph gives {width}; "
+            "export the bundle again"
+        )
 
 
 def check_longest(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> None:
@@ -131,11 +158,12 @@ def repeat_to_length(rows: Sequence[Sequence[int]], length: int) -> list[int]:
     return [*islice(cycle(ids), length)]
 
 
-def check_golden(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> list[Prediction]:
+def check_golden(bundle: Bundle, classifier: Answering, graph: str = MODEL) -> list[Prediction]:
     """Compare a classifier's answers to the golden texts with the recorded ones, and return them.
 
     `graph` is the file that the classifier runs. Every probability must lie within TOLERANCE, and the label must be the
-    same unless the best two are that close. Raises BundleError that names the first text for which this does not hold;
+    same unless the best two are that close. A stage of a cascade whose score is that close to its cut-off may pass the
+    text on or not. Raises BundleError that names the first text for which this does not hold;
     also when there are no golden texts, or graph, tokenizer and labels do not fit together.
     """
     rows = bundle.golden()
@@ -151,6 +179,10 @@ def check_golden(bundle: Bundle, classifier: Classifier, graph: str = MODEL) -> 
         try:
             answers.append(classifier.classify(row.text))
             problem = _difference(answers[-1], bundle.manifest.labels, row)
+            if problem and isinstance(classifier, Cascade):
+                others = classifier.possible(row.text, TOLERANCE)
+                fits = any(_difference(other, bundle.manifest.labels, row) is None for other in others)
+                problem = None if fits else problem
         except InferenceError as error:
             problem = str(error)
         if problem:

@@ -36,10 +36,11 @@ class LocalFiles:
         self._folder = folder
 
     def open(self, name: str, mode: str) -> IO[bytes]:
-        """Open a file; to write one, also make the folder."""
+        """Open a file; to write one, also make its folder."""
+        path = self._folder / name
         if mode == "wb":
-            self._folder.mkdir(parents=True, exist_ok=True)
-        return cast("IO[bytes]", (self._folder / name).open(mode))
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return cast("IO[bytes]", path.open(mode))
 
 
 class RemoteFiles:
@@ -103,6 +104,7 @@ class FolderPlace:
             raise DeliveryError(f"{self._where}: has no {MANIFEST}; push a bundle there with `reflux push`")
         (folder / MANIFEST).write_bytes(content)
         for name in Manifest.from_json(content, folder / MANIFEST).files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with (folder / name).open("wb") as target:
                 for chunk in self._chunks(name):
                     target.write(chunk)

@@ -64,22 +64,23 @@ class Bytes(Blob):
 
 @dataclass(frozen=True, slots=True)
 class Layer(Blob):
-    """A tar of the file at `path` alone, which is read anew each time."""
+    """A tar of the file `name` in `folder` alone, which is read anew each time."""
 
-    path: Path
+    folder: Path
+    name: str
 
     @classmethod
-    def of(cls, path: Path) -> Self:
+    def of(cls, folder: Path, name: str) -> Self:
         """Return the layer of a file. Raises OSError when it cannot be read."""
         digest, size = hashlib.sha256(), 0
-        for chunk in _tar(path):
+        for chunk in _tar(folder, name):
             digest.update(chunk)
             size += len(chunk)
-        return cls(LAYER_TYPE, f"sha256:{digest.hexdigest()}", size, path)
+        return cls(LAYER_TYPE, f"sha256:{digest.hexdigest()}", size, folder, name)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield its content."""
-        return _tar(self.path)
+        return _tar(self.folder, self.name)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Image:
     def of(cls, bundle: Bundle) -> Self:
         """Return the image of an opened bundle. Files that its manifest does not list are left out."""
         names = sorted({MANIFEST, *bundle.manifest.files})
-        return cls(bundle, tuple(Layer.of(bundle.path / name) for name in names))
+        return cls(bundle, tuple(Layer.of(bundle.path, name) for name in names))
 
     @cached_property
     def config(self) -> Bytes:
@@ -137,9 +138,9 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _tar(path: Path) -> Iterator[bytes]:
-    """Yield a tar of one file that says nothing of it but its name and its bytes."""
-    info = tarfile.TarInfo(path.name)
+def _tar(folder: Path, name: str) -> Iterator[bytes]:
+    """Yield a tar of one file that says nothing of it but its name within `folder` and its bytes."""
+    path, info = folder / name, tarfile.TarInfo(name)
     info.size = path.stat().st_size
     yield info.tobuf(tarfile.PAX_FORMAT)
     with path.open("rb") as file:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.errors import one_line
-from export.bundle.format import MANIFEST, Bundle, BundleError, replaced
+from export.bundle.atomic import replaced
+from export.bundle.format import MANIFEST, Bundle, BundleError
 from export.delivery.address import PLAIN_SCHEME, SCHEME, Address, require_digest, require_place
 from export.delivery.credentials import login_for
 from export.delivery.errors import DeliveryError

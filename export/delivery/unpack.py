@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from export.bundle.manifest_rules import is_file_name
+from export.bundle.manifest_rules import STAGES, is_file_name, is_within
 from export.delivery.errors import DeliveryError
 from export.delivery.image import CHUNK, LAYER_TYPE
 
@@ -36,15 +36,16 @@ def unpack(layer: Path, folder: Path, where: str) -> None:
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, where: str) -> None:
     name = member.name.removeprefix("./")
-    if member.isdir() and name in (".", ""):
+    if member.isdir() and (name in (".", "") or name == STAGES or is_within(name, STAGES)):
         return
     if not (member.isreg() and is_file_name(name)):
         raise DeliveryError(
-            f"{where}: holds {member.name!r}, which is no plain file at its top, as all files of a bundle are; "
+            f"{where}: holds {member.name!r}, which is no plain file at its top or of a stage, as all of a bundle are; "
             "nothing was unpacked: push the bundle with `reflux push`"
         )
     source = archive.extractfile(member)
     assert source is not None  # it is a regular file
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("wb") as target:
         shutil.copyfileobj(source, target, CHUNK)
         target.flush()

@@ -49,7 +49,7 @@ def replay(
         found = replaying.replay(
             Bundle.open(candidate),
             Bundle.open(current),
-            replaying.source(store, None if store else database, password_file),
+            replaying.source(store, database, password_file),
             margin=margin,
             rows=rows,
             days=days,
@@ -65,7 +65,12 @@ def redistill(
     task: TaskFile,
     output: Output = None,
     current: Annotated[
-        Path | None, typer.Option(help="The bundle that is served now, and whose log it is; that of the run.")
+        Path | None,
+        typer.Option(
+            envvar="REFLUX_BUNDLE",
+            show_envvar=True,
+            help="The bundle that is served now, and whose log it is; that of the run.",
+        ),
     ] = None,
     store: Store = None,
     database: DatabaseUrl = None,
@@ -84,7 +89,7 @@ def redistill(
     push: Annotated[
         str | None,
         typer.Option(
-            envvar="REFLUX_REDISTILL_PUSH",
+            envvar="CANDIDATE_TARGET",
             show_envvar=True,
             help="Push a candidate that does not fail, as `push`.",
         ),
@@ -142,14 +147,10 @@ def canary(
     from reflux import canary as canaries
     from reflux.cluster import Cluster
 
+    patience = canaries.Patience(count, interval, hours * 3600.0)
     with ending_without_answer(), canaries.ending_on_sigterm():
-        found = canaries.run(
-            Cluster(kubernetes, account),
-            prometheus,
-            canaries.read_gates(gates),
-            replicas,
-            (source, digest),
-            canaries.Patience(count, interval, hours * 3600.0),
-            console.print,
-        )
+        canaries.require_options(prometheus, (source, digest), patience)
+        queries = canaries.read_gates(gates)
+        cluster = Cluster(kubernetes, account)
+        found = canaries.run(cluster, prometheus, queries, replicas, (source, digest), patience, console.print)
     raise typer.Exit(GATE_EXIT_CODES[found])

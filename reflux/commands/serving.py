@@ -109,3 +109,22 @@ def gap_report(
             report.write(output)
     typer.echo(report.markdown(), nl=False)
     raise typer.Exit(EXIT_CODES[report.status.verdict])
+
+
+@app.command(cls=StatusCommand)
+def anchors(
+    bundle: Annotated[
+        Path, typer.Argument(envvar="REFLUX_BUNDLE", show_envvar=True, help="The bundle that is served.")
+    ],
+) -> None:
+    """Ask REFLUX_SHADOW__TEACHER once about the bundle's anchors. Exit code: 0 same, 2 changed, 3 unknown, 4 error."""
+    from export.bundle.format import Bundle
+    from reflux.anchors import EXIT_CODES as STATES
+    from reflux.anchors import ask_anchors
+    from service.settings import load_shadow_settings
+
+    with ending_without_answer():
+        found = ask_anchors(Bundle.open(bundle), load_shadow_settings())
+    for line in found.lines():
+        console.print(line)
+    raise typer.Exit(STATES[found.state])

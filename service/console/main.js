@@ -8,7 +8,7 @@ import { showDisagreements } from "./disagreements.js";
 import { byId, show } from "./dom.js";
 import { showHarm } from "./harm.js";
 import { choices, showModel, showVariants } from "./model.js";
-import { offerTeacher, startPlayground } from "./playground.js";
+import { offerStudent, offerTeacher, startPlayground } from "./playground.js";
 import { showBands, showCost, showLosses } from "./sampling.js";
 import { showVerdict } from "./verdict.js";
 
@@ -89,7 +89,9 @@ async function refreshSlowly(mine) {
   showVerdict(latest, at, bundle());
   showModel(model, other, latest.teacher);
   const { keys, network } = model.access, each = latest.cost.usd_per_1000_comparisons;
-  offerTeacher(latest.enabled && (keys || !network), each == null ? null : each / 1000);
+  const { classifies = true, asks = latest.enabled } = model.process ?? {};  // a replica of another version may lack it
+  offerStudent(classifies);
+  offerTeacher(asks && (keys || !network), each == null ? null : each / 1000);
   showHistory(points, chosen.window);
   showDisagreements(rows);
 }

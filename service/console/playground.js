@@ -18,6 +18,11 @@ export function startPlayground(variant) {
   });
 }
 
+// Offer to classify a text where that can be done: a worker has no such route.
+export function offerStudent(offered) {
+  byId("playground").hidden = !offered;
+}
+
 // Offer the teacher where there is one to be asked, with what an answer costs.
 export function offerTeacher(offered, each) {
   byId("ask").hidden = !offered;

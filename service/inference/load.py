@@ -15,7 +15,14 @@ from export.bundle.decision import Decision
 from export.bundle.format import FP16, TOKENIZER, Bundle, BundleError
 from export.bundle.providers import AUTO, Device
 from export.bundle.reference import Reference
-from export.bundle.verify import bundle_errors, check_calibration, check_decision, check_golden, check_longest
+from export.bundle.verify import (
+    bundle_errors,
+    check_calibration,
+    check_decision,
+    check_drift,
+    check_golden,
+    check_longest,
+)
 from service.errors import StartupError
 from service.inference.autotune import Conditions, Overrides, Tuning, choose
 from service.process.cpus import available_cpus
@@ -77,6 +84,7 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
     classifier = Classifier.load(bundle, threads=overrides.threads or 1, device=device, tokenizer=tokenizer)
     batches = _may_share_runs(bundle, classifier, device)
+    check_drift(bundle, reference, classifier)
     decision = check_decision(bundle, classifier)
     conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
     tuning, classifier = _tuned(bundle, classifier, overrides, device, conditions, before)

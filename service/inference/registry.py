@@ -75,6 +75,11 @@ class Model:
         self.metrics.deferred.flush()
         return await interleaved(self.shadow.gap_parts(window))
 
+    async def gap_history(self, window: str) -> dict[str, Any]:
+        """Return the body of `GET /gap/history` in the same way."""
+        self.metrics.deferred.flush()
+        return await interleaved(self.shadow.gap_history_parts(window))
+
     async def start_shadow(self) -> None:
         """Start shadowing, for the first time or after `stop_shadow`. Raises ShadowError."""
         if self.shadow.started:

@@ -14,8 +14,11 @@ import numpy as np
 from service.monitor.cells import Cells, Floats, Ints
 from service.monitor.evalues import log_mean_exp
 
-EXCEED_BETS = (0.5, 1.0, 2.0, 5.0, 10.0)
-"""λ of the e-value against the limit, in units of the lowest propensity of a slot."""
+EXCEED_BETS = (0.7, 1.2, 2.0, 5.0, 10.0)
+"""λ of the e-value against the limit, in units of the lowest propensity of a slot.
+
+The smaller a rise, the smaller is the bet that finds it soonest. Three are close together, because a small rise takes
+thousands of comparisons, of which a stake shared with losing bets costs hundreds."""
 
 KEEP_BETS = (0.4, 0.6, 0.8, 0.9, 0.97)
 """λ of the e-value for the limit, as shares of the largest: beyond it one disagreement could make E negative."""

@@ -34,9 +34,9 @@ async def gap(request: Request, variant: Variant = Variant.STABLE, window: Windo
 @router.get("/history", responses=_ERRORS)
 async def history(request: Request, variant: Variant = Variant.STABLE, window: Window = "7d") -> dict[str, Any]:
     """Return the gap over time: in steps of 5 minutes in windows of hours, and of an hour in those of days."""
-    shadow = state_of(request).models.choose(variant).shadow
-    await shadow.refresh()
-    return shadow.gap_history(window)
+    model = state_of(request).models.choose(variant)
+    await model.shadow.refresh()
+    return await model.gap_history(window)
 
 
 @router.get("/disagreements", responses=_ERRORS)

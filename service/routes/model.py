@@ -28,25 +28,36 @@ class ServedVariant:
     share: float
 
 
+@dataclass(frozen=True)
+class Process:
+    """What the process that answers does: whether it `classifies` texts, as all but workers do, or `asks` a teacher."""
+
+    classifies: bool
+    asks: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Served(Manifest):
-    """The manifest of a bundle, which bundles are in service, and who can use the service."""
+    """The manifest of a bundle, which bundles are in service, who can use the service, and what its process does."""
 
     variants: dict[str, ServedVariant]
     access: Access
+    process: Process
 
 
 @router.get("/model", response_model=Served, responses=_ERRORS)
 async def model(request: Request, variant: Variant = Variant.STABLE) -> Response:
     """Return the manifest of the bundle (labels, version, teacher, gates, measurements), and who can use the service.
 
-    `variants` has the bundles in service.
+    `variants` has the bundles in service, and `process` says what the process that answers does.
     """
     state = state_of(request)
+    chosen = state.models.choose(variant)
     served = {
-        **asdict(state.models.choose(variant).manifest),
+        **json.loads(chosen.manifest.to_json()),
         "variants": _variants(state),
         "access": state.access.model_dump(),
+        "process": asdict(Process(state.classifies, chosen.shadow.asks)),
     }
     return Response(json.dumps(served, ensure_ascii=False), media_type="application/json")
 

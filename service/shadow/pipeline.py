@@ -197,13 +197,23 @@ class ShadowPipeline:
 
     def gap_history(self, window: str) -> dict[str, Any]:
         """Return the body of `GET /gap/history`: the gap over time, in one of the same windows."""
-        return history_report(self._view.ledger.history.cells(), self._assessor.slo.ratio, time.time(), window)
+        return whole(self.gap_history_parts(window))
+
+    def gap_history_parts(self, window: str) -> Parts[dict[str, Any]]:
+        """Return the same in parts, all of the counts of now."""
+        history = self._view.ledger.history.snapshot()
+        return history_report(history, self._assessor.slo.ratio, time.time(), window)
 
     async def disagreements(self, limit: int) -> dict[str, Any]:
         """Return the body of `GET /gap/disagreements`. Raises OutboxError if the outbox cannot be read."""
         active = self._active
         rows = [] if active is None else await active.thread.call(active.outbox.disagreements, limit)
         return disagreements_report(rows, self._manifest.labels)
+
+    @property
+    def asks(self) -> bool:
+        """Whether this process asks the teacher, now."""
+        return self._active is not None and self._active.asking is not None
 
     async def ask(self, text: str) -> dict[str, Any]:
         """Return the teacher's answer to a text, which enters no count; see `Questions.ask`.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.bundle.reference import Reference
-from service.monitor.cells import SLOT_SECONDS, Cells, Floats
+from service.monitor.cells import SLOT_SECONDS, Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from service.monitor.gap import GapEstimate, stratified_wilson
 from service.monitor.means import confidence_sequence, estimate_mean, normal_quantile
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from service.shadow.active import ActiveShadow
 
 LEVEL = 0.95
+STEPS_AT_ONCE = 12
+"""Steps of a history between which the event loop has its turn."""
 
 PLANNED = 1000
 """Number of comparisons at which the always valid interval is tightest."""
@@ -103,11 +105,12 @@ def gap_report(
     }
 
 
-def history_report(cells: Cells, slo: float, now: float, window: str) -> dict[str, Any]:
-    """Return the body of `GET /gap/history`: the gap in steps of a slot, or of an hour in windows of a day and more.
+def history_report(history: History, slo: float, now: float, window: str) -> Parts[dict[str, Any]]:
+    """Return, in parts, the body of `GET /gap/history`: the gap in steps of a slot, or of an hour from a day on.
 
-    Since deployment means the 8 days of which hours are kept.
+    Since deployment means the 8 days of which hours are kept. `history` must not change meanwhile.
     """
+    cells = history.cells()
     step = SLOT_SECONDS if window in ("1h", "6h") else HOUR
     start = start_of(window, now)
     if window == SINCE:
@@ -115,14 +118,19 @@ def history_report(cells: Cells, slo: float, now: float, window: str) -> dict[st
         start = float(known.min()) if known.size else now
     if step == HOUR:
         start = hour_of(start)
-    points = max(math.ceil((now - start) / step), 1)
-    return {"step_seconds": step, "slo": slo, "points": _points(gap_series(cells, start, step, points, LEVEL))}
+    steps = max(math.ceil((now - start) / step), 1)
+    points: list[dict[str, float | None]] = []
+    for first in range(0, steps, STEPS_AT_ONCE):
+        yield
+        found = gap_series(cells, start + step * first, step, min(STEPS_AT_ONCE, steps - first), LEVEL)
+        points += _points(found)
+    begun = next((at for at, point in enumerate(points) if point["requests"]), steps)
+    return {"step_seconds": step, "slo": slo, "points": points[begun:]}
 
 
 def _points(series: Series) -> list[dict[str, float | None]]:
-    """Return the steps for JSON, without those before the first request."""
+    """Return the steps for JSON."""
     names = {"ratio": series.gap, "lower": series.lower, "upper": series.upper, "expected": series.expected}
-    begun = int((series.requests > 0).argmax()) if series.requests.any() else len(series.time)
     return [
         {
             "time": float(series.time[at]),
@@ -130,7 +138,7 @@ def _points(series: Series) -> list[dict[str, float | None]]:
             "requests": int(series.requests[at]),
             "compared": int(series.compared[at]),
         }
-        for at in range(begun, len(series.time))
+        for at in range(len(series.time))
     ]
 
 

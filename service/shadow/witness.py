@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import structlog
 
 from distill.teachers import TeacherError, label_order
-from export.bundle.classifier import Classifier, InferenceError, Prediction
+from export.bundle.cascade import load_classifier
+from export.bundle.classifier import InferenceError, Prediction
 from export.bundle.format import Bundle, BundleError, Manifest
 from export.bundle.reference import Reference
-from export.bundle.verify import bundle_errors, check_golden, check_longest
+from export.bundle.verify import bundle_errors, check_golden, check_longest, classifiers_of
 from export.bundle.witness import WitnessReference, joint_confidence
 from service.process.priority import lower_priority
 from service.shadow.errors import ShadowError
@@ -69,9 +70,10 @@ class LoadedWitness:
                 )
             self._place = label_order(bundle.manifest.labels, manifest.labels, f"the witness {path}").tolist()
             with bundle_errors(bundle.path):
-                self._classifier = Classifier.load(bundle, threads=1)
+                self._classifier = load_classifier(bundle)
                 check_golden(bundle, self._classifier)
-                check_longest(bundle, self._classifier)
+                for own, stage in classifiers_of(bundle, self._classifier):
+                    check_longest(own, stage)
         except (BundleError, TeacherError) as error:
             raise ShadowError(f"{where}: {error}") from error
         self.name, self.version = bundle.manifest.name, bundle.manifest.version
@@ -80,8 +82,7 @@ class LoadedWitness:
     def read(self, batch: Sequence[Answered]) -> list[Seen | None]:
         """Answer texts in one run, and each alone if that fails; None for a text on which the witness fails."""
         try:
-            rows = [self._classifier.encode(item.text) for item in batch]
-            answers = self._classifier.run(rows)
+            answers = self._classifier.answer([item.text for item in batch])
         except InferenceError:
             return [self.read([item])[0] for item in batch] if len(batch) > 1 else [None]
         return [self._seen(item.prediction, answer) for item, answer in zip(batch, answers, strict=True)]

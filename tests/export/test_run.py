@@ -13,6 +13,7 @@ import pytest
 from distill import teachers
 from distill.decision import Abstain, Threshold
 from distill.errors import DistillError, TaskError
+from distill.evaluation.calibration import expected_calibration_error
 from distill.evaluation.self_agreement import CONSTANT
 from distill.run import RECORD, Run
 from distill.task import Budget, Export
@@ -255,12 +256,41 @@ def test_the_reports_numbers_are_those_of_the_bundles(exported, gap):
             }
         )
         assert own["gap"]["rows"] == len(test) == 100
+        confused = np.zeros((4, 4), dtype=int)
+        np.add.at(confused, (teacher.argmax(1), answers.argmax(1)), 1)
+        assert sum(count for _, _, count in own["gap"]["confusion"]) == len(test)
+        assert all(confused[said, answered] == count for said, answered, count in own["gap"]["confusion"])
+        differ = int((teacher.argmax(1) != answers.argmax(1)).sum())
+        assert len(own["disagreements"]) == min(differ, 50)
+        assert {one["text"] for one in own["disagreements"]} <= set(test.texts)
         assert own["bundle"] == bundle.manifest.version
         assert (own["family"], own["variant"]) == (bundle.manifest.family, bundle.manifest.variant)
         assert (own["measured"], own["gates"]) == (bundle.manifest.measured, bundle.manifest.gates)
         assert own["usd_per_1000"] == pytest.approx(bundle.manifest.measured["milliseconds"] * 0.36 / 3600)
         training = json.loads((exported.run.student(name).path / RECORD).read_text())
         assert own["parameters"] == training["parameters"] > 0
+
+
+def test_the_report_has_the_calibration_before_and_after(exported, gap):
+    test, teacher = on_split(exported, "test")
+    for name, bundle in exported.bundles().items():
+        logits = np.stack([Classifier.load(bundle).classify(text).logits for text in test.texts]).astype(np.float64)
+        found = gap["students"][name]["calibration"]
+        assert found["temperature"] == bundle.manifest.temperature
+        for when, temperature in (("before", 1.0), ("after", bundle.manifest.temperature)):
+            scaled = np.exp(logits / temperature)
+            answers = scaled / scaled.sum(axis=1, keepdims=True)
+            right = answers.argmax(1) == teacher.argmax(1)
+            error = expected_calibration_error(answers.max(1), right)
+            assert found["agreement"][when]["error"]["value"] == pytest.approx(error, abs=1e-3)
+
+
+def test_the_report_has_what_the_labels_cost(exported, gap):
+    soft = exported.run.soft_labels()
+    for student in gap["students"].values():
+        assert student["costs"]["labels_usd"] == pytest.approx(soft.cost_usd.sum())
+        assert student["costs"]["student_usd_per_1000"] == student["usd_per_1000"]
+        assert student["costs"]["break_even_texts_per_month"] is None  # its teacher is paid by the hour
 
 
 def test_the_report_warns_of_a_teacher_with_one_label_for_everything(copy, gap, monkeypatch):
@@ -298,6 +328,8 @@ def test_the_report_says_what_was_compared_with_what(exported, gap):
     assert gap["data"] == exported.run.splits().report
     assert gap["budget"] == exported.task.budget.model_dump()
     rows = soft.rows_of(exported.run.splits().test.ids)
+    reliability = gap["teacher"].pop("reliability")
+    assert reliability["before"] == reliability["after"]  # it was not calibrated
     assert gap["teacher"] == {
         "name": "local:tiny-bert",
         "version": soft.teacher_version,

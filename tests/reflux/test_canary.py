@@ -22,7 +22,8 @@ from tests.support.waiting import until
 GATES = K8S / "components" / "canary-plain" / "gates.yaml"
 NAMES = [gate["name"] for gate in yaml.safe_load(GATES.read_text())["gates"]]
 PASSES, FAILS = ["-1"], ["1"]
-AFTER = ["reflux", "pull", "oci://r/new", "/bundle/bundle", "--digest", "sha256:new", "--verify-key", "/k.pub"]
+DIGEST = f"sha256:{'1' * 64}"
+AFTER = ["reflux", "pull", "oci://r/new", "/bundle/bundle", "--digest", DIGEST, "--verify-key", "/k.pub"]
 
 
 class World(FakeCluster):
@@ -57,7 +58,7 @@ async def start(url: str, folder: Path, *options: str) -> asyncio.subprocess.Pro
         "--prometheus": url,
         "--gates": str(GATES),
         "--source": "oci://r/new",
-        "--digest": "sha256:new",
+        "--digest": DIGEST,
         "--kubernetes": url,
         "--account": str(folder),
         "--interval": "0.01",
@@ -89,7 +90,7 @@ async def judged(world: World, folder: Path, prometheus: str = "") -> GateResult
             prometheus or server.url,
             read_gates(GATES),
             [1],
-            ("oci://r/new", "sha256:new"),
+            ("oci://r/new", DIGEST),
             Patience(count=3, interval=0.01, limit=0.1),
             lambda line: None,
         )
@@ -167,6 +168,27 @@ async def test_a_refusal_of_the_cluster_says_what_was_refused_and_leaves_no_pods
     assert world.over
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--prometheus", "prometheus:9090", "give an address such as"),
+        ("--source", "oci://r/New", "no address in a registry"),
+        ("--digest", "sha256:new", "no digest"),
+        ("--gates", "/nowhere", "is no file of gates"),
+        ("--interval", "60", "no candidate could pass"),
+    ],
+)
+async def test_a_wrong_option_is_told_before_the_cluster_is_asked(tmp_path, option, value, message):
+    world = World()
+    asked = []
+    async with serving(lambda request: asked.append(request) or world.handle(request)) as server:
+        process = await start(server.url, tmp_path, option, value)
+        told, _ = await process.communicate()
+    assert process.returncode == 4
+    assert message in told.decode()
+    assert asked == []
+
+
 def test_without_a_token_or_gates_nothing_can_begin(tmp_path):
     (tmp_path / "none.yaml").write_text("gates: []")
     with pytest.raises(CanaryError, match="every candidate would pass"):
@@ -201,6 +223,6 @@ def test_a_file_of_gates_that_is_none_is_refused(tmp_path):
 def test_the_deployments_of_the_component_can_be_promoted_to():
     documents = rendered("cpu", "canary-plain")
     for name in ("reflux", "reflux-worker"):
-        patch = promoted(find(documents, "Deployment", name), "oci://r/new", "sha256:new")
+        patch = promoted(find(documents, "Deployment", name), "oci://r/new", DIGEST)
         (container,) = patch["spec"]["template"]["spec"]["initContainers"]
         assert container["command"] == AFTER[:6]

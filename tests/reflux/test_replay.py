@@ -128,6 +128,15 @@ def test_the_log_may_be_in_a_database(bundles, shared_store):
     assert f"{TEXTS} texts, trained on or not, answered by t@1" in done.stdout
 
 
+def test_of_two_logs_none_is_taken(bundles, log, monkeypatch):
+    given = (bundles["better"].path, "--current", bundles["current"].path, "--store", log)
+    for more in (["--database", "postgresql://reflux@h/reflux"], []):
+        done = replay(*given, *more)
+        assert done.exit_code == 4
+        assert "there are two logs" in done.stderr
+        monkeypatch.setenv("REFLUX_SHADOW__DATABASE", "postgresql://reflux@h/reflux")
+
+
 def test_a_database_that_is_gone_is_no_answer(bundles):
     address = f"postgresql://reflux:secret@{dead_address()}/reflux"
     done = replay(bundles["better"].path, "--current", bundles["current"].path, "--database", address)

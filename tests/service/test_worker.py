@@ -80,6 +80,9 @@ async def test_from_an_answer_over_the_worker_to_the_gap(environment, teacher, s
         for path in ("/gap/history", "/livez", "/readyz", "/startupz", "/metrics", "/model", "/"):
             assert (await client.get(f"{at_worker}{path}")).status_code == 200, path
         assert (await client.post(f"{at_worker}/classify", json={"text": "x"})).status_code == 404
+        for process in (*serving, worker):
+            does = (await client.get(f"http://127.0.0.1:{process.port}/model")).json()["process"]
+            assert does == {"classifies": process is not worker, "asks": process is worker}
         refused = await client.post(f"http://127.0.0.1:{serving[0].port}/gap/ask", json={"text": "x"})
         assert (refused.status_code, "reflux worker" in refused.text) == (422, True)
         for process in (*serving, worker):

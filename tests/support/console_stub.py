@@ -24,6 +24,9 @@ class ConsoleStub:
         self.changed: dict[str, Any] = {}
         """Keys of the body of `/gap` with other values than the state's."""
 
+        self.process: dict[str, bool] | None = None
+        """What `GET /model` says of its process; an earlier version's says nothing."""
+
         self.asked: list[str] = []
         """Each path with its query, in order."""
 
@@ -69,7 +72,9 @@ class ConsoleStub:
                 "stable": {"version": gap_bodies.VERSION, "share": 0.9},
                 "candidate": {"version": gap_bodies.CANDIDATE, "share": 0.1},
             }
-        return gap_bodies.model_body() | {"variants": variants, "version": variants[asked or "stable"]["version"]}
+        process = {} if self.process is None else {"process": self.process}
+        chosen = {"variants": variants, "version": variants[asked or "stable"]["version"]}
+        return gap_bodies.model_body() | chosen | process
 
 
 def refusal(status: int, message: str) -> httpx.Response:

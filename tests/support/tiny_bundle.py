@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from export.bundle.cascade import Cascade, write_cascade
 from export.bundle.classifier import Classifier
 from export.bundle.format import (
     CARD,
@@ -160,6 +161,25 @@ def build_bundle(
         for row in [classifier.classify(text).probabilities]
     ]
     return write_bundle(path, {**contents, REFERENCE: reference.to_bytes(), GOLDEN: golden_jsonl(golden)}, manifest)
+
+
+def build_cascade(
+    path: Path, stages: Sequence[Bundle], cut_offs: Sequence[float], name: str = "tiny-cascade", **facts: Any
+) -> Bundle:
+    """Write a cascade of tiny bundles at `path`. Its golden texts are those of its first stage."""
+    own = stages[0].manifest
+    manifest = replace(own, name=name, files={}, portable=None, **facts)
+    contents: dict[str, bytes | Path] = {REFERENCE: stages[-1].path / REFERENCE, GOLDEN: b"", CARD: b"# A cascade\n"}
+    cascade = Cascade.load(write_cascade(path, stages, cut_offs, contents, manifest))
+    golden = [
+        Golden(row.text, own.labels[answer.best], tuple(answer.probabilities.tolist()))
+        for row in stages[0].golden()
+        for answer in [cascade.classify(row.text)]
+    ]
+    top = cascade.probabilities(mixed_texts(own.labels, 400)).max(axis=1).astype(np.float64)
+    reference = fit_reference(top, np.random.default_rng(2).random(len(top)) < (1 - top) / 2)
+    contents |= {REFERENCE: reference.to_bytes(), GOLDEN: golden_jsonl(golden)}
+    return write_cascade(path, stages, cut_offs, contents, manifest)
 
 
 def build_witness(path: Path, student: Bundle, better: Bundle) -> Bundle:

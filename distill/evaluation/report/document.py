@@ -26,6 +26,13 @@ class Bullets:
 
 
 @dataclass(frozen=True, slots=True)
+class Quotes:
+    """Numbered texts, each with a line about it."""
+
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Fact:
     """A number to remember: `name` says what it is, `note` what it is made of."""
 
@@ -71,7 +78,7 @@ class Figures:
     items: Sequence[Figure]
 
 
-Block = Paragraph | Bullets | Facts | Table | Figures
+Block = Paragraph | Bullets | Quotes | Facts | Table | Figures
 
 
 @dataclass(frozen=True, slots=True)

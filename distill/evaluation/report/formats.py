@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import floor, log10
+
 Interval = dict[str, float]
 """An interval as `gap.json` has it: `value`, `lower` and `upper`."""
 
@@ -22,6 +24,21 @@ def share(value: float, digits: int = 1) -> str:
 def number(interval: Interval, digits: int = 3) -> str:
     """Format an interval of numbers."""
     return f"{interval['value']:.{digits}f} [{interval['lower']:.{digits}f}, {interval['upper']:.{digits}f}]"
+
+
+def dollars(value: float) -> str:
+    """Format dollars: to the cent, amounts below a dollar to three digits."""
+    if abs(value) >= 1 or value == 0:
+        return f"${value:,.2f}"
+    return f"${value:.{2 - floor(log10(abs(value)))}f}"
+
+
+def count(value: float) -> str:
+    """Format a number of things to three digits, such as 12,300 or 1.3 billion."""
+    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
+        if value >= size:
+            return f"{value / size:.3g}{word}"
+    return f"{float(f'{value:.3g}'):,.0f}"
 
 
 def optional(value: float | None, form: str) -> str:

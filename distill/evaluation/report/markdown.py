@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from distill.evaluation.report.document import Block, Bullets, Facts, Figures, Paragraph, Section, Table
+from distill.evaluation.report.document import Block, Bullets, Facts, Figures, Paragraph, Quotes, Section, Table
 
 _MARKUP = re.compile(r"[\\`*<&|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)")
 
@@ -43,6 +43,8 @@ def _lines(block: Block) -> list[str]:
         return [{"verdict": f"**{text}**", "warning": f"**Warning:** {text}"}.get(block.kind, text)]
     if isinstance(block, Bullets):
         return [f"- {escape(item)}" for item in block.items]
+    if isinstance(block, Quotes):
+        return [f"{at}. {escape(text)}<br>{escape(note)}" for at, (text, note) in enumerate(block.items, start=1)]
     if isinstance(block, Facts):
         return [f"- {escape(f'{fact.name}: {fact.value}')}{_note(fact.note)}" for fact in block.items]
     if isinstance(block, Table):

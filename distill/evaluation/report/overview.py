@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill.evaluation.report.document import Block, Fact, Facts, Paragraph, Section
-from distill.evaluation.report.formats import percent, share
+from distill.evaluation.report.formats import Interval, dollars, share
 
 
 def section(gap: dict[str, Any]) -> Section:
@@ -27,38 +27,39 @@ def verdict(gap: dict[str, Any]) -> str:
     own = student["gap"]
     agrees = f"answers as the teacher does on {share(own['agreement']['value'])} of {own['rows']} held-out texts"
     if (retention := own["retention"]) is not None:
-        between = f"{share(retention['lower'])} and {share(retention['upper'])}"
-        kept = f"keeps {share(retention['value'])} of the teacher's accuracy (between {between}) and "
+        kept = f"keeps {share(retention['value'])} of the teacher's accuracy ({_between(retention)}) and "
     else:
         kept = ""
     return f"The student {name} {kept}{agrees}{_savings(gap['teacher'], student)}."
 
 
+def _between(interval: Interval) -> str:
+    return f"between {share(interval['lower'])} and {share(interval['upper'])}"
+
+
 def _savings(teacher: dict[str, Any], student: dict[str, Any]) -> str:
-    faster = _times(teacher["milliseconds"], student["measured"]["milliseconds"])
-    cheaper = _times(teacher["usd_per_1000"], student["usd_per_1000"])
-    said = [f"{times} times as {word}" for times, word in ((faster, "fast"), (cheaper, "cheap")) if times is not None]
-    return f", and is {' and '.join(said)}" if said else ""
+    said = []
+    if teacher["milliseconds"]:
+        said.append(f"{_ratio(teacher['milliseconds'] / student['measured']['milliseconds'])} times as fast")
+    if teacher["usd_per_1000"] and student["usd_per_1000"]:
+        said.append(f"at 1/{_ratio(teacher['usd_per_1000'] / student['usd_per_1000'])} of the cost")
+    return f", {', '.join(said)}" if said else ""
 
 
-def _times(teacher: float | None, student: float) -> str | None:
-    """Return the ratio of a teacher's to a student's number, None if it is not known."""
-    if not teacher or not student:
-        return None
-    ratio = teacher / student
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _facts(gap: dict[str, Any]) -> list[Fact]:
     teacher, student = gap["teacher"], gap["students"][gap["chosen"]]
     own = student["gap"]
-    facts = [Fact("agreement with the teacher", share(own["agreement"]["value"]), percent(own["agreement"]))]
+    facts = [Fact("agreement with the teacher", share(own["agreement"]["value"]), _between(own["agreement"]))]
     if own["retention"] is not None:
         accuracies = f"{share(own['student_accuracy']['value'])} instead of {share(own['teacher_accuracy']['value'])}"
         facts.append(Fact("of the teacher's accuracy kept", share(own["retention"]["value"]), accuracies))
     milliseconds = student["measured"]["milliseconds"]
     slow = f"teacher: {teacher['milliseconds']:,.2f} ms" if teacher["milliseconds"] is not None else ""
     facts.append(Fact("per text, on one core", f"{milliseconds:,.2f} ms", slow))
-    dear = f"teacher: ${teacher['usd_per_1000']:,.6f}" if teacher["usd_per_1000"] is not None else ""
-    facts.append(Fact("per 1,000 texts", f"${student['usd_per_1000']:,.6f}", dear))
+    dear = f"teacher: {dollars(teacher['usd_per_1000'])}" if teacher["usd_per_1000"] is not None else ""
+    facts.append(Fact("per 1,000 texts", dollars(student["usd_per_1000"]), dear))
     return facts

@@ -14,6 +14,8 @@ def section(gap: dict[str, Any]) -> Section:
     """Return the section."""
     count = next(iter(gap["students"].values()))["gap"]["rows"]
     text = f"On {count} test rows, with 95 % intervals; students are scored through the ONNX graph that is served."
+    if next(iter(gap["students"].values()))["gap"]["mcnemar"] is not None:
+        text += " p is of McNemar's exact test: how probable such unequal numbers are if both are right equally often."
     reasons = [f"{name}: {student['measured']['reason']}" for name, student in gap["students"].items()]
     blocks: list[Block] = [Paragraph(text), Table(*summary(gap)), Bullets(reasons), Figures([_frontier(gap)])]
     return Section("Teacher and students", blocks)
@@ -24,12 +26,19 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     teacher, students = gap["teacher"], gap["students"]
     gaps = [student["gap"] for student in students.values()]
     measured = [student["measured"] for student in students.values()]
+    again = teacher["self_agreement"]
+    errors = (student["calibration"]["agreement"]["after"]["error"] for student in students.values())
     rows = [
-        ["accuracy", percent(gaps[0]["teacher_accuracy"]), *(percent(own["student_accuracy"]) for own in gaps)],
-        ["retention", "", *(percent(own["retention"]) for own in gaps)],
-        ["agreement with teacher", "", *(percent(own["agreement"]) for own in gaps)],
+        *(_gold_rows(gaps) if gaps[0]["retention"] is not None else ()),
+        [
+            "agreement with teacher",
+            f"with itself {percent(again['agreement'])}" if again is not None else "",
+            *(percent(own["agreement"]) for own in gaps),
+        ],
+        *([["ceiling of agreement", percent(again["ceiling"]), *("" for _ in gaps)]] if again is not None else ()),
         ["KL, nats", "", *(number(own["kl"]) for own in gaps)],
-        ["calibration error", "", *(number(own["calibration_error"]) for own in gaps)],
+        ["Jensen-Shannon, nats", "", *(number(own["js"]) for own in gaps)],
+        ["calibration error", "", *map(number, errors)],
         *_decision_rows([student.get("decision") for student in students.values()]),
         ["ms per text", optional(teacher["milliseconds"], ".2f"), *(f"{own['milliseconds']:.2f}" for own in measured)],
         [
@@ -41,6 +50,21 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["MiB", "", *(f"{own['bytes'] / 2**20:.1f}" for own in measured)],
     ]
     return ["", "teacher", *students], rows
+
+
+def _gold_rows(gaps: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the rows about gold labels."""
+    return [
+        ["accuracy", percent(gaps[0]["teacher_accuracy"]), *(percent(own["student_accuracy"]) for own in gaps)],
+        ["macro-F1", percent(gaps[0]["teacher_macro_f1"]), *(percent(own["student_macro_f1"]) for own in gaps)],
+        ["retention", "", *(percent(own["retention"]) for own in gaps)],
+        ["right alone: teacher, student", "", *(_alone(own["mcnemar"]) for own in gaps)],
+    ]
+
+
+def _alone(test: dict[str, Any]) -> str:
+    p = f"p = {test['p_value']:.3f}" if test["p_value"] >= 0.001 else "p < 0.001"
+    return f"{test['teacher_only']}, {test['student_only']} ({p})"
 
 
 def _decision_rows(decisions: Sequence[dict[str, Any] | None]) -> list[list[str]]:

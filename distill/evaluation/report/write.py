@@ -10,15 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill.evaluation.report import classes, data, figures, html, markdown, overview, reliability, students, teacher
+from distill.evaluation.report import (
+    classes,
+    confusion,
+    costs,
+    data,
+    disagreements,
+    figures,
+    html,
+    markdown,
+    overview,
+    reliability,
+    students,
+    teacher,
+)
 from distill.evaluation.report.document import Figures, Section
 from distill.stages import write_atomic
 
 SECTIONS: tuple[Callable[[dict[str, Any]], Section | None], ...] = (
     overview.section,
     students.section,
-    reliability.section,
+    costs.section,
     classes.section,
+    confusion.section,
+    disagreements.section,
+    reliability.section,
     teacher.section,
     data.section,
 )

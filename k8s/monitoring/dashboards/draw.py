@@ -86,7 +86,7 @@ def draw(dashboard: Dashboard, source: Prometheus, path: Path) -> None:
         figure.text(left, 1 - (at["y"] + 0.6) / height, panel.title.removesuffix(": $model_version"), size=9)
     whole = io.BytesIO()
     figure.savefig(whole, format="png")
-    Image.open(whole).convert("RGB").quantize(256).save(path, optimize=True)
+    Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def main() -> None:

@@ -184,6 +184,8 @@ def _text(panel: Panel, value: float, digits: int = 3) -> str:
 def _number(unit: str, value: float, digits: int) -> str:
     """Return a value with its unit."""
     plain = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    if "e-" in plain:
+        plain = f"{value:.7f}".rstrip("0").rstrip(".")
     match unit:
         case "percentunit":
             return f"{round(100 * value, 6):.{digits}g} %"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from distill.evaluation.gap import compare, divergence
+from distill.evaluation.gap import compare, divergence, jensen_shannon
 from distill.evaluation.intervals import wilson
 
 TEACHER = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
@@ -34,12 +34,17 @@ def test_divergence_by_hand():
     assert gap.kl.lower <= gap.kl.value <= gap.kl.upper
 
 
-def test_calibration_error_is_against_the_teacher():
-    # Confidences 0.7, 0.6, 0.8 and 0.9 fall into four bins; all but the second agree.
-    gap = compare(TEACHER, STUDENT, LABELS, GOLD)
-    assert gap.calibration_error.value == pytest.approx((0.3 + 0.6 + 0.2 + 0.1) / 4)
-    expected = [(1, 0.6, 0.0), (1, 0.7, 1.0), (1, 0.8, 1.0), (1, 0.9, 1.0)]
-    assert [tuple(row) for row in gap.reliability] == [pytest.approx(row) for row in expected]
+def test_jensen_shannon_by_hand():
+    middle = (TEACHER + STUDENT) / 2
+    rows = ((TEACHER * np.log(TEACHER / middle)).sum(1) + (STUDENT * np.log(STUDENT / middle)).sum(1)) / 2
+    np.testing.assert_allclose(jensen_shannon(TEACHER, STUDENT), rows)
+    assert compare(TEACHER, STUDENT, LABELS).js.value == pytest.approx(rows.mean())
+    (most,) = jensen_shannon(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))
+    assert most == pytest.approx(np.log(2), rel=0.01)
+
+
+def test_confusion_counts_every_row():
+    assert compare(TEACHER, STUDENT, LABELS).confusion == ((0, 0, 1), (0, 1, 1), (1, 1, 2))
 
 
 def test_each_label_by_hand():
@@ -59,6 +64,7 @@ def test_a_label_that_nobody_chose_has_no_shares():
 def test_without_gold_there_are_no_accuracies():
     gap = compare(TEACHER, STUDENT, LABELS)
     assert (gap.teacher_accuracy, gap.student_accuracy, gap.retention, gap.loss) == (None,) * 4
+    assert (gap.teacher_macro_f1, gap.student_macro_f1, gap.mcnemar) == (None,) * 3
 
 
 def test_equal_classifiers_have_no_gap():
@@ -92,7 +98,7 @@ def test_the_seed_decides_every_bootstrap():
     gold = generator.integers(0, 3, size=60)
     one, same, other = (compare(teacher, student, ("a", "b", "c"), gold, seed=seed) for seed in (1, 1, 2))
     assert one == same
-    for name in ("kl", "calibration_error", "retention", "loss"):
+    for name in ("kl", "js", "retention", "loss", "student_macro_f1"):
         assert getattr(one, name) != getattr(other, name)
 
 

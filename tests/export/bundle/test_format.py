@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from export.bundle import atomic
 from export.bundle import format as module
 from export.bundle.format import (
     CARD,
@@ -216,7 +217,7 @@ def test_a_failure_to_put_the_new_bundle_in_place_leaves_the_old_one(bundle, mon
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    monkeypatch.setattr(module, "_exchange", (lambda *_: full_disk()) if swaps else (lambda *_: False))
+    monkeypatch.setattr(atomic, "_exchange", (lambda *_: full_disk()) if swaps else (lambda *_: False))
     with pytest.raises(OSError, match="No space left"):
         write_bundle(bundle.path, contents(b"new"), MANIFEST_FACTS)
     assert Bundle.open(bundle.path) == bundle
@@ -224,7 +225,7 @@ def test_a_failure_to_put_the_new_bundle_in_place_leaves_the_old_one(bundle, mon
 
 
 def test_where_directories_cannot_be_swapped_a_bundle_is_replaced_all_the_same(bundle, monkeypatch):
-    monkeypatch.setattr(module, "_exchange", lambda *_: False)
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
     replaced = write_bundle(bundle.path, contents(b"new"), MANIFEST_FACTS)
     assert Bundle.open(bundle.path).manifest == replaced.manifest
     assert names(bundle.path.parent) == ["bundle"]

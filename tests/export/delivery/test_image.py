@@ -28,7 +28,7 @@ def test_another_content_has_another_digest(tiny_bundle, tmp_path):
 
 def test_the_bytes_of_a_layer_do_not_change_between_versions(tmp_path):
     (tmp_path / "CARD.md").write_bytes(b"# a card\n")
-    layer = Layer.of(tmp_path / "CARD.md")
+    layer = Layer.of(tmp_path, "CARD.md")
     assert (layer.digest, layer.size) == (
         "sha256:e50bbb4a788d4721d1b07d8abece9a995291f2f487ec80b84ffee7fa25fac00f",
         2048,
@@ -41,10 +41,10 @@ def test_a_layer_is_a_tar_of_its_file(tiny_bundle, tmp_path):
         assert (tmp_path / "layer.tar").stat().st_size == layer.size
         with tarfile.open(tmp_path / "layer.tar", "r:") as archive:
             (member,) = archive.getmembers()
-            assert (member.name, member.mode, member.uid, member.mtime) == (layer.path.name, 0o644, 0, 0)
-            assert archive.extractfile(member).read() == layer.path.read_bytes()
+            assert (member.name, member.mode, member.uid, member.mtime) == (layer.name, 0o644, 0, 0)
+            assert archive.extractfile(member).read() == (layer.folder / layer.name).read_bytes()
 
 
 def test_every_file_has_a_layer(tiny_bundle):
-    names = [layer.path.name for layer in Image.of(tiny_bundle).layers]
+    names = [layer.name for layer in Image.of(tiny_bundle).layers]
     assert names == sorted([MANIFEST, *tiny_bundle.manifest.files])

@@ -36,7 +36,7 @@ def place(before, tiny_bundle):
 @pytest.fixture
 def model(tiny_bundle):
     """The layer of the graph, the largest."""
-    return Layer.of(tiny_bundle.path / MODEL)
+    return Layer.of(tiny_bundle.path, MODEL)
 
 
 def in_environment(monkeypatch, tmp_path, password=PASSWORD):

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from export.bundle.format import CARD, MANIFEST, MODEL, Bundle, BundleError
+from export.bundle.verify import verify
 from export.delivery.errors import DeliveryError
 from export.delivery.image import Image
 from export.delivery.signature import new_keys
 from export.delivery.transfer import pull, push
 from tests.support.disk import full_after
 from tests.support.sockets import dead_address
-from tests.support.tiny_bundle import rewritten
+from tests.support.tiny_bundle import build_cascade, rewritten
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def key(tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def pub(key):
@@ -66,6 +67,15 @@ def test_only_files_that_the_manifest_lists_travel(place, bundle_copy, tiny_bund
     push(bundle_copy, place)
     pull(place, tmp_path / "pulled")
     assert contents(tmp_path / "pulled") == contents(tiny_bundle.path)
+
+
+def test_a_cascade_arrives_with_all_of_its_stages(place, tiny_bundle, tiny_teacher, key, tmp_path):
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, tiny_teacher], [0.8])
+    pushed = push(cascade.path, place, sign_key=key)
+    pulled = pull(place, tmp_path / "pulled", digest=pushed.digest, verify_key=pub(key))
+    assert verify(tmp_path / "pulled") == pulled.bundle
+    assert contents(tmp_path / "pulled") == contents(cascade.path)
+    assert not pull(place, tmp_path / "pulled", digest=pushed.digest).new
 
 
 def test_a_spoilt_bundle_is_not_pushed(place, bundle_copy, tmp_path):

@@ -223,6 +223,19 @@ async def test_the_teachers_answer_stands_beside_the_students_on_request(browser
     await look(stub, use)
 
 
+async def test_only_what_the_process_does_is_offered(browser):
+    def use(url):
+        for classifies, asks in ((False, True), (True, False), (True, True)):
+            stub.process = {"classifies": classifies, "asks": asks}
+            browser.open(url)
+            drawn(browser)
+            form, teacher = (browser.driver.find_element(By.CSS_SELECTOR, name) for name in ("#form", "#ask"))
+            assert (form.is_displayed(), teacher.is_displayed()) == (classifies, classifies and asks)
+
+    stub = ConsoleStub()
+    await look(stub, use)
+
+
 async def test_the_keyboard_reaches_everything_and_the_focus_is_seen(browser):
     def focused():
         return browser.driver.switch_to.active_element

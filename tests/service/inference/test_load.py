@@ -3,10 +3,14 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 
 from export.bundle.classifier import Classifier, InferenceError
-from export.bundle.format import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, golden_jsonl, write_bundle
+from export.bundle.format import CARD, GOLDEN, MODEL, REFERENCE, TOKENIZER, BundleError, golden_jsonl, write_bundle
+from export.bundle.reference import Reference
+from export.bundle.verify import verify
+from export.fit_drift import fit_drift
 from service.errors import StartupError
 from service.inference.autotune import Overrides
 from service.inference.load import load
@@ -96,6 +100,24 @@ def test_a_bundle_that_answers_otherwise_here_is_refused(rewrite, golden):
     message = rf"golden row 1 of 1, '{golden.text}': this CPU answers '{golden.label}', expected '{other}'"
     with pytest.raises(StartupError, match=message):
         load(path)
+
+
+def test_a_reference_of_input_drift_fits_the_embeddings_of_the_graph(tiny_bundle, rewrite):
+    def refitted(width):
+        answers = [
+            each._replace(embedding=generator.normal(size=width).astype(np.float32))
+            for each in [classifier.classify(row.text) for row in tiny_bundle.golden()] * 20
+        ]
+        drift = fit_drift(answers, reference, unknown=True)
+        assert drift is not None
+        return rewrite({REFERENCE: dataclasses.replace(reference, drift=drift).to_bytes()})
+
+    generator = np.random.default_rng(0)
+    classifier, reference = Classifier.load(tiny_bundle), Reference.open(tiny_bundle)
+    load(refitted(8))
+    for check, error in ((load, StartupError), (verify, BundleError)):
+        with pytest.raises(error, match=r"reference\.npz: is for embeddings of 9 numbers, and the graph gives 8"):
+            check(refitted(9))
 
 
 def test_a_bundle_without_golden_rows_is_refused(rewrite):

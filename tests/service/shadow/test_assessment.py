@@ -212,6 +212,23 @@ async def test_a_report_in_parts_is_of_the_counts_with_which_it_began(make_shado
     }
 
 
+async def test_a_history_in_parts_is_of_the_counts_with_which_it_began(make_shadow, monkeypatch):
+    shadow = await make_shadow().start()
+    await calm(shadow)
+    later(monkeypatch, 0.0)
+    whole, parts, count = shadow.pipeline.gap_history("6h"), shadow.pipeline.gap_history_parts("6h"), 0
+    try:
+        while True:
+            next(parts)
+            count += 1
+            shadow.observe(5, top=0.7)
+    except StopIteration as done:
+        found = done.value
+    assert found == whole
+    assert whole["points"]
+    assert count >= 5
+
+
 async def test_metrics_prepared_in_parts_are_those_collected_at_once(make_shadow, monkeypatch):
     shadow = await make_shadow().start()
     await calm(shadow)

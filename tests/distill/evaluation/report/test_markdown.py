@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
-import numpy as np
 import pytest
 
-from distill.evaluation.gap import compare
 from distill.evaluation.report.data import data_lines, label_lines
 from distill.evaluation.report.formats import number, percent
 from distill.evaluation.report.markdown import escape, render
 from distill.evaluation.report.students import summary
 from distill.evaluation.report.write import sections, title, write_report
-
-LABELS = ("billing", "shipping", "account")
+from tests.support.gap_report import gap_report
 
 
 def markdown(gap: dict[str, Any]) -> str:
@@ -24,58 +21,8 @@ def markdown(gap: dict[str, Any]) -> str:
 
 @pytest.fixture
 def gap() -> dict[str, Any]:
-    """A `gap.json` of two students, read back."""
-    generator = np.random.default_rng(0)
-    teacher = generator.dirichlet(np.ones(3), size=50)
-    gold = teacher.argmax(1)
-    students = {
-        name: {
-            "gap": compare(teacher, generator.dirichlet(np.ones(3), size=50), LABELS, gold).as_dict(),
-            "variant": variant,
-            "measured": {"milliseconds": milliseconds, "bytes": 3 * 2**20, "reason": f"{variant} was fastest"},
-            "usd_per_1000": 0.000012,
-        }
-        for name, variant, milliseconds in (("small", "int8", 1.25), ("large", "fp32", 4.0))
-    }
-    return json.loads(
-        json.dumps(
-            {
-                "task": "desk",
-                "created": "2026-01-02T03:04:05+00:00",
-                "teacher": {
-                    "name": "local:big",
-                    "version": "abc",
-                    "milliseconds": None,
-                    "usd_per_1000": 0.5,
-                    "labelled": {"rows": 940, "refused": 2, "invalid": 1},
-                    "calibration": None,
-                    "self_agreement": None,
-                    "terms": [],
-                },
-                "students": students,
-                "chosen": "small",
-                "budget": {"latency_ms": 3.0},
-                "data": {
-                    "rows": {"train": 800, "validation": 90, "test": 50},
-                    "cleaning": {
-                        "rows": 1000,
-                        "kept": 890,
-                        "exact": 60,
-                        "near": 30,
-                        "leaked": {"validation": 11, "test": 9},
-                        "conflicting": 4,
-                    },
-                    "counts": {
-                        "": {"train": 5, "validation": 0, "test": 0},
-                        "a": {"train": 3, "validation": 2, "test": 1},
-                        "b\xa0c": {"train": 0, "validation": 0, "test": 0},
-                    },
-                    "delimiters": ["train.csv: read with the delimiter ';'"],
-                    "findings": [{"level": "warning", "message": "train: 800 rows"}],
-                },
-            }
-        )
-    )
+    """A `gap.json` of two students."""
+    return gap_report()
 
 
 def test_shares_are_percentages_with_their_interval():
@@ -89,20 +36,20 @@ def test_the_summary_has_a_column_for_the_teacher_and_for_each_student(gap):
     assert header == ["", "teacher", "small", "large"]
     assert all(len(row) == 4 for row in rows)
     table = {row[0]: row[1:] for row in rows}
-    assert table["accuracy"][0].startswith("100.0 % [")
+    assert table["accuracy"][0] == percent(gap["students"]["small"]["gap"]["teacher_accuracy"])
     assert table["agreement with teacher"][1] == percent(gap["students"]["small"]["gap"]["agreement"])
     assert table["ms per text"] == ["not known", "1.25", "4.00"]
-    assert table["$ per 1,000 texts"] == ["0.500000", "0.000012", "0.000012"]
+    assert table["$ per 1,000 texts"] == ["0.500000", "0.000125", "0.000400"]
     assert table["graph"] == ["", "int8", "fp32"]
     assert table["MiB"] == ["", "3.0", "3.0"]
 
 
-def test_without_gold_labels_there_is_a_dash(gap):
-    for student in gap["students"].values():
-        student["gap"] |= dict.fromkeys(("teacher_accuracy", "student_accuracy", "retention", "loss"))
-    table = {row[0]: row[1:] for row in summary(gap)[1]}
-    assert table["accuracy"] == ["–", "–", "–"]
-    assert table["retention"] == ["", "–", "–"]
+def test_without_gold_labels_nothing_speaks_of_them():
+    gap = gap_report(gold=False)
+    assert {row[0] for row in summary(gap)[1]}.isdisjoint({"accuracy", "macro-F1", "retention"})
+    text = markdown(gap)
+    assert "answers as the teacher does on" in text
+    assert not re.search("accuracy|gold|McNemar", text.split("## Data")[0])
 
 
 def test_the_account_of_the_data_loses_no_row(gap):
@@ -223,7 +170,7 @@ def test_the_report_and_its_figures_are_written(gap, tmp_path, limit):
     gap["budget"]["latency_ms"] = limit
     write_report(gap, tmp_path)
     assert (tmp_path / "report.md").read_text() == markdown(gap)
-    for name in ("reliability.png", "frontier.png"):
+    for name in ("reliability.png", "reliability-gold.png", "frontier.png", "confusion.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in markdown(gap)
 
