@@ -34,6 +34,18 @@ EDGES = {
         },
         "CronJob/reflux-gap-report": {DNS, ("out", f"./app.kubernetes.io/component=worker,{OWN[2:]}", ("TCP:http",))},
     },
+    ("cpu", "redistill", "anchors", "migrate"): {
+        "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE},
+        "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *TEACHER},
+        "CronJob/reflux-redistill": {DNS, *DATABASE, *PULL},
+        "CronJob/reflux-anchors": {DNS, *TEACHER},
+        "Job/reflux-migrate": {DNS, *DATABASE},
+    },
+    ("cpu", "init-container", "anchors"): {
+        "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
+        "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
+        "CronJob/reflux-anchors": {DNS, *PULL},
+    },
     ("cpu", "canary-plain"): {
         "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
         "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},

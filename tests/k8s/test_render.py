@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from referencing import Registry, Resource
 
-from tests.support.kustomize import K8S, Document, combinations, find, render, rendered, rendered_text
+from tests.support.kustomize import K8S, Document, combinations, find, pod_templates, render, rendered, rendered_text
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -102,5 +102,5 @@ def _registry() -> Registry:
 
 
 def _mounts_an_image(document: Document) -> bool:
-    volumes = document.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", ())
-    return any("image" in volume for volume in volumes)
+    pods = (template["spec"] for template in pod_templates([document]).values())
+    return any("image" in volume for pod in pods for volume in pod.get("volumes", ()))
