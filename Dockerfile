@@ -1,5 +1,6 @@
 # The image of Reflux: Python, the base dependencies, PostgreSQL's client and ONNX Runtime. It runs every command that needs
-# neither torch nor transformers: serve, worker, migrate, pull, replay, status. No compiler and no pip are in it.
+# neither torch nor transformers: serve, worker, migrate, pull, replay, status. No compiler and no pip are in it. With
+# `--build-arg RUNTIME=cpu,distill` it has torch, too, and runs every command.
 # A bundle is not baked in: mount one at /bundle, or build FROM this image and copy one there.
 #
 # The base is pinned by the digest of its index for all platforms. `docker buildx imagetools inspect python:3.12-slim` prints the
@@ -17,12 +18,15 @@ RUN python3 -m venv /opt/reflux && python3 -m venv /opt/sbom \
 # Constraints first: they change more seldom than the code.
 COPY constraints.txt ./
 COPY pyproject.toml README.md LICENSE ./
+COPY client client
 COPY distill distill
 COPY export export
 COPY reflux reflux
 COPY service service
 # Out goes what no command of the image reads: packages' own tests, sources of C, and whatever builds packages.
-RUN /opt/reflux/bin/pip install --no-cache-dir --constraint constraints.txt ".[${RUNTIME},postgres]" \
+# The extra `distill` needs the client, which lies beside.
+RUN /opt/reflux/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./client \
+ && /opt/reflux/bin/pip install --no-cache-dir --constraint constraints.txt --find-links /wheels ".[${RUNTIME},postgres]" \
  && /opt/sbom/bin/cyclonedx-py environment /opt/reflux/bin/python --pyproject pyproject.toml \
       --output-reproducible --output-file /opt/reflux/sbom.cdx.json \
  && /opt/reflux/bin/pip uninstall --yes pip setuptools \
