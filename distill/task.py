@@ -19,7 +19,7 @@ from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.sections import Section, Source
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
-from distill.students.config import EncoderStudent, StaticStudent
+from distill.students.config import StudentConfig
 from distill.teachers.local import Fit, LocalConfig
 
 TEACHER = "teacher"
@@ -40,7 +40,7 @@ class Data(Section):
     seed: int = 0
 
 
-Student = Annotated[EncoderStudent | StaticStudent, Field(discriminator="family")]
+Student = Annotated[StudentConfig, Field(discriminator="family")]
 
 
 class Calibration(Section):

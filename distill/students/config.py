@@ -31,6 +31,22 @@ class EncoderStudent(Section):
     loss: Loss = Loss()
 
 
+class NgramsStudent(Section):
+    """Hashed n-grams of 1 to `longest` tokens, `width` numbers for each of `buckets` hashes, and a linear head.
+
+    Of `model` only the tokenizer is used.
+    """
+
+    family: Literal["ngrams"]
+    model: str
+    longest: int = Field(default=2, ge=1, le=5)
+    buckets: int = Field(default=2**15, ge=16, le=2**24)
+    width: int = Field(default=64, ge=2)
+    max_tokens: int = Field(default=256, ge=8)
+    optimisation: Optimisation = Optimisation(epochs=12, batch_size=256, learning_rate=3e-2)
+    loss: Loss = Loss()
+
+
 class StaticStudent(Section):
     """The encoder's token embeddings with learned token weights, and one hidden layer. No attention."""
 
@@ -40,3 +56,6 @@ class StaticStudent(Section):
     max_tokens: int = Field(default=256, ge=8)
     optimisation: Optimisation = Optimisation(epochs=30, learning_rate=1e-3, patience=5)
     loss: Loss = Loss()
+
+
+StudentConfig = EncoderStudent | StaticStudent | NgramsStudent

@@ -208,6 +208,14 @@ def load_without_weights(name: str) -> PretrainedEncoder | None:
     return None if encoder is None else PretrainedEncoder(encoder, tokenizer)
 
 
+def pretrained_tokenizer(name: str) -> Tokenizer:
+    """Load the tokenizer of a pretrained model, or of a student. Raises DistillError when it cannot be loaded."""
+    if (Path(name) / CARD).is_file():
+        with loading(name):
+            return Tokenizer.from_file(str(Path(name) / TOKENIZER))
+    return core_of(load_tokenizer(name))
+
+
 def require_length(start: PretrainedEncoder, max_tokens: int, name: str) -> None:
     """Raise DistillError when `max_tokens` is more than the model's positions or its tokenizer's limit."""
     require_positions(max_positions(start.encoder), max_tokens, name)

@@ -23,9 +23,12 @@ def compact_tables(
     """Shrink the module's tables to the ids in the corpora, and yield the corpora in the ids of the small tables.
 
     Ids up to the padding id keep their numbers, since models compare with it. On exit the trained rows are written back
-    into the full tables. With `frozen` the tables are not trained.
+    into the full tables. With `frozen` the tables are not trained. A module without tables gets its corpora unchanged.
     """
     whole = module.tables()
+    if not whole:
+        yield [[list(row) for row in corpus] for corpus in corpora]
+        return
     first = next(iter(whole.values()))
     size = first.num_embeddings
     padding = max(module.pad_id, first.padding_idx or 0)

@@ -14,7 +14,7 @@ from distill.errors import DistillError
 from distill.evaluation.calibration import calibrate_temperature
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import status
-from distill.students.config import EncoderStudent, StaticStudent
+from distill.students.config import EncoderStudent, NgramsStudent, StudentConfig
 from distill.students.student import Student, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.loop import train
@@ -30,7 +30,7 @@ class DistilledStudent:
 
 
 def distil(
-    config: EncoderStudent | StaticStudent,
+    config: StudentConfig,
     soft: SoftLabels,
     learn: Train,
     choose: Validation,
@@ -89,12 +89,16 @@ def distil(
     return DistilledStudent(student, record)
 
 
-def build_student(config: EncoderStudent | StaticStudent, labels: tuple[str, ...], learn: Train) -> Student:
+def build_student(config: StudentConfig, labels: tuple[str, ...], learn: Train) -> Student:
     """Build the untrained student of a configuration."""
     if isinstance(config, EncoderStudent):
         from distill.students.encoder import build as build_encoder
 
         return build_encoder(config, labels)
+    if isinstance(config, NgramsStudent):
+        from distill.students.ngrams import build as build_ngrams
+
+        return build_ngrams(config, labels)
     from distill.students.static import build as build_static
 
     return build_static(config, labels, learn.texts)

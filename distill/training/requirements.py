@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from distill.errors import DistillError
-from distill.students.config import EncoderStudent
-from distill.students.encoder import load_without_weights, require_length
+from distill.students.config import EncoderStudent, NgramsStudent
+from distill.students.encoder import load_without_weights, pretrained_tokenizer, require_length
 from distill.students.layers import select_layers
 from distill.students.pretrained import locate
 from distill.task import TEACHER, Task
@@ -26,6 +26,8 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
         model = teacher.model if student.model == TEACHER and teacher is not None else student.model
         if isinstance(student, EncoderStudent):
             _require(f"students.{name}", model, student.max_tokens, student.layers, elsewhere=elsewhere)
+        elif isinstance(student, NgramsStudent):
+            _require_tokenizer(f"students.{name}", model, elsewhere=elsewhere)
         else:
             _require(f"students.{name}", model, 1, elsewhere=elsewhere)  # a static student has no positions
 
@@ -48,6 +50,15 @@ def _require(
     if layers is not None:
         with _naming(f"{key}.layers"):
             select_layers(start.encoder, layers)
+
+
+def _require_tokenizer(key: str, model: str, *, elsewhere: bool) -> None:
+    try:
+        with _naming(f"{key}.model"):
+            pretrained_tokenizer(locate(model))
+    except DistillError:
+        if not elsewhere:
+            raise
 
 
 @contextmanager

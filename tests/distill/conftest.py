@@ -15,7 +15,7 @@ import torch
 
 from distill.data.splits import Examples, Test, Train, Validation
 from distill.labelling.soft_labels import SoftLabels
-from distill.students.config import EncoderStudent, StaticStudent
+from distill.students.config import EncoderStudent, NgramsStudent, StaticStudent, StudentConfig
 from distill.training.distil import DistilledStudent, distil
 
 torch.set_num_threads(1)
@@ -88,6 +88,19 @@ def static_config(tiny_encoder: Path) -> StaticStudent:
 
 
 @pytest.fixture(scope="session")
+def ngrams_config(tiny_encoder: Path) -> NgramsStudent:
+    """A student of the family `ngrams` that learns keyword rows in seconds."""
+    return NgramsStudent(
+        family="ngrams",
+        model=str(tiny_encoder),
+        buckets=512,
+        width=16,
+        max_tokens=32,
+        optimisation={"epochs": 8, "learning_rate": 3e-2},
+    )
+
+
+@pytest.fixture(scope="session")
 def trained_encoder(encoder_config, soft_for, splits) -> DistilledStudent:
     """A distilled `encoder`."""
     learn, choose, _ = splits
@@ -101,19 +114,26 @@ def trained_static(static_config, soft_for, splits) -> DistilledStudent:
     return distil(static_config, soft_for(learn, choose), learn, choose, "training")
 
 
-@pytest.fixture(scope="session", params=["encoder", "static"])
+@pytest.fixture(scope="session")
+def trained_ngrams(ngrams_config, soft_for, splits) -> DistilledStudent:
+    """A distilled `ngrams`."""
+    learn, choose, _ = splits
+    return distil(ngrams_config, soft_for(learn, choose), learn, choose, "training")
+
+
+@pytest.fixture(scope="session", params=["encoder", "static", "ngrams"])
 def family(request) -> str:
     """Each family that is distilled, in turn."""
     return request.param
 
 
 @pytest.fixture(scope="session")
-def config(family, encoder_config, static_config) -> EncoderStudent | StaticStudent:
+def config(family, encoder_config, static_config, ngrams_config) -> StudentConfig:
     """The configuration of a student of the family."""
-    return {"encoder": encoder_config, "static": static_config}[family]
+    return {"encoder": encoder_config, "static": static_config, "ngrams": ngrams_config}[family]
 
 
 @pytest.fixture(scope="session")
-def trained(family, trained_encoder, trained_static) -> DistilledStudent:
+def trained(family, trained_encoder, trained_static, trained_ngrams) -> DistilledStudent:
     """A distilled student of the family."""
-    return {"encoder": trained_encoder, "static": trained_static}[family]
+    return {"encoder": trained_encoder, "static": trained_static, "ngrams": trained_ngrams}[family]

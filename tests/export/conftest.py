@@ -18,8 +18,9 @@ from onnx import numpy_helper
 
 from distill.data.splits import Validation
 from distill.run import Run
-from distill.students.config import EncoderStudent, StaticStudent
+from distill.students.config import EncoderStudent, NgramsStudent, StaticStudent
 from distill.students.encoder import build as build_encoder
+from distill.students.ngrams import build as build_ngrams
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import Student
@@ -34,7 +35,7 @@ from tests.support.task_files import LABELLED, optimisation
 
 torch.set_num_threads(1)
 
-FAMILIES = ("encoder", "static", "sequence-classifier")
+FAMILIES = ("encoder", "static", "ngrams", "sequence-classifier")
 TEMPERATURE = 1.7
 MAX_TOKENS = 24
 LOOSE = Gates(agreement=0.5)
@@ -64,6 +65,9 @@ def students(
     static = build_static(
         StaticStudent(family="static", model=model, hidden=16, max_tokens=MAX_TOKENS), labels, ["my invoice is late"]
     )
+    ngrams = build_ngrams(
+        NgramsStudent(family="ngrams", model=model, buckets=512, width=32, max_tokens=MAX_TOKENS), labels
+    )
     folder = tmp_path_factory.mktemp("classifiers") / "tiny"
     AutoModelForSequenceClassification.from_pretrained(
         model, num_labels=len(labels), id2label=dict(enumerate(labels))
@@ -75,6 +79,7 @@ def students(
     return {
         "encoder": _decided(encoder, encoder.network.module.head, texts),
         "static": _decided(static, static.network.module.head, texts),
+        "ngrams": _decided(ngrams, ngrams.network.module.head, texts),
         "sequence-classifier": _decided(classifier, head, texts),
     }
 

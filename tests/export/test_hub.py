@@ -60,9 +60,9 @@ def hubs(students, build, tmp_path_factory):
     return made
 
 
-@pytest.fixture(params=["encoder", "static", "sequence-classifier"])
+@pytest.fixture(params=["encoder", "static", "ngrams", "sequence-classifier"])
 def hub(request, hubs):
-    """Each of the three in turn."""
+    """Each of them in turn."""
     return hubs[request.param]
 
 

@@ -47,7 +47,9 @@ def compute(student, ids, mask):
     return logits.numpy(), embedding.numpy()
 
 
-@pytest.mark.parametrize(("family", "known"), [("encoder", True), ("sequence-classifier", True), ("static", False)])
+@pytest.mark.parametrize(
+    ("family", "known"), [("encoder", True), ("sequence-classifier", True), ("static", False), ("ngrams", False)]
+)
 def test_optimum_knows_transformers_alone(students, family, known):
     assert optimum_knows(Graph(students[family].network.module, 1.0)) == known
 

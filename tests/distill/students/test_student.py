@@ -1,4 +1,4 @@
-"""A student of either family answers alike alone and in a batch, and comes back from disk as it was."""
+"""A student of any family answers alike alone and in a batch, and comes back from disk as it was."""
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ FILES = {
         "encoder/model.safetensors",
     ],
     "static": ["static.safetensors"],
+    "ngrams": ["ngrams.safetensors", "ngrams.json"],
 }
 
 

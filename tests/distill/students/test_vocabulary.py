@@ -41,6 +41,12 @@ def train_a_little(module: StudentModule, rows: list[list[int]]) -> None:
         optimizer.zero_grad()
 
 
+@pytest.fixture(scope="session", params=["encoder", "static"])
+def family(request) -> str:
+    """Each family with tables of tokens, in turn."""
+    return request.param
+
+
 @pytest.fixture
 def module(config, labels, splits) -> StudentModule:
     return build_student(config, labels, splits[0]).network.module
@@ -107,3 +113,8 @@ def test_frozen_tables_take_no_part_in_training(tiny_encoder):
         assert not module.tables()["words"].weight.requires_grad
     with compact_tables(module, [[2, 5, 3]]):
         assert module.tables()["words"].weight.requires_grad
+
+
+def test_a_module_without_tables_reads_the_ids_as_they_are(trained_ngrams):
+    with compact_tables(trained_ngrams.student.network.module, LEARN, CHOOSE) as corpora:
+        assert corpora == [LEARN, CHOOSE]

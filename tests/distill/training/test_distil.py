@@ -1,4 +1,4 @@
-"""Either family learns what the teacher says, repeatably, and comes out calibrated to it."""
+"""Every family learns what the teacher says, repeatably, and comes out calibrated to it."""
 
 from __future__ import annotations
 

