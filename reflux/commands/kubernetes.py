@@ -57,6 +57,12 @@ def init(
     verify_key: Annotated[
         Path | None, typer.Option(help="Public key of who signs bundles, which `reflux pull` then asks for.")
     ] = None,
+    distill_image: Annotated[
+        str | None, typer.Option(help="An image with torch, for --with redistill (RUNTIME=cpu,distill).")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="Where --with redistill pushes candidates, as `reflux push`; nowhere.")
+    ] = None,
     runbook_url: Annotated[str | None, typer.Option(help="Page that alerts lead to, with --with monitoring.")] = None,
     manifests: Annotated[Path, typer.Option(help="The folder k8s of a checkout of Reflux.")] = Path("k8s"),
     output: Annotated[Path | None, typer.Option(help="Folder to write; MANIFESTS/overlays/NAME.")] = None,
@@ -100,6 +106,8 @@ def init(
         registry_secret=registry_secret,
         verify_key=verify_key,
         runbook_url=None if runbook_url is None else require_page(runbook_url),
+        distill_image=None if distill_image is None else require_image(distill_image, "--distill-image"),
+        candidates=candidates,
     )
     folder = output or manifests / "overlays" / name
     overlay.write(folder, manifests)

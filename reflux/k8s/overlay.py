@@ -15,7 +15,8 @@ from typing import Any, Literal
 from distill.errors import DistillError
 from export.delivery.signature import read_public_key
 from reflux.k8s.components import require_together
-from reflux.k8s.patches import Patch, delete, dump, egress, job_template, mount, namespace, replace, template
+from reflux.k8s.jobs import JOBS, jobs_of
+from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace, secret_volume, template
 from reflux.k8s.sources import BundleSource
 
 _PODS = "reflux|reflux-worker|reflux-canary|reflux-canary-worker"
@@ -23,6 +24,7 @@ _ACCOUNTS = "reflux|reflux-worker|reflux-promote"
 _RUNBOOK = "reflux-runbook"
 _SIGNING = "reflux-signing"
 _CANARY = "canary-plain"
+_REDISTILL = "redistill"
 
 
 def _public(file: Path) -> bytes:
@@ -33,7 +35,10 @@ def _public(file: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What differs from the overlay `device`. `teacher` is one's section of a task file; Secrets are names."""
+    """What differs from the overlay `device`. `teacher` is one's section of a task file; Secrets are names.
+
+    `distill_image` is that of the component redistill, which pushes its candidates to `candidates`, if given.
+    """
 
     name: str
     namespace: str
@@ -51,29 +56,16 @@ class Overlay:
     registry_secret: str | None = None
     verify_key: Path | None = None
     runbook_url: str | None = None
+    distill_image: str | None = None
+    candidates: str | None = None
 
     def write(self, folder: Path, manifests: Path) -> None:
         """Write the overlay into the new `folder`, relative to Reflux's folder `manifests`.
 
         Raises DistillError when the folder exists, or the manifests or a component are not there.
         """
-        if not (manifests / "base" / "kustomization.yaml").is_file():
-            raise DistillError(f"{manifests} is not Reflux's folder k8s; give the one of a checkout as --manifests")
-        known = sorted(path.parent.name for path in manifests.glob("components/*/kustomization.yaml"))
-        if missing := [name for name in self.components if name not in known]:
-            raise DistillError(f"--with {', '.join(missing)}: no such component; there are {', '.join(known)}")
-        require_together(self.components, self.device)
-        if _CANARY in self.components and self.bundle.delivery != "init-container":
-            raise DistillError(f"--with {_CANARY}: its bundles are pulled; add --delivery init-container")
-        if self.verify_key is not None and self.bundle.delivery != "init-container":
-            raise DistillError(
-                "--verify-key: only `reflux pull` verifies; add --delivery init-container, or leave it to the cluster"
-            )
+        self._require_fit(manifests)
         key = None if self.verify_key is None else _public(self.verify_key)
-        if self.runbook_url is not None and "monitoring" not in self.components:
-            raise DistillError(
-                "--runbook-url: there are no alerts without --with monitoring; add it, or leave this out"
-            )
         document = self.kustomization(os.path.relpath(manifests.resolve(), folder.resolve()))
         try:
             folder.mkdir(parents=True)
@@ -87,6 +79,34 @@ class Overlay:
             (folder / "key.pub").write_bytes(key)
         if self.runbook_url is not None:
             (folder / "runbook.yaml").write_text(_LOCAL + dump(_runbook(self.runbook_url)), encoding="utf-8")
+
+    def _require_fit(self, manifests: Path) -> None:
+        """Raise DistillError unless the manifests are there, and components and options fit together."""
+        if not (manifests / "base" / "kustomization.yaml").is_file():
+            raise DistillError(f"{manifests} is not Reflux's folder k8s; give the one of a checkout as --manifests")
+        known = sorted(path.parent.name for path in manifests.glob("components/*/kustomization.yaml"))
+        if missing := [name for name in self.components if name not in known]:
+            raise DistillError(f"--with {', '.join(missing)}: no such component; there are {', '.join(known)}")
+        require_together(self.components, self.device)
+        if _REDISTILL in self.components and self.distill_image is None:
+            raise DistillError(
+                f"--with {_REDISTILL}: it trains, in an image with torch; build one with RUNTIME=cpu,distill, and add "
+                "--distill-image"
+            )
+        if _REDISTILL not in self.components and (self.distill_image or self.candidates):
+            raise DistillError(
+                f"--distill-image and --candidates are of --with {_REDISTILL}; add it, or leave them out"
+            )
+        if _CANARY in self.components and self.bundle.delivery != "init-container":
+            raise DistillError(f"--with {_CANARY}: its bundles are pulled; add --delivery init-container")
+        if self.verify_key is not None and self.bundle.delivery != "init-container":
+            raise DistillError(
+                "--verify-key: only `reflux pull` verifies; add --delivery init-container, or leave it to the cluster"
+            )
+        if self.runbook_url is not None and "monitoring" not in self.components:
+            raise DistillError(
+                "--runbook-url: there are no alerts without --with monitoring; add it, or leave this out"
+            )
 
     def secrets(self) -> dict[str, str]:
         """Return the file in each Secret that somebody has to make, by the Secret's name."""
@@ -108,6 +128,9 @@ class Overlay:
         if _CANARY in components:  # it includes the delivery, and copies what the others have made
             del components["init-container"], components[_CANARY]
             components[_CANARY] = None
+        for name in [name for name in components if name in JOBS and JOBS[name].copied]:
+            del components[name]  # copies of what is there, with its delivery
+            components[name] = None
         runbook = [] if self.runbook_url is None else ["runbook.yaml"]
         document = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -115,7 +138,7 @@ class Overlay:
             "namespace": self.namespace,
             "resources": [f"{manifests}/overlays/{self.device}", *runbook],
             "components": [f"{manifests}/components/{name}" for name in components],
-            "images": [_image(self.image)],
+            "images": [_image(self.image), *([_image(self.distill_image, _DISTILL)] if self.distill_image else [])],
             "configMapGenerator": self._maps(),
             "patches": [*self._bundle(), *self._secrets(), *self._network(), *self._scaling()],
             "replacements": [_RUNBOOK_URLS] if runbook else [],
@@ -131,23 +154,27 @@ class Overlay:
             settings.append("REFLUX_API_KEYS=/keys/keys")
         if self.bundle.delivery == "init-container":
             settings += [f"BUNDLE_SOURCE={self.bundle.reference}", f"BUNDLE_DIGEST={self.bundle.digest}"]
+        if self.candidates is not None:
+            settings.append(f"CANDIDATE_TARGET={self.candidates}")
         signing: list[dict[str, Any]] = [{"name": _SIGNING, "files": ["key.pub"]}] if self.verify_key else []
         return [{"name": "reflux-settings", "behavior": "merge", "literals": settings}, *signing]
 
     def _bundle(self) -> list[Patch]:
-        volume = "/spec/template/spec/volumes/0"
         match self.bundle.delivery:
             case "image-volume":
-                return [replace("Deployment", _PODS, f"{volume}/image/reference", self.bundle.reference)]
+                bundle: dict[str, Any] = {"image": {"reference": self.bundle.reference}}
             case "claim":
-                return [
-                    replace("Deployment", _PODS, f"{volume}/persistentVolumeClaim/claimName", self.bundle.reference)
-                ]
+                bundle = {"persistentVolumeClaim": {"claimName": self.bundle.reference}}
             case _:
-                if self.verify_key is None:
-                    return []
-                job = _verifying(pull_current="/bundle/current", pull_candidate="/bundle/candidate")
-                return [template(_PODS, _verifying(pull="/bundle/bundle")), *self._job(job)]
+                return [] if self.verify_key is None else self._signed()
+        spec = {"volumes": [{"name": "bundle", **bundle}]}
+        return [template(_PODS, spec), *(job.merged(spec) for job in jobs_of(self.components) if job.copied)]
+
+    def _signed(self) -> list[Patch]:
+        one = _verifying(pull="/bundle/bundle")
+        both = _verifying(pull_current="/bundle/current", pull_candidate="/bundle/candidate")
+        patches = [template(_PODS, one), *(job.merged(one) for job in jobs_of(self.components) if job.copied)]
+        return [*patches, JOBS[_CANARY].merged(both)] if _CANARY in self.components else patches
 
     def _secrets(self) -> list[Patch]:
         volumes = [
@@ -157,17 +184,16 @@ class Overlay:
             (_PODS, "registry", self.registry_secret if self.bundle.delivery == "init-container" else None),
         ]
         patches = [mount(pods, volume, secret) for pods, volume, secret in volumes if secret is not None]
-        for volume, secret in (("database", self.database_secret), ("registry", self.registry_secret)):
-            if secret is not None:
-                patches += self._job({"volumes": [{"name": volume, "secret": {"secretName": secret}}]})
+        pulled = self.bundle.delivery == "init-container"
+        given = {"database": self.database_secret, "teacher": self.teacher_secret, "registry": self.registry_secret}
+        for job in jobs_of(self.components):
+            mounted = {*job.secrets, *(["registry"] if job.copied and pulled else [])}
+            named = ((volume, secret) for volume, secret in given.items() if volume in mounted)
+            patches += [job.merged(secret_volume(volume, secret)) for volume, secret in named if secret is not None]
         if self.registry_secret is not None:
             secrets = [{"name": self.registry_secret}]
             patches.append(replace("ServiceAccount", _ACCOUNTS, "/imagePullSecrets", secrets, "add"))
         return patches
-
-    def _job(self, spec: dict[str, Any]) -> list[Patch]:
-        """Return the patch that merges `spec` into that of the pods of the canary's Job, if there is one."""
-        return [job_template("reflux-promote", spec)] if _CANARY in self.components else []
 
     def _network(self) -> list[Patch]:
         patches = []
@@ -192,6 +218,7 @@ class Overlay:
 
 
 _LOCAL = "# For this folder alone: kustomize takes the address from here, and a cluster never sees the object.\n"
+_DISTILL = "reflux-distill"
 _RUNBOOK_URLS = {
     "source": {"kind": "ConfigMap", "name": _RUNBOOK, "fieldPath": "data.url"},
     "targets": [
@@ -226,11 +253,11 @@ def _runbook(url: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"url": url}}
 
 
-def _image(reference: str) -> dict[str, str]:
-    """Return kustomize's replacement of the image `reflux` by `NAME[:TAG][@DIGEST]`."""
+def _image(reference: str, replaced: str = "reflux") -> dict[str, str]:
+    """Return kustomize's replacement of the image `replaced` by `NAME[:TAG][@DIGEST]`."""
     tagged, _, digest = reference.partition("@")
     name, colon, tag = tagged.rpartition(":")
     if not colon or "/" in tag:  # the colon, if any, is the registry's port's
         name, tag = tagged, ""
-    found = {"name": "reflux", "newName": name}
+    found = {"name": replaced, "newName": name}
     return found | ({"digest": digest} if digest else {"newTag": tag} if tag else {})

@@ -25,16 +25,22 @@ def template(deployments: str, spec: dict[str, Any]) -> Patch:
     return {"target": {"kind": "Deployment", "name": deployments}, "patch": _text(document)}
 
 
-def job_template(cron_job: str, spec: dict[str, Any]) -> Patch:
-    """Return the patch that merges `spec` into that of the pods of a CronJob."""
-    inner = {"jobTemplate": {"spec": {"template": {"spec": spec}}}}
-    document = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "any"}, "spec": inner}
-    return {"target": {"kind": "CronJob", "name": cron_job}, "patch": _text(document)}
+def job_template(kind: str, name: str, spec: dict[str, Any]) -> Patch:
+    """Return the patch that merges `spec` into that of the pods of a Job or a CronJob."""
+    job = {"template": {"spec": spec}}
+    inner = {"jobTemplate": {"spec": job}} if kind == "CronJob" else job
+    document = {"apiVersion": "batch/v1", "kind": kind, "metadata": {"name": "any"}, "spec": inner}
+    return {"target": {"kind": kind, "name": name}, "patch": _text(document)}
 
 
 def mount(deployments: str, volume: str, secret: str) -> Patch:
     """Return the patch by which the `volume` of the pods is another Secret."""
-    return template(deployments, {"volumes": [{"name": volume, "secret": {"secretName": secret}}]})
+    return template(deployments, secret_volume(volume, secret))
+
+
+def secret_volume(volume: str, secret: str) -> dict[str, Any]:
+    """Return what is merged into a pod whose `volume` is to be another Secret."""
+    return {"volumes": [{"name": volume, "secret": {"secretName": secret}}]}
 
 
 def delete(api: str, kind: str, name: str) -> Patch:

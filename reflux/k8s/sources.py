@@ -72,10 +72,10 @@ class BundleSource:
         return cls("image-volume", f"{reference.removeprefix('oci://')}@{digest}")
 
 
-def require_image(text: str) -> str:
+def require_image(text: str, option: str = "--image") -> str:
     """Return the name of an image with a tag, a digest or both. Raises DistillError."""
     if not _IMAGE.fullmatch(text):
-        raise DistillError(f"--image {text!r}: give REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:…, in lower case")
+        raise DistillError(f"{option} {text!r}: give REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:…, in lower case")
     return text
 
 

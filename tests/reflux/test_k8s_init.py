@@ -167,6 +167,53 @@ def test_a_canary_has_the_same_secrets_and_takes_signed_bundles_alone(overlay, t
     assert find(documents, "ServiceAccount", "reflux-promote")["imagePullSecrets"] == [{"name": "our-registry"}]
 
 
+JOBS = ("redistill", "anchors", "migrate")
+WITH_JOBS = [part for name in JOBS for part in ("--with", name)]
+DISTILL = ("--distill-image", "registry.example:5000/reflux-distill:0.1.0")
+
+
+def job_volumes(documents):
+    """Return the volumes of each Job by their names."""
+    pods = pod_templates(documents)
+    names = ("CronJob/reflux-redistill", "CronJob/reflux-anchors", "Job/reflux-migrate")
+    return [{volume["name"]: volume for volume in pods[name]["spec"]["volumes"]} for name in names]
+
+
+@pytest.mark.parametrize("bundle", [BUNDLE, "claim:tickets-bundle"])
+def test_jobs_have_the_bundle_and_the_secrets_that_the_pods_have(overlay, bundle):
+    secrets = ("--database-secret", "ours", "--registry-secret", "our-registry", "--teacher-secret", "our-teacher")
+    target = "oci://registry.example/tickets-bundle:candidate"
+    documents = overlay(*WITH_JOBS, *DISTILL, *secrets, "--candidates", target, bundle=bundle)
+    worker = volumes(documents, "reflux-worker")["bundle"]
+    redistill, anchors, migrate = job_volumes(documents)
+    assert redistill["bundle"] == anchors["bundle"] == worker
+    assert "tickets-bundle" in json.dumps(worker)
+    named = [
+        {name: each["secret"]["secretName"] for name, each in job.items() if "secret" in each}
+        for job in (redistill, anchors, migrate)
+    ]
+    assert named == [{"database": "ours", "registry": "our-registry"}, {"teacher": "our-teacher"}, {"database": "ours"}]
+    assert find(documents, "ConfigMap", "reflux-settings")["data"]["CANDIDATE_TARGET"] == target
+    images = {name: pod["spec"]["containers"][0]["image"] for name, pod in pod_templates(documents).items()}
+    assert images["CronJob/reflux-redistill"] == "registry.example:5000/reflux-distill:0.1.0"
+    assert images["CronJob/reflux-anchors"] == images["Job/reflux-migrate"] == GIVEN["--image"]
+
+
+@pytest.mark.parametrize("canary", [(), ("--with", "canary-plain", "--with", "monitoring")])
+def test_jobs_pull_signed_bundles_alone_whatever_else_is_added(overlay, tmp_path, canary):
+    new_keys(tmp_path / "signing")
+    signed = ("--delivery", "init-container", "--verify-key", str(tmp_path / "signing.pub"))
+    documents = overlay(*WITH_JOBS, *DISTILL, *canary, *signed, "--registry-secret", "our-registry")
+    pods = pod_templates(documents)
+    for name in ("CronJob/reflux-redistill", "CronJob/reflux-anchors"):
+        (pull,) = pods[name]["spec"]["initContainers"]
+        assert pull["command"][-2:] == ["--verify-key", "/signing/key.pub"], name
+        found = {volume["name"]: volume for volume in pods[name]["spec"]["volumes"]}
+        assert found["registry"]["secret"]["secretName"] == "our-registry", name
+    deployments = [pod["spec"] for name, pod in pods.items() if name.startswith("Deployment/")]
+    assert all(each["name"] != "migrate" for pod in deployments for each in pod["initContainers"])
+
+
 def test_a_bundle_is_on_a_claim(overlay):
     documents = overlay(bundle="claim:tickets-bundle")
     assert volumes(documents, "reflux")["bundle"]["persistentVolumeClaim"]["claimName"] == "tickets-bundle"
@@ -279,6 +326,9 @@ def test_an_overlay_is_never_overwritten(tmp_path):
         ({"--manifests": "/nowhere"}, "checkout"),
         ({"--verify-key": "/nowhere"}, "--delivery init-container"),
         ({"--with": "canary-plain"}, "--delivery init-container"),
+        ({"--with": "redistill"}, "--distill-image"),
+        ({"--with": "redistill", "--distill-image": "Reflux"}, "--distill-image 'Reflux': give"),
+        ({"--candidates": "oci://registry.example/tickets"}, "are of --with redistill"),
         ({"--verify-key": "/nowhere", "--delivery": "init-container"}, "No such file"),
     ],
 )
