@@ -31,6 +31,8 @@ export const showLosses = onChange(({ counts, losses, outcomes, queue }) => {
     ["Lost, of what was sampled", percent(losses.ratio)],
     ["Waiting", `${count(queue.waiting + queue.in_flight)}${
       queue.oldest_age_seconds == null ? "" : `, the oldest answered ${age(queue.oldest_age_seconds)}`}`],
+    ...Object.entries(queue.abandoned ?? {}).map(([version, number]) =>
+      [`Waiting for ${version}`, `${count(number)}, and no process asks about that version`]),
   ]), ends.length ? table("Outcomes", ["Outcome", "#Samples"],
     ends.map(([name, number]) => [OUTCOMES[name] ?? name, count(number)])) : null);
 });

@@ -155,6 +155,11 @@ class ShadowMetrics(Collector):
             ("oldest_age_seconds", "Age of the oldest sampled text without an outcome.", oldest or 0.0),
             ("breaker_state", "0 closed, 1 half-open, 2 open.", breaker),
             ("store_pending", "Texts without an outcome in a shared store, of all processes.", self._view.pending),
+            (
+                "store_abandoned",
+                "Texts in a shared store that wait for another version about which no process asks.",
+                sum(self._view.abandoned.values()),
+            ),
         ):
             yield gauge(f"reflux_shadow_{name}", text, (), [((), value)])
         last = self._view.ledger.last_comparison

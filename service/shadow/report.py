@@ -93,6 +93,7 @@ def gap_report(
             "waiting": view.waiting,
             "in_flight": view.in_flight,
             "oldest_age_seconds": active.oldest_age if active else None,
+            "abandoned": view.abandoned,
         },
         "cost": _cost(totals, active),
         "drift": assessed.drift,

@@ -56,6 +56,11 @@ class View:
         return 0
 
     @property
+    def abandoned(self) -> dict[str, int]:
+        """Rows of a shared store that wait for another version about which no process asks, by version."""
+        return {}
+
+    @property
     def oldest(self) -> float | None:
         """When the oldest text without an outcome in a shared store was answered, in Unix seconds; None without one."""
         return None
@@ -102,6 +107,11 @@ class SharedView(View):
     def pending(self) -> int:
         """Rows without an outcome."""
         return self.waiting + self.in_flight
+
+    @property
+    def abandoned(self) -> dict[str, int]:
+        """Rows that wait for another version about which no process asks, by version."""
+        return self._state.abandoned if self._state else {}
 
     @property
     def oldest(self) -> float | None:

@@ -108,7 +108,7 @@ def gap_body(state: str, *, variant: str = "stable") -> dict[str, Any]:
             "disagreements": int(ratio * compared),
         },
         "outcomes": {"completed": compared, "budget": 644 if state == "blind" else 0, "timeout": 37, "refused": 4},
-        "queue": {"waiting": 0, "in_flight": 1, "oldest_age_seconds": 0.4},
+        "queue": {"waiting": 0, "in_flight": 1, "oldest_age_seconds": 0.4, "abandoned": {}},
         "cost": {
             "usd": 2.574,
             "usd_per_1000_comparisons": 0.9,
@@ -275,7 +275,7 @@ def _unknown(state: str) -> dict[str, Any]:
         "losses": {"ratio": None, "by_outcome": {}},
         "counts": {"requests": 0, "sampled": 0, "compared": 0, "disagreements": 0},
         "outcomes": {"completed": 0, "budget": 0, "timeout": 0},
-        "queue": {"waiting": 0, "in_flight": 0, "oldest_age_seconds": None},
+        "queue": {"waiting": 0, "in_flight": 0, "oldest_age_seconds": None, "abandoned": {}},
         "cost": {
             "usd": 0.0,
             "usd_per_1000_comparisons": None,

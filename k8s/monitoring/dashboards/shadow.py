@@ -103,10 +103,13 @@ _QUEUE = Row(
         Lines(
             title="Waiting samples",
             description="Samples that wait, in memory and on disk, and those at the teacher, all pods. A queue that "
-            "grows for hours means that the teacher is too slow for `shadow.rate`; it ends as *queue_full*.",
+            "grows for hours means that the teacher is too slow for `shadow.rate`; it ends as *queue_full*. "
+            "*Abandoned* ones wait in a shared store for a version about which no process asks; `queue` in `/gap` "
+            "names it.",
             queries=(
                 Query(total("reflux_shadow_queue_depth"), "waiting {{model_version}}"),
                 Query(total("reflux_shadow_inflight"), "at the teacher {{model_version}}"),
+                Query(f"max({series('reflux_shadow_store_abandoned')})", "abandoned"),
             ),
             width=6,
         ),

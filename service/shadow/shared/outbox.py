@@ -7,6 +7,7 @@ is asked about by another one when its lease has ended, and only the first outco
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections import Counter
@@ -24,13 +25,16 @@ from service.shadow.outbox.sql import Connection
 from service.shadow.outbox.tallies import Tallies
 from service.shadow.shared.database import Database
 from service.shadow.shared.schema import LOCK, check
-from service.shadow.shared.state import Mark, SharedState, read_state
+from service.shadow.shared.state import Mark, SharedState, read_abandoned, read_state
 from service.shadow.shared.written import Written
 from service.shadow.slots import hour_of
 from service.shadow.totals import Floats
 
 COUNT_SECONDS = 1.0
 """How often the pending rows are counted at most."""
+
+LOOK_SECONDS = 30.0
+"""How often rows of other versions are looked for at most, by a process whose `/gap` or `/metrics` is asked for."""
 
 TIDY_SECONDS = 60.0
 """How often a process that asks adopts rows of other teachers, folds old slots and stores the e-detector."""
@@ -67,6 +71,7 @@ class SharedOutbox(AnyOutbox):
         self._written = Written()
         self._registered = self._leading = self._claimed = False
         self._counted, self._waiting = 0.0, 0
+        self._looked, self._abandoned = -math.inf, dict[str, int]()
         self._tidied, self._hour = 0.0, 0
         self._null: Floats | None = None
         database.prepare = self._prepare
@@ -148,7 +153,9 @@ class SharedOutbox(AnyOutbox):
     def state(self, null: Floats, mark: Mark | None) -> SharedState:
         """Return what all processes have stored, for a bundle with the ceilings `null` [B]; see `read_state`."""
         with self._transaction(writes=False) as connection:
-            return read_state(connection, self._bundle, null, mark)
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._abandoned, self._looked = read_abandoned(connection, self._bundle), time.monotonic()
+            return read_state(connection, self._bundle, null, mark, self._abandoned)
 
     def _prepare(self, connection: Connection) -> None:
         """Check the tables at each connection, register the bundle, and at the first its teacher."""

@@ -12,6 +12,9 @@ from service.shadow.outbox.sql import Connection
 from service.shadow.outbox.tallies import Tallies
 from service.shadow.totals import Floats
 
+ABANDONED_SECONDS = 600.0
+"""A text that has waited for so long, and none of whose version a process has taken, waits for nobody."""
+
 Mark = tuple[str, int, int]
 """What tells whether there are other answers about a teacher: its key, the latest to an anchor, the repeats."""
 
@@ -20,7 +23,8 @@ class SharedState(NamedTuple):
     """The counts, for the `teacher` that answers now, None as long as none has.
 
     `waiting` rows are pending and `in_flight` ones taken by a process; the text of the `oldest` of both was answered at
-    this time (Unix seconds, None without one). `checks` is None if `mark` is the one that was given.
+    this time (Unix seconds, None without one). `checks` is None if `mark` is the one that was given. `abandoned` has,
+    for each other version about which no process asks, the number of its pending rows.
     """
 
     restored: Restored
@@ -31,9 +35,24 @@ class SharedState(NamedTuple):
     models: list[ModelCalls]
     checks: StoredChecks | None
     mark: Mark
+    abandoned: dict[str, int]
 
 
-def read_state(connection: Connection, bundle: str, null: Floats, mark: Mark | None) -> SharedState:
+def read_abandoned(connection: Connection, bundle: str) -> dict[str, int]:
+    """Count the pending rows of each version but `bundle` about which no process asks."""
+    return dict(
+        connection.execute(
+            "SELECT bundle, count(*) FROM rows WHERE bundle <> ? AND outcome IS NULL GROUP BY bundle"
+            " HAVING min(time) < extract(epoch FROM now()) - ? AND count(*) FILTER (WHERE lease >= now()) = 0"
+            " ORDER BY bundle",
+            (bundle, ABANDONED_SECONDS),
+        ).fetchall()
+    )
+
+
+def read_state(
+    connection: Connection, bundle: str, null: Floats, mark: Mark | None, abandoned: dict[str, int]
+) -> SharedState:
     """Read the state of a bundle version with the ceilings `null` [B], in a transaction that sees one moment."""
     query = "SELECT teacher, identity FROM bundles WHERE version = ?"
     teacher, identity = connection.execute(query, (bundle,)).fetchone()
@@ -56,6 +75,7 @@ def read_state(connection: Connection, bundle: str, null: Floats, mark: Mark | N
         checks.load_models(connection),
         None if now == mark else checks.load(connection),
         now,
+        abandoned,
     )
 
 

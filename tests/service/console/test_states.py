@@ -236,6 +236,16 @@ async def test_only_what_the_process_does_is_offered(browser):
     await look(stub, use)
 
 
+async def test_texts_of_a_version_that_nobody_asks_about_are_named(browser):
+    def use(url):
+        browser.open(url)
+        browser.reads("#losses", "Waiting for 01d01d", "1,234, and no process asks about that version")
+
+    stub = ConsoleStub()
+    stub.changed = {"queue": gap_body("calm")["queue"] | {"abandoned": {"01d01d": 1234}}}
+    await look(stub, use)
+
+
 async def test_the_keyboard_reaches_everything_and_the_focus_is_seen(browser):
     def focused():
         return browser.driver.switch_to.active_element

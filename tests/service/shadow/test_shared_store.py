@@ -68,7 +68,7 @@ async def test_every_process_shows_what_all_of_them_counted(make, shared_store):
         assert found["teacher"]["name"] == "played"
         assert found["outcomes"]["completed"] == 75
         assert found["cost"]["usd"] == 75 * 0.5
-        assert found["queue"] == {"waiting": 0, "in_flight": 0, "oldest_age_seconds": None}
+        assert found["queue"] == {"waiting": 0, "in_flight": 0, "oldest_age_seconds": None, "abandoned": {}}
         assert shadow.pipeline._ledger.missing == [0] * 5
     assert (await seen(one))["gap"] == (await seen(two))["gap"] == (await seen(worker))["gap"]
     assert (await one.pipeline.disagreements(100)) == (await worker.pipeline.disagreements(100))
@@ -249,6 +249,24 @@ async def test_that_nobody_asks_is_seen_also_by_who_has_just_started(make, share
     await ended(shared_store, 12)
     for shadow in (serving, other):
         assert (await seen(shadow))["blind"] == []
+
+
+async def test_texts_of_a_version_that_nobody_asks_about_are_named(make, shared_store, monkeypatch):
+    monkeypatch.setattr("service.shadow.shared.outbox.LOOK_SECONDS", 0.0)
+    serving = await make(**SERVING).start()
+    serving.observe(3)
+    await until(lambda: shared_store.execute("SELECT count(*) FROM rows") == [(3,)])
+    for change, abandoned in (
+        ("bundle = 'old'", {}),  # perhaps a worker is just about to start
+        ("time = time - 700", {"old": 3}),
+        ("lease = now() + interval '1 minute' WHERE seq = 1", {}),  # somebody asks
+        ("lease = now() - interval '1 minute'", {"old": 3}),
+        ("outcome = 'completed' WHERE seq > 1", {"old": 1}),
+        (f"bundle = '{serving.pipeline._manifest.version}'", {}),  # what waits for this version is `waiting`
+    ):
+        shared_store.execute(f"UPDATE rows SET {change}")
+        assert (await seen(serving))["queue"]["abandoned"] == abandoned, change
+        assert serving.metric("shadow_store_abandoned") == sum(abandoned.values())
 
 
 async def test_a_backlog_of_others_counts(make, shared_store):
