@@ -26,6 +26,7 @@ from distill.progress import bar
 from distill.sections import Optimisation
 from distill.stages import Stage
 from distill.students.padding import pad
+from distill.training.precision import autocast
 
 Floats = npt.NDArray[np.floating]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -83,16 +84,18 @@ def train(
     sampler = LengthBuckets([len(row) for row in rows], optimisation.batch_size, optimisation.seed)
     examples: Any = list(zip(rows, targets.astype(np.float32), strict=True))
     loader = DataLoader(examples, batch_sampler=sampler, collate_fn=_collate)
-    optimizer = torch.optim.AdamW(_parameter_groups(module, optimisation.weight_decay), lr=optimisation.learning_rate)
+    groups = _parameter_groups(module, optimisation.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, fused=True)
     steps = len(sampler) * optimisation.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(steps, optimisation.warmup))
     prepared, optimizer, loader, schedule = accelerator.prepare(module, optimizer, loader, schedule)
     losses: list[float] = []
     scores: list[float] = []
     best: dict[str, Any] = {}
+    cast = autocast(accelerator, optimisation.precision)
     with bar(description, len(loader) * optimisation.epochs) as advance:
         for epoch in range(optimisation.epochs):
-            losses.append(_epoch(prepared, loader, loss, optimizer, schedule, accelerator, advance))
+            losses.append(_epoch(prepared, loader, loss, optimizer, schedule, accelerator, cast, advance))
             if not np.isfinite(losses[-1]):
                 raise DistillError(
                     f"{description}: the loss became {losses[-1]} in epoch {epoch}; lower the learning rate"
@@ -137,12 +140,14 @@ def _epoch(
     optimizer: Any,
     schedule: Any,
     accelerator: Accelerator,
+    cast: torch.autocast,
     advance: Callable[[int], None],
 ) -> float:
     module.train()
     total = 0.0
     for ids, mask, target in loader:
-        logits, _ = module(ids, mask)
+        with cast:
+            logits, _ = module(ids, mask)
         value = loss(logits.float(), target)
         accelerator.backward(value)
         accelerator.clip_grad_norm_(module.parameters(), 1.0)
