@@ -85,6 +85,19 @@ class Budget(Section):
     usd_per_hour: float = Field(default=0.05, ge=0)
 
 
+class Cascade(Section):
+    """Students that answer together: each the texts that it is sure about, the others are passed on to the next.
+
+    `stages` names them, the cheapest first; by default they are those that pay. `margin` is by how much the cascade may
+    agree less with the teacher than its last stage; by default the smaller of 0.002 and 0.005 that the
+    validation rows can certify. With `build: false` there is no cascade.
+    """
+
+    build: bool = True
+    stages: tuple[str, ...] | None = Field(default=None, min_length=2)
+    margin: float | None = Field(default=None, gt=0, lt=1)
+
+
 class Task(Section):
     """A whole task. `labels`, if not given, are the gold labels of the data."""
 
@@ -97,6 +110,7 @@ class Task(Section):
     export: Export = Export()
     budget: Budget = Budget()
     decision: Decision | None = None
+    cascade: Cascade = Cascade()
 
     @property
     def finetuning(self) -> tuple[LocalConfig, Fit] | None:
@@ -119,6 +133,13 @@ class Task(Section):
         for name, student in self.students.items():
             if student.model == TEACHER and self.finetuning is None:
                 raise ValueError(f"students.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
+        return self
+
+    @model_validator(mode="after")
+    def _cascade_of_students(self) -> Task:
+        for name in self.cascade.stages or ():
+            if name not in self.students:
+                raise ValueError(f"cascade.stages: the task has no student {name!r}; name its students")
         return self
 
     @model_validator(mode="after")

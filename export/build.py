@@ -22,7 +22,8 @@ from distill.students.student import Student
 from distill.task import Export
 from distill.truncation import truncate_at, truncation_side
 from export.bundle.anchors import ANCHORS, anchors_jsonl
-from export.bundle.classifier import Classifier, Prediction
+from export.bundle.cascade import Answering
+from export.bundle.classifier import Prediction
 from export.bundle.decision import DECISION, Decision
 from export.bundle.format import (
     CARD,
@@ -40,6 +41,7 @@ from export.bundle.format import (
     golden_jsonl,
     write_bundle,
 )
+from export.bundle.reference import Reference
 from export.bundle.session import has_gpu
 from export.choose_anchors import choose_anchors
 from export.fit_decision import Answers, fit_decision
@@ -120,14 +122,17 @@ def build_bundle(
             portable = {PORTABLE: make_portable(graphs[selection.variant], folder / PORTABLE)}
             loaded = load_variants(portable, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
             checks = [*checks, *selector.check_portable(loaded[PORTABLE], selection.answers)]
-        probabilities = np.stack([answer.probabilities for answer in selection.answers])
-        disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
-        reference = fit_reference(probabilities.max(1).astype(np.float64), disagree)
         served = classifiers[selection.variant]
-        unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
-        tracked = track(unseen, f"measuring the inputs of {name}", len(unseen)) if unseen else []
-        others = [served.classify(text) for text in tracked]
-        drift = fit_drift([*selection.answers, *others], reference, unknown=served.tokenizer.unknown_id is not None)
+        described = describe(
+            served,
+            selection.answers,
+            name=name,
+            labels=student.labels,
+            baseline=baseline,
+            unknown=served.tokenizer.unknown_id is not None,
+            shadowed=role == "student" and not student.multi_label,
+            decision=decision,
+        )
         manifest = Manifest(
             name=name,
             role=role,
@@ -145,11 +150,11 @@ def build_bundle(
                 "rows": selection.rows,
                 "reason": selection.reason,
                 "validation_rows": len(validation),
-                "validation_agreement": float(1 - disagree.mean()),
+                "validation_agreement": 1 - described.reference.gap,
                 "bytes": graphs[selection.variant].stat().st_size,
             },
             cpu=cpu_features(),
-            libraries=_versions(),
+            libraries=library_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             multi_label=student.multi_label,
             threshold=threshold,
@@ -160,20 +165,58 @@ def build_bundle(
             MODEL: graphs[selection.variant],
             **portable,
             TOKENIZER: folder / STUDENT_TOKENIZER,
-            REFERENCE: replace(reference, drift=drift).to_bytes(),
-            GOLDEN: golden_jsonl(_golden(validation, selection.answers, student.labels)),
-            CARD: card(manifest, reference, decision).encode(),
+            **described.files,
+            CARD: card(manifest, described.reference, decision).encode(),
         }
-        if role == "student" and not student.multi_label:  # what can be shadowed
-            asked = baseline.teacher if baseline.raw is None else baseline.raw
-            contents[ANCHORS] = anchors_jsonl(choose_anchors(validation.texts, asked, student.labels))
-        if decision is not None:
-            contents[DECISION] = _decision(decision, student.labels, baseline, selection.answers, served).to_bytes()
         return write_bundle(path, contents, manifest)
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a bundle holds about its answers: the reference, and all files by name."""
+
+    reference: Reference
+    files: dict[str, bytes]
+
+
+def describe(
+    classifier: Answering,
+    answers: Sequence[Prediction],
+    *,
+    name: str,
+    labels: tuple[str, ...],
+    baseline: Baseline,
+    unknown: bool,
+    shadowed: bool = True,
+    decision: Rule | None = None,
+) -> Description:
+    """Describe the answers of `classifier`, those to the validation texts of `baseline` being `answers`.
+
+    `unknown` says whether its tokenizer has an unknown token, and `shadowed` whether it can be compared with its
+    teacher live, for which it needs anchors. The other files are the reference, with that of input drift, the golden
+    texts, and the decision if there is one.
+    """
+    probabilities = np.stack([answer.probabilities for answer in answers])
+    disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
+    reference = fit_reference(probabilities.max(1).astype(np.float64), disagree)
+    unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
+    tracked = track(unseen, f"measuring the inputs of {name}", len(unseen)) if unseen else []
+    others = [classifier.classify(text) for text in tracked]
+    drift = fit_drift([*answers, *others], reference, unknown=unknown)
+    files = {
+        REFERENCE: replace(reference, drift=drift).to_bytes(),
+        GOLDEN: golden_jsonl(_golden(baseline.validation, answers, labels)),
+    }
+    if shadowed:
+        asked = baseline.teacher if baseline.raw is None else baseline.raw
+        files[ANCHORS] = anchors_jsonl(choose_anchors(baseline.validation.texts, asked, labels))
+    if decision is not None:
+        files[DECISION] = _decision(decision, labels, baseline, answers, classifier).to_bytes()
+    return Description(reference, files)
+
+
 def _decision(
-    rule: Rule, labels: tuple[str, ...], baseline: Baseline, answers: Sequence[Prediction], classifier: Classifier
+    rule: Rule, labels: tuple[str, ...], baseline: Baseline, answers: Sequence[Prediction], classifier: Answering
 ) -> Decision:
     """Fit the decision to the graph that is served; `answers` are its answers on validation."""
     training = None
@@ -206,7 +249,8 @@ def _golden(validation: Validation, answers: Sequence[Prediction], labels: tuple
     return rows
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a bundle depends on, of those that are installed."""
     found = {}
     for name in _LIBRARIES:
         try:

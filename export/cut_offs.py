@@ -43,8 +43,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
 LEVEL = 0.95
-MARGINS = (0.002, 0.005, 0.01)
-"""The margins to choose from where none is asked for: 0.2, 0.5 and 1 points of agreement."""
+MARGINS = (0.002, 0.005)
+"""The margins to choose from where none is asked for: 0.2 and 0.5 points of agreement."""
 
 GRID = tuple(1 / (1 + math.exp(-step / 20)) for step in range(160, -101, -1))
 """The cut-offs that are tried: from 0.9997 down to 0.0067, evenly spaced in log-odds, so that the scores of a student
@@ -186,11 +186,11 @@ def p_value(losses: int, gains: int | None, rows: int, margin: float, error: flo
     if gains is None:
         return float(binom.cdf(losses, rows, margin))
     spent = _NUISANCE * error
-    highest = upper_bound(gains, rows, spent)
+    highest = min(upper_bound(gains, rows, spent), (1 - margin) / 2)  # shares lost and gained sum to 1 at most
     ends = [0.0]
     while ends[-1] < highest:
         ends.append(ends[-1] + _STEP * math.sqrt(max(rows * ends[-1], rows * margin / 4, 1.0)) / rows)
-    low, high = np.array(ends[:-1])[:, None], np.minimum(np.array(ends[1:]), 1 - margin - 1e-12)[:, None]
+    low, high = np.array(ends[:-1])[:, None], np.minimum(np.array(ends[1:]), highest)[:, None]
     # The most gains that matter: beyond them there is next to no probability, even at the highest share.
     most = int(binom.isf(_TAIL, rows, float(high[-1, 0])))
     gained = np.arange(most + 1)

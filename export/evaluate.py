@@ -103,6 +103,7 @@ def entry(bundle: Bundle, answered: Sequence[Prediction], judge: Judge, prices: 
         "measured": manifest.measured,
         "gates": manifest.gates,
         "usd_per_1000": found.student_usd_per_1000,
+        "shares": _shares(bundle, answered),
     }
 
 
@@ -112,6 +113,15 @@ def teacher_reliability(judge: Judge) -> dict[str, Any] | None:
         return None
     raw = judge.teacher if judge.raw is None else judge.raw
     return asdict(before_after(raw, judge.teacher, judge.gold))
+
+
+def _shares(bundle: Bundle, answered: Sequence[Prediction]) -> dict[str, float] | None:
+    """Return the share of the answers that each stage gave, by its name; None for a bundle that is no cascade."""
+    stages = bundle.manifest.stages
+    if not stages:
+        return None
+    counts = np.bincount([answer.stage for answer in answered], minlength=len(stages))
+    return {stage.name: float(count) / len(answered) for stage, count in zip(stages, counts, strict=True)}
 
 
 def _decision_gap(bundle: Bundle, answered: Sequence[Prediction], judge: Judge) -> dict[str, Any] | None:

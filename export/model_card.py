@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.decision import Rule
@@ -11,10 +11,11 @@ from export.bundle.format import Manifest
 from export.bundle.reference import Reference
 
 
-def card(manifest: Manifest, reference: Reference, decision: Rule | None = None) -> str:
+def card(manifest: Manifest, reference: Reference, decision: Rule | None = None, stages: Sequence[str] = ()) -> str:
     """Return the text of `CARD.md`.
 
-    `reference` says which live gap is too large; `decision` is the rule of the task, if it has one.
+    `reference` says which live gap is too large; `decision` is the rule of the task, if it has one; `stages` are lines
+    that describe those of a cascade.
     """
     gates = [
         f"| {gate['name']} | {gate['measured']:.6g} | {gate['required']:.6g} | {'yes' if gate['passed'] else 'no'} |"
@@ -44,6 +45,7 @@ def card(manifest: Manifest, reference: Reference, decision: Rule | None = None)
             f"- Agreement with the teacher on {manifest.measured['validation_rows']} validation rows, which also chose "
             f"the epoch: {manifest.measured['validation_agreement']:.4f}",
             *_gap(manifest, reference),
+            *stages,
             *several,
             f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",

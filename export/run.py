@@ -1,12 +1,13 @@
 """The stages of a run after training: export every student, choose one, and evaluate all on the test split.
 
-`bundles/NAME` (and `bundles/teacher`, for the shadow of a fine-tuned teacher) → `bundle` → `report`.
+`bundles/NAME` (and `bundles/teacher`, for the shadow of a fine-tuned teacher) → `bundle` → `cascade` → `report`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from distill.sections import walk
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
 from export.build import Baseline, build_bundle
+from export.build_cascade import JOINED, Measured, build_cascade, find_cascade, measure_stages, stages_for
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
 from export.evaluate import Judge, Prices, answers, entry, teacher_reliability
@@ -34,6 +36,7 @@ from export.fit_reference import ceiling_warning
 from export.witness import Witness, make_witness
 
 GAP = "gap.json"
+CASCADE = "cascade.json"
 TEACHER = "teacher"
 
 
@@ -68,18 +71,29 @@ class ExportRun:
         return Stage(self.run.root / "bundle", inputs)
 
     @property
+    def cascade(self) -> Stage:
+        """The cascade that ends with the chosen student, or why there is none."""
+        inputs = {"chosen": self.chosen.fingerprint, "cascade": self.task.cascade.model_dump(mode="json")}
+        return Stage(self.run.root / "cascade", inputs)
+
+    @property
     def report(self) -> Stage:
         """The gap report."""
-        inputs = {"schema": SCHEMA, "chosen": self.chosen.fingerprint, "labels": self.run.labels.fingerprint}
+        inputs = {"schema": SCHEMA, "cascade": self.cascade.fingerprint, "labels": self.run.labels.fingerprint}
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
-        """Export every student and the fine-tuned teacher, copy the chosen bundle to `bundle`, and return it."""
+        """Export every student and the fine-tuned teacher, copy the chosen bundle to `bundle`, and return it.
+
+        A cascade of the students is built, too, if it is worth while.
+        """
         for name in self.task.students:
             self.make_bundle(name)
         if self.run.finetuned_teacher is not None:
             self.bundle_stage(TEACHER).ensure(self._export_teacher)
         self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
+        if len(self.task.students) > 1:
+            self.cascade.ensure(self._build_cascade)
         return Bundle.open(self.chosen.path)
 
     def make_bundle(self, name: str) -> Bundle:
@@ -106,6 +120,28 @@ class ExportRun:
                 "raise budget.latency_ms or add a smaller student"
             )
         return max(affordable, key=_rank)
+
+    def made_cascade(self) -> tuple[Bundle | None, str]:
+        """Return the cascade of the students, None if there is none, and why it was built or not."""
+        if len(self.task.students) == 1:
+            return None, "the task has one student"
+        record = json.loads((self.cascade.require("export") / CASCADE).read_text(encoding="utf-8"))
+        return Bundle.open(self.cascade.path) if record["built"] else None, record["reason"]
+
+    def make_cascade(
+        self, stages: Sequence[str], folder: Path | None = None, margin: float | None = None
+    ) -> tuple[Bundle, Measured]:
+        """Build a cascade of `stages`, the cheapest first: names of students, or folders of bundles with their labels.
+
+        It is written to `folder`, `cascades/NAME` by default. Raises DistillError when no cut-off can be certified, or
+        the stages do not fit together.
+        """
+        own = self.bundles()
+        bundles = [own[stage] if stage in own else Bundle.open(stage) for stage in stages]
+        baseline = self._student_baseline()
+        measured = measure_stages(bundles, baseline, margin=margin or self.task.cascade.margin)
+        path = folder or self.run.root / "cascades" / measured.name
+        return build_cascade(measured, path, baseline=baseline, decision=self.task.decision), measured
 
     def make_witness(self, student: str | None = None, by: str | None = None) -> Witness:
         """Make the witness of a student in the folder `witnesses/STUDENT`, from the bundle of another one.
@@ -152,19 +188,34 @@ class ExportRun:
 
     def _references(self) -> dict[str, Reference]:
         """The references of the students that can be shadowed."""
-        return {name: Reference.open(found) for name, found in self.bundles().items() if not found.manifest.multi_label}
+        return {
+            name: Reference.open(found) for name, found in self._evaluated().items() if not found.manifest.multi_label
+        }
 
     def _export(self, folder: Path, name: str) -> None:
-        splits, soft = self.run.splits(), self.run.soft_labels()
         build_bundle(
             load_student(self.run.student(name).path),
             folder,
             name=name,
-            baseline=replace(self._baseline(splits, soft, soft.probabilities), unseen=splits.test.texts),
+            baseline=self._student_baseline(),
             settings=self.task.export,
-            teacher=_teacher_entry(soft),
+            teacher=_teacher_entry(self.run.soft_labels()),
             decision=self.task.decision,
         )
+
+    def _build_cascade(self, folder: Path) -> None:
+        """Build the cascade if the task does not forbid it and it is worth while; write down why or why not."""
+        settings, own = self.task.cascade, self.bundles()
+        measured, reason = None, "cascade.build is false"
+        if settings.build:
+            last = own[Bundle.open(self.chosen.path).manifest.name]
+            named = settings.stages
+            stages = [own[name] for name in named] if named else stages_for(last, [*own.values()])
+            measured, reason = find_cascade(stages, self._student_baseline(), settings.margin, always=named is not None)
+        if measured is not None:
+            build_cascade(measured, folder, baseline=self._student_baseline(), decision=self.task.decision)
+        record = {"built": measured is not None, "reason": reason}
+        write_atomic(folder / CASCADE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def _export_teacher(self, folder: Path) -> None:
         """Export the teacher without quantisation and calibration: the shadow must ask the teacher itself."""
@@ -182,6 +233,11 @@ class ExportRun:
             role="teacher",
         )
 
+    def _student_baseline(self) -> Baseline:
+        """What students are compared with: the calibrated teacher."""
+        splits, soft = self.run.splits(), self.run.soft_labels()
+        return replace(self._baseline(splits, soft, soft.probabilities), unseen=splits.test.texts)
+
     def _baseline(self, splits: Splits, soft: SoftLabels, said: npt.NDArray[np.float32]) -> Baseline:
         validation = _labelled(splits.validation, soft)
         rows = soft.rows_of(validation.ids)
@@ -195,11 +251,12 @@ class ExportRun:
         teacher = _teacher_facts(soft, rows, self.run.labels.path)
         prices = self._prices(soft, teacher)
         students, given = {}, {}
-        for name, bundle in self.bundles().items():
+        for name, bundle in self._evaluated().items():
             answered = answers(bundle, test.texts)
             given[name] = np.stack([answer.probabilities for answer in answered])
-            training = json.loads((self.run.student(name).path / RECORD).read_text(encoding="utf-8"))
-            students[name] = {**entry(bundle, answered, judge, prices), "parameters": training["parameters"]}
+            parameters = sum(map(self._parameters, name.split(JOINED)))
+            students[name] = {**entry(bundle, answered, judge, prices), "parameters": parameters}
+        (cascade, reason), single = self.made_cascade(), len(self.task.students) == 1
         gap = {
             "schema": SCHEMA,
             "task": self.task.name,
@@ -212,11 +269,21 @@ class ExportRun:
                 *self.ceiling_warnings(),
             ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
+            "cascade": None if single else {"name": cascade and cascade.manifest.name, "reason": reason},
             "budget": self.task.budget.model_dump(),
             "data": splits.report,
         }
         write_atomic(folder / GAP, json.dumps(gap, indent=2, ensure_ascii=False) + "\n")
         write_report(gap, folder)
+
+    def _evaluated(self) -> dict[str, Bundle]:
+        """The students' bundles, and the cascade if there is one."""
+        cascade, _ = self.made_cascade()
+        return self.bundles() | ({} if cascade is None else {cascade.manifest.name: cascade})
+
+    def _parameters(self, student: str) -> int:
+        training = json.loads((self.run.student(student).path / RECORD).read_text(encoding="utf-8"))
+        return int(training["parameters"])
 
     def _prices(self, soft: SoftLabels, teacher: dict[str, Any]) -> Prices:
         record = json.loads((self.run.labels.path / RECORD).read_text(encoding="utf-8"))

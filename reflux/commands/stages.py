@@ -154,6 +154,27 @@ def witness(
 
 
 @app.command()
+def cascade(
+    task: TaskFile,
+    stages: Annotated[
+        list[str], typer.Argument(help="Names of students, or folders of bundles, the cheapest first; two or more.")
+    ],
+    output: Output = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to write; `cascades/NAME` in the run by default.", show_default=False)
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Agreement with the teacher that may be lost, as 0.002 for 0.2 points."),
+    ] = None,
+) -> None:
+    """Let students answer together: each the texts that it is sure about, the rest is passed on."""
+    bundle, measured = _export_run(task, output).make_cascade(stages, to, margin)
+    console.print(f"{bundle.path}: {measured.summary}")
+    console.print(measured.cut_offs.guarantee)
+
+
+@app.command()
 def evaluate(task: TaskFile, output: Output = None) -> None:
     """Judge every bundle on the test split: the distillation gap, with intervals."""
     exported = _export_run(task, output)
@@ -234,6 +255,9 @@ def _print_gap(gap: dict[str, Any], folder: Path) -> None:
     console.print(table, soft_wrap=False)
     for name, student in gap["students"].items():
         console.print(f"{name}: {student['measured']['reason']}")
+    if (cascade := gap.get("cascade")) is not None:
+        built = f"cascade {cascade['name']} ({folder.parent / 'cascade'})" if cascade["name"] else "no cascade"
+        console.print(f"{built}: {cascade['reason']}")
     for warning in gap.get("warnings", ()):
         warn(warning)
     console.print(f"{folder}/report.html, {folder}/report.md, {folder}/gap.json")

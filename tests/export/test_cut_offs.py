@@ -177,7 +177,7 @@ def test_too_few_rows_are_refused_with_how_many_it_takes():
 
 
 def test_the_margin_that_rows_allow_depends_on_their_number_alone():
-    assert [margin_for(rows) for rows in (400, 476, 953, 2383)] == [None, 0.01, 0.005, 0.002]
+    assert [margin_for(rows) for rows in (951, 952, 2382, 2383)] == [None, 0.005, 0.005, 0.002]
     for margin in MARGINS:
         needed = rows_needed(margin, losses=1)
         assert p_value(1, 0, needed, margin) <= ERROR < p_value(1, 0, needed - 1, margin)
@@ -199,3 +199,9 @@ def test_what_makes_no_sense_is_refused(change, problem):
         find_cut_offs(two(np.ones(2000), teacher, teacher + 1), teacher, **{"margin": 0.005, **change})
     with pytest.raises(ValueError, match="two stages"):
         find_cut_offs(two(np.ones(2000), teacher, teacher)[:1], teacher, margin=0.005)
+
+
+def test_small_samples_certify_large_margins():
+    assert rows_needed(0.9) == 2
+    assert rows_needed(0.5) == 5
+    assert p_value(0, 0, 5, 0.5) == pytest.approx(0.5**5, abs=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from typing import Any
 
@@ -16,10 +17,11 @@ from distill.errors import DistillError, TaskError
 from distill.evaluation.calibration import expected_calibration_error
 from distill.evaluation.self_agreement import CONSTANT
 from distill.run import RECORD, Run
-from distill.task import Budget, Export
+from distill.task import Budget, Cascade, Export
 from distill.teachers.scaling import Scaling
 from export import run as module
 from export.build import build_bundle
+from export.bundle.cascade import load_classifier
 from export.bundle.classifier import Classifier
 from export.bundle.decision import Decision
 from export.bundle.format import CARD, MODEL, REFERENCE, Bundle, BundleError
@@ -492,3 +494,58 @@ def test_a_decision_about_labels_that_the_data_lacks_is_refused_with_the_data(ex
     task = exported.task.model_copy(update={"decision": Threshold(kind="threshold", at=0.5, otherwise="nowhere")})
     with pytest.raises(TaskError, match=r"decision\.otherwise: 'nowhere' is no label"):
         Run(task, exported.run.root).make_data()
+
+
+# A cascade of the students
+
+
+def test_a_cascade_that_too_few_rows_certify_is_not_built_and_the_report_says_why(exported, gap):
+    bundle, reason = exported.made_cascade()
+    assert bundle is None
+    assert re.match(r"(\d+ validation rows certify no margin of 0\.5 points|no other student takes)", reason)
+    assert gap["cascade"] == {"name": None, "reason": reason}
+    assert f"No cascade was built: {reason}." in (exported.report.path / "report.md").read_text()
+
+
+def test_a_cascade_that_is_asked_for_is_built_and_evaluated_as_any_student(copy, monkeypatch):
+    made = copy(cascade=Cascade(stages=("small", "large"), margin=0.9))
+    chosen = made.chosen.fingerprint
+    forbid(monkeypatch, module, "build_bundle")
+    made.make_bundles()
+    assert made.chosen.fingerprint == chosen
+    bundle, reason = made.made_cascade()
+    assert bundle is not None
+    assert verify(bundle.path).manifest.name == "small+large"
+    assert "at most 90 points fewer" in reason
+    report = made.make_report()
+    own = report["students"]["small+large"]
+    test, teacher = on_split(made, "test")
+    answers = load_classifier(bundle).probabilities(test.texts)
+    assert own["gap"]["agreement"]["value"] == pytest.approx((answers.argmax(1) == teacher.argmax(1)).mean())
+    assert sum(own["shares"].values()) == pytest.approx(1.0)
+    assert [*own["shares"]] == ["0-small", "1-large"]
+    assert own["parameters"] == sum(report["students"][name]["parameters"] for name in STUDENTS)
+    text = (made.report.path / "report.md").read_text()
+    assert bundle.manifest.measured["guarantee"] in text
+    assert "| 0-small | 100.0 % |" in text
+
+
+def test_without_a_cascade_none_is_built(copy):
+    made = copy(cascade=Cascade(build=False))
+    made.make_bundles()
+    assert made.made_cascade() == (None, "cascade.build is false")
+
+
+def test_stages_may_be_named_or_be_folders_of_bundles(copy, tmp_path):
+    made = copy()
+    folder = made.bundle_stage("small").path
+    bundle, measured = made.make_cascade([str(folder), "large"], tmp_path / "cascade", 0.9)
+    assert bundle.path == tmp_path / "cascade"
+    assert verify(bundle.path).manifest.stages[0].name == "0-small"
+    assert measured.cut_offs.margin == 0.9
+    again, _ = made.make_cascade(["small", "large"], margin=0.9)
+    assert again.path == made.run.root / "cascades" / "small+large"
+    with pytest.raises(BundleError, match="nobody"):
+        made.make_cascade(["nobody", "large"], margin=0.9)
+    with pytest.raises(DistillError, match=r"47 validation rows cannot certify a margin of 0\.2 points"):
+        made.make_cascade(["small", "large"], margin=0.002)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.evaluation.report.document import Block, Bullets, Figure, Figures, Paragraph, Section, Table
-from distill.evaluation.report.figures import QUIET, series
+from distill.evaluation.report.figures import LINE, QUIET, series
 from distill.evaluation.report.formats import number, optional, percent
 
 
@@ -89,8 +89,23 @@ def _decision_rows(decisions: Sequence[dict[str, Any] | None]) -> list[list[str]
     ]
 
 
+def _front(gap: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return the time and agreement, in per cent, of the students that no faster one equals, the fastest first."""
+    points = [
+        (student["measured"]["milliseconds"], 100 * student["gap"]["agreement"]["value"])
+        for student in gap["students"].values()
+    ]
+    front: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front
+
+
 def _frontier(gap: dict[str, Any]) -> Figure:
     def plot(axes: Any) -> None:
+        front = _front(gap)
+        axes.step([x for x, _ in front], [y for _, y in front], where="post", color=LINE, linewidth=1)
         for at, (name, student) in enumerate(gap["students"].items()):
             agreement = student["gap"]["agreement"]
             value, lower, upper = (100 * agreement[key] for key in ("value", "lower", "upper"))
@@ -103,4 +118,6 @@ def _frontier(gap: dict[str, Any]) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.legend()
 
-    return Figure("frontier", "agreement of students against their latency", plot)
+    return Figure(
+        "frontier", "agreement of students and cascades against their time per text; the line is the Pareto front", plot
+    )

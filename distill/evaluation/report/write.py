@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.report import (
+    cascade,
     classes,
     confusion,
     costs,
@@ -30,6 +31,7 @@ from distill.stages import write_atomic
 SECTIONS: tuple[Callable[[dict[str, Any]], Section | None], ...] = (
     overview.section,
     students.section,
+    cascade.section,
     costs.section,
     classes.section,
     confusion.section,

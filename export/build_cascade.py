@@ -1,0 +1,235 @@
+"""Build a cascade from the bundles of a task's students: measure the stages, find the cut-offs, describe the whole.
+
+`cut_offs` has the statistics, `export.bundle.cascade` the format and the running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from distill.data.splits import Validation, require
+from distill.decision import Rule
+from distill.errors import DistillError
+from distill.progress import track
+from export.build import Baseline, describe, library_versions
+from export.bundle.cascade import Cascade, write_cascade
+from export.bundle.classifier import Classifier
+from export.bundle.format import CARD, Bundle, Manifest, cpu_features
+from export.bundle.manifest_rules import CASCADE
+from export.cut_offs import (
+    LEVEL,
+    MARGINS,
+    CutOffs,
+    NotCertifiedError,
+    StageAnswers,
+    find_cut_offs,
+    margin_for,
+    rows_needed,
+)
+from export.gates import Gate
+from export.graph.variants import measure
+from export.model_card import card
+from export.selection import evenly_spaced
+
+JOINED = "+"
+"""What joins the names of stages to that of a cascade. No student has it in its name."""
+
+CHEAPER = 0.5
+"""A student is worth a stage if a text takes it at most this share of the next stage's time: it must pay for itself
+with what it answers, and it reads every text that the next stage reads, too."""
+
+WORTH = 0.7
+"""A cascade is worth building by itself if it takes at most this share of its last stage's time per text. It holds the
+graphs of all its stages in memory, and a text that is passed on waits longer: a saving below 30 % does not pay."""
+
+_TIMED_TEXTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The stages of a cascade, the cheapest first, with their answers to the validation texts and the cut-offs."""
+
+    stages: tuple[Bundle, ...]
+    cut_offs: CutOffs
+    milliseconds: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the cascade: those of its stages, such as `static+encoder`."""
+        return JOINED.join(bundle.manifest.name for bundle in self.stages)
+
+    @property
+    def share(self) -> float:
+        """The expected time of a text, as a share of the last stage's."""
+        return self.cut_offs.cost / self.cut_offs.last_cost
+
+    @property
+    def summary(self) -> str:
+        """Say which stage answers how many texts, and what that saves."""
+        names = (bundle.manifest.name for bundle in self.stages)
+        answered = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, self.cut_offs.shares, strict=True))
+        last = self.stages[-1].manifest.name
+        return f"of the validation texts it answers by {answered}, in {self.share:.0%} of the time of {last}"
+
+
+def stages_for(last: Bundle, others: Sequence[Bundle]) -> list[Bundle]:
+    """Return the stages of the cascade that ends with `last`, the cheapest first: those of `others` that pay.
+
+    A student pays if it takes at most half the time of the next stage. `last` alone is returned where none does.
+    """
+    stages = [last]
+    for bundle in sorted(others, key=_milliseconds, reverse=True):
+        if _milliseconds(bundle) <= CHEAPER * _milliseconds(stages[0]):
+            stages.insert(0, bundle)
+    return stages
+
+
+def measure_stages(
+    stages: Sequence[Bundle], baseline: Baseline, *, margin: float | None = None, level: float = LEVEL
+) -> Measured:
+    """Find the cut-offs of a cascade on the validation texts of `baseline`, and measure the times of its stages.
+
+    `margin` is by how much its agreement with the teacher may be below that of the last stage; by default the smallest
+    of `MARGINS` that so many rows can certify. Raises NotCertifiedError when the rows are too few, and DistillError for
+    fewer than two stages, stages with other labels than the last one or with several labels per text.
+    """
+    validation = require(baseline.validation, Validation)
+    _require_stages(stages)
+    margin = margin or margin_for(len(validation), level)
+    if margin is None:
+        raise NotCertifiedError(
+            f"{len(validation):,} validation rows certify no margin of {100 * MARGINS[-1]:g} points or less at "
+            f"{level:.0%} if a single agreement is lost; {rows_needed(MARGINS[-1], level, 1):,} rows certify "
+            f"{100 * MARGINS[-1]:g} points, and {rows_needed(MARGINS[0], level, 1):,} rows {100 * MARGINS[0]:g}. "
+            "Add validation rows, or give cascade.margin"
+        )
+    classifiers = [Classifier.load(bundle) for bundle in stages]
+    timed = evenly_spaced(validation.texts, _TIMED_TEXTS)
+    spent = measure({str(place): each for place, each in enumerate(classifiers)}, timed)
+    milliseconds = tuple(spent[str(place)] for place in range(len(stages)))
+    answers = []
+    for bundle, classifier, cost in zip(stages, classifiers, milliseconds, strict=True):
+        name = f"asking {bundle.manifest.name}"
+        given = [classifier.classify(text) for text in track(validation.texts, name, len(validation))]
+        labels, scores = [answer.best for answer in given], [answer.score for answer in given]
+        answers.append(StageAnswers(np.array(labels), np.array(scores), cost))
+    found = find_cut_offs(answers, baseline.teacher.argmax(axis=1), margin=margin, level=level)
+    return Measured(tuple(stages), found, milliseconds)
+
+
+def find_cascade(
+    stages: Sequence[Bundle], baseline: Baseline, margin: float | None = None, *, always: bool = False
+) -> tuple[Measured | None, str]:
+    """Return the measured stages if a cascade of them is worth building, else None; and why, in a sentence.
+
+    With `always`, it is worth building whatever it saves. It is never if no cut-off can be certified.
+    """
+    if len(stages) < 2:
+        return None, f"no other student takes at most {CHEAPER:.0%} of the time of {stages[-1].manifest.name}"
+    if any(bundle.manifest.multi_label for bundle in stages):
+        return None, "a text has several labels"
+    try:
+        measured = measure_stages(stages, baseline, margin=margin)
+    except NotCertifiedError as error:
+        return None, str(error)
+    if measured.share > WORTH and not always:
+        return None, f"{measured.summary}, and a cascade is built at {WORTH:.0%} or less"
+    return measured, f"{measured.summary}. {measured.cut_offs.guarantee}"
+
+
+def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decision: Rule | None = None) -> Bundle:
+    """Write the cascade of measured stages at `path`, with the `decision` of the application if it has one.
+
+    Its name is those of its stages, such as `static+encoder`.
+
+    Its reference, golden texts, anchors and decision are about the answers of the whole to the validation texts of
+    `baseline`. Raises BundleError for stages that do not fit together.
+    """
+    stages, found = measured.stages, measured.cut_offs
+    last, validation = stages[-1].manifest, require(baseline.validation, Validation)
+    name = measured.name
+    classifiers = [Classifier.load(bundle) for bundle in stages]
+    cascade = Cascade(classifiers, found.cut_offs, len(last.labels))
+    answers = [cascade.classify(text) for text in track(validation.texts, f"asking {name}", len(validation))]
+    described = describe(
+        cascade,
+        answers,
+        name=name,
+        labels=last.labels,
+        baseline=baseline,
+        unknown=any(classifier.tokenizer.unknown_id is not None for classifier in classifiers),
+        decision=decision,
+    )
+    net = (found.losses - found.gains) / found.rows
+    gate = Gate(f"agreement lost against {last.name} alone, on validation", net, found.margin, net < found.margin)
+    manifest = Manifest(
+        name=name,
+        family=CASCADE,
+        labels=last.labels,
+        max_tokens=max(bundle.manifest.max_tokens for bundle in stages),
+        variant=CASCADE,
+        temperature=1.0,
+        files={},
+        teacher=last.teacher,
+        gates={gate.name: asdict(gate)},
+        measured={
+            "milliseconds": found.cost,
+            "milliseconds_by_variant": _by_name(stages, measured.milliseconds),
+            "rows": 1,
+            "reason": measured.summary,
+            "validation_rows": len(validation),
+            "validation_agreement": 1 - described.reference.gap,
+            "bytes": sum(bundle.manifest.measured["bytes"] for bundle in stages),
+            "shares": list(found.shares),
+            "last_milliseconds": found.last_cost,
+            "margin": found.margin,
+            "guarantee": found.guarantee,
+        },
+        cpu=cpu_features(),
+        libraries=library_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        truncation_side=last.truncation_side,
+    )
+    contents: dict[str, bytes | Path] = {
+        **described.files,
+        CARD: card(manifest, described.reference, decision, _lines(measured)).encode(),
+    }
+    return write_cascade(path, stages, found.cut_offs, contents, manifest)
+
+
+def _lines(measured: Measured) -> list[str]:
+    """Describe the stages and the guarantee for the card."""
+    lines = []
+    for bundle, cut_off, share in zip(
+        measured.stages, (*measured.cut_offs.cut_offs, None), measured.cut_offs.shares, strict=True
+    ):
+        answers = "every other text" if cut_off is None else f"a text with a score of {cut_off:.4f} or more"
+        own = bundle.manifest
+        lines.append(f"- `{own.name}`, version {own.version}, answers {answers}: {share:.1%} of the validation texts")
+    return [*lines, f"- {measured.cut_offs.guarantee}"]
+
+
+def _require_stages(stages: Sequence[Bundle]) -> None:
+    if len(stages) < 2:
+        raise DistillError("a cascade needs two students or more, the cheapest first")
+    for bundle in stages:
+        if bundle.manifest.multi_label:
+            raise DistillError(f"{bundle.path}: multi-label; a cascade is of students that give one label per text")
+        if bundle.manifest.labels != stages[-1].manifest.labels:
+            raise DistillError(f"{bundle.path}: has other labels than {stages[-1].path}; take students of one task")
+
+
+def _by_name(stages: Sequence[Bundle], values: Sequence[float]) -> Mapping[str, float]:
+    return {
+        f"{place}-{bundle.manifest.name}": value
+        for place, (bundle, value) in enumerate(zip(stages, values, strict=True))
+    }
+
+
+def _milliseconds(bundle: Bundle) -> float:
+    return float(bundle.manifest.measured["milliseconds"])
