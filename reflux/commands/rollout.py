@@ -101,18 +101,21 @@ def redistill(
     Exit code: 0 pass, or nothing to do; 2 fail, 3 inconclusive, 4 error, 5 the teacher has changed.
     """
     from export.bundle.format import Bundle
+    from export.delivery.address import require_place
     from reflux import pipeline
     from reflux.redistill.redistill import Options, TeacherChangedError
     from reflux.redistill.redistill import redistill as make_candidate
     from reflux.replay import source
 
     with ending_without_answer():
+        if push:  # found wrong now, not after a training
+            require_place(push)
         run = pipeline.open_run(task, output)
         try:
             done = make_candidate(
                 run,
                 Bundle.open(current or run.root / "bundle"),
-                lambda: source(store, None if store else database, password_file),
+                lambda: source(store, database, password_file),
                 Options(min_rows, margin, student, days, push or None, sign_key),
             )
         except TeacherChangedError as error:

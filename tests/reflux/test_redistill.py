@@ -311,6 +311,8 @@ def test_a_candidate_that_lost_what_the_task_is_about_fails_whatever_the_log_say
     [
         ((), "give the log"),
         (("--store", "nowhere.sqlite"), "no such file"),
+        (("--store", "a.sqlite", "--database", "postgresql://reflux@h/reflux"), "there are two logs"),
+        (("--store", "nowhere.sqlite", "--push", "oci://r/Bundle"), "no address in a registry"),
         (("--student", "large"), "--student large is no student of the task, which has small"),
         (("--current", "nowhere"), "nowhere"),
         (("--min-rows", "0"), "--min-rows"),
