@@ -78,7 +78,13 @@ def source(
     except ValidationError as error:  # it does not repeat the URL, which may hold a password
         raise ReplayError(f"--database {error.errors()[0]['msg']}") from None
     shared = make_database(settings)
-    shared.prepare = lambda connection: check(connection, shared.place)
+
+    def prepare(connection: Connection) -> None:
+        check(connection, shared.place)
+        for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):  # a long log takes its time
+            connection.execute("SELECT set_config(?, '0', false)", (limit,))
+
+    shared.prepare = prepare
     return shared.transaction(writes=False)
 
 

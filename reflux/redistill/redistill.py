@@ -6,6 +6,7 @@ teacher did whose answers these are. Answers are taken only of the teacher that 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Re
         if options.target is not None and judged.gate is not GateResult.FAIL:
             digest = push(candidate.path, options.target, sign_key=options.sign_key).digest
         remember(run, rows, facts.latest)
+        shutil.rmtree(rows.path)  # the texts, which somebody may erase from the log
     return Redistilled(candidate, judged, folder / MARKDOWN, digest)
 
 

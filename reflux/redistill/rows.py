@@ -26,6 +26,7 @@ import pyarrow
 import pyarrow.parquet
 
 from distill.labelling.soft_labels import SoftLabels
+from distill.owned import PRIVATE
 from distill.stages import write_atomic
 from service.shadow.outbox.training_rows import TrainingLog
 from service.shadow.redaction.kinds import KINDS
@@ -136,6 +137,7 @@ class LogRows:
                 ]
             ),
         )
+        (folder / ROWS).touch(mode=PRIVATE)  # what people wrote, as in the outbox
         pyarrow.parquet.write_table(table, folder / ROWS)
         write_atomic(folder / FACTS, json.dumps(asdict(self.facts), indent=2) + "\n")
 

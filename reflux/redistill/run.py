@@ -5,7 +5,7 @@ fine-tuned teacher are those of the task's run. Rows of the log are only trained
 chooses the epoch and gives the temperature, the bands and the SLO, stays as it is, because it is a plain sample.
 
 Like every stage these are whole or not there, so that a redistillation that was killed begins again where it was, with
-the same rows, and no other folder is written to.
+the same rows, and no other folder is written to. `rows` alone holds texts of the log, and is deleted at the end.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -34,7 +33,6 @@ from service.shadow.shared.outbox import SharedOutbox
 from tests.support.shadow_log import fill, split_of
 from tests.support.task_files import static
 from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, rewritten
-from tests.support.waiting import wait_until
 
 TEXTS = 2400
 KNOWN = 3
@@ -201,17 +199,37 @@ def test_texts_of_the_log_are_trained_on_by_their_weight_and_rows_of_the_task_by
     np.testing.assert_allclose(given.sum(axis=1), 1.0, rtol=1e-5)
 
 
-def test_texts_that_are_held_out_are_never_trained_on(task, run, tiny_teacher, tmp_path):
+def test_texts_that_are_held_out_are_never_trained_on(task, run, tiny_teacher, tmp_path, monkeypatch):
+    def stop(config, soft, learn, choose, description, weights):
+        seen.append(learn)
+        raise DistillError("stopped here")
+
+    seen = []
+    monkeypatch.setattr("distill.training.distil.distil", stop)
     given, key = texts(100, 5), iter(range(200))
     path = tmp_path / "log.sqlite"
     for split in (split_of, lambda text: "eval" if next(key) % 2 else "train"):  # as if shadow.split_key had changed
         fill(outbox(path, run, tiny_teacher), Bundle.open(run / "bundle"), tiny_teacher, given, split=split)
-    done = redistill(task, run, "--store", path, "--min-rows", 1)
-    assert done.exit_code == 3, done.output  # 200 texts are needed to decide
-    taken = pyarrow.parquet.read_table(run / "redistill" / "rows" / "rows.parquet")["text"].to_pylist()
+    assert redistill(task, run, "--store", path, "--min-rows", 1).exit_code == 4
+    taken = [text for name, text in zip(seen[0].ids, seen[0].texts, strict=True) if name.startswith("shadow-log:")]
     expected = {text for at, text in enumerate(given) if split_of(text) == "train" and at % 2 == 0}
     assert 30 < len(taken) == len(set(taken)) <= len(expected)
     assert set(taken) <= expected
+
+
+def test_with_fewer_than_200_held_out_texts_nothing_is_certain_and_no_text_is_kept(task, run, tiny_teacher, tmp_path):
+    path, given = tmp_path / "log.sqlite", texts(100, 5)
+    fill(outbox(path, run, tiny_teacher), Bundle.open(run / "bundle"), tiny_teacher, given)
+    before = {file for file in run.rglob("*") if file.is_file()}
+    done = redistill(task, run, "--store", path, "--min-rows", 1)
+    assert done.exit_code == 3, done.output
+    assert "texts are too few to decide" in done.stdout
+    written = [file for file in run.rglob("*") if file.is_file() and file not in before]
+    assert len(written) > 10
+    own = "".join((task.parent / f"{name}.csv").read_text() for name in ("train", "test"))
+    log_alone = [text.encode() for text in given if text not in own]
+    assert len(log_alone) > 50
+    assert not [file for file in written if any(text in file.read_bytes() for text in log_alone)]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -282,10 +300,12 @@ def test_a_redistillation_that_is_killed_goes_on_with_the_rows_that_it_took(task
     before = {path: path.read_bytes() for path in (run / "bundle").iterdir()}
     command = [sys.executable, "-m", "reflux", "redistill", str(task), "--output", str(run), "--store", str(grown)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: (run / "redistill" / "rows" / "stage.json").exists())
+        while not (run / "redistill" / "rows" / "stage.json").exists() and process.poll() is None:
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (run / "redistill" / "report").exists()
+    assert (run / "redistill" / "rows" / "rows.parquet").stat().st_mode & 0o077 == 0
     assert {path: path.read_bytes() for path in (run / "bundle").iterdir()} == before
     fill(outbox(grown, run, tiny_teacher), Bundle.open(run / "bundle"), tiny_teacher, texts(100, 6))
     done = redistill(task, run, "--store", grown, "--min-rows", 5000)

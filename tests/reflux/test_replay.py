@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from export.bundle.classifier import Classifier
 from reflux.cli import app
+from reflux.replay import source
 from service.shadow.outbox.rows import TeacherIdentity
 from service.shadow.outbox.store import Outbox
 from service.shadow.shared.database import Database
@@ -135,6 +136,12 @@ def test_of_two_logs_none_is_taken(bundles, log, monkeypatch):
         assert done.exit_code == 4
         assert "there are two logs" in done.stderr
         monkeypatch.setenv("REFLUX_SHADOW__DATABASE", "postgresql://reflux@h/reflux")
+
+
+def test_a_long_log_in_a_database_may_take_its_time(shared_store):
+    with source(None, shared_store.url) as connection:
+        for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            assert connection.execute("SELECT current_setting(?)", (limit,)).fetchone() == ("0",)
 
 
 def test_a_database_that_is_gone_is_no_answer(bundles):
