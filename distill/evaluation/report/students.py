@@ -89,7 +89,7 @@ def _decision_rows(decisions: Sequence[dict[str, Any] | None]) -> list[list[str]
     ]
 
 
-def _front(gap: dict[str, Any]) -> list[tuple[float, float]]:
+def pareto_front(gap: dict[str, Any]) -> list[tuple[float, float]]:
     """Return the time and agreement, in per cent, of the students that no faster one equals, the fastest first."""
     points = [
         (student["measured"]["milliseconds"], 100 * student["gap"]["agreement"]["value"])
@@ -104,7 +104,7 @@ def _front(gap: dict[str, Any]) -> list[tuple[float, float]]:
 
 def _frontier(gap: dict[str, Any]) -> Figure:
     def plot(axes: Any) -> None:
-        front = _front(gap)
+        front = pareto_front(gap)
         axes.step([x for x, _ in front], [y for _, y in front], where="post", color=LINE, linewidth=1)
         for at, (name, student) in enumerate(gap["students"].items()):
             agreement = student["gap"]["agreement"]

@@ -1,0 +1,132 @@
+"""Measure what a cascade saves and loses, and whether its guarantee holds, on many random splits of real texts.
+
+The run of a task is needed, with its students' bundles and, for `--tickets`, the teacher's (`reflux demo` makes one).
+The texts of the validation and the test split, or so many new tickets of the built-in support desk, are answered by the
+stages and the teacher once. Then cut-offs are found on some of them, drawn at random, and judged on all the others.
+
+    python benchmarks/cascade.py TASK RUN static encoder [--tickets 12000] [--splits 200] [--rows 1000 2500 5000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from distill.data.support_desk.tickets import generate
+from distill.run import Run
+from distill.task import load_task
+from export.bundle.classifier import Classifier
+from export.bundle.format import Bundle
+from export.bundle.teacher import BundleTeacher
+from export.cut_offs import MARGINS, StageAnswers, find_cut_offs, rows_needed
+from export.graph.variants import measure
+from export.run import TEACHER, ExportRun
+from export.selection import evenly_spaced
+
+Classes = npt.NDArray[np.intp]
+
+TICKET_SEED = 906
+TIMED_TEXTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Means over splits, on the texts that chose no cut-off: the net loss of agreement, and the share of the time.
+
+    `early` is the share of texts that the last stage does not read; `broken` the number of splits in which the net loss
+    is above the margin.
+    """
+
+    early: float
+    time: float
+    loss: float
+    highest: float
+    broken: int
+
+
+def judge(stages: Sequence[StageAnswers], teacher: Classes, rows: int, margin: float, splits: int) -> Held:
+    """Find cut-offs on `rows` random texts of N, and judge them on the others, `splits` times."""
+    random, found = np.random.default_rng(0), []
+    costs = np.cumsum([stage.cost for stage in stages])
+    right = np.stack([stage.labels == teacher for stage in stages])
+    for _ in range(splits):
+        order = random.permutation(len(teacher))
+        inside, outside = order[:rows], order[rows:]
+        drawn = [replace(stage, labels=stage.labels[inside], scores=stage.scores[inside]) for stage in stages]
+        cut_offs = find_cut_offs(drawn, teacher[inside], margin=margin).cut_offs
+        sure = [stage.scores[outside] >= cut_off for stage, cut_off in zip(stages, cut_offs, strict=False)]
+        answering = np.stack([*sure, np.ones(len(outside), dtype=np.bool_)]).argmax(axis=0)
+        loss = right[-1][outside].mean() - right[answering, outside].mean()
+        early = (answering < len(stages) - 1).mean()
+        found.append((early, costs[answering].mean() / stages[-1].cost, loss))
+    early, time, loss = np.mean(found, axis=0).tolist()
+    losses = np.array([loss for _, _, loss in found])
+    return Held(early, time, loss, float(losses.max()), int((losses > margin).sum()))
+
+
+def labelled(exported: ExportRun) -> tuple[list[str], Classes]:
+    """Return the texts of the validation and the test split, and the teacher's labels."""
+    splits, soft = exported.run.splits(), exported.run.soft_labels()
+    known = set(soft.ids)
+    rows = [
+        (name, text)
+        for split in (splits.validation, splits.test)
+        for name, text in zip(split.ids, split.texts, strict=True)
+        if name in known
+    ]
+    return [text for _, text in rows], soft.hard[soft.rows_of([name for name, _ in rows])]
+
+
+async def ask(teacher: BundleTeacher, texts: list[str]) -> Classes:
+    """Return the teacher's label of each text, as an index."""
+    answers = await teacher.ask(texts)
+    return np.array([np.argmax(answer.probabilities) for answer in answers])
+
+
+def main() -> None:
+    """Print a row for each margin and number of rows that certifies it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("stages", nargs="+")
+    parser.add_argument("--tickets", type=int, default=0)
+    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 2500, 5000])
+    given = parser.parse_args()
+    exported = ExportRun(Run(load_task(given.task), given.run))
+    bundles = [exported.bundles()[name] for name in given.stages]
+    if given.tickets:
+        texts = [ticket.text for ticket in generate(given.tickets, TICKET_SEED)]
+        bundle = Bundle.open(exported.bundle_stage(TEACHER).path)
+        said = asyncio.run(ask(BundleTeacher(bundle, bundles[-1].manifest.labels), texts))
+    else:
+        texts, said = labelled(exported)
+    classifiers = dict(zip(given.stages, map(Classifier.load, bundles), strict=True))
+    times = measure(classifiers, evenly_spaced(texts, TIMED_TEXTS))
+    stages = []
+    for name, classifier in classifiers.items():
+        answers = classifier.probabilities(texts)
+        stages.append(StageAnswers(answers.argmax(axis=1), answers.max(axis=1).astype(float), times[name]))
+        agreement = (stages[-1].labels == said).mean()
+        print(f"{name}: agrees with the teacher on {agreement:.2%} of {len(texts):,} texts, {times[name]:.3f} ms")
+    print("| margin | validation rows | read by the last stage | time | agreement lost | at most | broken |")
+    print("|---|---|---|---|---|---|---|")
+    for margin in MARGINS:
+        for rows in given.rows:
+            if rows_needed(margin, losses=1) <= rows <= len(texts) / 2:
+                held = judge(stages, said, rows, margin, given.splits)
+                print(
+                    f"| {100 * margin:g} points | {rows:,} | {1 - held.early:.0%} | {held.time:.0%} | "
+                    f"{100 * held.loss:.2f} points | {100 * held.highest:.2f} points | "
+                    f"{held.broken} of {given.splits} |"
+                )
+
+
+if __name__ == "__main__":
+    main()
