@@ -27,6 +27,7 @@ from export.bundle.classifier import Prediction
 from export.bundle.decision import DECISION, Decision
 from export.bundle.format import (
     CARD,
+    FUSED,
     GOLDEN,
     INT8,
     MODEL,
@@ -47,6 +48,7 @@ from export.choose_anchors import choose_anchors
 from export.fit_decision import Answers, fit_decision
 from export.fit_drift import fit_drift
 from export.fit_reference import fit_reference
+from export.graph.attention import AttentionFusion
 from export.graph.portable import make_portable
 from export.graph.variants import REDUCED, load_variants, make_variants
 from export.model_card import card
@@ -112,6 +114,7 @@ def build_bundle(
             config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
             reduced = _reduced(settings.variant, gpu)
             graphs = make_variants(folder / MODEL, folder, config, typical, reduced, gpu=gpu)
+            attention = AttentionFusion.of(graphs.get(FUSED, graphs[PLAIN]), config)
             classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
         cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
         selector = Selector(student, validation.texts, settings, name, cut, gpu)
@@ -133,6 +136,7 @@ def build_bundle(
             shadowed=role == "student" and not student.multi_label,
             decision=decision,
         )
+        caveat = attention.caveat() if attention is not None and not gpu else None
         manifest = Manifest(
             name=name,
             role=role,
@@ -148,7 +152,8 @@ def build_bundle(
                 "milliseconds": selection.milliseconds[selection.variant],
                 "milliseconds_by_variant": selection.milliseconds,
                 "rows": selection.rows,
-                "reason": selection.reason,
+                "reason": selection.reason if caveat is None else f"{selection.reason}; {caveat}",
+                "attention": attention and attention.as_dict(),
                 "validation_rows": len(validation),
                 "validation_agreement": 1 - described.reference.gap,
                 "bytes": graphs[selection.variant].stat().st_size,

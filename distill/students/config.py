@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from distill.sections import Optimisation, Section
 
@@ -16,15 +16,22 @@ class Loss(Section):
     hard: float = Field(default=0.0, ge=0, le=1)
 
 
+Layers = Annotated[
+    Annotated[Annotated[int, Field(ge=1)], Tag("count")] | Annotated[tuple[int, ...], Tag("indices")],
+    Discriminator(lambda value: "indices" if isinstance(value, (list, tuple)) else "count"),
+]
+"""A number of layers, taken evenly, or the indices of those to take, in order."""
+
+
 class EncoderStudent(Section):
-    """Some layers of a pretrained encoder, mean pooling, and a linear head. `layers` are indices, kept in order.
+    """Some layers of a pretrained encoder, mean pooling, and a linear head.
 
     Without `train_embeddings` the token embeddings stay as pretrained, so words that the pool lacks keep their meaning.
     """
 
     family: Literal["encoder"]
     model: str
-    layers: tuple[int, ...] = (0, 2, 5)
+    layers: Layers = 3
     train_embeddings: bool = True
     max_tokens: int = Field(default=128, ge=8)
     optimisation: Optimisation = Optimisation()

@@ -132,7 +132,9 @@ def build(config: EncoderStudent, labels: Sequence[str]) -> Student:
     return student
 
 
-def classifier_over(name: str, labels: Sequence[str], max_tokens: int, layers: Sequence[int] | None = None) -> Student:
+def classifier_over(
+    name: str, labels: Sequence[str], max_tokens: int, layers: int | Sequence[int] | None = None
+) -> Student:
     """Build a classifier: a pretrained encoder, or some of its layers, under a new head.
 
     The head of a student with the same labels is kept. Raises DistillError when the model cannot be loaded, lacks the

