@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `tests` are
 
@@ -40,7 +40,7 @@ from service.shadow.assessment import foreseen
 from tests.support.changing_teacher import NOISES
 from tests.support.gap_pairs import DAYS, measured
 from tests.support.gap_streams import Stream, boundary, delays, log_curve, paged, past
-from tests.support.gap_worlds import CHANGING, worlds
+from tests.support.gap_worlds import BANDS, CHANGING, World, sampled_at, worlds
 
 FRESH_SEED = 905
 RATE = 0.1  # of the demonstration
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--foreign", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=3000, help="simulated windows per case")
     given = parser.parse_args()
-    parts: list[Callable[[], Iterator[Check]]] = [lambda: estimator(given.runs), evidence, teacher]
+    parts: list[Callable[[], Iterator[Check]]] = [lambda: estimator(given.runs), allocation, evidence, teacher]
     if given.run and given.tickets:
         for student in STUDENTS:
             parts.append(lambda student=student: real(given.run, student, given))  # type: ignore[misc]
@@ -126,6 +126,45 @@ def estimator(runs: int) -> Iterator[Check]:
             float(np.mean([result.lower <= truth <= result.upper for result, truth in results])),
             0.93,
         )
+
+
+def allocation() -> Iterator[Check]:
+    """Check the sampling by band where 4 % new requests are mostly wrong and as confident as the surest ones.
+
+    Errors are those of a uniform sample times the given numbers, for many comparisons. That of an allocation is convex
+    in the logarithms of its propensities, so that the least possible can be found.
+    """
+    calm, now = worlds()["calibrated"], sampled_at(0.02)
+    drifted = []
+    for bands in range(1, 6):  # that the new requests are in, in proportion to the old ones
+        new = np.where(np.arange(BANDS) < bands, calm.share, 0.0)
+        share = 0.96 * calm.share + 0.04 * new / new.sum()
+        wrong = 0.96 * calm.share * calm.rate + 0.04 * 0.9 * new / new.sum()
+        drifted.append(World(share, wrong / share, calm.expected))
+
+    def error(world: World, propensity: Floats) -> float:
+        variance = (world.share * world.rate * (1 - world.rate) / propensity).sum() * (world.share @ propensity)
+        return float(np.sqrt(variance / (world.gap * (1 - world.gap))))
+
+    def worst(propensity: Floats) -> float:
+        return max(error(world, propensity) for world in drifted)
+
+    yield at_most("error against a uniform sample, calibrated", error(calm, now), 0.65)
+    yield at_most("the same, 4 % new requests confidently wrong, worst of five kinds", worst(now), 1.05)
+    for name, calibrated in (("as when calibrated now", error(calm, now)), ("0.66 when calibrated", 0.66)):
+        found = minimize(
+            lambda x: x[-1],
+            np.append(np.log(now), 1.2),
+            constraints=[
+                {"type": "ineq", "fun": lambda x, most=calibrated: np.log(most / error(calm, np.exp(x[:-1])))},
+                {"type": "ineq", "fun": lambda x: [x[-1] - error(world, np.exp(x[:-1])) for world in drifted]},
+                {"type": "eq", "fun": lambda x: np.log(calm.share @ np.exp(x[:-1]) / 0.02)},
+            ],
+            method="SLSQP",
+        )
+        yield Check(f"the least of any allocation with an error of {name}", worst(np.exp(found.x[:-1])), "–", True)
+    sure = World(calm.share, np.where(np.arange(BANDS) == 0, calm.gap / calm.share[0], 0.0), calm.expected)
+    yield Check("the same gap as when calibrated, all of it in the surest band", error(sure, now), "–", True)
 
 
 def places(runs: int) -> Iterator[Check]:
