@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression
 
 from export.bundle.ceilings import ceilings
 from export.bundle.reference import Floats, Reference
+from export.fit_curve import Curve, isotonic
 
 TOLERATED_RATIO = 1.5
 """Ceilings that tolerate more than this multiple of the gap on validation are warned about."""
@@ -15,17 +15,14 @@ TOLERATED_RATIO = 1.5
 BAND_EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.17, 0.25, 0.35)
 
 
-def fit_reference(top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[float, ...] = BAND_EDGES) -> Reference:
+def fit_reference(
+    top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[float, ...] = BAND_EDGES, curve: Curve = isotonic
+) -> Reference:
     """Fit the reference from N validation rows: the student's top probabilities [N], and where it disagrees [N].
 
-    Disagreement is calibrated against confidence by isotonic regression. A stretch of it in which no row disagrees, or
-    every row, gets Jeffreys' estimate (k + ½) / (n + 1) instead of its rate: a few rows do not promise that there is
-    never a disagreement. All other stretches keep their rate, so that the mean stays that of the rows.
+    Disagreement is calibrated against confidence by `curve`.
     """
-    # Rows of equal confidence are one point, so that the fit does not depend on their order.
-    distinct, place, counts = np.unique(top, return_inverse=True, return_counts=True)
-    observed = np.bincount(place, weights=disagree.astype(np.float64)) / counts
-    confidence, disagreement = _knots(distinct, _fitted(observed, counts))
+    confidence, disagreement = curve(top, disagree)
     expected = np.interp(top, confidence, disagreement)
     band = np.searchsorted(np.array(edges), expected, side="right")
     bands = len(edges) + 1
@@ -58,23 +55,3 @@ def ceiling_warning(name: str, reference: Reference) -> str | None:
         f"live gap of {reference.tolerated:.1%}, where that on validation is {reference.gap:.1%}; a rise within a "
         "band will be noticed late. More validation rows lower the ceilings, and the first 1,000 live comparisons will"
     )
-
-
-def _fitted(observed: Floats, counts: npt.NDArray[np.int64]) -> Floats:
-    """Return the non-increasing fit to the rates `observed` of points with `counts` rows, in (0, 1)."""
-    fit = isotonic_regression(observed, weights=counts, increasing=False)
-    starts = fit.blocks[:-1]
-    rows = np.add.reduceat(counts, starts)
-    wrong = np.round(fit.x[starts] * rows)
-    smoothed = (wrong + 0.5) / (rows + 1)
-    blocks = np.where((wrong == 0) | (wrong == rows), smoothed, wrong / rows)
-    # A smoothed stretch of few rows may lie above its neighbour, which then bounds it.
-    return np.repeat(np.minimum.accumulate(blocks), np.diff(fit.blocks))
-
-
-def _knots(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Return the ends of each constant stretch of a step function: interpolation between them reproduces it."""
-    change = np.flatnonzero(np.diff(y)) + 1
-    first, last = np.concatenate([[0], change]), np.concatenate([change - 1, [len(y) - 1]])
-    keep = np.unique(np.concatenate([first, last]))
-    return x[keep], y[keep]

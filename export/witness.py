@@ -18,9 +18,10 @@ from export.bundle.cascade import load_classifier
 from export.bundle.format import Bundle, write_bundle
 from export.bundle.reference import Reference
 from export.bundle.witness import WITNESS, WitnessReference, joint_confidences
+from export.fit_curve import logistic
 from export.fit_reference import fit_reference
 
-EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
+EDGES = (0.004, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 """Edges of the bands of expected disagreement. Unlike a student alone, a witness can tell that most texts of a kind
 are wrong, so that the bands go on above one half."""
 
@@ -50,7 +51,7 @@ def make_witness(student: Bundle, witness: Bundle, path: Path, baseline: Baselin
     texts = require(baseline.validation, Validation).texts
     own, beside = _probabilities(student, texts), _probabilities(witness, texts)[:, order]
     disagree = own.argmax(axis=1) != baseline.teacher.argmax(axis=1)
-    joint = fit_reference(joint_confidences(own, beside), disagree, EDGES)
+    joint = fit_reference(joint_confidences(own, beside), disagree, EDGES, logistic)
     alone = fit_reference(own.max(axis=1).astype(np.float64), disagree)
     contents: dict[str, bytes | Path] = {name: witness.path / name for name in witness.manifest.files}
     contents[WITNESS] = WitnessReference(student.manifest.version, joint).to_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from export.bundle.reference import Floats
+from export.fit_curve import logistic
 from export.fit_reference import fit_reference
 from export.witness import EDGES
 from service.monitor.bands import propensities
@@ -46,8 +47,8 @@ def windows(kind: str, share: float = 1.0) -> list[tuple[GapEstimate, float]]:
     found = []
     for _ in range(BUNDLES):
         rows = draw(VALIDATION, generator)
-        edges = {"edges": EDGES} if kind == "joint" else {}
-        reference = fit_reference(getattr(rows, kind), rows.wrong > 0, **edges)
+        given = (EDGES, logistic) if kind == "joint" else ()
+        reference = fit_reference(getattr(rows, kind), rows.wrong > 0, *given)
         expected = np.interp(getattr(traffic, kind), reference.confidence, reference.disagreement)
         band = np.searchsorted(reference.edges, expected, side="right")
         texts, wrong, sums = (
