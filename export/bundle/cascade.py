@@ -32,6 +32,12 @@ class Cascade:
         self._classes = classes
 
     @classmethod
+    def of(cls, manifest: Manifest, classifiers: Sequence[Classifier]) -> Self:
+        """Return the cascade with this manifest, whose stages are loaded already."""
+        cut_offs = [stage.cut_off for stage in manifest.stages if stage.cut_off is not None]
+        return cls(classifiers, cut_offs, len(manifest.labels))
+
+    @classmethod
     def load(cls, bundle: Bundle, *, threads: int = 1, device: Device = AUTO) -> Self:
         """Load the stages of a cascade. Raises BundleError as `Classifier.load` does."""
         classifiers: list[Classifier] = []
@@ -41,8 +47,7 @@ class Cascade:
             tokenizer = known_tokenizer(own, zip(bundles, classifiers, strict=True))
             classifiers.append(Classifier.load(own, threads=threads, device=device, tokenizer=tokenizer))
             bundles.append(own)
-        cut_offs = [stage.cut_off for stage in bundle.manifest.stages if stage.cut_off is not None]
-        return cls(classifiers, cut_offs, len(bundle.manifest.labels))
+        return cls.of(bundle.manifest, classifiers)
 
     def answer(self, texts: Sequence[str]) -> list[Prediction]:
         """Answer texts, those that reach a stage in one run. Raises InferenceError as `Classifier.answer` does."""

@@ -1,8 +1,11 @@
-"""Load a bundle and check that it can be trusted: hashes, the golden self-test on this machine, and warm-up."""
+"""Load a bundle and check that it can be trusted: hashes, the golden self-test on this machine, and warm-up.
+
+The stages of a cascade are loaded like bundles of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from export.bundle.anchors import read_anchors
+from export.bundle.cascade import Answering, Cascade, known_tokenizer
 from export.bundle.classifier import Classifier, Prediction
 from export.bundle.decision import Decision
-from export.bundle.format import FP16, TOKENIZER, Bundle, BundleError
+from export.bundle.format import FP16, Bundle, BundleError
 from export.bundle.providers import AUTO, Device
 from export.bundle.reference import Reference
 from export.bundle.verify import (
@@ -43,8 +47,21 @@ FLOAT16_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """A stage of a bundle, the only one unless that is a cascade: its own bundle with its classifier, warm and tested.
+
+    `tuning` is for this machine, under `conditions`.
+    """
+
+    bundle: Bundle
+    classifier: Classifier
+    tuning: Tuning
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
-    """A bundle with its classifier, warm and tested; its tuning for this machine, and the conditions of that.
+    """A bundle, warm and tested, with its `stages`.
 
     `decision` is the rule of the application, if the bundle has one, `witness` its witness, if shadowing has one.
     """
@@ -52,9 +69,7 @@ class Loaded:
     bundle: Bundle
     reference: Reference
     decision: Decision | None
-    classifier: Classifier
-    tuning: Tuning
-    conditions: Conditions
+    stages: tuple[LoadedStage, ...]
     witness: LoadedWitness | None = None
 
 
@@ -81,20 +96,32 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     reference = Reference.open(bundle)
     check_calibration(bundle)
     read_anchors(bundle)
-    tokenizer = next((one.classifier.tokenizer for one in before if _same_tokenizer(one.bundle, bundle)), None)
+    known = [stage for loaded in before for stage in loaded.stages]
+    stages: list[LoadedStage] = []
+    for own in [*map(bundle.stage, bundle.manifest.stages)] or [bundle]:
+        stages.append(_load_stage(own, overrides, device, [*known, *stages]))
+    answering: Answering = stages[0].classifier
+    if bundle.manifest.stages:
+        answering = Cascade.of(bundle.manifest, [stage.classifier for stage in stages])
+        check_golden(bundle, answering)
+    check_drift(bundle, reference, answering)
+    decision = check_decision(bundle, answering)
+    # Files that were read after the hashes were checked may belong to a bundle that replaced this one.
+    if Bundle.open(path).manifest != bundle.manifest:
+        raise BundleError(f"{path}: changed while it was read; load it again")
+    return Loaded(bundle, reference, decision, tuple(stages))
+
+
+def _load_stage(bundle: Bundle, overrides: Overrides, device: Device, before: Sequence[LoadedStage]) -> LoadedStage:
+    tokenizer = known_tokenizer(bundle, [(one.bundle, one.classifier) for one in before])
     classifier = Classifier.load(bundle, threads=overrides.threads or 1, device=device, tokenizer=tokenizer)
     batches = _may_share_runs(bundle, classifier, device)
-    check_drift(bundle, reference, classifier)
-    decision = check_decision(bundle, classifier)
     conditions = Conditions.of(bundle, batches=batches, cpus=available_cpus())
     tuning, classifier = _tuned(bundle, classifier, overrides, device, conditions, before)
     if not classifier.on_gpu:  # a session keeps the memory of its largest run, and the measurement ran large ones
         classifier.shrink()
     check_longest(bundle, classifier)  # also warms up: no request waits for memory to be allocated
-    # Files that were read after the hashes were checked may belong to a bundle that replaced this one.
-    if Bundle.open(path).manifest != bundle.manifest:
-        raise BundleError(f"{path}: changed while it was read; load it again")
-    return Loaded(bundle, reference, decision, classifier, tuning, conditions)
+    return LoadedStage(bundle, classifier, tuning, conditions)
 
 
 def _may_share_runs(bundle: Bundle, classifier: Classifier, device: Device) -> bool:
@@ -111,9 +138,9 @@ def _tuned(
     overrides: Overrides,
     device: Device,
     conditions: Conditions,
-    before: Collection[Loaded],
+    before: Sequence[LoadedStage],
 ) -> tuple[Tuning, Classifier]:
-    """Return the tuning of a bundle in `before` with the same conditions, else measure one; and the graph for it."""
+    """Return the tuning of a stage in `before` with the same conditions, else measure one; and the graph for it."""
 
     def on(threads: int) -> Classifier:
         if threads == (overrides.threads or 1):
@@ -135,10 +162,4 @@ def neighbours_change(classifier: Classifier, texts: list[str], alone: list[Pred
     together = classifier.run([classifier.encode(text) for text in texts])
     return max(
         float(np.abs(one.probabilities - other.probabilities).max()) for one, other in zip(together, alone, strict=True)
-    )
-
-
-def _same_tokenizer(one: Bundle, other: Bundle) -> bool:
-    return one.manifest.max_tokens == other.manifest.max_tokens and (
-        one.manifest.files[TOKENIZER] == other.manifest.files[TOKENIZER]
     )

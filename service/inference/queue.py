@@ -38,11 +38,19 @@ class Queue:
 
     def put_back(self, items: list[Item]) -> None:
         """Return items to their place: another thread may have put back older ones before."""
-        self.tokens += tokens_of(items)
         if items and self.items and age(self.items[0]) < age(items[-1]):
+            self.insert(items)
+            return
+        self.tokens += tokens_of(items)
+        self.items.extendleft(reversed(items))
+
+    def insert(self, items: list[Item]) -> None:
+        """Add items, sorted by age, each in its place; they may be older than those that wait."""
+        self.tokens += tokens_of(items)
+        if items and self.items and age(items[0]) < age(self.items[-1]):
             items = [*merge(items, self.items, key=age)]
             self.items.clear()
-        self.items.extendleft(reversed(items))
+        self.items.extend(items)
 
     def withdraw(self, submission: Submission) -> None:
         """Remove the items of a submission."""

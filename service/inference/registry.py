@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from service.errors import InvalidRequestError, NotReadyError, ReloadingError, S
 from service.inference.autotune import Overrides
 from service.inference.load import Loaded, load
 from service.inference.scheduler import Scheduler
+from service.inference.stage_runner import StageRunner
 from service.process.cpus import available_cpus
 from service.process.huge_pages import use_huge_pages
 from service.process.parts import interleaved
@@ -301,23 +303,41 @@ async def _resume_shadow(model: Model) -> None:
 
 
 def _scheduler(loaded: Loaded, settings: Settings, metrics: ModelMetrics) -> Scheduler:
-    tuning = loaded.tuning
-    logger.info(
-        "inference",
-        provider=loaded.classifier.provider,
-        workers=tuning.workers,
-        threads=tuning.threads,
-        batch_tokens=tuning.limits.tokens,
-    )
+    """Return a scheduler for the stages of a bundle.
+
+    The last stage, which costs most, says how many threads there are. The event loop keeps the first stages if their
+    runs cost less than a thread hop.
+    """
+    runners = []
+    cut_offs = [stage.cut_off for stage in loaded.bundle.manifest.stages] or [None]
+    for place, (stage, cut_off) in enumerate(zip(loaded.stages, cut_offs, strict=True)):
+        tuning, tokenizer = stage.tuning, stage.classifier.tokenizer
+        logger.info(
+            "inference",
+            provider=stage.classifier.provider,
+            workers=tuning.workers,
+            threads=tuning.threads,
+            batch_tokens=tuning.limits.tokens,
+            **({"stage": loaded.bundle.manifest.stages[place].name} if len(loaded.stages) > 1 else {}),
+        )
+        runners.append(
+            StageRunner(
+                stage.classifier,
+                limits=tuning.limits,
+                max_tokens=stage.bundle.manifest.max_tokens,
+                cost=tuning.cost,
+                place=place,
+                cut_off=cut_off,
+                same_tokens=place > 0 and loaded.stages[place - 1].classifier.tokenizer is tokenizer,
+            )
+        )
     return Scheduler(
-        loaded.classifier,
+        runners,
         metrics,
-        workers=tuning.workers,
-        limits=tuning.limits,
-        max_tokens=loaded.bundle.manifest.max_tokens,
+        workers=loaded.stages[-1].tuning.workers,
+        on_loop=sum(1 for _ in takewhile(lambda stage: not stage.tuning.workers, loaded.stages)),
         queue_limit=settings.queue_limit,
         stall_seconds=settings.stall_seconds,
-        cost=tuning.cost,
     )
 
 

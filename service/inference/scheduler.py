@@ -1,7 +1,8 @@
-"""A bounded queue of texts, and what runs them: threads, or the event loop itself.
+"""Bounded queues of texts, and what runs them: threads, or the event loop itself.
 
 A free thread takes as many waiting texts as are worth a run and never waits for more to arrive. All results of its
-batch go back to the event loop in one call. One lock guards the queue; everything else belongs to the event loop.
+batch go back to the event loop in one call, but for the texts that a stage of a cascade passes on, which are queued for
+the next stage at once. One lock guards the queues; everything else belongs to the event loop.
 
 Without threads the event loop reads every request that has arrived, runs one batch, answers it, and reads again. That
 serves a graph that costs less than a thread hop, and a single core: there each arriving request would interrupt the
@@ -14,88 +15,65 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from copy import copy
 from functools import partial
-from operator import attrgetter
 from threading import Condition, Lock, Thread
 
-from export.bundle.classifier import Encoded, InferenceError, Prediction
-from export.bundle.guard import is_panic
+from export.bundle.classifier import Prediction
 from service.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError
 from service.inference.admission import Admission
-from service.inference.batching import CHARACTERS_PER_TOKEN, SPECIAL_TOKENS, Limits, by_length, choose, tokens_of
-from service.inference.cost_model import Cost
+from service.inference.batching import CHARACTERS_PER_TOKEN, SPECIAL_TOKENS
 from service.inference.overload import Overload
-from service.inference.queue import Queue
-from service.inference.types import (
-    BatchResult,
-    Done,
-    Graph,
-    GraphRun,
-    Item,
-    RecordStage,
-    Refusal,
-    Submission,
-    TextResult,
-    Withdraw,
-)
+from service.inference.stage_runner import StageRunner, next_runner
+from service.inference.types import BatchResult, Done, Item, RecordStage, Refusal, Submission, Withdraw
 from service.process.priority import lower_priority
 from service.telemetry.metrics import ModelMetrics
 
 _JOIN_SECONDS = 5.0
 
-_encoded = attrgetter("encoded")
-
 
 class Scheduler:
-    """Answers texts with `workers` threads, or for 0 on the event loop, from one queue of at most `queue_limit` texts.
+    """Answers texts with `workers` threads, or for 0 on the event loop; at most `queue_limit` texts wait.
 
-    A text may have at most `max_tokens` tokens. A run that takes longer than `stall_seconds` means that it hangs.
-    `cost` is what runs are known to cost so far.
+    `runners` are those of the stages of a cascade, the cheapest first, or the one of any other bundle. Beside threads
+    the event loop runs the first `on_loop` stages. A run that takes longer than `stall_seconds` means that it hangs.
     """
 
     def __init__(
         self,
-        graph: Graph,
+        runners: Sequence[StageRunner],
         metrics: ModelMetrics,
         *,
         workers: int,
-        limits: Limits,
-        max_tokens: int,
         queue_limit: int,
         stall_seconds: float,
-        cost: Cost | None = None,
+        on_loop: int = 0,
     ) -> None:
-        self._graph = graph
         self._metrics = metrics
-        self._limits = limits
-        self._max_tokens = max_tokens
+        self._runners = runners
+        self._first = runners[0]
         self._stall_seconds = stall_seconds
         self._lock = Lock()
         self._work = Condition(self._lock)
-        self._queue = Queue()
         self._open: set[Submission] = set()
         self._stopped = False
         self._threads = [self._thread(number) for number in range(workers)]
-        self._on_loop = not workers
-        """Whether the event loop runs the graph now."""
+        first_of_threads = on_loop if workers else len(runners)
+        self._on_loop, self._by_threads = runners[:first_of_threads], runners[first_of_threads:]
+        """The stages that the event loop runs now, and those that threads run."""
 
         self._turning = False
         """Whether a turn of the event loop is due."""
 
-        self._busy_since: list[float | None] = [None] * max(workers, 1)
-        self._free_since = [0.0] * max(workers, 1)
-        # Two fits: the time between two runs is spent per batch, however many runs of the graph that has.
-        self._graph_cost = cost or Cost()
-        self._batch_cost = copy(self._graph_cost)
-        self._admission = Admission(self._queue, self._batch_cost, limits, queue_limit, self._busy_since)
-        self.overload = Overload(
-            self._hand_over if self._on_loop else None, partial(self._graph_cost.seconds, limits.tokens, 1)
-        )
+        # One place for each thread, and one more for the event loop where it runs a graph beside them.
+        self._busy_since: list[float | None] = [None] * max(workers + bool(self._on_loop), 1)
+        self._free_since = [0.0] * len(self._busy_since)
+        shared = [(runner, 1 if runner in self._on_loop else workers) for runner in runners]
+        self._admission = Admission(shared, queue_limit, self._busy_since)
+        self.overload = Overload(None if workers else self._hand_over, partial(_longest_run, runners))
         # Without `self` in the closures: a cycle would keep the classifier until it is collected, which may be never.
-        submissions, queue = self._open, self._queue
+        submissions, queues = self._open, [runner.queue for runner in runners]
         metrics.inflight.set_function(lambda: sum(len(submission.texts) for submission in submissions))
-        metrics.queue_depth.set_function(lambda: len(queue.items))
+        metrics.queue_depth.set_function(lambda: sum(len(queue.items) for queue in queues))
 
     def start(self) -> None:
         """Start the threads; submissions come from the running event loop."""
@@ -133,21 +111,20 @@ class Scheduler:
             raise NotReadyError("the inference threads are gone; ask another replica")
         now = time.monotonic()
         submission = Submission(texts, done, math.inf if deadline is None else deadline, now, record_stage)
-        items, tokens = [], 0
+        items, tokens, first = [], 0, self._first
         for index, text in enumerate(texts):
-            estimate = min(len(text) // CHARACTERS_PER_TOKEN + SPECIAL_TOKENS, self._max_tokens)
-            items.append(Item(submission, index, estimate))
+            estimate = min(len(text) // CHARACTERS_PER_TOKEN + SPECIAL_TOKENS, first.max_tokens)
+            items.append(Item(submission, index, estimate, now))
             tokens += estimate
-        if deadline is not None or len(self._queue.items) + len(items) > self._admission.queue_limit:
+        if deadline is not None or self._admission.waiting + len(items) > self._admission.queue_limit:
             refusal = self._admission.refusal(len(items), tokens, submission.deadline, now)
             if refusal is not None:
                 self.overload.note_refusal()
                 raise OverloadedError(refusal.message, retry_after=refusal.retry_after)
         self._open.add(submission)
         with self._lock:
-            self._queue.add(items, tokens)
-            if not self._on_loop:
-                self._work.notify(len(items))
+            first.queue.add(items, tokens)
+            self._notify(first, len(items))
         self._schedule_turn()
         return partial(self._close, submission)
 
@@ -156,12 +133,11 @@ class Scheduler:
 
         None when it will be.
         """
-        waiting = len(self._queue.items)
-        if not waiting:
+        if not self._admission.waiting:
             return None
         now = time.monotonic()
         deadline = math.inf if seconds is None else now + seconds
-        refusal = self._admission.refusal(1, self._queue.tokens // waiting, deadline, now)
+        refusal = self._admission.refusal(1, self._admission.mean_tokens, deadline, now)
         if refusal is not None:
             self.overload.note_refusal()
         return refusal
@@ -181,23 +157,28 @@ class Scheduler:
         self._open.discard(submission)
         if len(submission.predictions) < len(submission.texts):
             with self._lock:
-                self._queue.withdraw(submission)
+                for runner in self._runners:
+                    runner.queue.withdraw(submission)
 
     def _schedule_turn(self) -> None:
         """Let the event loop run the waiting texts, where that is its task."""
-        if self._on_loop and not self._turning and self._queue.items and not self._stopped:
-            self._turning = True
-            self._loop.call_soon(self._turn)
+        if self._turning or self._stopped:
+            return
+        for runner in self._on_loop:
+            if runner.queue.items:
+                self._turning = True
+                self._loop.call_soon(self._turn)
+                return
 
     def _turn(self) -> None:
         """Run one batch on the event loop; requests that arrive meanwhile are read before the next."""
         self._turning = False
-        if self._on_loop and self._queue.items and not self._stopped:
+        if (runner := next_runner(self._on_loop)) is not None and not self._stopped:
             self._admission.loop_busy_since = time.monotonic()
             try:
                 with self._lock:
-                    items = self._queue.take(self._limits, self._graph_cost.slack)
-                result = self._run(items, 0)
+                    items = runner.take()
+                result = self._run(runner, items, len(self._busy_since) - 1)
             except BaseException as error:  # as where a thread ends: no client may be left waiting
                 self._stop(_ended(error))
                 raise
@@ -206,9 +187,10 @@ class Scheduler:
             self._admission.loop_busy_since = None
 
     def _hand_over(self, to_thread: bool) -> None:
-        """Let a thread of low priority run the graph in the event loop's place, or the event loop again."""
+        """Let a thread of low priority run the graphs in the event loop's place, or the event loop again."""
         with self._lock:
-            self._on_loop = not to_thread
+            none = self._runners[:0]
+            self._on_loop, self._by_threads = (none, self._runners) if to_thread else (self._runners, none)
             self._work.notify_all()
         if to_thread and not self._threads:
             self._threads.append(self._thread(0, low_priority=True))
@@ -223,96 +205,59 @@ class Scheduler:
         if low_priority:
             lower_priority()
         try:
-            while items := self._wait():
-                self._loop.call_soon_threadsafe(self._settle, self._run(items, number))
-                del items  # an idle thread keeps no text of its last batch
+            while work := self._wait():
+                self._loop.call_soon_threadsafe(self._settle, self._run(*work, number))
+                del work  # an idle thread keeps no text of its last batch
         except BaseException as error:  # no client may be left waiting
             self._loop.call_soon_threadsafe(self._stop, _ended(error))
 
-    def _wait(self) -> list[Item]:
-        """Wait for work and take the oldest items; return none when the scheduler stops."""
+    def _wait(self) -> tuple[StageRunner, list[Item]] | None:
+        """Wait for work and take the oldest items of a stage; return None when the scheduler stops."""
         with self._lock:
-            while (self._on_loop or not self._queue.items) and not self._stopped:
+            while (runner := next_runner(self._by_threads)) is None and not self._stopped:
                 self._work.wait()
-            return [] if self._stopped else self._queue.take(self._limits, self._graph_cost.slack)
+            return None if runner is None or self._stopped else (runner, runner.take())
 
-    def _run(self, items: list[Item], number: int) -> BatchResult:
-        """Tokenise `items`, run those that go together, and put the others back; `number` is that of the thread."""
-        began = self._busy_since[number] = time.monotonic()
-        batch = BatchResult(began)
-        ready = self._encode(items, batch)
-        for group in [ready] if len(ready) == 1 else self._group(ready):
-            rows, started = [*map(_encoded, group)], time.monotonic()
-            results: Sequence[TextResult]
-            try:
-                results = self._graph.run(rows)
-            except BaseException as error:  # whatever it is, some of the rows cause it
-                results = self._bisect(rows, _contained(error))
-            batch.results += zip(group, results, strict=True)
-            batch.graph_runs.append(GraphRun(group, time.monotonic() - started))
-        ended = time.monotonic()
-        batch.seconds = ended - began
-        batch.occupied = ended - max(self._free_since[number], items[0].submission.submitted)
+    def _run(self, runner: StageRunner, items: list[Item], number: int) -> BatchResult:
+        """Run `items` of a stage, and queue those that it passes on; `number` is that of the thread."""
+        self._busy_since[number] = time.monotonic()
+        batch = runner.run(items, self._put_back)
+        ended = batch.began + batch.seconds
+        batch.occupied = ended - max(self._free_since[number], items[0].since)
         self._free_since[number] = ended
+        if batch.passed:
+            self._pass_on(batch, ended)
         self._busy_since[number] = None
         return batch
 
-    def _encode(self, items: list[Item], batch: BatchResult) -> list[Item]:
-        """Tokenise items and return those to run. Late ones, and those that cannot be tokenised, get their results."""
-        ready, due = [], 0.0
-        for item in items:
-            submission = item.submission
-            if submission.settled:
-                continue
-            if submission.deadline != math.inf:
-                due = due or batch.began + self._graph_cost.seconds(min(tokens_of(items), self._limits.tokens), 1)
-                if due > submission.deadline:
-                    batch.results.append((item, DeadlineError("the deadline would pass before the answer is there")))
-                    continue
-            if item.encoded is None:
-                try:
-                    item.encoded = self._graph.encode(submission.texts[item.index])
-                except BaseException as error:  # whatever it is, this text causes it
-                    batch.results.append((item, _contained(error)))
-                    continue
-                item.tokens = len(item.encoded.ids)
-            ready.append(item)
-        return ready
+    def _put_back(self, runner: StageRunner, items: list[Item]) -> None:
+        """Return items to the queue of their stage; they wait for another batch."""
+        with self._lock:
+            items = [item for item in items if not item.submission.settled]
+            runner.queue.put_back(items)
+            self._notify(runner, len(items))
 
-    def _group(self, ready: list[Item]) -> list[list[Item]]:
-        """Split tokenised items into runs of the graph, and put back those that wait for another batch."""
-        if not ready:
-            return []
-        slack = self._graph_cost.slack
-        chosen, others = choose(ready, self._limits, slack)
-        if others:
-            with self._lock:
-                others = [item for item in others if not item.submission.settled]
-                self._queue.put_back(others)
-                if not self._on_loop:
-                    self._work.notify(len(others))
-        return by_length(chosen, slack) if self._limits.packed else [chosen]
+    def _pass_on(self, batch: BatchResult, now: float) -> None:
+        """Queue the items of a batch that the next stage answers."""
+        following = self._runners[batch.place + 1]
+        with self._lock:
+            items = [item for item, _ in batch.passed if not item.submission.settled]
+            following.receive(items, now)
+            self._notify(following, len(items))
 
-    def _bisect(self, rows: Sequence[Encoded], failure: Exception) -> list[TextResult]:
-        """Answer rows, whose run failed, by halves, so that only the texts that cause it fail."""
-        if len(rows) == 1:
-            return [failure]
-        half = len(rows) // 2
-        results: list[TextResult] = []
-        for part in (rows[:half], rows[half:]):
-            try:
-                results += self._graph.run(part)
-            except BaseException as error:
-                results += self._bisect(part, _contained(error))
-        return results
+    def _notify(self, runner: StageRunner, count: int) -> None:
+        """Wake up to `count` idle threads, where threads run this stage; the lock must be held."""
+        if runner in self._by_threads:
+            self._work.notify(count)
 
     def _settle(self, batch: BatchResult) -> None:
         """Give the results of a batch to the requests, and defer counting them; on the event loop."""
+        for item, since in batch.passed:
+            _record(item.submission, since, batch)
         for item, result in batch.results:
             submission = item.submission
             if submission.record_stage is not None:
-                submission.record_stage("queue", submission.submitted, batch.began)
-                submission.record_stage("run", batch.began, batch.began + batch.seconds)
+                _record(submission, item.since, batch)
             if submission.settled:
                 continue
             outcome: list[Prediction] | Exception
@@ -334,17 +279,14 @@ class Scheduler:
 
     def _count(self, batch: BatchResult) -> None:
         """Learn from a batch what the next will cost, and count it."""
-        total = 0
-        for items, seconds in batch.graph_runs:
-            tokens = self._limits.paid(items)
-            total += tokens
-            self._graph_cost.learn(tokens, seconds)
+        for (items, _), tokens in zip(batch.graph_runs, self._runners[batch.place].learn(batch), strict=True):
             self._metrics.batch(len(items), tokens)
         if batch.graph_runs:
-            self._batch_cost.learn(total, batch.occupied)
             self._metrics.run_seconds.observe(batch.seconds)
         for item, _ in batch.results:
-            self._metrics.queue_seconds.observe(batch.began - item.submission.submitted)
+            self._metrics.queue_seconds.observe(batch.began - item.since)
+        for _, since in batch.passed:
+            self._metrics.queue_seconds.observe(batch.began - since)
 
     def _stop(self, failure: Exception) -> None:
         """End, and let every open request fail."""
@@ -357,13 +299,16 @@ class Scheduler:
             submission.done(failure)
 
 
-def _contained(error: BaseException) -> Exception:
-    """Return the error that texts fail with, for a panic of a library one of ours. Raises what must end the thread."""
-    if isinstance(error, Exception):
-        return error
-    if is_panic(error):
-        return InferenceError("a library panicked")
-    raise error
+def _record(submission: Submission, since: float, batch: BatchResult) -> None:
+    """Record what a text that waited `since` then went through in a batch, if its request is traced."""
+    if submission.record_stage is not None:
+        submission.record_stage("queue", since, batch.began)
+        submission.record_stage("run", batch.began, batch.began + batch.seconds)
+
+
+def _longest_run(runners: Sequence[StageRunner]) -> float:
+    """Predict the duration of the longest full run of any stage."""
+    return max(runner.graph_cost.seconds(runner.limits.tokens, 1) for runner in runners)
 
 
 def _ended(error: BaseException) -> InferenceFailedError:

@@ -60,12 +60,15 @@ class Submission:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One text of a submission. `tokens` are estimated until it is `encoded`."""
+    """One text of a submission, which waits for a stage since `since`. `tokens` are estimated until it is `encoded`."""
 
     submission: Submission
     index: int
     tokens: int
+    since: float
     encoded: Encoded | None = None
+    first: Prediction | None = None
+    """The prediction of the first stage of a cascade; it may have passed the text on."""
 
 
 class GraphRun(NamedTuple):
@@ -77,10 +80,14 @@ class GraphRun(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class BatchResult:
-    """What became of the items that were taken off the queue at once."""
+    """What became of the items that were taken off the queue of the stage at `place` at once."""
 
+    place: int
     began: float
     results: list[tuple[Item, TextResult]] = field(default_factory=list)
+    passed: list[tuple[Item, float]] = field(default_factory=list)
+    """The items that the next stage answers, each with the time since when it waited for this one."""
+
     graph_runs: list[GraphRun] = field(default_factory=list)
     seconds: float = 0.0
     """From `began` to the end of the last run."""

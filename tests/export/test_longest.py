@@ -57,7 +57,7 @@ def test_a_bundle_reads_as_much_as_the_model(export, config, settings, most):
     bundle = export(config, max_tokens=48, **settings)
     assert bundle.manifest.max_tokens == most
     assert verify(bundle.path) == bundle
-    answer = load(bundle.path).classifier.classify(LONG)
+    answer = load(bundle.path).stages[0].classifier.classify(LONG)
     assert (answer.tokens, answer.truncated) == (most, True)
     assert np.isfinite(answer.probabilities).all()
 

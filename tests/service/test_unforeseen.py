@@ -219,7 +219,7 @@ async def test_a_panic_in_the_run_itself_fails_its_text_alone(running, monkeypat
 
 async def test_an_exception_that_ends_the_inference_fails_the_request(running, monkeypatch):
     async with running(workers=0) as client:
-        monkeypatch.setattr("service.inference.scheduler.BatchResult", fail)
+        monkeypatch.setattr("service.inference.stage_runner.BatchResult", fail)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_loop_errors)
         with structlog.testing.capture_logs() as log:

@@ -19,6 +19,7 @@ from service.inference.batching import Limits
 from service.inference.cost_model import Cost
 from service.inference.disconnects import await_answer
 from service.inference.scheduler import Scheduler
+from service.inference.stage_runner import StageRunner
 from service.telemetry.metrics import ModelMetrics
 from tests.support import waiting
 from tests.support.waiting import PATIENCE
@@ -99,16 +100,8 @@ class Bench:
         self.workers = workers
         self.cost = cost or Known()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
-        self.scheduler = Scheduler(
-            self.graph,
-            self.metrics,
-            workers=workers,
-            limits=limits,
-            max_tokens=MANIFEST.max_tokens,
-            queue_limit=queue_limit,
-            stall_seconds=60,
-            cost=self.cost,
-        )
+        runners = [StageRunner(self.graph, limits=limits, max_tokens=MANIFEST.max_tokens, cost=self.cost)]
+        self.scheduler = Scheduler(runners, self.metrics, workers=workers, queue_limit=queue_limit, stall_seconds=60)
 
     async def classify(self, *texts: str, leaving: Any = None, **options: Any) -> list[Prediction]:
         return await await_answer(lambda done: self.scheduler.submit(texts, done, **options), leaving)
@@ -169,7 +162,7 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Let schedulers see the time `now` of what this returns; `pauses` are the seconds that they slept."""
     clock = SimpleNamespace(now=1000.0, pauses=[])
     time = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.pauses.append)
-    for module in ("scheduler", "overload"):
+    for module in ("scheduler", "stage_runner", "overload"):
         monkeypatch.setattr(f"service.inference.{module}.time", time)
     return clock
 

@@ -13,24 +13,30 @@ from service.errors import DeadlineError, NotReadyError, OverloadedError
 from service.inference.admission import Admission
 from service.inference.batching import ALONE, Limits
 from service.inference.cost_model import Cost
-from service.inference.queue import Queue
+from service.inference.stage_runner import StageRunner
 from tests.support.scheduling import Graph, Known, said
 
 NOW = 1000.0
+
+
+def admission_of(busy_since: float | None) -> Admission:
+    """Admission to one stage whose runs take a second, and to one thread."""
+    runner = StageRunner(Graph(), limits=Limits(100), max_tokens=32, cost=Known(run=1.0))
+    return Admission([(runner, 1)], 10, [busy_since])
 
 
 @pytest.mark.parametrize(
     ("busy_since", "loop_busy_since"), [(None, NOW - 1.0), (NOW, None)], ids=["on the event loop", "in a thread"]
 )
 def test_the_current_run_is_part_of_the_wait(busy_since, loop_busy_since):
-    admission = Admission(Queue(), Known(run=1.0), Limits(100), 10, [busy_since])
+    admission = admission_of(busy_since)
     admission.loop_busy_since = loop_busy_since
     assert admission.refusal(1, 5, NOW + 1.5, NOW) is not None
     assert admission.refusal(1, 5, NOW + 2.5, NOW) is None
 
 
 def test_without_a_current_run_the_wait_is_that_of_its_own():
-    assert Admission(Queue(), Known(run=1.0), Limits(100), 10, [None]).refusal(1, 5, NOW + 1.5, NOW) is None
+    assert admission_of(None).refusal(1, 5, NOW + 1.5, NOW) is None
 
 
 async def test_a_full_queue_refuses_a_whole_request_and_admits_what_fits(start):

@@ -114,8 +114,8 @@ def test_texts_that_must_not_share_a_run_do_not_on_a_gpu(on_gpu):
 
 def test_a_bundle_on_a_gpu_is_tested_and_tuned_for_it(tiny_bundle, on_gpu):
     loaded = load(tiny_bundle.path)
-    assert loaded.tuning.workers == 1
-    assert loaded.tuning.limits == ALONE or loaded.tuning.limits.rows == MOST_ROWS
+    assert loaded.stages[0].tuning.workers == 1
+    assert loaded.stages[0].tuning.limits == ALONE or loaded.stages[0].tuning.limits.rows == MOST_ROWS
 
 
 def test_a_bundle_on_the_cpu_is_tuned_for_the_cpu(tiny_bundle, monkeypatch):
@@ -172,7 +172,7 @@ async def test_the_device_of_the_settings_is_used_and_the_log_says_what_serves(r
 
 def test_answers_on_a_gpu_are_those_of_the_cpu(tiny_bundle, on_gpu, request):
     texts = ["invoice", "my parcel is late", "login password email"]
-    found = load(tiny_bundle.path).classifier
+    found = load(tiny_bundle.path).stages[0].classifier
     assert found.on_gpu
     rows = found.run([found.encode(text) for text in texts])
     request.getfixturevalue("monkeypatch").undo()

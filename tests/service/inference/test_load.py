@@ -19,7 +19,7 @@ from service.inference.load import load
 def test_a_good_bundle_is_loaded(tiny_bundle):
     loaded = load(tiny_bundle.path)
     assert loaded.bundle == tiny_bundle
-    assert loaded.classifier.classify("invoice").tokens == 2
+    assert loaded.stages[0].classifier.classify("invoice").tokens == 2
 
 
 def test_the_memory_of_the_measurement_is_given_back_and_that_of_the_longest_text_allocated(tiny_bundle, monkeypatch):
@@ -39,17 +39,20 @@ def test_the_memory_of_the_measurement_is_given_back_and_that_of_the_longest_tex
 def test_a_bundle_like_one_loaded_before_takes_its_tuning_and_learns_for_itself(tiny_bundle, rewrite):
     before = load(tiny_bundle.path, Overrides(workers=1, batch_tokens=64))
     after = load(rewrite({CARD: b"# again"}), before=[before])
-    assert after.tuning == before.tuning != load(tiny_bundle.path).tuning
-    assert after.classifier.tokenizer is before.classifier.tokenizer
-    runs = before.tuning.cost.runs
-    after.tuning.cost.learn(8, 0.001)
-    assert before.tuning.cost.runs == runs
+    (old,), (new,) = before.stages, after.stages
+    assert new.tuning == old.tuning != load(tiny_bundle.path).stages[0].tuning
+    assert new.classifier.tokenizer is old.classifier.tokenizer
+    runs = old.tuning.cost.runs
+    new.tuning.cost.learn(8, 0.001)
+    assert old.tuning.cost.runs == runs
 
 
 def test_the_tuning_is_taken_from_the_bundle_that_is_alike(tiny_bundle):
     like = load(tiny_bundle.path, Overrides(workers=1, batch_tokens=64))
-    other = dataclasses.replace(like, tuning=None, conditions=dataclasses.replace(like.conditions, cpus=99))
-    assert load(tiny_bundle.path, before=[other, like]).tuning == like.tuning
+    (stage,) = like.stages
+    unlike = dataclasses.replace(stage, tuning=None, conditions=dataclasses.replace(stage.conditions, cpus=99))
+    other = dataclasses.replace(like, stages=(unlike,))
+    assert load(tiny_bundle.path, before=[other, like]).stages[0].tuning == stage.tuning
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -71,7 +74,7 @@ def test_another_tokenizer_is_read(tiny_bundle, rewrite):
     before = load(tiny_bundle.path)
     text = (tiny_bundle.path / TOKENIZER).read_text()
     after = load(rewrite({TOKENIZER: f"{text}\n".encode()}), before=[before])
-    assert after.classifier.tokenizer is not before.classifier.tokenizer
+    assert after.stages[0].classifier.tokenizer is not before.stages[0].classifier.tokenizer
 
 
 def test_a_tokenizer_that_reads_further_is_another(tiny_bundle, tmp_path):
@@ -79,7 +82,7 @@ def test_a_tokenizer_that_reads_further_is_another(tiny_bundle, tmp_path):
     contents = {name: tiny_bundle.path / name for name in (MODEL, TOKENIZER, REFERENCE, GOLDEN, CARD)}
     manifest = dataclasses.replace(tiny_bundle.manifest, max_tokens=tiny_bundle.manifest.max_tokens - 1)
     after = load(write_bundle(tmp_path / "shorter", contents, manifest).path, before=[before])
-    assert after.classifier.tokenizer.max_tokens == manifest.max_tokens
+    assert after.stages[0].classifier.tokenizer.max_tokens == manifest.max_tokens
 
 
 def test_a_changed_file_is_named(tiny_bundle, tmp_path):

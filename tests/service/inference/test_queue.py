@@ -17,7 +17,7 @@ def request(submitted=0.0):
 
 
 def items_of(one, tokens):
-    return [Item(one, index, count) for index, count in enumerate(tokens)]
+    return [Item(one, index, count, 0.0) for index, count in enumerate(tokens)]
 
 
 def drain(queue):

@@ -88,7 +88,7 @@ def served(client):
 
 def large_parts(model):
     """Weak references to a model's classifier and to its teacher."""
-    return weakref.ref(model.loaded.classifier), weakref.ref(model.shadow._active.asking.teacher)
+    return weakref.ref(model.loaded.stages[0].classifier), weakref.ref(model.shadow._active.asking.teacher)
 
 
 async def ask(client, text, **options):
@@ -181,7 +181,7 @@ async def test_a_request_in_flight_is_answered_by_the_model_that_took_it_which_e
     running, bundles, right, path, gate
 ):
     async with running(bundle=path, admin=True, **ON_THREAD) as client:
-        old = weakref.ref(served(client)[version(bundles[0])].loaded.classifier)
+        old = weakref.ref(served(client)[version(bundles[0])].loaded.stages[0].classifier)
         asking = asyncio.create_task(ask(client, "refund"))
         await until(gate.reached.is_set)
         assert (await reload(client, bundles[1], path)).status_code == 200
@@ -231,16 +231,16 @@ async def test_a_reload_keeps_the_tuning_and_the_tokenizer_if_they_fit(running, 
         monkeypatch.setattr(loading, "choose", None)  # nothing is measured again
         assert (await reload(client, bundles[1], path)).status_code == 200
         (new,) = models_of(client)
-        assert (new.loaded.tuning, new.loaded.classifier.tokenizer) == (
-            old.loaded.tuning,
-            old.loaded.classifier.tokenizer,
+        assert (new.loaded.stages[0].tuning, new.loaded.stages[0].classifier.tokenizer) == (
+            old.loaded.stages[0].tuning,
+            old.loaded.stages[0].classifier.tokenizer,
         )
 
 
 async def test_a_candidate_shares_the_tokenizer_of_the_stable_bundle(running, pair):
     async with running(**pair) as client:
         stable, candidate = models_of(client)
-        assert candidate.loaded.classifier.tokenizer is stable.loaded.classifier.tokenizer
+        assert candidate.loaded.stages[0].classifier.tokenizer is stable.loaded.stages[0].classifier.tokenizer
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
