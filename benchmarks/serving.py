@@ -12,13 +12,15 @@ and fails if a bound does not hold. Compare figures within one run only, on a ma
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours --previous CHECKOUT
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload --reload
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --previous CHECKOUT
+    python benchmarks/serving.py --cascade RUN/bundles/cascade --texts FILE
 
 The servers of others run the student as their users would export it with ONNX Runtime's own tools, made from
 `--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an
-endpoint that returns a constant, `--shadow` our server with all traffic shadowed and with none, or with `--previous`
-both versions with a sample shadowed, `--witness` with a witness of `--bundle` and without. `--overload` sends five
-times the capacity with a deadline, `--reload` replaces the bundle again and again under load. The first run needs a
-package index and some 5 GB for the environments.
+endpoint that returns a constant, `--cascade` a cascade with its last stage alone (on `--texts` like those of
+production, of which the golden ones are no sample), `--shadow` our server with all traffic shadowed and with none, or
+with `--previous` both versions with a sample shadowed, `--witness` with a witness of `--bundle` and without.
+`--overload` sends five times the capacity with a deadline, `--reload` replaces the bundle again and again under load.
+The first run needs a package index and some 5 GB for the environments.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from serving_tools.jobs import begin, finish
 from serving_tools.limit import Limit, labels_of
 from serving_tools.measure import Measured, measure, over
 from serving_tools.overload import overload
-from serving_tools.paired import shadow, shadow_versions, static, witness
+from serving_tools.paired import cascade, shadow, shadow_versions, static, witness
 from serving_tools.process import ServerError
 from serving_tools.reloading import reloads
 from serving_tools.report import figure, table, write
@@ -56,7 +58,7 @@ def main() -> None:
     os.sched_setaffinity(0, {given.load_core})
     given.output.mkdir(parents=True, exist_ok=True)
     kept: list[Bound] = []
-    for name, run in parts_of(given, conditions_of(given, given.bundle)).items():
+    for name, run in parts_of(given).items():
         try:
             part = run()
         except ServerError as error:
@@ -68,9 +70,15 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def parts_of(given: argparse.Namespace, conditions: Conditions) -> dict[str, Callable[[], Part]]:
+def parts_of(given: argparse.Namespace) -> dict[str, Callable[[], Part]]:
     """Return the chosen parts of the benchmark, by name."""
     parts: dict[str, Callable[[], Part]] = {}
+    if given.cascade:
+        last = given.cascade / Bundle.open(given.cascade).manifest.stages[-1].folder
+        parts["cascade"] = lambda: cascade(conditions_of(given, last), given.cascade, given.times)
+    if not given.bundle:
+        return parts
+    conditions = conditions_of(given, given.bundle)
     if given.only:
         parts["results"] = lambda: compare(contenders_of(given), portable(conditions, given), given.output)
     if given.static:
@@ -170,7 +178,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     names = [contender.key for contender in CONTENDERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle of an encoder student")
+    parser.add_argument("--bundle", type=Path, help="bundle of an encoder student")
     parser.add_argument("--student", type=Path, help="the student's folder, from which the others' graph is exported")
     parser.add_argument("--same-graph", action="store_true", help="the servers of others run our bundle's graph")
     parser.add_argument("--texts", type=Path, help="one text a line, or .jsonl with `text` (default: the golden ones)")
@@ -183,6 +191,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--static", type=Path, metavar="BUNDLE", help="also compare this static student with a constant"
+    )
+    parser.add_argument("--cascade", type=Path, metavar="BUNDLE", help="also compare this cascade with its last stage")
+    parser.add_argument(
+        "--times", type=float, default=3.5, help="the throughput that --cascade requires at 64 clients (default 3.5)"
     )
     parser.add_argument("--shadow", action="store_true", help="the cost of shadowing all traffic")
     parser.add_argument("--witness", type=Path, metavar="FOLDER", help="the cost of this witness of the bundle")
@@ -202,11 +214,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the arrivals")
     given = parser.parse_args()
     if given.only is None:
-        given.only = [] if given.shadow or given.witness or given.overload or given.reload else names
+        given.only = (
+            [] if not given.bundle or given.shadow or given.witness or given.overload or given.reload else names
+        )
     else:
         given.only = [name for name in given.only.split(",") if name]
     if unknown := sorted(set(given.only) - set(names)):
         parser.error(f"--only: {', '.join(unknown)} unknown; known are {', '.join(names)}")
+    if not given.bundle and (not given.cascade or given.shadow or given.witness or given.overload or given.reload):
+        parser.error("--bundle is missing: only --cascade works without it")
     if given.rounds < 1:
         parser.error("--rounds: expected 1 or more")
     if peers_of(given.only) and not given.same_graph and given.student is None:

@@ -41,6 +41,11 @@ class Beside:
         return self.load.latency.p50 - self.loop.milliseconds
 
     @property
+    def p50(self) -> float:
+        """Return the median divided by the time of a text in the loop."""
+        return self.load.latency.p50 / self.loop.milliseconds
+
+    @property
     def tail(self) -> float:
         """Return the p99 divided by the median."""
         return self.load.latency.p99 / self.load.latency.p50

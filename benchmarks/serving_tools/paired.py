@@ -1,7 +1,7 @@
 """Compare two servers, loaded in turn over several rounds.
 
-They are a static student and a constant, our server with shadowing and without, and shadowing with a witness and
-without.
+They are a static student and a constant, a cascade and its last stage, our server with shadowing and without, and
+shadowing with a witness and without.
 
 Both run on the same core, and the one that is not loaded is idle. Their order alternates, and each load is divided by
 the loop just before and after it, so that a change of the machine's speed favours neither. The median round counts.
@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving_tools.bounds import Bound, Part, ratio
 from serving_tools.conditions import Conditions
@@ -78,6 +80,38 @@ def static(conditions: Conditions) -> Part:
         for name in steps
     ]
     return Part({"ours and constant": pairs}, bounds)
+
+
+def cascade(conditions: Conditions, folder: Path, least: float) -> Part:
+    """Compare the cascade in `folder` with its last stage alone, the bundle of `conditions`; both by our server.
+
+    `least` is how many times the throughput it must have at 64 clients.
+    """
+    clients = {"1 client": 1, "16 clients": 16, "64 clients": 64}
+    steps: dict[str, Step] = {name: partial(_clients, count) for name, count in clients.items()}
+    with (
+        running(REFLUX, conditions) as alone,
+        running(replace(REFLUX, key="cascade"), replace(conditions, bundle=folder.resolve())) as whole,
+    ):
+        pairs = compare(alone, whole, conditions, steps)
+        answered = _by_stage(whole.get("/metrics").decode())
+    print(f"answers by stage: {answered}")
+    more = {name: median(ratio(ours[name].share, last[name].share) for last, ours in pairs) for name in steps}
+    faster = median(ratio(ours["1 client"].p50, last["1 client"].p50) for last, ours in pairs)
+    bounds = [
+        Bound(
+            f"throughput of a cascade at {name} / its last stage's", value, least=least if name == "64 clients" else 1
+        )
+        for name, value in more.items()
+    ]
+    bounds.append(Bound("p50 of a cascade at 1 client / its last stage's", faster, most=0.4))
+    return Part({"last stage and cascade": pairs, "answers": answered}, bounds)
+
+
+def _by_stage(page: str) -> dict[str, float]:
+    """Return the answers of each stage from a page of metrics."""
+    (family,) = (family for family in text_string_to_metric_families(page) if family.name == "reflux_cascade_answers")
+    return {sample.labels["stage"]: sample.value for sample in family.samples}
 
 
 def shadow(conditions: Conditions) -> Part:

@@ -27,7 +27,8 @@ class Result:
 
     `truncated` says whether the text was longer than the model reads. `labels` are the labels above the threshold; only
     a multi-label bundle sends them. `decision` is what to do about the text, `abstain` meaning to ask a human; only a
-    bundle with a decision sends it. `logits` (one per label of the bundle) and `embedding` are None unless requested.
+    bundle with a decision sends it. `stage` is the stage that answered; only a cascade sends it. `logits` (one per
+    label of the bundle) and `embedding` are None unless requested.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Result:
     logits: tuple[float, ...] | None = None
     embedding: tuple[float, ...] | None = None
     decision: str | None = None
+    stage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def _result(data: Any) -> Result:
         logits=_tuple(data.get("logits")),
         embedding=_tuple(data.get("embedding")),
         decision=data.get("decision"),
+        stage=data.get("stage"),
     )
 
 

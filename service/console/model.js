@@ -10,6 +10,7 @@ export const showModel = onChange((model, other, teacher) => {
     ["Bundle", `${model.name} `, code(model.version)],
     ["Family", `${model.family}, ${model.variant}`],
     ["Reads", `${model.max_tokens} tokens`],
+    ...stages(model),
     ["Learned from", `${model.teacher?.name ?? "unknown"} `, code(model.teacher?.version)],
     teacher == null ? ["Compared with", "no teacher"] : ["Compared with", `${teacher.name} `, code(teacher.version)],
     model.teacher?.calibration ? ["Teacher calibrated by", model.teacher.calibration.method] : null,
@@ -21,6 +22,16 @@ export const showModel = onChange((model, other, teacher) => {
     model.access.notice ? ["Access", element("span", "drift", model.access.notice)] : null,
   ]), element("details", "", element("summary", "", `${model.labels.length} labels`), element("p", "", model.labels.join(", "))));
 });
+
+// Each stage of a cascade: when it answers, and which share of the texts it answered; nothing for other bundles.
+const stages = ({ stages: each = [], answers_by_stage: answers = {} }) => {
+  const total = Object.values(answers).reduce((sum, one) => sum + one, 0);
+  return each.map(({ folder, cut_off: cutOff }) => {
+    const name = folder.split("/").at(-1);
+    return [`Stage ${name}`, total ? `${percent(answers[name] / total)} of ${count(total)} texts` : "no text yet",
+      element("small", "", cutOff == null ? " what reaches it" : ` from a score of ${cutOff.toFixed(3)}`)];
+  });
+};
 
 // Buttons that choose between the bundles in service; none where there is one.
 export function showVariants(names, chosen, choose, verdicts) {

@@ -34,7 +34,8 @@ async function askStudent(text, variant) {
   const { results: [result], version } = await post("classify", { text, top_k: SHOWN }, { "x-reflux-variant": variant });
   const took = (performance.now() - began).toFixed(0);
   return element("div", "", labels("The student says", result.top), element("p", "quiet",
-    `${count(result.tokens)} tokens${result.truncated ? ", the text had more" : ""}, ${took} ms, version ${version}`));
+    `${count(result.tokens)} tokens${result.truncated ? ", the text had more" : ""}, ${took} ms, version ${version}${
+      result.stage ? `, stage ${result.stage}` : ""}`));
 }
 
 async function askTeacher(text, variant) {

@@ -25,12 +25,16 @@ class Queue:
         self.items.extend(items)
         self.tokens += tokens
 
-    def take(self, limits: Limits, slack: float) -> list[Item]:
-        """Remove and return the oldest items, as many as are considered for a run; `slack` as in `batching.choose`."""
+    def take(self, limits: Limits, slack: float, *, whole: bool = False) -> list[Item]:
+        """Remove and return the oldest items, as many as are considered for a run; `slack` as in `batching.choose`.
+
+        Of a packed graph's texts that is about half of the queue, or with `whole` all of it, if they fit.
+        """
         if len(self.items) == 1 or limits.rows == 1:
             taken = [self.items.popleft()]
         else:
-            count = min(window(self.items, limits, slack, self._half()), len(self.items))
+            least = len(self.items) if whole else self._half()
+            count = min(window(self.items, limits, slack, least), len(self.items))
             taken = [self.items.popleft() for _ in range(count)]
         for item in taken:
             self.tokens -= item.tokens

@@ -79,8 +79,11 @@ class StageRunner:
         return now - queue.items[0].since >= self.graph_cost.seconds(queue.tokens, 1)
 
     def take(self) -> list[Item]:
-        """Take the oldest texts off the queue, as many as are considered for a run."""
-        return self.queue.take(self.limits, self.graph_cost.slack)
+        """Take the oldest texts off the queue, as many as are considered for a run.
+
+        In a later stage that is all that fit: they waited for each other.
+        """
+        return self.queue.take(self.limits, self.graph_cost.slack, whole=self.place > 0)
 
     def receive(self, items: list[Item], now: float) -> None:
         """Queue texts that another stage passed on, by the age of their requests."""

@@ -88,6 +88,9 @@ class Result(BaseModel):
         default=None,
         description="From a bundle with a decision alone: what to do about the text; `abstain` means to ask a human.",
     )
+    stage: str | None = Field(
+        default=None, description="From a cascade alone: the stage that answered, such as `0-static`, the cheapest."
+    )
     tokens: int = Field(ge=0, description="How many tokens the student read.")
     truncated: bool = Field(description="Whether the text had more.")
     logits: list[float] | None = Field(
@@ -180,18 +183,13 @@ def _to_json(request_id: str, answer: Predictions, asked: ClassifyRequest) -> by
     """
     manifest = answer.manifest
     parts = _parts_by_version.get(manifest.version) or _fixed_parts(manifest)
-    rule, labels, threshold = answer.decision, parts.labels, parts.threshold
-    results = ",".join([_result(prediction, labels, asked, threshold, rule) for prediction in answer.predictions])
+    rule = answer.decision
+    results = ",".join([_result(prediction, parts, asked, rule) for prediction in answer.predictions])
     return f'{{"request_id":"{request_id}",{parts.model},"results":[{results}]}}'.encode()
 
 
-def _result(
-    prediction: Prediction,
-    labels: tuple[str, ...],
-    asked: ClassifyRequest,
-    threshold: float | None,
-    decision: Decision | None,
-) -> str:
+def _result(prediction: Prediction, parts: _FixedParts, asked: ClassifyRequest, decision: Decision | None) -> str:
+    _, labels, threshold, stages = parts
     probabilities = prediction.probabilities
     best = top = f'"label":{labels[prediction.best]},"score":{prediction.score:{_SCORE}}'
     if asked.top_k > 1:  # stable, so that the first of labels with equal scores wins, as it does for argmax
@@ -199,12 +197,14 @@ def _result(
         top = "},{".join(f'"label":{labels[index]},"score":{probabilities[index]:{_SCORE}}' for index in order)
     several = "" if threshold is None else f',"labels":[{_above(threshold, probabilities, labels)}]'
     action = "" if decision is None else f',"decision":{_action(decision, prediction)}'
+    stage = stages[prediction.stage] if stages else ""
     truncated = "true" if prediction.truncated else "false"
     vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
         f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
     )
     return (
-        f'{{{best},"top":[{{{top}}}]{several}{action},"tokens":{prediction.tokens},"truncated":{truncated}{vectors}}}'
+        f'{{{best},"top":[{{{top}}}]{several}{action}{stage},"tokens":{prediction.tokens},"truncated":{truncated}'
+        f"{vectors}}}"
     )
 
 
@@ -226,6 +226,9 @@ class _FixedParts(NamedTuple):
     threshold: float | None
     """The least probability at which a multi-label bundle gives a label; None for other bundles."""
 
+    stages: tuple[str, ...]
+    """What each stage of a cascade adds to its answers."""
+
 
 _parts_by_version: dict[str, _FixedParts] = {}
 
@@ -238,6 +241,7 @@ def _fixed_parts(manifest: Manifest) -> _FixedParts:
         f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
         tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
         manifest.threshold if manifest.multi_label else None,
+        tuple(f',"stage":"{stage.name}"' for stage in manifest.stages),
     )
     _parts_by_version[manifest.version] = parts
     return parts

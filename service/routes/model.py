@@ -38,9 +38,13 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Served(Manifest):
-    """The manifest of a bundle, which bundles are in service, who can use the service, and what its process does."""
+    """The manifest of a bundle, which bundles are in service, who can use the service, and what its process does.
+
+    `answers_by_stage` counts the texts that each stage of a cascade answered in this process.
+    """
 
     variants: dict[str, ServedVariant]
+    answers_by_stage: dict[str, int]
     access: Access
     process: Process
 
@@ -56,6 +60,7 @@ async def model(request: Request, variant: Variant = Variant.STABLE) -> Response
     served = {
         **json.loads(chosen.manifest.to_json()),
         "variants": _variants(state),
+        "answers_by_stage": chosen.metrics.answers_by_stage,
         "access": state.access.model_dump(),
         "process": asdict(Process(state.classifies, chosen.shadow.asks)),
     }

@@ -117,14 +117,14 @@ class ModelMetrics:
     def __init__(self, registry: CollectorRegistry, manifest: Manifest, variant: str) -> None:
         self.deferred = Deferred()
         registry.register(self.deferred)
-        stages = Histograms(
+        steps = Histograms(
             "reflux_inference_stage_seconds",
             "Per text: waiting to be taken; per texts taken at once: tokenising and the graph.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.queue_seconds, self.run_seconds = (stages.labels(stage) for stage in STAGES)
+        self.queue_seconds, self.run_seconds = (steps.labels(step) for step in STAGES)
         self._batch_texts = Histograms(
             "reflux_batch_texts", "Texts in one run of the graph.", buckets=ROWS, registry=registry
         ).labels()
@@ -148,6 +148,7 @@ class ModelMetrics:
         ).labels()
         truncated = Counters("reflux_truncated_total", "Texts longer than the graph reads.", registry=registry)
         self._truncated = truncated.labels()
+        self._stages = _stages(manifest, registry)
         Info("reflux_model", "The bundle that is served.", registry=registry).info(
             {
                 "model_version": manifest.version,
@@ -163,6 +164,19 @@ class ModelMetrics:
         self._batch_texts.observe(texts)
         self._batch_tokens.observe(tokens)
 
+    @property
+    def answers_by_stage(self) -> dict[str, int]:
+        """How many texts each stage of a cascade has answered; empty for other bundles."""
+        self.deferred.flush()
+        return {name: int(answered.value) for name, answered, _ in self._stages}
+
+    def stage(self, place: int, answers: int, seconds: float) -> None:
+        """Count what was taken at once by the stage at `place`, if the bundle is a cascade."""
+        if self._stages:
+            _, answered, ran = self._stages[place]
+            answered.inc(answers)
+            ran.inc(seconds)
+
     def prediction(self, prediction: Prediction) -> None:
         """Count one answered text."""
         self._labels[prediction.best].inc()
@@ -173,6 +187,19 @@ class ModelMetrics:
     def answer(self, outcome: str, times: int = 1) -> None:
         """Count `times` requests with the same `outcome`, one of OUTCOMES."""
         self._answers[outcome].inc(times)
+
+
+def _stages(manifest: Manifest, registry: CollectorRegistry) -> list[tuple[str, Counter, Counter]]:
+    """Return each stage's name, answers and seconds. Only a cascade has these metrics."""
+    if not manifest.stages:
+        return []
+    answered = Counters(
+        "reflux_cascade_answers_total", "Texts answered, by the stage that did.", ["stage"], registry=registry
+    )
+    ran = Counters(
+        "reflux_cascade_run_seconds_total", "Tokenising and running the graph, by stage.", ["stage"], registry=registry
+    )
+    return [(stage.name, answered.labels(stage.name), ran.labels(stage.name)) for stage in manifest.stages]
 
 
 class _Family:

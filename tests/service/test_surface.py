@@ -16,7 +16,7 @@ from pydantic import BaseModel, SecretStr
 from export.bundle.anchors import ANCHORS, Anchor, anchors_jsonl
 from export.bundle.decision import DECISION, Decision
 from service.settings import CLIENT, Settings, variable
-from tests.support.tiny_bundle import rewritten
+from tests.support.tiny_bundle import build_cascade, rewritten
 from tests.support.waiting import until
 
 SURFACE = Path(__file__).with_name("surface")
@@ -90,10 +90,10 @@ def settings_of(model, *parents):
 
 @pytest.fixture
 def whole(running, tiny_bundle, tiny_teacher, tmp_path):
-    """A service with all routes, of a bundle with anchors and a decision, which shows every text to a teacher."""
+    """A service with all routes, of a cascade with anchors and a decision, which shows every text to a teacher."""
     decision = Decision(("desk",), np.zeros(4, dtype=np.int64), np.ones(1), 0)
     files = {ANCHORS: anchors_jsonl([Anchor("invoice", "billing")]), DECISION: decision.to_bytes()}
-    bundle = rewritten(tiny_bundle, tmp_path / "bundle", files)
+    bundle = rewritten(build_cascade(tmp_path / "cascade", [tiny_bundle] * 2, [0.5]), tmp_path / "bundle", files)
     shadow = {"enabled": True, "rate": 1.0, "path": tmp_path / "shadow.sqlite"}
     teacher = {"kind": "bundle", "path": str(tiny_teacher.path)}
     return running(admin=True, bundle=bundle.path, shadow={**shadow, "teacher": teacher})

@@ -32,11 +32,15 @@ MUCH = 1e9
 
 
 class Graph:
-    """Answers a text with its own letters once the gate is open. It records its runs and their threads."""
+    """Answers a text with its own letters once the gate is open. It records its runs and their threads.
+
+    Its score is 0.0 for a text that has the letter `unsure`, else 1.0.
+    """
 
     packed = False
 
-    def __init__(self) -> None:
+    def __init__(self, unsure: str | None = None) -> None:
+        self._unsure = unsure
         self.gate = threading.Event()
         self.begun = threading.Semaphore(0)
         self.encoded: list[str] = []
@@ -60,7 +64,11 @@ class Graph:
         if any("poison" in text for text in texts):
             raise ValueError("poison")
         one = np.ones(1, dtype=np.float32)
-        return [Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False, 0, 1.0) for row in rows]
+        scores = [float(self._unsure is None or self._unsure not in text) for text in texts]
+        return [
+            Prediction(one, one, np.array(row.ids, dtype=np.float32), len(row.ids), False, 0, score)
+            for row, score in zip(rows, scores, strict=True)
+        ]
 
 
 def said(predictions: Any) -> list[str]:
@@ -83,7 +91,7 @@ class Known(Cost):
 
 
 class Bench:
-    """A scheduler with its graph and its metrics."""
+    """A scheduler with its graph and its metrics. `later` are the stages after the first of a cascade."""
 
     def __init__(
         self,
@@ -94,14 +102,24 @@ class Bench:
         queue_limit: int = 1000,
         cost: Cost | None = None,
         manifest: Manifest = MANIFEST,
+        later: Sequence[StageRunner] = (),
+        on_loop: int = 0,
     ) -> None:
         self.registry = CollectorRegistry()
         self.graph: Any = graph or Graph()
         self.workers = workers
         self.cost = cost or Known()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
-        runners = [StageRunner(self.graph, limits=limits, max_tokens=MANIFEST.max_tokens, cost=self.cost)]
-        self.scheduler = Scheduler(runners, self.metrics, workers=workers, queue_limit=queue_limit, stall_seconds=60)
+        cut_off = 0.5 if later else None
+        first = StageRunner(self.graph, limits=limits, max_tokens=MANIFEST.max_tokens, cost=self.cost, cut_off=cut_off)
+        self.scheduler = Scheduler(
+            [first, *later],
+            self.metrics,
+            workers=workers,
+            on_loop=on_loop,
+            queue_limit=queue_limit,
+            stall_seconds=60,
+        )
 
     async def classify(self, *texts: str, leaving: Any = None, **options: Any) -> list[Prediction]:
         return await await_answer(lambda done: self.scheduler.submit(texts, done, **options), leaving)

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from export.bundle.cascade import Cascade, write_cascade
+from export.bundle.cascade import Cascade, load_classifier, write_cascade
 from export.bundle.classifier import Classifier
 from export.bundle.format import (
     CARD,
@@ -186,7 +186,7 @@ def build_witness(path: Path, student: Bundle, better: Bundle) -> Bundle:
     """Write at `path` a copy of a bundle as the witness of a student, for a teacher that answers as it does."""
     labels = student.manifest.labels
     texts = [*(word for label in labels for word in WORDS[label]), *mixed_texts(labels, 400)]
-    own, beside = (Classifier.load(bundle).probabilities(texts) for bundle in (student, better))
+    own, beside = (load_classifier(bundle).probabilities(texts) for bundle in (student, better))
     beside = beside[:, [better.manifest.labels.index(label) for label in labels]]
     joint = fit_reference(joint_confidences(own, beside), own.argmax(axis=1) != beside.argmax(axis=1))
     return rewritten(better, path, {WITNESS: WitnessReference(student.manifest.version, joint).to_bytes()})
