@@ -31,7 +31,7 @@ from service.shadow.outbox.training_rows import TrainingLog
 from service.shadow.shared.database import Database
 from service.shadow.shared.outbox import SharedOutbox
 from tests.support.shadow_log import fill, split_of
-from tests.support.task_files import static
+from tests.support.task_files import optimisation, static
 from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, rewritten
 
 TEXTS = 2400
@@ -206,15 +206,17 @@ def test_texts_that_are_held_out_are_never_trained_on(task, run, tiny_teacher, t
 
     seen = []
     monkeypatch.setattr("distill.training.distil.distil", stop)
-    given, key = texts(100, 5), iter(range(200))
-    path = tmp_path / "log.sqlite"
+    test = texts(120, 2, KNOWN)[:20]  # of the task
+    given = texts(100, 5)
+    key, path = iter(range(len(given))), tmp_path / "log.sqlite"
+    fill(outbox(path, run, tiny_teacher), Bundle.open(run / "bundle"), tiny_teacher, test, split=lambda _: "train")
     for split in (split_of, lambda text: "eval" if next(key) % 2 else "train"):  # as if shadow.split_key had changed
         fill(outbox(path, run, tiny_teacher), Bundle.open(run / "bundle"), tiny_teacher, given, split=split)
     assert redistill(task, run, "--store", path, "--min-rows", 1).exit_code == 4
     taken = [text for name, text in zip(seen[0].ids, seen[0].texts, strict=True) if name.startswith("shadow-log:")]
     expected = {text for at, text in enumerate(given) if split_of(text) == "train" and at % 2 == 0}
     assert 30 < len(taken) == len(set(taken)) <= len(expected)
-    assert set(taken) <= expected
+    assert set(taken) <= expected - set(test)
 
 
 def test_with_fewer_than_200_held_out_texts_nothing_is_certain_and_no_text_is_kept(task, run, tiny_teacher, tmp_path):
@@ -230,6 +232,22 @@ def test_with_fewer_than_200_held_out_texts_nothing_is_certain_and_no_text_is_ke
     log_alone = [text.encode() for text in given if text not in own]
     assert len(log_alone) > 50
     assert not [file for file in written if any(text in file.read_bytes() for text in log_alone)]
+
+
+def test_a_fine_tuned_teacher_is_known_by_its_exported_bundle(task, tmp_path, tiny_encoder, write_csv, keyword_rows):
+    write_csv(task.parent / "gold.csv", keyword_rows(60, 8))
+    fit = {"data": {"path": "gold.csv", "label": "label"}, "validation": 0.2, "optimisation": optimisation(1, 3e-3)}
+    described = yaml.safe_load(task.read_text())
+    described["teacher"] = {"kind": "local", "model": str(tiny_encoder), "max_tokens": 32, "fit": fit}
+    described["students"] = {"small": static(tiny_encoder, 1)}
+    fitted = task.with_name("fitted.yaml")
+    fitted.write_text(yaml.safe_dump(described))
+    folder = tmp_path / "run"
+    pipeline.run(fitted, folder, warn=lambda message: None)
+    teacher, path = Bundle.open(folder / "bundles" / "teacher"), tmp_path / "log.sqlite"
+    fill(outbox(path, folder, teacher), Bundle.open(folder / "bundle"), teacher, texts(30, 5))
+    done = redistill(fitted, folder, "--store", path)
+    assert (done.exit_code, done.stdout[:29]) == (0, "nothing to do: 30 new texts w"), done.output
 
 
 @pytest.mark.parametrize("keep", [True, False])
