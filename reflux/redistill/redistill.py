@@ -29,7 +29,7 @@ from reflux.exit_codes import GateResult
 from reflux.redistill.judgement import Judgement, judge
 from reflux.redistill.report import MARKDOWN, write_report
 from reflux.redistill.rows import LogRows
-from reflux.redistill.run import FOLDER, Redistillation, last, remember, rows_stage, unfinished
+from reflux.redistill.run import FOLDER, ROWS, Redistillation, last, remember, rows_stage, unfinished
 from reflux.replay import ReplayError, replay
 from service.shadow.outbox.answered import ShadowLog, read_log
 from service.shadow.outbox.checks import Checks
@@ -170,6 +170,9 @@ def _rows(run: Run, log: TrainingLog, inputs: dict[str, object], least: int) -> 
     """
     if (kept := unfinished(run, inputs)) is not None:
         return kept
+    shutil.rmtree(
+        run.root / FOLDER / ROWS, ignore_errors=True
+    )  # of one that was killed at its very end, or is obsolete
     since = last(run).get("latest")
     new = log.since(since)
     if new < least or not log.texts:

@@ -28,6 +28,7 @@ from reflux.redistill.rows import LogRows
 
 FOLDER = "redistill"
 LAST = "last.json"
+ROWS = "rows"
 
 
 class Redistillation(Run):
@@ -82,12 +83,12 @@ class Redistillation(Run):
 
 def rows_stage(run: Run, inputs: Mapping[str, Any]) -> Stage:
     """Return the stage of the rows that were taken under these circumstances."""
-    return Stage(run.root / FOLDER / "rows", inputs)
+    return Stage(run.root / FOLDER / ROWS, inputs)
 
 
 def unfinished(run: Run, inputs: Mapping[str, Any]) -> Stage | None:
     """Return the rows of a redistillation that did not end, if it has these `inputs` among its own; None otherwise."""
-    path = run.root / FOLDER / "rows"
+    path = run.root / FOLDER / ROWS
     try:
         stored = json.loads((path / RECORD).read_text(encoding="utf-8"))["inputs"]
     except (OSError, ValueError, KeyError):

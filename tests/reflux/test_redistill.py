@@ -252,7 +252,9 @@ def test_a_fine_tuned_teacher_is_known_by_its_exported_bundle(task, tmp_path, ti
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_too_few_new_texts_are_nothing_to_do(task, run, tiny_teacher, tmp_path, keep):
-    path = tmp_path / "log.sqlite"
+    path, leftover = tmp_path / "log.sqlite", run / "redistill" / "rows"
+    leftover.mkdir(parents=True)
+    (leftover / "rows.parquet").write_text("what somebody wrote")
     fill(outbox(path, run, tiny_teacher, keep_text=keep), Bundle.open(run / "bundle"), tiny_teacher, texts(20, 5))
     done = redistill(task, run, "--store", path)
     assert done.exit_code == 0
