@@ -130,6 +130,9 @@ def export(
         exported = _export_run(task, output)
         bundle = exported.make_bundles()
         console.print(f"{bundle.path}: {bundle.manifest.name}, {bundle.manifest.measured['reason']}")
+        cascade, reason = exported.made_cascade()
+        if cascade is not None:
+            console.print(f"{cascade.path}: {cascade.manifest.name}, {reason}")
         for line in exported.promises():
             console.print(line)
         for warning in exported.ceiling_warnings():

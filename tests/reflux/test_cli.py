@@ -241,6 +241,21 @@ def test_a_run_goes_to_runs_and_the_tasks_name_where_no_folder_is_given(cli, tas
     assert (tmp_path / "runs" / "keywords" / "data").is_dir()
 
 
+def test_a_cascade_of_bundles_is_built_and_says_what_it_guarantees(cli, task, finished, tmp_path):
+    stages = ["small", finished / "bundles" / "small"]  # a student and a folder
+    given = (task, *stages, "--output", finished, "--to", tmp_path / "cascade")
+    done = cli("cascade", *given, "--margin", "0.9")
+    assert done.status == 0
+    assert done.out.startswith(f"{tmp_path}/cascade: of the validation texts it answers by small ")
+    assert "With 95% confidence, it agrees with the teacher on at most 90 points fewer of all requests" in done.out
+    assert Bundle.open(tmp_path / "cascade").manifest.name == "small+small"
+    done = cli("cascade", *given)
+    assert done.status == 1
+    assert "validation rows certify no margin of 0.5 points or less" in done.err
+    done = cli("cascade", task, "small", "--output", finished, "--margin", "0.9")
+    assert (done.status, "two students or more" in done.err) == (1, True)
+
+
 @pytest.mark.parametrize("source", ["bundle", "task"])
 def test_a_bundle_is_written_as_others_load_it(cli, task, finished, tmp_path, source):
     given = [finished / "bundle"] if source == "bundle" else [task, "--output", finished]
