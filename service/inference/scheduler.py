@@ -111,12 +111,14 @@ class Scheduler:
             raise NotReadyError("the inference threads are gone; ask another replica")
         now = time.monotonic()
         submission = Submission(texts, done, math.inf if deadline is None else deadline, now, record_stage)
-        items, tokens, first = [], 0, self._first
+        items, tokens, first, waiting = [], 0, self._first, 0
         for index, text in enumerate(texts):
             estimate = min(len(text) // CHARACTERS_PER_TOKEN + SPECIAL_TOKENS, first.max_tokens)
             items.append(Item(submission, index, estimate, now))
             tokens += estimate
-        if deadline is not None or self._admission.waiting + len(items) > self._admission.queue_limit:
+        for runner in self._runners:
+            waiting += len(runner.queue.items)
+        if deadline is not None or waiting + len(items) > self._admission.queue_limit:
             refusal = self._admission.refusal(len(items), tokens, submission.deadline, now)
             if refusal is not None:
                 self.overload.note_refusal()
@@ -124,7 +126,8 @@ class Scheduler:
         self._open.add(submission)
         with self._lock:
             first.queue.add(items, tokens)
-            self._notify(first, len(items))
+            if not self._on_loop:
+                self._work.notify(len(items))
         self._schedule_turn()
         return partial(self._close, submission)
 

@@ -14,6 +14,7 @@ from distill.errors import DataError
 from distill.sections import FileSource
 from export.bundle.classifier import Classifier, InferenceError
 from export.classify import COLUMNS, classify_file
+from tests.support.tiny_bundle import build_cascade
 
 UNKNOWN = ("answers", "answers.txt", "answers.json", "answers.csv.gz")
 TEXTS = ("my invoice", "", 'parcel, "lost"\nin Köln', " \u200b ", "login " * 40)
@@ -132,3 +133,12 @@ def test_a_text_that_the_graph_fails_on_is_named_by_its_row_and_not_repeated(tin
         classify_file(tiny_bundle, FileSource(path=tmp_path / "a.csv"), tmp_path / "b.csv")
     assert "canary" not in str(failed.value)
     assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_cascade_names_the_stage_of_each_answer(tiny_bundle, source, tmp_path, ending):
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, tiny_bundle], [0.85])
+    classify_file(cascade, source, tmp_path / f"answers{ending}")
+    written = read_back(tmp_path / f"answers{ending}")
+    assert [tuple(row) for row in written] == [(*COLUMNS, "stage")] * len(TEXTS)
+    assert [row["stage"] for row in written] == ["1-tiny", "", "1-tiny", "", "0-tiny"]

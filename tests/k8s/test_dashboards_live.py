@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from export.bundle.anchors import ANCHORS, Anchor, anchors_jsonl
-from export.bundle.classifier import Classifier
+from export.bundle.cascade import load_classifier
 from export.bundle.decision import DECISION, Decision
 from export.bundle.format import REFERENCE, Bundle
 from export.bundle.reference import Reference
@@ -22,7 +22,7 @@ from service.auth.keyfile import key_line
 from tests.support.prometheus import Prometheus, prometheus
 from tests.support.service_here import ADMIN
 from tests.support.service_process import service_process
-from tests.support.tiny_bundle import WORDS, build_bundle, build_witness, rewritten
+from tests.support.tiny_bundle import WORDS, build_bundle, build_cascade, build_witness, rewritten
 from tests.support.waiting import PATIENCE, until
 
 QUERIES = {
@@ -50,7 +50,7 @@ TEXTS = [
 
 def with_everything(student: Bundle, folder) -> Bundle:
     """Return the bundle with a reference of input drift, anchors and a decision."""
-    classifier = Classifier.load(student)
+    classifier = load_classifier(student)
     answers = [classifier.classify(text) for text in TEXTS]
     reference = Reference.open(student)
     labels = student.manifest.labels
@@ -112,7 +112,8 @@ async def complete(server: Prometheus, exprs: dict[str, str]) -> None:
 async def test_every_panel_and_every_event_has_data(tmp_path):
     better = build_bundle(tmp_path / "teacher")
     wrong = build_bundle(tmp_path / "wrong", flip={"refund": "shipping", "late": "technical"})
-    student = with_everything(wrong, tmp_path / "student")
+    cascade = build_cascade(tmp_path / "cascade", [wrong, build_bundle(tmp_path / "last")], [0.7])
+    student = with_everything(cascade, tmp_path / "student")
     shadow = {
         "ENABLED": "true",
         "RATE": "1",

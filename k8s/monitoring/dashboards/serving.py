@@ -230,10 +230,50 @@ _PROCESS = Row(
     ),
 )
 
+_STAGE = ("model_version", "stage")
+_CASCADE = Row(
+    "Stages of a cascade",
+    (
+        Lines(
+            title="Texts by the stage that answered",
+            description="Share of the texts that each stage of a cascade answered, the cheapest first. More for the "
+            "later ones: the texts have become harder, and answers slower and dearer; look at the drift of inputs. A "
+            "bundle without stages has no lines. Of all texts, no sample.",
+            queries=(
+                Query(
+                    f"{rate('reflux_cascade_answers_total', by=_STAGE)} / on (model_version) group_left () "
+                    f"({rate('reflux_cascade_answers_total')} > 0)",
+                    "{{stage}} {{model_version}}",
+                ),
+            ),
+            unit="percentunit",
+            stacked=True,
+            width=8,
+        ),
+        Lines(
+            title="Time of each stage",
+            description="Seconds per second that tokenising and the graph of each stage of a cascade take, all pods: "
+            "what the answers above cost. Of all runs, no sample.",
+            queries=(Query(rate("reflux_cascade_run_seconds_total", by=_STAGE), "{{stage}} {{model_version}}"),),
+            unit="s",
+            stacked=True,
+            width=8,
+        ),
+        Lines(
+            title="Texts of each stage",
+            description="Texts that each stage of a cascade answered per second, all pods.",
+            queries=(Query(rate("reflux_cascade_answers_total", by=_STAGE), "{{stage}} {{model_version}}"),),
+            unit="reqps",
+            stacked=True,
+            width=8,
+        ),
+    ),
+)
+
 DASHBOARD = Dashboard(
     name="serving",
     title="Reflux / Serving",
     description="Rate, errors and latency of requests, and what the processes use.",
-    rows=(_RED, _LATENCY, _PROCESS),
+    rows=(_RED, _LATENCY, _CASCADE, _PROCESS),
     since="now-6h",
 )
