@@ -32,7 +32,7 @@ from distill.preparation import prepare
 from distill.progress import status
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.pretrained import display_name, weights_version
-from distill.task import TEACHER, Task
+from distill.task import TEACHER, Student, Task
 from distill.teachers.digest import teacher_digest
 from distill.teachers.local import Fit, LocalConfig
 
@@ -107,6 +107,13 @@ class Run:
             "labels": fingerprint(self.label_inputs),
         }
         return Stage(self.root / "students" / name, inputs)
+
+    def student_config(self, name: str) -> Student:
+        """Return the configuration of a student, with the path of the fine-tuned teacher if it begins there."""
+        config = self.task.students[name]
+        if config.model == TEACHER and self.finetuned_teacher is not None:
+            return config.model_copy(update={"model": str(self.finetuned_teacher.path)})
+        return config
 
     def make_data(self) -> Splits:
         """Make the data stage unless it is up to date.
@@ -232,11 +239,8 @@ class Run:
 
         splits, soft = self.splits(), self.soft_labels()
         known = set(soft.ids)
-        config = self.task.students[name]
-        if config.model == TEACHER and self.finetuned_teacher is not None:
-            config = config.model_copy(update={"model": str(self.finetuned_teacher.path)})
         learn, choose = _labelled(splits.train, known), _labelled(splits.validation, known)
-        distilled = distil(config, soft, learn, choose, f"training {name}", self.weights(learn))
+        distilled = distil(self.student_config(name), soft, learn, choose, f"training {name}", self.weights(learn))
         distilled.student.save(folder)
         write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
 

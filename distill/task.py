@@ -19,7 +19,7 @@ from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.sections import Section, Source
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
-from distill.students.config import StudentConfig
+from distill.students.config import EncoderStudent, StudentConfig
 from distill.teachers.local import Fit, LocalConfig
 
 TEACHER = "teacher"
@@ -98,6 +98,12 @@ class Cascade(Section):
     margin: float | None = Field(default=None, gt=0, lt=1)
 
 
+class Comparisons(Section):
+    """The students to train in other ways too, for comparison; by default all but encoders."""
+
+    students: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+
 class Task(Section):
     """A whole task. `labels`, if not given, are the gold labels of the data."""
 
@@ -111,6 +117,15 @@ class Task(Section):
     budget: Budget = Budget()
     decision: Decision | None = None
     cascade: Cascade = Cascade()
+    comparisons: Comparisons | None = None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The names of the students to train in other ways too."""
+        if self.comparisons is None:
+            return ()
+        cheap = (name for name, student in self.students.items() if not isinstance(student, EncoderStudent))
+        return tuple(cheap) if self.comparisons.students is None else self.comparisons.students
 
     @property
     def finetuning(self) -> tuple[LocalConfig, Fit] | None:
@@ -140,6 +155,16 @@ class Task(Section):
         for name in self.cascade.stages or ():
             if name not in self.students:
                 raise ValueError(f"cascade.stages: the task has no student {name!r}; name its students")
+        return self
+
+    @model_validator(mode="after")
+    def _compared_students(self) -> Task:
+        unknown = [name for name in self.compared if name not in self.students]
+        if unknown:
+            known = ", ".join(self.students)
+            raise ValueError(f"comparisons.students: there is no student {unknown[0]!r}, but {known}; name one of them")
+        if self.comparisons is not None and not self.compared:
+            raise ValueError("comparisons: all students are encoders, so name those to compare in comparisons.students")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distill.comparisons import Comparisons
 from distill.data.prepared import Splits
-from distill.data.splits import S
+from distill.data.splits import S, Test
 from distill.errors import DistillError
+from distill.evaluation.comparisons import compare_ways
 from distill.evaluation.constant_answers import student_warnings, teacher_warnings
 from distill.evaluation.gap import SCHEMA
 from distill.evaluation.report.write import write_report
@@ -48,6 +50,7 @@ class ExportRun:
             raise DistillError(f"students.{TEACHER}: this name is kept for the teacher's bundle; choose another")
         self.run = run
         self.task = run.task
+        self.comparisons = Comparisons(run)
 
     def bundle_stage(self, name: str) -> Stage:
         """The bundle of a student, or of the fine-tuned teacher."""
@@ -80,6 +83,8 @@ class ExportRun:
     def report(self) -> Stage:
         """The gap report."""
         inputs = {"schema": SCHEMA, "cascade": self.cascade.fingerprint, "labels": self.run.labels.fingerprint}
+        if self.task.compared:
+            inputs["comparisons"] = ", ".join(self.task.compared)
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
@@ -263,6 +268,7 @@ class ExportRun:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "teacher": {**teacher, "reliability": teacher_reliability(judge)},
             "students": students,
+            "comparisons": self._comparisons(test, judge),
             "warnings": [
                 *teacher_warnings(judge.teacher, splits.labels, judge.gold),
                 *student_warnings(given, judge.teacher, splits.labels),
@@ -284,6 +290,20 @@ class ExportRun:
     def _parameters(self, student: str) -> int:
         training = json.loads((self.run.student(student).path / RECORD).read_text(encoding="utf-8"))
         return int(training["parameters"])
+
+    def _comparisons(self, test: Test, judge: Judge) -> dict[str, Any]:
+        """Compare the students with themselves trained in other ways, before their export."""
+        said, found = judge.teacher.argmax(1), {}
+        for name in self.task.compared:
+            folders = {"soft": self.run.student(name).path, **self._compared(name)}
+            choices = {way: load_student(folder).logits(test.texts).argmax(1) for way, folder in folders.items()}
+            ways = compare_ways(choices, choices["soft"], said, judge.gold)
+            found[name] = {way: asdict(one) for way, one in ways.items()}
+        return found
+
+    def _compared(self, name: str) -> dict[str, Path]:
+        """Return the folders of a student trained in other ways."""
+        return {way: self.comparisons.stage(name, way).require("train") for way in self.comparisons.ways(name)}
 
     def _prices(self, soft: SoftLabels, teacher: dict[str, Any]) -> Prices:
         record = json.loads((self.run.labels.path / RECORD).read_text(encoding="utf-8"))

@@ -57,6 +57,7 @@ def run(
         warn(warning)
     for name in stages.task.students:
         stages.make_student(name)
+    exported.comparisons.make()
     bundle = exported.make_bundles()
     return Result(bundle, exported.make_report(), exported.report.path)
 

@@ -35,6 +35,10 @@ class Examples:
         """The ids of the rows without a gold label."""
         return tuple(name for name, label in zip(self.ids, self.gold, strict=True) if label is None)
 
+    def with_gold(self) -> Self:
+        """Return the rows that have a gold label."""
+        return self.take([row for row, label in enumerate(self.gold) if label is not None])
+
     def take(self, rows: Sequence[int]) -> Self:
         """Return these rows, in this order, as the same kind of split."""
         return type(self)(

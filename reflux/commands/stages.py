@@ -93,6 +93,10 @@ def train(task: TaskFile, output: Output = None) -> None:
     run = _run(task, output)
     for name in run.task.students:
         console.print(f"{name}: {run.make_student(name)}")
+    if run.task.compared:
+        from distill.comparisons import Comparisons
+
+        Comparisons(run).make()
 
 
 @app.command()

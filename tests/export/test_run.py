@@ -17,7 +17,8 @@ from distill.errors import DistillError, TaskError
 from distill.evaluation.calibration import expected_calibration_error
 from distill.evaluation.self_agreement import CONSTANT
 from distill.run import RECORD, Run
-from distill.task import Budget, Cascade, Export
+from distill.students.student import load_student
+from distill.task import Budget, Cascade, Comparisons, Export
 from distill.teachers.scaling import Scaling
 from export import run as module
 from export.build import build_bundle
@@ -293,6 +294,28 @@ def test_the_report_has_what_the_labels_cost(exported, gap):
         assert student["costs"]["labels_usd"] == pytest.approx(soft.cost_usd.sum())
         assert student["costs"]["student_usd_per_1000"] == student["usd_per_1000"]
         assert student["costs"]["break_even_texts_per_month"] is None  # its teacher is paid by the hour
+
+
+def test_the_report_compares_students_trained_in_other_ways(copy, gap):
+    assert gap["comparisons"] == {}
+    made = copy(comparisons=Comparisons())
+    with pytest.raises(DistillError, match="run `reflux train`"):
+        made.make_report()
+    made.comparisons.make()
+    (found,) = made.make_report()["comparisons"].values()
+    assert set(found) == {"soft", "hard", "gold", "human"}
+    test, teacher = on_split(made, "test")
+    gold = np.array([made.run.splits().labels.index(label) for label in test.gold])
+    for way, folder in (
+        ("soft", made.run.student("small").path),
+        ("hard", made.comparisons.stage("small", "hard").path),
+    ):
+        chosen = load_student(folder).logits(test.texts).argmax(1)
+        assert found[way]["agreement"]["value"] == pytest.approx((chosen == teacher.argmax(1)).mean())
+        assert found[way]["accuracy"]["value"] == pytest.approx((chosen == gold).mean())
+    text = (made.report.path / "report.md").read_text()
+    assert "## What distillation is worth" in text
+    assert f"| hard labels of the teacher | {100 * found['hard']['agreement']['value']:.1f} % " in text
 
 
 def test_the_report_warns_of_a_teacher_with_one_label_for_everything(copy, gap, monkeypatch):

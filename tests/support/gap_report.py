@@ -64,6 +64,7 @@ def gap_report(
                     "terms": [],
                 },
                 "students": students,
+                "comparisons": {},
                 "chosen": "small",
                 "budget": {"latency_ms": 3.0},
                 "data": {

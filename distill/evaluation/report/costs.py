@@ -27,15 +27,15 @@ def section(gap: dict[str, Any]) -> Section | None:
         row("one core all month", lambda own: dollars(own["core_usd_per_month"])),
         row("which answers at most", lambda own: f"{_texts(own['most_texts_per_month'])} a month"),
     ]
-    if any(own["break_even_texts_per_month"] is not None for own in found.values()):
-        rows.append(row("break-even volume", lambda own: f"{_texts(own['break_even_texts_per_month'])} a month"))
     text = (
         f"The teacher costs {dollars(teacher)} per 1,000 texts, and its labels for this run cost "
         f"{dollars(first['labels_usd'])}, once. A core is taken at {dollars(first['usd_per_hour'])} an hour "
-        "(budget.usd_per_hour), and as busy as it can be, unless it says all month. From the break-even volume on, a "
-        "core that runs all month costs less than the teacher. Not counted: people's time, training, and the texts "
-        "that are shown to the teacher to watch the live gap."
+        "(budget.usd_per_hour), and as busy as it can be, unless it says all month. Not counted: people's time, "
+        "training, and the texts that are shown to the teacher to watch the live gap."
     )
+    if any(own["break_even_texts_per_month"] is not None for own in found.values()):
+        rows.append(row("break-even volume", lambda own: f"{_texts(own['break_even_texts_per_month'])} a month"))
+        text += " From the break-even volume on, a core that runs all month costs less than the teacher."
     return Section("Costs", [Paragraph(text), Table(["", *found], rows)])
 
 

@@ -30,7 +30,8 @@ def dollars(value: float) -> str:
     """Format dollars: to the cent, amounts below a dollar to three digits."""
     if abs(value) >= 1 or value == 0:
         return f"${value:,.2f}"
-    return f"${value:.{2 - floor(log10(abs(value)))}f}"
+    whole, _, decimals = f"{value:.{2 - floor(log10(abs(value)))}f}".partition(".")
+    return f"${whole}.{decimals[:2]}{decimals[2:].rstrip('0')}"
 
 
 def count(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from distill.evaluation.report import (
     cascade,
     classes,
+    comparisons,
     confusion,
     costs,
     data,
@@ -32,6 +33,7 @@ SECTIONS: tuple[Callable[[dict[str, Any]], Section | None], ...] = (
     overview.section,
     students.section,
     cascade.section,
+    comparisons.section,
     costs.section,
     classes.section,
     confusion.section,

@@ -1,0 +1,89 @@
+"""Comparisons: students of a run, trained in other ways too, to see in the report what the soft labels are worth.
+
+`comparisons/STUDENT/WAY` in the run's folder; none of them is exported. A task without `comparisons` has none.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill.data.splits import Train, Validation
+from distill.run import RECORD, Run
+from distill.stages import Stage, write_atomic
+from distill.students.pretrained import weights_version
+from distill.task import TEACHER, Student
+
+if TYPE_CHECKING:
+    from distill.training.comparisons import Way
+
+
+class Comparisons:
+    """The students of a `Run` that are trained in other ways too."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def ways(self, name: str) -> list[Way]:
+        """Return the other ways in which a student is trained; none for a student that the task does not compare.
+
+        Those on gold labels need some in the pool and in the validation split.
+        """
+        if name not in self.run.task.compared:
+            return []
+        ways: list[Way] = ["hard"]
+        if all(len(split.with_gold()) for split in self._splits()):
+            ways += ["gold", "human"]
+            if self._base(name) is not None:
+                ways.append("pretrained")
+        return ways
+
+    def stage(self, name: str, way: Way) -> Stage:
+        """A student trained in another way."""
+        run, base = self.run, self._base(name) if way == "pretrained" else None
+        inputs = {**run.student(name).inputs, "way": way, "data": run.data.fingerprint}
+        if base is not None:
+            inputs |= {"student": base.model_dump(mode="json"), "weights": weights_version(base.model)}
+        return Stage(run.root / "comparisons" / name / way, inputs)
+
+    def make(self) -> None:
+        """Train what the task compares, unless it is up to date."""
+        from distill.training.loop import on_every_process
+
+        for name in self.run.task.compared:
+            self.run.student(name).require("train")
+            for way in self.ways(name):
+                on_every_process(self.stage(name, way), partial(self._train, name, way))
+
+    def _train(self, name: str, way: Way, folder: Path) -> None:
+        from distill.training.comparisons import train_on_labels, train_on_people
+
+        run, soft = self.run, self.run.soft_labels()
+        learn, choose = self._splits()
+        description = f"training {name} for comparison, {way}"
+        config = run.student_config(name)
+        if way == "human":
+            trained = train_on_people(run.student(name).path, config, soft, learn, choose, description)
+        else:
+            begun = self._base(name) if way == "pretrained" else None
+            trained = train_on_labels(way, begun or config, soft, learn, choose, description)
+        trained.student.save(folder)
+        write_atomic(folder / RECORD, json.dumps(trained.record, indent=2) + "\n")
+
+    def _base(self, name: str) -> Student | None:
+        """Return a student that begins at the teacher, as it begins at the model that the teacher was fitted from."""
+        config, finetuning = self.run.task.students[name], self.run.task.finetuning
+        if config.model != TEACHER or finetuning is None:
+            return None
+        return config.model_copy(update={"model": finetuning[0].model})
+
+    def _splits(self) -> tuple[Train, Validation]:
+        """Return the rows that train and choose, of those that the teacher labelled."""
+        splits, known = self.run.splits(), set(self.run.soft_labels().ids)
+        learn, choose = splits.train, splits.validation
+        return (
+            learn.take([row for row, one in enumerate(learn.ids) if one in known]),
+            choose.take([row for row, one in enumerate(choose.ids) if one in known]),
+        )

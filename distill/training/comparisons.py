@@ -1,0 +1,102 @@
+"""Train a student in other ways, to see what the soft labels are worth: the comparison rows of the report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from distill.data.splits import Train, Validation, gold_classes
+from distill.evaluation.calibration import calibrate_temperature, one_hot
+from distill.labelling.soft_labels import SoftLabels
+from distill.students.config import EncoderStudent, StudentConfig
+from distill.students.student import load_student, predict
+from distill.students.vocabulary import compact_tables
+from distill.training.distil import DistilledStudent, distil
+from distill.training.loop import train
+from distill.training.losses import hard_cross_entropy, soft_kl
+
+Way = Literal["pretrained", "gold", "hard", "human"]
+"""How a student is trained for comparison.
+
+`pretrained`: on gold labels, from the model that the teacher was fitted from, so that nothing comes from the teacher.
+`gold`: on gold labels. `hard`: on the teacher's first choices. `human`: on soft labels, then a little on gold labels.
+"""
+
+# Of a human-label stage: its epochs, the divisor of the learning rate, and the weight of the soft labels, which keeps
+# the student from forgetting them.
+_EPOCHS, _SLOWER, _SOFT = 3, 3, 0.5
+
+
+def train_on_labels(
+    way: Literal["pretrained", "gold", "hard"],
+    config: StudentConfig,
+    soft: SoftLabels,
+    learn: Train,
+    choose: Validation,
+    description: str,
+) -> DistilledStudent:
+    """Train a student on hard labels: the teacher's, or the gold labels that rows of `learn` and `choose` have.
+
+    With gold labels, `choose` decides by them. Raises DistillError as `distil` does.
+    """
+    hard = config.model_copy(update={"loss": config.loss.model_copy(update={"hard": 1.0})})
+    if way == "hard":
+        return distil(hard, soft, learn, choose, description)
+    learn, choose = learn.with_gold(), choose.with_gold()
+    return distil(hard, _as_gold(_as_gold(soft, learn), choose), learn, choose, description)
+
+
+def train_on_people(
+    distilled: Path,
+    config: StudentConfig,
+    soft: SoftLabels,
+    learn: Train,
+    choose: Validation,
+    description: str,
+) -> DistilledStudent:
+    """Train the distilled student of a folder further, on the gold labels that rows of `learn` have.
+
+    A few epochs with a lower learning rate and half the weight on the soft labels. `choose` decides by its gold labels
+    on the epoch, and by the soft labels on the temperature.
+    """
+    student = load_student(distilled)
+    learn, choose = learn.with_gold(), choose.with_gold()
+    optimisation = config.optimisation.model_copy(
+        update={
+            "epochs": min(_EPOCHS, config.optimisation.epochs),
+            "learning_rate": config.optimisation.learning_rate / _SLOWER,
+        }
+    )
+    said = soft.probabilities[soft.rows_of(learn.ids)]
+    targets = np.column_stack([said, one_hot(gold_classes(learn, soft.labels), len(soft.labels))])
+    true = gold_classes(choose, soft.labels)
+    module = student.network.module
+    frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
+    tokens, held_tokens = student.encode(learn.texts), student.encode(choose.texts)
+    with compact_tables(module, tokens, held_tokens, frozen=frozen) as (rows, held):
+        history = train(
+            module,
+            rows,
+            targets,
+            lambda logits, both: (
+                _SOFT * soft_kl(logits, both.chunk(2, -1)[0], config.loss.temperature)
+                + (1 - _SOFT) * hard_cross_entropy(logits, both.chunk(2, -1)[1])
+            ),
+            lambda trained: float((predict(trained, held).argmax(1) == true).mean()),
+            optimisation,
+            description,
+        )
+        logits = predict(module, held)
+    temperature = calibrate_temperature(logits, soft.probabilities[soft.rows_of(choose.ids)])
+    record = {"validation_accuracy": max(history.scores), "best_epoch": history.best, "losses": history.losses}
+    return DistilledStudent(student.with_temperature(temperature), record)
+
+
+def _as_gold(soft: SoftLabels, split: Train | Validation) -> SoftLabels:
+    """Return a copy in which the rows of a split say their gold label."""
+    probabilities = soft.probabilities.copy()
+    probabilities[soft.rows_of(split.ids)] = one_hot(gold_classes(split, soft.labels), len(soft.labels))
+    return replace(soft, probabilities=probabilities)
