@@ -43,6 +43,12 @@ class Data(Section):
 Student = Annotated[StudentConfig, Field(discriminator="family")]
 
 
+class Sweep(Section):
+    """Students that `reflux sweep` trains beside the task's own, in place of its default ladder."""
+
+    students: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Student] = Field(default={})
+
+
 class Calibration(Section):
     """Gold rows to calibrate the teacher's probabilities; `auto` chooses the method on held-out rows."""
 
@@ -118,6 +124,7 @@ class Task(Section):
     decision: Decision | None = None
     cascade: Cascade = Cascade()
     comparisons: Comparisons | None = None
+    sweep: Sweep | None = None
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -145,9 +152,13 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _teacher_to_start_from(self) -> Task:
-        for name, student in self.students.items():
-            if student.model == TEACHER and self.finetuning is None:
-                raise ValueError(f"students.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
+        swept = {} if self.sweep is None else self.sweep.students
+        for key, students in (("students", self.students), ("sweep.students", swept)):
+            for name, student in students.items():
+                if student.model == TEACHER and self.finetuning is None:
+                    raise ValueError(f"{key}.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
+        if both := set(self.students) & set(swept):
+            raise ValueError(f"sweep.students: the task has a student {min(both)!r} already; choose another name")
         return self
 
     @model_validator(mode="after")

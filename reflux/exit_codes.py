@@ -32,6 +32,9 @@ class GateResult(StrEnum):
 GATE_EXIT_CODES = {GateResult.PASS: 0, GateResult.FAIL: 2, GateResult.INCONCLUSIVE: 3}
 """Of `replay`, `redistill` and `canary`. 1 is never used, so that no gate mistakes an error for an answer."""
 
+NONE_FITS = 3
+"""Of `reflux sweep`: every candidate was measured, and none is within the limits."""
+
 
 class StatusCommand(TyperCommand):
     """A command whose wrong use ends with NO_ANSWER: the usual 2 means `leave` or `fail` here."""

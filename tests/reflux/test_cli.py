@@ -44,6 +44,7 @@ VERBS = (
     "witness",
     "evaluate",
     "run",
+    "sweep",
     "serve",
     "status",
     "keys",

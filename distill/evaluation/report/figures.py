@@ -56,6 +56,16 @@ def series(at: int) -> str:
     return SERIES[at % len(SERIES)]
 
 
+def log_times(axes: Any) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def png(figure: Figure) -> bytes:
     """Draw a figure as PNG on white."""
     stream = io.BytesIO()

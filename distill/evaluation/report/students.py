@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.evaluation.report.document import Block, Bullets, Figure, Figures, Paragraph, Section, Table
-from distill.evaluation.report.figures import LINE, QUIET, series
+from distill.evaluation.report.figures import LINE, QUIET, log_times, series
 from distill.evaluation.report.formats import number, optional, percent
 
 
@@ -114,8 +114,8 @@ def _frontier(gap: dict[str, Any]) -> Figure:
             axes.errorbar(milliseconds, value, yerr=error, marker="o", capsize=3, color=series(at), label=name)
         if gap["budget"]["latency_ms"]:
             axes.axvline(gap["budget"]["latency_ms"], color=QUIET, linestyle="--", linewidth=1, label="latency budget")
-        axes.set(xlabel="ms per text, one thread", ylabel="agreement with the teacher, %", xscale="log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(xlabel="ms per text, one thread", ylabel="agreement with the teacher, %")
+        log_times(axes)
         axes.legend()
 
     return Figure(
