@@ -62,7 +62,6 @@ def train_and_predict(
         max_iter=int(np.clip(_STEPS // len(learn), few, many)),
         tol=None,
         average=True,
-        n_jobs=-1,
         random_state=seed,
     )
     model.fit(inputs[learn], classes[learn])
