@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from zlib import crc32
 
 from datasketch import MinHash, MinHashLSH
 
@@ -18,7 +19,7 @@ from distill.data.splits import Examples, S, normalise
 _SHINGLE = 5
 _PERMUTATIONS = 64
 _MISSED = 0.01  # of the pairs at the threshold, at most: a missed pair leaks, a false candidate costs a comparison
-_EMPTY = MinHash(num_perm=_PERMUTATIONS, seed=1)
+_EMPTY = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=crc32)  # a fifth of the time of the default, SHA-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +155,5 @@ def _jaccard(one: set[str], other: set[str]) -> float:
 @lru_cache(maxsize=1)  # a row is looked up and then added
 def _minhash(text: str) -> MinHash:
     sketch = _EMPTY.copy()
-    sketch.update_batch([gram.encode() for gram in sorted(_shingles(text))])
+    sketch.update_batch([gram.encode() for gram in _shingles(text)])
     return sketch

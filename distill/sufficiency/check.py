@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +13,16 @@ from distill.data.prepared import Splits
 from distill.evaluation.intervals import Interval
 from distill.progress import bar, status
 from distill.run import Run
+from distill.sufficiency import power_law, probe
+from distill.sufficiency.label_noise import find_suspects
+from distill.sufficiency.learning_curve import FOLDS, LEAST_ROWS, SIZES, Curve, measure
 from distill.sufficiency.teacher import TeacherFacts, teacher_facts
 from distill.sufficiency.verdict import MOST_ROWS, judge
 
+Rows = npt.NDArray[np.intp]
+
 SCHEMA = "1"
+_LISTED = 1000  # suspected labels, in the document
 
 
 def check(run: Run) -> dict[str, Any]:
@@ -28,9 +33,13 @@ def check(run: Run) -> dict[str, Any]:
     splits = run.make_data()
     facts = teacher_facts(run)
     rows, classes, of = _labelled(splits, facts)
-    curve, gain = _learning_curve(splits, rows, classes, run.task.data.seed)
+    measured = _measure(splits, rows, classes, run.task.data.seed)
+    curve, gain = _learning_curve(measured, len(rows))
+    noise = None if isinstance(measured, str) else _label_noise(splits, rows, classes, measured)
     per_label = {label: int((classes == index).sum()) for index, label in enumerate(splits.labels)} if len(rows) else {}
-    judgement = judge(len(splits.train), per_label, gain, facts.usd_per_1000)
+    judgement = judge(
+        len(splits.train), per_label, gain, facts.usd_per_1000, noise["suspects"] if noise else 0, len(rows)
+    )
     return {
         "schema": SCHEMA,
         "task": run.task.name,
@@ -40,12 +49,13 @@ def check(run: Run) -> dict[str, Any]:
         "size": {"train": len(splits.train), "rule": [ENOUGH_ROWS, MOST_ROWS]},
         "labels": {"of": of, "rows": len(rows), "per_label": per_label},
         "learning_curve": curve,
+        "label_noise": noise,
         "usd_per_1000": facts.usd_per_1000,
         "data": splits.report,
     }
 
 
-def _labelled(splits: Splits, facts: TeacherFacts) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], str]:
+def _labelled(splits: Splits, facts: TeacherFacts) -> tuple[Rows, Rows, str]:
     """Return the rows of train that have a label, [N], their classes [N], and whose labels these are.
 
     They are the teacher's, of which the student learns, and gold labels only before the teacher was asked.
@@ -60,36 +70,53 @@ def _labelled(splits: Splits, facts: TeacherFacts) -> tuple[npt.NDArray[np.intp]
     return pairs[:, 0], pairs[:, 1], "gold" if facts.soft is None else "teacher"
 
 
-def _learning_curve(
-    splits: Splits, rows: npt.NDArray[np.intp], classes: npt.NDArray[np.intp], seed: int
-) -> tuple[dict[str, Any], Interval | None]:
-    """Measure and extrapolate the curve; without one, the document says why."""
-    from distill.sufficiency import learning_curve, power_law, probe
-
-    if len(rows) < learning_curve.LEAST_ROWS:
-        why = f"{len(rows):,} texts to train on have a label, and it needs {learning_curve.LEAST_ROWS} or more"
-        return {"measured": False, "why": why}, None
-    if len(Counter(classes.tolist())) < 2:
-        return {"measured": False, "why": "all rows have the same label"}, None
+def _measure(splits: Splits, rows: Rows, classes: Rows, seed: int) -> Curve | str:
+    """Measure the learning curve, or say why that is not possible."""
+    if len(rows) < LEAST_ROWS:
+        return f"{len(rows):,} texts to train on have a label, and it needs {LEAST_ROWS} or more"
+    if len(np.unique(classes)) < 2:
+        return "all rows have the same label"
     with status("counting words"):
         try:
             inputs = probe.features([splits.train.texts[row] for row in rows])
         except ValueError:
-            return {"measured": False, "why": "the texts have no words in common"}, None
-    with bar("measuring the learning curve", learning_curve.FOLDS * learning_curve.SIZES) as advance:
-        curve = learning_curve.measure(inputs, classes, len(splits.labels), seed=seed, advance=advance)
+            return "the texts have no words in common"
+    with bar("measuring the learning curve", FOLDS * SIZES) as advance:
+        return measure(inputs, classes, len(splits.labels), seed=seed, advance=advance)
+
+
+def _learning_curve(curve: Curve | str, rows: int) -> tuple[dict[str, Any], Interval | None]:
+    """Describe the curve of a number of labelled rows, and extrapolate it to twice as many."""
+    if isinstance(curve, str):
+        return {"measured": False, "why": curve}, None
     law = power_law.fit(curve.sizes, curve.errors)
-    now, twice = float(len(rows)), 2.0 * len(rows)
-    gain = law.gain(now, twice)
+    gain = law.gain(rows, 2 * rows)
     return {
         "measured": True,
         "sizes": curve.sizes.astype(int).tolist(),
         "right": (1 - curve.errors).mean(axis=0).tolist(),
         "folds": (1 - curve.errors).tolist(),
-        "now": asdict(_right(law.error(now))),
-        "twice": asdict(_right(law.error(twice))),
+        "now": asdict(_right(law.error(rows))),
+        "twice": asdict(_right(law.error(2 * rows))),
         "gain": asdict(gain),
     }, gain
+
+
+def _label_noise(splits: Splits, rows: Rows, classes: Rows, curve: Curve) -> dict[str, Any]:
+    """Describe the labels that look wrong to the probes of the learning curve; the first _LISTED are listed."""
+    found = find_suspects(classes[curve.rows], curve.probabilities)
+    listed = [
+        {
+            "id": splits.train.ids[row],
+            "text": splits.train.texts[row],
+            "label": splits.labels[own],
+            "likely": splits.labels[likely],
+        }
+        for row, own, likely in zip(
+            rows[curve.rows[found.rows]][:_LISTED], classes[curve.rows[found.rows]], found.likely, strict=False
+        )
+    ]
+    return {"rows": len(curve.rows), "suspects": len(found.rows), "listed": listed}
 
 
 def _right(error: Interval) -> Interval:

@@ -9,10 +9,22 @@ from distill.data.spelling import plain
 from distill.evaluation.intervals import Interval
 from distill.sufficiency.verdict import Remedy, points, price
 
+_SHOWN = 3  # labels that look wrong
+_WIDTH = 80  # characters of their texts
+
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the lines: what was measured, then the verdict and what to do."""
-    return ["", "Enough data?", *_size(found), *_labels(found["labels"]), *_curve(found), "", *_verdict(found)]
+    return [
+        "",
+        "Enough data?",
+        *_size(found),
+        *_labels(found["labels"]),
+        *_curve(found),
+        *_noise(found),
+        "",
+        *_verdict(found),
+    ]
 
 
 def _size(found: dict[str, Any]) -> list[str]:
@@ -48,11 +60,24 @@ def _curve(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _noise(found: dict[str, Any]) -> list[str]:
+    noise = found["label_noise"]
+    if noise is None:
+        return []
+    share = 100 * noise["suspects"] / noise["rows"]
+    told = [f"- label noise: {noise['suspects']:,} of {noise['rows']:,} labels look wrong ({share:.1f} %)"]
+    for one in noise["listed"][:_SHOWN]:
+        text = " ".join(one["text"].split())
+        text = text if len(text) <= _WIDTH else f"{text[:_WIDTH]}…"
+        told.append(f"  - {one['id']}, {plain(one['label'])}: rather {plain(one['likely'])}? “{text}”")
+    return told
+
+
 def _verdict(found: dict[str, Any]) -> list[str]:
     shown = [f"verdict: {found['verdict']}: {found['reason']}"]
     for given in found["remedies"]:
         gain = None if given["gain"] is None else Interval(**given["gain"])
         remedy = Remedy(given["action"], given["texts"], given["usd"], gain)
         bring = "" if gain is None else f"; expect {points(gain)}"
-        shown.append(f"  - {remedy.action}{bring}; {price(remedy)}")
+        shown.append(f"  - {remedy.action}{bring}{price(remedy)}")
     return shown

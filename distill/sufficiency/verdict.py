@@ -25,14 +25,17 @@ STEEP = 0.03
 FEW_ROWS = 1_000
 """With fewer rows and no learning curve to say otherwise: too little."""
 
+NOISY = 0.03
+"""With a larger share of labels that look wrong, they are worth looking through."""
+
 _MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What to do: the `texts` that it takes, their price (None if it is not known), and what it is expected to bring.
+    """What to do: the `texts` that the teacher must label for it, their price, and what it is expected to bring.
 
-    `gain` is a share of all answers, or None where it cannot be foreseen.
+    `usd` is None if the price is not known. `gain` is a share of all answers, or None where it cannot be foreseen.
     """
 
     action: str
@@ -50,11 +53,19 @@ class Judgement:
     remedies: tuple[Remedy, ...]
 
 
-def judge(rows: int, per_label: Mapping[str, int], gain: Interval | None, usd_per_1000: float | None) -> Judgement:
+def judge(
+    rows: int,
+    per_label: Mapping[str, int],
+    gain: Interval | None,
+    usd_per_1000: float | None,
+    suspects: int = 0,
+    looked_at: int = 0,
+) -> Judgement:
     """Judge `rows` texts to train on.
 
     `per_label` counts the labelled ones of each label (empty if none is labelled), `gain` is by how much twice the
-    data would raise the agreement or the accuracy, and None if no learning curve could be measured.
+    data would raise the agreement or the accuracy, and None if no learning curve could be measured. Of `looked_at`
+    labels, `suspects` look wrong.
     """
     thin = {label: count for label, count in per_label.items() if count < ENOUGH_PER_LABEL}
     verdict, reason = _by_the_rule(rows) if gain is None else _by_the_curve(gain)
@@ -66,6 +77,9 @@ def judge(rows: int, per_label: Mapping[str, int], gain: Interval | None, usd_pe
         remedies = []
     else:
         remedies = [_more(rows, gain, usd_per_1000), *([_more_of(thin, usd_per_1000)] if thin else [])]
+    if suspects > NOISY * looked_at:
+        action = f"look through the {suspects:,} labels that look wrong, which --json lists, the likeliest first"
+        remedies.append(Remedy(action, 0, None, None))
     return Judgement(verdict, reason, tuple(remedies))
 
 
@@ -76,8 +90,10 @@ def points(gain: Interval) -> str:
 
 
 def price(remedy: Remedy) -> str:
-    """Format what the teacher's labels for a remedy cost."""
-    return "price not known" if remedy.usd is None else f"the teacher's labels cost {dollars(remedy.usd)}"
+    """Format what the teacher's labels for a remedy cost; nothing for one that needs none."""
+    if not remedy.texts:
+        return ""
+    return "; price not known" if remedy.usd is None else f"; the teacher's labels cost {dollars(remedy.usd)}"
 
 
 def _by_the_curve(gain: Interval) -> tuple[Verdict, str]:

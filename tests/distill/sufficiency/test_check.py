@@ -98,7 +98,22 @@ def test_once_the_teacher_has_labelled_its_labels_count(make_run):
     assert "agreement with the teacher" in "\n".join(lines(after))
 
 
+def test_labels_that_look_wrong_are_listed_with_what_they_should_be(make_run):
+    chance = np.random.default_rng(5)
+    found = check(make_run(lambda own: f"label-{(own + (chance.random() < 0.1)) % 3}"))
+    noise = found["label_noise"]
+    assert 0.07 < noise["suspects"] / noise["rows"] < 0.22
+    assert len(noise["listed"]) == noise["suspects"]
+    first = noise["listed"][0]
+    assert first["likely"] == f"label-{first['text'][1]}" != first["label"]
+    assert "labels that look wrong" in found["remedies"][-1]["action"]
+    told = "\n".join(lines(found))
+    assert f"label noise: {noise['suspects']} of {noise['rows']} labels look wrong" in told
+    assert f"{first['id']}, {first['label']}: rather {first['likely']}? “{first['text']}”" in told
+
+
 def test_rows_of_one_label_have_no_curve(make_run):
     found = check(make_run(lambda own: "label-1"))
     assert found["learning_curve"] == {"measured": False, "why": "all rows have the same label"}
     assert found["verdict"] == "too little"
+    assert found["label_noise"] is None
