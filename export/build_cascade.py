@@ -1,11 +1,13 @@
-"""Build a cascade from the bundles of a task's students: measure the stages, find the cut-offs, describe the whole.
+"""Build a cascade from the bundles of a task's students: ask the stages, find the cut-offs, describe the whole.
+
+The time of a stage is that of its manifest, measured when it was exported, as in the report beside it.
 
 `cut_offs` has the statistics, `export.bundle.cascade` the format and the running.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +34,7 @@ from export.cut_offs import (
     rows_needed,
 )
 from export.gates import Gate
-from export.graph.variants import measure
 from export.model_card import card
-from export.selection import evenly_spaced
 
 JOINED = "+"
 """What joins the names of stages to that of a cascade. No student has it in its name."""
@@ -47,8 +47,6 @@ WORTH = 0.7
 """A cascade is worth building by itself if it takes at most this share of its last stage's time per text. It holds the
 graphs of all its stages in memory, and a text that is passed on waits longer: a saving below 30 % does not pay."""
 
-_TIMED_TEXTS = 50
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -56,7 +54,6 @@ class Measured:
 
     stages: tuple[Bundle, ...]
     cut_offs: CutOffs
-    milliseconds: tuple[float, ...]
 
     @property
     def name(self) -> str:
@@ -92,7 +89,7 @@ def stages_for(last: Bundle, others: Sequence[Bundle]) -> list[Bundle]:
 def measure_stages(
     stages: Sequence[Bundle], baseline: Baseline, *, margin: float | None = None, level: float = LEVEL
 ) -> Measured:
-    """Find the cut-offs of a cascade on the validation texts of `baseline`, and measure the times of its stages.
+    """Find the cut-offs of a cascade on the validation texts of `baseline`.
 
     `margin` is by how much its agreement with the teacher may be below that of the last stage; by default the smallest
     of `MARGINS` that so many rows can certify. Raises NotCertifiedError when the rows are too few, and DistillError for
@@ -109,17 +106,14 @@ def measure_stages(
             "Add validation rows, or give cascade.margin"
         )
     classifiers = [Classifier.load(bundle) for bundle in stages]
-    timed = evenly_spaced(validation.texts, _TIMED_TEXTS)
-    spent = measure({str(place): each for place, each in enumerate(classifiers)}, timed)
-    milliseconds = tuple(spent[str(place)] for place in range(len(stages)))
     answers = []
-    for bundle, classifier, cost in zip(stages, classifiers, milliseconds, strict=True):
+    for bundle, classifier in zip(stages, classifiers, strict=True):
         name = f"asking {bundle.manifest.name}"
         given = [classifier.classify(text) for text in track(validation.texts, name, len(validation))]
         labels, scores = [answer.best for answer in given], [answer.score for answer in given]
-        answers.append(StageAnswers(np.array(labels), np.array(scores), cost))
+        answers.append(StageAnswers(np.array(labels), np.array(scores), _milliseconds(bundle)))
     found = find_cut_offs(answers, baseline.teacher.argmax(axis=1), margin=margin, level=level)
-    return Measured(tuple(stages), found, milliseconds)
+    return Measured(tuple(stages), found)
 
 
 def find_cascade(
@@ -179,7 +173,7 @@ def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decisio
         gates={gate.name: asdict(gate)},
         measured={
             "milliseconds": found.cost,
-            "milliseconds_by_variant": _by_name(stages, measured.milliseconds),
+            "milliseconds_by_variant": _times(stages),
             "rows": 1,
             "reason": measured.summary,
             "validation_rows": len(validation),
@@ -224,11 +218,9 @@ def _require_stages(stages: Sequence[Bundle]) -> None:
             raise DistillError(f"{bundle.path}: has other labels than {stages[-1].path}; take students of one task")
 
 
-def _by_name(stages: Sequence[Bundle], values: Sequence[float]) -> Mapping[str, float]:
-    return {
-        f"{place}-{bundle.manifest.name}": value
-        for place, (bundle, value) in enumerate(zip(stages, values, strict=True))
-    }
+def _times(stages: Sequence[Bundle]) -> dict[str, float]:
+    """Return the milliseconds per text of each stage, by its name in answers and metrics."""
+    return {f"{place}-{bundle.manifest.name}": _milliseconds(bundle) for place, bundle in enumerate(stages)}
 
 
 def _milliseconds(bundle: Bundle) -> float:

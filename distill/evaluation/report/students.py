@@ -116,7 +116,7 @@ def _frontier(gap: dict[str, Any]) -> Figure:
             axes.axvline(gap["budget"]["latency_ms"], color=QUIET, linestyle="--", linewidth=1, label="latency budget")
         axes.set(xlabel="ms per text, one thread", ylabel="agreement with the teacher, %")
         log_times(axes)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # above: points may be anywhere inside
 
     return Figure(
         "frontier", "agreement of students and cascades against their time per text; the line is the Pareto front", plot
