@@ -19,7 +19,7 @@ from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.sections import Section, Source
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
-from distill.students.config import EncoderStudent, StudentConfig
+from distill.students.config import NgramsStudent, StaticStudent, StudentConfig
 from distill.teachers.local import Fit, LocalConfig
 
 TEACHER = "teacher"
@@ -131,7 +131,7 @@ class Task(Section):
         """The names of the students to train in other ways too."""
         if self.comparisons is None:
             return ()
-        cheap = (name for name, student in self.students.items() if not isinstance(student, EncoderStudent))
+        cheap = (name for name, student in self.students.items() if isinstance(student, (StaticStudent, NgramsStudent)))
         return tuple(cheap) if self.comparisons.students is None else self.comparisons.students
 
     @property

@@ -38,6 +38,21 @@ class EncoderStudent(Section):
     loss: Loss = Loss()
 
 
+class DecoderStudent(Section):
+    """A language model's last state under a linear head, trained by LoRA.
+
+    Its adapters have this `rank`, and are scaled by alpha / rank.
+    """
+
+    family: Literal["decoder"]
+    model: str
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    max_tokens: int = Field(default=256, ge=8)
+    optimisation: Optimisation = Optimisation(epochs=4)
+    loss: Loss = Loss()
+
+
 class NgramsStudent(Section):
     """Hashed n-grams of 1 to `longest` tokens, `width` numbers for each of `buckets` hashes, and a linear head.
 
@@ -65,4 +80,11 @@ class StaticStudent(Section):
     loss: Loss = Loss()
 
 
-StudentConfig = EncoderStudent | StaticStudent | NgramsStudent
+StudentConfig = EncoderStudent | StaticStudent | NgramsStudent | DecoderStudent
+
+
+def trains_embeddings(config: StudentConfig) -> bool:
+    """Whether the token embeddings of a student are trained; LoRA leaves them as they are."""
+    if isinstance(config, EncoderStudent):
+        return config.train_embeddings
+    return not isinstance(config, DecoderStudent)

@@ -31,6 +31,7 @@ _TOLERANCE = 1e-4
 
 FAMILIES = {
     "encoder": "distill.students.encoder:Encoder",
+    "decoder": "distill.students.decoder:Decoder",
     "ngrams": "distill.students.ngrams:Ngrams",
     "static": "distill.students.static:Static",
     "sequence-classifier": "distill.students.sequence_classifier:SequenceClassifier",

@@ -11,7 +11,7 @@ import numpy as np
 from distill.data.splits import Train, Validation, gold_classes
 from distill.evaluation.calibration import calibrate_temperature, one_hot
 from distill.labelling.soft_labels import SoftLabels
-from distill.students.config import EncoderStudent, StudentConfig
+from distill.students.config import StudentConfig, trains_embeddings
 from distill.students.student import load_student, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.distil import DistilledStudent, distil
@@ -74,7 +74,7 @@ def train_on_people(
     targets = np.column_stack([said, one_hot(gold_classes(learn, soft.labels), len(soft.labels))])
     true = gold_classes(choose, soft.labels)
     module = student.network.module
-    frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
+    frozen = not trains_embeddings(config)
     tokens, held_tokens = student.encode(learn.texts), student.encode(choose.texts)
     with compact_tables(module, tokens, held_tokens, frozen=frozen) as (rows, held):
         history = train(

@@ -14,7 +14,7 @@ from distill.errors import DistillError
 from distill.evaluation.calibration import calibrate_temperature
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import status
-from distill.students.config import EncoderStudent, NgramsStudent, StudentConfig
+from distill.students.config import DecoderStudent, EncoderStudent, NgramsStudent, StudentConfig, trains_embeddings
 from distill.students.student import Student, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.loop import train
@@ -60,7 +60,7 @@ def distil(
     targets = np.column_stack([soft.probabilities[soft.rows_of(learn.ids)], weight])
     wanted = soft.probabilities[soft.rows_of(choose.ids)]
     module = student.network.module
-    frozen = isinstance(config, EncoderStudent) and not config.train_embeddings
+    frozen = not trains_embeddings(config)
     with compact_tables(module, tokens, held_tokens, frozen=frozen) as (rows, held):
         history = train(
             module,
@@ -95,6 +95,10 @@ def build_student(config: StudentConfig, labels: tuple[str, ...], learn: Train) 
         from distill.students.encoder import build as build_encoder
 
         return build_encoder(config, labels)
+    if isinstance(config, DecoderStudent):
+        from distill.students.decoder import build as build_decoder
+
+        return build_decoder(config, labels)
     if isinstance(config, NgramsStudent):
         from distill.students.ngrams import build as build_ngrams
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from distill.errors import DistillError
-from distill.students.config import EncoderStudent, NgramsStudent
+from distill.students.config import DecoderStudent, EncoderStudent, NgramsStudent
+from distill.students.decoder import require_peft
 from distill.students.encoder import load_without_weights, pretrained_tokenizer, require_length
 from distill.students.layers import select_layers
 from distill.students.pretrained import locate
@@ -26,6 +27,8 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
         model = teacher.model if student.model == TEACHER and teacher is not None else student.model
         if isinstance(student, EncoderStudent):
             _require(f"students.{name}", model, student.max_tokens, student.layers, elsewhere=elsewhere)
+        elif isinstance(student, DecoderStudent):
+            _require_decoder(f"students.{name}", model, student.max_tokens, elsewhere=elsewhere)
         elif isinstance(student, NgramsStudent):
             _require_tokenizer(f"students.{name}", model, elsewhere=elsewhere)
         else:
@@ -50,6 +53,13 @@ def _require(
     if layers is not None:
         with _naming(f"{key}.layers"):
             select_layers(start.encoder, layers)
+
+
+def _require_decoder(key: str, model: str, max_tokens: int, *, elsewhere: bool) -> None:
+    if not elsewhere:
+        with _naming(key):
+            require_peft()
+    _require(key, model, max_tokens, elsewhere=elsewhere)
 
 
 def _require_tokenizer(key: str, model: str, *, elsewhere: bool) -> None:
