@@ -178,7 +178,7 @@ def test_a_student_of_other_labels_than_its_head_is_refused(make, tmp_path):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(DistillError, match="unknown family 'tree'; expected one of encoder, ngrams, static"):
+    with pytest.raises(DistillError, match="unknown family 'tree'; expected one of encoder, decoder, ngrams, static"):
         network_class("tree")
 
 
