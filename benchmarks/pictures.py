@@ -4,8 +4,8 @@
     python benchmarks/pictures.py runs/demo [--output docs/images]
 
 Chromium and its driver are needed (Debian: `apt-get install chromium-driver`). The days are those of `day.py`, so what
-the pictures show was measured. Writes console.png, console-leave.png and report.png, each WIDTH pixels wide and reduced
-to 256 colours.
+the pictures show was measured. Writes console.png, console-leave.png, report.png and
+report-confusion.png, each WIDTH pixels wide and reduced to 256 colours.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import argparse
 import asyncio
 import io
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from day import day
-from markdown_it import MarkdownIt
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -29,13 +27,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 WIDTH = 1280
 CONSOLE_HEIGHT = 1130  # CSS pixels: the verdict, the gap over time, and the causes
 FOREIGN = 0.8
-REPORT_HEIGHT = 845  # CSS pixels: the summary and both figures
+REPORT_WIDTH, REPORT_HEIGHT = 1040, 900  # CSS pixels: the verdict and the table
+FIGURE_WIDTH = 700
+FIGURE_ALONE = "document.body.replaceChildren(document.querySelector('figure.large'))"
 PATIENCE_SECONDS = 30.0
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 1.5rem auto; }
-table { border-collapse: collapse; } th, td { border: 1px solid #ccc; padding: .2rem .7rem; text-align: left; }
-img { width: 49%; vertical-align: top; } p:has(img) { display: inline; }
-"""
 
 
 def main() -> None:
@@ -48,8 +43,10 @@ def main() -> None:
     with browser() as driver:
         for name, foreign in (("console", 0.0), ("console-leave", FOREIGN)):
             asyncio.run(console(driver, given.run, foreign, given.output / f"{name}.png"))
-        report(driver, given.run / "report")
-        save(driver, given.output / "report.png", width=920, height=REPORT_HEIGHT)
+        driver.get((given.run / "report" / "report.html").resolve().as_uri())
+        save(driver, given.output / "report.png", width=REPORT_WIDTH, height=REPORT_HEIGHT)
+        driver.execute_script(FIGURE_ALONE)
+        save(driver, given.output / "report-confusion.png", width=FIGURE_WIDTH)
 
 
 @contextmanager
@@ -79,16 +76,6 @@ async def console(driver: webdriver.Chrome, run: Path, foreign: float, path: Pat
 
     async with day(run / "bundle", run / "bundles" / "teacher", foreign) as url:
         await asyncio.to_thread(take, url)
-
-
-def report(driver: webdriver.Chrome, folder: Path) -> None:
-    """Open `report.md` of the folder as a page."""
-    body = MarkdownIt().enable("table").render((folder / "report.md").read_text(encoding="utf-8"))
-    base = f'<base href="{folder.resolve().as_uri()}/">'
-    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:
-        page.write(f"<!doctype html><meta charset=utf-8>{base}<style>{STYLE}</style>{body}")
-        page.flush()
-        driver.get(Path(page.name).as_uri())
 
 
 def save(driver: webdriver.Chrome, path: Path, *, width: int, height: int | None = None) -> None:

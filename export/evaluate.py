@@ -90,7 +90,7 @@ def entry(bundle: Bundle, answered: Sequence[Prediction], judge: Judge, prices: 
     return {
         "gap": compare(judge.teacher, given, judge.labels, judge.gold).as_dict(),
         "calibration": {
-            "temperature": manifest.temperature,
+            "temperature": None if manifest.stages else manifest.temperature,
             "agreement": asdict(before_after(uncalibrated, given, judge.teacher.argmax(1))),
             "gold": None if judge.gold is None else asdict(before_after(uncalibrated, given, judge.gold)),
         },

@@ -42,6 +42,6 @@ def count(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.0f}"
 
 
-def optional(value: float | None, form: str) -> str:
-    """Format a number that may not be known."""
-    return "not known" if value is None else format(value, form)
+def optional(value: float | None, form: str, absent: str = "–") -> str:
+    """Format a number; `absent` where there is none."""
+    return absent if value is None else format(value, form)

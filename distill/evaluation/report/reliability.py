@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.evaluation.report.document import Figure, Figures, Paragraph, Section, Table
 from distill.evaluation.report.figures import INK, QUIET, series
-from distill.evaluation.report.formats import number
+from distill.evaluation.report.formats import number, optional
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def _table(gap: dict[str, Any]) -> Table:
     students = gap["students"]
     header = ["calibration error", "temperature", "against the teacher, before", "after"]
     rows = [
-        [name, f"{own['temperature']:.3f}", *_errors(own["agreement"])]
+        [name, optional(own["temperature"], ".3f"), *_errors(own["agreement"])]
         for name, own in ((name, student["calibration"]) for name, student in students.items())
     ]
     teacher = gap["teacher"]["reliability"]
@@ -75,6 +75,6 @@ def _figure(name: str, what: str, lines: Sequence[Line]) -> Figure:
             areas = [6 + 90 * count / most for count in rows]
             axes.scatter(means, shares, areas, color=line.colour, alpha=0.75, linewidths=0)
         axes.set(xlabel="confidence", ylabel=what, xlim=(0, 1.02), ylim=(-0.02, 1.02))
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
     return Figure(name, f"{what} by confidence: {', '.join(line.name for line in lines)}", plot)

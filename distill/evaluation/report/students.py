@@ -40,10 +40,14 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["Jensen-Shannon, nats", "", *(number(own["js"]) for own in gaps)],
         ["calibration error", "", *map(number, errors)],
         *_decision_rows([student.get("decision") for student in students.values()]),
-        ["ms per text", optional(teacher["milliseconds"], ".2f"), *(f"{own['milliseconds']:.2f}" for own in measured)],
+        [
+            "ms per text",
+            optional(teacher["milliseconds"], ".2f", "not known"),
+            *(f"{own['milliseconds']:.2f}" for own in measured),
+        ],
         [
             "$ per 1,000 texts",
-            optional(teacher["usd_per_1000"], ".6f"),
+            optional(teacher["usd_per_1000"], ".6f", "not known"),
             *(f"{student['usd_per_1000']:.6f}" for student in students.values()),
         ],
         ["graph", "", *(student["variant"] for student in students.values())],

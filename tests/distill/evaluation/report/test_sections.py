@@ -1,0 +1,138 @@
+"""Sections say what `gap.json` says, and are left out where it says nothing."""
+
+import re
+
+import pytest
+
+from distill.evaluation.report import comparisons, confusion, costs, disagreements
+from distill.evaluation.report.document import Bullets, Paragraph, Quotes, Table
+from distill.evaluation.report.formats import count, dollars, percent
+from distill.evaluation.report.overview import verdict
+from distill.evaluation.report.write import sections
+from tests.support.gap_report import LABELS, gap_report
+
+
+@pytest.fixture
+def gap():
+    return gap_report()
+
+
+def titles(gap):
+    return [section.title for section in sections(gap)]
+
+
+def table(section):
+    (found,) = (block for block in section.blocks if isinstance(block, Table))
+    return found
+
+
+def test_what_has_no_data_is_left_out(gap):
+    assert {"Costs", "Confusion", "Most surprising disagreements"} <= set(titles(gap))
+    assert "What distillation is worth" not in titles(gap)
+    own = gap["students"]["small"]
+    for student in gap["students"].values():
+        student["costs"]["teacher_usd_per_1000"] = None
+    own["disagreements"] = []
+    own["gap"]["confusion"] = [[0, 0, 30], [1, 1, 20]]
+    assert {"Costs", "Confusion", "Most surprising disagreements"}.isdisjoint(titles(gap))
+
+
+def test_the_verdict_is_a_sentence_of_the_chosen_student(gap):
+    own = gap["students"]["small"]
+    said = verdict(gap)
+    assert f"keeps {100 * own['gap']['retention']['value']:.1f} % of the teacher's accuracy" in said
+    assert f"{100 * own['gap']['agreement']['value']:.1f} % of 50 held-out texts" in said
+    assert said.endswith(f", at 1/{0.5 / own['usd_per_1000']:,.0f} of the cost.")
+    assert "fast" not in said  # the teacher's time is not known
+    gap["teacher"] |= {"milliseconds": 500.0, "usd_per_1000": None}
+    assert verdict(gap).endswith(f", {500 / 1.25:.0f} times as fast.")
+
+
+def test_the_most_frequent_confusions_come_first(gap):
+    own = gap["students"]["small"]["gap"]
+    rows = table(confusion.section(gap)).rows
+    counts = [int(row[2]) for row in rows]
+    assert counts == sorted(counts, reverse=True)
+    chosen = {row["label"]: row["teacher"] for row in own["classes"]}
+    for teacher, student, texts, share in rows:
+        place = [LABELS.index(teacher), LABELS.index(student)]
+        assert [*place, int(texts)] in own["confusion"]
+        assert share == f"{100 * int(texts) / chosen[teacher]:.1f} %"
+    assert sum(counts) == own["rows"] - round(own["rows"] * own["agreement"]["value"])
+
+
+def test_of_very_many_labels_the_matrix_has_those_that_are_confused():
+    labels = tuple(f"label {at}" for at in range(150))
+    gap = gap_report(labels, rows=300)
+    drawn = [block for block in confusion.section(gap).blocks if isinstance(block, Paragraph)][-1]
+    assert "for the 100 labels that are confused most" in drawn.text
+
+
+def test_each_disagreement_has_both_sides(gap):
+    (quotes,) = (block for block in disagreements.section(gap).blocks if isinstance(block, Quotes))
+    found = gap["students"]["small"]["disagreements"]
+    assert [text for text, _ in quotes.items] == [one["text"] for one in found]
+    for (_, sides), one in zip(quotes.items, found, strict=True):
+        assert re.fullmatch(
+            rf"teacher: {one['teacher']} \(\d+ %\) · small: {one['student']} \(\d+ %; \d+ % for the teacher's\) · "
+            rf"gold: {one['gold']}",
+            sides,
+        )
+
+
+def test_the_break_even_volume_is_only_for_a_teacher_that_is_paid_by_the_text(gap):
+    rows = {row[0]: row[1:] for row in table(costs.section(gap)).rows}
+    assert rows["break-even volume"] == [f"{count(0.36 * 730 / 0.5 * 1000)} texts a month"] * 2
+    assert rows["labels are paid back after"][0] == f"{count(20 / (0.5 - 0.000125) * 1000)} texts"
+    for student in gap["students"].values():
+        student["costs"]["break_even_texts_per_month"] = None
+    section = costs.section(gap)
+    assert "break-even volume" not in {row[0] for row in table(section).rows}
+    assert not any("break-even" in block.text for block in section.blocks if isinstance(block, Paragraph))
+
+
+def interval(value):
+    return {"value": value, "lower": value - 0.01, "upper": value + 0.01}
+
+
+@pytest.mark.parametrize("has_gold", [True, False])
+def test_students_trained_in_other_ways_are_compared_with_the_distilled_one(gap, has_gold):
+    gold = interval(0.8) if has_gold else None
+    way = {"agreement": interval(0.9), "accuracy": gold, "macro_f1": gold}
+    lost = {"agreement_lost": interval(0.02), "accuracy_lost": interval(-0.03) if has_gold else None}
+    none = {"agreement_lost": interval(0.0), "accuracy_lost": interval(0.0) if has_gold else None}
+    gap["comparisons"] = {"small": {"hard": way | lost, "soft": way | none}}
+    found = table(comparisons.section(gap))
+    assert [row[0] for row in found.rows] == ["hard labels of the teacher", "soft labels"]
+    hard, soft = found.rows
+    assert hard[1:3] == [percent(interval(0.9)), "+2.0 [+1.0, +3.0]"]
+    assert soft[2] == ""
+    assert hard[3:] == (["80.0 % [79.0, 81.0]", "-3.0 [-4.0, -2.0]", "80.0 % [79.0, 81.0]"] if has_gold else [])
+    assert {len(row) for row in found.rows} == {len(found.header)}
+
+
+def test_every_finding_about_the_data_is_listed(gap):
+    (listed,) = (block for block in sections(gap)[-1].blocks if isinstance(block, Bullets))
+    assert listed.items == ["train.csv: read with the delimiter ';'", "warning: train: 800 rows"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "$0.00"),
+        (1234.5, "$1,234.50"),
+        (0.05, "$0.05"),
+        (0.5, "$0.50"),
+        (0.0000186, "$0.0000186"),
+        (0.125, "$0.125"),
+    ],
+)
+def test_dollars_have_three_digits_or_cents(value, shown):
+    assert dollars(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.4, "0"), (12_345, "12,300"), (1_964_000_000, "1.96 billion"), (4.2e12, "4.2 trillion")]
+)
+def test_counts_have_three_digits(value, shown):
+    assert count(value) == shown
