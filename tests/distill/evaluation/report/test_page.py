@@ -40,9 +40,9 @@ def test_the_page_fits_and_can_be_read(browser, page, width, scheme):
     assert browser.run("return document.documentElement.scrollWidth") <= width
     for selector, contrast in zip(TEXTS, browser.run(CONTRASTS, TEXTS), strict=True):
         assert contrast >= 4.5, selector
-    assert browser.run("return getComputedStyle(document.body).backgroundColor") == (
-        "rgb(246, 247, 249)" if scheme == "light" else "rgb(16, 19, 23)"
-    )
+    colours = "return ['body', 'section'].map(one => getComputedStyle(document.querySelector(one)).backgroundColor)"
+    expected = {"light": ["rgb(246, 247, 249)", "rgb(255, 255, 255)"], "dark": ["rgb(16, 19, 23)", "rgb(25, 29, 35)"]}
+    assert browser.run(colours) == expected[scheme]
     assert browser.errors() == []
 
 
