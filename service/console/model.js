@@ -8,7 +8,7 @@ export const showModel = onChange((model, other, teacher) => {
   show("served", `${model.name} `, code(model.version));
   show("model", facts([
     ["Bundle", `${model.name} `, code(model.version)],
-    ["Family", `${model.family}, ${model.variant}`],
+    ["Family", model.family === model.variant ? model.family : `${model.family}, ${model.variant}`],
     ["Reads", `${model.max_tokens} tokens`],
     ...stages(model),
     ["Learned from", `${model.teacher?.name ?? "unknown"} `, code(model.teacher?.version)],

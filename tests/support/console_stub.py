@@ -27,6 +27,9 @@ class ConsoleStub:
         self.process: dict[str, bool] | None = None
         """What `GET /model` says of its process; an earlier version's says nothing."""
 
+        self.model: dict[str, Any] = {}
+        """Keys of the body of `/model` with other values."""
+
         self.asked: list[str] = []
         """Each path with its query, in order."""
 
@@ -74,7 +77,7 @@ class ConsoleStub:
             }
         process = {} if self.process is None else {"process": self.process}
         chosen = {"variants": variants, "version": variants[asked or "stable"]["version"]}
-        return gap_bodies.model_body() | chosen | process
+        return gap_bodies.model_body() | chosen | process | self.model
 
 
 def refusal(status: int, message: str) -> httpx.Response:

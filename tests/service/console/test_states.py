@@ -335,3 +335,22 @@ return arguments[0].map(selector => {
 });
 """
 """The contrast of the text of each selector with what is behind it (WCAG 2, section 1.4.3: at least 4.5)."""
+
+
+async def test_a_cascade_shows_which_share_of_the_texts_each_stage_answered(browser):
+    def use(url):
+        browser.open(url)
+        browser.reads("#model", "Stage 0-static", "no text yet", "from a score of 0.830", "Stage 1-encoder")
+        stub.model["answers_by_stage"] = {"0-static": 800, "1-encoder": 200}
+        choose(browser, "6h")
+        browser.reads("#model", "80.0 % of 1,000 texts", "20.0 % of 1,000 texts", "what reaches it")
+
+    stub = ConsoleStub()
+    stages = [("stages/0-static", 0.83), ("stages/1-encoder", None)]
+    stub.model = {
+        "family": "cascade",
+        "variant": "cascade",
+        "stages": [{"folder": folder, "version": "1", "cut_off": cut_off} for folder, cut_off in stages],
+        "answers_by_stage": {"0-static": 0, "1-encoder": 0},
+    }
+    await look(stub, use)
