@@ -98,8 +98,10 @@ def _load(path: Path, overrides: Overrides, device: Device, before: Collection[L
     read_anchors(bundle)
     known = [stage for loaded in before for stage in loaded.stages]
     stages: list[LoadedStage] = []
-    for own in [*map(bundle.stage, bundle.manifest.stages)] or [bundle]:
-        stages.append(_load_stage(own, overrides, device, [*known, *stages]))
+    # The last first, since it costs most: the others share its threads.
+    for own in reversed([*map(bundle.stage, bundle.manifest.stages)] or [bundle]):
+        shared = replace(overrides, threads=stages[0].tuning.threads) if stages else overrides
+        stages.insert(0, _load_stage(own, shared, device, [*known, *stages]))
     answering: Answering = stages[0].classifier
     if bundle.manifest.stages:
         answering = Cascade.of(bundle.manifest, [stage.classifier for stage in stages])

@@ -216,6 +216,17 @@ def test_the_cheapest_stage_runs_unless_a_later_one_is_due(clock, since, options
     assert (None if found is None else found.place) == chosen
 
 
+def test_a_text_waits_for_a_stage_since_it_was_passed_on_in_the_order_of_its_request():
+    last = stage(1, last=True, cost=Known(run=1.0))
+    requests = [Submission(["text"], lambda _: None, 0.0, submitted) for submitted in (1.0, 2.0, 3.0)]
+    first, second, third = (Item(request, 0, 4, request.submitted) for request in requests)
+    last.receive([second], 9.0)
+    last.receive([first, third], 9.5)
+    assert [*last.queue.items] == [first, second, third]
+    assert last.queue.tokens == 12
+    assert [last.due(now) for now in (10.4, 10.6)] == [False, True]
+
+
 async def test_under_steady_load_no_text_waits_longer_than_the_run_of_its_stage(cascade, clock):
     """The first stage always has work: each of its runs brings another request."""
     waited, bench_of = [], {}

@@ -14,6 +14,7 @@ from export.fit_drift import fit_drift
 from service.errors import StartupError
 from service.inference.autotune import Overrides
 from service.inference.load import load
+from tests.support.tiny_bundle import build_cascade, rewritten
 
 
 def test_a_good_bundle_is_loaded(tiny_bundle):
@@ -154,3 +155,18 @@ def test_a_graph_that_fails_on_the_longest_text_is_refused(tiny_bundle, monkeypa
     )
     with pytest.raises(StartupError, match=message):
         load(tiny_bundle.path)
+
+
+def test_the_stages_of_a_cascade_share_a_tokenizer(tiny_bundle, tiny_teacher, tmp_path):
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, tiny_teacher], [0.8])
+    first, last = load(cascade.path, Overrides(workers=1, batch_tokens=64)).stages
+    assert [one.bundle.manifest.name for one in (first, last)] == ["tiny", "tiny-teacher"]
+    assert first.classifier.tokenizer is last.classifier.tokenizer
+
+
+def test_the_earlier_stages_of_a_cascade_run_on_as_many_threads_as_the_last(tiny_bundle, tiny_teacher, tmp_path):
+    shorter = rewritten(tiny_bundle, tmp_path / "shorter", max_tokens=16)
+    cascade = build_cascade(tmp_path / "cascade", [shorter, tiny_teacher], [0.8])
+    known = load(tiny_teacher.path, Overrides(workers=1, threads=2, batch_tokens=64))
+    first, last = load(cascade.path, before=[known]).stages
+    assert [one.tuning.threads for one in (first, last)] == [2, 2]
