@@ -5,6 +5,7 @@ A linear layer on word n-grams, trained with logistic loss. It is not served; `d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,15 @@ Floats = npt.NDArray[np.float32]
 _MOST_FEATURES = 2**16
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, kana and Han, which are written without spaces
 _WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"
+_PATTERN = re.compile(_WORD)
 _STRENGTH = 1e-5  # of the regularisation
 _EPOCHS = (5, 20)  # the fewest and the most
 _STEPS = 20_000  # a small set is passed over until the probe has taken so many
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, in lower case; a sign of a script without spaces is a word."""
+    return _PATTERN.findall(text.lower())
 
 
 def features(texts: Sequence[str]) -> csr_matrix:
@@ -33,7 +40,9 @@ def features(texts: Sequence[str]) -> csr_matrix:
     Raises ValueError if the texts have no word in common.
     """
     vectoriser = TfidfVectorizer(
-        token_pattern=_WORD,
+        tokenizer=words,
+        token_pattern=None,
+        lowercase=False,
         ngram_range=(1, 2),
         min_df=2,  # a word of one text tells nothing about others
         max_features=_MOST_FEATURES,

@@ -7,6 +7,7 @@ from typing import Any
 from distill.data.checks import ENOUGH_PER_LABEL
 from distill.data.spelling import plain
 from distill.evaluation.intervals import Interval
+from distill.evaluation.report.formats import percent
 from distill.sufficiency.verdict import Remedy, points, price
 
 _SHOWN = 3  # labels that look wrong
@@ -20,6 +21,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         "Enough data?",
         *_size(found),
         *_labels(found["labels"]),
+        *_diversity(found),
+        *_teacher(found["teacher"]),
         *_curve(found),
         *_noise(found),
         "",
@@ -45,6 +48,38 @@ def _labels(labels: dict[str, Any]) -> list[str]:
     ]
 
 
+def _diversity(found: dict[str, Any]) -> list[str]:
+    varied = found["diversity"]
+    if varied is None:
+        return []
+    return [
+        f"- diversity: {100 * varied['unknown']:.1f} % of the words of validation are not in train, "
+        f"{100 * varied['twins']:.1f} % of the texts have a near twin in train, and the labels are as even as "
+        f"{varied['labels']:.1f} equally frequent ones"
+    ]
+
+
+def _teacher(teacher: dict[str, Any]) -> list[str]:
+    if not (teacher["labelled"] or teacher["refused"] or teacher["invalid"]):
+        return ["- teacher: it has labelled no text yet"]
+    share = 100 * teacher["labelled"] / teacher["texts"]
+    told = (
+        f"- teacher: it has labelled {teacher['labelled']:,} of {teacher['texts']:,} texts ({share:.1f} %), refused "
+        f"{teacher['refused']:,}, and named no label for {teacher['invalid']:,}"
+    )
+    if teacher["covered"] is not None:
+        told += f"; {100 * teacher['covered']:.1f} % of its probability is on labels"
+    again = teacher["again"]
+    if again is None:
+        return [told]
+    if again["by_construction"]:
+        return [f"{told}; it always gives the same answer"]
+    return [
+        f"{told}; it agrees with itself on {percent(again['agreement'])} of {again['rows']:,} texts asked twice, so no "
+        f"student can be expected to agree with it on more than {percent(again['ceiling'])}"
+    ]
+
+
 def _curve(found: dict[str, Any]) -> list[str]:
     curve = found["learning_curve"]
     if not curve["measured"]:
@@ -56,7 +91,7 @@ def _curve(found: dict[str, Any]) -> list[str]:
     now, twice = (100 * curve[name]["value"] for name in ("now", "twice"))
     return [
         f"- learning curve ({what}, out of fold, of a linear student on word n-grams): {steps}",
-        f"- expected with all {found['labels']['rows']:,} of them: {now:.1f} %; with twice as many: {twice:.1f} %",
+        f"- expected with all {found['size']['train']:,} texts: {now:.1f} %; with twice as many: {twice:.1f} %",
     ]
 
 
@@ -79,5 +114,5 @@ def _verdict(found: dict[str, Any]) -> list[str]:
         gain = None if given["gain"] is None else Interval(**given["gain"])
         remedy = Remedy(given["action"], given["texts"], given["usd"], gain)
         bring = "" if gain is None else f"; expect {points(gain)}"
-        shown.append(f"  - {remedy.action}{bring}{price(remedy)}")
+        shown.append(f"  - {remedy.action}{bring}{price(remedy, found['teacher']['price'])}")
     return shown

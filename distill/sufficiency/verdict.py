@@ -89,11 +89,11 @@ def points(gain: Interval) -> str:
     return f"{middle:+.1f} ± {half:.1f} points"
 
 
-def price(remedy: Remedy) -> str:
-    """Format what the teacher's labels for a remedy cost; nothing for one that needs none."""
+def price(remedy: Remedy, unknown: str) -> str:
+    """Format what the teacher's labels for a remedy cost, `unknown` if that is not known; nothing if it needs none."""
     if not remedy.texts:
         return ""
-    return "; price not known" if remedy.usd is None else f"; the teacher's labels cost {dollars(remedy.usd)}"
+    return f"; {unknown}" if remedy.usd is None else f"; the teacher's labels cost {dollars(remedy.usd)}"
 
 
 def _by_the_curve(gain: Interval) -> tuple[Verdict, str]:

@@ -68,7 +68,7 @@ def recorded(path):
 
 def test_gold_labels_give_a_curve_and_a_verdict_that_the_report_tells(make_run):
     found = check(make_run(usd_per_1000=2.0))
-    assert found["usd_per_1000"] == 2.0
+    assert found["teacher"]["usd_per_1000"] == 2.0
     assert found["labels"]["of"] == "gold"
     assert found["labels"]["rows"] == found["size"]["train"] == sum(found["labels"]["per_label"].values())
     curve = found["learning_curve"]

@@ -35,9 +35,9 @@ def test_the_remedy_says_how_many_texts_at_what_price_bring_how_much():
     (remedy,) = judge(9468, WELL, SOME, 0.5).remedies
     assert remedy.action == "add about 9,500 more texts from the same source; they need no gold label"
     assert (remedy.texts, remedy.usd, remedy.gain) == (9468, pytest.approx(4.734), SOME)
-    assert price(remedy) == "; the teacher's labels cost $4.73"
+    assert price(remedy, "not known") == "; the teacher's labels cost $4.73"
     (unpriced,) = judge(9468, WELL, SOME, None).remedies
-    assert price(unpriced) == "; price not known"
+    assert price(unpriced, "not known") == "; not known"
 
 
 def test_without_a_curve_the_remedy_is_to_reach_the_rule():
@@ -65,4 +65,4 @@ def test_labels_that_look_wrong_are_worth_a_look_from_three_in_a_hundred():
     assert judge(20_000, WELL, FLAT, 1.0, 600, 20_000).remedies == ()
     (remedy,) = judge(20_000, WELL, FLAT, 1.0, 601, 20_000).remedies
     assert "601 labels that look wrong" in remedy.action
-    assert price(remedy) == ""  # a person does that
+    assert price(remedy, "not known") == ""  # a person does that
