@@ -105,7 +105,7 @@ class Cascade(Section):
 
 
 class Comparisons(Section):
-    """The students to train in other ways too, for comparison; by default all but encoders."""
+    """The students to train in other ways too, for comparison; by default the `static` and `ngrams` ones."""
 
     students: tuple[str, ...] | None = Field(default=None, min_length=1)
 
@@ -175,7 +175,7 @@ class Task(Section):
             known = ", ".join(self.students)
             raise ValueError(f"comparisons.students: there is no student {unknown[0]!r}, but {known}; name one of them")
         if self.comparisons is not None and not self.compared:
-            raise ValueError("comparisons: all students are encoders, so name those to compare in comparisons.students")
+            raise ValueError("comparisons: no student is `static` or `ngrams`; name those to compare in comparisons.students")
         return self
 
     @model_validator(mode="after")

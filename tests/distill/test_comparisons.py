@@ -102,7 +102,7 @@ def test_a_task_that_compares_nothing_trains_nothing(run):
     ("comparisons", "family", "message"),
     [
         ({"students": ["big"]}, "static", r"comparisons\.students: there is no student 'big', but small"),
-        ({}, "encoder", "comparisons: all students are encoders"),
+        ({}, "encoder", "comparisons: no student is `static`"),
         ({"students": []}, "static", r"comparisons\.students"),
     ],
 )
