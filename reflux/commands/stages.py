@@ -35,7 +35,7 @@ def check(
     ] = None,
 ) -> None:
     """Check the data, and say whether it is enough. Exit code: 0 enough or more would help, 3 too little, 1 error."""
-    from distill.evaluation.report.data import data_lines, label_lines
+    from distill.evaluation.report.sections.data import data_lines, label_lines
     from distill.stages import write_atomic
     from distill.sufficiency import report
     from distill.sufficiency.check import check as check_data
@@ -253,7 +253,7 @@ def _export_run(task: Path, output: Path | None) -> ExportRun:
 
 
 def _print_gap(gap: dict[str, Any], folder: Path) -> None:
-    from distill.evaluation.report.students import summary
+    from distill.evaluation.report.sections.students import summary
 
     header, rows = summary(gap)
     table = Table(*header, title=f"Distillation gap of {gap['task']}, 95 % intervals")

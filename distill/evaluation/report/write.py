@@ -1,7 +1,7 @@
 """Write the report of a run from its `gap.json`. It computes nothing that is not there.
 
-To add a section, write a function that takes the content of `gap.json` and returns a `Section`, or None where the data
-for it is missing, and put it into `SECTIONS`.
+To add a section, write a module in `sections` with a function that takes the content of `gap.json` and returns a
+`Section`, or None where the data for it is missing, and put the function into `SECTIONS`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill.evaluation.report import (
+from distill.evaluation.report import figures, html, markdown
+from distill.evaluation.report.document import Figures, Section
+from distill.evaluation.report.sections import (
     cascade,
     classes,
     comparisons,
@@ -18,15 +20,11 @@ from distill.evaluation.report import (
     costs,
     data,
     disagreements,
-    figures,
-    html,
-    markdown,
     overview,
     reliability,
     students,
     teacher,
 )
-from distill.evaluation.report.document import Figures, Section
 from distill.stages import write_atomic
 
 SECTIONS: tuple[Callable[[dict[str, Any]], Section | None], ...] = (

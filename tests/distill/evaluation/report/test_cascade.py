@@ -2,9 +2,9 @@
 
 import pytest
 
-from distill.evaluation.report.cascade import section
 from distill.evaluation.report.document import Bullets, Paragraph, Table
-from distill.evaluation.report.students import pareto_front
+from distill.evaluation.report.sections.cascade import section
+from distill.evaluation.report.sections.students import pareto_front
 
 
 def interval(value):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from distill.evaluation.report.data import data_lines, label_lines
 from distill.evaluation.report.formats import number, percent
 from distill.evaluation.report.markdown import escape, render
-from distill.evaluation.report.students import summary
+from distill.evaluation.report.sections.data import data_lines, label_lines
+from distill.evaluation.report.sections.students import summary
 from distill.evaluation.report.write import sections, title, write_report
 from tests.support.gap_report import gap_report
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from distill.evaluation.report import comparisons, confusion, costs, disagreements
 from distill.evaluation.report.document import Bullets, Paragraph, Quotes, Table
 from distill.evaluation.report.formats import count, dollars, percent
-from distill.evaluation.report.overview import verdict
+from distill.evaluation.report.sections import comparisons, confusion, costs, disagreements
+from distill.evaluation.report.sections.overview import verdict
 from distill.evaluation.report.write import sections
 from tests.support.gap_report import LABELS, gap_report
 
