@@ -175,9 +175,7 @@ class Task(Section):
             known = ", ".join(self.students)
             raise ValueError(f"comparisons.students: there is no student {unknown[0]!r}, but {known}; name one of them")
         if self.comparisons is not None and not self.compared:
-            raise ValueError(
-                "comparisons: no student is `static` or `ngrams`; name those to compare in comparisons.students"
-            )
+            raise ValueError("comparisons: no student is `static` or `ngrams`; name some in comparisons.students")
         return self
 
     @model_validator(mode="after")
