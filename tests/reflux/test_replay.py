@@ -16,7 +16,7 @@ from service.shadow.shared.database import Database
 from service.shadow.shared.outbox import SharedOutbox
 from tests.support.shadow_log import fill
 from tests.support.sockets import dead_address
-from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, rewritten
+from tests.support.tiny_bundle import NEUTRAL, WORDS, build_bundle, build_cascade, rewritten
 
 WRONG = {"refund": "shipping", "charge": "shipping", "invoice": "account", "parcel": "billing", "crash": "billing"}
 TEXTS = 600
@@ -69,6 +69,13 @@ def test_a_candidate_is_judged_by_the_log(bundles, log, candidate, gate, code):
     assert done.exit_code == code, done.output
     assert done.stdout.startswith(f"{gate}: ")
     assert "answers 100.0 % of them as it did in production" in done.stdout
+
+
+def test_a_cascade_is_judged_by_the_answers_of_the_whole(bundles, log, tmp_path):
+    for cut_off, code in ((0.99, 0), (0.0, 3)):  # the better one answers everything, or the current one does
+        candidate = build_cascade(tmp_path / "cascade", [bundles["current"], bundles["better"]], [cut_off])
+        done = replay(candidate.path, "--current", bundles["current"].path, "--store", log, "--rows", "all")
+        assert done.exit_code == code, done.output
 
 
 def test_a_candidate_that_answers_alike_is_inconclusive_until_the_log_is_long_enough(bundles, log):
