@@ -1,7 +1,7 @@
 """Draw the pictures of the dashboards in docs/monitoring.md from a day that was measured.
 
     reflux demo                               # makes runs/demo
-    python benchmarks/dashboards.py runs/demo [--output docs/images]
+    python benchmarks/dashboards.py runs/demo [--bundle FOLDER] [--output docs/images]
 
 Prometheus and promtool are needed (Debian: `apt-get install prometheus`). The day is that of `day.py`: what the service
 says at `/metrics` every four minutes of it is written into a Prometheus with the time at which it was said, and the
@@ -67,11 +67,11 @@ class Scrapes:
                 yield f"{name}{{{','.join(filter(None, (labels, TARGET)))}}} {value} {now:.3f}\n"
 
 
-async def scrape(run: Path, path: Path) -> None:
-    """Write to `path` what was scraped in a day whose last hours have foreign texts."""
+async def scrape(bundle: Path, teacher: Path, path: Path) -> None:
+    """Write to `path` what was scraped in a day of `bundle` whose last hours have foreign texts."""
     with path.open("w") as file:
         scrapes = Scrapes(file)
-        async with day(run / "bundle", run / "bundles" / "teacher", FOREIGN, scrapes.look, REQUESTS) as url:
+        async with day(bundle, teacher, FOREIGN, scrapes.look, REQUESTS) as url:
             async with httpx.AsyncClient(base_url=url) as client:
                 await scrapes.look(client)
         file.write("# EOF\n")
@@ -116,12 +116,13 @@ def main() -> None:
     """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of the demo's run")
+    parser.add_argument("--bundle", type=Path, help="what is served (default RUN/bundle), such as a cascade")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         scrapes = Path(folder) / "scrapes.txt"
-        asyncio.run(scrape(given.run, scrapes))
+        asyncio.run(scrape(given.bundle or given.run / "bundle", given.run / "bundles" / "teacher", scrapes))
         now = time.time()
         with prometheus(Path(folder), scrapes) as client:
             source = Prometheus(client, now - 3600 * HOURS, now, WINDOW)
