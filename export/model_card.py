@@ -87,4 +87,7 @@ def _teacher(teacher: Mapping[str, Any]) -> list[str]:
         )
     elif calibration is not None:
         lines.append("- Its answers were calibrated on gold labels, by a scale and a bias per label")
-    return lines + [f"- Its terms were acknowledged: {terms['reference']}" for terms in teacher.get("terms", ())]
+    for terms in teacher.get("terms", ()):
+        permitted = f"; permission to train on its answers: {terms['permission']}" if "permission" in terms else ""
+        lines.append(f"- Its terms were acknowledged: {terms['reference']}{permitted}")
+    return lines

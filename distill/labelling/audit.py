@@ -26,7 +26,7 @@ from distill.labelling.soft_labels import SoftLabels
 from distill.sections import walk
 from distill.task import Calibration
 from distill.teachers import Teacher
-from distill.teachers.api.config import TermsOfUse
+from distill.teachers.api.terms import TermsOfUse
 from distill.teachers.base import CONSTANT_METHODS
 from distill.teachers.scaling import Scaling
 
@@ -141,7 +141,7 @@ async def label_and_audit(
 def terms_of(config: BaseModel) -> tuple[dict[str, Any], ...]:
     """The terms of use that a teacher's configuration, or an ensemble member's, acknowledges."""
     found = [value for _, value in walk(config) if isinstance(value, TermsOfUse)]
-    return tuple({terms.reference: terms.model_dump() for terms in found}.values())
+    return tuple({terms.reference: terms.model_dump(exclude_none=True) for terms in found}.values())
 
 
 def _calibrate(

@@ -16,7 +16,9 @@ from pydantic import BaseModel
 from distill.teachers.account import Account
 from distill.teachers.errors import TeacherError
 
-Method = Literal["logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded", "ensemble"]
+Method = Literal[
+    "decisions", "logprobs", "logprobs_tail", "two_step", "votes", "verbalised", "local", "recorded", "ensemble"
+]
 """How a distribution was obtained; stored with every soft label, since it determines how exact the numbers are."""
 
 CONSTANT_METHODS = frozenset({"local", "recorded"})

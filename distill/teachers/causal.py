@@ -19,7 +19,7 @@ from distill.errors import DistillError
 from distill.stages import fingerprint
 from distill.students.pretrained import WEIGHTS, display_name, weights_version
 from distill.teachers.account import Account
-from distill.teachers.api.config import TermsOfUse
+from distill.teachers.api.terms import TermsOfUse
 from distill.teachers.base import Answer
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.chat_template import ChatTemplate

@@ -19,6 +19,7 @@ LOCAL = {"kind": "local", "model": "m"}
 WHOLE: dict[str, dict[str, Any]] = {
     "openai": {"model": "m"},
     "anthropic": {"model": "m"},
+    "decisions": {"model": "m"},
     "local": {"model": "m"},
     "causal": {"model": "m"},
     "bundle": {"path": "x"},

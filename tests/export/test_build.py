@@ -436,13 +436,16 @@ def test_the_card_tells_people_what_the_manifest_tells_programs(built):
                 "name": "m",
                 "version": "1",
                 "calibration": {"method": "vector", "scale": [1, 2], "bias": [0, 0]},
-                "terms": [{"acknowledged": True, "reference": "one"}, {"acknowledged": True, "reference": "two"}],
+                "terms": [
+                    {"acknowledged": True, "reference": "one"},
+                    {"acknowledged": True, "reference": "two", "permission": "our contract"},
+                ],
             },
             [
                 "- Teacher: m, version 1",
                 "- Its answers were calibrated on gold labels, by a scale and a bias per label",
                 "- Its terms were acknowledged: one",
-                "- Its terms were acknowledged: two",
+                "- Its terms were acknowledged: two; permission to train on its answers: our contract",
             ],
         ),
         ({}, ["- Teacher: unknown, version unknown"]),

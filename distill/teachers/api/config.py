@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,19 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from distill.teachers.api.http import MAX_BYTES, PATIENCE
 from distill.teachers.api.pricing import Price, known_price
+from distill.teachers.api.terms import TermsOfUse, check_permission
 from distill.teachers.errors import TeacherError
 
 _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class TermsOfUse(BaseModel):
-    """Confirms that the terms of use allow training on the teacher's answers; `reference` says where they are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    acknowledged: Literal[True]
-    reference: str = Field(min_length=1)
 
 
 class BatchConfig(BaseModel):
@@ -143,7 +135,8 @@ class ApiConfig(BaseModel):
         return filled
 
     def check(self, labels: Sequence[str]) -> None:
-        """Raise TeacherError unless the terms of use are acknowledged and the settings fit these labels."""
+        """Raise TeacherError unless the terms of use are acknowledged and allow it, and the settings fit the labels."""
+        check_permission(self.base_url, self.model, self.terms)
         if self.terms is None and not is_local(self.base_url):
             raise TeacherError(
                 f"{self.address} is a service of others, and some forbid training on their answers. Read its "

@@ -19,7 +19,9 @@ _OF_EVERY_TEXT = frozenset({401, 402, 404, 405, 409})
 _TOO_LARGE = 413
 _TOO_MANY = 429
 _MAX_DEPTH = 12  # levels of a body that are read
-_ECHOED = frozenset({"input", "inputs", "body", "messages", "prompt", "flagged_input", "failed_generation", "url"})
+_ECHOED = frozenset(
+    {"input", "inputs", "body", "messages", "prompt", "state", "flagged_input", "failed_generation", "url"}
+)
 """Fields in which servers repeat the request: they hold our words, not theirs."""
 
 _EVERY_TEXT = re.compile(

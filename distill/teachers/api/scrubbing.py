@@ -20,7 +20,8 @@ MASK = "***"
 _OPEN_HEADERS = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )
-_OURS = frozenset({"model", "messages", "prompt", "input", "system", "response_format", "stop", "tools", "tool_choice"})
+_INPUT = frozenset({"messages", "prompt", "input", "state", "system"})
+_OURS = _INPUT | {"model", "questions", "response_format", "stop", "tools", "tool_choice"}
 """Fields of a body that do not come from `extra_body`."""
 
 _SHORTEST_SECRET = 8
@@ -63,8 +64,11 @@ def _texts(request: httpx.Request) -> Iterator[str]:
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict) and turn.get("role") == "user":
             yield from _strings(turn.get("content"))
-    for key in ("prompt", "input"):
+    for key in ("prompt", "input", "state"):
         yield from _strings(body.get(key))
+    questions = body.get("questions")  # of a decision API: their instructions may hold examples
+    for question in questions.values() if isinstance(questions, dict) else questions or ():
+        yield from _strings(question.get("instructions") if isinstance(question, dict) else None)
 
 
 def _body(request: httpx.Request) -> dict[str, Any]:

@@ -84,3 +84,8 @@ class Prompt(BaseModel):
 def wrap(text: str) -> str:
     """Put a text between tags and escape it, so that it can close neither these nor a turn of the chat."""
     return f"<{_TAG}>\n{text.replace('<', '&lt;')}\n</{_TAG}>"
+
+
+def labelled(text: str, label: str) -> str:
+    """Write an example, for where it does not stand as a turn of the chat."""
+    return f"{wrap(text)}\nCategory: {label}"

@@ -23,7 +23,7 @@ from distill.teachers.base import Answer, AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import naming, votes
 from distill.teachers.prompting.label_codes import order_of
-from distill.teachers.prompting.prompt import Prompt, wrap
+from distill.teachers.prompting.prompt import Prompt, labelled, wrap
 from distill.teachers.prompting.votes import Completion
 
 VerbalisedMethod = Literal["votes", "verbalised"]
@@ -182,7 +182,7 @@ class VerbalisedLabels:
         order = order_of(text, len(labels), config.permutations, sample)
         system = system_message(config.prompt, [labels[index] for index in order], closing)
         near = config.prompt.nearest.examples(text) if config.prompt.nearest else ()
-        user = "\n\n".join([*(_example(*example) for example in near), wrap(text)])
+        user = "\n\n".join([*(labelled(*example) for example in near), wrap(text)])
         return Question(system, user, schema, config.max_output_tokens or room, sample)
 
     def _estimate(self, completions: Sequence[Completion]) -> Answer:
@@ -225,12 +225,8 @@ def system_message(prompt: Prompt, labels: Sequence[str], closing: str) -> str:
     It includes the examples, since vendors cache system messages.
     """
     listed = (f"- {prompt.described(label)}" for label in labels)
-    shown = [_example(*example) for example in prompt.examples]
+    shown = [labelled(*example) for example in prompt.examples]
     return "\n\n".join([prompt.instructions, "\n".join(listed), *shown, f"{_DATA_NOTICE} {closing}"])
-
-
-def _example(text: str, label: str) -> str:
-    return f"{wrap(text)}\nCategory: {label}"
 
 
 def _outcome(completions: Sequence[Completion], valid: int) -> AnswerOutcome:

@@ -315,9 +315,12 @@ def api(reference: str | None) -> dict[str, Any]:
 
 
 def test_terms_are_those_that_were_acknowledged():
+    allowed = api("section 5")
+    allowed["terms"]["permission"] = "our contract"
     assert terms_of(parse(api(None))) == ()
     assert terms_of(parse({"kind": "local", "model": "x"})) == ()
     assert terms_of(parse(api("section 5"))) == ({"acknowledged": True, "reference": "section 5"},)
+    assert terms_of(parse(allowed)) == (allowed["terms"],)
 
 
 def test_terms_of_members_are_kept_once_each():

@@ -24,7 +24,10 @@ def teacher_lines(teacher: dict[str, Any]) -> list[str]:
         lines.append(_calibration_line(calibration))
     if (again := teacher["self_agreement"]) is not None:
         lines.append(_self_agreement_line(again))
-    return lines + [f"Its terms were acknowledged: {terms['reference']}" for terms in teacher["terms"]]
+    for terms in teacher["terms"]:
+        permitted = f"; permission to train on its answers: {terms['permission']}" if "permission" in terms else ""
+        lines.append(f"Its terms were acknowledged: {terms['reference']}{permitted}")
+    return lines
 
 
 def _calibration_line(calibration: dict[str, Any]) -> str:

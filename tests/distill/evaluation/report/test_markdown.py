@@ -146,6 +146,8 @@ def test_self_agreement_is_shown_with_the_ceiling_that_follows(gap):
 def test_terms_are_shown(gap):
     gap["teacher"]["terms"] = [{"acknowledged": True, "reference": "https://example.org/terms"}]
     assert "Its terms were acknowledged: https://example.org/terms" in section(gap)
+    gap["teacher"]["terms"][0]["permission"] = "our contract"
+    assert "/terms; permission to train on its answers: our contract" in section(gap)
 
 
 def test_the_labels_with_the_largest_certain_gap_come_first(gap):
