@@ -53,6 +53,7 @@ class Sweep:
         The labels must be there. `tell` is called with a line about each candidate that failed. Raises DistillError
         when every candidate fails.
         """
+        self.not_built = {}
         found = [self._attempt(name, partial(self._student, name), tell) for name in self.students]
         found += self._cascades(found, tell)
         measured = [one for one in found if "failed" not in one]
