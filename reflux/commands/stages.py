@@ -31,7 +31,7 @@ def check(
     task: TaskFile,
     output: Output = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write all that was found to this file.")
+        Path | None, typer.Option("--json", dir_okay=False, help="Also write all that was found to this file.")
     ] = None,
 ) -> None:
     """Check the data, and say whether it is enough. Exit code: 0 enough or more would help, 3 too little, 1 error."""

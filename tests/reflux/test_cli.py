@@ -164,6 +164,7 @@ def test_a_new_key_fits_the_line_that_is_printed_beside_it(cli, tmp_path):
         (["distil"], "distil"),
         (["label", "task.yaml", "--max-usd", "-1"], "--max-usd"),
         (["run", "task.yaml", "--max-usd", "-1"], "--max-usd"),
+        (["check", "task.yaml", "--json", "."], "--json"),
         (["export"], "--verify"),
         (["export", "bundle", "--format", "hub"], "--format hub"),
         (["export", "bundle", "here"], "--format hub"),
