@@ -24,7 +24,7 @@ def run(tmp_path, keyword_rows, tiny_encoder, write_csv):
     def make(student="teacher", **more):
         for seed, (name, count) in enumerate({"gold": 120, "train": 200, "test": 60}.items(), start=1):
             write_csv(tmp_path / f"{name}.csv", keyword_rows(count, seed))
-        fit = {"data": {"path": "gold.csv", "label": "label"}, "optimisation": optimisation(3, 3e-3, batch_size=16)}
+        fit = {"data": {"path": "gold.csv", "label": "label"}, "optimisation": optimisation(1, 3e-3, batch_size=16)}
         task = {
             "name": "keywords",
             "data": LABELLED,

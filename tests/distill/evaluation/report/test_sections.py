@@ -8,6 +8,7 @@ from distill.evaluation.report.document import Bullets, Paragraph, Quotes, Table
 from distill.evaluation.report.formats import count, dollars, percent
 from distill.evaluation.report.sections import comparisons, confusion, costs, disagreements
 from distill.evaluation.report.sections.overview import verdict
+from distill.evaluation.report.sections.students import summary
 from distill.evaluation.report.write import sections
 from tests.support.gap_report import LABELS, gap_report
 
@@ -136,3 +137,13 @@ def test_dollars_have_three_digits_or_cents(value, shown):
 )
 def test_counts_have_three_digits(value, shown):
     assert count(value) == shown
+
+
+def test_the_teachers_agreement_with_itself_is_the_ceiling(gap):
+    names = [row[0] for row in summary(gap)[1]]
+    assert "ceiling of agreement" not in names
+    again = {"rows": 200, "agreement": interval(0.9), "variation": interval(0.07), "ceiling": interval(0.95)}
+    gap["teacher"]["self_agreement"] = again | {"by_construction": False}
+    rows = {row[0]: row[1:] for row in summary(gap)[1]}
+    assert rows["agreement with teacher"][0] == "with itself 90.0 % [89.0, 91.0]"
+    assert rows["ceiling of agreement"] == ["95.0 % [94.0, 96.0]", "", ""]
