@@ -54,8 +54,8 @@ def _diversity(found: dict[str, Any]) -> list[str]:
         return []
     return [
         f"- diversity: {100 * varied['unknown']:.1f} % of the words of validation are not in train, "
-        f"{100 * varied['twins']:.1f} % of the texts have a near twin in train, and the labels are as even as "
-        f"{varied['labels']:.1f} equally frequent ones"
+        f"{100 * varied['twins']:.1f} % of the texts have a near twin in train, and the labels in use count like "
+        f"{varied['labels']:.1f} equally frequent ones",
     ]
 
 
@@ -115,4 +115,8 @@ def _verdict(found: dict[str, Any]) -> list[str]:
         remedy = Remedy(given["action"], given["texts"], given["usd"], gain)
         bring = "" if gain is None else f"; expect {points(gain)}"
         shown.append(f"  - {remedy.action}{bring}{price(remedy, found['teacher']['price'])}")
+    if found["learning_curve"]["measured"]:
+        shown.append(
+            "  (points of the linear student; students with pretrained weights know more before the first text)"
+        )
     return shown

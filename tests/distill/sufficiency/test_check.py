@@ -79,6 +79,8 @@ def test_gold_labels_give_a_curve_and_a_verdict_that_the_report_tells(make_run):
     told = "\n".join(lines(found))
     assert "fewer than the 10,000 to 50,000 that distillation profits from" in told
     assert "accuracy on gold labels" in told
+    assert "count like 3.0 equally frequent ones" in told
+    assert told.endswith("students with pretrained weights know more before the first text)")
     assert f"\nverdict: {found['verdict']}: with twice the data expect +" in told
 
 
@@ -89,6 +91,7 @@ def test_once_the_teacher_has_labelled_its_labels_count(make_run):
     assert before["verdict"] == "too little"
     told = "\n".join(lines(before))
     assert "no text to train on has one yet" in told
+    assert "points of the linear student" not in told
     assert "not measured: 0 texts to train on have a label, and it needs 200 or more" in told
     run.make_labels()
     after = check(run)
