@@ -53,7 +53,7 @@ def _markdown(body: dict[str, Any], facts: Facts, judged: Judgement) -> str:
         "## What was taken from the log",
         "",
         f"{facts.answers} answers about {facts.texts} different texts, {facts.redacted} of which hold a placeholder "
-        "such as `<EMAIL>`. Weighted by the inverse of their propensity, they are worth as much as "
+        "such as `<EMAIL>`. With weights that undo changes of the sampling rate, they are worth as much as "
         f"{facts.effective:.0f} texts of equal weight.",
         "",
         f"- new since the last redistillation: {facts.new}{_since(facts)}",
