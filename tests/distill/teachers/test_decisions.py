@@ -343,6 +343,38 @@ async def test_it_is_a_member_of_an_ensemble(server) -> None:
     assert answer.probabilities == pytest.approx([p[label] for label in LABELS])
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("choice-sum", r"the probabilities sum to 1\.\d+ instead of 1"),
+        ("choice-key-case", "no probability for 1 of 3 options: 'Refund'"),
+        ("wrong-route", "answered 404 .*/v1/systemone: correct"),
+        ("strict-ids", ""),
+        ("no-null-description", "answered 422"),
+        ("confidence-over", ""),
+        ("no-usage", ""),
+        ("float-usage", ""),
+    ],
+)
+async def test_a_server_of_others_is_read_and_its_faults_are_named(fault, message) -> None:
+    mock = pytest.importorskip("jevcompat.mock", reason="needs jevcompat, of the extra dev")
+    with mock.Running(mock.MockConfig(faults=frozenset({fault}), key="secret-1")) as running:
+        key = {"headers": {"Authorization": "Bearer $JEV_KEY"}}
+        labels = ("billing", "Refund", "shipping")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("JEV_KEY", "secret-1")
+            made = teacher(running, "systemone", labels=labels, model="jev-latest", **key)
+        async with made as asked:
+            if message:
+                with pytest.raises(TeacherError, match=message):
+                    await asked.ask(["a text"])
+                return
+            (answer,) = await asked.ask(["a text"])
+            assert answer.probabilities.sum() == pytest.approx(1)
+            assert answer.model == "jevcompat-mock-0.1"
+            assert answer.cost_usd > 0
+
+
 def test_the_vendor_has_a_price_of_its_own_for_decisions() -> None:
     terms = {"acknowledged": True, "reference": "read"}
     config = parse({"kind": "decisions", "model": "gpt-6-luna", "terms": terms})
