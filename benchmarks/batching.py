@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.inference.batching import ALONE, Limits, tokens_of
-from service.inference.queue import Queue
+from service.inference.stage_runner import Queue
 from service.inference.types import Item, Submission, age
 
 _SHARES = (0.5, 0.7, 0.9)

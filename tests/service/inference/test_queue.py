@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.inference.batching import ALONE, Limits
-from service.inference.queue import Queue
+from service.inference.stage_runner import Queue
 from service.inference.types import Item, Submission
 
 PACKED = Limits(1000, packed=True)
