@@ -7,6 +7,7 @@ OpenAI's Decisions API and servers of the System One format. Requests and answer
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ from distill.teachers.prompting import decision_questions, two_step
 from distill.teachers.prompting.decision_questions import MAX_OPTIONS, PATHS, Decision, DialectName, Question
 from distill.teachers.prompting.label_codes import Reading, order_of
 from distill.teachers.prompting.prompt import Prompt, labelled
+
+log = logging.getLogger(__name__)
 
 _PROBES = 3
 _NO_ROUTE = (404, 405)
@@ -123,7 +126,7 @@ class DecisionsTeacher(ApiTeacher):
             else two_step.Choice(self.labels, config.prompt)
         )
         self._preparing = asyncio.Lock()
-        self._prepared = False
+        self._prepared = self._warned = False
 
     async def prepare(self) -> None:
         """Check that the server speaks the dialect and gives whole distributions. Raises TeacherError."""
@@ -173,9 +176,11 @@ class DecisionsTeacher(ApiTeacher):
         reason, doubtful = rejections.reason_among([paid.response])
         model, fingerprint = identity([paid.response])
         answer = self._combine(found)
+        if answer.outcome == "invalid" and not reason:
+            self._warn(answer.reason)
         return replace(
             answer,
-            reason=reason or answer.reason,
+            reason=reason,
             doubtful=doubtful,
             tokens=usage.total if usage else 0,
             cost_usd=paid.cost_usd,
@@ -254,6 +259,16 @@ class DecisionsTeacher(ApiTeacher):
         outer = _reading(first.probabilities, first.total)
         combined = two_step.combine(outer, readings, self._groups, len(self.labels))
         return Answer(combined.probabilities, method, combined.covered, combined.bound)
+
+    def _warn(self, defect: str) -> None:
+        """Say once what is wrong with an answer: the outcome alone does not tell."""
+        if not self._warned:
+            log.warning(
+                "%s gave a text no distribution over the labels (%s); such answers are invalid, and this is said once",
+                self.name,
+                defect,
+            )
+        self._warned = True
 
     def _complaint(self, found: Sequence[Answer]) -> str:
         """Explain why no probe has an answer that can be a soft label, and what to do about it."""

@@ -152,7 +152,10 @@ async def test_the_account_of_a_dry_run_never_pays(store) -> None:
         await TwoSteps(DryRunAccount(StoredAccount(store))).ask(["text"])
 
 
-@pytest.mark.parametrize(("kind", "paid"), [("openai", True), ("local", False), ("recorded", False), ("bundle", False)])
+@pytest.mark.parametrize(
+    ("kind", "paid"),
+    [("openai", True), ("decisions", True), ("local", False), ("recorded", False), ("bundle", False)],
+)
 def test_kinds_that_make_calls_are_told_from_those_that_make_none(kind, paid) -> None:
     assert priced(teacher_class(kind)) is paid
 
