@@ -106,6 +106,7 @@ async def test_labels_are_listed_in_several_orders_and_a_repeat_takes_the_next(s
     ("change", "outcome", "reason"),
     [
         (lambda p: p.pop("refund"), "invalid", "no probability for 1 of 3 options: 'refund'"),
+        (lambda p: p.update(refund=[]), "invalid", "no probability for 1 of 3 options: 'refund'"),
         (lambda p: p.update(refund=None), "invalid", "no probability for 1 of 3 options: 'refund'"),
         (lambda p: p.update(refund=1.5), "invalid", "no probability for 1 of 3 options: 'refund'"),
         (lambda p: p.update(billing=0.5, refund=0.2, shipping=0.0), "invalid", "the probabilities sum to 0.7 inst"),
@@ -377,6 +378,14 @@ async def test_a_server_of_others_is_read_and_its_faults_are_named(fault, messag
             assert answer.probabilities.sum() == pytest.approx(1)
             assert answer.model == "jevcompat-mock-0.1"
             assert answer.cost_usd > 0
+
+
+async def test_a_server_of_others_that_is_busy_is_asked_again() -> None:
+    mock = pytest.importorskip("jevcompat.mock", reason="needs jevcompat, of the extra dev")
+    with mock.Running(mock.MockConfig(busy_every=4)) as running:
+        async with teacher(running, "systemone", model="jev-latest") as asked:
+            answers = await asked.ask([f"text {number}" for number in range(6)])
+    assert {answer.outcome for answer in answers} == {"ok"}
 
 
 def test_the_vendor_has_a_price_of_its_own_for_decisions() -> None:
