@@ -51,4 +51,4 @@ def test_every_price_in_the_file_says_when_and_where_it_was_read() -> None:
         assert entry["source"].startswith("https://")
         assert entry["read"]
         for model in entry["models"]:
-            assert known_price(host, model).output > 0
+            assert known_price(host, model).input > 0  # the answers of a decision model are free
