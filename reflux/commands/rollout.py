@@ -85,7 +85,9 @@ def redistill(
     ] = 2000,
     margin: Margin = 0.003,
     days: Days = None,
-    student: Annotated[str | None, typer.Option(help="The student to train; the served one by default.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="The student to train; the served one, or of a cascade all stages.")
+    ] = None,
     push: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +99,8 @@ def redistill(
     sign_key: Annotated[Path | None, typer.Option(help="Sign its digest with this key (`reflux keys pair`).")] = None,
 ) -> None:
     """Train the served student anew on the shadow log, too, and judge the candidate, which is in RUN/redistill.
+
+    Where a cascade is served, its stages are trained anew, and a cascade of them is the candidate.
 
     Exit code: 0 pass, or nothing to do; 2 fail, 3 inconclusive, 4 error, 5 the teacher has changed.
     """
@@ -125,6 +129,8 @@ def redistill(
         console.print(f"nothing to do: {done}")
         return
     console.print(f"{done.judged.gate.upper()}: {done.judged.message}")
+    if done.note is not None:
+        console.print(f"note: {done.note}")
     console.print(f"candidate: {done.candidate.path}, version {done.candidate.manifest.version}; report: {done.report}")
     if done.digest is not None:
         console.print(f"pushed to {push}: {done.digest}")

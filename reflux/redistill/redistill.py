@@ -1,5 +1,7 @@
 """Train the served student anew on the task's rows and the shadow log's, and judge the candidate. Deploys nothing.
 
+Of a cascade, every stage that is a student of the task is trained anew, and the cascade of the stages built again.
+
 The log's texts are as they are stored, redacted: where people wrote an address the student reads `<EMAIL>`, as the
 teacher did whose answers these are. Answers are taken only of the teacher that labelled the task, in that version.
 """
@@ -7,7 +9,7 @@ teacher did whose answers these are. Answers are taken only of the teacher that 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +23,10 @@ from distill.owned import OwnedFile
 from distill.progress import bar
 from distill.run import Run
 from distill.stages import Stage
+from export.build_cascade import JOINED
 from export.bundle.anchors import read_anchors
 from export.bundle.format import Bundle
+from export.cut_offs import NotCertifiedError
 from export.delivery.transfer import push
 from export.run import TEACHER, ExportRun
 from reflux.exit_codes import GateResult
@@ -49,7 +53,7 @@ class TeacherChangedError(ReplayError):
 
 @dataclass(frozen=True)
 class Options:
-    """How a candidate is made. `student` is the served one by default.
+    """How a candidate is made. `student` is the served one by default, or each stage of a cascade that is served.
 
     Fewer than `min_rows` new answers are nothing to do. `margin` is how much more often the candidate may disagree, in
     [0, 1]; texts older than `days` are left out, None: none. Unless it fails, the candidate is pushed to `target`.
@@ -65,12 +69,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Redistilled:
-    """A candidate, its judgement, the report about both, and its digest if it was pushed."""
+    """A candidate, its judgement, the report about both, and its digest if it was pushed.
+
+    `note` says why the candidate is no cascade although the current bundle is one, and None otherwise.
+    """
 
     candidate: Bundle
     judged: Judgement
     report: Path
     digest: str | None
+    note: str | None
 
 
 def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Redistilled | str:
@@ -85,7 +93,7 @@ def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Re
     run.data.require("check")
     run.labels.require("label")
     soft = run.soft_labels()
-    name = _student(run, current, options.student)
+    stages = _stages(run, current, options.student)
     _require_same(current, soft, run)
     since = 0.0 if options.days is None else max(datetime.now(UTC).timestamp() - options.days * 86400.0, 0.0)
     with _alone(run.root / FOLDER):
@@ -97,30 +105,63 @@ def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Re
         rows = _rows(run, training, {"labels": run.labels.fingerprint, "teachers": teachers}, options.min_rows)
         if isinstance(rows, str):
             return rows
-        again = Redistillation(run, name, rows)
-        again.make_student(name)
-        candidate = ExportRun(again).make_bundle(name)
+        again = Redistillation(run, [stage for stage in stages if isinstance(stage, str)], rows)
+        candidate, note = _candidate(again, stages, current)
         replayed = replay(candidate, current, source(), margin=options.margin, days=options.days)
         judged = judge(run, candidate, current, replayed)
         folder = run.root / FOLDER / "report"
         facts = again.log_rows.facts
-        write_report(folder, run.task.name, name, candidate, facts, judged)
+        write_report(folder, again.task, candidate, facts, judged, note)
         digest = None
         if options.target is not None and judged.gate is not GateResult.FAIL:
             digest = push(candidate.path, options.target, sign_key=options.sign_key).digest
         remember(run, rows, facts.latest)
         shutil.rmtree(rows.path)  # the texts, which somebody may erase from the log
-    return Redistilled(candidate, judged, folder / MARKDOWN, digest)
+    return Redistilled(candidate, judged, folder / MARKDOWN, digest, note)
 
 
-def _student(run: Run, current: Bundle, given: str | None) -> str:
-    name = given or current.manifest.name
-    if name not in run.task.students:
-        what = f"--student {name}" if given else f"{current.path} is {name}, and it"
+def _stages(run: Run, current: Bundle, given: str | None) -> list[str | Bundle]:
+    """Return what the candidate consists of, the cheapest first: students to train, and stages to keep as they are.
+
+    A stage that is no student of the task, such as one of another run, is kept. Raises ReplayError if none is one.
+    """
+    own = run.task.students
+    bundles = [current.stage(stage) for stage in current.manifest.stages] or [current]
+    names = [bundle.manifest.name for bundle in bundles] if given is None else [given]
+    if not any(name in own for name in names):
+        what = f"--student {given}" if given else f"{current.path} is {current.manifest.name}, and it"
         raise ReplayError(
-            f"{what} is no student of the task, which has {', '.join(run.task.students)}; give one of them as --student"
+            f"{what} is no student of the task, which has {', '.join(own)}; give one of them as --student"
         )
-    return name
+    if len(set(names)) < len(names):
+        raise ReplayError(f"{current.path} has several stages of one name; give the student to train as --student")
+    if given is not None:
+        return [given]
+    return [name if name in own else bundle for name, bundle in zip(names, bundles, strict=True)]
+
+
+def _candidate(run: Run, stages: Sequence[str | Bundle], current: Bundle) -> tuple[Bundle, str | None]:
+    """Train and export the students among `stages`, and make the cascade of all where there are several.
+
+    The cascade keeps the margin that the current one promises. Where the new students cannot keep it, the candidate is
+    the last stage alone, and a sentence says so. Raises NotCertifiedError if that stage is not one of the new students.
+    """
+    exports, bundles = ExportRun(run), []
+    for stage in stages:
+        if isinstance(stage, str):
+            run.make_student(stage)
+        bundles.append(exports.make_bundle(stage) if isinstance(stage, str) else stage)
+    if len(stages) == 1:
+        return bundles[0], None
+    parts = [stage if isinstance(stage, str) else str(stage.path) for stage in stages]
+    margin = current.manifest.measured.get("margin")
+    try:
+        return exports.make_cascade(parts, run.root / "cascade", margin)[0], None
+    except NotCertifiedError as error:
+        if not isinstance(stages[-1], str):
+            raise
+        joined = JOINED.join(bundle.manifest.name for bundle in bundles)
+        return bundles[-1], f"the candidate is {stages[-1]} alone, since no cascade {joined} can be made: {error}"
 
 
 def _require_same(current: Bundle, soft: SoftLabels, run: Run) -> None:

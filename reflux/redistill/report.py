@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.stages import write_atomic
+from distill.task import Task
 from export.bundle.format import Bundle
 from reflux.redistill.judgement import Judgement
 from reflux.redistill.rows import Facts
@@ -18,13 +19,20 @@ MARKDOWN = "redistill.md"
 JSON = "redistill.json"
 
 
-def write_report(folder: Path, task: str, student: str, candidate: Bundle, facts: Facts, judged: Judgement) -> None:
-    """Write `redistill.md` and `redistill.json` into a folder."""
+def write_report(
+    folder: Path, task: Task, candidate: Bundle, facts: Facts, judged: Judgement, note: str | None
+) -> None:
+    """Write `redistill.md` and `redistill.json` into a folder. `task` has the students that were trained."""
     body = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "task": task,
-        "student": student,
-        "candidate": {"version": judged.log.candidate_version, "path": str(candidate.path)},
+        "task": task.name,
+        "students": list(task.students),
+        "candidate": {
+            "name": candidate.manifest.name,
+            "version": judged.log.candidate_version,
+            "path": str(candidate.path),
+            "note": note,
+        },
         "current": judged.log.current_version,
         "decision": {"gate": judged.gate, "message": judged.message, "margin": judged.log.margin},
         "rows": asdict(facts),
@@ -42,8 +50,10 @@ def _markdown(body: dict[str, Any], facts: Facts, judged: Judgement) -> str:
         "",
         f"{judged.message[0].upper()}{judged.message[1:]}.",
         "",
-        f"The student {body['student']} was trained on the task's own rows and on {facts.texts} texts of the shadow "
-        f"log, answered by {judged.log.teacher}. The current bundle is {judged.log.current_version}.",
+        f"Trained on the task's own rows and on {facts.texts} texts of the shadow log, answered by "
+        f"{judged.log.teacher}: {', '.join(body['students'])}. The candidate is {body['candidate']['name']}, "
+        f"the current bundle {judged.log.current_version}.",
+        *(["", f"Note: {body['candidate']['note']}."] if body["candidate"]["note"] else []),
         "",
         "| | texts | gap of the current bundle | of the candidate | difference, points | 95 % interval |",
         "|---|--:|--:|--:|--:|--:|",

@@ -1,8 +1,9 @@
 """The stages of a redistillation, in the folder `redistill` of a task's run.
 
-`rows` (a copy of the log) → `students/NAME` → `bundles/NAME`, the candidate → `report`. The data, the labels and the
-fine-tuned teacher are those of the task's run. Rows of the log are only trained on: the task's validation split, which
-chooses the epoch and gives the temperature, the bands and the SLO, stays as it is, because it is a plain sample.
+`rows` (a copy of the log) → `students/NAME` → `bundles/NAME` → `cascade`, if one is served → `report`. The data, the
+labels and the fine-tuned teacher are those of the task's run. Rows of the log are only trained on: the task's
+validation split, which chooses the epoch and gives the temperature, the bands and the SLO, stays as it is, because it
+is a plain sample.
 
 Like every stage these are whole or not there, so that a redistillation that was killed begins again where it was, with
 the same rows, and no other folder is written to. `rows` alone holds texts of the log, and is deleted at the end.
@@ -11,7 +12,7 @@ the same rows, and no other folder is written to. `rows` alone holds texts of th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -32,10 +33,10 @@ ROWS = "rows"
 
 
 class Redistillation(Run):
-    """The stages that make the student `name` of a finished `run` anew, with the rows of the stage `rows`."""
+    """The stages that make the students `names` of a finished `run` anew, with the rows of the stage `rows`."""
 
-    def __init__(self, run: Run, name: str, rows: Stage) -> None:
-        task = run.task.model_copy(update={"students": {name: run.task.students[name]}})
+    def __init__(self, run: Run, names: Sequence[str], rows: Stage) -> None:
+        task = run.task.model_copy(update={"students": {name: run.task.students[name] for name in names}})
         super().__init__(task, run.root / FOLDER)
         self._run, self._rows = run, rows
 

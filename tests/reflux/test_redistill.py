@@ -14,9 +14,11 @@ import yaml
 from typer.testing import CliRunner
 
 from distill.errors import DistillError
+from export.build_cascade import measure_stages
 from export.bundle.anchors import read_anchors
 from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle
+from export.run import ExportRun
 from reflux import pipeline
 from reflux.cli import app
 from reflux.exit_codes import GateResult
@@ -232,6 +234,84 @@ def test_with_fewer_than_200_held_out_texts_nothing_is_certain_and_no_text_is_ke
     log_alone = [text.encode() for text in given if text not in own]
     assert len(log_alone) > 50
     assert not [file for file in written if any(text in file.read_bytes() for text in log_alone)]
+
+
+@pytest.fixture(scope="module")
+def cascaded(task, tmp_path_factory, tiny_encoder, tiny_teacher):
+    """A task with two students, its finished run, the cascade of them, which is served, and its log."""
+    described = yaml.safe_load(task.read_text())
+    described["students"] = {"small": static(tiny_encoder, 2), "large": static(tiny_encoder, 3)}
+    described["cascade"] = {"build": False}
+    two, folder = task.with_name("two.yaml"), tmp_path_factory.mktemp("cascaded")
+    two.write_text(yaml.safe_dump(described))
+    pipeline.run(two, folder / "run", warn=lambda message: None)
+    stages = ["small", "large"]
+    cascade, _ = ExportRun(open_run(two, folder / "run")).make_cascade(stages, folder / "served", margin=0.3)
+    manifest = cascade.manifest
+    log = Outbox(folder / "log.sqlite", bundle=manifest.version, labels=manifest.labels, teacher=key_of(tiny_teacher))
+    fill(log, cascade, tiny_teacher, texts(100, 5))
+    return two, folder
+
+
+def redistill_cascade(cascaded, *arguments):
+    task, folder = cascaded
+    given = ("--store", folder / "log.sqlite", "--current", folder / "served", "--min-rows", 1, *arguments)
+    shutil.rmtree(folder / "run" / "redistill", ignore_errors=True)
+    return redistill(task, folder / "run", *given)
+
+
+def test_where_a_cascade_is_served_its_stages_are_trained_anew_and_a_cascade_is_the_candidate(cascaded):
+    done = redistill_cascade(cascaded)
+    assert done.exit_code == 3, done.output
+    run = cascaded[1] / "run"
+    candidate, served = Bundle.open(run / "redistill" / "cascade"), Bundle.open(cascaded[1] / "served")
+    assert f"candidate: {candidate.path}, version {candidate.manifest.version}" in done.stdout.replace("\n", "")
+    assert candidate.manifest.name == "small+large"
+    assert candidate.manifest.measured["margin"] == served.manifest.measured["margin"] == 0.3
+    versions = [{stage.version for stage in bundle.manifest.stages} for bundle in (candidate, served)]
+    assert len(versions[0] | versions[1]) == 4
+    told = report_of(run)
+    assert told["students"] == ["small", "large"]
+    assert told["current"] == served.manifest.version
+    assert told["candidate"]["version"] == candidate.manifest.version
+
+
+def test_a_stage_that_is_no_student_of_the_task_is_kept(cascaded):
+    task, folder = cascaded
+    described = yaml.safe_load(task.read_text())
+    del described["students"]["small"]
+    without = task.with_name("without.yaml")
+    without.write_text(yaml.safe_dump(described))
+    done = redistill_cascade((without, folder))
+    assert done.exit_code == 3, done.output
+    served, candidate = Bundle.open(folder / "served"), Bundle.open(folder / "run" / "redistill" / "cascade")
+    kept, anew = [
+        before.version == after.version
+        for before, after in zip(served.manifest.stages, candidate.manifest.stages, strict=True)
+    ]
+    assert kept
+    assert not anew
+
+
+def test_where_no_cut_off_can_be_certified_the_last_stage_alone_is_the_candidate(cascaded, monkeypatch):
+    monkeypatch.setattr("export.run.measure_stages", lambda stages, baseline, margin: measure_stages(stages, baseline))
+    done = redistill_cascade(cascaded)  # so few validation rows certify none of the default margins
+    assert done.exit_code == 3, done.output
+    assert "note: the candidate is large alone, since no cascade small+large can be made" in " ".join(
+        done.stdout.split()
+    )
+    told = report_of(cascaded[1] / "run")
+    assert told["candidate"]["name"] == "large"
+    assert "no cascade small+large" in told["candidate"]["note"]
+
+
+def test_one_student_of_a_cascade_may_be_trained_alone(cascaded):
+    done = redistill_cascade(cascaded, "--student", "small")
+    assert done.exit_code == 3, done.output
+    assert report_of(cascaded[1] / "run")["students"] == ["small"]
+    done = redistill_cascade(cascaded, "--student", "small+large")
+    assert done.exit_code == 4
+    assert "is no student of the task, which has large, small" in done.stderr
 
 
 def test_a_fine_tuned_teacher_is_known_by_its_exported_bundle(task, tmp_path, tiny_encoder, write_csv, keyword_rows):

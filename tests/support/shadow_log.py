@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
-from export.bundle.classifier import Classifier
+from export.bundle.cascade import load_classifier
 from export.bundle.format import Bundle
 from service.shadow.comparison import compare
 from service.shadow.history import Changes
@@ -37,7 +37,7 @@ def fill(
 
     `place` gives the band, 0 or 1, and the propensity of the text with a number. All was `ago` seconds ago.
     """
-    ours, theirs = Classifier.load(student), Classifier.load(teacher)
+    ours, theirs = load_classifier(student), load_classifier(teacher)
     order = [teacher.manifest.labels.index(label) for label in student.manifest.labels]
     outbox.open()
     now = time.time() - ago
