@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distill.errors import DistillError
+from export.bundle.atomic import replaced
 from export.bundle.classifier import INPUTS, Floats, GraphTokenizer
 from export.bundle.format import CARD, GOLDEN, MODEL, TOKENIZER, Bundle, BundleError, Manifest
 from export.bundle.providers import Device
 from export.bundle.session import create_session
+from export.bundle.target import alone, require_new
 from export.bundle.verify import TOLERANCE, bundle_errors
 from export.graph.calibrated import calibrate_logits
 from export.graph.portable import make_portable
@@ -55,25 +56,16 @@ def export_hub(bundle: Bundle, folder: Path) -> None:
             f"{bundle.path / stages[-1].folder}"
         )
     folder = folder.resolve()  # `.` has no name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name.lstrip('.')}-", dir=folder.parent))
     try:
-        with bundle_errors(bundle.path):
-            _write(bundle, staging)
-            _check(bundle, staging)
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        with alone(folder), replaced(folder) as staging:
+            with bundle_errors(bundle.path):
+                _write(bundle, staging)
+                _check(bundle, staging)
+            require_new(folder)
+    except BundleError as error:
         if isinstance(error.__cause__, OSError):  # from writing: the whole bundle was read when it was opened
             raise DistillError(f"{folder}: cannot be written ({error.__cause__}); name another folder") from error
         raise
-
-
-def require_new(folder: Path) -> None:
-    """Raise DistillError unless `folder` is free or an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DistillError(f"{folder}: is not an empty folder, and nothing is overwritten; name a new one")
 
 
 def _write(bundle: Bundle, folder: Path) -> None:

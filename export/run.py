@@ -33,6 +33,7 @@ from export.build import Baseline, build_bundle
 from export.build_cascade import JOINED, Measured, build_cascade, find_cascade, measure_stages, stages_for
 from export.bundle.format import Bundle
 from export.bundle.reference import Reference
+from export.bundle.target import alone, require_replaceable
 from export.evaluate import Judge, Prices, answers, entry, teacher_reliability
 from export.fit_reference import ceiling_warning
 from export.witness import Witness, make_witness
@@ -138,15 +139,19 @@ class ExportRun:
     ) -> tuple[Bundle, Measured]:
         """Build a cascade of `stages`, the cheapest first: names of students, or folders of bundles with their labels.
 
-        It is written to `folder`, `cascades/NAME` by default. Raises DistillError when no cut-off can be certified, or
-        the stages do not fit together.
+        It is written to `folder`, `cascades/NAME` by default, in place of a bundle that is there. Raises DistillError
+        when no cut-off can be certified, the stages do not fit together, or the folder holds a stage or anything else
+        than a bundle.
         """
         own = self.bundles()
         bundles = [own[stage] if stage in own else Bundle.open(stage) for stage in stages]
+        folder = folder or self.run.root / "cascades" / JOINED.join(bundle.manifest.name for bundle in bundles)
+        path = require_replaceable(folder, keep=[bundle.path for bundle in bundles])
         baseline = self._student_baseline()
         measured = measure_stages(bundles, baseline, margin=margin or self.task.cascade.margin)
-        path = folder or self.run.root / "cascades" / measured.name
-        return build_cascade(measured, path, baseline=baseline, decision=self.task.decision), measured
+        with alone(path):
+            bundle = build_cascade(measured, path, baseline=baseline, decision=self.task.decision)
+        return replace(bundle, path=folder), measured
 
     def make_witness(self, student: str | None = None, by: str | None = None) -> Witness:
         """Make the witness of a student in the folder `witnesses/STUDENT`, from the bundle of another one.
@@ -169,7 +174,9 @@ class ExportRun:
             )
         splits, soft = self.run.splits(), self.run.soft_labels()
         baseline = self._baseline(splits, soft, soft.probabilities)
-        return make_witness(bundles[student], bundles[by], self.run.root / "witnesses" / student, baseline)
+        path = require_replaceable(self.run.root / "witnesses" / student)
+        with alone(path):
+            return make_witness(bundles[student], bundles[by], path, baseline)
 
     def make_report(self) -> dict[str, Any]:
         """Evaluate every bundle on the test split, write the report unless it is up to date, and return `gap.json`."""

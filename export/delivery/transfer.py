@@ -6,19 +6,15 @@ the folder holds what it held.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.errors import one_line
+from distill.errors import DistillError, one_line
 from export.bundle.atomic import replaced
-from export.bundle.format import MANIFEST, Bundle, BundleError
+from export.bundle.format import Bundle, BundleError
+from export.bundle.target import alone, require_replaceable
 from export.delivery.address import PLAIN_SCHEME, SCHEME, Address, require_digest, require_place
 from export.delivery.credentials import login_for
 from export.delivery.errors import DeliveryError
@@ -72,10 +68,13 @@ def pull(source: str, folder: Path, *, digest: str | None = None, verify_key: Pa
     """
     wanted = None if digest is None else require_digest(digest)
     key = None if verify_key is None else read_public_key(verify_key)
-    folder = folder.resolve()
-    _require_replaceable(folder)
     try:
-        with _place(source) as place, _alone(folder):
+        folder = require_replaceable(folder)
+    except DistillError as error:
+        raise DeliveryError(str(error)) from error
+    try:
+        # Pods that share a volume wait for each other here; then the later ones find the bundle in place.
+        with _place(source) as place, alone(folder):
             there = _bundle_in(folder)
             if there is not None and there.digest == wanted and key is None:
                 return Delivered(there.bundle, there.digest, new=False)  # also while the source is down
@@ -120,33 +119,6 @@ def _require_trusted(place: Place, digest: str, wanted: str | None, key: PublicK
         require_signature(place.signatures(digest), key, digest, source)
 
 
-def _require_replaceable(folder: Path) -> None:
-    """Raise DeliveryError unless a bundle may take the folder's place."""
-    if os.path.ismount(folder):
-        raise DeliveryError(f"{folder}: is where a volume is mounted, which cannot be swapped; name a folder in it")
-    if not folder.exists():
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
-        raise DeliveryError(
-            f"{folder}: holds something else than a bundle, which is not overwritten; name a new folder"
-        )
-    if strangers := _strangers(folder):
-        raise DeliveryError(
-            f"{folder}: holds {', '.join(strangers)} beside a bundle, which would be deleted; move that away, or name "
-            "a new folder"
-        )
-
-
-def _strangers(folder: Path) -> list[str]:
-    """Return the files that are no part of the bundle in a folder, none if its manifest does not tell."""
-    try:
-        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
-        files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-        return sorted(file for file in files if file != MANIFEST and file not in listed)
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def _bundle_in(folder: Path) -> Image | None:
     """Return the image of the bundle in a folder, or None if it holds no whole one."""
     try:
@@ -163,41 +135,3 @@ def _fetched(place: Place, staging: Path, source: str) -> Image:
     except BundleError as error:
         told = str(error).replace(str(staging), source)
         raise DeliveryError(f"{told}. What arrived is not a whole bundle, and what was there is unchanged") from error
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time pull into a folder, and remove what a killed one left beside it.
-
-    Pods that share a volume wait for each other here; then the later ones find the bundle in place.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / f".{folder.name}.lock"):
-        staging = re.compile(rf"\.{re.escape(folder.name.lstrip('.'))}-[a-z0-9_]{{8}}")
-        for leftover in folder.parent.iterdir():
-            if staging.fullmatch(leftover.name):
-                shutil.rmtree(leftover, ignore_errors=True)
-        yield
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is made for it and removed afterwards."""
-    while True:
-        with file.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_at(file, lock.fileno()):  # its last holder has removed it
-                continue
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
-            return
-
-
-def _is_at(file: Path, descriptor: int) -> bool:
-    """Whether an open file is the one at the path."""
-    try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

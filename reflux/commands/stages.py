@@ -124,7 +124,8 @@ def export(
         console.print(f"{verify}: version {bundle.manifest.version} is complete and gives the expected answers")
     elif task is not None and folder is not None:
         from export.bundle.format import Bundle
-        from export.hub import export_hub, require_new
+        from export.bundle.target import require_new
+        from export.hub import export_hub
 
         require_new(folder)
         bundle = Bundle.open(task) if task.is_dir() else _export_run(task, output).make_bundles()
@@ -168,7 +169,11 @@ def cascade(
     ],
     output: Output = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder to write; `cascades/NAME` in the run by default.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder to write, in place of a bundle that is there; `cascades/NAME` in the run by default.",
+            show_default=False,
+        ),
     ] = None,
     margin: Annotated[
         float | None,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill import teachers
+from distill import stages, teachers
 from distill.decision import Abstain, Threshold
 from distill.errors import DistillError, TaskError
 from distill.evaluation.calibration import expected_calibration_error
@@ -572,3 +572,24 @@ def test_stages_may_be_named_or_be_folders_of_bundles(copy, tmp_path):
         made.make_cascade(["nobody", "large"], margin=0.9)
     with pytest.raises(DistillError, match=r"47 validation rows cannot certify a margin of 0\.2 points"):
         made.make_cascade(["small", "large"], margin=0.002)
+
+
+def test_a_cascade_replaces_a_cascade_and_nothing_else(copy, tmp_path):
+    made = copy()
+    small, target = shutil.copytree(made.bundle_stage("small").path, tmp_path / "small"), tmp_path / "new" / "cascade"
+    (small / stages.RECORD).unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    for taken, message in (
+        (tmp_path / "notes.txt", "something else than a bundle"),
+        (made.run.root, "is read to make it"),
+        (small, "is read to make it"),
+        (made.chosen.path, rf"holds {stages.RECORD} beside a bundle"),
+    ):
+        before = state(tmp_path)
+        with pytest.raises(DistillError, match=message):
+            made.make_cascade([str(small), "large"], taken, 0.9)
+        assert state(tmp_path) == before
+    (tmp_path / "new" / ".cascade-0a_9z8y7").mkdir(parents=True)  # what a killed process left
+    for _ in range(2):
+        assert verify(made.make_cascade([str(small), "large"], target, 0.9)[0].path).manifest.name == "small+large"
+    assert [path.name for path in target.parent.iterdir()] == ["cascade"]

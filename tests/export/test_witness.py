@@ -114,6 +114,10 @@ def test_of_a_run_the_better_student_is_the_witness(exported):
     assert made.bundle.path == exported.run.root / "witnesses" / worse
     assert made.bundle.manifest.name == exported.bundles()[better].manifest.name
     assert WitnessReference.open(made.bundle).student == exported.bundles()[worse].manifest.version
+    (made.bundle.path / "notes.txt").write_text("mine")
+    with pytest.raises(DistillError, match=r"holds notes\.txt beside a bundle"):
+        exported.make_witness(worse)
+    (made.bundle.path / "notes.txt").unlink()
     with pytest.raises(DistillError, match="only a better student"):
         exported.make_witness(better, worse)
 
