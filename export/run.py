@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from distill.comparisons import Comparisons
 from distill.data.prepared import Splits
@@ -29,11 +30,13 @@ from distill.run import RECORD, Run
 from distill.sections import walk
 from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
+from distill.teachers.names import Name
 from export.build import Baseline, build_bundle
 from export.build_cascade import JOINED, Measured, build_cascade, find_cascade, measure_stages, stages_for
-from export.bundle.format import Bundle
+from export.bundle.format import Bundle, BundleError
 from export.bundle.reference import Reference
 from export.bundle.target import alone, require_replaceable
+from export.bundle.teacher import BundleTeacherConfig, origin_of, own_name
 from export.evaluate import Judge, Prices, answers, entry, teacher_reliability
 from export.fit_reference import ceiling_warning
 from export.witness import Witness, make_witness
@@ -211,7 +214,7 @@ class ExportRun:
             name=name,
             baseline=self._student_baseline(),
             settings=self.task.export,
-            teacher=_teacher_entry(self.run.soft_labels()),
+            teacher=teacher_entry(self.run, self.run.soft_labels()),
             decision=self.task.decision,
         )
 
@@ -335,14 +338,27 @@ def _rank(bundle: Bundle) -> tuple[float, float]:
     return float(measured["validation_agreement"]), -float(measured["milliseconds"])
 
 
-def _teacher_entry(soft: SoftLabels) -> dict[str, Any]:
-    """Describe the teacher for a student's manifest."""
+def teacher_entry(run: Run, soft: SoftLabels) -> dict[str, Any]:
+    """Describe the teacher of a run's labels for a student's manifest."""
     facts: dict[str, Any] = {"name": soft.teacher, "version": soft.teacher_version}
+    if (origin := _origin(run.task.teacher, soft)) is not None:
+        facts["origin"] = dict(zip(("name", "version"), origin, strict=True))
     if soft.scaling is not None:
         facts["calibration"] = soft.scaling.as_dict()
     if soft.terms:
         facts["terms"] = list(soft.terms)
     return facts
+
+
+def _origin(teacher: BaseModel, soft: SoftLabels) -> Name | None:
+    """Return what the bundle that labelled was exported from; None of a student, or if it is there no more."""
+    if not isinstance(teacher, BundleTeacherConfig):
+        return None
+    try:
+        manifest = Bundle.open(teacher.path).manifest
+    except BundleError:
+        return None
+    return origin_of(manifest) if own_name(manifest) == (soft.teacher, soft.teacher_version) else None
 
 
 def _teacher_facts(soft: SoftLabels, rows: list[int], labels: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from distill.progress import track
+from distill.teachers.names import names_of, same_teacher, text_of
 from export.bundle.cascade import load_classifier
 from export.bundle.format import Bundle
 from reflux.exit_codes import GateResult
@@ -134,17 +135,12 @@ def _require_fit(candidate: Bundle, current: Bundle) -> None:
         raise ReplayError(f"{candidate.path} and {current.path} differ in the labels {differ}; distil with the same")
     if candidate.manifest.multi_label or current.manifest.multi_label:
         raise ReplayError("multi-label bundles cannot be replayed: the gap is defined for one label per text")
-    teachers = (bundle.manifest.teacher for bundle in (candidate, current))
-    learned = [(teacher.get("name"), teacher.get("version")) for teacher in teachers]
-    if learned[0] != learned[1]:
+    new, old = (names_of(bundle.manifest.teacher) for bundle in (candidate, current))
+    if not same_teacher(new, old):
         raise ReplayError(
-            f"{candidate.path} learned from {_named(learned[0])}, but {current.path} from {_named(learned[1])}; the "
+            f"{candidate.path} learned from {text_of(new[0])}, but {current.path} from {text_of(old[0])}; the "
             "answers in the log are no measure of the candidate, so serve it with a teacher of its own"
         )
-
-
-def _named(teacher: tuple[Any, Any]) -> str:
-    return "@".join(str(part) for part in teacher if part) or "no known teacher"
 
 
 def _compared(

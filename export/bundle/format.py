@@ -44,13 +44,13 @@ class BundleError(Exception):
 class Manifest:
     """The description of a bundle. `version` is a hash of everything that determines its answers.
 
-    `teacher` holds the `name` and `version` of the student's teacher, the acknowledged `terms` if it has any, and the
-    `calibration` of its answers if they were calibrated; shadowing applies that to the teacher. In a `multi_label`
-    bundle each label's probability is independent, and a text has every label of at least `threshold`.
-    `truncation_side`, `left` or `right`, is the end at which a text of more than `max_tokens` is cut; the tokenizer
-    holds it too. `portable` names the graph that takes `input_ids` and `attention_mask` only, so that it runs without
-    Reflux; it may be `model.onnx` itself, and is None in bundles older than this key. `stages` are those of a cascade,
-    none in other bundles.
+    `teacher` holds the `name` and `version` of the student's teacher, the same of its `origin` if it is the bundle that
+    was exported from another teacher, the acknowledged `terms` if it has any, and the `calibration` of its answers if
+    they were calibrated; shadowing applies that to the teacher. In a `multi_label` bundle each label's probability is
+    independent, and a text has every label of at least `threshold`. `truncation_side`, `left` or `right`, is the end at
+    which a text of more than `max_tokens` is cut; the tokenizer holds it too. `portable` names the graph that takes
+    `input_ids` and `attention_mask` only, so that it runs without Reflux; it may be `model.onnx` itself, and is None in
+    bundles older than this key. `stages` are those of a cascade, none in other bundles.
     """
 
     name: str

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.teachers import Account, Answer, TeacherError, label_order
+from distill.teachers.names import Name, names_of
 from export.bundle.cascade import load_classifier
 from export.bundle.classifier import InferenceError
-from export.bundle.format import Bundle, BundleError
+from export.bundle.format import Bundle, BundleError, Manifest
 from export.bundle.verify import bundle_errors, check_longest, classifiers_of
 
 
@@ -26,6 +27,17 @@ class BundleTeacherConfig(BaseModel):
     path: Path
     threads: int = Field(default=1, ge=1)
     usd_per_hour: float = Field(default=0.0, ge=0.0)
+
+
+def own_name(manifest: Manifest) -> Name:
+    """Return the name and version of the teacher that a bundle is."""
+    return f"bundle:{manifest.name}", manifest.version
+
+
+def origin_of(manifest: Manifest) -> Name | None:
+    """Return the name and version of the teacher that a bundle was exported from, None for that of a student."""
+    origin = names_of(manifest.teacher)[0]
+    return origin if manifest.role == "teacher" and all(origin) else None
 
 
 class BundleTeacher:
@@ -41,12 +53,8 @@ class BundleTeacher:
     def __init__(self, bundle: Bundle, labels: Sequence[str], *, threads: int = 1, usd_per_hour: float = 0.0) -> None:
         if bundle.manifest.multi_label:
             raise TeacherError(f"the bundle {bundle.path} is multi-label; a teacher gives each text one label")
-        self.name = f"bundle:{bundle.manifest.name}"
-        self.version = bundle.manifest.version
-        learned = bundle.manifest.teacher
-        self.origin = (
-            (str(learned.get("name")), str(learned.get("version"))) if bundle.manifest.role == "teacher" else None
-        )
+        self.name, self.version = own_name(bundle.manifest)
+        self.origin = origin_of(bundle.manifest)
         self.labels = tuple(labels)
         self._order = label_order(bundle.manifest.labels, labels, f"the bundle {bundle.path}")
         with bundle_errors(bundle.path):

@@ -23,12 +23,14 @@ from distill.owned import OwnedFile
 from distill.progress import bar
 from distill.run import Run
 from distill.stages import Stage
+from distill.teachers.names import names_of, same_teacher, text_of
 from export.build_cascade import JOINED
 from export.bundle.anchors import read_anchors
 from export.bundle.format import Bundle
+from export.bundle.teacher import own_name
 from export.cut_offs import NotCertifiedError
 from export.delivery.transfer import push
-from export.run import TEACHER, ExportRun
+from export.run import TEACHER, ExportRun, teacher_entry
 from reflux.exit_codes import GateResult
 from reflux.redistill.judgement import Judgement, judge
 from reflux.redistill.report import MARKDOWN, write_report
@@ -167,24 +169,25 @@ def _candidate(run: Run, stages: Sequence[str | Bundle], current: Bundle) -> tup
 def _require_same(current: Bundle, soft: SoftLabels, run: Run) -> None:
     """Raise ReplayError unless the served student learned the labels of this run from their teacher."""
     manifest = current.manifest
-    learned = (manifest.teacher.get("name"), manifest.teacher.get("version"))
-    if learned != (soft.teacher, soft.teacher_version):
+    learned = names_of(manifest.teacher)
+    if not same_teacher(learned, names_of(teacher_entry(run, soft))):
         raise ReplayError(
-            f"{current.path} learned from {'@'.join(str(part) for part in learned if part) or 'no known teacher'}, but "
-            f"the labels of {run.root} are of {soft.teacher}@{soft.teacher_version}; give the bundle that is served, "
-            "and the run that it came from"
+            f"{current.path} learned from {text_of(learned[0])}, but the labels of {run.root} are of "
+            f"{soft.teacher}@{soft.teacher_version}; give the bundle that is served, and the run that it came from"
         )
     if sorted(manifest.labels) != sorted(soft.labels) or manifest.multi_label:
         raise ReplayError(f"{current.path} has other labels than {run.root}; give the run that the bundle came from")
 
 
 def _teachers(run: Run, soft: SoftLabels) -> list[str]:
-    """Return the names under which a log has the teacher of the labels: its own, and that of its exported bundle."""
-    found = [f"{soft.teacher}@{soft.teacher_version}"]
+    """Return the names under which a log has the teacher of the labels.
+
+    They are its own, that of the teacher that it was exported from, and that of the bundle exported from it.
+    """
+    found = list(names_of(teacher_entry(run, soft)))
     if run.finetuned_teacher is not None and (stage := ExportRun(run).bundle_stage(TEACHER)).done:
-        manifest = Bundle.open(stage.path).manifest
-        found.append(f"bundle:{manifest.name}@{manifest.version}")
-    return found
+        found.append(own_name(Bundle.open(stage.path).manifest))
+    return [text_of(name) for name in found]
 
 
 def _require_teacher(connection: Connection, log: ShadowLog, current: Bundle, teachers: list[str]) -> None:

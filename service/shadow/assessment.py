@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill.teachers.names import may_be, names_of, text_of
 from export.bundle.format import Manifest
 from export.bundle.reference import Reference
 from service.monitor.cells import SLOT_SECONDS, Cells, Floats
@@ -21,6 +22,7 @@ from service.monitor.windows import log_certify, measure_each, start_of
 from service.process.parts import Parts, whole
 from service.shadow.history import History
 from service.shadow.input_drift import InputDrift
+from service.shadow.outbox.rows import TeacherIdentity
 from service.shadow.outcome import OUTCOMES, Outcome
 from service.shadow.slots import slot_of
 from service.shadow.teacher_report import model_change, teacher_drift
@@ -128,7 +130,7 @@ class Assessor:
             losses={
                 str(name): count for name, count in zip(OUTCOMES, hour, strict=True) if name is not Outcome.COMPLETED
             },
-            other_teacher=other_teacher(self._manifest, *view.teacher.origin) if active and view.teacher else None,
+            other_teacher=other_teacher(self._manifest, view.teacher) if active and view.teacher else None,
             input_drift=_input_clause(inputs) if inputs_drifted else None,
             teacher_drift=teacher_clause,
             model_change=model_change(record),
@@ -160,16 +162,16 @@ def foreseen(reference: Reference) -> Floats:
     return np.where(reference.rows > 0, observed, (1.0 - np.sqrt(1.0 - 4.0 * variance)) / 2.0)
 
 
-def other_teacher(manifest: Manifest, name: str, version: str) -> str | None:
+def other_teacher(manifest: Manifest, teacher: TeacherIdentity) -> str | None:
     """Say that the student did not learn from the teacher that it is compared with; None if it did, or may have.
 
     A manifest without a version, or without any teacher, is not judged by it.
     """
-    learned = {key: manifest.teacher[key] for key in ("name", "version") if manifest.teacher.get(key)}
-    if learned.items() <= {"name": name, "version": version}.items():
+    learned = names_of(manifest.teacher)
+    if may_be(learned, teacher.names):
         return None
     return (
-        f"The gap is measured against {name}@{version}, but the student learned from {'@'.join(learned.values())}; set "
+        f"The gap is measured against {teacher.key}, but the student learned from {text_of(learned[0])}; set "
         "shadow.teacher to that one, or distil again."
     )
 

@@ -52,6 +52,15 @@ def texts(count, seed, known=10):
     return list(found)
 
 
+ORIGIN = {"name": "local:large", "version": "7"}
+
+
+@pytest.fixture(scope="module")
+def tiny_teacher(tiny_teacher, tmp_path_factory):
+    """The teacher as a bundle that was exported from ORIGIN."""
+    return rewritten(tiny_teacher, tmp_path_factory.mktemp("teacher") / "exported", teacher=ORIGIN)
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory, tiny_encoder, tiny_teacher, write_csv):
     """A task whose own rows know a few words of each label."""
@@ -327,6 +336,16 @@ def test_a_fine_tuned_teacher_is_known_by_its_exported_bundle(task, tmp_path, ti
     teacher, path = Bundle.open(folder / "bundles" / "teacher"), tmp_path / "log.sqlite"
     fill(outbox(path, folder, teacher), Bundle.open(folder / "bundle"), teacher, texts(30, 5))
     done = redistill(fitted, folder, "--store", path)
+    assert (done.exit_code, done.stdout[:29]) == (0, "nothing to do: 30 new texts w"), done.output
+
+
+def test_answers_of_the_teacher_that_the_bundle_was_exported_from_are_taken(task, run, tiny_teacher, tmp_path):
+    bundle, path = Bundle.open(run / "bundle"), tmp_path / "log.sqlite"
+    assert bundle.manifest.teacher["origin"] == ORIGIN
+    manifest = bundle.manifest
+    outbox = Outbox(path, bundle=manifest.version, labels=manifest.labels, teacher="local:large@7")
+    fill(outbox, bundle, tiny_teacher, texts(30, 5))
+    done = redistill(task, run, "--store", path)
     assert (done.exit_code, done.stdout[:29]) == (0, "nothing to do: 30 new texts w"), done.output
 
 

@@ -239,6 +239,17 @@ def test_bundles_that_do_not_fit_the_log_are_refused(bundles, log, tmp_path, can
     assert all(word in done.stderr for word in words), done.stderr
 
 
+def test_a_teacher_and_the_bundle_exported_from_it_are_one_teacher(bundles, log, tmp_path):
+    origin = {"name": "local:large", "version": "7"}
+    bundle = {"name": "bundle:large", "version": "1", "origin": origin}
+    current = rewritten(bundles["current"], tmp_path / "current", teacher=origin)
+    candidate = rewritten(bundles["better"], tmp_path / "candidate", teacher=bundle)
+    store = tmp_path / "shadow.sqlite"
+    write(store, {**bundles, "current": current}, texts(TEXTS))
+    done = replay(candidate.path, "--current", current.path, "--store", store, "--rows", "all")
+    assert done.exit_code == 0, done.output
+
+
 def test_a_file_that_is_no_log_is_refused(bundles, tmp_path):
     (tmp_path / "text").write_text("no database")
     with sqlite3.connect(tmp_path / "other") as connection:

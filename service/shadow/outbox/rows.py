@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
+from distill.teachers.names import Name
 from service.monitor.evalues import EDetector
 from service.shadow.comparison import Comparison
 from service.shadow.outcome import Outcome
@@ -13,19 +14,24 @@ from service.shadow.totals import Floats
 
 
 class TeacherIdentity(NamedTuple):
-    """Name and version of a teacher, and `origin`: those under which a student's manifest names it.
+    """Name and version of a teacher, and `origin`: those of the teacher that it was exported from, or its own again.
 
-    They differ for a bundle that was exported from a teacher, which stands for that one.
+    A student's manifest may name either.
     """
 
     name: str
     version: str
-    origin: tuple[str, str]
+    origin: Name
 
     @property
     def key(self) -> str:
         """What tells its answers from those of others: `name@version`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def names(self) -> tuple[Name, Name]:
+        """Its own name and that of its origin, each with the version."""
+        return (self.name, self.version), self.origin
 
 
 class Sample(NamedTuple):

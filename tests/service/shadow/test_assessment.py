@@ -17,6 +17,7 @@ from service.process.parts import whole as run_whole
 from service.shadow import assessment, metrics
 from service.shadow.assessment import other_teacher
 from service.shadow.history import COLUMNS
+from service.shadow.outbox.rows import TeacherIdentity
 from service.shadow.slots import Key, slot_of
 from service.telemetry.metrics import render
 
@@ -147,7 +148,7 @@ async def test_refused_disagreements_do_not_make_a_bad_student_stay(make_shadow)
 )
 def test_a_teacher_other_than_that_of_the_bundle_is_named(learned, other):
     manifest = Manifest("tiny", "tiny", LABELS, 32, "fp32", 1.0, {}, "0123", teacher=learned)
-    message = other_teacher(manifest, "played", "1")
+    message = other_teacher(manifest, TeacherIdentity("played", "1", ("played", "1")))
     assert (message is not None) == other
     assert message is None or "set shadow.teacher to that one" in message
 
