@@ -174,8 +174,8 @@ def best_labels(bundle: Bundle, texts: Sequence[str]) -> Any:
 def _decide(found: PairedDifference | None, texts: int, margin: float, rows: Rows) -> tuple[GateResult, str]:
     allowed = f"{100 * margin:.2g} points"
     if found is None or texts < FEWEST:
-        more = ", or give --rows all" if rows == "eval" else ""
-        return GateResult.INCONCLUSIVE, f"{texts} texts are too few to decide; wait for {FEWEST}{more}"
+        held_out = " that are never trained on" if rows == "eval" else ""
+        return GateResult.INCONCLUSIVE, f"{texts} texts{held_out} are too few to decide; wait for {FEWEST}"
     told = (
         f"the candidate's gap less the current one is {100 * found.difference:+.2f} points "
         f"[{100 * found.lower:+.2f}, {100 * found.upper:+.2f}]"
@@ -193,6 +193,8 @@ def _decide(found: PairedDifference | None, texts: int, margin: float, rows: Row
 def show(replayed: Replayed, console: Console) -> None:
     """Print the outcome and its reason."""
     console.print(f"{replayed.gate.upper()}: {replayed.message}")
+    if replayed.rows == "eval" and replayed.texts < FEWEST:
+        console.print("if the candidate was not distilled from this log, --rows all compares more of its texts")
     used = "texts that are never trained on" if replayed.rows == "eval" else "texts, trained on or not"
     console.print(f"{replayed.texts} {used}, answered by {replayed.teacher}", end="")
     console.print(f"; {replayed.erased} more were erased after their answer" if replayed.erased else "")

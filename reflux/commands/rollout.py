@@ -79,8 +79,8 @@ def redistill(
         int,
         typer.Option(
             min=1,
-            help="Fewer texts answered since the last time are nothing to do. A tenth is held out to judge, and 200 of "
-            "those decide, so that more than 2000 are worth a training.",
+            help="Fewer texts answered since the last candidate that passed or failed are nothing to do. A tenth is "
+            "held out to judge, and 200 of those decide, so that more than 2000 are worth a training.",
         ),
     ] = 2000,
     margin: Margin = 0.003,
@@ -106,6 +106,8 @@ def redistill(
     """
     from export.bundle.format import Bundle
     from export.delivery.address import require_place
+    from export.delivery.errors import DeliveryError
+    from export.delivery.signature import read_private_key
     from reflux import pipeline
     from reflux.redistill.redistill import Options, TeacherChangedError
     from reflux.redistill.redistill import redistill as make_candidate
@@ -114,6 +116,12 @@ def redistill(
     with ending_without_answer():
         if push:  # found wrong now, not after a training
             require_place(push)
+        if sign_key is not None:
+            if not push:
+                raise DeliveryError(
+                    f"--sign-key {sign_key}: nothing is signed without --push; add it, or leave this out"
+                )
+            read_private_key(sign_key)
         run = pipeline.open_run(task, output)
         try:
             done = make_candidate(
@@ -129,6 +137,7 @@ def redistill(
         console.print(f"nothing to do: {done}")
         return
     console.print(f"{done.judged.gate.upper()}: {done.judged.message}")
+    console.print(done.graphs)
     if done.note is not None:
         console.print(f"note: {done.note}")
     console.print(f"candidate: {done.candidate.path}, version {done.candidate.manifest.version}; report: {done.report}")

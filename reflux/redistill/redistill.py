@@ -9,7 +9,7 @@ teacher did whose answers these are. Answers are taken only of the teacher that 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,10 +32,11 @@ from export.cut_offs import NotCertifiedError
 from export.delivery.transfer import push
 from export.run import TEACHER, ExportRun, teacher_entry
 from reflux.exit_codes import GateResult
+from reflux.redistill.graphs import Graph, compared
 from reflux.redistill.judgement import Judgement, judge
 from reflux.redistill.report import MARKDOWN, write_report
 from reflux.redistill.rows import LogRows
-from reflux.redistill.run import FOLDER, ROWS, Redistillation, last, remember, rows_stage, unfinished
+from reflux.redistill.run import FOLDER, ROWS, Last, Redistillation, last, remember, rows_stage, unfinished
 from reflux.replay import ReplayError, replay
 from service.shadow.outbox.answered import ShadowLog, read_log
 from service.shadow.outbox.checks import Checks
@@ -73,13 +74,15 @@ class Options:
 class Redistilled:
     """A candidate, its judgement, the report about both, and its digest if it was pushed.
 
-    `note` says why the candidate is no cascade although the current bundle is one, and None otherwise.
+    `graphs` says what both graphs cost; `note` why the candidate is no cascade although the current bundle is one, and
+    is None otherwise.
     """
 
     candidate: Bundle
     judged: Judgement
     report: Path
     digest: str | None
+    graphs: str
     note: str | None
 
 
@@ -104,7 +107,8 @@ def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Re
             log = read_log(connection, current.manifest.version, since)
             _require_teacher(connection, log, current, teachers)
             training = read_training_log(connection, teachers, soft.labels, since)
-        rows = _rows(run, training, {"labels": run.labels.fingerprint, "teachers": teachers}, options.min_rows)
+        inputs = {"labels": run.labels.fingerprint, "teachers": teachers}
+        rows = _rows(run, training, inputs, options.min_rows, current)
         if isinstance(rows, str):
             return rows
         again = Redistillation(run, [stage for stage in stages if isinstance(stage, str)], rows)
@@ -113,13 +117,15 @@ def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Re
         judged = judge(run, candidate, current, replayed)
         folder = run.root / FOLDER / "report"
         facts = again.log_rows.facts
-        write_report(folder, again.task, candidate, facts, judged, note)
+        graphs = Graph.of(candidate), Graph.of(current)
+        write_report(folder, again.task, candidate, graphs, facts, judged, note)
         digest = None
         if options.target is not None and judged.gate is not GateResult.FAIL:
             digest = push(candidate.path, options.target, sign_key=options.sign_key).digest
-        remember(run, rows, facts.latest)
+        used = facts.since if judged.gate is GateResult.INCONCLUSIVE else facts.latest
+        remember(run, Last(rows.fingerprint, used, facts.latest, candidate.manifest.version))
         shutil.rmtree(rows.path)  # the texts, which somebody may erase from the log
-    return Redistilled(candidate, judged, folder / MARKDOWN, digest, note)
+    return Redistilled(candidate, judged, folder / MARKDOWN, digest, compared(*graphs), note)
 
 
 def _stages(run: Run, current: Bundle, given: str | None) -> list[str | Bundle]:
@@ -207,7 +213,7 @@ def _require_teacher(connection: Connection, log: ShadowLog, current: Bundle, te
         )
 
 
-def _rows(run: Run, log: TrainingLog, inputs: dict[str, object], least: int) -> Stage | str:
+def _rows(run: Run, log: TrainingLog, inputs: Mapping[str, object], least: int, current: Bundle) -> Stage | str:
     """Return the rows to learn from: those of a redistillation that did not end, or else of the log as it is now.
 
     Returns instead why there are too few.
@@ -217,7 +223,10 @@ def _rows(run: Run, log: TrainingLog, inputs: dict[str, object], least: int) -> 
     shutil.rmtree(
         run.root / FOLDER / ROWS, ignore_errors=True
     )  # of one that was killed at its very end, or is obsolete
-    since = last(run).get("latest")
+    before = last(run)
+    since = before.since(current.manifest.version)
+    if since != before.tried and not log.since(before.tried):
+        return "no text was answered since the last candidate, about which nothing is certain"
     new = log.since(since)
     if new < least or not log.texts:
         told = "" if since is None else f" since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC"

@@ -11,6 +11,7 @@ from typing import Any
 from distill.stages import write_atomic
 from distill.task import Task
 from export.bundle.format import Bundle
+from reflux.redistill.graphs import Graph, compared
 from reflux.redistill.judgement import Judgement
 from reflux.redistill.rows import Facts
 from service.monitor.paired import PairedDifference
@@ -20,9 +21,18 @@ JSON = "redistill.json"
 
 
 def write_report(
-    folder: Path, task: Task, candidate: Bundle, facts: Facts, judged: Judgement, note: str | None
+    folder: Path,
+    task: Task,
+    candidate: Bundle,
+    graphs: tuple[Graph, Graph],
+    facts: Facts,
+    judged: Judgement,
+    note: str | None,
 ) -> None:
-    """Write `redistill.md` and `redistill.json` into a folder. `task` has the students that were trained."""
+    """Write `redistill.md` and `redistill.json` into a folder. `task` has the students that were trained.
+
+    `graphs` are those of the candidate and of the current bundle.
+    """
     body = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "task": task.name,
@@ -34,16 +44,17 @@ def write_report(
             "note": note,
         },
         "current": judged.log.current_version,
+        "graphs": {"candidate": asdict(graphs[0]), "current": asdict(graphs[1])},
         "decision": {"gate": judged.gate, "message": judged.message, "margin": judged.log.margin},
         "rows": asdict(facts),
         "log": asdict(judged.log),
         "test": {"texts": judged.test_rows, "found": None if judged.test is None else asdict(judged.test)},
     }
     write_atomic(folder / JSON, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
-    write_atomic(folder / MARKDOWN, _markdown(body, facts, judged))
+    write_atomic(folder / MARKDOWN, _markdown(body, compared(*graphs), facts, judged))
 
 
-def _markdown(body: dict[str, Any], facts: Facts, judged: Judgement) -> str:
+def _markdown(body: dict[str, Any], told: str, facts: Facts, judged: Judgement) -> str:
     answered = sum(band.answers for band in facts.bands)
     lines = [
         f"# {judged.gate.upper()}: {body['task']}, candidate {judged.log.candidate_version}, {body['created']}",
@@ -53,6 +64,8 @@ def _markdown(body: dict[str, Any], facts: Facts, judged: Judgement) -> str:
         f"Trained on the task's own rows and on {facts.texts} texts of the shadow log, answered by "
         f"{judged.log.teacher}: {', '.join(body['students'])}. The candidate is {body['candidate']['name']}, "
         f"the current bundle {judged.log.current_version}.",
+        "",
+        f"{told[0].upper()}{told[1:]}.",
         *(["", f"Note: {body['candidate']['note']}."] if body["candidate"]["note"] else []),
         "",
         "| | texts | gap of the current bundle | of the candidate | difference, points | 95 % interval |",
@@ -66,7 +79,7 @@ def _markdown(body: dict[str, Any], facts: Facts, judged: Judgement) -> str:
         "such as `<EMAIL>`. With weights that undo changes of the sampling rate, they are worth as much as "
         f"{facts.effective:.0f} texts of equal weight.",
         "",
-        f"- new since the last redistillation: {facts.new}{_since(facts)}",
+        f"- new since the last candidate that passed or failed: {facts.new}{_since(facts)}",
         f"- held out to judge, never trained on: {facts.held_out}",
         f"- left out because validation or test rows of the task are alike: {facts.duplicates}",
         f"- left out because their texts are erased: {facts.erased}",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,18 +96,41 @@ def unfinished(run: Run, inputs: Mapping[str, Any]) -> Stage | None:
         return None
     stage = Stage(path, stored)
     fits = stage.done and all(stored.get(name) == value for name, value in inputs.items())
-    return stage if fits and last(run).get("rows") != stage.fingerprint else None
+    return stage if fits and last(run).rows != stage.fingerprint else None
 
 
-def last(run: Run) -> dict[str, Any]:
-    """Return what is known of the last redistillation that ended: `rows` and `latest`; empty if there was none."""
+@dataclass(frozen=True)
+class Last:
+    """What is known of the last redistillation that ended; all None if there was none.
+
+    `rows` is the fingerprint of its rows, `tried` the time of the newest of them, and `latest` of the newest that is
+    used up, both in Unix seconds. Rows of a candidate about which nothing is certain are not used up: with more
+    held-out texts another may pass. `candidate` is its version.
+    """
+
+    rows: str | None = None
+    latest: float | None = None
+    tried: float | None = None
+    candidate: str | None = None
+
+    def since(self, current: str) -> float | None:
+        """Return since when rows are new while the version `current` is served.
+
+        A candidate that is served although nothing was certain, after a canary, has used its rows up.
+        """
+        return self.tried if current == self.candidate else self.latest
+
+
+def last(run: Run) -> Last:
+    """Return what is known of the last redistillation that ended."""
     try:
-        found: dict[str, Any] = json.loads((run.root / FOLDER / LAST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
+        found = json.loads((run.root / FOLDER / LAST).read_text(encoding="utf-8"))
+        latest = found["latest"]
+        return Last(found["rows"], latest, found.get("tried", latest), found.get("candidate"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Last()
 
 
-def remember(run: Run, rows: Stage, latest: float) -> None:
-    """Remember that a redistillation with these rows, of which the newest is of `latest` (Unix seconds), has ended."""
-    write_atomic(run.root / FOLDER / LAST, json.dumps({"rows": rows.fingerprint, "latest": latest}) + "\n")
+def remember(run: Run, ended: Last) -> None:
+    """Remember that a redistillation has ended."""
+    write_atomic(run.root / FOLDER / LAST, json.dumps(asdict(ended)) + "\n")

@@ -236,7 +236,8 @@ def test_with_fewer_than_200_held_out_texts_nothing_is_certain_and_no_text_is_ke
     before = {file for file in run.rglob("*") if file.is_file()}
     done = redistill(task, run, "--store", path, "--min-rows", 1)
     assert done.exit_code == 3, done.output
-    assert "texts are too few to decide" in done.stdout
+    assert "texts that are never trained on are too few to decide; wait for 200\n" in done.stdout
+    assert "--rows" not in done.stdout + (run / "redistill" / "report" / "redistill.md").read_text()
     written = [file for file in run.rglob("*") if file.is_file() and file not in before]
     assert len(written) > 10
     own = "".join((task.parent / f"{name}.csv").read_text() for name in ("train", "test"))
@@ -321,6 +322,54 @@ def test_one_student_of_a_cascade_may_be_trained_alone(cascaded):
     done = redistill_cascade(cascaded, "--student", "small+large")
     assert done.exit_code == 4
     assert "is no student of the task, which has large, small" in done.stderr
+
+
+def test_a_candidate_about_which_nothing_is_certain_does_not_use_up_the_rows(task, run, tiny_teacher, tmp_path):
+    path, served = tmp_path / "log.sqlite", Bundle.open(run / "bundle")
+    fill(outbox(path, run, tiny_teacher), served, tiny_teacher, texts(100, 5), ago=60)
+    given = ("--store", path, "--min-rows", 100)
+    assert redistill(task, run, *given).exit_code == 3
+    again = redistill(task, run, *given)  # not trained on the same rows for nothing
+    assert again.exit_code == 0
+    assert "nothing to do: no text was answered since the last candidate" in again.stdout
+    fill(outbox(path, run, tiny_teacher), served, tiny_teacher, texts(10, 6))
+    assert "nothing to do: 110 new texts were answered, and" in redistill(task, run, *given[:2]).stdout
+    candidate = Bundle.open(run / "redistill" / "bundles" / "small")  # a canary has promoted it
+    version, labels = candidate.manifest.version, candidate.manifest.labels
+    of_it = Outbox(path, bundle=version, labels=labels, teacher=key_of(tiny_teacher))
+    fill(of_it, candidate, tiny_teacher, texts(5, 7))
+    done = redistill(task, run, *given, "--current", candidate.path)
+    assert "nothing to do: 15 new texts were answered since" in done.stdout.replace("\n", " "), done.output
+
+
+@pytest.mark.parametrize("given", [("--push", "place"), ()])
+def test_a_key_that_cannot_sign_is_found_before_the_training(task, run, log, tmp_path, given):
+    done = redistill(task, run, "--store", log, *given, "--sign-key", tmp_path / "missing")
+    assert done.exit_code == 4
+    assert ("No such file" if given else "nothing is signed without --push") in done.stderr.replace("\n", " ")
+    assert not (run / "redistill").exists()
+
+
+def test_another_variant_of_the_graph_is_told_with_its_reason(task, run, tiny_teacher, tmp_path):
+    measured = {**Bundle.open(run / "bundle").manifest.measured, "bytes": 12_000, "milliseconds": 0.25}
+    served = rewritten(Bundle.open(run / "bundle"), tmp_path / "served", variant="int8", measured=measured)
+    path, manifest = tmp_path / "log.sqlite", served.manifest
+    small = Outbox(path, bundle=manifest.version, labels=manifest.labels, teacher=key_of(tiny_teacher))
+    fill(small, served, tiny_teacher, texts(40, 5))
+    done = redistill(task, run, "--store", path, "--current", served.path, "--min-rows", 1)
+    assert done.exit_code == 3, done.output
+    candidate = Bundle.open(run / "redistill" / "bundles" / "small").manifest
+    assert candidate.variant != "int8"
+    told = (
+        f"raph of the candidate: {candidate.variant}, {candidate.measured['bytes'] / 1e6:.1f} MB, "
+        f"{candidate.measured['milliseconds']:.2f} ms per text; of the current bundle: int8, 0.0 MB, 0.25 ms per text. "
+        f"The variants differ (small: {candidate.measured['reason']})"
+    )
+    assert told in done.stdout.replace("\n", " ")
+    assert told in (run / "redistill" / "report" / "redistill.md").read_text()
+    graphs = report_of(run)["graphs"]
+    assert (graphs["current"]["variant"], graphs["current"]["bytes"]) == ("int8", 12_000)
+    assert graphs["candidate"]["variant"] == candidate.variant
 
 
 def test_a_fine_tuned_teacher_is_known_by_its_exported_bundle(task, tmp_path, tiny_encoder, write_csv, keyword_rows):
