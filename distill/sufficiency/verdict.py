@@ -84,9 +84,9 @@ def judge(
 
 
 def points(gain: Interval) -> str:
-    """Format a gain with its 95 % interval in percentage points, such as `+0.6 ± 0.3 points`."""
-    middle, half = 50 * (gain.upper + gain.lower), 50 * (gain.upper - gain.lower)
-    return f"{middle:+.1f} ± {half:.1f} points"
+    """Format a gain with its 95 % interval in percentage points, such as `+0.6 points [+0.3, +0.9]`."""
+    value, lower, upper = (100 * end for end in (gain.value, gain.lower, gain.upper))
+    return f"{value:+.1f} points [{lower:+.1f}, {upper:+.1f}]"
 
 
 def price(remedy: Remedy, unknown: str) -> str:

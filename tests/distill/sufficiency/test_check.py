@@ -75,6 +75,8 @@ def test_gold_labels_give_a_curve_and_a_verdict_that_the_report_tells(make_run):
     assert len(curve["sizes"]) == 5
     assert curve["right"] == sorted(curve["right"])
     assert curve["gain"]["lower"] <= curve["gain"]["value"] <= curve["gain"]["upper"]
+    assert curve["twice"]["value"] - curve["now"]["value"] == pytest.approx(curve["gain"]["value"])
+    assert f"expect {100 * curve['gain']['value']:+.1f} points [" in found["reason"]
     assert json.loads(json.dumps(found)) == found
     told = "\n".join(lines(found))
     assert "fewer than the 10,000 to 50,000 that distillation profits from" in told

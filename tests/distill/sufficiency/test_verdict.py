@@ -56,9 +56,9 @@ def test_thin_labels_keep_data_from_being_enough_and_are_named_rarest_first():
     assert judge(800, many, FLAT, 2.0).remedies[0].action.endswith("label-4 (1), …")
 
 
-def test_a_gain_is_shown_with_half_its_interval():
-    assert points(Interval(0.005, 0.003, 0.009)) == "+0.6 ± 0.3 points"
-    assert points(Interval(0.0, 0.0, 0.001)) == "+0.1 ± 0.1 points"
+def test_a_gain_is_shown_as_it_is_fitted_with_its_interval():
+    assert points(Interval(0.005, 0.003, 0.009)) == "+0.5 points [+0.3, +0.9]"
+    assert points(Interval(0.0, 0.0, 0.001)) == "+0.0 points [+0.0, +0.1]"
 
 
 def test_labels_that_look_wrong_are_worth_a_look_from_three_in_a_hundred():
