@@ -10,13 +10,12 @@ from dataclasses import dataclass
 class Candidate:
     """A student or cascade: its agreement with the teacher on validation, and what a text costs.
 
-    `milliseconds` is the median time of a text alone on one core, `mean_milliseconds` the mean, which costs depend on.
+    `milliseconds` is the median time of a text alone on one core, by which the front and the limit judge speed.
     """
 
     name: str
     agreement: float
     milliseconds: float
-    mean_milliseconds: float
     usd_per_million: float
 
 
@@ -49,7 +48,7 @@ class Limits:
 def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates than which no other is both at least as good and as fast, the fastest first."""
     front: list[Candidate] = []
-    for one in sorted(candidates, key=lambda each: (each.mean_milliseconds, -each.agreement)):
+    for one in sorted(candidates, key=lambda each: (each.milliseconds, -each.agreement)):
         if not front or one.agreement > front[-1].agreement:
             front.append(one)
     return front
@@ -58,4 +57,4 @@ def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
 def best_within(candidates: Sequence[Candidate], limits: Limits) -> Candidate | None:
     """Return the candidate within the limits that agrees best with the teacher, the faster of equals; None if none."""
     allowed = [each for each in candidates if limits.allow(each)]
-    return max(allowed, key=lambda each: (each.agreement, -each.mean_milliseconds), default=None)
+    return max(allowed, key=lambda each: (each.agreement, -each.milliseconds), default=None)

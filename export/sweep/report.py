@@ -64,7 +64,7 @@ def sections(sweep: dict[str, Any]) -> list[Section]:
         f"On {sweep['validation_rows']} validation rows, which also chose the epochs; 95 % intervals. Times are "
         "milliseconds on one core, tokenising included, for a text alone and for 32 together; MiB is the size of the "
         "graph, memory the most MiB of a process that answers. A star marks the front: nothing else is as good and as "
-        "fast."
+        "fast by the median of a text alone."
     )
     blocks: list[Block] = [Paragraph(sweep["verdict"], "verdict"), Paragraph(about)]
     measured = _measured(sweep)
@@ -83,7 +83,7 @@ def sections(sweep: dict[str, Any]) -> list[Section]:
 
 def _measured(sweep: dict[str, Any]) -> list[dict[str, Any]]:
     found = [one for one in sweep["candidates"] if "failed" not in one]
-    return sorted(found, key=lambda one: float(one["alone"]["mean"]))
+    return sorted(found, key=lambda one: float(one["alone"]["p50"]))
 
 
 def _lengths(measured: list[dict[str, Any]]) -> Table:
@@ -110,14 +110,14 @@ def _front(sweep: dict[str, Any]) -> Figure:
     front = [one for one in measured if one["front"]]
 
     def plot(axes: Any) -> None:
-        times = [one["alone"]["mean"] for one in front]
+        times = [one["alone"]["p50"] for one in front]
         axes.plot(times, [100 * one["agreement"]["value"] for one in front], color=LINE, zorder=1, linewidth=2)
         for one in measured:
             value, lower, upper = (100 * one["agreement"][key] for key in ("value", "lower", "upper"))
             cascade = one["family"] == "cascade"
             colour = series(1 if cascade else 0) if one["front"] else QUIET
             axes.errorbar(
-                one["alone"]["mean"],
+                one["alone"]["p50"],
                 value,
                 yerr=[[value - lower], [upper - value]],
                 marker="D" if cascade else "o",
@@ -129,7 +129,7 @@ def _front(sweep: dict[str, Any]) -> Figure:
             below = not one["front"]
             axes.annotate(
                 one["name"],
-                (one["alone"]["mean"], value),
+                (one["alone"]["p50"], value),
                 xytext=(6, -11 if below else 5),
                 textcoords="offset points",
                 color=colour,
@@ -137,12 +137,12 @@ def _front(sweep: dict[str, Any]) -> Figure:
             )
         limit = sweep["limits"]["latency_ms"]
         if limit is not None:
-            axes.axvline(limit, color=QUIET, linestyle="--", linewidth=1, label="limit of the median text")
+            axes.axvline(limit, color=QUIET, linestyle="--", linewidth=1, label="limit")
             axes.legend(loc="lower right")
-        axes.set(xlabel="mean ms per text, one core", ylabel="agreement with the teacher, %")
+        axes.set(xlabel="median ms per text, one core", ylabel="agreement with the teacher, %")
         log_times(axes)
         axes.margins(x=0.16)
         axes.grid(visible=True, axis="y", linewidth=0.5)
 
     names = ", ".join(one["name"] for one in front)
-    return Figure(FIGURE, f"agreement against time per text; on the front are {names}", plot, 7.2, 4.4)
+    return Figure(FIGURE, f"agreement against the median time of a text; on the front are {names}", plot, 7.2, 4.4)

@@ -177,7 +177,7 @@ class Sweep:
 
 def _candidate(one: dict[str, Any]) -> Candidate:
     alone = one["alone"]
-    return Candidate(one["name"], one["agreement"]["value"], alone["p50"], alone["mean"], one["usd_per_million"])
+    return Candidate(one["name"], one["agreement"]["value"], alone["p50"], one["usd_per_million"])
 
 
 def _verdict(limits: Limits, best: Candidate | None, candidates: list[Candidate]) -> str:

@@ -7,9 +7,8 @@ import pytest
 from export.sweep.front import Candidate, Limits, best_within, pareto
 
 
-def candidate(name, agreement, milliseconds, mean=None, usd=None):
-    mean = milliseconds if mean is None else mean
-    return Candidate(name, agreement, milliseconds, mean, mean if usd is None else usd)
+def candidate(name, agreement, milliseconds, usd=None):
+    return Candidate(name, agreement, milliseconds, milliseconds if usd is None else usd)
 
 
 LADDER = [
@@ -18,7 +17,7 @@ LADDER = [
     candidate("worse", 0.92, 0.5),
     candidate("three", 0.95, 0.9),
     candidate("ngrams", 0.90, 0.02),
-    candidate("cascade", 0.95, 0.04, mean=0.3),
+    candidate("cascade", 0.95, 0.04, usd=0.3),
 ]
 
 

@@ -18,6 +18,7 @@ from export.bundle.format import Bundle
 from export.run import ExportRun
 from export.sweep import sweep as module
 from export.sweep.front import Limits
+from export.sweep.report import table
 from export.sweep.sweep import RESULT, Sweep
 
 MILLISECONDS = {"ngrams": 0.01, "static": 0.02, "cascade": 0.05, "encoder": 0.5}
@@ -134,6 +135,22 @@ def test_the_best_within_the_limits_is_picked_or_none(sweep):
     assert none["chosen"] is None
     assert "No candidate is within 0.001 ms: the fastest, ngrams, takes 0.01 ms" in none["verdict"]
     assert made.make(Limits())["chosen"] is None
+
+
+def test_the_fastest_is_the_same_in_the_table_on_the_front_and_without_a_candidate_within_the_limit(sweep, monkeypatch):
+    measure = vars(module)["measure_bundle"]
+
+    def now_and_then_slow(bundle: Bundle, texts: Any) -> dict[str, Any]:
+        found = measure(bundle, texts)
+        slow = {"mean": 0.6} if bundle.manifest.family == "ngrams" else {}
+        return {**found, "alone": {**found["alone"], **slow}}
+
+    monkeypatch.setattr(module, "measure_bundle", now_and_then_slow)
+    made = sweep()
+    found = made.make(Limits())
+    assert found["verdict"].startswith("On the front, the fastest first: ngrams")
+    assert table(found)[1][0][0].startswith("ngrams")
+    assert "the fastest, ngrams, takes 0.01 ms" in made.make(Limits(latency_ms=0.001))["verdict"]
 
 
 def test_a_cascade_is_a_candidate_like_any(sweep, monkeypatch):
