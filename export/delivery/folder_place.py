@@ -28,6 +28,9 @@ class Files(Protocol):
     def open(self, name: str, mode: str) -> IO[bytes]:
         """Open a file, `rb` or `wb`. Raises FileNotFoundError where it is missing."""
 
+    def names(self) -> list[str]:
+        """Return the names of the files and folders at its top, none of a folder that is not there."""
+
 
 class LocalFiles:
     """Files in a folder of this machine."""
@@ -41,6 +44,10 @@ class LocalFiles:
         if mode == "wb":
             path.parent.mkdir(parents=True, exist_ok=True)
         return cast("IO[bytes]", path.open(mode))
+
+    def names(self) -> list[str]:
+        """Return the names at the folder's top."""
+        return [path.name for path in self._folder.iterdir()] if self._folder.exists() else []
 
 
 class RemoteFiles:
@@ -63,6 +70,16 @@ class RemoteFiles:
         """Open a file."""
         return cast("IO[bytes]", self._system.open(f"{self._root}/{name}", mode))
 
+    def names(self) -> list[str]:
+        """Return the names below the address."""
+        try:
+            found = self._system.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        root = self._root.strip("/")
+        below = (path.strip("/") for path in found)
+        return [path.removeprefix(f"{root}/") for path in below if path != root]  # some stores list the folder itself
+
 
 class FolderPlace:
     """The bundle in a folder, which `where` names in messages."""
@@ -72,7 +89,10 @@ class FolderPlace:
         self._where = where.rstrip("/")
 
     def send(self, image: Image) -> None:
-        """Copy the files, the manifest last, unless this bundle is here. Another one is not overwritten."""
+        """Copy the files, the manifest last, unless this bundle is here.
+
+        Nothing is overwritten: neither another bundle nor other files, except what a push that broke off left.
+        """
         found = self._read(MANIFEST)
         if found is not None and found != (image.bundle.path / MANIFEST).read_bytes():
             raise DeliveryError(
@@ -80,9 +100,33 @@ class FolderPlace:
                 f"{self._where}/{image.bundle.manifest.version}"
             )
         if found is None:
+            self._require_free(image)
             for name in (*image.bundle.manifest.files, MANIFEST):
                 with (image.bundle.path / name).open("rb") as source:
                     self._write(name, source)
+
+    def _require_free(self, image: Image) -> None:
+        listed = [*image.bundle.manifest.files]
+        known = {name.partition("/")[0] for name in listed} | {SIGNATURES}
+        with self._told(""):
+            taken = {name for name in self._files.names() if name not in known}
+        if not taken:
+            taken = {name for name in listed if not self._begins(image.bundle.path / name, name)}
+        if taken:
+            raise DeliveryError(
+                f"{self._where}: holds {', '.join(sorted(taken))}, which is no part of the bundle; push to a new "
+                f"folder, such as {self._where}/{image.bundle.manifest.version}"
+            )
+
+    def _begins(self, source: Path, name: str) -> bool:
+        """Whether a file is missing here, or is as `source` or its beginning."""
+        try:
+            with source.open("rb") as whole:
+                return all(whole.read(len(chunk)) == chunk for chunk in self._chunks(name))
+        except DeliveryError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return True
+            raise
 
     def signatures(self, digest: str) -> list[Signature]:
         """Return the signatures beside the files."""

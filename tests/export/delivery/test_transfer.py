@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from export.bundle.format import CARD, MANIFEST, MODEL, Bundle, BundleError
@@ -137,6 +138,31 @@ def test_another_bundle_in_a_folder_is_not_overwritten(place, tiny_bundle, other
     push(tiny_bundle.path, place)
     with pytest.raises(DeliveryError, match=f"holds another bundle.*push to {place}/{other.manifest.version}"):
         push(other.path, place)
+
+
+@pytest.mark.parametrize("name", ["letter", CARD])
+@pytest.mark.parametrize("place", ["folder", "s3", "memory"], indirect=True)
+def test_other_files_are_neither_overwritten_nor_mixed_with_a_bundle(place, tiny_bundle, name):
+    system, root = fsspec.url_to_fs(place)
+    system.makedirs(root, exist_ok=True)
+    system.pipe_file(f"{root}/{name}", b"dear")
+    version = tiny_bundle.manifest.version
+    with pytest.raises(DeliveryError, match=rf"holds {name}, which is no part.*such as {place}/{version}"):
+        push(tiny_bundle.path, place)
+    assert [path.rpartition("/")[2] for path in system.find(root)] == [name]
+    assert system.cat_file(f"{root}/{name}") == b"dear"
+    push(tiny_bundle.path, f"{place}/{version}")
+
+
+@pytest.mark.parametrize("place", ["folder", "s3", "memory"], indirect=True)
+def test_a_push_that_broke_off_is_ended_by_the_next(place, tiny_bundle, tmp_path):
+    system, root = fsspec.url_to_fs(place)
+    system.makedirs(root, exist_ok=True)
+    system.pipe_file(f"{root}/{CARD}", (tiny_bundle.path / CARD).read_bytes())
+    system.pipe_file(f"{root}/{MODEL}", (tiny_bundle.path / MODEL).read_bytes()[:100])
+    push(tiny_bundle.path, place)
+    pull(place, tmp_path / "bundle")
+    assert contents(tmp_path / "bundle") == contents(tiny_bundle.path)
 
 
 def test_a_tag_moves_and_the_digest_still_leads_to_the_old_bundle(registry_address, tiny_bundle, other, tmp_path):
