@@ -85,6 +85,11 @@ def ask_anchors(bundle: Bundle, settings: ShadowSettings) -> AnchorsAnswered:
     anchors = read_anchors(bundle)
     if not anchors:
         raise ShadowError(f"{bundle.path} has no anchors to ask about; export it again")
+    if settings.teacher is None:
+        raise ShadowError(
+            "there is no teacher to ask: set REFLUX_SHADOW__TEACHER (shadow.teacher) to the one that the student "
+            'learned from, such as {"kind": "openai", "model": "gpt-4.1", "base_url": "https://api.openai.com/v1"}'
+        )
     return asyncio.run(_ask_all(anchors, bundle.manifest.labels, settings))
 
 

@@ -72,6 +72,7 @@ def init(
     from reflux.k8s.sources import (
         BundleSource,
         read_teacher,
+        require_candidates,
         require_database,
         require_image,
         require_name,
@@ -107,7 +108,7 @@ def init(
         verify_key=verify_key,
         runbook_url=None if runbook_url is None else require_page(runbook_url),
         distill_image=None if distill_image is None else require_image(distill_image, "--distill-image"),
-        candidates=candidates,
+        candidates=None if candidates is None else require_candidates(candidates),
     )
     folder = output or manifests / "overlays" / name
     overlay.write(folder, manifests)
@@ -117,3 +118,5 @@ def init(
         typer.echo("Its pods do not start without Secrets. With each value in a file, make those that do not exist:")
     for secret, file in secrets.items():
         typer.echo(f"  kubectl --namespace {overlay.namespace} create secret generic {secret} --from-file={file}")
+    for note in overlay.notes():
+        typer.echo(note)

@@ -18,6 +18,7 @@ from reflux.k8s.components import require_together
 from reflux.k8s.jobs import JOBS, jobs_of
 from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace, secret_volume, template
 from reflux.k8s.sources import BundleSource
+from reflux.k8s.teacher_files import to_mount
 
 _PODS = "reflux|reflux-worker|reflux-canary|reflux-canary-worker"
 _ACCOUNTS = "reflux|reflux-worker|reflux-promote"
@@ -119,6 +120,30 @@ class Overlay:
             found[self.teacher_secret or "reflux-teacher"] = "key"
         if self.keys_secret is not None:
             found[self.keys_secret] = "keys"
+        return found
+
+    def notes(self) -> list[str]:
+        """Return what else somebody has to make: claims, the login of a registry, volumes of the teacher."""
+        found = [
+            f"Its teacher reads {path}, which no pod has by itself: mount a volume there in reflux-worker, and in each "
+            "copy of its pod."
+            for path in to_mount(self.teacher)
+        ]
+        if _REDISTILL in self.components:
+            found.append(
+                "The Job reflux-redistill needs the claim reflux-redistill with /work/task.yaml, its files and the "
+                "finished run in /work/run (docs/kubernetes.md, Candidates from the log)."
+            )
+        pulls = self.bundle.delivery == "init-container" and self.bundle.reference.startswith("oci")
+        pushes = self.candidates is not None and self.candidates.startswith("oci")
+        if pulls or pushes or self.registry_secret is not None:
+            secret = self.registry_secret or "reflux-registry"
+            what = " and ".join(["pulls bundles"] * pulls + ["pushes candidates"] * pushes) or "has the images"
+            found.append(
+                f"A registry that asks for a login, where Reflux {what}, needs the Secret {secret}: kubectl "
+                f"--namespace {self.namespace} create secret generic {secret} --type=kubernetes.io/dockerconfigjson "
+                "--from-file=.dockerconfigjson=config.json"
+            )
         return found
 
     def kustomization(self, manifests: str) -> dict[str, Any]:

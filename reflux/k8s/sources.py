@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from distill.errors import DistillError
 from export.delivery.address import require_place
 from export.delivery.errors import DeliveryError
+from reflux.k8s.teacher_files import require_reachable
 
 Delivery = Literal["image-volume", "init-container"]
 
 KEY_FILE = "/teacher/key"
 """Where the worker has the teacher's key."""
+
+_WORK = "/work"
+"""Where the Job of the component redistill has its claim."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -98,7 +102,7 @@ def require_page(url: str) -> str:
 def read_teacher(text: str) -> dict[str, Any]:
     """Return a teacher's configuration, for a pod: `text` is JSON, or a task file whose teacher is meant.
 
-    A teacher behind an API reads its key from KEY_FILE. Raises DistillError.
+    A teacher behind an API reads its key from KEY_FILE. Raises DistillError, also for one that no pod can have.
     """
     import yaml
     from pydantic import ValidationError
@@ -122,9 +126,26 @@ def read_teacher(text: str) -> dict[str, Any]:
         raise DistillError(f"--teacher: {'; '.join(lines)}") from None
     except TeacherError as error:
         raise DistillError(f"--teacher: {error}") from error
+    require_reachable(typed)
     if hasattr(typed, "key_file"):
         found = {key: value for key, value in found.items() if key != "key_env"} | {"key_file": KEY_FILE}
     return found
+
+
+def require_candidates(target: str) -> str:
+    """Return where a Job pushes candidates: in a registry, an object store, or a folder of its claim.
+
+    Raises DistillError.
+    """
+    try:
+        require_place(target)
+    except DeliveryError as error:
+        raise DistillError(f"--candidates {error}") from error
+    if target.startswith(("oci://", "oci+http://", "s3://", "gs://")) or PurePosixPath(target).is_relative_to(_WORK):
+        return target
+    raise DistillError(
+        f"--candidates {target}: give oci://…, s3://… or gs://…, or a folder in the Job's claim, {_WORK}/candidates"
+    )
 
 
 def require_name(text: str, option: str) -> str:

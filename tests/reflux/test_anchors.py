@@ -28,6 +28,7 @@ def ask(monkeypatch, bundle):
 
     def run(teacher, *arguments):
         if isinstance(teacher, StubTeacher):
+            monkeypatch.setenv("REFLUX_SHADOW__TEACHER", '{"kind": "bundle", "path": "any"}')
             monkeypatch.setattr("reflux.anchors.make_teacher", lambda settings, labels: teacher)
         else:
             monkeypatch.setenv("REFLUX_SHADOW__TEACHER", json.dumps({"kind": "bundle", "path": str(teacher.path)}))
@@ -114,7 +115,8 @@ def test_without_a_teacher_or_a_bundle_the_message_says_what_to_give(ask, bundle
     monkeypatch.delenv("REFLUX_SHADOW__TEACHER", raising=False)
     done = CliRunner().invoke(app, ["anchors", str(bundle.path)])
     assert done.exit_code == 4
-    assert "shadow.teacher" in done.stderr
+    assert "set REFLUX_SHADOW__TEACHER" in done.stderr
+    assert "enabled" not in done.stderr
     done = CliRunner().invoke(app, ["anchors", str(tmp_path / "none")])
     assert done.exit_code == 4
     assert CliRunner().invoke(app, ["anchors"], env={"REFLUX_BUNDLE": ""}).exit_code == 4

@@ -170,6 +170,7 @@ def test_a_canary_has_the_same_secrets_and_takes_signed_bundles_alone(overlay, t
 JOBS = ("redistill", "anchors", "migrate")
 WITH_JOBS = [part for name in JOBS for part in ("--with", name)]
 DISTILL = ("--distill-image", "registry.example:5000/reflux-distill:0.1.0")
+REDISTILL = ("--with", "redistill", *DISTILL)
 
 
 def job_volumes(documents):
@@ -272,6 +273,61 @@ def test_a_teacher_is_read_from_a_task_file(tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text("name: tickets\nteacher: {kind: anthropic, model: claude-opus-4}\n")
     assert read_teacher(str(task)) == {"kind": "anthropic", "model": "claude-opus-4", "key_file": "/teacher/key"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ('{"kind": "bundle", "path": "runs/one/bundles/teacher"}', "no pod has runs/one/bundles/teacher"),
+        (
+            '{"kind": "recorded", "logits": "a.npz", "recordings": [{"array": "a", "rows": {"path": "b.csv"}}]}',
+            "no pod",
+        ),
+        ('{"kind": "causal", "model": "./models/judge"}', "no pod has models/judge"),
+        (
+            '{"kind": "ensemble", "members": [{"teacher": {"kind": "bundle", "path": "/bundle"}},'
+            ' {"teacher": {"kind": "bundle", "path": "there"}}]}',
+            "no pod has there",
+        ),
+        (
+            '{"kind": "local", "model": "m", "fit": {"data": {"path": "a.csv", "label": "label"}}}',
+            "RUN/bundles/teacher",
+        ),
+    ],
+)
+def test_a_teacher_that_no_pod_can_have_is_refused(tmp_path, teacher, message):
+    done = init(tmp_path / "tickets", given=GIVEN | {"--teacher": teacher})
+    assert done.exit_code == 1
+    assert message in str(done.exception)
+    assert not (tmp_path / "tickets").exists()
+
+
+def test_what_has_to_be_mounted_is_said(tmp_path):
+    given = GIVEN | {"--teacher": '{"kind": "bundle", "path": "/teacher-bundle"}'}
+    result = init(tmp_path / "tickets", given=given)
+    assert result.exit_code == 0, result.output
+    assert "Its teacher reads /teacher-bundle, which no pod has by itself: mount a volume there" in result.output
+    inside = init(tmp_path / "inside", given=GIVEN | {"--teacher": '{"kind": "bundle", "path": "/bundle"}'})
+    assert "which no pod has" not in inside.output
+
+
+def test_redistilling_names_its_claim_and_the_login_of_the_registry(tmp_path):
+    result = init(tmp_path / "tickets", *REDISTILL, "--candidates", "oci://registry.example/tickets:next")
+    assert result.exit_code == 0, result.output
+    assert "needs the claim reflux-redistill with /work/task.yaml" in result.output
+    assert "create secret generic reflux-registry --type=kubernetes.io/dockerconfigjson" in result.output
+    plain = init(tmp_path / "plain")
+    assert "reflux-redistill" not in plain.output
+    assert "reflux-registry" not in plain.output
+
+
+@pytest.mark.parametrize("target", ["nonsense", "/tmp/candidates", "oci://registry.example/Tickets", "", "file:///a"])
+def test_candidates_are_pushed_where_a_pod_can_push(tmp_path, target):
+    done = init(tmp_path / "tickets", *REDISTILL, "--candidates", target)
+    assert done.exit_code == 1
+    assert "--candidates " in str(done.exception)
+    assert not (tmp_path / "tickets").exists()
+    assert init(tmp_path / "tickets", *REDISTILL, "--candidates", "/work/candidates").exit_code == 0
 
 
 def test_keda_counts_in_the_namespace(overlay):
