@@ -166,6 +166,9 @@ class Task(Section):
         for name in self.cascade.stages or ():
             if name not in self.students:
                 raise ValueError(f"cascade.stages: the task has no student {name!r}; name its students")
+        counted = Counter(self.cascade.stages or ())
+        if twice := next((name for name, times in counted.items() if times > 1), None):
+            raise ValueError(f"cascade.stages: {twice!r} is named twice; name each stage once")
         return self
 
     @model_validator(mode="after")

@@ -48,6 +48,10 @@ WORTH = 0.7
 graphs of all its stages in memory, and a text that is passed on waits longer: a saving below 30 % does not pay."""
 
 
+HARDLY = 0.005
+"""A stage that answers a smaller share of the texts than this, 0 % in a message, is not worth its time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The stages of a cascade, the cheapest first, with their answers to the validation texts and the cut-offs."""
@@ -69,9 +73,10 @@ class Measured:
     def summary(self) -> str:
         """Say which stage answers how many texts, and what that saves."""
         names = (bundle.manifest.name for bundle in self.stages)
-        answered = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, self.cut_offs.shares, strict=True))
+        shares = zip(names, self.cut_offs.shares, strict=True)
+        answered = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
         last = self.stages[-1].manifest.name
-        return f"of the validation texts it answers by {answered}, in {self.share:.0%} of the time of {last}"
+        return f"of the validation texts it answers by {answered}, in {100 * self.share:.0f} % of the time of {last}"
 
 
 def stages_for(last: Bundle, others: Sequence[Bundle]) -> list[Bundle]:
@@ -93,15 +98,22 @@ def measure_stages(
 
     `margin` is by how much its agreement with the teacher may be below that of the last stage; by default the smallest
     of `MARGINS` that so many rows can certify. Raises NotCertifiedError when the rows are too few, and DistillError for
-    fewer than two stages, stages with other labels than the last one or with several labels per text.
+    a margin that is not in (0, 1), fewer than two stages, the same one twice, stages with other labels than the last
+    one or with several labels per text.
     """
     validation = require(baseline.validation, Validation)
     _require_stages(stages)
-    margin = margin or margin_for(len(validation), level)
+    if margin is not None and not 0 < margin < 1:
+        raise DistillError(
+            f"margin {margin:g}: must be more than 0 and less than 1; give a share such as 0.002, for 0.2 points of "
+            "agreement"
+        )
+    if margin is None:
+        margin = margin_for(len(validation), level)
     if margin is None:
         raise NotCertifiedError(
             f"{len(validation):,} validation rows certify no margin of {100 * MARGINS[-1]:g} points or less at "
-            f"{level:.0%} if a single agreement is lost; {rows_needed(MARGINS[-1], level, 1):,} rows certify "
+            f"{100 * level:.0f} % if a single agreement is lost; {rows_needed(MARGINS[-1], level, 1):,} rows certify "
             f"{100 * MARGINS[-1]:g} points, and {rows_needed(MARGINS[0], level, 1):,} rows {100 * MARGINS[0]:g}. "
             "Add validation rows, or give cascade.margin"
         )
@@ -124,7 +136,7 @@ def find_cascade(
     With `always`, it is worth building whatever it saves. It is never if no cut-off can be certified.
     """
     if len(stages) < 2:
-        return None, f"no other student takes at most {CHEAPER:.0%} of the time of {stages[-1].manifest.name}"
+        return None, f"no other student takes at most {100 * CHEAPER:.0f} % of the time of {stages[-1].manifest.name}"
     if any(bundle.manifest.multi_label for bundle in stages):
         return None, "a text has several labels"
     try:
@@ -132,7 +144,7 @@ def find_cascade(
     except NotCertifiedError as error:
         return None, str(error)
     if measured.share > WORTH and not always:
-        return None, f"{measured.summary}, and a cascade is built at {WORTH:.0%} or less"
+        return None, f"{measured.summary}, and a cascade is built at {100 * WORTH:.0f} % or less"
     return measured, f"{measured.summary}. {measured.cut_offs.guarantee}"
 
 
@@ -196,6 +208,25 @@ def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decisio
     return write_cascade(path, stages, found.cut_offs, contents, manifest)
 
 
+def cascade_warnings(cascade: Manifest) -> list[str]:
+    """Warn of what makes a cascade useless: a stage that answers hardly a text, and a whole slower than its last stage.
+
+    Returns no warning for the manifest of another bundle.
+    """
+    found, names = cascade.measured, [stage.name.partition("-")[2] for stage in cascade.stages]
+    warnings = [
+        f"{cascade.name}: {name} answers {100 * share:.1f} % of the validation texts; leave this stage out"
+        for name, share in zip(names, found.get("shares", ()), strict=False)
+        if share < HARDLY
+    ]
+    if names and found["milliseconds"] > found["last_milliseconds"]:
+        warnings.append(
+            f"{cascade.name}: takes {found['milliseconds']:.3f} ms per text, {names[-1]} alone "
+            f"{found['last_milliseconds']:.3f} ms; serve {names[-1]} alone"
+        )
+    return warnings
+
+
 def _lines(measured: Measured) -> list[str]:
     """Describe the stages and the guarantee for the card."""
     lines = []
@@ -204,7 +235,8 @@ def _lines(measured: Measured) -> list[str]:
     ):
         answers = "every other text" if cut_off is None else f"a text with a score of {cut_off:.4f} or more"
         own = bundle.manifest
-        lines.append(f"- `{own.name}`, version {own.version}, answers {answers}: {share:.1%} of the validation texts")
+        seen = f"{100 * share:.1f} % of the validation texts"
+        lines.append(f"- `{own.name}`, version {own.version}, answers {answers}: {seen}")
     return [*lines, f"- {measured.cut_offs.guarantee}"]
 
 
@@ -216,6 +248,13 @@ def _require_stages(stages: Sequence[Bundle]) -> None:
             raise DistillError(f"{bundle.path}: multi-label; a cascade is of students that give one label per text")
         if bundle.manifest.labels != stages[-1].manifest.labels:
             raise DistillError(f"{bundle.path}: has other labels than {stages[-1].path}; take students of one task")
+    known: dict[str, Bundle] = {}
+    for bundle in stages:
+        if (same := known.setdefault(bundle.manifest.version, bundle)) is not bundle:
+            raise DistillError(
+                f"{bundle.path}: has the version of {same.path}, {bundle.manifest.version}, so that both give the same "
+                "answers; name each stage once"
+            )
 
 
 def _times(stages: Sequence[Bundle]) -> dict[str, float]:

@@ -99,13 +99,13 @@ class CutOffs:
     def guarantee(self) -> str:
         """What is guaranteed, in a sentence."""
         if self.teacher_last:
-            promise = f"agrees with the teacher on at least {1 - self.margin:.1%} of all requests"
+            promise = f"agrees with the teacher on at least {100 * (1 - self.margin):.1f} % of all requests"
             seen = f"{self.losses} answered otherwise"
         else:
             points = f"{100 * self.margin:g} points"
             promise = f"agrees with the teacher on at most {points} fewer of all requests than its last stage alone"
             seen = f"{self.losses} lost, {self.gains} gained"
-        return f"With {self.level:.0%} confidence, it {promise} ({self.rows:,} validation rows: {seen})."
+        return f"With {100 * self.level:.0f} % confidence, it {promise} ({self.rows:,} validation rows: {seen})."
 
 
 def find_cut_offs(
@@ -131,9 +131,9 @@ def find_cut_offs(
         raise ValueError("with the teacher as the last stage, its labels are the teacher's")
     if rows < (needed := rows_needed(margin, level)):
         raise NotCertifiedError(
-            f"{rows:,} validation rows cannot certify a margin of {100 * margin:g} points at {level:.0%}, even if not "
-            f"one agreement is lost: that takes {needed:,} rows. Add validation rows, or raise the margin to "
-            f"{100 * least_margin(rows, level):.2f} points"
+            f"{rows:,} validation rows cannot certify a margin of {100 * margin:g} points at {100 * level:.0f} %, "
+            f"even if not one agreement is lost: that takes {needed:,} rows. Add validation rows, or raise the margin "
+            f"to {100 * least_margin(rows, level):.2f} points"
         )
     agree = np.stack([each.labels == teacher for each in stages])
     best = None

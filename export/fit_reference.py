@@ -52,6 +52,7 @@ def ceiling_warning(name: str, reference: Reference) -> str | None:
         return None
     return (
         f"{name}: with {reference.rows.sum():.0f} validation rows, the ceilings of its confidence bands tolerate a "
-        f"live gap of {reference.tolerated:.1%}, where that on validation is {reference.gap:.1%}; a rise within a "
-        "band will be noticed late. More validation rows lower the ceilings, and the first 1,000 live comparisons will"
+        f"live gap of {100 * reference.tolerated:.1f} %, where that on validation is {100 * reference.gap:.1f} %; a "
+        "rise within a band will be noticed late. More validation rows lower the ceilings, and the first 1,000 live "
+        "comparisons will"
     )

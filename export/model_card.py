@@ -72,8 +72,8 @@ def _gap(manifest: Manifest, reference: Reference) -> list[str]:
     if manifest.multi_label:
         return []
     return [
-        f"- Its live gap shall stay below {reference.slo:.2%}, the upper 95 % bound on validation and a point more; "
-        f"the ceilings of its confidence bands tolerate {reference.tolerated:.2%}"
+        f"- Its live gap shall stay below {100 * reference.slo:.2f} %, the upper 95 % bound on validation and a point "
+        f"more; the ceilings of its confidence bands tolerate {100 * reference.tolerated:.2f} %"
     ]
 
 

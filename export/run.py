@@ -32,7 +32,15 @@ from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
 from distill.teachers.names import Name
 from export.build import Baseline, build_bundle
-from export.build_cascade import JOINED, Measured, build_cascade, find_cascade, measure_stages, stages_for
+from export.build_cascade import (
+    JOINED,
+    Measured,
+    build_cascade,
+    cascade_warnings,
+    find_cascade,
+    measure_stages,
+    stages_for,
+)
 from export.bundle.format import Bundle, BundleError
 from export.bundle.reference import Reference
 from export.bundle.target import alone, require_replaceable
@@ -146,15 +154,23 @@ class ExportRun:
         when no cut-off can be certified, the stages do not fit together, or the folder holds a stage or anything else
         than a bundle.
         """
-        own = self.bundles()
-        bundles = [own[stage] if stage in own else Bundle.open(stage) for stage in stages]
+        bundles = self._stages(stages)
         folder = folder or self.run.root / "cascades" / JOINED.join(bundle.manifest.name for bundle in bundles)
         path = require_replaceable(folder, keep=[bundle.path for bundle in bundles])
         baseline = self._student_baseline()
-        measured = measure_stages(bundles, baseline, margin=margin or self.task.cascade.margin)
+        measured = measure_stages(bundles, baseline, margin=self.task.cascade.margin if margin is None else margin)
         with alone(path):
             bundle = build_cascade(measured, path, baseline=baseline, decision=self.task.decision)
         return replace(bundle, path=folder), measured
+
+    def _stages(self, stages: Sequence[str]) -> list[Bundle]:
+        own = self.bundles()
+        for stage in stages:
+            if stage not in own and not Path(stage).exists():
+                raise DistillError(
+                    f"{stage}: is neither a student of the task, which has {', '.join(own)}, nor a bundle's folder"
+                )
+        return [own[stage] if stage in own else Bundle.open(stage) for stage in stages]
 
     def make_witness(self, student: str | None = None, by: str | None = None) -> Witness:
         """Make the witness of a student in the folder `witnesses/STUDENT`, from the bundle of another one.
@@ -172,8 +188,8 @@ class ExportRun:
         agreements = [bundles[name].manifest.measured["validation_agreement"] for name in (student, by)]
         if agreements[0] >= agreements[1]:
             raise DistillError(
-                f"{by} agrees with the teacher on {agreements[1]:.1%} of the validation split, no more than {student} "
-                f"({agreements[0]:.1%}); only a better student is a witness that saves calls"
+                f"{by} agrees with the teacher on {100 * agreements[1]:.1f} % of the validation split, no more than "
+                f"{student} ({100 * agreements[0]:.1f} %); only a better student is a witness that saves calls"
             )
         splits, soft = self.run.splits(), self.run.soft_labels()
         baseline = self._baseline(splits, soft, soft.probabilities)
@@ -191,15 +207,20 @@ class ExportRun:
     def promises(self) -> list[str]:
         """Say of each student which live gap is too large."""
         return [
-            f"{name}: its gap is {found.gap:.1%} of {found.rows.sum():.0f} validation rows; live, it shall stay below "
-            f"{found.slo:.1%}, and the ceilings of its confidence bands tolerate {found.tolerated:.1%}"
+            f"{name}: its gap is {100 * found.gap:.1f} % of {found.rows.sum():.0f} validation rows; live, it shall "
+            f"stay below {100 * found.slo:.1f} %, and the ceilings of its confidence bands tolerate "
+            f"{100 * found.tolerated:.1f} %"
             for name, found in self._references().items()
         ]
 
-    def ceiling_warnings(self) -> list[str]:
-        """Warn about each student whose ceilings tolerate far more than its gap on validation."""
-        warnings = (ceiling_warning(name, found) for name, found in self._references().items())
-        return [warning for warning in warnings if warning is not None]
+    def warnings(self) -> list[str]:
+        """Warn of students whose ceilings tolerate far more than their gap on validation, and of a useless cascade."""
+        ceilings = (ceiling_warning(name, found) for name, found in self._references().items())
+        cascade, _ = self.made_cascade()
+        return [
+            *(warning for warning in ceilings if warning is not None),
+            *(() if cascade is None else cascade_warnings(cascade.manifest)),
+        ]
 
     def _references(self) -> dict[str, Reference]:
         """The references of the students that can be shadowed."""
@@ -282,7 +303,7 @@ class ExportRun:
             "warnings": [
                 *teacher_warnings(judge.teacher, splits.labels, judge.gold),
                 *student_warnings(given, judge.teacher, splits.labels),
-                *self.ceiling_warnings(),
+                *self.warnings(),
             ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
             "cascade": None if single else {"name": cascade and cascade.manifest.name, "reason": reason},

@@ -74,7 +74,7 @@ def check_batching(module: nn.Module, kind: str, tokenizer: Tokenizer, name: str
                 if not difference <= _TOLERANCE:
                     raise DistillError(
                         f"model {name}: a {kind} model answers differently where texts share a batch, here with one of "
-                        f"{len(rows[-1])} tokens (values differ by {difference:.1%}); {_REMEDY}"
+                        f"{len(rows[-1])} tokens (values differ by {100 * difference:.1f} %); {_REMEDY}"
                     )
 
 

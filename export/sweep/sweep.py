@@ -187,8 +187,9 @@ def _verdict(limits: Limits, best: Candidate | None, candidates: list[Candidate]
         return f"On the front, the fastest first: {front}. Give a limit to have the best within it picked."
     if best is not None:
         return (
-            f"Within {limits}, {best.name} agrees best with the teacher: {best.agreement:.1%} of the validation texts, "
-            f"{best.milliseconds:.2f} ms for the median text, ${best.usd_per_million:.3f} per million."
+            f"Within {limits}, {best.name} agrees best with the teacher: {100 * best.agreement:.1f} % of the "
+            f"validation texts, {best.milliseconds:.2f} ms for the median text, "
+            f"${best.usd_per_million:.3f} per million."
         )
     fastest = min(candidates, key=lambda one: one.milliseconds)
     cheapest = min(candidates, key=lambda one: one.usd_per_million)

@@ -112,7 +112,7 @@ def export(
         typer.Option("--format", help="`hub` writes the chosen bundle as transformers.js and optimum load it."),
     ] = "bundle",
 ) -> None:
-    """Export every student to a bundle that passes the gates, and choose one; or verify a bundle."""
+    """Export every student to a bundle that passes the gates, and choose one; or with --verify check a bundle."""
     if (form == "hub") != (folder is not None):
         raise typer.BadParameter("give a folder to write with --format hub, and only with it")
     if verify is not None and (task is not None or folder is not None):
@@ -131,6 +131,8 @@ def export(
         bundle = Bundle.open(task) if task.is_dir() else _export_run(task, output).make_bundles()
         export_hub(bundle, folder)
         console.print(f"{folder}: {bundle.manifest.name}, version {bundle.manifest.version}, in the layout of the hub")
+    elif task is not None and task.is_dir():
+        raise typer.BadParameter(f"{task} is a folder; give a task file, or `--verify {task}` to check a bundle")
     elif task is not None:
         exported = _export_run(task, output)
         bundle = exported.make_bundles()
@@ -140,7 +142,7 @@ def export(
             console.print(f"{cascade.path}: {cascade.manifest.name}, {reason}")
         for line in exported.promises():
             console.print(line)
-        for warning in exported.ceiling_warnings():
+        for warning in exported.warnings():
             warn(warning)
     else:
         raise typer.BadParameter("give a task file, or --verify with a bundle")
@@ -156,8 +158,8 @@ def witness(
     """Make a better student the witness of the served one, so that the live gap needs fewer calls to the teacher."""
     made = _export_run(task, output).make_witness(student, by)
     console.print(
-        f"{made.bundle.path}: with it the teacher is asked about {made.calls:.0%} of the texts that the same interval "
-        "needs without it; serve with REFLUX_SHADOW__WITNESS set to this folder"
+        f"{made.bundle.path}: with it the teacher is asked about {100 * made.calls:.0f} % of the texts that the same "
+        "interval needs without it; serve with REFLUX_SHADOW__WITNESS set to this folder"
     )
 
 
@@ -177,13 +179,17 @@ def cascade(
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Agreement with the teacher that may be lost, as 0.002 for 0.2 points."),
+        typer.Option(help="Agreement with the teacher that may be lost, in (0, 1), as 0.002 for 0.2 points."),
     ] = None,
 ) -> None:
     """Let students answer together: each the texts that it is sure about, the rest is passed on."""
+    from export.build_cascade import cascade_warnings
+
     bundle, measured = _export_run(task, output).make_cascade(stages, to, margin)
     console.print(f"{bundle.path}: {measured.summary}")
     console.print(measured.cut_offs.guarantee)
+    for warning in cascade_warnings(bundle.manifest):
+        warn(warning)
 
 
 @app.command()

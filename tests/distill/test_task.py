@@ -154,6 +154,8 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8' or 'fp16'"
         ("more", "labels: [a, b, ' a ']", "labels: the label 'a' is given twice; remove one"),
         ("more", "labels: [a, b, '']", "labels: a label is empty; remove it"),
         ("more", 'labels: [a, b, " \\u200B"]', "labels: a label is empty; remove it"),
+        ("more", "cascade: {stages: [encoder, encoder]}", "cascade.stages: 'encoder' is named twice; name each stage"),
+        ("more", "cascade: {margin: 1}", "cascade.margin: Input should be less than 1 (got 1)"),
         ("more", "labels: billing", "labels: expected a list (got 'billing')"),
         ("more", "  No!: {family: static, model: x}", "students.No!: String should match pattern"),
         ("more", "budget: {latency_ms: -1}", "budget.latency_ms: Input should be greater than 0 (got -1)"),

@@ -10,7 +10,7 @@ from distill.data.splits import Validation
 from distill.decision import Threshold
 from distill.errors import DistillError
 from export.build import Baseline
-from export.build_cascade import build_cascade, find_cascade, measure_stages, stages_for
+from export.build_cascade import build_cascade, cascade_warnings, find_cascade, measure_stages, stages_for
 from export.bundle.anchors import read_anchors
 from export.bundle.cascade import load_classifier
 from export.bundle.classifier import Classifier
@@ -91,16 +91,39 @@ def test_the_manifest_says_what_is_guaranteed_and_what_a_text_costs(built, measu
     assert facts["shares"] == [0.7, 0.3]
     assert facts["validation_agreement"] == 1.0
     assert facts["margin"] == 0.005
-    assert facts["guarantee"].startswith("With 95% confidence, it agrees with the teacher on at most 0.5 points fewer")
+    assert facts["guarantee"].startswith("With 95 % confidence, it agrees with the teacher on at most 0.5 points fewer")
     assert facts["milliseconds_by_variant"] == {"0-cheap": 0.1, "1-dear": 1.0}
     assert facts["milliseconds"] == pytest.approx(0.1 + 0.3 * 1.0)
     assert all(gate["passed"] for gate in built.manifest.gates.values())
 
 
+def test_a_cascade_that_is_useless_warns(built):
+    def warnings(**measured):
+        facts = {**built.manifest.measured, **measured}
+        return cascade_warnings(replace(built.manifest, measured=facts))
+
+    assert warnings() == []
+    assert warnings(shares=[0.0, 1.0], milliseconds=1.1) == [
+        "cheap+dear: cheap answers 0.0 % of the validation texts; leave this stage out",
+        "cheap+dear: takes 1.100 ms per text, dear alone 1.000 ms; serve dear alone",
+    ]
+
+
+def test_one_stage_twice_is_refused(stages, baseline):
+    with pytest.raises(DistillError, match=r"cheap, .* both give the same answers; name each stage once"):
+        measure_stages([stages[0], replace(stages[0]), stages[1]], baseline)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, -0.1, float("nan")])
+def test_a_margin_out_of_range_is_refused(stages, baseline, margin):
+    with pytest.raises(DistillError, match="more than 0 and less than 1"):
+        measure_stages(stages, baseline, margin=margin)
+
+
 def test_the_card_lists_the_stages(built):
     text = (built.path / CARD).read_text()
     assert "- `cheap`, version" in text
-    assert "70.0% of the validation texts" in text
+    assert "70.0 % of the validation texts" in text
     assert "`dear`" in text
     assert built.manifest.measured["guarantee"] in text
 
@@ -135,12 +158,12 @@ def test_a_cascade_is_found_where_it_saves_enough(stages, baseline):
     assert found is not None
     assert found.share == pytest.approx(0.1 + 0.3)
     assert why.startswith(
-        "of the validation texts it answers by cheap 70%, dear 30%, in 40% of the time of dear. With 95%"
+        "of the validation texts it answers by cheap 70 %, dear 30 %, in 40 % of the time of dear. With 95 %"
     )
     slower = [priced(stages[0], 0.5), stages[1]]
     found, why = find_cascade(slower, baseline)
     assert found is None
-    assert "in 80% of the time of dear, and a cascade is built at 70% or less" in why
+    assert "in 80 % of the time of dear, and a cascade is built at 70 % or less" in why
     found, _ = find_cascade(slower, baseline, always=True)
     assert found is not None
 
@@ -165,7 +188,7 @@ def test_students_that_do_not_pay_are_no_stages(stages):
     assert stages_for(dear, [middle, dear, cheap]) == [cheap, dear], "it takes more than half the time of the last"
     assert stages_for(dear, [priced(middle, 0.4), cheap]) == [cheap, priced(middle, 0.4), dear]
     assert stages_for(cheap, [cheap, dear]) == [cheap]
-    assert find_cascade([cheap], None) == (None, "no other student takes at most 50% of the time of cheap")
+    assert find_cascade([cheap], None) == (None, "no other student takes at most 50 % of the time of cheap")
 
 
 def test_stages_that_do_not_fit_are_refused(stages, baseline, tmp_path):

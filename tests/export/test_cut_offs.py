@@ -94,7 +94,7 @@ def test_with_the_teacher_as_the_last_stage_agreement_over_all_requests_is_guara
         broken += differing.mean() > 0.01
         assert found.gains == 0
     assert broken <= 0.05 * 200
-    assert "at least 99.0% of all requests" in found.guarantee
+    assert "at least 99.0 % of all requests" in found.guarantee
 
 
 @pytest.mark.parametrize("gained", [0.0, 0.002, 0.01])
@@ -168,7 +168,7 @@ def test_what_three_stages_answer_is_the_first_that_is_sure():
 
 def test_too_few_rows_are_refused_with_how_many_it_takes():
     teacher = np.zeros(497, dtype=np.int64)
-    with pytest.raises(NotCertifiedError, match=r"497 validation rows .* 0.2 points at 95%.* takes 1,502 rows.* 0\.61"):
+    with pytest.raises(NotCertifiedError, match=r"497 validation rows .* 0.2 points at 95 %.*takes 1,502 rows.* 0\.61"):
         find_cut_offs(two(np.ones(497), teacher, teacher), teacher, margin=0.002)
     assert rows_needed(0.002) == 1502
     assert find_cut_offs(

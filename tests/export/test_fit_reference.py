@@ -78,7 +78,7 @@ def test_ceilings_that_tolerate_much_more_than_the_gap_are_warned_about():
     warning = ceiling_warning("small", few)
     assert warning is not None
     assert warning.startswith("small: with 400 validation rows, the ceilings of its confidence bands tolerate")
-    assert f"{few.tolerated:.1%}, where that on validation is {few.gap:.1%}" in warning
+    assert f"{100 * few.tolerated:.1f} %, where that on validation is {100 * few.gap:.1f} %" in warning
     assert ceiling_warning("small", many) is None
 
 

@@ -34,6 +34,7 @@ from reflux import cli as command
 from reflux.exit_codes import CHECK_EXIT_CODES
 from service import serve
 from service.auth.keyfile import KeyOptions, digest_of, read_keys
+from tests.support.tiny_bundle import rewritten
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
@@ -244,13 +245,19 @@ def test_a_run_goes_to_runs_and_the_tasks_name_where_no_folder_is_given(cli, tas
 
 
 def test_a_cascade_of_bundles_is_built_and_says_what_it_guarantees(cli, task, finished, tmp_path):
-    stages = ["small", finished / "bundles" / "small"]  # a student and a folder
+    own = Bundle.open(finished / "bundles" / "small")
+    other = rewritten(own, tmp_path / "other", name="other", max_tokens=own.manifest.max_tokens - 1)
+    stages = ["small", other.path]  # a student and a folder
     given = (task, *stages, "--output", finished, "--to", tmp_path / "cascade")
     done = cli("cascade", *given, "--margin", "0.9")
     assert done.status == 0
     assert done.out.startswith(f"{tmp_path}/cascade: of the validation texts it answers by small ")
-    assert "With 95% confidence, it agrees with the teacher on at most 90 points fewer of all requests" in done.out
-    assert Bundle.open(tmp_path / "cascade").manifest.name == "small+small"
+    assert "With 95 % confidence, it agrees with the teacher on at most 90 points fewer of all requests" in done.out
+    assert Bundle.open(tmp_path / "cascade").manifest.name == "small+other"
+    assert done.err.splitlines()[-1].startswith("warning: small+other: ")  # both take equally long
+    for margin in ("0", "1", "-0.1", "nan"):
+        refused = cli("cascade", *given, "--margin", margin)
+        assert (refused.status, "must be more than 0 and less than 1" in refused.err) == (1, True)
     done = cli("cascade", *given)
     assert done.status == 1
     assert "validation rows certify no margin of 0.5 points or less" in done.err
@@ -285,7 +292,7 @@ def test_a_witness_is_made_of_the_named_students(cli, task, finished, monkeypatc
     monkeypatch.setattr(ExportRun, "make_witness", make)
     done = cli("witness", task, "--output", finished, "--student", "small", "--by", "large")
     assert asked == [(finished, "small", "large")]
-    assert done.out.startswith(f"{finished / 'bundle'}: with it the teacher is asked about 40% of the texts")
+    assert done.out.startswith(f"{finished / 'bundle'}: with it the teacher is asked about 40 % of the texts")
     assert "REFLUX_SHADOW__WITNESS" in done.out
 
 
@@ -299,6 +306,12 @@ def test_verify_passes_a_good_bundle(cli, finished):
     assert done == Done(
         0, f"{bundle.path}: version {bundle.manifest.version} is complete and gives the expected answers\n", ""
     )
+
+
+def test_an_export_of_a_bundle_says_how_to_check_it(cli, finished):
+    done = cli("export", finished / "bundle")
+    assert done.status == 2
+    assert "give a task file, or `--verify " in " ".join(done.err.replace("│", "").split())
 
 
 def test_verify_refuses_a_changed_bundle(refused, finished, tmp_path):

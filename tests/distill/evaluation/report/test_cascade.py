@@ -22,7 +22,7 @@ def gap():
     cascade = student(0.949, 0.3, shares={"0-static": 0.7, "1-encoder": 0.3})
     cascade["measured"] |= {
         "milliseconds_by_variant": {"0-static": 0.1, "1-encoder": 1.0},
-        "guarantee": "With 95% confidence, it agrees.",
+        "guarantee": "With 95 % confidence, it agrees.",
     }
     return {
         "students": {"static": student(0.93, 0.1), "encoder": student(0.95, 0.9), "static+encoder": cascade},
@@ -44,7 +44,7 @@ def test_the_whole_is_compared_with_its_last_stage_and_the_guarantee_is_told(gap
     assert table["agreement with teacher"] == ["94.9 % [93.9, 95.9]", "95.0 % [94.0, 96.0]"]
     assert table["computing time per text, ms"] == ["0.400", "1.000"]  # 0.7 · 0.1 + 0.3 · (0.1 + 1.0)
     assert table["share of that time"] == ["40.0 %", "100.0 %"]
-    assert guarantee == Bullets(["With 95% confidence, it agrees."])
+    assert guarantee == Bullets(["With 95 % confidence, it agrees."])
 
 
 def test_without_gold_labels_there_is_agreement_alone(gap):
