@@ -46,6 +46,23 @@ def test_the_page_fits_and_can_be_read(browser, page, width, scheme):
     assert browser.errors() == []
 
 
+@pytest.mark.parametrize("width", [320, 440, 900])
+def test_small_prices_stay_in_their_cards_on_one_line(browser, tmp_path, width):
+    gap = gap_report(LABELS[:3], rows=40)
+    for student in gap["students"].values():
+        student["usd_per_1000"] = 0.00000128
+    (tmp_path / "report.html").write_text(render(title(gap), sections(gap)))
+    browser.resize(width)
+    browser.open((tmp_path / "report.html").as_uri())
+    cards = browser.run(
+        "return [...document.querySelectorAll('.facts dd')].map(card => { const text = document.createRange();"
+        "text.selectNodeContents(card.firstChild); const shown = text.getClientRects();"
+        "return [card.innerText, shown.length, shown[0].right <= card.getBoundingClientRect().right + 0.5]; })"
+    )
+    assert any(text.startswith("$0.00000128") for text, _, _ in cards)
+    assert [(lines, fits) for _, lines, fits in cards] == [(1, True)] * len(cards)
+
+
 @pytest.mark.parametrize("width", [400, 1600])
 def test_the_matrix_has_every_label_twice_at_a_legible_size(browser, page, width):
     browser.resize(width)
