@@ -108,7 +108,7 @@ def test_models_that_are_no_paths_are_left_alone(tmp_path, model):
 UNKNOWN = "unknown key; remove it or correct its spelling"
 MISSING = "missing; this key is required"
 READS = "expected text, and YAML reads"
-KINDS = "anthropic, bundle, causal, ensemble, local, openai, recorded"
+KINDS = "anthropic, bundle, causal, decisions, ensemble, local, openai, recorded"
 VARIANTS = "'auto', 'fp32', 'plain', 'int8' or 'fp16'"
 
 
