@@ -78,8 +78,8 @@ def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> 
 
 def is_file_name(name: str) -> bool:
     """Whether a file of a bundle may have this name: a plain one, or in a cascade `stages/STAGE/NAME`."""
-    folder, _, file = name.rpartition("/")
-    return _FILE.fullmatch(file) is not None and (not folder or is_within(folder, STAGES))
+    folder, slash, file = name.rpartition("/")
+    return _FILE.fullmatch(file) is not None and (not slash or is_within(folder, STAGES))
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -177,6 +177,7 @@ def test_a_missing_stage_is_refused(make: Callable[..., Bundle]) -> None:
         (lambda data: data["files"].pop("stages/0-stage-1/model.onnx"), "is not that of a student"),
         (lambda data: data["files"].pop("stages/0-stage-1/manifest.json"), "lists no stages/0-stage-1/manifest.json"),
         (lambda data: data["files"].update({"../model.onnx": "0" * 64}), "'files' must be"),
+        (lambda data: data["files"].update({"/model.onnx": "0" * 64}), "'files' must be"),
         (lambda data: data["files"].update({"stages/a/b/model.onnx": "0" * 64}), "'files' must be"),
         (lambda data: data["files"].update({"stages/../model.onnx": "0" * 64}), "'files' must be"),
     ],
