@@ -131,8 +131,8 @@ class Overlay:
         ]
         if _REDISTILL in self.components:
             found.append(
-                "The Job reflux-redistill needs the claim reflux-redistill with /work/task.yaml, its files and the "
-                "finished run in /work/run (docs/kubernetes.md, Candidates from the log)."
+                "The Job reflux-redistill needs the claim reflux-redistill with /distil/task.yaml, its files and the "
+                "finished run in /distil/run (docs/kubernetes.md, Candidates from the log)."
             )
         pulls = self.bundle.delivery == "init-container" and self.bundle.reference.startswith("oci")
         pushes = self.candidates is not None and self.candidates.startswith("oci")

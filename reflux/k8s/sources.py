@@ -22,7 +22,7 @@ Delivery = Literal["image-volume", "init-container"]
 KEY_FILE = "/teacher/key"
 """Where the worker has the teacher's key."""
 
-_WORK = "/work"
+_WORK = "/distil"
 """Where the Job of the component redistill has its claim."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

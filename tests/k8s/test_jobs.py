@@ -58,7 +58,7 @@ def test_nothing_of_a_server_is_left_in_its_pod(name):
 def test_redistillation_reads_the_log_and_has_no_key_of_the_teacher():
     pod = pod_of("reflux-redistill")
     (container,) = pod["containers"]
-    assert container["command"] == ["reflux", "redistill", "/work/task.yaml", "--output", "/work/run"]
+    assert container["command"] == ["reflux", "redistill", "/distil/task.yaml", "--output", "/distil/run"]
     assert container["image"].startswith("reflux-distill:")  # serving's has no torch
     secrets = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
     assert secrets == {"reflux-database", "reflux-registry"}

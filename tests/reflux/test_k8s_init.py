@@ -314,7 +314,7 @@ def test_what_has_to_be_mounted_is_said(tmp_path):
 def test_redistilling_names_its_claim_and_the_login_of_the_registry(tmp_path):
     result = init(tmp_path / "tickets", *REDISTILL, "--candidates", "oci://registry.example/tickets:next")
     assert result.exit_code == 0, result.output
-    assert "needs the claim reflux-redistill with /work/task.yaml" in result.output
+    assert "needs the claim reflux-redistill with /distil/task.yaml" in result.output
     assert "create secret generic reflux-registry --type=kubernetes.io/dockerconfigjson" in result.output
     plain = init(tmp_path / "plain")
     assert "reflux-redistill" not in plain.output
@@ -327,7 +327,7 @@ def test_candidates_are_pushed_where_a_pod_can_push(tmp_path, target):
     assert done.exit_code == 1
     assert "--candidates " in str(done.exception)
     assert not (tmp_path / "tickets").exists()
-    assert init(tmp_path / "tickets", *REDISTILL, "--candidates", "/work/candidates").exit_code == 0
+    assert init(tmp_path / "tickets", *REDISTILL, "--candidates", "/distil/candidates").exit_code == 0
 
 
 def test_keda_counts_in_the_namespace(overlay):
