@@ -42,6 +42,8 @@ def routes(name: str) -> dict[str, str]:
         "/vertex": '{"instances": %s}',
         f"/v1/models/{name}:predict": '{"instances": %s}',
         f"/v2/models/{name}/infer": V2,
+        "/v1/decisions": '{"input": "a", "questions": %s}',
+        "/v1/systemone": '{"state": "a", "questions": {"q": {"type": "choice", "criteria": %s}}}',
     }
 
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from service.errors import ServiceError
+from service.errors import InvalidRequestError, ServiceError
 from service.http.error_body import ErrorBody
 
 CODES = (400, 413, 415, 422, 429, 500, 503, 504)
@@ -20,6 +20,9 @@ _TEI_TYPES = {
     "internal": "Backend",
     "not_ready": "Unhealthy",
 }
+
+_SYSTEM_ONE_TYPES = {"unauthorised": "authentication_error", "rate_limited": "rate_limit_error"}
+"""The words of the format where it has one; elsewhere the service's own code says more."""
 
 
 class TEIErrorBody(BaseModel):
@@ -65,14 +68,45 @@ class OpenAIErrorBody(BaseModel):
         return cls(error=OpenAIErrorDetail(message=str(error), type=error.code, code=error.status_code))
 
 
-Shape = type[ErrorBody] | type[TEIErrorBody] | type[KServeErrorBody] | type[OpenAIErrorBody]
+class SystemOneErrorDetail(BaseModel):
+    """What went wrong."""
+
+    error_type: str = Field(description="A stable word for programs, such as `overloaded`.")
+    message: str
+
+
+class SystemOneInvalid(BaseModel):
+    """What does not fit the schema; `msg` begins with the field."""
+
+    loc: list[str]
+    msg: str
+    type: str
+
+
+class SystemOneErrorBody(BaseModel):
+    """The error of TypeSafe and of servers of System One: a list where the body does not fit the schema."""
+
+    detail: SystemOneErrorDetail | list[SystemOneInvalid]
+
+    @classmethod
+    def of(cls, error: ServiceError, request_id: str) -> Self:
+        """Make the body of `error`."""
+        if isinstance(error, InvalidRequestError):
+            return cls(detail=[SystemOneInvalid(loc=["body"], msg=str(error), type=error.code)])
+        kind = _SYSTEM_ONE_TYPES.get(error.code, error.code)
+        return cls(detail=SystemOneErrorDetail(error_type=kind, message=str(error)))
+
+
+Shape = type[ErrorBody] | type[TEIErrorBody] | type[KServeErrorBody] | type[OpenAIErrorBody] | type[SystemOneErrorBody]
 """An error body, the service's own or a protocol's."""
 
-SHAPES: tuple[Shape, ...] = (ErrorBody, TEIErrorBody, KServeErrorBody, OpenAIErrorBody)
+SHAPES: tuple[Shape, ...] = (ErrorBody, TEIErrorBody, KServeErrorBody, OpenAIErrorBody, SystemOneErrorBody)
 
 _BY_PATH: dict[str, Shape] = {
     **dict.fromkeys(("/", "/predict", "/info", "/health", "/invocations", "/ping", "/vertex"), TEIErrorBody),
     "/v1/classify": OpenAIErrorBody,
+    "/v1/decisions": OpenAIErrorBody,
+    "/v1/systemone": SystemOneErrorBody,
     "/v1/models": KServeErrorBody,
     "/v2": KServeErrorBody,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -52,9 +52,9 @@ class ProtocolRouter(APIRouter):
         self.add_api_route(path, endpoint, methods=["POST"], response_model=response, responses=answers, **options)
 
 
-def json_response(content: Any) -> Response:
-    """Return `content` as JSON; its numbers must be finite.
+def json_response(content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `content` as JSON, with more `headers` if there are any; its numbers must be finite.
 
     The adapters give typed dictionaries: making models would take longer than a run of a small student.
     """
-    return Response(to_json(content), media_type="application/json")
+    return Response(to_json(content), headers=headers, media_type="application/json")

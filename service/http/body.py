@@ -18,19 +18,20 @@ JSON = b"application/json"
 
 ITEMS_BESIDE = 1000
 _ITEMS_PER_TEXT = 10
-"""The most strings and commas of a body: so many per text, and so many beside them, whatever the protocol."""
+_ITEMS_PER_LABEL = 40
+"""The most strings and commas of a body: so many per text, per label if a request lists them, and so many beside."""
 
 _OPENS = re.compile(rb"\s*:\s*[\[{]")
 _SHOWN_NAME = 64
 
 
-async def read_json(context: RequestContext, model: type[Model]) -> Model:
-    """Read the body as `model`; raises what `read_body` and `parse` raise."""
-    return parse(await read_body(context), model)
+async def read_json(context: RequestContext, model: type[Model], *, labels: int = 0) -> Model:
+    """Read the body as `model`; takes and raises what `read_body` does, and raises what `parse` raises."""
+    return parse(await read_body(context, labels=labels), model)
 
 
-async def read_body(context: RequestContext) -> bytes:
-    """Read a body that is declared to be JSON.
+async def read_body(context: RequestContext, *, labels: int = 0) -> bytes:
+    """Read a body that is declared to be JSON. `labels` is how many labels a request of the protocol lists.
 
     Raises UnsupportedMediaTypeError, TooLargeError, and what `check_items` raises.
     """
@@ -39,16 +40,17 @@ async def read_body(context: RequestContext) -> bytes:
         shown = declared[:64].decode("latin-1")
         raise UnsupportedMediaTypeError(f"send JSON with `Content-Type: application/json`, not {shown!r}")
     body = await context.body()
-    check_items(body, context.settings)
+    check_items(body, context.settings, labels)
     return body
 
 
-def check_items(body: bytes, settings: Settings) -> None:
+def check_items(body: bytes, settings: Settings, labels: int = 0) -> None:
     """Raise InvalidRequestError if a JSON body has more items than any request needs, before objects are made of them.
 
     It counts strings, and commas outside strings. Otherwise 1 MiB of `[1,1,…]` would make half a million errors.
+    `labels` is how many labels a request of the protocol lists, once for each question.
     """
-    most = _ITEMS_PER_TEXT * settings.max_texts + ITEMS_BESIDE
+    most = _ITEMS_PER_TEXT * settings.max_texts + _ITEMS_PER_LABEL * labels + ITEMS_BESIDE
     if len(body) <= most or body.count(b'"') // 2 + body.count(b",") <= most:
         return
     left, name = most, "body"
@@ -58,9 +60,12 @@ def check_items(body: bytes, settings: Settings) -> None:
             name = before[:_SHOWN_NAME].decode(errors="replace")
         left -= 1 + outside.count(b",")
         if left < 0:
-            raise InvalidRequestError(
-                f"{name}: more than {most} items; send at most {settings.max_texts} texts per request, and nothing else"
+            remedy = (
+                "ask fewer questions per request"
+                if labels
+                else f"send at most {settings.max_texts} texts per request, and nothing else"
             )
+            raise InvalidRequestError(f"{name}: more than {most} items; {remedy}")
 
 
 def parse(body: bytes, model: type[Model]) -> Model:

@@ -68,6 +68,7 @@ def _whole(node: Any, definitions: dict[str, Any], settings: Settings) -> Any:
     done = {key: _whole(value, definitions, settings) for key, value in node.items() if key != "$defs"}
     if done.get("pattern") == NOT_BLANK:
         done.setdefault("maxLength", settings.max_characters)
-    if done.get("minItems") == 1:  # in a request, only lists of texts must have an item
-        done.setdefault("maxItems", settings.max_texts)
+    for least, most in (("minItems", "maxItems"), ("minProperties", "maxProperties")):
+        if done.get(least) == 1:  # in a request, only lists of texts, or of questions about one, must have an item
+            done.setdefault(most, settings.max_texts)
     return done

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from service.compat.errors import error_shape
+from tests.support.tiny_bundle import WORDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,6 +42,8 @@ def fits(value, schema, document):
         "items": lambda part: all(fits(item, part, document) for item in value),
         "minItems": lambda least: len(value) >= least,
         "maxItems": lambda most: len(value) <= most,
+        "minProperties": lambda least: len(value) >= least,
+        "maxProperties": lambda most: len(value) <= most,
         "maxLength": lambda most: len(value) <= most,
         "pattern": lambda pattern: re.search(pattern, value) is not None,
         "minimum": lambda least: value >= least,
@@ -120,6 +123,8 @@ async def test_an_error_of_any_path_has_the_form_that_is_documented_for_its_rout
 
 
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+CHOICE = {"type": "choice", "instructions": "Which?", "choices": [{"value": label} for label in WORDS]}
+CRITERIA = {"type": "choice", "criteria": {label: f"about {label}" for label in WORDS}}
 PROTOCOLS: dict[str, tuple[str, list[Any]]] = {
     "/predict": ("/predict", [{"inputs": "a"}, {"inputs": ["a"]}, {"inputs": [["a"], ["b"]], "raw_scores": True}]),
     "/": ("/", [{"inputs": "a"}, {"inputs": ["a", "b"], "parameters": {"top_k": 1, "function_to_apply": "none"}}]),
@@ -136,6 +141,21 @@ PROTOCOLS: dict[str, tuple[str, list[Any]]] = {
     ),
     "/classify": ("/classify", [{"input": ["a"], "model": "tiny"}, {"input": ["a"], "raw_scores": True}]),
     "/v1/classify": ("/v1/classify", [{"input": "a"}, {"input": ["a", "b"], "use_activation": False}]),
+    "/v1/decisions": (
+        "/v1/decisions",
+        [
+            {"input": "a", "questions": [CHOICE]},
+            {"input": [{"role": "user", "content": "a"}], "questions": [{**CHOICE, "name": "b"}], "model": "c"},
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}], "questions": [CHOICE] * 2},
+        ],
+    ),
+    "/v1/systemone": (
+        "/v1/systemone",
+        [
+            {"state": "a", "questions": {"q": CRITERIA}, "more": 1},
+            {"state": "a", "questions": {"q": {**CRITERIA, "instructions": ["a"]}, "": CRITERIA}, "assets": None},
+        ],
+    ),
 }
 MISFITS: dict[str, list[Any]] = {
     "/predict": [{}, {"inputs": ["a", "b"]}, {"inputs": [["a", "b"]]}, {"inputs": "a", "parameters": {}}, "a"],
@@ -162,6 +182,29 @@ MISFITS: dict[str, list[Any]] = {
     ],
     "/classify": [{"input": "a"}, {"input": ["a"], "text": "a"}, {"input": ["a"] * 65}, {"input": ["a"], "top_k": 1}],
     "/v1/classify": [{"input": []}, {"input": ["a", 1]}, {"input": "a" * 100_001}, {"input": "a", "more": 1}],
+    "/v1/decisions": [
+        {"input": "a"},
+        {"input": " ", "questions": [CHOICE]},
+        {"input": "a" * 100_001, "questions": [CHOICE]},
+        {"input": [{"role": "system", "content": "a"}], "questions": [CHOICE]},
+        {"input": [], "questions": [CHOICE]},
+        {"input": "a", "questions": []},
+        {"input": "a", "questions": [CHOICE] * 65},
+        {"input": "a", "questions": [{**CHOICE, "type": "predicate"}]},
+        {"input": "a", "questions": [{**CHOICE, "choices": [{"value": True}, {"value": False}]}]},
+        {"input": "a", "questions": [{**CHOICE, "choices": []}]},
+        {"input": "a", "questions": [CHOICE], "more": 1},
+    ],
+    "/v1/systemone": [
+        {"state": "a"},
+        {"state": {"text": "a"}, "questions": {"q": CRITERIA}},
+        {"state": "a", "questions": {}},
+        {"state": "a", "questions": {str(number): CRITERIA for number in range(65)}},
+        {"state": "a", "questions": {"q": {"type": "noul", "instructions": "Is it?"}}},
+        {"state": "a", "questions": {"q": {**CRITERIA, "criteria": {}}}},
+        {"state": "a", "questions": {"q": {**CRITERIA, "more": 1}}},
+        {"state": "a", "questions": [CRITERIA]},
+    ],
 }
 
 
@@ -185,7 +228,7 @@ async def test_every_route_of_a_protocol_that_takes_texts_is_described_with_its_
     for path in taking - {"/gap/ask"}:
         operation = json.dumps(document["paths"][path]["post"])
         assert '"maxLength": 100000' in operation
-        assert '"maxItems": 64' in operation
+        assert '"maxItems": 64' in operation or '"maxProperties": 64' in operation
         assert "$defs" not in operation
         assert "Retry-After" in operation
 
@@ -238,14 +281,25 @@ async def test_the_limits_in_the_schema_are_those_in_force(running):
         assert json.dumps(schema).count('"maxLength": 7') == 2
 
 
+def with_labels(example, labels):
+    """Return an example with the labels of the served bundle in place of its own, where it lists any."""
+    if "questions" in example:
+        listed = isinstance(example["questions"], list)
+        [question] = example["questions"] if listed else example["questions"].values()
+        question |= (
+            {"choices": [{"value": label} for label in labels]} if listed else {"criteria": dict.fromkeys(labels)}
+        )
+    return example
+
+
 async def test_the_example_of_every_operation_is_answered(client, document):
     tried = []
     for path, operations in document["paths"].items():
         if "requestBody" in operations.get("post", {}) and path != "/gap/ask":  # which needs a teacher
             example = operations["post"]["requestBody"]["content"]["application/json"]["example"]
             manifest = (await client.get("/model")).json()
-            response = await client.post(path.format(**manifest), json=example)
+            response = await client.post(path.format(**manifest), json=with_labels(example, manifest["labels"]))
             assert response.status_code == 200, (path, response.text)
             assert fits(response.json(), answer_schema(document, "post", path, "200"), document)
             tried.append(path)
-    assert {"/classify", "/predict", "/", "/vertex", "/v1/classify", "/v2/models/{name}/infer"} <= set(tried)
+    assert {"/classify", "/predict", "/", "/vertex", "/v1/classify", "/v1/decisions", "/v1/systemone"} <= set(tried)

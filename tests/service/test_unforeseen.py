@@ -18,6 +18,7 @@ from service.routes import health
 from service.shadow.pipeline import ShadowPipeline
 from service.telemetry.logging import configure_logging, describe, log_loop_errors
 from tests.support.fragile_tokenizer import PanicException, break_tokenizers
+from tests.support.tiny_bundle import WORDS
 
 SECRET = "xyzzyplugh"
 STATIC = {"/v2", "/docs", "/openapi.json", "/"}
@@ -36,6 +37,16 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/vertex": [{"instances": [{"inputs": "invoice", "raw_scores": True}, "parcel"], "parameters": {}}],
     "/v1/models/tiny:predict": [{"instances": ["invoice"]}],
     "/v1/classify": [{"input": ["invoice"], "model": "tiny", "use_activation": False, "user": "me"}],
+    "/v1/decisions": [
+        {
+            "model": "tiny",
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "invoice"}]}],
+            "questions": [{"type": "choice", "name": "a", "choices": [{"value": label} for label in WORDS]}],
+        }
+    ],
+    "/v1/systemone": [
+        {"model": "tiny", "state": "invoice", "questions": {"a": {"type": "choice", "criteria": dict.fromkeys(WORDS)}}}
+    ],
     "/v2/models/tiny/infer": [
         {
             "id": "mine",
@@ -95,7 +106,8 @@ def replaced(body: Any, way: tuple[Any, ...], value: str) -> str:
 
 def is_error(answer: httpx.Response) -> bool:
     """Whether an answer is an error with the request's id."""
-    return bool(answer.json()["error"]) and "x-request-id" in answer.headers
+    body = answer.json()
+    return bool(body.get("error") or body.get("detail")) and "x-request-id" in answer.headers
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -118,6 +118,8 @@ async def test_without_a_known_key_nothing_is_answered(guarded, write_keys, head
         ("/v1/models/tiny:predict", lambda error: error["error"]),
         ("/v2/models/tiny/infer", lambda error: error["error"]),
         ("/v1/classify", lambda error: error["error"]["message"]),
+        ("/v1/decisions", lambda error: error["error"]["message"]),
+        ("/v1/systemone", lambda error: error["detail"]["message"]),
         ("/classify", lambda error: error["error"]["message"]),
     ],
 )

@@ -23,10 +23,13 @@ def refused(response: httpx.Response, status: int, kind: str | None = None, shap
     assert response.headers["x-request-id"]
     body = response.json()
     assert body == (shape or error_shape(response.request.url.path)).model_validate(body).model_dump()
-    error = body["error"]
-    found = body.get("error_type") if isinstance(error, str) else error["type"]
-    assert kind in (None, found)
-    message: str = error if isinstance(error, str) else error["message"]
+    error = body.get("error") or body["detail"]
+    if isinstance(error, str):
+        error = {"message": error, "type": body.get("error_type")}
+    elif isinstance(error, list):
+        [error] = error
+    assert kind in (None, error.get("type", error.get("error_type")))
+    message: str = error.get("message") or error["msg"]
     return message
 
 

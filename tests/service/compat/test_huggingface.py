@@ -183,7 +183,10 @@ async def test_the_page_is_still_at_the_root(client):
 async def test_protocols_can_be_left_out(running):
     async with running(protocols=False) as client:
         assert (await client.post("/", json={"inputs": "a"})).status_code == 405
-        for path in ("/predict", "/invocations", "/vertex", "/v1/classify", "/v2/models/tiny/infer"):
+        for path in (
+            *("/predict", "/invocations", "/vertex", "/v1/classify", "/v1/decisions", "/v1/systemone"),
+            "/v2/models/tiny/infer",
+        ):
             response = await client.post(path, json={"inputs": "a"})
             assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
         response = await client.post("/classify", json={"input": ["a"]})

@@ -4,9 +4,12 @@ import pytest
 
 from service.compat.errors import OpenAIErrorBody
 
-from .conftest import refused, tensor
+from .conftest import LABELS, refused, tensor
 
 A = tensor(["a"])
+CHOICES = [{"value": label} for label in LABELS]
+CHOICE = {"type": "choice", "instructions": "Which?", "choices": CHOICES}
+CRITERIA = {"type": "choice", "criteria": dict.fromkeys(LABELS)}
 
 TEI = [
     ({}, "inputs: Field required"),
@@ -50,6 +53,47 @@ BODIES = {
         ({"input": [1, 2]}, "input[0]: Input should be a valid string"),
         ({"input": "a", "truncate_prompt_tokens": 1}, "truncate_prompt_tokens: Extra inputs"),
         ({"model": "tiny"}, "input: Field required"),
+    ],
+    "/v1/decisions": [
+        ({}, "input: Field required; questions: Field required"),
+        ({"input": " ", "questions": [CHOICE]}, "input: String should match pattern"),
+        ({"input": 1, "questions": [CHOICE]}, "input: Input should be a valid string"),
+        ({"input": "a" * 100_001, "questions": [CHOICE]}, "input: at most 100000 characters"),
+        ({"input": "a", "questions": []}, "questions: List should have at least 1 item"),
+        ({"input": "a", "questions": [CHOICE] * 65}, "questions: at most 64 per request, got 65"),
+        ({"input": "a", "questions": {"q": CRITERIA}}, "questions: Input should be a valid array"),
+        ({"input": "a", "questions": [{"choices": CHOICES}]}, "questions[0].type: Field required"),
+        ({"input": "a", "questions": [{"type": "choice"}]}, "questions[0].choices: Field required"),
+        ({"input": "a", "questions": [CRITERIA]}, "questions[0].choices: Field required; questions[0].criteria: Extra"),
+        ({"input": "a", "questions": [{**CHOICE, "choices": []}]}, "questions[0].choices: List should have at least 2"),
+        (
+            {"input": "a", "questions": [{**CHOICE, "choices": LABELS}]},
+            "questions[0].choices[0]: Input should be an obj",
+        ),
+        (
+            {"input": "a", "questions": [{**CHOICE, "choices": [{"value": True}, {"value": False}]}]},
+            "questions[0].choices[0].value: Input should be a valid string",
+        ),
+        ({"input": "a", "questions": [CHOICE], "stream": True}, "stream: Extra inputs are not permitted"),
+        ({"input": "a", "questions": [CHOICE], "model": None}, "model: Input should be a valid string"),
+    ],
+    "/v1/systemone": [
+        ({}, "state: Field required; questions: Field required"),
+        ({"state": " ", "questions": {"q": CRITERIA}}, "state: String should match pattern"),
+        ({"state": "a" * 100_001, "questions": {"q": CRITERIA}}, "state: at most 100000 characters"),
+        ({"state": "a", "questions": {}}, "questions: Dictionary should have at least 1 item"),
+        ({"state": "a", "questions": [CRITERIA]}, "questions: Input should be an object"),
+        ({"state": "a", "questions": {"q": {"type": "choice"}}}, "questions.q.criteria: Field required"),
+        ({"state": "a", "questions": {"q": {**CRITERIA, "criteria": {}}}}, "questions.q.criteria: Dictionary should"),
+        ({"state": "a", "questions": {"q": {**CRITERIA, "criteria": LABELS}}}, "questions.q.criteria: Input should be"),
+        (
+            {"state": "a", "questions": {"q" * 99: {**CRITERIA, "criteria": {"a": 1, "b": 2}}}},
+            f"questions.{'q' * 64}.c",
+        ),
+        (
+            {"state": "a", "questions": {"q": CHOICE}},
+            "questions.q.criteria: Field required; questions.q.choices: Extra",
+        ),
     ],
     "/v1/models/tiny:predict": [
         ({}, "body: give exactly one of `instances` and `inputs`"),

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MEBIBYTE = 1 << 20
 MOST = 10 * 64 + 1000
+MOST_WITH_LABELS = MOST + 40 * 4
 
 LISTS = {
     "/classify": ('{"texts": %s}', "texts"),
@@ -30,7 +31,13 @@ LISTS = {
         '{"inputs": [{"name": "text", "shape": %s, "datatype": "BYTES", "data": ["a"]}]}',
         "shape",
     ),
+    "/v1/decisions": ('{"input": "a", "questions": %s}', "questions"),
+    "/v1/decisions#choices": ('{"input": "a", "questions": [{"type": "choice", "choices": %s}]}', "choices"),
+    "/v1/systemone": ('{"state": "a", "questions": {"q": {"type": "choice", "criteria": %s}}}', "criteria"),
 }
+QUESTIONS = ("/v1/decisions", "/v1/systemone")
+"""Paths whose requests list the labels, so that they may have more items."""
+
 WRONG = {
     "numbers": "1",
     "blank texts": '""',
@@ -59,11 +66,14 @@ async def post(client, path, body):
 @pytest.mark.parametrize("path", LISTS)
 async def test_a_list_of_half_a_million_items_is_refused_in_one_line_that_names_it(shared_client, path):
     template, name = LISTS[path]
+    remedy = f"more than {MOST} items; send at most 64 texts per request, and nothing else"
+    if path.startswith(QUESTIONS):
+        remedy = f"more than {MOST_WITH_LABELS} items; ask fewer questions per request"
     for item in WRONG.values():
         status, text = await post(shared_client, path, template % many(item, MEBIBYTE - 200))
         assert status == 422, item
         if len(item) < 100:
-            assert f"{name}: more than {MOST} items; send at most 64 texts per request, and nothing else" in text
+            assert f"{name}: {remedy}" in text
         assert len(text) < 1000
 
 
