@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.data.splits import Train, Validation
 from distill.run import RECORD, Run
 from distill.stages import Stage, write_atomic
 from distill.students.pretrained import weights_version
@@ -34,7 +33,7 @@ class Comparisons:
         if name not in self.run.task.compared:
             return []
         ways: list[Way] = ["hard"]
-        if all(len(split.with_gold()) for split in self._splits()):
+        if all(len(split.with_gold()) for split in self.run.labelled()):
             ways += ["gold", "human"]
             if self._base(name) is not None:
                 ways.append("pretrained")
@@ -61,7 +60,7 @@ class Comparisons:
         from distill.training.comparisons import train_on_labels, train_on_people
 
         run, soft = self.run, self.run.soft_labels()
-        learn, choose = self._splits()
+        learn, choose = self.run.labelled()
         description = f"training {name} for comparison, {way}"
         config = run.student_config(name)
         if way == "human":
@@ -78,12 +77,3 @@ class Comparisons:
         if config.model != TEACHER or finetuning is None:
             return None
         return config.model_copy(update={"model": finetuning[0].model})
-
-    def _splits(self) -> tuple[Train, Validation]:
-        """Return the rows that train and choose, of those that the teacher labelled."""
-        splits, known = self.run.splits(), set(self.run.soft_labels().ids)
-        learn, choose = splits.train, splits.validation
-        return (
-            learn.take([row for row, one in enumerate(learn.ids) if one in known]),
-            choose.take([row for row, one in enumerate(choose.ids) if one in known]),
-        )

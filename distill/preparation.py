@@ -20,7 +20,7 @@ from distill.data.checks import (
 from distill.data.deduplicate import Deduplication, deduplicate
 from distill.data.prepared import write_splits
 from distill.data.sources import delimiter_found, read
-from distill.data.splits import Examples, Test, Train, Validation, cast, hold_out
+from distill.data.splits import Examples, Test, Train, Validation, cast, hold_out, join
 from distill.errors import DataError
 from distill.labelling.audit import gold_rows, shared_with_fit
 from distill.progress import bar, status
@@ -31,18 +31,40 @@ from distill.task import Task
 def prepare(task: Task, folder: Path) -> None:
     """Write the data of a task into a folder. Raises DataError if the data has a problem."""
     with status("reading the data"):
-        pool = read(task.data.train, "train")
+        pool, unlabelled = read(task.data.train, "train"), _unlabelled(task)
         held_out = {"test": read(task.data.test, "test")}
         if not isinstance(task.data.validation, float):
             held_out = {"validation": read(task.data.validation, "validation"), **held_out}
-    with bar("comparing texts", len(pool) + sum(map(len, held_out.values()))) as advance:
-        pool, removed = deduplicate(pool, held_out, task.data.near_duplicate, advance)
+    everything = join(pool, unlabelled)
+    with bar("comparing texts", len(everything) + sum(map(len, held_out.values()))) as advance:
+        everything, removed = deduplicate(everything, held_out, task.data.near_duplicate, advance)
+    more = set(unlabelled.ids)
+    pool = everything.take([row for row, name in enumerate(everything.ids) if name not in more])
+    unlabelled = everything.take([row for row, name in enumerate(everything.ids) if name in more])
     with status("examining the data"):
-        _split(task, pool, held_out, removed, folder)
+        _split(task, pool, unlabelled, held_out, removed, folder)
 
 
-def _split(task: Task, pool: Examples, held_out: Mapping[str, Examples], removed: Deduplication, folder: Path) -> None:
-    """Hold validation rows out of the deduplicated pool, unless there are some, check the splits, and write them."""
+def _unlabelled(task: Task) -> Examples:
+    """Read the texts that join the pool without a label."""
+    if task.data.unlabelled is None:
+        return Examples((), (), ())
+    found = read(task.data.unlabelled, "unlabelled")
+    return Examples(found.ids, found.texts, (None,) * len(found))
+
+
+def _split(
+    task: Task,
+    pool: Examples,
+    unlabelled: Examples,
+    held_out: Mapping[str, Examples],
+    removed: Deduplication,
+    folder: Path,
+) -> None:
+    """Hold validation rows out of the deduplicated pool, unless there are some, check the splits, and write them.
+
+    Rows of `unlabelled` only train: they may come from elsewhere than those that are judged.
+    """
     if not len(pool):
         raise DataError("train: every row duplicates a held-out row; check that train and test are different files")
     gold = _gold_of_the_teacher(task)
@@ -51,6 +73,7 @@ def _split(task: Task, pool: Examples, held_out: Mapping[str, Examples], removed
         train, validation = hold_out(pool, task.data.validation, task.data.seed)
     else:
         train, validation = cast(pool, Train), cast(held_out["validation"], Validation)
+    train = cast(join(train, unlabelled), Train)
     splits: dict[str, Examples] = {"train": train, "validation": validation, "test": cast(held_out["test"], Test)}
     if not len(validation):
         raise DataError("validation: no rows; raise data.validation or give it a source of its own")

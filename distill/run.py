@@ -11,16 +11,17 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
+from distill.cross_fit import CrossFit
 from distill.data import prepared
 from distill.data.prepared import Splits, read_splits
 from distill.data.sources import read, source_digest
-from distill.data.splits import S, Train
+from distill.data.splits import S, Train, Validation, cast, join
 from distill.decision import require_names
 from distill.errors import TaskError
 from distill.evaluation.constant_answers import teacher_warnings
@@ -35,6 +36,9 @@ from distill.students.pretrained import display_name, weights_version
 from distill.task import TEACHER, Student, Task
 from distill.teachers.digest import teacher_digest
 from distill.teachers.local import Fit, LocalConfig
+
+if TYPE_CHECKING:
+    from distill.training.checkpoint import Checkpoint
 
 LABELS = "labels.parquet"
 ANSWERS = "answers.sqlite"
@@ -54,6 +58,8 @@ class Run:
         """The rows, deduplicated and split."""
         task = self.task
         sources = [task.data.train, task.data.test, task.data.validation]
+        if task.data.unlabelled is not None:
+            sources.append(task.data.unlabelled)
         if task.finetuning is not None:
             sources.append(task.finetuning[1].data)  # the task's labels and the findings depend on its gold labels
         if task.labelling.calibration is not None:
@@ -72,23 +78,37 @@ class Run:
         if self.task.finetuning is None:
             return None
         teacher, fit = self.task.finetuning
+        unused: dict[str, Any] = {"batch_size": True, "usd_per_hour": True, "fit": {"folds"}}
         inputs = {
-            "teacher": teacher.model_dump(mode="json", exclude={"batch_size", "usd_per_hour"}),
+            "teacher": teacher.model_dump(mode="json", exclude=unused),
             "weights": weights_version(teacher.model),
             "files": [source_digest(fit.data)],
             "data": self.data.fingerprint,
         }
         return Stage(self.root / "teacher", inputs)
 
+    @property
+    def cross_fit(self) -> CrossFit | None:
+        """The teachers of the folds, or None if the task has no folds."""
+        if self.finetuned_teacher is None or self.task.finetuning is None:
+            return None
+        config, fit = self.task.finetuning
+        if fit.folds is None:
+            return None
+        return CrossFit(self.root / "folds", self.finetuned_teacher, config, fit, fit.folds)
+
     @cached_property
     def label_inputs(self) -> dict[str, Any]:
         """What determines the soft labels, and so the students."""
         fitted, calibration = self.finetuned_teacher, self.task.labelling.calibration
+        views = self.task.labelling.views
         return {
             "schema": SCHEMA,
             "data": self.data.fingerprint,
             "teacher": fitted.fingerprint if fitted else teacher_digest(self.task.teacher),
             "calibration": calibration and calibration.method,  # its rows are inputs of the data
+            **({} if views is None else {"views": views.model_dump(mode="json")}),
+            **({} if self.cross_fit is None else {"folds": self.cross_fit.folds}),
         }
 
     @cached_property
@@ -146,10 +166,13 @@ class Run:
         require_models(self.task, elsewhere=elsewhere)
 
     def make_teacher(self) -> None:
-        """Fine-tune the teacher if the task asks for it, unless it is up to date."""
+        """Fine-tune the teacher, and those of the folds, if the task asks for it, unless they are up to date."""
         if self.finetuned_teacher is not None and self.task.finetuning is not None:
             config, fit = self.task.finetuning
             self.finetuned_teacher.ensure(lambda folder: self._finetune_teacher(folder, config, fit))
+            self._checkpoint(self.finetuned_teacher).remove()
+            if self.cross_fit is not None:
+                self.cross_fit.make(read(fit.data, "gold"), self.splits().labels)
 
     def teacher_config(self) -> BaseModel:
         """The configuration of the teacher to ask: the task's, or that of the fine-tuned one."""
@@ -194,6 +217,12 @@ class Run:
         """Read the soft labels of the finished stage."""
         return SoftLabels.read(self.labels.require("label") / LABELS)
 
+    def labelled(self) -> tuple[Train, Validation]:
+        """Return the rows that train, views among them, and those that choose, of those that the teacher labelled."""
+        splits, known = self.splits(), set(self.soft_labels().ids)
+        train = cast(join(splits.train, splits.views(self.task.labelling.views)), Train)
+        return _labelled(train, known), _labelled(splits.validation, known)
+
     def label_warnings(self) -> list[str]:
         """Return warnings about the soft labels of the finished stage."""
         soft = self.soft_labels()
@@ -209,7 +238,15 @@ class Run:
 
         self.labels.require("label")
         stage = self.student(name)
-        return on_every_process(stage, lambda folder: self._train(folder, name))
+        path = on_every_process(stage, lambda folder: self._train(folder, name))
+        self._checkpoint(stage).remove()
+        return path
+
+    def _checkpoint(self, stage: Stage) -> Checkpoint:
+        """The state of the training of a stage that is not finished."""
+        from distill.training.checkpoint import Checkpoint
+
+        return Checkpoint(stage.path.with_name(f".checkpoint-{stage.path.name}"), stage.fingerprint)
 
     def _finetune_teacher(self, folder: Path, config: LocalConfig, fit: Fit) -> None:
         from distill.training.finetune import finetune
@@ -221,6 +258,7 @@ class Run:
             max_tokens=config.max_tokens,
             validation=fit.validation,
             optimisation=fit.optimisation,
+            checkpoint=None if self.finetuned_teacher is None else self._checkpoint(self.finetuned_teacher),
         )
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
@@ -229,18 +267,22 @@ class Run:
         session = LabellingSession(self.task, self.teacher_config(), self.splits(), self.root / ANSWERS)
         audited = session.ask(options)
         labelled = audited.labelling
-        replace(labelled.soft, terms=terms_of(self.task.teacher)).write(folder / LABELS)
+        soft = replace(labelled.soft, terms=terms_of(self.task.teacher))
         record = {"asked": labelled.asked, "refused": labelled.refused, "invalid": labelled.invalid}
+        if self.cross_fit is not None and self.task.finetuning is not None:
+            gold = read(self.task.finetuning[1].data, "gold")
+            soft, record["cross_fitted"] = self.cross_fit.relabel(soft, gold)
+        soft.write(folder / LABELS)
         write_atomic(folder / RECORD, json.dumps({**record, **audited.record}, indent=2) + "\n")
         self._asked = labelled.asked
 
     def _train(self, folder: Path, name: str) -> None:
         from distill.training.distil import distil
 
-        splits, soft = self.splits(), self.soft_labels()
-        known = set(soft.ids)
-        learn, choose = _labelled(splits.train, known), _labelled(splits.validation, known)
-        distilled = distil(self.student_config(name), soft, learn, choose, f"training {name}", self.weights(learn))
+        learn, choose = self.labelled()
+        weights, soft = self.weights(learn), self.soft_labels()
+        checkpoint = self._checkpoint(self.student(name))
+        distilled = distil(self.student_config(name), soft, learn, choose, f"training {name}", weights, checkpoint)
         distilled.student.save(folder)
         write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
 

@@ -6,13 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 
 class Section(BaseModel):
     """A part of a task: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def added(default: Any, **limits: Any) -> Any:
+    """Return the field of a key that earlier releases did not have: left out of dumps while it has its default.
+
+    So the fingerprints of stages that were made without it stay as they were.
+    """
+    return Field(default=default, exclude_if=lambda value: bool(value == default), **limits)
 
 
 def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -65,13 +73,33 @@ Source = Annotated[
 ]
 
 
+class Views(Section):
+    """Altered copies of the training texts: `per_text` of each, in which words are dropped and neighbours swapped.
+
+    `drop` and `swap` are the probabilities of either for a word.
+    """
+
+    per_text: int = Field(default=1, ge=1, le=16)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+    swap: float = Field(default=0.1, ge=0, le=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _altering(self) -> Views:
+        if self.drop == self.swap == 0:
+            raise ValueError("drop and swap are both 0, so that nothing is altered; raise one of them")
+        return self
+
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Optimisation(Section):
     """How a model is trained. `patience` counts epochs without a better validation agreement; 0 never stops early.
 
-    `precision` is that of matrix products; `auto` takes bfloat16 on CPUs that are faster with it.
+    `averaging` is the share of all steps over which the weights are averaged; 0 keeps the weights themselves. With
+    `layer_decay` each layer learns at that multiple of the rate of the layer above it. `precision` is that of matrix
+    products; `auto` takes bfloat16 on CPUs that are faster with it.
     """
 
     epochs: int = Field(default=8, ge=1)
@@ -80,5 +108,7 @@ class Optimisation(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=0, ge=0)
+    averaging: float = added(0.0, ge=0, le=1)
+    layer_decay: float = added(1.0, gt=0, le=1)
     seed: int = 0
     precision: Precision = "auto"

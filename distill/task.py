@@ -17,10 +17,11 @@ from distill import teachers
 from distill.data.values import label_of
 from distill.decision import Decision, require_names
 from distill.errors import TaskError
-from distill.sections import Section, Source
+from distill.sections import Section, Source, Views, added
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
 from distill.students.config import NgramsStudent, StaticStudent, StudentConfig
 from distill.teachers.local import Fit, LocalConfig
+from distill.teachers.recorded import RecordedConfig
 
 TEACHER = "teacher"
 """As a student's `model`: start from the layers and the head of the fine-tuned teacher."""
@@ -29,13 +30,15 @@ TEACHER = "teacher"
 class Data(Section):
     """The pool to distil on (`train`), and the rows that choose (`validation`) and judge (`test`).
 
-    `validation` is a source, or the share of the pool to hold out. Near duplicates have a Jaccard similarity of
+    `validation` is a source, or the share of `train` to hold out. Texts of `unlabelled` join the pool; their labels, if
+    they have some, are not read. Near duplicates have a Jaccard similarity of
     character 5-grams of at least `near_duplicate`.
     """
 
     train: Source
     test: Source
     validation: Annotated[float, Field(gt=0, lt=0.5)] | Source = 0.1
+    unlabelled: Source | None = added(None)
     near_duplicate: float = Field(default=0.9, gt=0.5, le=1.0)
     seed: int = 0
 
@@ -57,10 +60,14 @@ class Calibration(Section):
 
 
 class Labelling(Section):
-    """The audit of the teacher: gold rows to calibrate it, and `self_agreement` rows of the pool to ask about twice."""
+    """What the teacher is asked besides the texts of the data.
+
+    Gold rows calibrate it, `self_agreement` rows of the pool are asked about twice, and students train on `views` too.
+    """
 
     calibration: Calibration | None = None
     self_agreement: int = Field(default=0, ge=0)
+    views: Views | None = added(None)
 
 
 class Gates(Section):
@@ -159,6 +166,14 @@ class Task(Section):
                     raise ValueError(f"{key}.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
         if both := set(self.students) & set(swept):
             raise ValueError(f"sweep.students: the task has a student {min(both)!r} already; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _views_that_can_be_labelled(self) -> Task:
+        if self.labelling.views is not None and isinstance(self.teacher, RecordedConfig):
+            raise ValueError(
+                "labelling.views: a recorded teacher has no answers to new texts; remove it, or use another teacher"
+            )
         return self
 
     @model_validator(mode="after")

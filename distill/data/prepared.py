@@ -12,7 +12,9 @@ import pyarrow
 import pyarrow.parquet
 
 from distill.data.checks import Finding
-from distill.data.splits import Examples, S, Test, Train, Validation
+from distill.data.splits import Examples, S, Test, Train, Validation, join
+from distill.data.views import make_views
+from distill.sections import Views
 from distill.stages import write_atomic
 
 SCHEMA = "2"
@@ -39,12 +41,13 @@ class Splits:
     @property
     def everything(self) -> Examples:
         """All rows, which the teacher labels."""
-        splits = (self.train, self.validation, self.test)
-        return Examples(
-            tuple(name for split in splits for name in split.ids),
-            tuple(text for split in splits for text in split.texts),
-            tuple(gold for split in splits for gold in split.gold),
-        )
+        return join(self.train, self.validation, self.test)
+
+    def views(self, section: Views | None) -> Train:
+        """Return views of the texts to train on, which the teacher labels too; none without a section."""
+        if section is None:
+            return self.train.take([])
+        return make_views(self.train, (*self.validation.texts, *self.test.texts), section)
 
 
 def write_splits(folder: Path, splits: Mapping[str, Examples], report: Mapping[str, Any]) -> None:

@@ -48,6 +48,15 @@ class Examples:
         )
 
 
+def join(*parts: Examples) -> Examples:
+    """Return the rows of several, in order."""
+    return Examples(
+        tuple(name for part in parts for name in part.ids),
+        tuple(text for part in parts for text in part.texts),
+        tuple(gold for part in parts for gold in part.gold),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Train(Examples):
     """Rows that a student learns from."""

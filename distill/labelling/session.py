@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from distill import teachers
 from distill.data.prepared import Splits
+from distill.data.splits import Examples, join
 from distill.errors import DistillError, StoppedError
 from distill.labelling.account import StoredAccount, dollars
 from distill.labelling.answer_store import AnswerStore
@@ -79,6 +80,11 @@ class LabellingSession:
         return run_async(self._dry_run()).lines()
 
     @property
+    def _pool(self) -> Examples:
+        """The texts that students are trained on, chosen by and judged on: first those of the data, then the views."""
+        return join(self.splits.everything, self.splits.views(self.task.labelling.views))
+
+    @property
     def _audit_texts(self) -> AuditTexts:
         """The texts to ask about besides the pool."""
         section = self.task.labelling
@@ -114,7 +120,7 @@ class LabellingSession:
     async def _ask_and_audit(
         self, teacher: Teacher, engine: Engine, store: AnswerStore, account: StoredAccount, batch: bool
     ) -> Audited:
-        pool, extra = self.splits.everything, self._audit_texts
+        pool, extra = self._pool, self._audit_texts
         spent = (lambda: dollars(account.spent)) if priced(teacher) else str
         if batch:
             with status(teacher.name) as report:
@@ -135,7 +141,7 @@ class LabellingSession:
         return replace(audited, record={**audited.record, "truncated": cut}) if cut else audited
 
     async def _dry_run(self) -> Forecast:
-        questions = self._audit_texts.questions(self.splits.everything)
+        questions = self._audit_texts.questions(self._pool)
         with AnswerStore(self.path) as store:
             account = DryRunAccount(StoredAccount(store))
             with status("loading the teacher"):

@@ -6,12 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from distill.sections import Optimisation, Section
+from distill.sections import Optimisation, Section, added
 
 
 class Loss(Section):
-    """KL divergence at `temperature`, weighted 1 − `hard`, plus cross-entropy with the teacher's top label, `hard`."""
+    """A loss on the soft labels, weighted 1 − `hard`, plus cross-entropy with the teacher's top label, `hard`.
 
+    `kl` is the KL divergence at `temperature`; `mse` the squared error of centred logits, which has no temperature.
+    """
+
+    kind: Literal["kl", "mse"] = added("kl")
     temperature: float = Field(default=2.0, gt=0)
     hard: float = Field(default=0.0, ge=0, le=1)
 

@@ -21,6 +21,7 @@ from distill.students.config import EncoderStudent
 from distill.students.layers import (
     check_rebuildable,
     config_to_save,
+    layers_of,
     load_encoder,
     load_saved_encoder,
     meta_encoder,
@@ -88,6 +89,11 @@ class EncoderModule(TransformerModule):
     def transformer(self) -> Any:
         """The encoder."""
         return self.encoder
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the embeddings, the layers and the head."""
+        embeddings = getattr(self.encoder, "embeddings", None) or self.encoder.get_input_embeddings()
+        return [embeddings, *layers_of(self.encoder), self.head]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits [B, K] and the mean-pooled last layer [B, d]."""

@@ -39,9 +39,9 @@ def spread(count: int, depth: int) -> tuple[int, ...]:
     return tuple(round(at * (depth - 1) / max(1, count - 1)) for at in range(count))
 
 
-def layer_count(model: Any) -> int:
-    """Return how many layers an encoder has. Raises DistillError where they cannot be found."""
-    return len(_stack(model)[2])
+def layers_of(model: Any) -> nn.ModuleList:
+    """Return the layers of an encoder. Raises DistillError where they cannot be found."""
+    return _stack(model)[2]
 
 
 def select_layers(model: Any, layers: int | Sequence[int]) -> None:

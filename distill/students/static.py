@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,7 +22,7 @@ from distill.progress import bar
 from distill.students.config import StaticStudent
 from distill.students.encoder import EncoderModule, load_pretrained
 from distill.students.padding import check_short_text
-from distill.students.pretrained import locate
+from distill.students.pretrained import locate, weights_version
 from distill.students.student import Student, StudentModule, encode
 
 _WEIGHTS = "static.safetensors"
@@ -56,6 +57,10 @@ class StaticModule(StudentModule):
         """Replace one of the two."""
         setattr(self, name, table)
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the two tables, the hidden layer and the head."""
+        return [nn.ModuleList([self.words, self.importance]), nn.ModuleList([self.hidden, self.norm]), self.head]
+
 
 class Static:
     """The network of this family."""
@@ -81,16 +86,27 @@ class Static:
 
 def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -> Student:
     """Build an untrained student: embeddings from a pretrained encoder, token weights from the texts of `corpus`."""
-    start = load_pretrained(locate(config.model), max_tokens=1)
-    tokenizer, kind = start.tokenizer, start.encoder.config.model_type
-    check_short_text(EncoderModule(start.encoder, len(labels)), kind, tokenizer, config.model, 1)
-    words = token_embeddings(start.encoder, tokenizer)
+    serialised, words = _vocabulary(config.model, weights_version(config.model))
+    tokenizer = Tokenizer.from_str(serialised)
     module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
     with torch.no_grad():
         # Values of about 1: Adam's steps do not scale with the values, and would overwrite small ones.
         module.words.weight.copy_(words * (words.shape[1] ** 0.5 / words.norm(dim=1).mean()))
         module.importance.weight.copy_(_inverse_frequency(encode(tokenizer, corpus, config.max_tokens), len(words)))
     return Student(Static(module), tokenizer, tuple(labels), config.max_tokens)
+
+
+@lru_cache(maxsize=1)
+def _vocabulary(model: str, version: str) -> tuple[str, Tensor]:
+    """Return a model's tokenizer, serialised, and the embeddings of its tokens, [V, d].
+
+    Cached, because they take as long as some epochs, and a sweep and comparisons need them again. `version` is that of
+    the weights, which may change in one folder.
+    """
+    with torch.random.fork_rng(devices=[]):  # so that nothing drawn later depends on whether it was cached
+        start = load_pretrained(locate(model), max_tokens=1)
+        check_short_text(EncoderModule(start.encoder, 2), start.encoder.config.model_type, start.tokenizer, model, 1)
+        return start.tokenizer.to_str(), token_embeddings(start.encoder, start.tokenizer)
 
 
 @torch.inference_mode()

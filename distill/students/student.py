@@ -54,6 +54,10 @@ class StudentModule(nn.Module):
         """Replace a table."""
         raise TypeError(f"{type(self).__name__} has no table {name}")
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts of the module from input to output, which may learn at different rates."""
+        return []
+
     def max_positions(self) -> int | None:
         """Return the most tokens of a text that the module reads; None where there is no limit."""
         return None

@@ -14,6 +14,7 @@ import numpy as np
 
 from distill import teachers
 from distill.data.prepared import Splits
+from distill.data.splits import Examples
 from distill.evaluation.self_agreement import self_agreement
 from distill.labelling.account import StoredAccount
 from distill.labelling.answer_store import AnswerStore
@@ -62,20 +63,21 @@ def teacher_facts(run: Run, splits: Splits) -> TeacherFacts:
     elif not calls:
         price = "its labels take this machine's time alone"
     if run.labels.done:
-        return _finished(run, len(splits.everything), listed, price)
+        return _finished(run, splits.everything, listed, price)
     if calls:
         return run_async(_stored(run, splits))
     return TeacherFacts(len(splits.everything), usd_per_1000=listed, price=price)
 
 
-def _finished(run: Run, texts: int, listed: float | None, price: str) -> TeacherFacts:
+def _finished(run: Run, pool: Examples, listed: float | None, price: str) -> TeacherFacts:
     """What a finished labelling says."""
     soft = SoftLabels.read(run.labels.path / LABELS)
     record = json.loads((run.labels.path / RECORD).read_text(encoding="utf-8"))
+    own = set(pool.ids)  # not views
     paid = float(soft.cost_usd.mean() * 1000) if len(soft) and soft.cost_usd.any() else None
     return TeacherFacts(
-        texts,
-        dict(zip(soft.ids, soft.hard.tolist(), strict=True)),
+        len(pool),
+        {name: label for name, label in zip(soft.ids, soft.hard.tolist(), strict=True) if name in own},
         record["refused"],
         record["invalid"],
         float(soft.covered.mean()) if len(soft) else None,

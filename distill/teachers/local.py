@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.errors import DistillError
-from distill.sections import Optimisation, Source
+from distill.sections import Optimisation, Source, added
 from distill.teachers.account import Account
 from distill.teachers.base import Answer, label_order
 from distill.teachers.errors import TeacherError
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class Fit(BaseModel):
-    """How to finetune on gold labels: the data, the share of it that is held out for calibration, and the training."""
+    """How to finetune on gold labels: the data, the share of it that is held out for calibration, and the training.
+
+    With `folds` the labels of rows that are in the data too are cross-fitted: `distill.cross_fit` says how.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     data: Source
     validation: float = Field(default=0.1, gt=0, lt=0.5)
+    folds: int | None = added(None, ge=2, le=20)
     optimisation: Optimisation = Optimisation(epochs=3, learning_rate=5e-5)
 
 

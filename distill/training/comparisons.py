@@ -16,7 +16,7 @@ from distill.students.student import load_student, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.distil import DistilledStudent, distil
 from distill.training.loop import train
-from distill.training.losses import hard_cross_entropy, soft_kl
+from distill.training.losses import hard_cross_entropy, soft_loss
 
 Way = Literal["pretrained", "gold", "hard", "human"]
 """How a student is trained for comparison.
@@ -82,7 +82,7 @@ def train_on_people(
             rows,
             targets,
             lambda logits, both: (
-                _SOFT * soft_kl(logits, both.chunk(2, -1)[0], config.loss.temperature)
+                _SOFT * soft_loss(logits, both.chunk(2, -1)[0], loss=config.loss)
                 + (1 - _SOFT) * hard_cross_entropy(logits, both.chunk(2, -1)[1])
             ),
             lambda trained: float((predict(trained, held).argmax(1) == true).mean()),

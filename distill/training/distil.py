@@ -17,6 +17,7 @@ from distill.progress import status
 from distill.students.config import DecoderStudent, EncoderStudent, NgramsStudent, StudentConfig, trains_embeddings
 from distill.students.student import Student, predict
 from distill.students.vocabulary import compact_tables
+from distill.training.checkpoint import Checkpoint
 from distill.training.loop import train
 from distill.training.losses import distillation_loss
 
@@ -36,11 +37,13 @@ def distil(
     choose: Validation,
     description: str,
     weights: npt.NDArray[np.float64] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> DistilledStudent:
     """Train a student on the soft labels of `learn`; `choose` decides on the epoch, by agreement, and the temperature.
 
-    `weights` [N], with a mean near 1, say how much each row of `learn` counts; None: all alike. Raises TypeError for a
-    split of another kind, and DistillError when training fails.
+    `weights` [N], with a mean near 1, say how much each row of `learn` counts; None: all alike. A training that was
+    stopped goes on from `checkpoint`. Raises TypeError for a split of another kind, and DistillError when training
+    fails.
     """
     learn, choose = require(learn, Train), require(choose, Validation)
     if not len(learn) or not len(choose):
@@ -66,12 +69,11 @@ def distil(
             module,
             rows,
             targets,
-            lambda logits, target: distillation_loss(
-                logits, target[:, :-1], target[:, -1], temperature=config.loss.temperature, hard=config.loss.hard
-            ),
+            lambda logits, target: distillation_loss(logits, target[:, :-1], target[:, -1], loss=config.loss),
             lambda trained: float((predict(trained, held).argmax(1) == wanted.argmax(1)).mean()),
             config.optimisation,
             description,
+            checkpoint,
         )
         with status(f"{description}: calibrating"):
             logits = predict(module, held)

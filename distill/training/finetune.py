@@ -18,16 +18,25 @@ from distill.students.encoder import classifier_over
 from distill.students.pretrained import locate
 from distill.students.student import Student, predict
 from distill.students.vocabulary import compact_tables
-from distill.training.loop import History, train
+from distill.training.checkpoint import Checkpoint
+from distill.training.course import History
+from distill.training.loop import train
 
 
 def finetune(
-    model: str, gold: Examples, labels: Sequence[str], *, max_tokens: int, validation: float, optimisation: Optimisation
+    model: str,
+    gold: Examples,
+    labels: Sequence[str],
+    *,
+    max_tokens: int,
+    validation: float,
+    optimisation: Optimisation,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Student, dict[str, Any]]:
     """Fine-tune an encoder with a linear head on gold labels, and calibrate its temperature on held-out rows.
 
-    `validation` is the share of rows held out. Returns the classifier and a record of the training. Raises DistillError
-    when rows lack a gold label.
+    `validation` is the share of rows held out. A training that was stopped goes on from `checkpoint`. Returns the
+    classifier and a record of the training. Raises DistillError when rows lack a gold label.
     """
     if why := lacks_gold(gold):
         raise DistillError(f"teacher.fit.data: {why}")
@@ -40,7 +49,7 @@ def finetune(
         )
     set_seed(optimisation.seed)  # the head is initialised at random
     teacher = classifier_over(locate(model), labels, max_tokens)
-    history = _train(teacher, learn, held, optimisation)
+    history = _train(teacher, learn, held, optimisation, checkpoint)
     with bar("calibrating the teacher", len(held)) as advance:
         logits = teacher.logits(held.texts, advance=advance)
     classes = gold_classes(held, labels)
@@ -56,7 +65,9 @@ def finetune(
     return teacher, record
 
 
-def _train(teacher: Student, learn: Train, held: Validation, optimisation: Optimisation) -> History:
+def _train(
+    teacher: Student, learn: Train, held: Validation, optimisation: Optimisation, checkpoint: Checkpoint | None
+) -> History:
     module = teacher.network.module
     targets = one_hot(gold_classes(learn, teacher.labels), len(teacher.labels))
     truth = gold_classes(held, teacher.labels)
@@ -69,4 +80,5 @@ def _train(teacher: Student, learn: Train, held: Validation, optimisation: Optim
             lambda trained: float((predict(trained, held_rows).argmax(1) == truth).mean()),
             optimisation,
             "fine-tuning the teacher",
+            checkpoint,
         )

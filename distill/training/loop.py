@@ -5,10 +5,8 @@ The loss and the validation score are parameters, so teachers and students share
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,21 +24,16 @@ from distill.progress import bar
 from distill.sections import Optimisation
 from distill.stages import Stage
 from distill.students.padding import pad
+from distill.training.averaging import Average
+from distill.training.checkpoint import Checkpoint
+from distill.training.course import Course, History
+from distill.training.parameter_groups import parameter_groups
 from distill.training.precision import autocast
 
 Floats = npt.NDArray[np.floating]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _POOL = 64  # batches sorted by length together
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The mean loss and the validation score of each epoch, and `best`, the epoch (from 0) that was kept."""
-
-    losses: tuple[float, ...]
-    scores: tuple[float, ...]
-    best: int
 
 
 class LengthBuckets(BatchSampler):
@@ -64,6 +57,14 @@ class LengthBuckets(BatchSampler):
         self._random.shuffle(batches)
         yield from batches
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes: the state from which the next epoch is drawn."""
+        return {"random": self._random.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Draw the next epochs as another sampler would have drawn them."""
+        self._random.setstate(state["random"])
+
 
 def train(
     module: nn.Module,
@@ -73,44 +74,52 @@ def train(
     score: Callable[[nn.Module], float],
     optimisation: Optimisation,
     description: str,
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train a module in place on rows of token ids and targets [N, …], and keep the weights of the best epoch.
 
     `loss` is given the logits [B, K] and the targets of a batch. `score`, higher for better, is computed on validation
-    data. Raises DistillError when the loss is not finite.
+    data. If weights are averaged, the averages are scored and kept. The state is stored in `checkpoint` after each
+    epoch, and a training that has one goes on from there. Raises DistillError when the loss is not finite.
     """
     set_seed(optimisation.seed)
     accelerator = Accelerator()
     sampler = LengthBuckets([len(row) for row in rows], optimisation.batch_size, optimisation.seed)
     examples: Any = list(zip(rows, targets.astype(np.float32), strict=True))
     loader = DataLoader(examples, batch_sampler=sampler, collate_fn=_collate)
-    groups = _parameter_groups(module, optimisation.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(module, optimisation), fused=True)
     steps = len(sampler) * optimisation.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(steps, optimisation.warmup))
     prepared, optimizer, loader, schedule = accelerator.prepare(module, optimizer, loader, schedule)
-    losses: list[float] = []
-    scores: list[float] = []
-    best: dict[str, Any] = {}
+    plain = accelerator.unwrap_model(prepared)
+    span = optimisation.averaging * len(loader) * optimisation.epochs
+    average = Average(plain, span) if optimisation.averaging else None
+    kept = plain if average is None else average.module
+    course = Course()
+    if checkpoint is not None:
+        accelerator.register_for_checkpointing(sampler, course, *([] if average is None else [average]))
+        checkpoint.load(accelerator)
     cast = autocast(accelerator, optimisation.precision)
     with bar(description, len(loader) * optimisation.epochs) as advance:
-        for epoch in range(optimisation.epochs):
-            losses.append(_epoch(prepared, loader, loss, optimizer, schedule, accelerator, cast, advance))
-            if not np.isfinite(losses[-1]):
-                raise DistillError(
-                    f"{description}: the loss became {losses[-1]} in epoch {epoch}; lower the learning rate"
-                )
-            plain = accelerator.unwrap_model(prepared)
-            scores.append(score(plain))
-            if scores[-1] >= max(scores):
-                best = copy.deepcopy(plain.state_dict())
-            if optimisation.patience and epoch - int(np.argmax(scores)) >= optimisation.patience:
-                advance((optimisation.epochs - epoch - 1) * len(loader))
-                break
-    accelerator.unwrap_model(prepared).load_state_dict(best)
+
+        def stepped() -> None:
+            if average is not None:
+                average.update()
+            advance(1)
+
+        advance(len(course.losses) * len(loader))
+        while not course.ended(optimisation.epochs, optimisation.patience):
+            value = _epoch(prepared, loader, loss, optimizer, schedule, accelerator, cast, stepped)
+            if not np.isfinite(value):
+                epoch = len(course.losses)
+                raise DistillError(f"{description}: the loss became {value} in epoch {epoch}; lower the learning rate")
+            course.add(value, score(kept), kept)
+            if checkpoint is not None:
+                checkpoint.save(accelerator, len(course.losses))
+        advance((optimisation.epochs - len(course.losses)) * len(loader))
+    plain.load_state_dict(course.weights)
     module.to("cpu").eval()
-    kept = max(epoch for epoch, value in enumerate(scores) if value == max(scores))
-    return History(tuple(losses), tuple(scores), kept)
+    return course.history()
 
 
 def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
@@ -141,7 +150,7 @@ def _epoch(
     schedule: Any,
     accelerator: Accelerator,
     cast: torch.autocast,
-    advance: Callable[[int], None],
+    stepped: Callable[[], None],
 ) -> float:
     module.train()
     total = 0.0
@@ -155,17 +164,8 @@ def _epoch(
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         total += float(value.detach())
-        advance(1)
+        stepped()
     return total / len(loader)
-
-
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return optimizer groups in which only matrices decay: not biases, norms and embedding tables."""
-    tables = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in tables]
-    plain = [p for p in parameters if p.ndim <= 1 or id(p) in tables]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def _warmup_then_linear(steps: int, warmup: float) -> Callable[[int], float]:

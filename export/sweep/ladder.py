@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill.students.config import EncoderStudent, NgramsStudent, StaticStudent, StudentConfig
 from distill.students.encoder import load_without_weights
-from distill.students.layers import layer_count, spread
+from distill.students.layers import layers_of, spread
 from distill.students.pretrained import locate
 from distill.task import TEACHER, Task
 
@@ -47,4 +47,4 @@ def _depth(task: Task, model: str) -> int:
     if model == TEACHER and task.finetuning is not None:
         model = task.finetuning[0].model
     start = load_without_weights(locate(model))
-    return max(RUNGS) if start is None else layer_count(start.encoder)
+    return max(RUNGS) if start is None else len(layers_of(start.encoder))

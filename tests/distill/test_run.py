@@ -18,7 +18,9 @@ import yaml
 from scipy.special import softmax
 
 from distill import preparation, progress, teachers
-from distill.errors import DataError, DistillError
+from distill.cross_fit import folds_of
+from distill.data.views import source_of
+from distill.errors import DataError, DistillError, TaskError
 from distill.run import Run
 from distill.students import encoder
 from distill.students.student import load_student
@@ -302,6 +304,24 @@ def test_rows_of_the_test_split_leave_the_pool(fresh, rows, write_csv):
     assert len(splits.test) == TEST
 
 
+def test_unlabelled_texts_join_the_pool_and_only_train(fresh, rows, write_csv, keyword_rows):
+    known = {text for text, _ in rows}
+    new = [text for text, _ in keyword_rows(60, 77) if text not in known]
+    write_csv(fresh.folder / "more.csv", [[text] for text in (*new, rows[0][0], rows[-1][0])], ("text",))
+    before = fresh.open().make_data()
+    fresh.task["data"] = {**LABELLED, "near_duplicate": 1.0}
+    exact = fresh.open().make_data()
+    fresh.task["data"]["unlabelled"] = {"path": "more.csv"}
+    splits = fresh.open().make_data()
+    assert splits.validation == exact.validation
+    assert splits.test == before.test
+    added = splits.train.take(range(len(exact.train), len(splits.train)))
+    assert set(added.texts) == set(new)
+    assert set(added.gold) == {None}
+    write_csv(fresh.folder / "more.csv", [[text] for text in new[:5]], ("text",))
+    assert len(fresh.open().make_data().train) == len(exact.train) + len(set(new[:5]))
+
+
 def test_validation_may_be_a_file_of_its_own(fresh, rows, write_csv):
     write_csv(fresh.folder / "validation.csv", [*rows[40:70], ("a new label altogether", "weather")])
     fresh.task["data"]["validation"] = {"path": "validation.csv", "label": "label"}
@@ -511,6 +531,65 @@ def test_how_a_teacher_is_fitted_makes_it_and_its_labels_anew(local):
     local.labelled()
     assert local.made_anew(before) == {"teacher", "labels"}
     assert local.asked() == 160
+
+
+def test_views_are_labelled_besides_and_trained_on(local):
+    before = local.stages()
+    local.task["labelling"] = {"views": {"per_text": 2}}
+    run = local.labelled()
+    assert local.made_anew(before) == {"labels"}
+    learn, choose = run.labelled()
+    views = learn.take([row for row, name in enumerate(learn.ids) if "(view" in name])
+    assert local.asked() == len(views) == len(learn) - len(run.splits().train) > 100
+    assert choose == run.splits().validation
+    soft = run.soft_labels()
+    teacher = load_student(local.root / "teacher")
+    expected = softmax(teacher.logits(views.texts) / teacher.temperature, axis=1)
+    np.testing.assert_allclose(soft.probabilities[soft.rows_of(views.ids)], expected, atol=1e-5)
+    local.run()
+    assert local.made_anew(before) == {"labels", "students/words"}
+    local.task["labelling"]["views"]["per_text"] = 3
+    more = len(local.labelled().labelled()[0]) - len(learn)
+    assert local.asked() == more > 50  # the others' answers are stored
+
+
+def test_rows_that_fitted_the_teacher_are_labelled_by_one_that_has_not_seen_them(
+    local_template, tmp_path, rows, write_csv
+):
+    job = local_template.copy(tmp_path / "job", "run")
+    write_csv(job.folder / "gold.csv", rows[50:TRAIN])
+    job.task |= {"labelling": {"views": {}}}
+    fit = job.task["teacher"]["fit"]
+    fit["optimisation"] = task_files.optimisation(1, 3e-3)
+    alone, before = job.labelled().soft_labels(), job.stages()
+    fit["folds"] = 2
+    crossed = job.labelled().soft_labels()
+    assert job.made_anew(before) == {"folds/0", "folds/1", "labels"}
+    texts = dict(zip(crossed.ids, crossed.texts, strict=True))
+    sources = [texts[source_of(name)] for name in crossed.ids]
+    gold = {text for text, _ in rows[50:TRAIN]}
+    folds = folds_of(sources, 2)
+    teachers_of_folds = [load_student(job.root / "folds" / str(fold)) for fold in (0, 1)]
+    counts = [0, 0]
+    for row, source in enumerate(sources):
+        if source in gold:
+            teacher = teachers_of_folds[folds[row]]
+            expected = softmax(teacher.logits([crossed.texts[row]])[0] / teacher.temperature)
+            counts[folds[row]] += 1
+        else:
+            expected = alone.probabilities[row]
+        np.testing.assert_allclose(crossed.probabilities[row], expected, atol=1e-5)
+    assert min(counts) > 10
+    assert sum(counts) == job.record("labels")["cross_fitted"] < len(crossed)
+    seen = [job.record(f"folds/{fold}")["gold_rows"] for fold in (0, 1)]
+    in_folds = np.bincount(folds_of([text for text, _ in rows[50:TRAIN]], 2))
+    assert seen == [in_folds[1], in_folds[0]]
+
+
+def test_views_need_a_teacher_that_can_be_asked(fresh):
+    fresh.task["labelling"] = {"views": {}}
+    with pytest.raises(TaskError, match=r"labelling.views: a recorded teacher has no answers to new texts"):
+        fresh.open()
 
 
 def test_a_student_may_start_from_the_fitted_teacher(local):

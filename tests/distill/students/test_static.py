@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from distill.students import static
 from distill.students.padding import pad
 from distill.students.static import StaticModule, build
 
@@ -47,6 +49,29 @@ def test_the_embedding_is_the_weighted_mean_by_hand():
         module.importance.weight.copy_(torch.tensor([[0.0], [3.0], [1.0], [0.0], [0.0]]).log())
         _, embedding = module(*pad([[1, 2], [2], [1, 1, 2, 2]]))
     torch.testing.assert_close(embedding, torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.75, 0.25]]))
+
+
+def test_the_vocabulary_is_embedded_once_and_anew_for_other_weights(
+    static_config, labels, tiny_encoder, tmp_path, monkeypatch
+):
+    calls: list[int] = []
+    embed = static.token_embeddings
+    monkeypatch.setattr(static, "token_embeddings", lambda *given: calls.append(1) or embed(*given))
+    folder = shutil.copytree(tiny_encoder, tmp_path / "model")
+    config = static_config.model_copy(update={"model": str(folder)})
+
+    def words() -> torch.Tensor:
+        return build(config, labels, TEXTS).network.module.tables()["words"].weight
+
+    first, second = words(), words()
+    assert torch.equal(first, second)
+    assert len(calls) == 1
+    other = AutoModel.from_pretrained(tiny_encoder)
+    with torch.no_grad():
+        other.embeddings.word_embeddings.weight.neg_()
+    other.save_pretrained(folder)
+    assert not torch.equal(words(), first)
+    assert len(calls) == 2
 
 
 def test_the_order_of_words_does_not_matter(student):

@@ -16,9 +16,12 @@ from torch.nn import functional
 from distill.errors import DistillError
 from distill.sections import Optimisation
 from distill.stages import Stage
+from distill.students.encoder import build as build_encoder
 from distill.students.student import predict
 from distill.training import loop
-from distill.training.loop import History, LengthBuckets, _warmup_then_linear, on_every_process, train
+from distill.training.checkpoint import Checkpoint
+from distill.training.course import History
+from distill.training.loop import LengthBuckets, _warmup_then_linear, on_every_process, train
 
 GENERATOR = np.random.default_rng(0)
 CLASSES = GENERATOR.integers(0, 2, size=120)
@@ -51,10 +54,11 @@ def run(
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
     score: Callable[[nn.Module], float] = accuracy,
+    checkpoint: Checkpoint | None = None,
     **optimisation: Any,
 ) -> History:
     given = {"epochs": 5, "batch_size": 16, "learning_rate": 0.05, **optimisation}
-    return train(module, ROWS, TARGETS, loss, score, Optimisation(**given), "training")
+    return train(module, ROWS, TARGETS, loss, score, Optimisation(**given), "training", checkpoint)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -155,6 +159,87 @@ def test_targets_belong_to_their_rows():
 
     train(Echo(), rows, targets, loss, lambda module: 1.0, Optimisation(epochs=2, batch_size=3), "training")
     assert sorted(seen) == sorted([(number, number) for number in range(10)] * 2)
+
+
+class StoppedError(Exception):
+    """What stops a training."""
+
+
+def stopping_at(call: int) -> Callable[[nn.Module], float]:
+    """A score that stops the training when it is asked for so many times."""
+    calls = 0
+
+    def score(module: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise StoppedError
+        return accuracy(module)
+
+    return score
+
+
+@pytest.mark.parametrize("options", [{}, {"averaging": 0.5}, {"patience": 3}])
+def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path, options):
+    whole, checkpoint = Words(), Checkpoint(tmp_path / "state", "key")
+    expected = run(whole, **options)
+    with pytest.raises(StoppedError):
+        run(Words(), score=stopping_at(4), checkpoint=checkpoint, **options)
+    assert [path.name for path in checkpoint.folder.iterdir()] == ["key-3"]
+    with pytest.raises(StoppedError):
+        run(Words(), score=stopping_at(2), checkpoint=checkpoint, **options)
+    resumed = Words()
+    assert run(resumed, score=stopping_at(2), checkpoint=checkpoint, **options) == expected
+    assert same(weights(resumed), weights(whole))
+
+
+def test_a_finished_training_is_not_trained_further(tmp_path):
+    checkpoint, module, again = Checkpoint(tmp_path / "state", "key"), Words(), Words()
+    finished = run(module, checkpoint=checkpoint)
+    assert run(again, score=stopping_at(1), checkpoint=checkpoint) == finished
+    assert same(weights(again), weights(module))
+
+
+def test_the_state_of_another_training_is_not_taken(tmp_path):
+    run(Words(), checkpoint=Checkpoint(tmp_path / "state", "key"))
+    for key in ("other", "ke", "key-1"):
+        with pytest.raises(StoppedError):
+            run(Words(), score=stopping_at(1), checkpoint=Checkpoint(tmp_path / "state", key))
+    checkpoint = Checkpoint(tmp_path / "state", "key")
+    checkpoint.remove()
+    with pytest.raises(StoppedError):
+        run(Words(), score=stopping_at(1), checkpoint=checkpoint)
+
+
+def test_averaged_weights_are_scored_and_kept():
+    # Averaged over all steps, the weights kept are the mean of those after each step.
+    module = Words()
+    after: list[Tensor] = []
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        after.append(module.head.weight.detach().clone())  # before this step, that is after the last
+        return functional.cross_entropy(logits, target)
+
+    score, seen = scripted((0.5,) * 3)
+    run(module, loss=loss, score=score, epochs=3, averaging=1.0)
+    kept = weights(module)
+    assert same(kept, seen[-1])
+    steps = len(after)
+    # The weights after the last step are not seen by the loss; the mean tells them.
+    last = steps * kept["head.weight"] - torch.stack(after[1:]).sum(0)
+    assert (last - after[-1]).abs().max() < 0.05
+    assert (kept["head.weight"] - after[-1]).abs().max() > 0.1
+
+
+def test_layers_learn_at_rates_of_their_own(encoder_config):
+    student = build_encoder(encoder_config, ("a", "b"))
+    module = student.network.module
+    before = weights(module)
+    optimisation = Optimisation(epochs=1, learning_rate=0.01, weight_decay=0, layer_decay=1e-6)
+    train(module, ROWS, TARGETS, functional.cross_entropy, lambda module: 1.0, optimisation, "training")
+    moved = {name: float((value - before[name]).abs().max()) for name, value in weights(module).items()}
+    assert max(moved["head.weight"], moved["head.bias"]) > 1e-3
+    assert max(value for name, value in moved.items() if not name.startswith("head")) < 1e-6
 
 
 def test_only_matrices_decay():

@@ -1,0 +1,54 @@
+"""Checkpoints: a training that was stopped goes on after its last whole epoch, and ends as if it had not been stopped.
+
+accelerate writes and reads the state; this says where it lies, and that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder for the state of one training after its last epoch. `key` tells the training from earlier ones there."""
+
+    folder: Path
+    key: str
+
+    def load(self, accelerator: Accelerator) -> None:
+        """Put all that `accelerator` prepared and registered into the stored state, if there is one."""
+        epochs = self._epochs()
+        if epochs:
+            accelerator.load_state(str(self._path(max(epochs))))
+
+    def save(self, accelerator: Accelerator, epochs: int) -> None:
+        """Store the state after so many epochs in place of the one before."""
+        writing = self.folder / "writing"
+        if accelerator.is_main_process:
+            shutil.rmtree(writing, ignore_errors=True)
+            writing.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(writing))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            earlier = [path for path in self.folder.iterdir() if path != writing]
+            writing.rename(self._path(epochs))
+            for path in earlier:
+                shutil.rmtree(path)
+        accelerator.wait_for_everyone()
+
+    def remove(self) -> None:
+        """Delete what is stored."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, epochs: int) -> Path:
+        return self.folder / f"{self.key}-{epochs}"
+
+    def _epochs(self) -> list[int]:
+        """Return after how many epochs of this training there is a state."""
+        found = [path.name.rpartition("-") for path in self.folder.glob(f"{self.key}-*")]
+        return [int(number) for key, _, number in found if key == self.key and number.isdigit()]
