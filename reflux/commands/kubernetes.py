@@ -47,7 +47,7 @@ def init(
     keys_secret: Annotated[
         str | None, typer.Option(help="Secret with the file `keys`; requests then need a key.")
     ] = None,
-    teacher_secret: Annotated[str | None, typer.Option(help="Secret with the file `key`; reflux-teacher.")] = None,
+    teacher_secret: Annotated[str | None, typer.Option(help="Secret with the teacher's key; reflux-teacher.")] = None,
     database_secret: Annotated[
         str | None, typer.Option(help="Secret with the file `password`; reflux-database.")
     ] = None,
@@ -116,7 +116,8 @@ def init(
     typer.echo(f"  kubectl apply -k {folder}")
     if secrets := overlay.secrets():
         typer.echo("Its pods do not start without Secrets. With each value in a file, make those that do not exist:")
-    for secret, file in secrets.items():
-        typer.echo(f"  kubectl --namespace {overlay.namespace} create secret generic {secret} --from-file={file}")
+    for secret, files in secrets.items():
+        given = " ".join(f"--from-file={file}" for file in files)
+        typer.echo(f"  kubectl --namespace {overlay.namespace} create secret generic {secret} {given}")
     for note in overlay.notes():
         typer.echo(note)

@@ -17,7 +17,7 @@ app = typer.Typer()
 Store = Annotated[Path | None, typer.Option(help="The shadow outbox, a file; may be in use.")]
 DatabaseUrl = Annotated[
     str | None,
-    typer.Option(envvar="REFLUX_SHADOW__DATABASE", show_envvar=True, help="Or the shared store, postgresql://…"),
+    typer.Option(envvar="REFLUX_SHADOW__DATABASE", help="Or the shared store, postgresql://…"),
 ]
 PasswordFile = Annotated[
     Path | None,
@@ -67,9 +67,7 @@ def redistill(
     current: Annotated[
         Path | None,
         typer.Option(
-            envvar="REFLUX_BUNDLE",
-            show_envvar=True,
-            help="The bundle that is served now, and whose log it is; that of the run.",
+            envvar="REFLUX_BUNDLE", help="The bundle that is served now, and whose log it is; that of the run."
         ),
     ] = None,
     store: Store = None,
@@ -90,11 +88,7 @@ def redistill(
     ] = None,
     push: Annotated[
         str | None,
-        typer.Option(
-            envvar="CANDIDATE_TARGET",
-            show_envvar=True,
-            help="Push a candidate that does not fail, as `push`.",
-        ),
+        typer.Option(envvar="CANDIDATE_TARGET", help="Push a candidate that does not fail, as `push`."),
     ] = None,
     sign_key: Annotated[Path | None, typer.Option(help="Sign its digest with this key (`reflux keys pair`).")] = None,
 ) -> None:

@@ -113,9 +113,7 @@ def gap_report(
 
 @app.command(cls=StatusCommand)
 def anchors(
-    bundle: Annotated[
-        Path, typer.Argument(envvar="REFLUX_BUNDLE", show_envvar=True, help="The bundle that is served.")
-    ],
+    bundle: Annotated[Path, typer.Argument(envvar="REFLUX_BUNDLE", help="The bundle that is served.")],
 ) -> None:
     """Ask REFLUX_SHADOW__TEACHER once about the bundle's anchors. Exit code: 0 same, 2 changed, 3 unknown, 4 error."""
     from export.bundle.format import Bundle

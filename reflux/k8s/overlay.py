@@ -19,11 +19,13 @@ from reflux.k8s.jobs import JOBS, jobs_of
 from reflux.k8s.patches import Patch, delete, dump, egress, mount, namespace, replace, secret_volume, template
 from reflux.k8s.sources import BundleSource
 from reflux.k8s.teacher_files import to_mount
+from reflux.k8s.teacher_keys import addresses, key_files
 
 _PODS = "reflux|reflux-worker|reflux-canary|reflux-canary-worker"
 _ACCOUNTS = "reflux|reflux-worker|reflux-promote"
 _RUNBOOK = "reflux-runbook"
 _SIGNING = "reflux-signing"
+_TEACHER = "reflux-teacher"
 _CANARY = "canary-plain"
 _REDISTILL = "redistill"
 
@@ -109,17 +111,17 @@ class Overlay:
                 "--runbook-url: there are no alerts without --with monitoring; add it, or leave this out"
             )
 
-    def secrets(self) -> dict[str, str]:
-        """Return the file in each Secret that somebody has to make, by the Secret's name."""
+    def secrets(self) -> dict[str, list[str]]:
+        """Return the files in each Secret that somebody has to make, by the Secret's name."""
         if "external-secrets" in self.components:
             return {}
         found = {}
         if "postgres-dev" not in self.components:
-            found[self.database_secret or "reflux-database"] = "password"
-        if "key_file" in self.teacher:
-            found[self.teacher_secret or "reflux-teacher"] = "key"
+            found[self.database_secret or "reflux-database"] = ["password"]
+        if files := key_files(self.teacher):
+            found[self.teacher_secret or _TEACHER] = [*files]
         if self.keys_secret is not None:
-            found[self.keys_secret] = "keys"
+            found[self.keys_secret] = ["keys"]
         return found
 
     def notes(self) -> list[str]:
@@ -129,6 +131,9 @@ class Overlay:
             "copy of its pod."
             for path in to_mount(self.teacher)
         ]
+        if len(files := key_files(self.teacher)) > 1:
+            readers = "; ".join(f"{file} is the key of {', '.join(members)}" for file, members in files.items())
+            found.append(f"In the Secret {self.teacher_secret or _TEACHER}, {readers}.")
         if _REDISTILL in self.components:
             found.append(
                 "The Job reflux-redistill needs the claim reflux-redistill with /distil/task.yaml, its files and the "
@@ -215,6 +220,9 @@ class Overlay:
             mounted = {*job.secrets, *(["registry"] if job.copied and pulled else [])}
             named = ((volume, secret) for volume, secret in given.items() if volume in mounted)
             patches += [job.merged(secret_volume(volume, secret)) for volume, secret in named if secret is not None]
+        if "external-secrets" in self.components and len(files := key_files(self.teacher)) > 1:
+            remote = [{"secretKey": file, "remoteRef": {"key": "reflux/teacher", "property": file}} for file in files]
+            patches.append(replace("ExternalSecret", _TEACHER, "/spec/data", remote))
         if self.registry_secret is not None:
             secrets = [{"name": self.registry_secret}]
             patches.append(replace("ServiceAccount", _ACCOUNTS, "/imagePullSecrets", secrets, "add"))
@@ -228,11 +236,11 @@ class Overlay:
         if self.monitoring is not None:
             patches.append(replace("NetworkPolicy", "reflux-monitoring", sources, [namespace(self.monitoring)]))
         if "postgres-dev" not in self.components:
-            patches += egress("reflux-database", self.database, {"postgresql": 5432, "postgres": 5432}, 5432)
-        if url := self.teacher.get("base_url"):
-            patches += egress("reflux-teacher", url, {"https": 443, "http": 80}, 443)
-        elif "key_file" not in self.teacher:  # it is in the pod, and not behind an API
-            patches.append(delete("networking.k8s.io/v1", "NetworkPolicy", "reflux-teacher"))
+            patches += egress("reflux-database", [self.database], {"postgresql": 5432, "postgres": 5432}, 5432)
+        if urls := addresses(self.teacher):
+            patches += egress(_TEACHER, urls, {"https": 443, "http": 80}, 443)
+        else:  # it is in the pod, and not behind an API
+            patches.append(delete("networking.k8s.io/v1", "NetworkPolicy", _TEACHER))
         return patches
 
     def _scaling(self) -> list[Patch]:

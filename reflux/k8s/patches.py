@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,29 +54,45 @@ def namespace(name: str) -> dict[str, Any]:
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
-def egress(policy: str, url: str, ports: Mapping[str, int], default: int) -> list[Patch]:
-    """Return the patches by which a policy allows the way to `url`, whose port is `ports[scheme]` if it has none.
+def egress(policy: str, urls: Sequence[str], ports: Mapping[str, int], default: int) -> list[Patch]:
+    """Return the patches by which a policy allows the ways to `urls`; one without a port has `ports[scheme]`.
 
     A name of the cluster is allowed with its namespace, on every port: a policy sees the port of the pod, which a
-    Service may call otherwise. Any other name may have any address, so that only a port other than the policy's
-    `default` changes it.
+    Service may call otherwise. Any other name may have any address, so that the policy's own rule is for these, and
+    only ports other than its `default` change it.
     """
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or ports[parts.scheme]
+    rules: list[dict[str, Any]] = []
+    anywhere: list[int] = []
+    for parts in map(urlsplit, urls):
+        host, port = parts.hostname or "", parts.port or ports[parts.scheme]
+        if (rule := _known(host, port)) is None:
+            anywhere.append(port)
+        elif rule not in rules:
+            rules.append(rule)
+    patches = []
+    if not anywhere:
+        patches.append(replace("NetworkPolicy", policy, "/spec/egress/0", rules.pop(0)))
+    elif set(anywhere) != {default}:
+        patches.append(replace("NetworkPolicy", policy, "/spec/egress/0/ports", _tcp(sorted(set(anywhere)))))
+    return [*patches, *(replace("NetworkPolicy", policy, "/spec/egress/-", rule, "add") for rule in rules)]
+
+
+def _known(host: str, port: int) -> dict[str, Any] | None:
+    """Return the rule for a host that is an address, or in the cluster; None for one whose address is not known."""
     labels = host.split(".")
-    tcp = [{"protocol": "TCP", "port": port}]
     try:
         address = ip_address(host)
     except ValueError:
         pass
     else:
-        rule = {"to": [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}], "ports": tcp}
-        return [replace("NetworkPolicy", policy, "/spec/egress/0", rule)]
+        return {"to": [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}], "ports": _tcp([port])}
     if len(labels) == 1:
-        return [replace("NetworkPolicy", policy, "/spec/egress/0", {"to": [{"podSelector": {}}]})]
-    if labels[2:3] == ["svc"]:
-        return [replace("NetworkPolicy", policy, "/spec/egress/0", {"to": [namespace(labels[1])]})]
-    return [] if port == default else [replace("NetworkPolicy", policy, "/spec/egress/0/ports", tcp)]
+        return {"to": [{"podSelector": {}}]}
+    return {"to": [namespace(labels[1])]} if labels[2:3] == ["svc"] else None
+
+
+def _tcp(ports: Sequence[int]) -> list[dict[str, Any]]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
 
 
 class _Block(str):

@@ -10,17 +10,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from distill.errors import DistillError
 from export.delivery.address import require_place
 from export.delivery.errors import DeliveryError
 from reflux.k8s.teacher_files import require_reachable
+from reflux.k8s.teacher_keys import with_key_files
 
 Delivery = Literal["image-volume", "init-container"]
-
-KEY_FILE = "/teacher/key"
-"""Where the worker has the teacher's key."""
 
 _WORK = "/distil"
 """Where the Job of the component redistill has its claim."""
@@ -86,14 +84,9 @@ def require_image(text: str, option: str = "--image") -> str:
 def require_page(url: str) -> str:
     """Return the address of a page, without a fragment: each alert adds its own. Raises DistillError."""
     example = "give an address such as https://wiki.example/reflux"
-    try:
-        parts = urlsplit(url)
-        complete = parts.scheme in ("http", "https") and parts.hostname and not re.search(r"[\s\x00-\x1f]", url)
-        _ = parts.port  # raises for what is no number
-    except ValueError as error:
-        raise DistillError(f"--runbook-url {url}: {error}; {example}") from None
-    if not complete:
-        raise DistillError(f"--runbook-url {url}: {example}")
+    _split(url, ("http", "https"), "--runbook-url", example)
+    if re.search(r"[\s\x00-\x1f]", url):
+        raise DistillError(f"--runbook-url: it has a space or a control character; {example}")
     if "#" in url:
         raise DistillError(f"--runbook-url {url}: leave out `#` and what follows; each alert adds its own section")
     return url
@@ -102,7 +95,7 @@ def require_page(url: str) -> str:
 def read_teacher(text: str) -> dict[str, Any]:
     """Return a teacher's configuration, for a pod: `text` is JSON, or a task file whose teacher is meant.
 
-    A teacher behind an API reads its key from KEY_FILE. Raises DistillError, also for one that no pod can have.
+    Keys are read from the teacher's Secret. Raises DistillError, also for a teacher that no pod can have.
     """
     import yaml
     from pydantic import ValidationError
@@ -127,9 +120,7 @@ def read_teacher(text: str) -> dict[str, Any]:
     except TeacherError as error:
         raise DistillError(f"--teacher: {error}") from error
     require_reachable(typed)
-    if hasattr(typed, "key_file"):
-        found = {key: value for key, value in found.items() if key != "key_env"} | {"key_file": KEY_FILE}
-    return found
+    return with_key_files(found)
 
 
 def require_candidates(target: str) -> str:
@@ -158,14 +149,24 @@ def require_name(text: str, option: str) -> str:
 def require_database(url: str) -> str:
     """Return the address of a PostgreSQL database. Raises DistillError, also where a password is in it."""
     example = "give an address such as postgresql://reflux@db.example:5432/reflux"
-    try:
-        parts = urlsplit(url)
-        complete = parts.scheme in ("postgresql", "postgres") and parts.hostname and parts.username and parts.path[1:]
-        _ = parts.port  # raises for what is no number
-    except ValueError as error:
-        raise DistillError(f"--database: {error}; {example}") from None
+    parts = _split(url, ("postgresql", "postgres"), "--database", example)
     if parts.password is not None:
         raise DistillError("--database: leave the password out, and put it into the file `password` of a Secret")
-    if not complete:
-        raise DistillError(f"--database: {example}")
+    if not (parts.username and parts.path[1:]):
+        raise DistillError(f"--database: no user or no name of a database is in it; {example}")
     return url
+
+
+def _split(url: str, schemes: tuple[str, ...], option: str, example: str) -> SplitResult:
+    """Return the parts of the address of a server. Raises DistillError without the address, which may hold a password.
+
+    The error names the `option`, and the `example` is its remedy.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no number
+    except ValueError as error:
+        raise DistillError(f"{option}: {error}; {example}") from None
+    if parts.scheme not in schemes or not parts.hostname:
+        raise DistillError(f"{option}: no address of a server; {example}")
+    return parts

@@ -1,4 +1,7 @@
-"""Files and folders that a teacher's configuration names, which a pod has to have. No cluster is asked."""
+"""What a teacher needs that a pod does not have: libraries of models, and files at paths of this machine.
+
+No cluster is asked.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,28 @@ BUNDLE = Path("/bundle")
 
 _MOUNT = 'write {"kind": "bundle", "path": "/teacher-bundle"}, say, and mount the bundle there in the overlay'
 
+_TORCH = {
+    "local": f"pods can ask what a run exports of one that it fine-tunes (`fit`), RUN/bundles/teacher: {_MOUNT}",
+    "causal": 'serve the model with vLLM, say, and write {"kind": "openai", "model": NAME, "base_url": ADDRESS}',
+}
+"""What to do instead of running a model in a pod, by the kind of teacher."""
+
 
 def require_reachable(teacher: BaseModel) -> None:
-    """Raise DistillError for a teacher that no pod can have: made by a run, or at a path relative to this machine's."""
+    """Raise DistillError for a teacher that no pod can have.
+
+    Such are a model that torch runs, one that a run fine-tunes, and one at a path relative to this machine's.
+    """
     if any(key == "fit" and value is not None for key, value in walk(teacher)):
         raise DistillError(
             "--teacher: it has `fit`, so that a run fine-tunes it; pods ask what the run exported, "
             f"RUN/bundles/teacher: {_MOUNT}"
         )
+    for _, value in walk(teacher):
+        if isinstance(value, BaseModel) and (kind := getattr(value, "kind", None)) in _TORCH:
+            raise DistillError(
+                f"--teacher: kind {kind} runs a model with torch, which the image of pods does not have; {_TORCH[kind]}"
+            )
     for path in _paths(teacher):
         if not path.is_absolute():
             raise DistillError(
@@ -40,17 +57,5 @@ def to_mount(teacher: dict[str, Any]) -> list[str]:
 
 
 def _paths(teacher: BaseModel) -> Iterator[Path]:
-    """Yield the files and folders of a teacher and its members, but for that of the key, which is a Secret.
-
-    A model is a hub's name or a folder; it is a folder if it is written as one or is there.
-    """
-    from distill.teachers.causal import CausalConfig
-    from distill.teachers.local import LocalConfig
-
-    for key, value in walk(teacher):
-        if isinstance(value, Path) and key != "key_file":
-            yield value
-        if isinstance(value, LocalConfig | CausalConfig) and (
-            value.model.startswith(("/", ".", "~")) or Path(value.model).exists()
-        ):
-            yield Path(value.model)
+    """Yield the files and folders of a teacher and its members, but for those of keys, which are in a Secret."""
+    return (value for key, value in walk(teacher) if isinstance(value, Path) and key != "key_file")

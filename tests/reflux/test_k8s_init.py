@@ -269,6 +269,78 @@ def test_a_teacher_in_the_pod_needs_no_way_out_and_no_secret(tmp_path):
     assert "reflux-teacher" not in names
 
 
+ENSEMBLE = {
+    "kind": "ensemble",
+    "members": [
+        {"teacher": {"kind": "openai", "model": "gpt-4.1"}, "weight": 2},
+        {"teacher": {"kind": "anthropic", "model": "claude-opus-4", "key_env": "OUR_KEY"}},
+        {"teacher": {"kind": "openai", "model": "gpt-4o", "key_env": "OPENAI_API_KEY"}},
+        {"teacher": {"kind": "openai", "model": "qwen", "base_url": "http://vllm.models.svc:8000/v1"}},
+        {"teacher": {"kind": "bundle", "path": "/bundle"}},
+    ],
+}
+
+
+def test_members_of_an_ensemble_read_their_keys_from_the_secret(tmp_path):
+    result = init(tmp_path / "tickets", given=GIVEN | {"--teacher": json.dumps(ENSEMBLE)})
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "create secret generic reflux-teacher --from-file=key-1 --from-file=key-2\n" in result.output
+    readers = "key-1 is the key of openai:gpt-4.1, openai:gpt-4o; key-2 is the key of anthropic:claude-opus-4."
+    assert f"In the Secret reflux-teacher, {readers}\n" in result.output
+    settings = find(render(tmp_path / "tickets"), "ConfigMap", "reflux-settings")["data"]
+    members = json.loads(settings["REFLUX_SHADOW__TEACHER"])["members"]
+    files = [member["teacher"].get("key_file") for member in members]
+    assert files == ["/teacher/key-1", "/teacher/key-2", "/teacher/key-1", None, None]
+    assert "key_env" not in json.dumps(members)
+    assert [member.get("weight") for member in members] == [2, None, None, None, None]
+
+
+def test_an_ensemble_with_one_key_has_it_where_any_teacher_has(tmp_path):
+    ensemble = ENSEMBLE | {"members": [ENSEMBLE["members"][0], ENSEMBLE["members"][2]]}
+    result = init(tmp_path / "tickets", given=GIVEN | {"--teacher": json.dumps(ensemble)})
+    assert "create secret generic reflux-teacher --from-file=key\n" in result.output
+    assert "is the key of" not in result.output
+
+
+def test_a_secret_manager_has_a_property_for_each_of_several_keys(overlay):
+    documents = overlay("--with", "external-secrets", teacher=json.dumps(ENSEMBLE))
+    found = find(documents, "ExternalSecret", "reflux-teacher")["spec"]["data"]
+    assert found == [
+        {"secretKey": file, "remoteRef": {"key": "reflux/teacher", "property": file}} for file in ("key-1", "key-2")
+    ]
+
+
+def test_each_member_of_an_ensemble_is_reached(overlay):
+    first, second = find(overlay(teacher=json.dumps(ENSEMBLE)), "NetworkPolicy", "reflux-teacher")["spec"]["egress"]
+    assert {peer["ipBlock"]["cidr"] for peer in first["to"]} == {"0.0.0.0/0", "::/0"}
+    assert first["ports"] == [{"protocol": "TCP", "port": 443}]
+    assert second == {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}}}]}
+
+
+def test_members_at_other_ports_and_in_the_cluster_alone_are_reached_too(tmp_path):
+    def egress(*urls):
+        members = [{"teacher": {"kind": "openai", "model": "m", "base_url": url}} for url in urls]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        given = GIVEN | {"--teacher": json.dumps({"kind": "ensemble", "members": members})}
+        assert init(folder, given=given).exit_code == 0
+        return find(render(folder), "NetworkPolicy", "reflux-teacher")["spec"]["egress"]
+
+    (rule,) = egress("https://one.example/v1", "https://two.example:8443/v1")
+    assert [port["port"] for port in rule["ports"]] == [443, 8443]
+    (rule,) = egress("http://one.models.svc/v1", "http://two.models.svc/v1")
+    assert "ports" not in rule
+    rules = egress("http://one.models.svc/v1", "http://10.1.2.3:8000/v1")
+    assert [[*rule] for rule in rules] == [["to"], ["ports", "to"]]
+
+
+def test_a_teacher_that_gets_no_key_needs_no_secret(tmp_path):
+    teacher = '{"kind": "openai", "model": "m", "base_url": "http://vllm.models.svc:8000/v1"}'
+    result = init(tmp_path / "tickets", given=GIVEN | {"--teacher": teacher})
+    assert "reflux-teacher" not in result.output
+    settings = find(render(tmp_path / "tickets"), "ConfigMap", "reflux-settings")["data"]
+    assert json.loads(settings["REFLUX_SHADOW__TEACHER"]) == json.loads(teacher)
+
+
 def test_a_teacher_is_read_from_a_task_file(tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text("name: tickets\nteacher: {kind: anthropic, model: claude-opus-4}\n")
@@ -283,7 +355,14 @@ def test_a_teacher_is_read_from_a_task_file(tmp_path):
             '{"kind": "recorded", "logits": "a.npz", "recordings": [{"array": "a", "rows": {"path": "b.csv"}}]}',
             "no pod",
         ),
-        ('{"kind": "causal", "model": "./models/judge"}', "no pod has models/judge"),
+        ('{"kind": "causal", "model": "Qwen/Qwen3-8B"}', 'vLLM, say, and write {"kind": "openai"'),
+        ('{"kind": "causal", "model": "/models/judge"}', "kind causal runs a model with torch"),
+        ('{"kind": "local", "model": "our/teacher"}', "RUN/bundles/teacher"),
+        (
+            '{"kind": "ensemble", "members": [{"teacher": {"kind": "openai", "model": "m"}},'
+            ' {"teacher": {"kind": "local", "model": "our/teacher"}}]}',
+            "kind local runs a model with torch",
+        ),
         (
             '{"kind": "ensemble", "members": [{"teacher": {"kind": "bundle", "path": "/bundle"}},'
             ' {"teacher": {"kind": "bundle", "path": "there"}}]}',

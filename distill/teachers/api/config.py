@@ -100,17 +100,23 @@ class ApiConfig(BaseModel):
         """The price of its calls. Raises TeacherError when it is neither given nor known."""
         return self.usd_per_million or known_price(urlsplit(self.base_url).hostname or "", self.model)
 
-    def key(self) -> str:
-        """The key, or an empty string without one. Raises TeacherError for a key that cannot be read.
+    @property
+    def key_source(self) -> Path | str | None:
+        """The file or the environment variable that holds the key; None if no key is sent.
 
         The key in the vendor's default variable goes to no other host unless `key_env` is set explicitly.
         """
-        if self.key_file is None:
-            theirs = urlsplit(self.base_url).hostname == self.vendor_host
-            named = theirs or "key_env" in self.model_fields_set
-            return _header_value(os.environ.get(self.key_env, ""), "the variable that key_env names") if named else ""
+        theirs = urlsplit(self.base_url).hostname == self.vendor_host
+        variable = self.key_env if theirs or "key_env" in self.model_fields_set else None
+        return variable if self.key_file is None else self.key_file
+
+    def key(self) -> str:
+        """The key, or an empty string without one. Raises TeacherError for a key that cannot be read."""
+        source = self.key_source
+        if not isinstance(source, Path):
+            return _header_value(os.environ.get(source, ""), "the variable that key_env names") if source else ""
         try:
-            return _header_value(self.key_file.read_text(encoding="utf-8"), "the file that key_file names")
+            return _header_value(source.read_text(encoding="utf-8"), "the file that key_file names")
         except OSError as error:  # the message omits the path, which may be the key itself
             raise TeacherError(
                 f"key_file: the file cannot be read ({error.strerror}); give the path of a file that holds the key"
