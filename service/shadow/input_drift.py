@@ -17,6 +17,7 @@ import numpy.typing as npt
 from export.bundle.drift_reference import DriftReference
 from export.bundle.reference import Reference
 from service.monitor.drift import FALSE_ALARMS, Test, embedding_shift, mean_shift, psi_excess, shares_shift
+from service.monitor.wording import percent
 from service.shadow.input_counts import MOST_SLOTS, InputCounts, Window
 
 Floats = npt.NDArray[np.float64]
@@ -128,9 +129,10 @@ class _Mean:
         return mean_shift(live, window.requests, (mean, deviation), self.drift.texts, _LEVEL)
 
     def describe(self, window: Window) -> str:
+        live, known = window.expected / window.requests, float(self.drift.expected[0])
         return (
-            f"the student is expected to disagree with its teacher on {window.expected / window.requests:.1%} of the "
-            f"requests, on the reference texts on {float(self.drift.expected[0]):.1%}."
+            f"the student is expected to disagree with its teacher on {percent(live)} of the requests, on the "
+            f"reference texts on {percent(known)}."
         )
 
 
@@ -150,8 +152,8 @@ class _Shares:
         live, known = counts / counts.sum(), self.reference / self.reference.sum()
         most = int(np.argmax((live - known) ** 2 / np.maximum(live + known, 1e-12)))
         return (
-            f"{live[most]:.1%} of the requests {self.phrases[most]}, of the reference texts {known[most]:.1%} "
-            f"(PSI over all: {max(psi_excess(counts, self.reference), 0.0):.2f} above chance)."
+            f"{percent(live[most])} of the requests {self.phrases[most]}, of the reference texts "
+            f"{percent(known[most])} (PSI over all: {max(psi_excess(counts, self.reference), 0.0):.2f} above chance)."
         )
 
 
@@ -202,6 +204,6 @@ def _length_phrases(edges: list[float]) -> list[str]:
 
 def _unknown_phrases(edges: list[float]) -> list[str]:
     return [
-        f"have at most {edges[0]:.1%} unknown tokens" if edges[0] else "have no unknown tokens",
-        *(f"have more than {edge:.1%} unknown tokens" for edge in edges),
+        f"have at most {percent(edges[0])} unknown tokens" if edges[0] else "have no unknown tokens",
+        *(f"have more than {percent(edge)} unknown tokens" for edge in edges),
     ]

@@ -91,7 +91,7 @@ def test_every_feature_says_what_it_saw(reference: Reference) -> None:
     assert "confidence band" in found["band"]["message"]
     assert "'class " in found["class"]["message"]
     assert "or more tokens" in found["length"]["message"]
-    assert "have more than 0.0% unknown tokens" in found["unknown"]["message"]
+    assert "have more than 0.0 % unknown tokens" in found["unknown"]["message"]
     assert "PSI" in found["length"]["message"]
     assert "squared distance" in found["embedding"]["message"]
 
