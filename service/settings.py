@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     """Maximum number of tokens, with padding, in one run of the graph; 0 runs every text alone."""
 
     device: Kind = "auto"
-    """Where the graph runs: `cpu`, `cuda`, `tensorrt`; `auto` is CUDA with reflux[gpu], the CPU with reflux[cpu]."""
+    """Where the graph runs: `cpu`, `cuda`, `tensorrt`; `auto` is CUDA where reflux[gpu] finds a GPU, else the CPU."""
 
     device_id: int = Field(default=0, ge=0)
     """Index of the GPU, among those that this process sees."""

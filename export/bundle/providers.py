@@ -27,7 +27,7 @@ _TYPICAL_ROWS, _TYPICAL_TOKENS = 32, 64
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a graph runs; `auto` is CUDA if this build of ONNX Runtime has it, otherwise the CPU.
+    """Where a graph runs; `auto` is CUDA if this build of ONNX Runtime has it and there is a GPU, otherwise the CPU.
 
     `index` counts the GPUs that this process sees. `cache` and `fp16` are for TensorRT: a folder for its engines, and
     whether it may compute in 16 bits what the graph has in 32.
@@ -38,9 +38,9 @@ class Device:
     cache: Path | None = None
     fp16: bool = False
 
-    def resolve(self, available: Sequence[str]) -> Device:
-        """Return this device with `auto` decided by the names of the available providers."""
-        return replace(self, kind="cuda" if CUDA in available else "cpu") if self.kind == "auto" else self
+    def resolve(self, gpus: int) -> Device:
+        """Return this device with `auto` decided by the number of GPUs that ONNX Runtime can use."""
+        return replace(self, kind="cuda" if gpus else "cpu") if self.kind == "auto" else self
 
     def for_bundle(self, manifest: Manifest) -> Device:
         """Return this device with a cache for one bundle: TensorRT names engines after the graph, not its weights.
@@ -58,12 +58,13 @@ class Device:
 AUTO = Device()
 
 
-def providers(device: Device, available: Sequence[str], *, max_tokens: int) -> list[tuple[str, Options]]:
+def providers(device: Device, available: Sequence[str], *, gpus: int, max_tokens: int) -> list[tuple[str, Options]]:
     """Return the providers of a session with their options, the best first, chosen from the `available` ones.
 
-    `max_tokens` is the most tokens of a text that the graph reads. Raises BundleError when the device is not available.
+    `gpus` is the number of GPUs that it can use, `max_tokens` the most tokens of a text that the graph reads. Raises
+    BundleError when this build of ONNX Runtime does not have the device.
     """
-    device = device.resolve(available)
+    device = device.resolve(gpus)
     index = {"device_id": str(device.index)}
     # TF32 would round the products of an fp32 graph to 10 bits, which is not what was exported.
     cuda = (CUDA, {**index, "use_tf32": "0"})

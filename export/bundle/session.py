@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from functools import cache
 from pathlib import Path
 
 import onnxruntime
@@ -36,7 +39,7 @@ def create_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _ERROR
-    wanted = providers(device, onnxruntime.get_available_providers(), max_tokens=max_tokens)
+    wanted = providers(device, onnxruntime.get_available_providers(), gpus=_gpus(), max_tokens=max_tokens)
     first = wanted[0][0]
     if first != CPU:
         onnxruntime.preload_dlls()  # CUDA's libraries, where they were installed as Python packages
@@ -56,7 +59,29 @@ def create_session(
 
 def has_gpu() -> bool:
     """Whether the device `auto` is a GPU on this machine."""
-    return AUTO.resolve(onnxruntime.get_available_providers()).kind != "cpu"
+    return _gpus() > 0
+
+
+def lacks_gpu() -> bool:
+    """Whether the device `auto` is the CPU for want of a GPU, although this build of ONNX Runtime is one for GPUs."""
+    return CUDA in onnxruntime.get_available_providers() and not has_gpu()
+
+
+def _gpus() -> int:
+    """Return how many GPUs ONNX Runtime can use: those that this process sees, none if it is built for CPUs."""
+    return _gpus_of_driver() if CUDA in onnxruntime.get_available_providers() else 0
+
+
+@cache
+def _gpus_of_driver() -> int:
+    """Return how many GPUs NVIDIA's driver shows to this process; 0 without a driver, or with one that fails."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def _make_cache(folder: Path) -> None:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from export.bundle.format import Manifest
 from export.bundle.providers import Device
+from export.bundle.session import lacks_gpu
 from service.errors import InvalidRequestError, NotReadyError, ReloadingError, StartupError
 from service.inference.autotune import Overrides
 from service.inference.load import Loaded, load
@@ -234,6 +235,8 @@ class Models:
             raise StartupError("the service is stopping")
         name, seconds = loaded.bundle.manifest.name, round(time.monotonic() - began, 3)
         logger.info("loaded", variant=variant, model=name, version=_version(loaded), seconds=seconds)
+        if self._settings.device == "auto" and lacks_gpu():
+            logger.warning("no GPU was found, so the CPU answers; with REFLUX_DEVICE=cuda this stops the start")
         return loaded
 
     def _kept(self, variant: Variant, loaded: Loaded) -> Model:

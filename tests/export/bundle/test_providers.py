@@ -1,40 +1,44 @@
 """The device that was asked for is the device that is used, or there is an error that says what to do."""
 
+import ctypes
 import dataclasses
 
 import onnxruntime
 import pytest
 
+from export.bundle import session
 from export.bundle.classifier import Classifier
 from export.bundle.format import FP16, FUSED, INT8, MODEL, PLAIN, BundleError
 from export.bundle.providers import AUTO, CPU, CUDA, TENSORRT, Device, providers
-from export.bundle.session import create_session, has_gpu
+from export.bundle.session import create_session, has_gpu, lacks_gpu
 
 CPU_BUILD = ["AzureExecutionProvider", CPU]
 GPU_BUILD = [TENSORRT, CUDA, CPU]
 
 
-def names(device, available, max_tokens=128):
-    return [name for name, _ in providers(device, available, max_tokens=max_tokens)]
+def names(device, available, gpus=1):
+    return [name for name, _ in providers(device, available, gpus=gpus, max_tokens=128)]
 
 
-def options(device, available=GPU_BUILD, max_tokens=128):
-    return providers(device, available, max_tokens=max_tokens)[0][1]
+def options(device, max_tokens=128):
+    return providers(device, GPU_BUILD, gpus=1, max_tokens=max_tokens)[0][1]
 
 
 @pytest.mark.parametrize(
-    ("kind", "available", "expected"),
+    ("kind", "available", "gpus", "expected"),
     [
-        ("auto", CPU_BUILD, [CPU]),
-        ("auto", GPU_BUILD, [CUDA, CPU]),
-        ("cpu", CPU_BUILD, [CPU]),
-        ("cpu", GPU_BUILD, [CPU]),
-        ("cuda", GPU_BUILD, [CUDA, CPU]),
-        ("tensorrt", GPU_BUILD, [TENSORRT, CUDA, CPU]),
+        ("auto", CPU_BUILD, 0, [CPU]),
+        ("auto", GPU_BUILD, 0, [CPU]),
+        ("auto", GPU_BUILD, 1, [CUDA, CPU]),
+        ("cpu", CPU_BUILD, 0, [CPU]),
+        ("cpu", GPU_BUILD, 1, [CPU]),
+        ("cuda", GPU_BUILD, 1, [CUDA, CPU]),
+        ("cuda", GPU_BUILD, 0, [CUDA, CPU]),  # it is asked for, so that it fails to start
+        ("tensorrt", GPU_BUILD, 1, [TENSORRT, CUDA, CPU]),
     ],
 )
-def test_a_device_gets_its_providers_best_first(kind, available, expected):
-    assert names(Device(kind), available) == expected
+def test_a_device_gets_its_providers_best_first(kind, available, gpus, expected):
+    assert names(Device(kind), available, gpus) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,8 +102,19 @@ def test_tensorrt_refuses_a_graph_with_operators_that_it_does_not_know(tiny_bund
     assert Device("cuda").for_bundle(manifest) == Device("cuda")
 
 
-def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(tiny_bundle, monkeypatch, recwarn):
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: GPU_BUILD)
+@pytest.fixture
+def build(monkeypatch):
+    """Let ONNX Runtime have other providers, and the driver show so many GPUs."""
+
+    def of(available, gpus):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+        monkeypatch.setattr(session, "_gpus_of_driver", lambda: gpus)
+
+    return of
+
+
+def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(tiny_bundle, build, recwarn):
+    build(GPU_BUILD, 1)
     for device in (AUTO, Device("cuda")):
         with pytest.raises(BundleError, match=rf"{tiny_bundle.path / MODEL}: .*{CUDA}; see that a GPU.*device cpu"):
             create_session(tiny_bundle.path / MODEL, device=device)
@@ -142,7 +157,44 @@ def test_a_bundle_is_loaded_on_the_device_that_was_asked_for(tiny_bundle):
         Classifier.load(tiny_bundle, device=Device("cuda"))
 
 
-@pytest.mark.parametrize(("available", "expected"), [(CPU_BUILD, False), (GPU_BUILD, True)])
-def test_there_is_a_gpu_where_auto_would_use_one(monkeypatch, available, expected):
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
-    assert has_gpu() == expected
+def test_auto_is_the_cpu_where_there_is_no_gpu_and_cuda_is_an_error_there(tiny_bundle, build, recwarn):
+    build(GPU_BUILD, 0)
+    assert create_session(tiny_bundle.path / MODEL, device=AUTO).get_providers() == [CPU]
+    with pytest.raises(BundleError, match="see that a GPU"):
+        create_session(tiny_bundle.path / MODEL, device=Device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("available", "gpus", "has", "lacks"),
+    [
+        (CPU_BUILD, 0, False, False),
+        (CPU_BUILD, 1, False, False),
+        (GPU_BUILD, 0, False, True),
+        (GPU_BUILD, 1, True, False),
+    ],
+)
+def test_there_is_a_gpu_where_auto_would_use_one(build, available, gpus, has, lacks):
+    build(available, gpus)
+    assert (has_gpu(), lacks_gpu()) == (has, lacks)
+
+
+@pytest.mark.parametrize(("failure", "gpus"), [(0, 2), (100, 0)])
+def test_gpus_are_those_that_the_driver_shows(monkeypatch, failure, gpus):
+    class Driver:
+        def cuInit(self, flags):
+            return failure
+
+        def cuDeviceGetCount(self, count):
+            count._obj.value = 2
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert session._gpus_of_driver.__wrapped__() == gpus
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch):
+    def fail(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    assert session._gpus_of_driver.__wrapped__() == 0

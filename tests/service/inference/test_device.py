@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from structlog.testing import capture_logs
 
+from export.bundle import session
 from export.bundle.classifier import OUTPUTS, Classifier, Encoded, InferenceError
 from export.bundle.format import CARD, FP16, GOLDEN, MODEL, REFERENCE, TOKENIZER, write_bundle
 from export.bundle.io_binding import BoundRun
@@ -150,6 +151,7 @@ def test_an_unavailable_device_stops_the_start(tiny_bundle, monkeypatch):
     with pytest.raises(StartupError, match="device cuda: this build of ONNX Runtime has no"):
         load(tiny_bundle.path, device=Device("cuda"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(session, "_gpus_of_driver", lambda: 1)
     with pytest.warns(UserWarning, match="CUDA"), pytest.raises(StartupError, match="see that a GPU"):
         load(tiny_bundle.path)
 
@@ -168,6 +170,26 @@ async def test_the_device_of_the_settings_is_used_and_the_log_says_what_serves(r
     with pytest.raises(StartupError, match="device cuda"):
         async with running(device="cuda"):
             pass
+
+
+async def test_a_service_for_gpus_without_one_warns_and_answers_on_the_cpu(running, monkeypatch):
+    def warnings(log):
+        return [line["event"] for line in log if line["log_level"] == "warning" and "GPU" in line["event"]]
+
+    with capture_logs() as log:
+        async with running():
+            pass
+    assert warnings(log) == []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(session, "_gpus_of_driver", lambda: 0)
+    with capture_logs() as log:
+        async with running() as client:
+            assert (await client.post("/classify", json={"text": "invoice"})).status_code == 200
+    assert warnings(log) == ["no GPU was found, so the CPU answers; with REFLUX_DEVICE=cuda this stops the start"]
+    with capture_logs() as log:
+        async with running(device="cpu"):
+            pass
+    assert warnings(log) == []
 
 
 def test_answers_on_a_gpu_are_those_of_the_cpu(tiny_bundle, on_gpu, request):
