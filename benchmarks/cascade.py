@@ -4,9 +4,11 @@ The run of a task is needed, with its students' bundles and, for `--tickets`, th
 The texts of the validation and the test split, or so many new tickets of the built-in support desk, are answered by the
 stages and the teacher once. They stand for all requests: rows are drawn from them with replacement, as requests come,
 cut-offs are found on these rows, and what they lose is counted over all the texts. (Judged by the texts that were not
-drawn, a guarantee would look worse than it is: those are few, and less lucky where the drawn ones were luckier.)
+drawn, a guarantee would look worse than it is: those are few, and less lucky where the drawn ones were luckier.) With
+`--defer`, the teacher is the last stage, and the agreements that are given are to be kept instead of the margins.
 
     python benchmarks/cascade.py TASK RUN static encoder [--tickets 10000] [--draws 200] [--rows 1000 2500 5000]
+                                 [--defer 0.95 0.99]
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ TIMED_TEXTS = 100
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Means over draws: the share of texts that the last stage does not read, of its time, and the net loss.
+    """Means over draws: the share of texts that the last stage does not read, of the last student's time, the net loss.
 
     `highest` is the largest net loss of a draw; `broken` the number of draws in which it is above the margin.
     """
@@ -51,8 +53,17 @@ class Drawn:
     broken: int
 
 
-def judge(stages: Sequence[StageAnswers], teacher: Classes, rows: int, margin: float, draws: int) -> Drawn:
+def judge(
+    stages: Sequence[StageAnswers],
+    teacher: Classes,
+    rows: int,
+    margin: float,
+    draws: int,
+    *,
+    teacher_last: bool = False,
+) -> Drawn:
     """Find cut-offs on `rows` of N texts, drawn with replacement, and judge them on all, `draws` times."""
+    alone = stages[-2 if teacher_last else -1].cost
     random, found = np.random.default_rng(0), []
     costs = np.cumsum([stage.cost for stage in stages])
     right = np.stack([stage.labels == teacher for stage in stages])
@@ -60,12 +71,12 @@ def judge(stages: Sequence[StageAnswers], teacher: Classes, rows: int, margin: f
     for _ in range(draws):
         drawn = random.integers(len(teacher), size=rows)
         shown = [replace(stage, labels=stage.labels[drawn], scores=stage.scores[drawn]) for stage in stages]
-        cut_offs = find_cut_offs(shown, teacher[drawn], margin=margin).cut_offs
+        cut_offs = find_cut_offs(shown, teacher[drawn], margin=margin, teacher_last=teacher_last).cut_offs
         sure = [stage.scores >= cut_off for stage, cut_off in zip(stages, cut_offs, strict=False)]
         answering = np.stack([*sure, np.ones(len(teacher), dtype=np.bool_)]).argmax(axis=0)
         loss = right[-1].mean() - right[answering, every].mean()
         early = (answering < len(stages) - 1).mean()
-        found.append((early, costs[answering].mean() / stages[-1].cost, loss))
+        found.append((early, costs[answering].mean() / alone, loss))
     early, time, loss = np.mean(found, axis=0).tolist()
     losses = np.array([loss for _, _, loss in found])
     return Drawn(early, time, loss, float(losses.max()), int((losses > margin).sum()))
@@ -99,6 +110,9 @@ def main() -> None:
     parser.add_argument("--tickets", type=int, default=0)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 2500, 5000])
+    parser.add_argument(
+        "--defer", type=float, nargs="+", metavar="AGREEMENT", help="leave what is unsure to the teacher"
+    )
     given = parser.parse_args()
     exported = ExportRun(Run(load_task(given.task), given.run))
     bundles = [exported.bundles()[name] for name in given.stages]
@@ -116,14 +130,19 @@ def main() -> None:
         stages.append(StageAnswers(answers.argmax(axis=1), answers.max(axis=1).astype(float), times[name]))
         agreement = (stages[-1].labels == said).mean()
         print(f"{name}: agrees with the teacher on {agreement:.2%} of {len(texts):,} texts, {times[name]:.3f} ms")
-    print("| margin | validation rows | read by the last stage | time | agreement lost | at most | broken |")
+    defers = given.defer is not None
+    if defers:
+        stages.append(StageAnswers(said, np.ones(len(said)), 0.0))
+    kept, lost = ("agreement", "answered otherwise") if defers else ("margin", "agreement lost")
+    print(f"| {kept} | validation rows | read by the last stage | time | {lost} | at most | broken |")
     print("|---|---|---|---|---|---|---|")
-    for margin in MARGINS:
+    for margin in [round(1 - agreement, 9) for agreement in given.defer] if defers else MARGINS:
         for rows in given.rows:
-            if rows >= rows_needed(margin, losses=1):
-                drawn = judge(stages, said, rows, margin, given.draws)
+            if rows >= rows_needed(margin, losses=1, teacher_last=defers):
+                drawn = judge(stages, said, rows, margin, given.draws, teacher_last=defers)
+                promised = f"{100 * (1 - margin):g} %" if defers else f"{100 * margin:g} points"
                 print(
-                    f"| {100 * margin:g} points | {rows:,} | {1 - drawn.early:.0%} | {drawn.time:.0%} | "
+                    f"| {promised} | {rows:,} | {1 - drawn.early:.{int(defers)}%} | {drawn.time:.0%} | "
                     f"{100 * drawn.loss:.2f} points | {100 * drawn.highest:.2f} points | "
                     f"{drawn.broken} of {given.draws} |"
                 )

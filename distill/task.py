@@ -103,12 +103,14 @@ class Cascade(Section):
 
     `stages` names them, the cheapest first; by default they are those that pay. `margin` is by how much the cascade may
     agree less with the teacher than its last stage; by default the smaller of 0.002 and 0.005 that the
-    validation rows can certify. With `build: false` there is no cascade.
+    validation rows can certify. With `defer` the teacher itself is the last stage, after one student or more, and the
+    cascade agrees with it on at least this share of all requests. With `build: false` there is no cascade.
     """
 
     build: bool = True
-    stages: tuple[str, ...] | None = Field(default=None, min_length=2)
+    stages: tuple[str, ...] | None = Field(default=None, min_length=1)
     margin: float | None = Field(default=None, gt=0, lt=1)
+    defer: float | None = Field(default=None, gt=0, lt=1)
 
 
 class Comparisons(Section):
@@ -181,6 +183,10 @@ class Task(Section):
         for name in self.cascade.stages or ():
             if name not in self.students:
                 raise ValueError(f"cascade.stages: the task has no student {name!r}; name its students")
+        if self.cascade.defer is not None and self.cascade.margin is not None:
+            raise ValueError("cascade.margin: with cascade.defer there is no margin to keep; leave out one of them")
+        if self.cascade.defer is None and len(self.cascade.stages or ("", "")) < 2:
+            raise ValueError("cascade.stages: name two students or more, or give cascade.defer")
         counted = Counter(self.cascade.stages or ())
         if twice := next((name for name, times in counted.items() if times > 1), None):
             raise ValueError(f"cascade.stages: {twice!r} is named twice; name each stage once")

@@ -194,16 +194,19 @@ def describe(
     unknown: bool,
     shadowed: bool = True,
     decision: Rule | None = None,
+    kept: Sequence[bool] | None = None,
 ) -> Description:
     """Describe the answers of `classifier`, those to the validation texts of `baseline` being `answers`.
 
     `unknown` says whether its tokenizer has an unknown token, and `shadowed` whether it can be compared with its
     teacher live, for which it needs anchors. The other files are the reference, with that of input drift, the golden
-    texts, and the decision if there is one.
+    texts, and the decision if there is one. The reference counts the `kept` answers alone, by default all: those that
+    are not left to the teacher.
     """
     probabilities = np.stack([answer.probabilities for answer in answers])
     disagree = probabilities.argmax(1) != baseline.teacher.argmax(1)
-    reference = fit_reference(probabilities.max(1).astype(np.float64), disagree)
+    top = probabilities.max(1).astype(np.float64)
+    reference = fit_reference(top, disagree, kept=None if kept is None else np.array(kept, dtype=np.bool_))
     unseen = evenly_spaced(baseline.unseen, _UNSEEN_TEXTS)
     tracked = track(unseen, f"measuring the inputs of {name}", len(unseen)) if unseen else []
     others = [classifier.classify(text) for text in tracked]

@@ -1,6 +1,7 @@
 """Build a cascade from the bundles of a task's students: ask the stages, find the cut-offs, describe the whole.
 
-The time of a stage is that of its manifest, measured when it was exported, as in the report beside it.
+The time of a stage is that of its manifest, measured when it was exported, as in the report beside it. Where the
+teacher is the last stage, its answers are those of the validation rows, and it takes no time of this machine.
 
 `cut_offs` has the statistics, `export.bundle.cascade` the format and the running.
 """
@@ -23,6 +24,7 @@ from export.bundle.cascade import Cascade, write_cascade
 from export.bundle.classifier import Classifier
 from export.bundle.format import CARD, Bundle, Manifest, cpu_features
 from export.bundle.manifest_rules import CASCADE
+from export.bundle.stages import TEACHER
 from export.cut_offs import (
     LEVEL,
     MARGINS,
@@ -54,7 +56,10 @@ HARDLY = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The stages of a cascade, the cheapest first, with their answers to the validation texts and the cut-offs."""
+    """The students of a cascade, the cheapest first, and the cut-offs that their answers to the validation texts give.
+
+    The teacher answers after the last of them if `cut_offs.teacher_last`.
+    """
 
     stages: tuple[Bundle, ...]
     cut_offs: CutOffs
@@ -62,18 +67,23 @@ class Measured:
     @property
     def name(self) -> str:
         """The name of the cascade: those of its stages, such as `static+encoder`."""
-        return JOINED.join(bundle.manifest.name for bundle in self.stages)
+        return JOINED.join(self.answering)
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """The names of what answers: the students, and perhaps the teacher."""
+        names = tuple(bundle.manifest.name for bundle in self.stages)
+        return (*names, TEACHER) if self.cut_offs.teacher_last else names
 
     @property
     def share(self) -> float:
-        """The expected time of a text, as a share of the last stage's."""
+        """The expected time of a text, as a share of that of the last student."""
         return self.cut_offs.cost / self.cut_offs.last_cost
 
     @property
     def summary(self) -> str:
         """Say which stage answers how many texts, and what that saves."""
-        names = (bundle.manifest.name for bundle in self.stages)
-        shares = zip(names, self.cut_offs.shares, strict=True)
+        shares = zip(self.answering, self.cut_offs.shares, strict=True)
         answered = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
         last = self.stages[-1].manifest.name
         return f"of the validation texts it answers by {answered}, in {100 * self.share:.0f} % of the time of {last}"
@@ -92,31 +102,26 @@ def stages_for(last: Bundle, others: Sequence[Bundle]) -> list[Bundle]:
 
 
 def measure_stages(
-    stages: Sequence[Bundle], baseline: Baseline, *, margin: float | None = None, level: float = LEVEL
+    stages: Sequence[Bundle],
+    baseline: Baseline,
+    *,
+    margin: float | None = None,
+    defer: float | None = None,
+    level: float = LEVEL,
 ) -> Measured:
     """Find the cut-offs of a cascade on the validation texts of `baseline`.
 
     `margin` is by how much its agreement with the teacher may be below that of the last stage; by default the smallest
-    of `MARGINS` that so many rows can certify. Raises NotCertifiedError when the rows are too few, and DistillError for
-    a margin that is not in (0, 1), fewer than two stages, the same one twice, stages with other labels than the last
-    one or with several labels per text.
+    of `MARGINS` that so many rows can certify. With `defer`, the teacher answers after the last of `stages`, of which
+    one is enough, and the whole agrees with it on at least this share of all requests.
+
+    Raises NotCertifiedError when the rows are too few, or every text would be deferred, and DistillError for a margin
+    and an agreement together or not in (0, 1), too few stages, the same one twice, stages with other labels than the
+    last one or with several labels per text.
     """
     validation = require(baseline.validation, Validation)
-    _require_stages(stages)
-    if margin is not None and not 0 < margin < 1:
-        raise DistillError(
-            f"margin {margin:g}: must be more than 0 and less than 1; give a share such as 0.002, for 0.2 points of "
-            "agreement"
-        )
-    if margin is None:
-        margin = margin_for(len(validation), level)
-    if margin is None:
-        raise NotCertifiedError(
-            f"{len(validation):,} validation rows certify no margin of {100 * MARGINS[-1]:g} points or less at "
-            f"{100 * level:.0f} % if a single agreement is lost; {rows_needed(MARGINS[-1], level, 1):,} rows certify "
-            f"{100 * MARGINS[-1]:g} points, and {rows_needed(MARGINS[0], level, 1):,} rows {100 * MARGINS[0]:g}. "
-            "Add validation rows, or give cascade.margin"
-        )
+    _require_stages(stages, least=2 if defer is None else 1)
+    margin = _margin(margin, defer, len(validation), level)
     classifiers = [Classifier.load(bundle) for bundle in stages]
     answers = []
     for bundle, classifier in zip(stages, classifiers, strict=True):
@@ -124,26 +129,67 @@ def measure_stages(
         given = [classifier.classify(text) for text in track(validation.texts, name, len(validation))]
         labels, scores = [answer.best for answer in given], [answer.score for answer in given]
         answers.append(StageAnswers(np.array(labels), np.array(scores), _milliseconds(bundle)))
-    found = find_cut_offs(answers, baseline.teacher.argmax(axis=1), margin=margin, level=level)
+    teacher = baseline.teacher.argmax(axis=1)
+    if defer is not None:
+        answers.append(StageAnswers(teacher, np.ones(len(teacher)), 0.0))
+    found = find_cut_offs(answers, teacher, margin=margin, level=level, teacher_last=defer is not None)
+    if defer is not None and found.shares[-1] == 1.0:
+        raise NotCertifiedError(
+            f"for {100 * defer:.6g} % agreement every text would be deferred to the teacher: the students are nowhere "
+            "sure enough. Ask for less, or train a better student"
+        )
     return Measured(tuple(stages), found)
 
 
+def _margin(margin: float | None, defer: float | None, rows: int, level: float) -> float:
+    """Return the margin to certify. Raises DistillError for one that makes no sense or that `rows` cannot certify."""
+    if margin is not None and defer is not None:
+        raise DistillError("a margin is kept towards the last student, and defer asks the teacher; give one of them")
+    if defer is not None:
+        if not 0 < defer < 1:
+            raise DistillError(
+                f"defer {defer:g}: must be more than 0 and less than 1; give the share of all requests on which to "
+                "agree with the teacher, such as 0.99"
+            )
+        return round(1 - defer, 9)
+    if margin is not None:
+        if not 0 < margin < 1:
+            raise DistillError(
+                f"margin {margin:g}: must be more than 0 and less than 1; give a share such as 0.002, for 0.2 points "
+                "of agreement"
+            )
+        return margin
+    if (found := margin_for(rows, level)) is None:
+        raise NotCertifiedError(
+            f"{rows:,} validation rows certify no margin of {100 * MARGINS[-1]:g} points or less at "
+            f"{100 * level:.0f} % if a single agreement is lost; {rows_needed(MARGINS[-1], level, 1):,} rows certify "
+            f"{100 * MARGINS[-1]:g} points, and {rows_needed(MARGINS[0], level, 1):,} rows {100 * MARGINS[0]:g}. "
+            "Add validation rows, or give cascade.margin"
+        )
+    return found
+
+
 def find_cascade(
-    stages: Sequence[Bundle], baseline: Baseline, margin: float | None = None, *, always: bool = False
+    stages: Sequence[Bundle],
+    baseline: Baseline,
+    margin: float | None = None,
+    *,
+    defer: float | None = None,
+    always: bool = False,
 ) -> tuple[Measured | None, str]:
     """Return the measured stages if a cascade of them is worth building, else None; and why, in a sentence.
 
-    With `always`, it is worth building whatever it saves. It is never if no cut-off can be certified.
+    With `always`, and with `defer`, it is worth building whatever it saves. It is never if no cut-off can be certified.
     """
-    if len(stages) < 2:
+    if len(stages) < 2 and defer is None:
         return None, f"no other student takes at most {100 * CHEAPER:.0f} % of the time of {stages[-1].manifest.name}"
     if any(bundle.manifest.multi_label for bundle in stages):
         return None, "a text has several labels"
     try:
-        measured = measure_stages(stages, baseline, margin=margin)
+        measured = measure_stages(stages, baseline, margin=margin, defer=defer)
     except NotCertifiedError as error:
         return None, str(error)
-    if measured.share > WORTH and not always:
+    if measured.share > WORTH and not always and defer is None:
         return None, f"{measured.summary}, and a cascade is built at {100 * WORTH:.0f} % or less"
     return measured, f"{measured.summary}. {measured.cut_offs.guarantee}"
 
@@ -154,13 +200,15 @@ def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decisio
     Its name is those of its stages, such as `static+encoder`.
 
     Its reference, golden texts, anchors and decision are about the answers of the whole to the validation texts of
-    `baseline`. Raises BundleError for stages that do not fit together.
+    `baseline`. What is left to the teacher is no part of its bands and of its SLO: they are about students' answers.
+    Raises BundleError for stages that do not fit together.
     """
     stages, found = measured.stages, measured.cut_offs
     last, validation = stages[-1].manifest, require(baseline.validation, Validation)
     name = measured.name
     classifiers = [Classifier.load(bundle) for bundle in stages]
-    cascade = Cascade(classifiers, found.cut_offs, len(last.labels))
+    cut_offs, defer = (found.cut_offs[:-1], found.cut_offs[-1]) if found.teacher_last else (found.cut_offs, None)
+    cascade = Cascade(classifiers, cut_offs, len(last.labels))
     answers = [cascade.classify(text) for text in track(validation.texts, f"asking {name}", len(validation))]
     described = describe(
         cascade,
@@ -170,9 +218,11 @@ def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decisio
         baseline=baseline,
         unknown=any(classifier.tokenizer.unknown_id is not None for classifier in classifiers),
         decision=decision,
+        kept=None if defer is None else [answer.stage < len(stages) - 1 or answer.score >= defer for answer in answers],
     )
     net = (found.losses - found.gains) / found.rows
-    gate = Gate(f"agreement lost against {last.name} alone, on validation", net, found.margin, net < found.margin)
+    lost = f"agreement lost against {last.name} alone" if defer is None else "answered otherwise than by the teacher"
+    gate = Gate(f"{lost}, on validation", net, found.margin, net < found.margin)
     manifest = Manifest(
         name=name,
         family=CASCADE,
@@ -189,7 +239,7 @@ def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decisio
             "rows": 1,
             "reason": measured.summary,
             "validation_rows": len(validation),
-            "validation_agreement": 1 - described.reference.gap,
+            "validation_agreement": 1 - described.reference.gap if defer is None else 1 - net,
             "bytes": sum(bundle.manifest.measured["bytes"] for bundle in stages),
             "shares": list(found.shares),
             "last_milliseconds": found.last_cost,
@@ -205,7 +255,7 @@ def build_cascade(measured: Measured, path: Path, *, baseline: Baseline, decisio
         **described.files,
         CARD: card(manifest, described.reference, decision, _lines(measured)).encode(),
     }
-    return write_cascade(path, stages, found.cut_offs, contents, manifest)
+    return write_cascade(path, stages, cut_offs, contents, manifest, defer=defer)
 
 
 def cascade_warnings(cascade: Manifest) -> list[str]:
@@ -230,19 +280,21 @@ def cascade_warnings(cascade: Manifest) -> list[str]:
 def _lines(measured: Measured) -> list[str]:
     """Describe the stages and the guarantee for the card."""
     lines = []
-    for bundle, cut_off, share in zip(
-        measured.stages, (*measured.cut_offs.cut_offs, None), measured.cut_offs.shares, strict=True
-    ):
+    found = measured.cut_offs
+    for bundle, cut_off, share in zip(measured.stages, (*found.cut_offs, None), found.shares, strict=False):
         answers = "every other text" if cut_off is None else f"a text with a score of {cut_off:.4f} or more"
         own = bundle.manifest
         seen = f"{100 * share:.1f} % of the validation texts"
         lines.append(f"- `{own.name}`, version {own.version}, answers {answers}: {seen}")
-    return [*lines, f"- {measured.cut_offs.guarantee}"]
+    if found.teacher_last:
+        lines.append(f"- the teacher answers every other text: {100 * found.shares[-1]:.1f} % of the validation texts")
+    return [*lines, f"- {found.guarantee}"]
 
 
-def _require_stages(stages: Sequence[Bundle]) -> None:
-    if len(stages) < 2:
-        raise DistillError("a cascade needs two students or more, the cheapest first")
+def _require_stages(stages: Sequence[Bundle], *, least: int) -> None:
+    if len(stages) < least:
+        few = "two students or more, the cheapest first" if least > 1 else "a student before the teacher"
+        raise DistillError(f"a cascade needs {few}")
     for bundle in stages:
         if bundle.manifest.multi_label:
             raise DistillError(f"{bundle.path}: multi-label; a cascade is of students that give one label per text")

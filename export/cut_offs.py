@@ -8,7 +8,8 @@ module finds the lowest cut-off that is safe.
 cascade does not, and G the share on which the cascade agrees and the last stage alone does not. The cascade then agrees
 with the teacher on L − G fewer requests than its last stage. With confidence `level`, over the draw of the validation
 rows, L − G is below `margin`. If the last stage is the teacher itself, G is 0 and L is the share of requests that the
-cascade answers otherwise than the teacher: it agrees with the teacher on more than 1 − `margin` of all requests.
+cascade answers otherwise than the teacher: it agrees with the teacher on more than 1 − `margin` of all requests, as
+long as the teacher answers what is left to it.
 
 **On what condition.** Requests are drawn from the same distribution as the validation rows, and no stage was trained on
 these rows. The epoch and the temperature of a student were chosen on them; the guarantee does not account for that.
@@ -81,7 +82,8 @@ class CutOffs:
     """The cheapest cut-offs that are certified, one for each stage but the last, and what follows on validation.
 
     Of `rows` texts, the cascade lost `losses` agreements with the teacher and gained `gains`. `shares` is the share of
-    the texts that each stage answers, and `cost` the mean cost of a text; `last_cost` is that of the last stage alone.
+    the texts that each stage answers, and `cost` the mean cost of a text; `last_cost` is that of the last student
+    alone.
     """
 
     cut_offs: tuple[float, ...]
@@ -99,7 +101,10 @@ class CutOffs:
     def guarantee(self) -> str:
         """What is guaranteed, in a sentence."""
         if self.teacher_last:
-            promise = f"agrees with the teacher on at least {100 * (1 - self.margin):.1f} % of all requests"
+            promise = (
+                f"agrees with the teacher on at least {100 * (1 - self.margin):.6g} % of all requests by leaving "
+                f"{100 * self.shares[-1]:.1f} % to it"
+            )
             seen = f"{self.losses} answered otherwise"
         else:
             points = f"{100 * self.margin:g} points"
@@ -119,8 +124,8 @@ def find_cut_offs(
     """Return the cheapest certified cut-offs of two or more stages; `teacher` [N] are the teacher's labels.
 
     With `teacher_last`, the last stage is the teacher, and its `labels` are `teacher`. Raises NotCertifiedError when N
-    is too small for any cut-off, and ValueError for arrays of different lengths, fewer than two stages, or a margin or
-    level that is not in (0, 1).
+    is too small for any cut-off or the students are too often sure and wrong, and ValueError for arrays of different
+    lengths, fewer than two stages, or a margin or level that is not in (0, 1).
     """
     rows = len(teacher)
     if len(stages) < 2 or any(each.labels.shape != (rows,) or each.scores.shape != (rows,) for each in stages):
@@ -129,12 +134,7 @@ def find_cut_offs(
         raise ValueError(f"margin and level must be in (0, 1), got {margin} and {level}")
     if teacher_last and not np.array_equal(stages[-1].labels, teacher):
         raise ValueError("with the teacher as the last stage, its labels are the teacher's")
-    if rows < (needed := rows_needed(margin, level)):
-        raise NotCertifiedError(
-            f"{rows:,} validation rows cannot certify a margin of {100 * margin:g} points at {100 * level:.0f} %, "
-            f"even if not one agreement is lost: that takes {needed:,} rows. Add validation rows, or raise the margin "
-            f"to {100 * least_margin(rows, level):.2f} points"
-        )
+    _require_rows(rows, margin, level, teacher_last=teacher_last)
     agree = np.stack([each.labels == teacher for each in stages])
     best = None
     for cut_off in GRID:
@@ -144,7 +144,11 @@ def find_cut_offs(
         if p_value(losses, None if teacher_last else gains, rows, margin, 1 - level) > 1 - level:
             break
         best = cut_off, answering, losses, gains
-    assert best is not None, "without any early answer nothing is lost, and the rows are enough for that"
+    if best is None:
+        raise NotCertifiedError(
+            f"the students are wrong too often where they are surest: {losses} of {rows:,} validation rows are lost "
+            f"with a score of {GRID[0]:.4f} or more. Look at these texts, or allow a larger margin"
+        )
     cut_off, answering, losses, gains = best
     costs = np.cumsum([each.cost for each in stages])
     shares = np.bincount(answering, minlength=len(stages)) / rows
@@ -157,8 +161,22 @@ def find_cut_offs(
         gains=gains,
         shares=tuple(shares.tolist()),
         cost=float(shares @ costs),
-        last_cost=stages[-1].cost,
+        last_cost=stages[-2 if teacher_last else -1].cost,
         teacher_last=teacher_last,
+    )
+
+
+def _require_rows(rows: int, margin: float, level: float, *, teacher_last: bool) -> None:
+    """Raise NotCertifiedError if so many rows certify nothing, even if not one agreement is lost."""
+    if rows >= (needed := rows_needed(margin, level, teacher_last=teacher_last)):
+        return
+    asked, least = 100 * margin, 100 * least_margin(rows, level)
+    what, remedy = f"a margin of {asked:g} points", f"raise the margin to {least:.2f} points"
+    if teacher_last:
+        what, remedy = f"{100 - asked:.6g} % agreement", f"ask for {100 - least:.2f} %"
+    raise NotCertifiedError(
+        f"{rows:,} validation rows cannot certify {what} at {100 * level:.0f} %, even if not one agreement is lost: "
+        f"that takes {needed:,} rows. Add validation rows, or {remedy}"
     )
 
 
@@ -212,14 +230,18 @@ def _most_losses(statistic: float, gained: Ints, allowed: float) -> Ints:
 
 
 @lru_cache(maxsize=64)
-def rows_needed(margin: float, level: float = LEVEL, losses: int = 0) -> int:
+def rows_needed(margin: float, level: float = LEVEL, losses: int = 0, *, teacher_last: bool = False) -> int:
     """Return the fewest rows that certify `margin` at `level` if `losses` agreements are lost and none is gained."""
+
+    def certify(rows: int) -> bool:
+        return p_value(losses, None if teacher_last else 0, rows, margin, 1 - level) <= 1 - level
+
     low, high = 0, 1
-    while p_value(losses, 0, high, margin, 1 - level) > 1 - level:
+    while not certify(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if p_value(losses, 0, middle, margin, 1 - level) <= 1 - level else (middle, high)
+        low, high = (low, middle) if certify(middle) else (middle, high)
     return high
 
 

@@ -18,10 +18,10 @@ from distill.evaluation.reliability import before_after
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import track
 from distill.students.student import probabilities
-from export.bundle.cascade import load_classifier
+from export.bundle.cascade import is_deferred, load_classifier
 from export.bundle.classifier import Prediction
 from export.bundle.decision import Decision
-from export.bundle.format import Bundle
+from export.bundle.format import Bundle, Manifest
 
 Floats = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.intp]
@@ -74,10 +74,16 @@ def answers(bundle: Bundle, texts: Sequence[str]) -> list[Prediction]:
 
 
 def entry(bundle: Bundle, answered: Sequence[Prediction], judge: Judge, prices: Prices) -> dict[str, Any]:
-    """Return what `gap.json` says about a student that answered the texts of `judge`."""
+    """Return what `gap.json` says about a student that answered the texts of `judge`.
+
+    What a cascade defers to the teacher has the teacher's answer, as it has in service.
+    """
     manifest = bundle.manifest
     given = np.stack([answer.probabilities for answer in answered])
     uncalibrated = probabilities(np.stack([answer.logits for answer in answered]), 1.0)
+    deferred = np.array([is_deferred(answer, manifest) for answer in answered])
+    given[deferred] = judge.teacher[deferred]
+    uncalibrated[deferred] = (judge.teacher if judge.raw is None else judge.raw)[deferred]
     milliseconds = manifest.measured["milliseconds"]
     found = costs(
         milliseconds=milliseconds,
@@ -85,6 +91,7 @@ def entry(bundle: Bundle, answered: Sequence[Prediction], judge: Judge, prices: 
         teacher_usd_per_1000=prices.usd_per_1000,
         labels_usd=prices.labels_usd,
         by_the_text=prices.by_the_text,
+        deferred=float(deferred.mean()),
     )
     surprising = most_surprising(judge.teacher, given, judge.labels, judge.texts, judge.gold_labels)
     return {
@@ -94,7 +101,7 @@ def entry(bundle: Bundle, answered: Sequence[Prediction], judge: Judge, prices: 
             "agreement": asdict(before_after(uncalibrated, given, judge.teacher.argmax(1))),
             "gold": None if judge.gold is None else asdict(before_after(uncalibrated, given, judge.gold)),
         },
-        "decision": _decision_gap(bundle, answered, judge),
+        "decision": _decision_gap(bundle, answered, given, judge),
         "disagreements": [asdict(one) for one in surprising],
         "costs": asdict(found),
         "bundle": manifest.version,
@@ -103,7 +110,7 @@ def entry(bundle: Bundle, answered: Sequence[Prediction], judge: Judge, prices: 
         "measured": manifest.measured,
         "gates": manifest.gates,
         "usd_per_1000": found.student_usd_per_1000,
-        "shares": _shares(bundle, answered),
+        "shares": _shares(manifest, answered, deferred),
     }
 
 
@@ -115,16 +122,19 @@ def teacher_reliability(judge: Judge) -> dict[str, Any] | None:
     return asdict(before_after(raw, judge.teacher, judge.gold))
 
 
-def _shares(bundle: Bundle, answered: Sequence[Prediction]) -> dict[str, float] | None:
+def _shares(
+    manifest: Manifest, answered: Sequence[Prediction], deferred: npt.NDArray[np.bool_]
+) -> dict[str, float] | None:
     """Return the share of the answers that each stage gave, by its name; None for a bundle that is no cascade."""
-    stages = bundle.manifest.stages
-    if not stages:
+    names = manifest.answering
+    if not names:
         return None
-    counts = np.bincount([answer.stage for answer in answered], minlength=len(stages))
-    return {stage.name: float(count) / len(answered) for stage, count in zip(stages, counts, strict=True)}
+    places = np.where(deferred, len(names) - 1, [answer.stage for answer in answered])
+    counts = np.bincount(places, minlength=len(names))
+    return {name: float(count) / len(answered) for name, count in zip(names, counts, strict=True)}
 
 
-def _decision_gap(bundle: Bundle, answered: Sequence[Prediction], judge: Judge) -> dict[str, Any] | None:
+def _decision_gap(bundle: Bundle, answered: Sequence[Prediction], given: Floats, judge: Judge) -> dict[str, Any] | None:
     """Compare the decisions that follow from a student's answers and the teacher's; None for a task without any.
 
     Whether a text is novel is a property of the text, so it is left to a human whoever would answer it.
@@ -133,7 +143,7 @@ def _decision_gap(bundle: Bundle, answered: Sequence[Prediction], judge: Judge) 
     if decision is None:
         return None
     novel = decision.novel(np.stack([answer.embedding for answer in answered]))
-    student = decision.choose(np.stack([answer.probabilities for answer in answered]), novel)
+    student = decision.choose(given, novel)
     return compare_decisions(
         decision.choose(judge.teacher, novel),
         student,

@@ -16,13 +16,21 @@ BAND_EDGES = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.17, 0.25, 0.35)
 
 
 def fit_reference(
-    top: Floats, disagree: npt.NDArray[np.bool_], edges: tuple[float, ...] = BAND_EDGES, curve: Curve = isotonic
+    top: Floats,
+    disagree: npt.NDArray[np.bool_],
+    edges: tuple[float, ...] = BAND_EDGES,
+    curve: Curve = isotonic,
+    *,
+    kept: npt.NDArray[np.bool_] | None = None,
 ) -> Reference:
     """Fit the reference from N validation rows: the student's top probabilities [N], and where it disagrees [N].
 
-    Disagreement is calibrated against confidence by `curve`.
+    Disagreement is calibrated against confidence by `curve`, on all rows. Bands, ceilings and the SLO count the rows
+    that are `kept` [N], by default all: what the student leaves to the teacher is not its own answer.
     """
     confidence, disagreement = curve(top, disagree)
+    if kept is not None:
+        top, disagree = top[kept], disagree[kept]
     expected = np.interp(top, confidence, disagreement)
     band = np.searchsorted(np.array(edges), expected, side="right")
     bands = len(edges) + 1

@@ -109,7 +109,7 @@ class ExportRun:
         if self.run.finetuned_teacher is not None:
             self.bundle_stage(TEACHER).ensure(self._export_teacher)
         self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
-        if len(self.task.students) > 1:
+        if self._may_have_cascade:
             self.cascade.ensure(self._build_cascade)
         return Bundle.open(self.chosen.path)
 
@@ -140,25 +140,39 @@ class ExportRun:
 
     def made_cascade(self) -> tuple[Bundle | None, str]:
         """Return the cascade of the students, None if there is none, and why it was built or not."""
-        if len(self.task.students) == 1:
+        if not self._may_have_cascade:
             return None, "the task has one student"
         record = json.loads((self.cascade.require("export") / CASCADE).read_text(encoding="utf-8"))
         return Bundle.open(self.cascade.path) if record["built"] else None, record["reason"]
 
+    @property
+    def _may_have_cascade(self) -> bool:
+        """Whether there is anything to pass texts on to: another student, or the teacher."""
+        return len(self.task.students) > 1 or self.task.cascade.defer is not None
+
     def make_cascade(
-        self, stages: Sequence[str], folder: Path | None = None, margin: float | None = None
+        self,
+        stages: Sequence[str],
+        folder: Path | None = None,
+        margin: float | None = None,
+        *,
+        defer: float | None = None,
     ) -> tuple[Bundle, Measured]:
         """Build a cascade of `stages`, the cheapest first: names of students, or folders of bundles with their labels.
 
-        It is written to `folder`, `cascades/NAME` by default, in place of a bundle that is there. Raises DistillError
-        when no cut-off can be certified, the stages do not fit together, or the folder holds a stage or anything else
-        than a bundle.
+        With `defer`, the teacher is its last stage, and the whole agrees with it on at least this share of all
+        requests; otherwise it loses at most `margin` against its last stage, by default that of the task. It is written
+        to `folder`, `cascades/NAME` by default, in place of a bundle that is there. Raises DistillError when no cut-off
+        can be certified, the stages do not fit together, or the folder holds a stage or anything else than a bundle.
         """
         bundles = self._stages(stages)
-        folder = folder or self.run.root / "cascades" / JOINED.join(bundle.manifest.name for bundle in bundles)
+        names = [bundle.manifest.name for bundle in bundles]
+        folder = folder or self.run.root / "cascades" / JOINED.join(names if defer is None else [*names, TEACHER])
         path = require_replaceable(folder, keep=[bundle.path for bundle in bundles])
         baseline = self._student_baseline()
-        measured = measure_stages(bundles, baseline, margin=self.task.cascade.margin if margin is None else margin)
+        if margin is None and defer is None:
+            margin = self.task.cascade.margin
+        measured = measure_stages(bundles, baseline, margin=margin, defer=defer)
         with alone(path):
             bundle = build_cascade(measured, path, baseline=baseline, decision=self.task.decision)
         return replace(bundle, path=folder), measured
@@ -247,7 +261,9 @@ class ExportRun:
             last = own[Bundle.open(self.chosen.path).manifest.name]
             named = settings.stages
             stages = [own[name] for name in named] if named else stages_for(last, [*own.values()])
-            measured, reason = find_cascade(stages, self._student_baseline(), settings.margin, always=named is not None)
+            measured, reason = find_cascade(
+                stages, self._student_baseline(), settings.margin, defer=settings.defer, always=named is not None
+            )
         if measured is not None:
             build_cascade(measured, folder, baseline=self._student_baseline(), decision=self.task.decision)
         record = {"built": measured is not None, "reason": reason}
@@ -290,9 +306,9 @@ class ExportRun:
         for name, bundle in self._evaluated().items():
             answered = answers(bundle, test.texts)
             given[name] = np.stack([answer.probabilities for answer in answered])
-            parameters = sum(map(self._parameters, name.split(JOINED)))
+            parameters = sum(self._parameters(stage) for stage in name.split(JOINED) if stage != TEACHER)
             students[name] = {**entry(bundle, answered, judge, prices), "parameters": parameters}
-        (cascade, reason), single = self.made_cascade(), len(self.task.students) == 1
+        cascade, reason = self.made_cascade()
         gap = {
             "schema": SCHEMA,
             "task": self.task.name,
@@ -306,7 +322,9 @@ class ExportRun:
                 *self.warnings(),
             ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
-            "cascade": None if single else {"name": cascade and cascade.manifest.name, "reason": reason},
+            "cascade": {"name": cascade and cascade.manifest.name, "reason": reason}
+            if self._may_have_cascade
+            else None,
             "budget": self.task.budget.model_dump(),
             "data": splits.report,
         }

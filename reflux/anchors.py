@@ -20,6 +20,7 @@ from export.bundle.anchors import Anchor, read_anchors
 from export.bundle.ceilings import upper_bound
 from export.bundle.format import Bundle
 from service.monitor.teacher_drift import TeacherDrift
+from service.shadow.budget import Budget
 from service.shadow.errors import ShadowError
 from service.shadow.outcome import Outcome
 from service.shadow.settings import ShadowSettings
@@ -111,7 +112,7 @@ class _Asking:
         self, teacher: Teacher, anchors: Sequence[Anchor], labels: tuple[str, ...], settings: ShadowSettings
     ) -> None:
         try:
-            self._caller = TeacherCaller(settings, teacher, labels)
+            self._caller = TeacherCaller(settings, Budget(settings.usd_per_hour), teacher, labels)
         except TeacherError as error:
             raise ShadowError(f"shadow.teacher: {error}") from error
         self._anchors = anchors

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from export.bundle.providers import Kind
 from service.errors import StartupError
-from service.shadow.settings import ShadowSettings
+from service.shadow.settings import DeferSettings, ShadowSettings
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 """Bounds of the buckets of all histograms of durations."""
@@ -153,6 +153,9 @@ class Settings(BaseSettings):
 
     shadow: ShadowSettings = Field(default_factory=ShadowSettings)
     """Shadowing: sends a sample of the traffic to the teacher, to measure the live gap."""
+
+    defer: DeferSettings = Field(default_factory=DeferSettings)
+    """Deferring: a cascade that leaves texts to the teacher asks it within the request."""
 
     @field_validator("latency_seconds")
     @classmethod

@@ -34,7 +34,7 @@ class State:
     def __post_init__(self) -> None:
         settings = self.settings
         self.access = access(settings)
-        self.models = Models(settings)
+        self.models = Models(settings, classifies=self.classifies)
         self.keys = (
             Keys(settings.api_keys, self.metrics, metrics_open=settings.metrics_open) if settings.api_keys else None
         )

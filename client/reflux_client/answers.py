@@ -27,8 +27,9 @@ class Result:
 
     `truncated` says whether the text was longer than the model reads. `labels` are the labels above the threshold; only
     a multi-label bundle sends them. `decision` is what to do about the text, `abstain` meaning to ask a human; only a
-    bundle with a decision sends it. `stage` is the stage that answered; only a cascade sends it. `logits` (one per
-    label of the bundle) and `embedding` are None unless requested.
+    bundle with a decision sends it. `stage` is the stage that answered; only a cascade sends it. `deferred` says
+    whether the text was left to the teacher; only a cascade that may ask it sends that. `fallback` is why the teacher
+    did not answer it, None if it did. `logits` (one per label of the bundle) and `embedding` are None unless requested.
     """
 
     label: str
@@ -41,6 +42,8 @@ class Result:
     embedding: tuple[float, ...] | None = None
     decision: str | None = None
     stage: str | None = None
+    deferred: bool | None = None
+    fallback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ def _result(data: Any) -> Result:
         embedding=_tuple(data.get("embedding")),
         decision=data.get("decision"),
         stage=data.get("stage"),
+        deferred=data.get("deferred"),
+        fallback=data.get("fallback"),
     )
 
 

@@ -2,7 +2,8 @@
 
 A text is answered by the first stage whose score reaches the stage's cut-off; the others pass it on, and the last
 answers whatever reaches it. The class has the same face as `Classifier`, for all that answers texts offline; serving
-batches each stage apart and does not use it.
+batches each stage apart and does not use it. The teacher is no part of it: where a cascade defers texts to the teacher,
+the last stage answers them here, as it does in service when the teacher cannot.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Cascade:
     @classmethod
     def of(cls, manifest: Manifest, classifiers: Sequence[Classifier]) -> Self:
         """Return the cascade with this manifest, whose stages are loaded already."""
-        cut_offs = [stage.cut_off for stage in manifest.stages if stage.cut_off is not None]
+        cut_offs = [stage.cut_off for stage in manifest.stages[:-1] if stage.cut_off is not None]
         return cls(classifiers, cut_offs, len(manifest.labels))
 
     @classmethod
@@ -118,19 +119,22 @@ def write_cascade(
     cut_offs: Sequence[float],
     contents: Mapping[str, bytes | Path],
     manifest: Manifest,
+    *,
+    defer: float | None = None,
 ) -> Bundle:
     """Write a cascade at `path`, whole or not at all, in place of any bundle that is there.
 
     `stages` are the bundles of its stages, the cheapest first, and `cut_offs` the least score at which each but the
-    last answers. `contents` are the files about the whole, as for `write_bundle`, and `manifest` describes it; its
-    `family`, `variant`, `temperature`, `max_tokens` and `stages` are set here.
+    last answers. The last one leaves the texts on which its score is below `defer` to the teacher; None: no text.
+    `contents` are the files about the whole, as for `write_bundle`, and `manifest` describes it; its `family`,
+    `variant`, `temperature`, `max_tokens` and `stages` are set here.
 
     Raises BundleError when the stages are not bundles of students with the labels of the manifest, ValueError unless
     there is one cut-off less than stages, and OSError when it cannot be written.
     """
     files = dict(contents)
     entries = []
-    for place, (bundle, cut_off) in enumerate(zip(stages, (*cut_offs, None), strict=True)):
+    for place, (bundle, cut_off) in enumerate(zip(stages, (*cut_offs, defer), strict=True)):
         own = bundle.manifest
         if own.labels != manifest.labels or own.multi_label or own.stages:
             raise BundleError(
@@ -149,6 +153,12 @@ def write_cascade(
         stages=tuple(entries),
     )
     return write_bundle(path, files, sealed)
+
+
+def is_deferred(prediction: Prediction, manifest: Manifest) -> bool:
+    """Whether the cascade with this manifest leaves a text that its stages answered so to the teacher."""
+    below = manifest.deferred_below
+    return below is not None and prediction.stage == len(manifest.stages) - 1 and prediction.score < below
 
 
 def known_tokenizer(bundle: Bundle, loaded: Iterable[tuple[Bundle, Classifier]]) -> GraphTokenizer | None:

@@ -44,7 +44,8 @@ class Prediction(NamedTuple):
     `tokens` is how many tokens the graph read, `unknown` how many of them stand for something that the vocabulary does
     not have, `truncated` whether the text had more. `best` is the index of the most probable label (the first of
     equals), `score` its probability. `stage` is the place of the stage of a cascade that answered, 0 in other bundles;
-    the embedding is then that of the first stage.
+    the embedding is then that of the first stage. `deferred` is what became of a text that the stages left to the
+    teacher, in service alone; None for every other text.
     """
 
     probabilities: Floats
@@ -56,6 +57,17 @@ class Prediction(NamedTuple):
     score: float
     unknown: int = 0
     stage: int = 0
+    deferred: Deferred | None = None
+
+
+class Deferred(NamedTuple):
+    """What became of a text that was deferred to the teacher: `student` is the prediction of the last stage.
+
+    `fallback` says why that is also the answer, such as `timeout`; None where the teacher answered.
+    """
+
+    student: Prediction
+    fallback: str | None
 
 
 class Encoded(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from export.bundle.atomic import replaced
 from export.bundle.manifest_rules import encodable, is_number, kind_of, read_object, violations
-from export.bundle.stages import Stage
+from export.bundle.stages import TEACHER, Stage
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -74,6 +74,17 @@ class Manifest:
     portable: str | None = None
     stages: tuple[Stage, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def deferred_below(self) -> float | None:
+        """The score below which the last stage of a cascade leaves a text to the teacher; None where it leaves none."""
+        return self.stages[-1].cut_off if self.stages else None
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """The names of what answers in a cascade, by place: its stages, and the teacher if texts are deferred to it."""
+        names = tuple(stage.name for stage in self.stages)
+        return names if self.deferred_below is None else (*names, TEACHER)
 
     def content_version(self) -> str:
         """Hash the files and the settings that change an answer: twelve hexadecimal digits.

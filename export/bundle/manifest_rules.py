@@ -130,14 +130,15 @@ def _graph_or_none(value: object) -> bool:
 
 
 def _stages(value: object) -> bool:
-    """Whether a value is empty, or a list of two stages or more, of which only the last has no cut-off."""
-    if not isinstance(value, list) or len(value) == 1 or not all(map(_stage, value)):
+    """Whether a value is a list of stages, of which only the last may have no cut-off; one alone must have one."""
+    if not isinstance(value, list) or not all(map(_stage, value)):
         return False
     cut_offs = [row["cut_off"] for row in value]
+    without = sum(cut_off is None for cut_off in cut_offs[-1:])
     return (
         len({row["folder"] for row in value}) == len(value)
-        and all(map(_share, cut_offs[:-1]))
-        and (not cut_offs or cut_offs[-1] is None)
+        and all(map(_share, cut_offs[: len(cut_offs) - without]))
+        and not (without and len(value) == 1)
     )
 
 
@@ -183,8 +184,8 @@ RULES = {
     "truncation_side": Rule("left or right", lambda value: value in ("left", "right"), needed=False),
     "portable": Rule("the name of a graph that 'files' lists, or null", _graph_or_none, needed=False),
     "stages": Rule(
-        f"two or more objects of folder, version and cut_off, in [0, 1] but for the last, which has null; only in a "
-        f"bundle of the family {CASCADE}",
+        f"objects of folder, version and cut_off, in [0, 1]; the last of several may have null; only in a bundle of "
+        f"the family {CASCADE}",
         _stages,
         needed=False,
     ),

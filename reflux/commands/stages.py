@@ -167,7 +167,10 @@ def witness(
 def cascade(
     task: TaskFile,
     stages: Annotated[
-        list[str], typer.Argument(help="Names of students, or folders of bundles, the cheapest first; two or more.")
+        list[str],
+        typer.Argument(
+            help="Names of students, or folders of bundles, the cheapest first; one is enough with --defer."
+        ),
     ],
     output: Output = None,
     to: Annotated[
@@ -181,11 +184,21 @@ def cascade(
         float | None,
         typer.Option(help="Agreement with the teacher that may be lost, in (0, 1), as 0.002 for 0.2 points."),
     ] = None,
+    defer: Annotated[
+        float | None,
+        typer.Option(
+            help="Let the teacher answer what no student is sure about, so that so large a share of all requests "
+            "agrees with it, in (0, 1), as 0.99.",
+        ),
+    ] = None,
 ) -> None:
-    """Let students answer together: each the texts that it is sure about, the rest is passed on."""
+    """Let students answer together: each the texts that it is sure about, the rest is passed on.
+
+    With --defer the last to answer is the teacher itself.
+    """
     from export.build_cascade import cascade_warnings
 
-    bundle, measured = _export_run(task, output).make_cascade(stages, to, margin)
+    bundle, measured = _export_run(task, output).make_cascade(stages, to, margin, defer=defer)
     console.print(f"{bundle.path}: {measured.summary}")
     console.print(measured.cut_offs.guarantee)
     for warning in cascade_warnings(bundle.manifest):

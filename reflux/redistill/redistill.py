@@ -112,7 +112,7 @@ def redistill(run: Run, current: Bundle, source: Source, options: Options) -> Re
         if isinstance(rows, str):
             return rows
         again = Redistillation(run, [stage for stage in stages if isinstance(stage, str)], rows)
-        candidate, note = _candidate(again, stages, current)
+        candidate, note = _candidate(again, stages, None if options.student else current)
         replayed = replay(candidate, current, source(), margin=options.margin, days=options.days)
         judged = judge(run, candidate, current, replayed)
         folder = run.root / FOLDER / "report"
@@ -148,23 +148,26 @@ def _stages(run: Run, current: Bundle, given: str | None) -> list[str | Bundle]:
     return [name if name in own else bundle for name, bundle in zip(names, bundles, strict=True)]
 
 
-def _candidate(run: Run, stages: Sequence[str | Bundle], current: Bundle) -> tuple[Bundle, str | None]:
-    """Train and export the students among `stages`, and make the cascade of all where there are several.
+def _candidate(run: Run, stages: Sequence[str | Bundle], current: Bundle | None) -> tuple[Bundle, str | None]:
+    """Train and export the students among `stages`, and make the cascade of all if that is what `current` is.
 
-    The cascade keeps the margin that the current one promises. Where the new students cannot keep it, the candidate is
-    the last stage alone, and a sentence says so. Raises NotCertifiedError if that stage is not one of the new students.
+    The cascade keeps the margin that the current one promises, towards its last student or the teacher. Where the new
+    students cannot keep it, the candidate is the last one alone, and a sentence says so. Raises NotCertifiedError if
+    that one is not one of the new students.
     """
     exports, bundles = ExportRun(run), []
     for stage in stages:
         if isinstance(stage, str):
             run.make_student(stage)
         bundles.append(exports.make_bundle(stage) if isinstance(stage, str) else stage)
-    if len(stages) == 1:
+    if current is None or not current.manifest.stages:
         return bundles[0], None
     parts = [stage if isinstance(stage, str) else str(stage.path) for stage in stages]
-    margin = current.manifest.measured.get("margin")
+    promised: dict[str, float | None] = {"margin": current.manifest.measured.get("margin")}
+    if current.manifest.deferred_below is not None and (margin := promised.pop("margin")) is not None:
+        promised = {"defer": 1 - margin}
     try:
-        return exports.make_cascade(parts, run.root / "cascade", margin)[0], None
+        return exports.make_cascade(parts, run.root / "cascade", **promised)[0], None
     except NotCertifiedError as error:
         if not isinstance(stages[-1], str):
             raise

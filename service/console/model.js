@@ -23,14 +23,16 @@ export const showModel = onChange((model, other, teacher) => {
   ]), element("details", "", element("summary", "", `${model.labels.length} labels`), element("p", "", model.labels.join(", "))));
 });
 
-// Each stage of a cascade: when it answers, and which share of the texts it answered; nothing for other bundles.
-const stages = ({ stages: each = [], answers_by_stage: answers = {} }) => {
+// Each stage of a cascade, and its teacher where that answers last: when it answers, and which share of the texts it
+// answered; nothing for other bundles.
+const stages = ({ stages: each = [], answers_by_stage: answers = {}, measured = {} }) => {
   const total = Object.values(answers).reduce((sum, one) => sum + one, 0);
-  return each.map(({ folder, cut_off: cutOff }) => {
-    const name = folder.split("/").at(-1);
-    return [`Stage ${name}`, total ? `${percent(answers[name] / total)} of ${count(total)} texts` : "no text yet",
-      element("small", "", cutOff == null ? " what reaches it" : ` from a score of ${cutOff.toFixed(3)}`)];
-  });
+  const all = each.map(({ folder, cut_off: cutOff }) => [folder.split("/").at(-1), cutOff]);
+  if (all.length && all.at(-1)[1] != null) all.push(["teacher", null]);
+  const rows = all.map(([name, cutOff]) => [`Stage ${name}`,
+    total ? `${percent(answers[name] / total)} of ${count(total)} texts` : "no text yet",
+    element("small", "", cutOff == null ? " what reaches it" : ` from a score of ${cutOff.toFixed(3)}`)]);
+  return measured.guarantee ? [...rows, ["Guaranteed", measured.guarantee]] : rows;
 };
 
 // Buttons that choose between the bundles in service; none where there is one.

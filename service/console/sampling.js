@@ -1,6 +1,6 @@
 // Bands and sampling, what became of the samples, and what they cost.
 
-import { age, count, element, facts, onChange, percent, scale, show, table, usd } from "./dom.js";
+import { age, count, element, facts, interval, onChange, percent, scale, show, table, usd } from "./dom.js";
 
 export const OUTCOMES = {
   completed: "compared",
@@ -21,10 +21,12 @@ export const showBands = onChange(bands => show("bands", table("From the most co
     scale(1, band.ratio == null ? {} : { lower: 0, upper: band.ratio }, [band.ceiling]), percent(band.expected_ratio),
     count(band.compared), percent(band.propensity), count(band.requests), percent(band.share), percent(band.offline.share)]))));
 
-export const showLosses = onChange(({ counts, losses, outcomes, queue }) => {
+export const showLosses = onChange(({ counts, losses, outcomes, queue, deferred }) => {
   const ends = Object.entries(outcomes).filter(([, number]) => number).sort(([, a], [, b]) => b - a);
   show("losses", facts([
-    ["Answered", count(counts.requests)],
+    [deferred ? "Answered by students" : "Answered", count(counts.requests)],
+    ...deferred ? [["Answered by the teacher itself", `${count(deferred.answered)}, ${percent(deferred.share)} of all`],
+      ["Gap of all answers", `${percent(deferred.gap.ratio)} (${interval(deferred.gap)})`]] : [],
     ["Sampled for the teacher", count(counts.sampled)],
     ["Compared", count(counts.compared)],
     ["Disagreements", count(counts.disagreements)],

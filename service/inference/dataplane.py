@@ -17,7 +17,7 @@ from service.errors import DeadlineError, InvalidRequestError, OverloadedError
 from service.http.context import ADMISSION, RequestContext
 from service.inference.disconnects import await_answer
 from service.inference.registry import Model, Models
-from service.inference.types import Withdraw
+from service.inference.types import RecordStage, Withdraw
 from service.settings import Settings
 
 _OUTCOMES: dict[type[BaseException], str] = {
@@ -87,8 +87,9 @@ def submit(
     if trace is not None:
         trace.texts, trace.version, record_stage = len(texts), model.manifest.version, trace.stage
     request = _Request(context, texts, model, done)
+    settle = request.settle if model.deferral is None else partial(request.defer, deadline, record_stage)
     try:
-        withdraw = model.scheduler.submit(texts, request.settle, deadline=deadline, record_stage=record_stage)
+        withdraw = model.scheduler.submit(texts, settle, deadline=deadline, record_stage=record_stage)
     except Exception as error:
         request.count_failure(error)
         raise
@@ -116,6 +117,18 @@ class _Request:
     model: Model
     done: Done
     open: bool = True
+    withdraw_deferred: Withdraw | None = None
+
+    def defer(
+        self, deadline: float | None, record_stage: RecordStage | None, outcome: list[Prediction] | Exception
+    ) -> None:
+        """Let the teacher answer what the students leave to it, and settle then."""
+        if isinstance(outcome, Exception) or self.model.deferral is None:
+            self.settle(outcome)
+            return
+        self.withdraw_deferred = self.model.deferral.submit(
+            self.texts, outcome, self.settle, deadline=deadline, record_stage=record_stage
+        )
 
     def settle(self, outcome: list[Prediction] | Exception) -> None:
         """Pass on the outcome, and count it."""
@@ -133,6 +146,8 @@ class _Request:
         if self.open:
             self.open = False
             withdraw()
+            if self.withdraw_deferred is not None:
+                self.withdraw_deferred()
             self.count_failure(ClientDisconnect())
 
     def count_failure(self, error: Exception) -> None:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -40,9 +40,13 @@ from service.shadow.witness import load_witness
 from service.telemetry.metrics import ModelMetrics
 from service.telemetry.objectives import Objectives
 
+if TYPE_CHECKING:
+    from service.inference.deferral import Deferral
+
 logger = structlog.get_logger(__name__)
 
 _IDLE_TICK = 0.01
+_CLOSE_SECONDS = 1.0
 
 
 class Variant(StrEnum):
@@ -66,6 +70,7 @@ class Model:
         objectives = settings.availability_objective, settings.latency_objective, settings.latency_seconds
         self._registry.register(Objectives(*objectives))
         self.scheduler = _scheduler(loaded, settings, self.metrics)
+        self.deferral: Deferral | None = None
         self._new_shadow()
 
     @property
@@ -83,6 +88,21 @@ class Model:
         self.metrics.deferred.flush()
         return await interleaved(self.shadow.gap_history_parts(window))
 
+    async def start_deferral(self) -> None:
+        """Make the teacher that the bundle leaves texts to, if it does. Raises StartupError."""
+        if self.manifest.deferred_below is None:
+            return
+        from service.inference.deferral import Deferral, make_deferring_teacher  # a teacher, only where it is asked
+
+        # In a thread, for the teacher may be read from disk.
+        teacher = await asyncio.to_thread(make_deferring_teacher, self._settings, self.manifest)
+        try:
+            self.deferral = Deferral(self._settings, self.manifest, teacher, self._registry)
+        except BaseException:
+            await teacher.aclose()
+            raise
+        logger.info("deferring", below=self.manifest.deferred_below, teacher=teacher.name, version=teacher.version)
+
     async def start_shadow(self) -> None:
         """Start shadowing, for the first time or after `stop_shadow`. Raises ShadowError."""
         if self.shadow.started:
@@ -99,12 +119,18 @@ class Model:
         await self.stop_shadow()
         try:
             async with asyncio.timeout(seconds):
-                while self.scheduler.open:
+                while self.scheduler.open or (self.deferral is not None and self.deferral.open):
                     await asyncio.sleep(_IDLE_TICK)
         except TimeoutError:
             if seconds:
                 logger.error("requests cut", version=self.manifest.version, requests=self.scheduler.open)
         await self.scheduler.close()
+        await self.close_deferral()
+
+    async def close_deferral(self) -> None:
+        """Let students answer what waits for the teacher, and close it."""
+        if self.deferral is not None:
+            await self.deferral.close(_CLOSE_SECONDS)
 
     def _new_shadow(self) -> None:
         settings = self._settings.shadow
@@ -125,8 +151,8 @@ class Model:
 class Models:
     """The models in service. All methods belong on the event loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, *, classifies: bool = True) -> None:
+        self._settings, self._classifies = settings, classifies
         self._serving: dict[str, Model] = {}
         self.only: Model | None = None
         """The model that answers every request; None while there is none, or a candidate beside it."""
@@ -251,6 +277,8 @@ class Models:
         before = self._serving
         new = [model for variant, model in serving.items() if before.get(variant) is not model]
         old = [model for variant, model in before.items() if serving.get(variant) is not model]
+        if self._classifies:
+            await _start_deferrals(new)
         for model in new:
             model.scheduler.start()
         self._serve(serving)
@@ -298,6 +326,17 @@ def _check_labels(bundles: Mapping[Variant, Loaded]) -> None:
         raise StartupError(f"the {' and the '.join(bundles)} bundle have different labels; serve them apart")
 
 
+async def _start_deferrals(models: Sequence[Model]) -> None:
+    """Make the teachers that models leave texts to; all or none. Raises StartupError."""
+    try:
+        for model in models:
+            await model.start_deferral()
+    except BaseException:
+        for model in models:
+            await model.close_deferral()
+        raise
+
+
 async def _resume_shadow(model: Model) -> None:
     try:
         await model.start_shadow()
@@ -312,7 +351,7 @@ def _scheduler(loaded: Loaded, settings: Settings, metrics: ModelMetrics) -> Sch
     runs cost less than a thread hop.
     """
     runners = []
-    cut_offs = [stage.cut_off for stage in loaded.bundle.manifest.stages] or [None]
+    cut_offs = [*(stage.cut_off for stage in loaded.bundle.manifest.stages[:-1]), None]  # the last answers all
     for place, (stage, cut_off) in enumerate(zip(loaded.stages, cut_offs, strict=True)):
         tuning, tokenizer = stage.tuning, stage.classifier.tokenizer
         logger.info(

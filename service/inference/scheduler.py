@@ -286,8 +286,7 @@ class Scheduler:
             self._metrics.batch(len(items), tokens)
         if batch.graph_runs:
             self._metrics.run_seconds.observe(batch.seconds)
-        answers = sum(isinstance(result, Prediction) for _, result in batch.results)
-        self._metrics.stage(batch.place, answers, batch.seconds)
+        self._metrics.stage(batch.place, batch.seconds)
         for item, _ in batch.results:
             self._metrics.queue_seconds.observe(batch.began - item.since)
         for _, since in batch.passed:

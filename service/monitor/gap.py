@@ -111,6 +111,22 @@ def estimate(cells: Cells, level: float = 0.95) -> GapEstimate | None:
     )
 
 
+def with_deferred(found: GapEstimate, deferred: float) -> tuple[float, float, float]:
+    """Return the gap of all answers, with its interval, where the teacher gave `deferred` more than were estimated.
+
+    Those answers are the teacher's own, and so agree with it: with d = deferred / (requests + deferred), the whole gap
+    is (1 − d) · gap. How often texts are deferred is itself seen in a sample of the traffic, which adds the variance
+    gap² · d (1 − d) / (requests + deferred).
+    """
+    everything = found.requests + deferred
+    share = deferred / everything
+    kept = 1.0 - share
+    between = np.array(found.gap**2 * share * kept / everything)
+    ends = np.array(kept * found.lower), np.array(kept * found.upper)
+    lower, upper = widened(np.array(kept * found.gap), between, ends, normal_quantile(found.level))
+    return kept * found.gap, float(lower), float(upper)
+
+
 def double_sampling(share: Floats, ratio: Floats, requests: Floats) -> tuple[Floats, Floats]:
     """Return the gap, and its variance because the requests are a sample of the traffic, both of shape [...].
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from export.bundle.classifier import Prediction
+from export.bundle.classifier import Deferred, Prediction
 from export.bundle.decision import Decision
 from export.bundle.format import Manifest
 from service.compat import infinity
@@ -89,7 +89,18 @@ class Result(BaseModel):
         description="From a bundle with a decision alone: what to do about the text; `abstain` means to ask a human.",
     )
     stage: str | None = Field(
-        default=None, description="From a cascade alone: the stage that answered, such as `0-static`, the cheapest."
+        default=None,
+        description="From a cascade alone: the stage that answered, such as `0-static`, the cheapest, or `teacher`.",
+    )
+    deferred: bool | None = Field(
+        default=None,
+        description="From a cascade that may ask the teacher alone: whether no student was sure enough, so that the "
+        "text was left to the teacher.",
+    )
+    fallback: str | None = Field(
+        default=None,
+        description="Of a deferred text that the teacher did not answer alone: why, such as `timeout`. The last "
+        "student answered it.",
     )
     tokens: int = Field(ge=0, description="How many tokens the student read.")
     truncated: bool = Field(description="Whether the text had more.")
@@ -189,7 +200,7 @@ def _to_json(request_id: str, answer: Predictions, asked: ClassifyRequest) -> by
 
 
 def _result(prediction: Prediction, parts: _FixedParts, asked: ClassifyRequest, decision: Decision | None) -> str:
-    _, labels, threshold, stages = parts
+    _, labels, threshold, stages, defers = parts
     probabilities = prediction.probabilities
     best = top = f'"label":{labels[prediction.best]},"score":{prediction.score:{_SCORE}}'
     if asked.top_k > 1:  # stable, so that the first of labels with equal scores wins, as it does for argmax
@@ -198,6 +209,8 @@ def _result(prediction: Prediction, parts: _FixedParts, asked: ClassifyRequest, 
     several = "" if threshold is None else f',"labels":[{_above(threshold, probabilities, labels)}]'
     action = "" if decision is None else f',"decision":{_action(decision, prediction)}'
     stage = stages[prediction.stage] if stages else ""
+    if defers:
+        stage += _deferred(prediction.deferred)
     truncated = "true" if prediction.truncated else "false"
     vectors = (f',"logits":{_vector(prediction.logits)}' if asked.logits else "") + (
         f',"embedding":{_vector(prediction.embedding)}' if asked.embedding else ""
@@ -206,6 +219,14 @@ def _result(prediction: Prediction, parts: _FixedParts, asked: ClassifyRequest, 
         f'{{{best},"top":[{{{top}}}]{several}{action}{stage},"tokens":{prediction.tokens},"truncated":{truncated}'
         f"{vectors}}}"
     )
+
+
+def _deferred(deferred: Deferred | None) -> str:
+    """Return what a cascade that may ask the teacher adds to an answer."""
+    if deferred is None:
+        return ',"deferred":false'
+    fallback = "" if deferred.fallback is None else f',"fallback":"{deferred.fallback}"'
+    return f',"deferred":true{fallback}'
 
 
 def _action(decision: Decision, prediction: Prediction) -> str:
@@ -227,7 +248,10 @@ class _FixedParts(NamedTuple):
     """The least probability at which a multi-label bundle gives a label; None for other bundles."""
 
     stages: tuple[str, ...]
-    """What each stage of a cascade adds to its answers."""
+    """What each stage of a cascade adds to its answers, and its teacher."""
+
+    defers: bool
+    """Whether a cascade may ask the teacher."""
 
 
 _parts_by_version: dict[str, _FixedParts] = {}
@@ -241,7 +265,8 @@ def _fixed_parts(manifest: Manifest) -> _FixedParts:
         f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
         tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
         manifest.threshold if manifest.multi_label else None,
-        tuple(f',"stage":"{stage.name}"' for stage in manifest.stages),
+        tuple(f',"stage":"{name}"' for name in manifest.answering),
+        manifest.deferred_below is not None,
     )
     _parts_by_version[manifest.version] = parts
     return parts

@@ -40,7 +40,8 @@ class Process:
 class Served(Manifest):
     """The manifest of a bundle, which bundles are in service, who can use the service, and what its process does.
 
-    `answers_by_stage` counts the texts that each stage of a cascade answered in this process.
+    `answers_by_stage` counts the texts that each stage of a cascade answered in this process, and `teacher` those that
+    the teacher did.
     """
 
     variants: dict[str, ServedVariant]

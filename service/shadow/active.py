@@ -17,6 +17,7 @@ from distill.teachers.scaling import Scaling
 from export.bundle.anchors import Anchor
 from export.bundle.decision import Decision
 from export.bundle.format import Manifest
+from service.shadow.budget import Budget
 from service.shadow.errors import OutboxBusyError, OutboxError, ShadowError
 from service.shadow.ledger import Ledger
 from service.shadow.outbox.base import AnyOutbox
@@ -72,7 +73,7 @@ class Asking:
         """Read what the outbox has about the teacher, and start the tasks. Raises ShadowError."""
         settings, labels, scaling = asked.settings, asked.manifest.labels, asked.scaling
         try:
-            caller = TeacherCaller(settings, teacher, labels)
+            caller = TeacherCaller(settings, Budget(settings.usd_per_hour), teacher, labels)
         except TeacherError as error:
             raise ShadowError(f"shadow.teacher: {error}") from error
         watch = TeacherWatch(settings, asked.anchors, labels, outbox, thread, caller)

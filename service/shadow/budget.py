@@ -1,4 +1,4 @@
-"""The budget: a token bucket that limits the money spent on the teacher per hour.
+"""The budget: a token bucket that limits the money spent on the teacher per hour, or per another period.
 
 The cost of a call is known only afterwards, so each call first reserves the average cost and then settles.
 """
@@ -9,22 +9,24 @@ import time
 from collections.abc import Callable
 
 BURST = 0.1
-"""Share of an hour's budget that may be spent at once; the rest refills over the hour, so no hour exceeds it."""
+"""Share of a period's budget that may be spent at once; the rest refills over the period, so that none exceeds it."""
+
+HOUR, DAY = 3600.0, 86400.0
 
 MEMORY = 0.05
 """Weight of the latest call in the exponential moving average of the cost."""
 
 
 class Budget:
-    """Allows at most `usd_per_hour` USD in any hour, up to the estimation error of calls in flight. None: no limit.
+    """Allows at most `usd` USD in any `period` of seconds, up to the estimation error of calls in flight.
 
-    `clock` returns seconds. Until the first call is settled, calls are estimated to be free.
+    None allows all. `clock` returns seconds. Until the first call is settled, calls are estimated to be free.
     """
 
-    def __init__(self, usd_per_hour: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.usd_per_hour = usd_per_hour
-        self._clock = clock
-        self._capacity = BURST * (usd_per_hour or 0.0)
+    def __init__(self, usd: float | None, clock: Callable[[], float] = time.monotonic, *, period: float = HOUR) -> None:
+        self.usd = usd
+        self._clock, self._period = clock, period
+        self._capacity = BURST * (usd or 0.0)
         self._balance = self._capacity
         self._filled = clock()
         self._estimate: float | None = None
@@ -32,10 +34,10 @@ class Budget:
     @property
     def balance(self) -> float | None:
         """USD that may be spent now, None without a limit. Negative after calls that cost more than their estimate."""
-        if self.usd_per_hour is None:
+        if self.usd is None:
             return None
         now = self._clock()
-        inflow = (1 - BURST) * self.usd_per_hour * (now - self._filled) / 3600
+        inflow = (1 - BURST) * self.usd * (now - self._filled) / self._period
         self._balance, self._filled = min(self._balance + inflow, self._capacity), now
         return self._balance
 

@@ -18,8 +18,10 @@ from service.shadow.outcome import OUTCOMES, POSITION, Outcome
 from service.shadow.slots import DAY, HOUR, Key, Pair, folded, future, hour_of, slot_of
 from service.shadow.totals import Floats, Totals
 
-WITHOUT_ROWS = ("requests", "expected", Outcome.QUEUE_FULL.value, Outcome.STORE_ERROR.value, Outcome.SHUTDOWN.value)
-"""Columns of what has no row in the outbox: of requests, and of sampled texts that were dropped."""
+_OF_REQUESTS = ("requests", "expected", "deferred")
+WITHOUT_ROWS = (*_OF_REQUESTS, Outcome.QUEUE_FULL.value, Outcome.STORE_ERROR.value, Outcome.SHUTDOWN.value)
+"""Columns of what has no row in the outbox: of requests, and of sampled texts that were dropped. Texts that the teacher
+answered itself are `deferred`, and not among the `requests`."""
 
 LOST = tuple(outcome.value for outcome in OUTCOMES if outcome is not Outcome.COMPLETED)
 SUMS = (
@@ -32,7 +34,7 @@ COLUMNS = (*WITHOUT_ROWS, *WITH_ROWS)
 
 _AT = {name: index for index, name in enumerate(COLUMNS)}
 _LOST_AT = [_AT[name] for name in LOST]
-_DROPPED_AT = [_AT[name] for name in WITHOUT_ROWS[2:]]
+_DROPPED_AT = [_AT[name] for name in WITHOUT_ROWS[len(_OF_REQUESTS) :]]
 
 
 class Changes(NamedTuple):

@@ -55,7 +55,7 @@ class Ledger:
         self._unsampled = [0.0] * bands
         self._unsampled_expected = [0.0] * bands
         self.now = Totals.zeros(bands)
-        """Counters of this process, of texts that were sampled; `requests` and `expected` stay at zero."""
+        """Counters of this process, of texts that were sampled or deferred; `requests` and `expected` stay at zero."""
         self.resumed = [0] * bands
         self.in_memory = [0] * bands
         self.in_outbox: Counter[Key] = Counter()
@@ -136,6 +136,10 @@ class Ledger:
         """
         self._unsampled[band] += 1.0
         self._unsampled_expected[band] += expected
+
+    def defer(self, key: Key) -> None:
+        """Count a text that the teacher answered itself: it is no request that the gap is estimated for."""
+        self._add(key, "deferred", 1.0)
 
     def sample(self, key: Key, time: float) -> None:
         """Count a text answered at `time` (Unix seconds) as sampled and as waiting in memory."""

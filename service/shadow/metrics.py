@@ -175,7 +175,7 @@ class ShadowMetrics(Collector):
         info = InfoMetricFamily("reflux_teacher", "The teacher that answers are compared with.")
         cost, tokens, budget = [], [], []
         if active and active.asking:
-            teacher, limit = (active.asking.teacher.name,), active.asking.worker.budget.usd_per_hour
+            teacher, limit = (active.asking.teacher.name,), active.asking.worker.budget.usd
             cost.append((teacher, float(now.cost_usd.sum())))
             tokens.append((teacher, float(now.tokens.sum())))
             budget.append((teacher, math.inf if limit is None else limit))

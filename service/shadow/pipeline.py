@@ -34,6 +34,7 @@ from service.shadow.outcome import Outcome
 from service.shadow.report import gap_report, history_report
 from service.shadow.sampler import Sampler
 from service.shadow.settings import ShadowSettings
+from service.shadow.slots import Key, slot_of
 from service.shadow.teacher_record import TeacherRecord
 from service.shadow.view import SharedView, View
 from service.shadow.witness import Answered, LoadedWitness, Witness
@@ -103,6 +104,11 @@ class ShadowPipeline:
                 f"the bundle {self._manifest.name} is multi-label, and the gap is defined for one label per text; "
                 "set shadow.enabled to false"
             )
+        if self._loaded_witness is not None and self._manifest.deferred_below is not None:
+            raise ShadowError(
+                f"the bundle {self._manifest.name} leaves to the teacher what a witness would find out; unset "
+                "shadow.witness"
+            )
         from service.shadow.active import ActiveShadow  # the store and the teacher, only where they are used
 
         loaded = self._loaded_witness
@@ -132,16 +138,31 @@ class ShadowPipeline:
             self._assessor.active = self._view.record = None  # frees the teacher, which may be large
 
     def observe(self, text: str, prediction: Prediction) -> None:
-        """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits."""
+        """Count an answered text and, if it is sampled, queue it for the teacher. Never raises, never waits.
+
+        A text that the teacher answered itself is counted apart: there is no disagreement to look for.
+        """
         now = time.time()
-        try:
-            self._inputs.counts.count(prediction, now)
+        deferred = prediction.deferred
+        try:  # what inputs look like is told by the student's answer, whoever gives one
+            self._inputs.counts.count(prediction if deferred is None else deferred.student, now)
         except Exception:
             self._defect()
-        if self._witness is not None:
+        if deferred is not None and deferred.fallback is None:
+            self._count_deferred(deferred.student.score, now)
+        elif self._witness is not None:
             self._witness.offer(text, prediction, now)
         elif self._loaded_witness is None:  # else it does not run now, and the text's band is not known
             self._count(text, prediction, prediction.score, now)
+
+    def _count_deferred(self, confidence: float, now: float) -> None:
+        """Count a text that the teacher answered at `now` (Unix seconds), by the student's confidence in [0, 1]."""
+        try:
+            band, _ = self._sampler.place(confidence)
+            slot = 0 if self._active is None else slot_of(now)  # without shadowing, nothing folds old slots
+            self._ledger.defer(Key(slot, band, self._sampler.propensity[band]))
+        except Exception:
+            self._defect()
 
     def _count_seen(self, item: Answered, confidence: float) -> None:
         self._count(item.text, item.prediction, confidence, item.time)
@@ -185,6 +206,7 @@ class ShadowPipeline:
             self._sampler.propensity,
             self._manifest.version,
             self._assessor.active,
+            defers=self._manifest.deferred_below is not None,
         )
         witness = self._witness.report() if self._witness is not None else None
         breakdown = yield from self._breakdown.parts(assessed.history, start_of(window, assessed.now))

@@ -11,7 +11,7 @@ import numpy as np
 from export.bundle.reference import Reference
 from service.monitor.cells import SLOT_SECONDS, Floats
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
-from service.monitor.gap import GapEstimate, stratified_wilson
+from service.monitor.gap import GapEstimate, stratified_wilson, with_deferred
 from service.monitor.means import confidence_sequence, estimate_mean, normal_quantile
 from service.monitor.series import Series, gap_series
 from service.monitor.verdict import LOG_CERTAIN
@@ -47,10 +47,13 @@ def gap_report(
     propensity: tuple[float, ...],
     version: str,
     active: ActiveShadow | None,
+    *,
+    defers: bool = False,
 ) -> Parts[dict[str, Any]]:
     """Return, in parts, the live gap of bundle `version` in `window`, with the verdict and its evidence, for JSON.
 
-    The verdict, the evidence and the windows are those of all time, whatever the `window`.
+    The verdict, the evidence and the windows are those of all time, whatever the `window`. Where the bundle `defers`,
+    all of it is about the texts that students answered, and one section about those that the teacher did.
     """
     ledger, judgement, found = view.ledger, assessed.judgement, assessed.findings.windows[window]
     start = start_of(window, assessed.now)
@@ -77,6 +80,7 @@ def gap_report(
         else None,
         "slo": dataclasses.asdict(assessed.slo),
         **_gap(found, totals, window),
+        "deferred": _deferred(found, totals) if defers else None,
         "divergence": divergence,
         "evidence": _evidence(assessed),
         "windows": {name: _window(each) for name, each in assessed.findings.windows.items()},
@@ -182,6 +186,18 @@ def _gap(window: Window, totals: Totals, name: str) -> dict[str, Any]:
     }
 
 
+def _deferred(window: Window, totals: Totals) -> dict[str, Any]:
+    """Say how many texts the teacher answered itself, and what the gap is of all answers, these included."""
+    requests, deferred = float(totals.requests.sum()), float(totals.deferred.sum())
+    everything, found = requests + deferred, window.estimate
+    whole = (None, None, None) if found is None else with_deferred(found, deferred)
+    return {
+        "answered": int(deferred),
+        "share": deferred / everything if everything else None,
+        "gap": dict(zip(("ratio", "lower", "upper"), whole, strict=True)),
+    }
+
+
 def _always_valid(found: GapEstimate) -> dict[str, float]:
     """Return the interval that may be read at any time, for a window that only grows."""
     half = found.stderr * confidence_sequence(found.compared, PLANNED, found.level)
@@ -254,7 +270,7 @@ def _cost(totals: Totals, active: ActiveShadow | None) -> dict[str, float | None
         "usd": cost_usd,
         "usd_per_1000_comparisons": None if each is None else 1000 * each,
         "tokens": float(totals.tokens.sum()),
-        "budget_usd_per_hour": budget.usd_per_hour if budget else None,
+        "budget_usd_per_hour": budget.usd if budget else None,
         "budget_usd_left_now": budget.balance if budget else None,
         "teacher_alone_usd": None if each is None else each * float(totals.requests.sum()),
     }

@@ -1,4 +1,7 @@
-"""The settings of shadowing, nested in the service's as `shadow` (environment `REFLUX_SHADOW__<FIELD>`)."""
+"""The settings of shadowing and of deferring, nested in the service's as `shadow` and `defer`.
+
+Their environment variables are `REFLUX_SHADOW__<FIELD>` and `REFLUX_DEFER__<FIELD>`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,28 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+
+class DeferSettings(BaseModel):
+    """How the teacher is asked for an answer, where a cascade defers texts to it. Each process counts by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    teacher: dict[str, Any] | None = Field(default=None, repr=False)
+    """The teacher, as in a task file. None: that of `shadow.teacher`."""
+
+    deadline_seconds: float = Field(default=2.0, gt=0.0)
+    """How long a text waits for the teacher's answer, in all; then the last student's is given. A request's own
+    deadline may end it earlier."""
+
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """Maximum number of concurrent calls to the teacher; other texts wait within `deadline_seconds`."""
+
+    retry_seconds: float = Field(default=0.1, ge=0.0)
+    """Maximum of the random pause before the second and last attempt, after a retryable error."""
+
+    usd_per_day: float | None = Field(default=None, gt=0.0)
+    """Maximum cost of the teacher in any day. Beyond it the last student answers. None: no limit."""
 
 
 class ShadowSettings(BaseModel):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,14 +54,35 @@ def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
             'shadow.enabled needs shadow.teacher, such as {"kind": "bundle", "path": "teacher-bundle"}; '
             "set it, or set shadow.enabled to false"
         )
+    return teacher_from(settings.teacher, labels, "shadow.teacher")
+
+
+def teacher_from(config: dict[str, Any], labels: Sequence[str], name: str) -> Teacher:
+    """Make the teacher of the setting called `name`. Raises ShadowError, naming it, if the teacher is unavailable."""
     try:
-        return create(settings.teacher, labels)
+        return create(config, labels)
     except (TeacherError, ImportError) as error:
-        raise ShadowError(f"shadow.teacher: {error}") from error
+        raise ShadowError(f"{name}: {error}") from error
     except ValidationError as error:  # its own message would repeat the input, which may hold a key
         wrong = error.errors(include_input=False, include_context=False, include_url=False)
-        lines = (".".join(("shadow", "teacher", *map(str, item["loc"]))) + f": {item['msg']}" for item in wrong)
+        lines = (".".join((name, *map(str, item["loc"]))) + f": {item['msg']}" for item in wrong)
         raise ShadowError("; ".join(lines)) from None
+
+
+class CallLimits(Protocol):
+    """What settings say about calls to a teacher. Durations are in seconds."""
+
+    @property
+    def concurrency(self) -> int:
+        """Maximum number of concurrent calls."""
+
+    @property
+    def deadline_seconds(self) -> float:
+        """Time limit for one text, both attempts together."""
+
+    @property
+    def retry_seconds(self) -> float:
+        """Maximum of the random pause before the second attempt."""
 
 
 class TeacherCaller:
@@ -71,9 +93,8 @@ class TeacherCaller:
     Raises TeacherError if the teacher's labels are not the same.
     """
 
-    def __init__(self, settings: ShadowSettings, teacher: Teacher, labels: Sequence[str]) -> None:
-        self.breaker = Breaker()
-        self.budget = Budget(settings.usd_per_hour)
+    def __init__(self, settings: CallLimits, budget: Budget, teacher: Teacher, labels: Sequence[str]) -> None:
+        self.breaker, self.budget = Breaker(), budget
         self._settings, self._teacher = settings, teacher
         self._order = label_order(teacher.labels, labels, f"the teacher {teacher.name}")
         self._orders = int(getattr(teacher, "orders", 1))

@@ -17,12 +17,14 @@ Floats = npt.NDArray[np.float64]
 class Totals:
     """Counts and sums per band, shape [B]; `outcomes` has shape [B, outcome].
 
-    `requests` and `expected` (the sum of expected disagreement) cover all requests for which a coin was tossed. The
-    sums of weights (1 / propensity) and of divergences cover completed comparisons.
+    `requests` and `expected` (the sum of expected disagreement) cover all requests for which a coin was tossed. None
+    was for those that were `deferred`, which the teacher answered itself. The sums of weights (1 / propensity) and of
+    divergences cover completed comparisons.
     """
 
     requests: Floats
     expected: Floats
+    deferred: Floats
     sampled: Floats
     outcomes: Floats
     agreed: Floats

@@ -148,7 +148,7 @@ class ModelMetrics:
         ).labels()
         truncated = Counters("reflux_truncated_total", "Texts longer than the graph reads.", registry=registry)
         self._truncated = truncated.labels()
-        self._stages = _stages(manifest, registry)
+        self._stage_answers, self._stage_seconds = _stages(manifest, registry)
         Info("reflux_model", "The bundle that is served.", registry=registry).info(
             {
                 "model_version": manifest.version,
@@ -166,20 +166,20 @@ class ModelMetrics:
 
     @property
     def answers_by_stage(self) -> dict[str, int]:
-        """How many texts each stage of a cascade has answered; empty for other bundles."""
+        """How many texts each stage of a cascade has answered, and its teacher; empty for other bundles."""
         self.deferred.flush()
-        return {name: int(answered.value) for name, answered, _ in self._stages}
+        return {name: int(answered.value) for name, answered in self._stage_answers}
 
-    def stage(self, place: int, answers: int, seconds: float) -> None:
-        """Count what was taken at once by the stage at `place`, if the bundle is a cascade."""
-        if self._stages:
-            _, answered, ran = self._stages[place]
-            answered.inc(answers)
-            ran.inc(seconds)
+    def stage(self, place: int, seconds: float) -> None:
+        """Count the time of what was taken at once by the stage at `place`, if the bundle is a cascade."""
+        if self._stage_seconds:
+            self._stage_seconds[place].inc(seconds)
 
     def prediction(self, prediction: Prediction) -> None:
         """Count one answered text."""
         self._labels[prediction.best].inc()
+        if self._stage_answers:
+            self._stage_answers[prediction.stage][1].inc()
         self._tokens.observe(prediction.tokens)
         if prediction.truncated:
             self._truncated.inc()
@@ -189,17 +189,21 @@ class ModelMetrics:
         self._answers[outcome].inc(times)
 
 
-def _stages(manifest: Manifest, registry: CollectorRegistry) -> list[tuple[str, Counter, Counter]]:
-    """Return each stage's name, answers and seconds. Only a cascade has these metrics."""
+def _stages(manifest: Manifest, registry: CollectorRegistry) -> tuple[list[tuple[str, Counter]], list[Counter]]:
+    """Return the name and the answers of all that answers in a cascade, and the seconds of each stage.
+
+    Only a cascade has these metrics.
+    """
     if not manifest.stages:
-        return []
+        return [], []
     answered = Counters(
         "reflux_cascade_answers_total", "Texts answered, by the stage that did.", ["stage"], registry=registry
     )
     ran = Counters(
         "reflux_cascade_run_seconds_total", "Tokenising and running the graph, by stage.", ["stage"], registry=registry
     )
-    return [(stage.name, answered.labels(stage.name), ran.labels(stage.name)) for stage in manifest.stages]
+    answers = [(name, answered.labels(name)) for name in manifest.answering]
+    return answers, [ran.labels(stage.name) for stage in manifest.stages]
 
 
 class _Family:

@@ -156,6 +156,13 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8' or 'fp16'"
         ("more", 'labels: [a, b, " \\u200B"]', "labels: a label is empty; remove it"),
         ("more", "cascade: {stages: [encoder, encoder]}", "cascade.stages: 'encoder' is named twice; name each stage"),
         ("more", "cascade: {margin: 1}", "cascade.margin: Input should be less than 1 (got 1)"),
+        ("more", "cascade: {defer: 99}", "cascade.defer: Input should be less than 1 (got 99)"),
+        (
+            "more",
+            "cascade: {defer: 0.99, margin: 0.1}",
+            "cascade.margin: with cascade.defer there is no margin to keep",
+        ),
+        ("more", "cascade: {stages: [encoder]}", "cascade.stages: name two students or more, or give cascade.defer"),
         ("more", "labels: billing", "labels: expected a list (got 'billing')"),
         ("more", "  No!: {family: static, model: x}", "students.No!: String should match pattern"),
         ("more", "budget: {latency_ms: -1}", "budget.latency_ms: Input should be greater than 0 (got -1)"),

@@ -12,7 +12,7 @@ from distill.errors import DistillError
 from export.build import Baseline
 from export.build_cascade import build_cascade, cascade_warnings, find_cascade, measure_stages, stages_for
 from export.bundle.anchors import read_anchors
-from export.bundle.cascade import load_classifier
+from export.bundle.cascade import is_deferred, load_classifier
 from export.bundle.classifier import Classifier
 from export.bundle.decision import Decision
 from export.bundle.format import CARD
@@ -189,6 +189,81 @@ def test_students_that_do_not_pay_are_no_stages(stages):
     assert stages_for(dear, [priced(middle, 0.4), cheap]) == [cheap, priced(middle, 0.4), dear]
     assert stages_for(cheap, [cheap, dear]) == [cheap]
     assert find_cascade([cheap], None) == (None, "no other student takes at most 50 % of the time of cheap")
+
+
+def test_three_students_answer_in_turn(stages, baseline, tmp_path):
+    half = {word: label for word, label in FLIPPED.items() if word in ("login", "crash")}
+    middle = priced(build_bundle(tmp_path / "middle", name="middle", flip=half), 0.4)
+    measured = measure_stages([stages[0], middle, stages[1]], baseline)
+    built = build_cascade(measured, tmp_path / "cascade", baseline=baseline)
+    assert built.manifest.answering == ("0-cheap", "1-middle", "2-dear")
+    answers = [load_classifier(verify(built.path)).classify(text) for text in baseline.validation.texts]
+    shares = [sum(answer.stage == place for answer in answers) / len(answers) for place in range(3)]
+    assert shares == list(measured.cut_offs.shares) == built.manifest.measured["shares"]
+    assert shares[0] == 0.7
+    assert min(shares) > 0.1
+    assert built.manifest.measured["milliseconds"] == pytest.approx(0.1 + 0.3 * 0.4 + shares[2] * 1.0)
+    assert [answer.best for answer in answers] == baseline.teacher.argmax(axis=1).tolist()
+
+
+@pytest.fixture(scope="module")
+def deferring(stages, baseline, tmp_path_factory):
+    """The cheap student, wrong where it is unsure, before the teacher."""
+    measured = measure_stages(stages[:1], baseline, defer=0.99)
+    return build_cascade(measured, tmp_path_factory.mktemp("deferring") / "cascade", baseline=baseline)
+
+
+def test_with_defer_the_teacher_answers_what_the_student_is_not_sure_of(deferring, baseline):
+    manifest = verify(deferring.path).manifest
+    assert manifest.name == "cheap+teacher"
+    assert manifest.answering == ("0-cheap", "teacher")
+    assert [stage.cut_off for stage in manifest.stages] == [manifest.deferred_below]
+    answers = [load_classifier(deferring).classify(text) for text in baseline.validation.texts]
+    assert [is_deferred(answer, manifest) for answer in answers] == [False] * SURE + [True] * UNSURE
+    facts = manifest.measured
+    assert facts["shares"] == [0.7, 0.3]
+    assert facts["validation_agreement"] == 1.0
+    assert "on at least 99 % of all requests by leaving 30.0 % to it" in facts["guarantee"]
+    assert facts["milliseconds"] == pytest.approx(0.1), "the teacher takes no time of this machine"
+    assert all(gate["passed"] for gate in manifest.gates.values())
+    assert "the teacher answers every other text: 30.0 %" in (deferring.path / CARD).read_text()
+    assert cascade_warnings(manifest) == []
+
+
+def test_bands_and_slo_are_of_what_students_answer_and_the_curve_is_of_all(deferring, stages, baseline):
+    reference = Reference.open(deferring)
+    assert reference.rows.sum() == SURE
+    assert reference.disagreements.sum() == 0
+    assert reference.drift is not None
+    assert reference.drift.texts == len(baseline.validation) + len(baseline.unseen)
+    student = Classifier.load(stages[0])
+    disagree = student.probabilities(baseline.validation.texts).argmax(1) != baseline.teacher.argmax(1)
+    unsure = student.classify(baseline.validation.texts[-1]).score
+    expected = reference.expected_disagreement(unsure)
+    assert expected == pytest.approx(disagree[SURE:].mean(), abs=0.1), "of a text that a student answers instead"
+    assert expected > 0.2
+
+
+def test_several_students_may_stand_before_the_teacher(stages, baseline, tmp_path):
+    measured = measure_stages(stages, baseline, defer=0.995)
+    assert measured.name == "cheap+dear+teacher"
+    assert measured.cut_offs.shares == (0.7, 0.3, 0.0)
+    built = build_cascade(measured, tmp_path / "cascade", baseline=baseline)
+    assert built.manifest.answering == ("0-cheap", "1-dear", "teacher")
+    assert find_cascade(stages[:1], baseline, defer=0.99)[0] is not None, "asked for, it is built whatever it saves"
+
+
+def test_what_cannot_be_deferred_says_why(stages, baseline):
+    with pytest.raises(DistillError, match="give one of them"):
+        measure_stages(stages, baseline, margin=0.01, defer=0.99)
+    for wrong in (0.0, 1.0, 99.0):
+        with pytest.raises(DistillError, match="more than 0 and less than 1"):
+            measure_stages(stages, baseline, defer=wrong)
+    with pytest.raises(DistillError, match="a student before the teacher"):
+        measure_stages([], baseline, defer=0.99)
+    few = replace(baseline, validation=baseline.validation.take([*range(200)]), teacher=baseline.teacher[:200])
+    with pytest.raises(NotCertifiedError, match=r"99 % agreement.* takes 299 rows"):
+        measure_stages(stages[:1], few, defer=0.99)
 
 
 def test_stages_that_do_not_fit_are_refused(stages, baseline, tmp_path):

@@ -94,7 +94,8 @@ def test_with_the_teacher_as_the_last_stage_agreement_over_all_requests_is_guara
         broken += differing.mean() > 0.01
         assert found.gains == 0
     assert broken <= 0.05 * 200
-    assert "at least 99.0 % of all requests" in found.guarantee
+    assert "at least 99 % of all requests by leaving" in found.guarantee
+    assert f"{100 * found.shares[-1]:.1f} % to it" in found.guarantee
 
 
 @pytest.mark.parametrize("gained", [0.0, 0.002, 0.01])
@@ -164,6 +165,42 @@ def test_what_three_stages_answer_is_the_first_that_is_sure():
     assert len(found.cut_offs) == 2
     assert found.shares == (0.6, 0.3, 0.1)
     assert found.cost == pytest.approx(0.6 * 1 + 0.3 * 3 + 0.1 * 7)
+
+
+def test_students_that_are_sure_and_wrong_are_refused_whatever_the_rows():
+    teacher = np.zeros(2000, dtype=np.int64)
+    wrong = np.repeat([1, 0], [100, 1900])
+    for last, options in ((teacher, {"teacher_last": True}), (teacher, {})):
+        with pytest.raises(NotCertifiedError, match=r"wrong too often .*: 100 of 2,000 validation rows"):
+            find_cut_offs(two(np.ones(2000), wrong, last), teacher, margin=0.01, **options)
+
+
+def test_with_the_teacher_last_299_rows_certify_99_percent_if_none_is_wrong():
+    needed = [rows_needed(margin, losses=lost, teacher_last=True) for margin in (0.01, 0.005) for lost in (0, 1)]
+    assert needed == [299, 473, 598, 947]
+    teacher = np.zeros(299, dtype=np.int64)
+    asked = two(np.repeat([0.9, 0.1], [200, 99]), teacher, teacher)
+    found = find_cut_offs(asked, teacher, margin=0.01, teacher_last=True)
+    assert found.shares == (1.0, 0.0), "nothing is wrong, so that nothing need be left to the teacher"
+    assert found.last_cost == 1.0
+    fewer = [taken(each, slice(298)) for each in asked]
+    with pytest.raises(NotCertifiedError, match=r"298 .* cannot certify 99 % agreement.* 299 rows.* ask for 98\.9"):
+        find_cut_offs(fewer, teacher[:298], margin=0.01, teacher_last=True)
+
+
+def test_two_students_before_the_teacher_share_its_cut_off():
+    """The texts on which both are unsure, and they alone, are left to the teacher."""
+    teacher = np.zeros(1000, dtype=np.int64)
+    wrong = np.repeat([0, 1], [900, 100])
+    first = StageAnswers(wrong, np.repeat([0.99, 0.2], [600, 400]), 1.0)
+    second = StageAnswers(wrong, np.repeat([0.99, 0.2], [900, 100]), 2.0)
+    found = find_cut_offs(
+        [first, second, StageAnswers(teacher, np.ones(1000), 0.0)], teacher, margin=0.01, teacher_last=True
+    )
+    assert found.shares == (0.6, 0.3, 0.1)
+    assert len(set(found.cut_offs)) == 1
+    assert (found.losses, found.gains) == (0, 0)
+    assert found.cost == pytest.approx(1.0 + 0.4 * 2.0)
 
 
 def test_too_few_rows_are_refused_with_how_many_it_takes():

@@ -22,7 +22,7 @@ from distill.task import Budget, Cascade, Comparisons, Export
 from distill.teachers.scaling import Scaling
 from export import run as module
 from export.build import build_bundle
-from export.bundle.cascade import load_classifier
+from export.bundle.cascade import is_deferred, load_classifier
 from export.bundle.classifier import Classifier
 from export.bundle.decision import Decision
 from export.bundle.format import CARD, MODEL, REFERENCE, Bundle, BundleError
@@ -551,6 +551,32 @@ def test_a_cascade_that_is_asked_for_is_built_and_evaluated_as_any_student(copy,
     text = (made.report.path / "report.md").read_text()
     assert bundle.manifest.measured["guarantee"] in text
     assert "| 0-small | 100.0 % |" in text
+
+
+def test_a_cascade_that_defers_is_evaluated_as_it_is_served(copy):
+    """The texts that are left to the teacher have its answers; the report says how many, and what is guaranteed."""
+    made = copy(cascade=Cascade(stages=("small",), defer=0.9))
+    made.make_bundles()
+    bundle, reason = made.made_cascade()
+    assert bundle is not None, reason
+    assert verify(bundle.path).manifest.name == "small+teacher"
+    assert "on at least 90 % of all requests" in reason
+    report = made.make_report()
+    own, alone = report["students"]["small+teacher"], report["students"]["small"]
+    test, teacher = on_split(made, "test")
+    answers = [load_classifier(bundle).classify(text) for text in test.texts]
+    deferred = np.array([is_deferred(answer, bundle.manifest) for answer in answers])
+    assert 0 < deferred.mean() < 1
+    right = np.array([answer.best for answer in answers]) == teacher.argmax(1)
+    assert own["gap"]["agreement"]["value"] == pytest.approx((right | deferred).mean())
+    assert own["shares"] == pytest.approx({"0-small": 1 - deferred.mean(), "teacher": deferred.mean()})
+    assert own["parameters"] == alone["parameters"]
+    paid = report["teacher"]["usd_per_1000"] * deferred.mean()
+    assert own["usd_per_1000"] == pytest.approx(alone["usd_per_1000"] + paid, rel=0.01)
+    text = (made.report.path / "report.md").read_text()
+    assert bundle.manifest.measured["guarantee"] in text
+    assert "| teacher |" in text
+    assert "This holds while the teacher answers." in text
 
 
 def test_without_a_cascade_none_is_built(copy):

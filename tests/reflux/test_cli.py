@@ -265,6 +265,20 @@ def test_a_cascade_of_bundles_is_built_and_says_what_it_guarantees(cli, task, fi
     assert (done.status, "two students or more" in done.err) == (1, True)
 
 
+def test_a_cascade_that_defers_says_how_much_it_leaves_to_the_teacher(cli, task, finished):
+    done = cli("cascade", task, "small", "--output", finished, "--defer", "0.5")
+    assert done.status == 0, done.err
+    folder = finished / "cascades" / "small+teacher"
+    teacher = 100 * Bundle.open(folder).manifest.measured["shares"][-1]
+    assert done.out.startswith(f"{folder}: of the validation texts it answers by small ")
+    assert f"teacher {teacher:.0f} %" in done.out
+    assert f"at least 50 % of all requests by leaving {teacher:.1f} % to it" in done.out
+    refused = cli("cascade", task, "small", "--output", finished, "--defer", "0.5", "--margin", "0.1")
+    assert (refused.status, "give one of them" in refused.err) == (1, True)
+    refused = cli("cascade", task, "small", "--output", finished, "--defer", "0.99")
+    assert (refused.status, "cannot certify 99 % agreement" in refused.err) == (1, True)
+
+
 @pytest.mark.parametrize("source", ["bundle", "task"])
 def test_a_bundle_is_written_as_others_load_it(cli, task, finished, tmp_path, source):
     given = [finished / "bundle"] if source == "bundle" else [task, "--output", finished]

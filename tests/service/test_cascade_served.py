@@ -56,6 +56,23 @@ async def test_each_result_names_the_stage_that_answered(running, cascade, plan)
         assert result["embedding"] == pytest.approx(prediction.embedding, abs=1e-4)
 
 
+@on_each
+async def test_three_stages_answer_as_they_do_offline_and_each_is_counted(running, stages, tmp_path, plan):
+    middle = build_bundle(tmp_path / "middle", name="middle", flip={"invoice": "technical"})
+    bundle = build_cascade(tmp_path / "cascade", [stages[0], middle, stages[1]], [CUT_OFF, 0.5])
+    texts = [SURE, "my invoice", UNSURE, "parcel", "the parcel"]
+    expected = Cascade.load(bundle).answer(texts)
+    assert [one.stage for one in expected] == [0, 1, 2, 0, 1]
+    names = ["0-quick", "1-middle", "2-right"]
+    async with running(bundle=bundle.path, **plan) as client:
+        results = await answers(client, *texts)
+        model = (await client.get("/model")).json()
+    assert [one["stage"] for one in results] == [names[one.stage] for one in expected]
+    assert [one["label"] for one in results] == ["account", "technical", "billing", "shipping", "shipping"]
+    assert [one["score"] for one in results] == pytest.approx([one.score for one in expected], abs=1e-5)
+    assert model["answers_by_stage"] == dict(zip(names, (2, 2, 1), strict=True))
+
+
 async def test_the_results_of_other_bundles_name_no_stage(client):
     (result,) = await answers(client, SURE)
     assert "stage" not in result

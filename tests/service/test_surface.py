@@ -90,10 +90,15 @@ def settings_of(model, *parents):
 
 @pytest.fixture
 def whole(running, tiny_bundle, tiny_teacher, tmp_path):
-    """A service with all routes, of a cascade with anchors and a decision, which shows every text to a teacher."""
+    """A service with all routes, of a cascade with anchors and a decision, which shows every text to a teacher.
+
+    It may ask that teacher for an answer, too.
+    """
     decision = Decision(("desk",), np.zeros(4, dtype=np.int64), np.ones(1), 0)
     files = {ANCHORS: anchors_jsonl([Anchor("invoice", "billing")]), DECISION: decision.to_bytes()}
-    bundle = rewritten(build_cascade(tmp_path / "cascade", [tiny_bundle] * 2, [0.5]), tmp_path / "bundle", files)
+    bundle = rewritten(
+        build_cascade(tmp_path / "cascade", [tiny_bundle] * 2, [0.5], defer=0.1), tmp_path / "bundle", files
+    )
     shadow = {"enabled": True, "rate": 1.0, "path": tmp_path / "shadow.sqlite"}
     teacher = {"kind": "bundle", "path": str(tiny_teacher.path)}
     return running(admin=True, bundle=bundle.path, shadow={**shadow, "teacher": teacher})

@@ -49,7 +49,7 @@ def fill(
     ]
     keys = sorted({Key(slot_of(now), *place) for place in places})
     requests = [sum(1 / propensity for band, propensity in places if (band, propensity) == key[1:]) for key in keys]
-    outbox.write(rows, Changes(0, keys, [[count, 0.0, 0.0, 0.0, 0.0] for count in requests]))
+    outbox.write(rows, Changes(0, keys, [[count, 0.0, 0.0, 0.0, 0.0, 0.0] for count in requests]))
     for at, pending in enumerate(outbox.pending(len(texts))):
         answer = theirs.classify(pending.text).probabilities[order]
         result = RowResult(Outcome.COMPLETED, now, answer.tobytes(), "local", compare(answers[at], answer))

@@ -164,13 +164,22 @@ def build_bundle(
 
 
 def build_cascade(
-    path: Path, stages: Sequence[Bundle], cut_offs: Sequence[float], name: str = "tiny-cascade", **facts: Any
+    path: Path,
+    stages: Sequence[Bundle],
+    cut_offs: Sequence[float],
+    name: str = "tiny-cascade",
+    *,
+    defer: float | None = None,
+    **facts: Any,
 ) -> Bundle:
-    """Write a cascade of tiny bundles at `path`. Its golden texts are those of its first stage."""
+    """Write a cascade of tiny bundles at `path`, which leaves texts below the score `defer` to a teacher, if given.
+
+    Its golden texts are those of its first stage.
+    """
     own = stages[0].manifest
     manifest = replace(own, name=name, files={}, portable=None, **facts)
     contents: dict[str, bytes | Path] = {REFERENCE: stages[-1].path / REFERENCE, GOLDEN: b"", CARD: b"# A cascade\n"}
-    cascade = Cascade.load(write_cascade(path, stages, cut_offs, contents, manifest))
+    cascade = Cascade.load(write_cascade(path, stages, cut_offs, contents, manifest, defer=defer))
     golden = [
         Golden(row.text, own.labels[answer.best], tuple(answer.probabilities.tolist()))
         for row in stages[0].golden()
@@ -179,7 +188,7 @@ def build_cascade(
     top = cascade.probabilities(mixed_texts(own.labels, 400)).max(axis=1).astype(np.float64)
     reference = fit_reference(top, np.random.default_rng(2).random(len(top)) < (1 - top) / 2)
     contents |= {REFERENCE: reference.to_bytes(), GOLDEN: golden_jsonl(golden)}
-    return write_cascade(path, stages, cut_offs, contents, manifest)
+    return write_cascade(path, stages, cut_offs, contents, manifest, defer=defer)
 
 
 def build_witness(path: Path, student: Bundle, better: Bundle) -> Bundle:

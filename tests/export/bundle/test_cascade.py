@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from distill.errors import DistillError
-from export.bundle.cascade import Cascade, load_classifier, write_cascade
+from export.bundle.cascade import Cascade, is_deferred, load_classifier, write_cascade
 from export.bundle.classifier import Classifier, GraphTokenizer, InferenceError
 from export.bundle.format import CARD, GOLDEN, MANIFEST, TOKENIZER, Bundle, BundleError, golden_jsonl
 from export.bundle.verify import TOLERANCE, verify
@@ -109,6 +109,23 @@ def test_the_version_follows_stages_and_cut_offs_but_not_the_card(
     assert build_cascade(tmp_path / "again", [told, stages[2]], [CUT_OFF]).manifest.version == first
 
 
+def test_where_texts_are_deferred_the_last_student_stands_in_for_the_teacher(
+    make: Callable[..., Bundle], stages: Sequence[Bundle], tmp_path: Path
+) -> None:
+    bundle = make(CUT_OFF, defer=CUT_OFF)
+    assert bundle.manifest.deferred_below == CUT_OFF
+    assert bundle.manifest.answering == ("0-stage-1", "1-stage-2", "teacher")
+    answers = Cascade.load(verify(bundle.path)).answer([SURE, UNSURE])
+    assert [(one.stage, is_deferred(one, bundle.manifest)) for one in answers] == [(0, False), (1, True)]
+    assert make(CUT_OFF, defer=0.7).manifest.version != bundle.manifest.version
+    alone = build_cascade(tmp_path / "alone", stages[2:], [], defer=CUT_OFF)
+    assert [is_deferred(one, alone.manifest) for one in Cascade.load(verify(alone.path)).answer([SURE, UNSURE])] == [
+        False,
+        True,
+    ]
+    assert not any(is_deferred(one, make(CUT_OFF).manifest) for one in answers), "it has no teacher"
+
+
 def test_one_function_loads_both_kinds(make: Callable[..., Bundle], stages: Sequence[Bundle]) -> None:
     assert isinstance(load_classifier(make(CUT_OFF)), Cascade)
     assert isinstance(load_classifier(stages[0]), Classifier)
@@ -163,11 +180,12 @@ def test_a_missing_stage_is_refused(make: Callable[..., Bundle]) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda data: data["stages"].pop(), "'stages' must be two or more"),
+        (lambda data: data["stages"].pop(0), "'stages' must be objects of folder, version and cut_off"),
+        (lambda data: data["stages"].pop(), "is not that of its content"),
         (lambda data: data["stages"][0].update(cut_off=None), "'stages' must be"),
         (lambda data: data["stages"][0].update(cut_off=1.5), "'stages' must be"),
         (lambda data: data["stages"][0].update(cut_off=True), "'stages' must be"),
-        (lambda data: data["stages"][1].update(cut_off=0.5), "'stages' must be"),
+        (lambda data: data["stages"][1].update(cut_off=0.5), "is not that of its content"),
         (lambda data: data["stages"][0].update(folder="../elsewhere"), "'stages' must be"),
         (lambda data: data["stages"][0].update(folder=data["stages"][1]["folder"]), "'stages' must be"),
         (lambda data: data["stages"][0].update(more=1), "'stages' must be"),

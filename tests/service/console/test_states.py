@@ -354,3 +354,22 @@ async def test_a_cascade_shows_which_share_of_the_texts_each_stage_answered(brow
         "answers_by_stage": {"0-static": 0, "1-encoder": 0},
     }
     await look(stub, use)
+
+
+async def test_a_cascade_that_defers_shows_what_the_teacher_answers_and_what_is_guaranteed(browser):
+    def use(url):
+        browser.open(url)
+        browser.reads("#model", "Stage 0-encoder", "92.0 % of 1,000 texts", "from a score of 0.620")
+        browser.reads("#model", "Stage teacher", "8.0 % of 1,000 texts", "Guaranteed", "at least 99 % of all requests")
+        browser.reads("#losses", "Answered by the teacher itself", "8.0 % of all", "2.5 % (2.0 to 3.0 %)")
+
+    stub = ConsoleStub()
+    stub.model = {
+        "family": "cascade",
+        "variant": "cascade",
+        "stages": [{"folder": "stages/0-encoder", "version": "1", "cut_off": 0.62}],
+        "answers_by_stage": {"0-encoder": 920, "teacher": 80},
+        "measured": {"guarantee": "With 95 % confidence, it agrees with the teacher on at least 99 % of all requests."},
+    }
+    stub.changed["deferred"] = {"answered": 80, "share": 0.08, "gap": {"ratio": 0.025, "lower": 0.02, "upper": 0.03}}
+    await look(stub, use)

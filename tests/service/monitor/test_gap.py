@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from service.monitor.cells import Cells
-from service.monitor.gap import GapEstimate, estimate
+from service.monitor.gap import GapEstimate, estimate, with_deferred
 from tests.support.gap_worlds import BANDS, CHANGING, World, sampled_at, worlds
 
 RUNS = 600
@@ -49,6 +49,39 @@ def test_intervals_of_small_and_large_windows_cover_the_true_gap(name: str, comp
     above = np.mean([truth > result.upper for result, truth in results])
     assert 0.93 <= covered <= 0.985
     assert above <= 0.045
+
+
+def test_the_gap_of_all_answers_covers_the_truth_where_the_teacher_answers_most_unsure_texts() -> None:
+    """The least confident band is left to the teacher, which fails to answer a tenth of it; students answer that."""
+    random = np.random.default_rng(1)
+    share, wrong = np.array([0.6, 0.25, 0.07, 0.08]), np.array([0.002, 0.02, 0.1, 0.45])
+    propensity, answered = np.array([0.02, 0.04, 0.1, 0.2]), 0.9
+    truth = float(share @ (wrong * [1, 1, 1, 1 - answered]))
+    results = []
+    for _ in range(RUNS):
+        requests = random.multinomial(20_000, share)
+        deferred = int(random.binomial(requests[-1], answered))
+        requests[-1] -= deferred
+        sampled = random.binomial(requests, propensity)
+        disagreed = random.binomial(sampled, wrong)
+        cells = Cells.of(
+            band=[0, 1, 2, 3],
+            propensity=propensity,
+            requests=requests,
+            expected=requests * wrong,
+            sampled=sampled,
+            agreed=sampled - disagreed,
+            disagreed=disagreed,
+        )
+        results.append(with_deferred(measured(cells), deferred))
+    gaps, lower, upper = np.array(results).T
+    assert abs(gaps.mean() - truth) <= 0.0005
+    assert 0.93 <= np.mean((lower <= truth) & (truth <= upper)) <= 0.985
+
+
+def test_without_deferred_texts_the_gap_of_all_answers_is_the_gap() -> None:
+    found = measured(cells_of())
+    assert with_deferred(found, 0) == pytest.approx((found.gap, found.lower, found.upper))
 
 
 @pytest.mark.parametrize("name", CHANGING)

@@ -113,14 +113,14 @@ def test_changes_are_values_and_are_given_back_until_they_are_stored():
     changes = history.take_changes()
     assert changes.keys == [Key(slot_of(NOW), 0, 0.02)]
     assert dict(zip(WITHOUT_ROWS, changes.values[0], strict=True)) == {
-        "requests": 1, "expected": 0.25, "queue_full": 0, "store_error": 0, "shutdown": 0,
+        "requests": 1, "expected": 0.25, "deferred": 0, "queue_full": 0, "store_error": 0, "shutdown": 0,
     }  # fmt: skip
     assert not history.changed
     history.give_back(changes)
     history.count_request(NOW, 0, 0.25)
     history.add(Key(slot_of(NOW), 0, 0.02), Outcome.QUEUE_FULL)
     (values,) = history.take_changes().values
-    assert values == [2, 0.5, 1, 0, 0]
+    assert values == [2, 0.5, 0, 1, 0, 0]
 
 
 def test_a_clock_that_jumps_loses_no_count():

@@ -24,8 +24,8 @@ from tests.support.outbox_rows import COMPLETED, NOTHING, NULL, row
 from tests.support.postgres import SharedStore
 
 
-def counted(requests: float, queue_full: float = 0) -> Changes:
-    return Changes(0, [Key(0, 2, 0.5)], [[requests, 0.0, queue_full, 0.0, 0.0]])
+def counted(requests: float, queue_full: float = 0, deferred: float = 0) -> Changes:
+    return Changes(0, [Key(0, 2, 0.5)], [[requests, 0.0, deferred, queue_full, 0.0, 0.0]])
 
 
 class Store(Protocol):
@@ -128,9 +128,9 @@ def test_an_outcome_is_final(store):
 def test_writing_twice_changes_nothing(store):
     outbox = store.make()
     for _ in range(2):
-        outbox.write([row("one")], counted(7, queue_full=3))
+        outbox.write([row("one")], counted(7, queue_full=3, deferred=5))
     found = store.totals(outbox)
-    assert found.requests[2] == 7
+    assert (found.requests[2], found.deferred[2]) == (7, 5)
     assert found.sampled[2] == 1 + 3
     assert len(outbox.pending(10)) == 1
 
@@ -216,10 +216,10 @@ def test_old_slots_are_folded_and_keep_their_counts(store):
     day = 86400
     outbox = store.make()
     keys = [Key(100 * day + 300 * number, 2, 0.5) for number in range(3)]
-    outbox.write([], Changes(100 * day, keys, [[1.0, 0.1, 0.0, 0.0, 0.0]] * 3))
+    outbox.write([], Changes(100 * day, keys, [[1.0, 0.1, 0.0, 0.0, 0.0, 0.0]] * 3))
     outbox.restore(102 * day, NULL)
     assert store.rows("SELECT slot, requests FROM tallies") == [(100 * day, 3.0)]
-    outbox.write([], Changes(102 * day, keys[:1], [[4.0, 0.1, 0.0, 0.0, 0.0]]))  # of the hour now
+    outbox.write([], Changes(102 * day, keys[:1], [[4.0, 0.1, 0.0, 0.0, 0.0, 0.0]]))  # of the hour now
     assert store.totals(outbox).requests.sum() == 4
     outbox.restore(109 * day, NULL)
     assert store.rows("SELECT slot, requests FROM tallies") == [(0, 4.0)]

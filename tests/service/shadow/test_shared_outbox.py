@@ -80,7 +80,7 @@ def writing(outbox: SharedOutbox, number: int) -> None:
         keys = [Key(300 * slot, band, 0.5) for slot in range(2) for band in range(5)]
         random.shuffle(keys)
         new = [row(f"{number}-{batch}-{index}", random.randrange(5)) for index in range(8)]
-        outbox.write(new, Changes(0, keys, [[batch + 1.0, 0.0, 0.0, 0.0, 0.0] for _ in keys]))
+        outbox.write(new, Changes(0, keys, [[batch + 1.0, 0.0, 0.0, 0.0, 0.0, 0.0] for _ in keys]))
 
 
 def asking(outbox: SharedOutbox, ended: Callable[[], bool]) -> None:

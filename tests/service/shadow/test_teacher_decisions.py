@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.shadow.budget import Budget
 from service.shadow.settings import ShadowSettings
 from service.shadow.teacher import TeacherCaller, make_teacher
 from tests.support.decision_server import DecisionServer, distribution
@@ -30,7 +31,7 @@ async def test_answers_refusals_and_defects_are_told_apart() -> None:
         teacher = {**config, "usd_per_million": {"input": 0.1, "output": 0}}
         settings = ShadowSettings(enabled=True, teacher=teacher, deadline_seconds=30)
         made = make_teacher(settings, LABELS)
-        caller = TeacherCaller(settings, made, tuple(reversed(LABELS)))
+        caller = TeacherCaller(settings, Budget(None), made, tuple(reversed(LABELS)))
         results = {text: await caller.ask(text) for text in ("a good text", "refused", "defective")}
         await made.aclose()
     assert {text: result.outcome.value for text, result in results.items()} == {

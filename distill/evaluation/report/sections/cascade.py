@@ -7,6 +7,11 @@ from typing import Any
 from distill.evaluation.report.document import Block, Bullets, Paragraph, Section, Table
 from distill.evaluation.report.formats import percent, share
 
+_DEFERRED = (
+    "This holds while the teacher answers. What it does not answer in time is answered by the last student, and its "
+    "answer says so."
+)
+
 
 def section(gap: dict[str, Any]) -> Section | None:
     """Return the section; None for a report without a word on cascades."""
@@ -15,22 +20,25 @@ def section(gap: dict[str, Any]) -> Section | None:
     name, reason = cascade["name"], cascade["reason"]
     if name is None:
         return Section("Cascade", [Paragraph(f"No cascade was built: {reason}.")])
-    own, last = gap["students"][name], gap["students"][name.split("+")[-1]]
-    measured = own["measured"]
-    stages = zip(own["shares"].items(), measured["milliseconds_by_variant"].values(), strict=True)
+    own = gap["students"][name]
+    measured, students = own["measured"], len(own["measured"]["milliseconds_by_variant"])
+    defers = len(own["shares"]) > students
+    last = gap["students"][name.split("+")[students - 1]]
     reached, rows = 1.0, []
-    for (stage, answered), milliseconds in stages:
-        rows.append([stage, share(reached), share(answered), f"{milliseconds:.3f}"])
+    times = [f"{milliseconds:.3f}" for milliseconds in measured["milliseconds_by_variant"].values()]
+    for (stage, answered), milliseconds in zip(own["shares"].items(), [*times, "–"], strict=False):
+        rows.append([stage, share(reached), share(answered), milliseconds])
         reached = max(reached - answered, 0.0)
+    alone = "last student alone" if defers else "last stage alone"
     blocks: list[Block] = [
         Paragraph(
             "Each stage answers the texts that it is sure about and passes the others on. Of the test texts, which "
             "chose no cut-off:"
         ),
         Table(["stage", "texts that it reads", "texts that it answers", "ms per text that it reads"], rows),
-        Paragraph("The whole against its last stage alone:"),
-        Table(["", name, "last stage alone"], _comparison(own, last)),
-        Bullets([measured["guarantee"]]),
+        Paragraph(f"The whole against its {alone}:"),
+        Table(["", name, alone], _comparison(own, last)),
+        Bullets([measured["guarantee"], *([_DEFERRED] if defers else ())]),
     ]
     return Section("Cascade", blocks)
 
@@ -41,7 +49,7 @@ def expected_milliseconds(student: dict[str, Any]) -> float:
         return float(student["measured"]["milliseconds"])
     spent, total = 0.0, 0.0
     times = student["measured"]["milliseconds_by_variant"].values()
-    for answered, milliseconds in zip(student["shares"].values(), times, strict=True):
+    for answered, milliseconds in zip(student["shares"].values(), [*times, 0.0], strict=False):
         spent += milliseconds
         total += answered * spent
     return total

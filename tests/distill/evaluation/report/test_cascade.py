@@ -47,6 +47,26 @@ def test_the_whole_is_compared_with_its_last_stage_and_the_guarantee_is_told(gap
     assert guarantee == Bullets(["With 95 % confidence, it agrees."])
 
 
+def test_the_teacher_is_the_last_row_where_it_answers_what_is_left(gap):
+    own = gap["students"].pop("static+encoder")
+    own["shares"] = {"0-static": 0.7, "1-encoder": 0.2, "teacher": 0.1}
+    gap["students"]["static+encoder+teacher"] = own
+    gap["cascade"]["name"] = "static+encoder+teacher"
+    _, stages, told, comparison, promises = section(gap).blocks
+    assert isinstance(stages, Table)
+    assert isinstance(comparison, Table)
+    assert isinstance(promises, Bullets)
+    assert list(stages.rows)[1:] == [
+        ["1-encoder", "30.0 %", "20.0 %", "1.000"],
+        ["teacher", "10.0 %", "10.0 %", "–"],
+    ]
+    assert told == Paragraph("The whole against its last student alone:")
+    table = {row[0]: list(row[1:]) for row in comparison.rows}
+    assert table["computing time per text, ms"] == ["0.400", "1.000"]  # both students read what the teacher answers
+    assert promises.items[0] == "With 95 % confidence, it agrees."
+    assert "while the teacher answers" in promises.items[1]
+
+
 def test_without_gold_labels_there_is_agreement_alone(gap):
     for own in gap["students"].values():
         own["gap"] |= {"retention": None, "student_accuracy": None}
