@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reflux.commands import delivery, keys, kubernetes, rollout, serving, stages, sweep
+from reflux.commands import delivery, keys, kubernetes, rollout, serving, stages, start, sweep
 from reflux.commands.common import is_expected, print_error
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (stages, sweep, serving, rollout, delivery):
+for group in (start, stages, sweep, serving, rollout, delivery):
     app.add_typer(group.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(kubernetes.app, name="k8s")

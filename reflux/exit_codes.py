@@ -36,6 +36,10 @@ NONE_FITS = 3
 """Of `reflux sweep`: every candidate was measured, and none is within the limits."""
 
 
+NO_CLOSED_QUESTION = 3
+"""Of `reflux estimate`: no question in the log is a classification."""
+
+
 class StatusCommand(TyperCommand):
     """A command whose wrong use ends with NO_ANSWER: the usual 2 means `leave` or `fail` here."""
 

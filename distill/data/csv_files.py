@@ -33,7 +33,8 @@ class Delimiter:
 def delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimiter:
     """Return the given delimiter, else the first candidate with which the header has all `wanted` columns.
 
-    The usual delimiter for the file's ending is tried first. Some programs quote fields between tabs and some never do,
+    The usual delimiter for the file's ending is tried first; without `wanted` columns, the one that gives the most is
+    taken. Some programs quote fields between tabs and some never do,
     so the rows decide what a quote means there.
     """
     found = _delimiter(path, given, wanted)
@@ -50,7 +51,7 @@ def _delimiter(path: Path, given: str | None, wanted: Sequence[str]) -> Delimite
     usual = _DELIMITERS[path.suffix.lower()]
     headers = {character: _header(path, character) for character in usual}
     for character, header in headers.items():
-        if all(position(header, name, path) is not None for name in wanted):
+        if wanted and all(position(header, name, path) is not None for name in wanted):
             return Delimiter(character, found=character != usual[0])
     if separator:
         return Delimiter(separator[1], found=separator[1] != usual[0], skip=1)

@@ -61,6 +61,25 @@ def ending_of(path: Path) -> str:
     return ending
 
 
+def text_columns(path: Path) -> tuple[str, ...]:
+    """Return the columns of a Parquet file that can be read as text, in their order; none for other kinds of files.
+
+    Raises DataError for a file that cannot be read.
+    """
+    if ending_of(path) not in PARQUET:
+        return ()
+    import pyarrow
+    import pyarrow.parquet
+    from pyarrow import types
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); correct the path") from error
+    unsuited = (types.is_temporal, types.is_nested)
+    return tuple(field.name for field in schema if not any(test(field.type) for test in unsuited))
+
+
 def refuse_pipe(path: Path) -> None:
     """Raise DataError for a pipe, since data files are read several times."""
     if path.is_fifo():

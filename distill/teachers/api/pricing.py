@@ -77,6 +77,20 @@ def known_price(host: str, model: str) -> Price:
     return Price.model_validate(models[max(names, key=len)])
 
 
+def list_price(model: str) -> Price | None:
+    """The list price of a model, whichever host of the file serves it; None for an unknown one.
+
+    What a gateway writes before the name (`openai/gpt-4.1-mini`) is ignored.
+    """
+    name = model.rpartition("/")[2]
+    for host in _prices():
+        try:
+            return known_price(host, name)
+        except TeacherError:
+            continue
+    return None
+
+
 def _dated(model: str, name: str) -> bool:
     """Whether a model's name is `name` followed by a date."""
     rest = model.removeprefix(name)

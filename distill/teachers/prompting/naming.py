@@ -93,6 +93,26 @@ def named_label(text: str, labels: Sequence[str]) -> int | None:
     return _mentioned(text, labels)
 
 
+def stated_name(text: str) -> str:
+    """The name that an answer states, where the labels are not known: at most one line, and empty if there is none.
+
+    It is read in JSON (under a usual key, else the first text, number or boolean), after `Label:`, or from the first
+    line.
+    """
+    text = _without_reasoning(text)
+    for value in _values(text):
+        if isinstance(value, Mapping):
+            keys = {str(key).lower(): part for key, part in value.items()}
+            parts = [_first(keys, _LABEL_KEYS), *keys.values()]
+            value = next((part for part in parts if isinstance(part, str | int)), None)
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, str | int):
+            return _first_line(str(value))
+    stated = _STATED.search(text)
+    return _first_line(text if stated is None else stated[1])
+
+
 def confidences_in(text: str, labels: Sequence[str]) -> dict[int, float] | None:
     """The confidence that an answer states for each label it names, by index, in [0, 1]; None if it states none.
 
@@ -262,6 +282,11 @@ def _consistent(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         values[name] = value if values.get(name, value) == value else None
     return values
+
+
+def _first_line(text: str) -> str:
+    lines = (line.strip(_AROUND) for line in text.splitlines())
+    return next((line for line in lines if line), "")
 
 
 def _folded(name: str) -> str:

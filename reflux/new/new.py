@@ -1,0 +1,263 @@
+"""Write a new folder with a task file, and with those of its rows that had to be held out or written down."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.data.checks import examine_labels
+from distill.data.values import label_of
+from distill.errors import DataError, DistillError
+from distill.sections import FileSource
+from distill.stages import write_atomic
+from distill.task import load_task
+from export.bundle.target import require_new
+from reflux.new import teachers
+from reflux.new.columns import Column, guess_label, guess_text, look_at
+from reflux.new.questions import Questions
+from reflux.new.rows import TaskRows, read_rows, write_csv, write_recording
+from reflux.new.task_file import Description, render
+from reflux.new.teachers import LABELLED, Given, TeacherSection
+
+TASK = "task.yaml"
+NO_LABEL = ""
+"""Given as the column of labels: there is none."""
+
+_NONE = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command's options say; None where they say nothing."""
+
+    data: str | None = None
+    text: str | None = None
+    label: str | None = None
+    test: Path | None = None
+    delimiter: str | None = None
+    labels: str | None = None
+    teacher: str | None = None
+    logits: Path | None = None
+    name: str | None = None
+    folder: Path | None = None
+    of_teacher: Given = field(default_factory=Given)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The task file, what was settled without a question, and what is left to do before the teacher can be asked."""
+
+    task: Path
+    settled: tuple[str, ...]
+    to_do: tuple[str, ...]
+
+
+def new(options: Options, questions: Questions) -> Written:
+    """Ask what the options leave open, and write the folder. Nothing is overwritten, and nothing is left of a failure.
+
+    Raises DistillError for what is missing or cannot be used.
+    """
+    path = questions.settle(options.data, "DATA", "the file of texts (CSV, JSONL or Parquet)", _file)
+    name = options.name or _slug(path.stem)
+    folder = options.folder or Path(name)
+    require_new(folder)
+    columns = look_at(path, options.delimiter)
+    text = _text_column(columns, options, questions)
+    label = _label_column(columns, text, options, questions)
+    choice = _teacher(options.teacher, label, questions)
+    source = FileSource(path=path, text=text, label=label, delimiter=options.delimiter)
+    rows = TaskRows.read(source, options.test, imitated=choice == "answers")
+    labels = _labels(rows, options.labels, questions)
+    section = teachers.describe(choice, options.of_teacher, questions)
+    section.comments["kind"] = f"docs/teachers/{section.settings['kind']}.md"
+    logits = _logits(options.logits, questions) if choice == "recorded" else None
+    held = "" if label is None else f", {'answers' if choice == 'answers' else 'labels'} from {label!r}"
+    rows.notes.insert(0, f"texts from the column {text!r}{held}; the teacher: {teachers.HAVE[choice]}")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        described = _write_rows(folder, name, rows, labels, section, choice, logits)
+        write_atomic(folder / TASK, render(described))
+        load_task(folder / TASK)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Written(folder / TASK, tuple(rows.notes), tuple(section.to_do))
+
+
+def _text_column(columns: Sequence[Column], options: Options, questions: Questions) -> str:
+    known = {column.name: column.described() for column in columns}
+    return questions.choose(options.text, "--text", "which column holds the texts?", known, guess_text(columns))
+
+
+def _label_column(columns: Sequence[Column], text: str, options: Options, questions: Questions) -> str | None:
+    known = {column.name: column.described() for column in columns if column.name != text}
+    if options.label == NO_LABEL or (options.label is None and not known):
+        return None
+    guess = guess_label(columns, text) or _NONE
+    question = "which column holds labels, given by people or by a model?"
+    option = "--label or --no-label"
+    chosen = questions.choose(options.label, option, question, {**known, _NONE: "none of them"}, guess)
+    return None if chosen == _NONE else chosen
+
+
+def _teacher(given: str | None, label: str | None, questions: Questions) -> str:
+    offered = {name: told for name, told in teachers.HAVE.items() if label is not None or name not in LABELLED}
+    if given in LABELLED and label is None:
+        raise DistillError(f"--teacher {given} needs a column of labels: name it with --label")
+    default = "gold" if label is not None else None
+    question = "what do you have? (docs/teachers.md compares them)"
+    return questions.choose(given, "--teacher", question, offered, default)
+
+
+def _labels(rows: TaskRows, given: str | None, questions: Questions) -> dict[str, int]:
+    """The labels with their number of rows. Those in the data are taken unless others are given."""
+    counts = rows.counts
+    if given is not None or len(counts) < 2:
+        question = "the labels, separated by commas, or a text file with one a line"
+        listed = questions.settle(given, "--labels", question, _listed)
+        if unknown := sorted(set(counts) - set(listed)):
+            raise DistillError(f"--labels: the rows have labels that are not listed, such as {unknown[0]!r}; list them")
+        return {label: counts[label] for label in listed}
+    labels = sorted(counts)
+    for finding in examine_labels({"train": rows.train, "test": rows.test}, labels, listed=False):
+        if finding.level == "problem":
+            raise DataError(f"{rows.source.path}: {finding.message}")
+        rows.notes.append(finding.message)
+    return {label: counts[label] for label in labels}
+
+
+def _listed(answer: str) -> tuple[str, ...]:
+    file = Path(answer)
+    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else answer.split(",")
+    labels = tuple(label for part in parts if (label := label_of(part)) is not None)
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise DistillError("--labels: expected two or more different labels")
+    return labels
+
+
+def _logits(given: Path | None, questions: Questions) -> Path:
+    question = "the .npz file, with an array `labels` and arrays of logits in the order of the rows"
+    return questions.settle(None if given is None else str(given), "--logits", question, _file)
+
+
+def _write_rows(
+    folder: Path,
+    name: str,
+    rows: TaskRows,
+    labels: dict[str, int],
+    section: TeacherSection,
+    choice: str,
+    logits: Path | None,
+) -> Description:
+    """Write the rows that have no file of their own, complete the teacher's section, and describe the task."""
+    has_gold = not rows.imitated and any(label is not None for label in rows.train.gold)
+    gold_to_judge = not rows.imitated and any(label is not None for label in rows.test.gold)
+    if rows.kept and rows.test_source is not None:
+        train = _source(rows.source, folder, labels=has_gold)
+        test = _source(rows.test_source, folder, labels=gold_to_judge)
+        test_comment = f"{len(rows.test):,} rows."
+    else:
+        write_csv(folder / "train.csv", rows.train, labels=has_gold)
+        write_csv(folder / "test.csv", rows.test, labels=gold_to_judge)
+        train = {"path": "train.csv", "text": "text", **({"label": "label"} if has_gold else {})}
+        test = {"path": "test.csv", "text": "text", **({"label": "label"} if gold_to_judge else {})}
+        origin = rows.source.path.name if rows.test_source is None else rows.test_source.path.name
+        test_comment = f"{len(rows.test):,} rows of {origin}, which are in no other file here."
+    gold = train
+    if has_gold and not rows.train.has_gold:
+        write_csv(folder / "gold.csv", rows.train.with_gold(), labels=True)
+        gold = {"path": "gold.csv", "text": "text", "label": "label"}
+    if choice == "gold":
+        section.settings["fit"] = {"data": gold}
+        section.comments["fit"] = "fine-tuned on these rows first"
+    elif choice == "answers":
+        write_recording(folder / "answers.npz", tuple(labels), {"train": rows.train, "test": rows.test})
+        section.settings["name"] = f"{name}-answers"
+        section.settings["logits"] = "answers.npz"
+        section.comments["logits"] = "the answers of your files, each with the probability 0.99"
+        section.settings["recordings"] = [
+            {"array": side, "rows": {"path": f"{side}.csv", "text": "text"}} for side in ("train", "test")
+        ]
+        section.settings["usd_per_1000"] = 0.0
+        section.comments["usd_per_1000"] = "what the model costs you, for the report"
+    elif choice == "recorded" and logits is not None:
+        section.settings["logits"] = _relative(logits, folder)
+        section.settings["recordings"] = _recordings(logits, rows, folder)
+    return Description(
+        name=name,
+        origin=rows.source.path.name,
+        train=train,
+        train_comment=f"{len(rows.train):,} rows. Texts without a label are welcome: add what you have.",
+        test=test,
+        test_comment=test_comment,
+        labels=labels,
+        teacher=_relocated(section, folder),
+        examples=gold if has_gold else None,
+    )
+
+
+def _recordings(logits: Path, rows: TaskRows, folder: Path) -> list[dict[str, Any]]:
+    """Match the arrays of a recording with the files by their number of rows."""
+    try:
+        with np.load(logits, allow_pickle=False) as arrays:
+            shapes = {name: arrays[name].shape for name in arrays.files if arrays[name].ndim == 2}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{logits}: not a recording ({error}); expected an .npz of arrays") from error
+    found = []
+    for source in (rows.source, rows.test_source):
+        if source is None:
+            continue
+        everything, blank = read_rows(source)
+        count = len(everything) + blank
+        named = [name for name, shape in shapes.items() if shape[0] == count]
+        if len(named) != 1:
+            listed = ", ".join(f"{name} [{shape[0]:,}]" for name, shape in shapes.items())
+            raise DataError(
+                f"{logits}: expected one array for the {count:,} rows of {source.path}, in their order; "
+                f"there are {listed}"
+            )
+        found.append({"array": named[0], "rows": _source(source, folder, labels=False)})
+    return found
+
+
+def _source(source: FileSource, folder: Path, *, labels: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {"path": _relative(source.path, folder), "text": source.text}
+    if labels and source.label is not None:
+        described["label"] = source.label
+    if source.delimiter is not None:
+        described["delimiter"] = source.delimiter
+    return described
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def _relocated(section: TeacherSection, folder: Path) -> TeacherSection:
+    """Write the folders among the teacher's settings relative to the task, which begins them with a dot."""
+    moved = {}
+    for key, value in section.settings.items():
+        if key in ("model", "path") and Path(value).is_absolute():
+            relative = _relative(Path(value), folder)
+            moved[key] = relative if relative.startswith(".") else f"./{relative}"
+    return replace(section, settings={**section.settings, **moved})
+
+
+def _file(answer: str) -> Path:
+    path = Path(answer).expanduser()
+    if not path.is_file():
+        raise DistillError(f"{path}: no such file")
+    return path
+
+
+def _slug(stem: str) -> str:
+    """Make a file's name a task's: lower-case letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "task"

@@ -1,0 +1,245 @@
+"""`reflux new` writes a task that passes `check`, asks only what its options leave open, and overwrites nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from distill import teachers
+from distill.data.sources import read
+from distill.data.splits import Examples, normalise
+from distill.data.support_desk import tickets
+from distill.errors import DistillError
+from distill.task import load_task
+from distill.teachers import TeacherError
+from reflux import cli as command
+from reflux.new.columns import guess_label, guess_text, look_at
+from reflux.new.new import NO_LABEL, Options, new
+from reflux.new.questions import Questions
+from reflux.new.rows import divide
+from reflux.new.teachers import HAVE, Given
+
+DESK = [
+    {"ticket": f"{number}", "body": one.text, "queue": one.label} for number, one in enumerate(tickets.generate(400, 1))
+]
+ALONE = Questions(terminal=False, defaults=True)
+NO_ANSWERS = Questions(terminal=False, defaults=False)
+ALL = Options(data="tickets.csv", text="body", label="queue", teacher="gold", of_teacher=Given(model="some/model"))
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder, the working one, with `tickets.csv`: the columns ticket, body and queue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    write(tmp_path / "tickets.csv", DESK)
+    return tmp_path
+
+
+def write(path, rows, delimiter=","):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def reflux(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["reflux", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    return ended.value.code or 0, capsys.readouterr().out
+
+
+def test_from_a_file_to_a_price(desk, monkeypatch, capsys):
+    terms = ("--terms", "read in a test")
+    status, out = reflux(monkeypatch, capsys, "new", "tickets.csv", "--yes", "--teacher", "openai", *terms)
+    assert status == 0
+    commands = [line.split("#")[0].split() for line in out.splitlines() if line.startswith("  reflux")]
+    assert [one[1] for one in commands] == ["check", "label", "run"]
+    status, out = reflux(monkeypatch, capsys, *commands[0][1:])
+    assert status in (0, 3)
+    assert "verdict: " in out
+    status, out = reflux(monkeypatch, capsys, *commands[1][1:])
+    assert status == 0
+    assert "cost         $" in out
+    assert "of 399 texts to ask" in out or "of 400 texts to ask" in out  # a near duplicate may be left out
+
+
+@pytest.mark.parametrize(
+    ("ending", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t"), (".jsonl", ""), (".parquet", "")]
+)
+def test_the_columns_are_guessed_in_every_kind_of_file(tmp_path, ending, delimiter):
+    path = tmp_path / f"tickets{ending}"
+    if delimiter:
+        write(path, DESK, delimiter)
+    elif ending == ".jsonl":
+        path.write_text("".join(json.dumps({**row, "history": ["a list"]}) + "\n" for row in DESK))
+    else:
+        rows = [{**row, "at": datetime(2026, 1, 1)} for row in DESK]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    columns = look_at(path)
+    assert guess_text(columns) == "body"
+    assert guess_label(columns, "body") == "queue"
+
+
+def test_a_column_named_like_one_of_labels_is_taken_before_others(tmp_path):
+    rows = [{**row, "intent": row["queue"], "country": "UK" if number % 2 else "FR"} for number, row in enumerate(DESK)]
+    write(tmp_path / "some.csv", rows)
+    columns = look_at(tmp_path / "some.csv")
+    assert guess_label(columns, "body") == "intent"
+    assert guess_label([one for one in columns if one.name != "intent"], "body") is None  # queue or country
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (replace(ALL, data=None), "DATA"),
+        (replace(ALL, text=None), "--text"),
+        (replace(ALL, label=None), "--label or --no-label"),
+        (replace(ALL, teacher=None), "--teacher"),
+        (replace(ALL, of_teacher=Given()), "--model"),
+        (replace(ALL, label=NO_LABEL, teacher="causal"), "--labels"),
+        (
+            replace(ALL, teacher="openai", of_teacher=Given(base_url="https://api.openai.com/v1", model="new")),
+            "--method",
+        ),
+    ],
+)
+def test_without_a_terminal_it_says_which_option_is_missing(desk, options, missing):
+    with pytest.raises(DistillError, match=f"there is no terminal to ask on: give {missing} "):
+        new(options, NO_ANSWERS)
+    assert [path.name for path in desk.iterdir()] == ["tickets.csv"]
+
+
+def test_with_all_options_it_asks_nothing(desk):
+    new(ALL, NO_ANSWERS)
+    assert load_task(desk / "tickets" / "task.yaml").finetuning is not None
+
+
+def test_on_a_terminal_it_asks_again_until_the_answer_will_do(desk, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    said = ["nowhere.csv", "tickets.csv", "body", "queue", "openai", "", "", "votes", "the terms, read today"]
+    monkeypatch.setattr(sys, "stdin", Terminal("\n".join(said) + "\n"))
+    status, out = reflux(monkeypatch, capsys, "new")
+    assert status == 0
+    assert "nowhere.csv: no such file" in out
+    assert "2  body: 400 cells" in out
+    teacher = load_task(desk / "tickets" / "task.yaml").teacher.model_dump()
+    assert (teacher["kind"], teacher["model"], teacher["method"]) == ("openai", "gpt-4.1-mini", "votes")
+    assert teacher["terms"]["reference"] == "the terms, read today"
+
+
+def test_nothing_is_overwritten(desk):
+    (desk / "tickets").mkdir()
+    (desk / "tickets" / "mine.txt").write_text("mine")
+    with pytest.raises(DistillError, match="nothing is overwritten"):
+        new(ALL, ALONE)
+    assert [path.name for path in (desk / "tickets").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("choice", [name for name in HAVE if name != "bundle"])
+async def test_every_choice_gives_a_task(desk, choice):
+    given = Given(model="some/model") if choice in ("local", "causal") else Given()
+    logits: dict[str, Any] = {
+        "labels": np.array(tickets.CATEGORIES),
+        "all": np.zeros((len(DESK), len(tickets.CATEGORIES))),
+    }
+    np.savez(desk / "logits.npz", **logits)
+    written = new(
+        Options(data="tickets.csv", teacher=choice, of_teacher=given, logits=desk / "logits.npz", folder=Path("new")),
+        ALONE,
+    )
+    task = load_task(written.task)
+    kind = {"gold": "local", "answers": "recorded"}.get(choice, choice)
+    assert task.teacher.model_dump()["kind"] == kind
+    assert task.labels == tuple(sorted({row["queue"] for row in DESK}))
+    assert (task.data.train.model_dump()["label"] is None) == (choice == "answers")  # answers are no gold labels
+    if choice == "recorded":
+        teacher = teachers.create(task.teacher, task.labels)
+        assert all(await teacher.ask(read(task.data.test, "test").texts))
+
+
+async def test_a_models_answers_become_the_teachers(desk):
+    rows = [*DESK, {"ticket": "x", "body": "never answered", "queue": ""}]
+    write(desk / "tickets.csv", rows)
+    task = load_task(new(Options(data="tickets.csv", teacher="answers"), ALONE).task)
+    pool = [*read(task.data.train, "train").texts, *read(task.data.test, "test").texts]
+    assert sorted(set(pool)) == sorted({row["body"] for row in DESK})
+    said = {row["body"]: row["queue"] for row in DESK}
+    given = await teachers.create(task.teacher, task.labels).ask(pool)
+    assert [task.labels[int(one.probabilities.argmax())] for one in given] == [said[text] for text in pool]
+    assert float(given[0].probabilities.max()) == pytest.approx(0.99)
+
+
+def test_a_bundle_becomes_the_teacher(desk, tiny_teacher):
+    task = load_task(new(replace(ALL, teacher="bundle", of_teacher=Given(model=str(tiny_teacher.path))), ALONE).task)
+    assert task.teacher.model_dump()["path"] == tiny_teacher.path.resolve()
+
+
+def test_a_file_of_ones_own_judges(desk):
+    write(desk / "test.csv", DESK[:50])
+    task = load_task(new(replace(ALL, test=desk / "test.csv"), ALONE).task)
+    paths = [source.model_dump()["path"] for source in (task.data.train, task.data.test)]
+    assert paths == [desk / "tickets.csv", desk / "test.csv"]
+    assert [path.name for path in (desk / "tickets").iterdir()] == ["task.yaml"]
+
+
+def test_labels_without_a_column_are_listed(desk):
+    options = Options(data="tickets.csv", label=NO_LABEL, labels="on, no, 12:30, it's", teacher="anthropic")
+    written = new(options, ALONE)
+    assert load_task(written.task).labels == ("on", "no", "12:30", "it's")
+    assert any("terms of use" in line for line in written.to_do)
+
+
+def test_a_label_that_reads_like_a_missing_one_is_refused(desk):
+    write(desk / "tickets.csv", [*DESK, {"ticket": "x", "body": "what is this about", "queue": "nan"}])
+    with pytest.raises(DistillError, match="reads like a missing one"):
+        new(Options(data="tickets.csv"), ALONE)
+
+
+def test_a_vendor_that_forbids_training_is_refused(desk):
+    given = Given(
+        base_url="https://api.typesafe.ai/v1", model="jev", dialect="systemone", terms="read", usd_per_million=(1, 1)
+    )
+    with pytest.raises(TeacherError, match="forbid training"):
+        new(Options(data="tickets.csv", teacher="decisions", of_teacher=given), ALONE)
+    assert not (desk / "tickets").exists()
+
+
+def test_a_recording_of_other_rows_is_refused_and_leaves_nothing(desk):
+    np.savez(desk / "logits.npz", labels=np.array(tickets.CATEGORIES), all=np.zeros((7, len(tickets.CATEGORIES))))
+    with pytest.raises(DistillError, match="expected one array for the 400 rows"):
+        new(Options(data="tickets.csv", teacher="recorded", logits=desk / "logits.npz"), ALONE)
+    assert not (desk / "tickets").exists()
+
+
+def test_a_text_is_on_one_side_only():
+    texts = [f"text {number % 350}" for number in range(700)]
+    rows = Examples(tuple(map(str, range(700))), tuple(texts), tuple("ab"[number % 2] for number in range(700)))
+    learn, judge = divide(rows)
+    assert not {normalise(text) for text in learn.texts} & {normalise(text) for text in judge.texts}
+    assert len(learn) + len(judge) == 700
+    assert len(set(judge.texts)) == pytest.approx(350 / 3, abs=2)  # as far towards 300 as a third allows
+
+
+def test_rows_without_a_label_do_not_judge_where_others_have_one():
+    gold = tuple("ab"[number % 2] if number < 400 else None for number in range(2000))
+    rows = Examples(tuple(map(str, range(2000))), tuple(f"text {number}" for number in range(2000)), gold)
+    learn, judge = divide(rows)
+    assert judge.has_gold
+    assert len(judge) == pytest.approx(400 / 3, abs=2)
+    assert len(learn.unlabelled) == 1600
