@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import httpx
 from pydantic import BaseModel, Field
 
-from distill.teachers.account import Account
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.errors import UnreadableError
 from distill.teachers.api.pricing import Usage
@@ -36,25 +34,16 @@ class AnthropicConfig(VerbalisedConfig):
     method: VerbalisedMethod = "votes"
 
 
-class AnthropicTeacher(ApiTeacher):
+class AnthropicTeacher(ApiTeacher[AnthropicConfig]):
     """Asks for several votes, or once for a ranking with confidences."""
 
     config_type: ClassVar[type[BaseModel]] = AnthropicConfig
     kind = "anthropic"
 
-    def __init__(
-        self,
-        config: AnthropicConfig,
-        labels: Sequence[str],
-        account: Account,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(config, labels, account, transport=transport)
-        self.orders = config.permutations
-        self._config = config
+    def _build(self) -> None:
+        """Make what asks for labels by name."""
         self._verbalised = VerbalisedLabels(
-            self.api, config, config.method, self.labels, request=self._request, read=self._completion
+            self.api, self._config, self._config.method, self.labels, request=self._request, read=self._completion
         )
 
     async def prepare(self) -> None:

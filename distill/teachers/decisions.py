@@ -10,21 +10,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, model_validator
 
-from distill.teachers.account import Account
 from distill.teachers.api import rejections
+from distill.teachers.api.calls import with_calls
 from distill.teachers.api.client import Api, ApiRequest, Call
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.errors import ApiError, about
-from distill.teachers.api.identity import identity
 from distill.teachers.api.pricing import Price, Usage, known_price
 from distill.teachers.api.teacher import ApiTeacher
 from distill.teachers.base import Answer, Method
@@ -44,9 +41,9 @@ _OVERHEAD = 16  # tokens of an answer besides those for its options; vendors cha
 class DecisionsConfig(ApiConfig):
     """A decision model. `dialect` is the format that the server speaks, `path` its route if it is not the usual one.
 
-    `permutations` is the number of orders of the labels. `groups` maps names to labels, for more than 255 of them: one
-    call then asks for the group and for the label in each group. A text is answered even without the answers for some
-    groups, if they have less than `epsilon` of the mass together.
+    `groups` maps names to labels, for more than 255 of them: one call then asks for the group and for the label in each
+    group. A text is answered even without the answers for some groups, if they have less than `epsilon` of the mass
+    together.
     """
 
     vendor_host: ClassVar[str] = "api.openai.com"
@@ -57,7 +54,6 @@ class DecisionsConfig(ApiConfig):
     path: str | None = Field(default=None, pattern="^/")
     key_env: str = Field(default="OPENAI_API_KEY", repr=False)
     prompt: Prompt = Prompt()
-    permutations: int = Field(default=2, ge=1, le=16)
     groups: Mapping[str, tuple[str, ...]] = {}
     epsilon: float = Field(default=0.01, ge=0, lt=1)
 
@@ -94,23 +90,15 @@ class DecisionsConfig(ApiConfig):
             )
 
 
-class DecisionsTeacher(ApiTeacher):
+class DecisionsTeacher(ApiTeacher[DecisionsConfig]):
     """Asks one call for each text and reads the distribution in it."""
 
     config_type: ClassVar[type[BaseModel]] = DecisionsConfig
     kind = "decisions"
 
-    def __init__(
-        self,
-        config: DecisionsConfig,
-        labels: Sequence[str],
-        account: Account,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(config, labels, account, transport=transport)
-        self.orders = config.permutations
-        self._config = config
+    def _build(self) -> None:
+        """Make the choices: among labels, or among groups and within each."""
+        config = self._config
         self._groups = [
             np.array([self.labels.index(label) for label in members], dtype=np.intp)
             for members in config.groups.values()
@@ -146,11 +134,6 @@ class DecisionsTeacher(ApiTeacher):
         return [(self.api, request)] if paid is None else []
 
     @staticmethod
-    def headers_for(key: str) -> dict[str, str]:
-        """The header with the key, if there is one."""
-        return {"Authorization": f"Bearer {key}"} if key else {}
-
-    @staticmethod
     def usage_of(response: Mapping[str, Any]) -> Usage | None:
         """The tokens that a response reports, if any; `input_tokens` include those of the cache."""
         usage = response.get("usage")
@@ -172,22 +155,11 @@ class DecisionsTeacher(ApiTeacher):
         with about(text):
             call = self._call(text, repeat)
             found, paid = await self.api.call(call.request, call.read)
-        usage = self.usage_of(paid.response)
-        reason, doubtful = rejections.reason_among([paid.response])
-        model, fingerprint = identity([paid.response])
-        answer = self._combine(found)
-        if answer.outcome == "invalid" and not reason:
-            self._warn(answer.reason)
-        return replace(
-            answer,
-            reason=reason,
-            doubtful=doubtful,
-            tokens=usage.total if usage else 0,
-            cost_usd=paid.cost_usd,
-            seconds=time.perf_counter() - start,
-            model=model,
-            fingerprint=fingerprint,
-        )
+        combined = self._combine(found)
+        answer = with_calls(combined, [paid], time.perf_counter() - start, self.usage_of)
+        if answer.outcome == "invalid" and not answer.reason:
+            self._warn(combined.reason)
+        return answer
 
     async def _probe(self, label: str) -> Answer:
         """Ask about the name of a label. Raises TeacherError, which says what may be wrong with the server."""

@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from distill.teachers.account import Account
-from distill.teachers.api import rejections
+from distill.teachers.api.calls import with_calls
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import is_local
 from distill.teachers.api.errors import about
-from distill.teachers.api.identity import identity
 from distill.teachers.api.teacher import ApiTeacher
 from distill.teachers.base import Answer, AnswerOutcome, Method
 from distill.teachers.errors import TeacherError
@@ -69,23 +65,15 @@ class OpenAIConfig(VerbalisedConfig):
         super().check([*labels, *self.groups])
 
 
-class OpenAITeacher(ApiTeacher):
+class OpenAITeacher(ApiTeacher[OpenAIConfig]):
     """Asks questions of one token and reads the distribution over labels from its log probabilities."""
 
     config_type: ClassVar[type[BaseModel]] = OpenAIConfig
     kind = "openai"
 
-    def __init__(
-        self,
-        config: OpenAIConfig,
-        labels: Sequence[str],
-        account: Account,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(config, labels, account, transport=transport)
-        self.orders = config.permutations
-        self._config = config
+    def _build(self) -> None:
+        """Make the choices and the probe, or what asks for labels by name. Raises ValueError for too many labels."""
+        config = self._config
         groups, prompt = list(config.groups.values()), config.prompt
         self._groups = [np.array([self.labels.index(label) for label in one], dtype=np.intp) for one in groups]
         self._within = [two_step.within(one, prompt) for one in groups]
@@ -104,7 +92,7 @@ class OpenAITeacher(ApiTeacher):
             extra_body=config.extra_body,
         )
         self._verbalised = (
-            None if config.method == "logprobs" else VerbalisedChat(self.api, config, config.method, labels)
+            None if config.method == "logprobs" else VerbalisedChat(self.api, config, config.method, self.labels)
         )
 
     async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, ApiRequest]]:
@@ -134,11 +122,6 @@ class OpenAITeacher(ApiTeacher):
         read = self._probe.usable if self._verbalised is None else self._verbalised.read
         return [OpenAIBatches(self.api, self._config.batch, read)]
 
-    @staticmethod
-    def headers_for(key: str) -> dict[str, str]:
-        """The header with the key, if there is one."""
-        return {"Authorization": f"Bearer {key}"} if key else {}
-
     usage_of = staticmethod(chat_logprobs.usage_of)
 
     async def _ask(self, text: str, repeat: int) -> Answer:
@@ -150,19 +133,8 @@ class OpenAITeacher(ApiTeacher):
             expanded = self._to_expand(reading)
             inner = await asyncio.gather(*(self._probe.read(self._within[one], text, repeat) for one in expanded))
         calls = [paid, *(call for _, call in inner)]
-        usages = [usage for call in calls if (usage := chat_logprobs.usage_of(call.response)) is not None]
-        reason, doubtful = rejections.reason_among(call.response for call in calls)
-        model, fingerprint = identity(call.response for call in calls)
-        return replace(
-            self._combine(reading, dict(zip(expanded, (within for within, _ in inner), strict=True))),
-            reason=reason,
-            doubtful=doubtful,
-            tokens=sum(usage.total for usage in usages),
-            cost_usd=sum(call.cost_usd for call in calls),
-            seconds=time.perf_counter() - start,
-            model=model,
-            fingerprint=fingerprint,
-        )
+        answer = self._combine(reading, dict(zip(expanded, (within for within, _ in inner), strict=True)))
+        return with_calls(answer, calls, time.perf_counter() - start, self.usage_of)
 
     def _to_expand(self, reading: Reading | AnswerOutcome | None) -> list[int]:
         """The groups to ask within; none without a valid first answer."""

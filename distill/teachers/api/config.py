@@ -35,9 +35,10 @@ class BatchConfig(BaseModel):
 class ApiConfig(BaseModel):
     """Settings that every teacher behind an API has.
 
-    The key is read from the environment variable `key_env` or the file `key_file`; it never stands in a task file.
-    `headers` are sent with every call; in their values `$NAME` stands for an environment variable, which may hold a
-    key. `extra_body` is added to the body of every call. `usd_per_million` may be omitted for models in `prices.yaml`.
+    `permutations` is the number of orders in which labels are listed, in turn. The key is read from the environment
+    variable `key_env` or the file `key_file`; it never stands in a task file. `headers` are sent with every call; in
+    their values `$NAME` stands for an environment variable, which may hold a key. `extra_body` is added to the body of
+    every call. `usd_per_million` may be omitted for models in `prices.yaml`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -46,6 +47,7 @@ class ApiConfig(BaseModel):
 
     base_url: str = Field(repr=False)
     model: str
+    permutations: int = Field(default=2, ge=1, le=16)
     key_env: str = Field(repr=False)
     key_file: Path | None = None
     headers: Mapping[str, str] = Field(default={}, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import httpx
 
@@ -17,6 +17,8 @@ from distill.teachers.api.pricing import Usage
 from distill.teachers.base import Answer, Teacher
 from distill.teachers.errors import TeacherError
 
+Config = TypeVar("Config", bound=ApiConfig)
+
 
 class CallingTeacher(Teacher, Protocol):
     """A teacher whose answers come from calls that it can list before they are made."""
@@ -25,7 +27,7 @@ class CallingTeacher(Teacher, Protocol):
         """List the calls for a text that can be made now and are not paid for; none if it can be answered without."""
 
 
-class ApiTeacher(ABC):
+class ApiTeacher(ABC, Generic[Config]):
     """A teacher behind one API, asked one text at a time."""
 
     kind: ClassVar[str]
@@ -33,7 +35,7 @@ class ApiTeacher(ABC):
 
     def __init__(
         self,
-        config: ApiConfig,
+        config: Config,
         labels: Sequence[str],
         account: Account,
         *,
@@ -42,9 +44,12 @@ class ApiTeacher(ABC):
         self.name = f"{self.kind}:{config.model}"
         self.labels = tuple(labels)
         self.concurrency = config.max_in_flight
+        self.orders = config.permutations
         self.version = fingerprint([config.answering(), self.labels])
         headers = self.headers_for(config.key())
         self.api = Api(config, account, name=self.name, headers=headers, usage=self.usage_of, transport=transport)
+        self._config = config
+        self._build()
 
     @classmethod
     def from_config(cls, config: Any, labels: Sequence[str], account: Account | None = None) -> Self:
@@ -60,6 +65,13 @@ class ApiTeacher(ABC):
         if texts:
             await self.prepare()
         return list(await asyncio.gather(*(self._ask(text, repeat) for text in texts)))
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make what the questions need, from the configuration and the labels; called once, when `api` is there.
+
+        Raises ValueError for labels that do not fit.
+        """
 
     @abstractmethod
     async def prepare(self) -> None:
@@ -87,9 +99,9 @@ class ApiTeacher(ABC):
         """Answer a text."""
 
     @staticmethod
-    @abstractmethod
     def headers_for(key: str) -> dict[str, str]:
-        """The headers of every call with a key, which may be empty."""
+        """The headers of every call with a key, which may be empty: by default, a bearer token if there is one."""
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
     @staticmethod
     @abstractmethod

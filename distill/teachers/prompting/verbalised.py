@@ -15,10 +15,10 @@ from pydantic import Field
 
 from distill.teachers.account import PaidResponse
 from distill.teachers.api import rejections
+from distill.teachers.api.calls import with_calls
 from distill.teachers.api.client import Api, ApiRequest, Call
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.errors import about
-from distill.teachers.api.identity import identity
 from distill.teachers.base import Answer, AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import naming, votes
@@ -43,15 +43,14 @@ _RANKING_CLOSING = (
 class VerbalisedConfig(ApiConfig):
     """Settings for asking for labels by name.
 
-    `votes` counts `samples` draws; `verbalised` asks once for the `ranked` likeliest labels. `permutations` is the
-    number of orders of the labels. The answer is invalid if less than `min_covered` of the draws name a label.
-    `max_output_tokens` defaults to the longest answer; a model that reasons first needs more.
+    `votes` counts `samples` draws; `verbalised` asks once for the `ranked` likeliest labels. The answer is invalid if
+    less than `min_covered` of the draws name a label. `max_output_tokens` defaults to the longest answer; a model that
+    reasons first needs more.
     """
 
     prompt: Prompt = Prompt()
     samples: int = Field(default=8, ge=1, le=256)
     ranked: int = Field(default=3, ge=1)
-    permutations: int = Field(default=2, ge=1, le=16)
     min_covered: float = Field(default=0.5, ge=0, le=1)
     max_output_tokens: int | None = Field(default=None, ge=16)
 
@@ -116,22 +115,9 @@ class VerbalisedLabels:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 draws.append(outcome)
-        usages = [self.api.usage(paid.response) for _, paid in draws]
+        responses = [paid for _, paid in draws]
         answer = self._estimate([completion for completion, _ in draws])
-        model, fingerprint = identity(paid.response for _, paid in draws)
-        reason, doubtful = "", False
-        if answer.outcome != "ok":
-            reason, doubtful = rejections.reason_among(paid.response for _, paid in draws)
-        return replace(
-            answer,
-            tokens=sum(usage.total for usage in usages if usage is not None),
-            cost_usd=sum(paid.cost_usd for _, paid in draws),
-            seconds=max(paid.seconds for _, paid in draws),
-            reason=reason,
-            doubtful=doubtful,
-            model=model,
-            fingerprint=fingerprint,
-        )
+        return with_calls(answer, responses, max(paid.seconds for paid in responses), self.api.usage)
 
     def read(self, response: Mapping[str, Any]) -> Completion:
         """Read a response, or the rejection in its place. Raises UnreadableError for one without an answer."""
