@@ -35,7 +35,7 @@ class Model:
         self.manifest, self.decision = manifest, None
         self.registry = CollectorRegistry()
         self.metrics = ModelMetrics(self.registry, manifest, "stable")
-        self.scheduler = SimpleNamespace(submit=self._submit)
+        self.scheduler, self.deferral = SimpleNamespace(submit=self._submit), None
         self.shadow = SimpleNamespace(observe=lambda *seen: self.observed.append(seen))
         self.observed: list[Any] = []
         self.asked, self.withdrawn = [], 0
