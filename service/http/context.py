@@ -16,6 +16,7 @@ from starlette.types import Message, Receive
 
 from service.auth.keys import Caller
 from service.errors import InvalidRequestError, RateLimitedError, ServiceError, TooLargeError
+from service.http.content_encoding import decoded
 from service.http.error_body import ErrorBody
 from service.settings import Settings
 from service.telemetry.metrics import LIMITED
@@ -119,7 +120,7 @@ class RequestContext:
             self.caller.give_back(texts)
 
     async def body(self) -> bytes:
-        """Read the whole body. Raises TooLargeError, ClientDisconnect."""
+        """Read the whole body, decompressed. Raises ClientDisconnect, TooLargeError, and what `decoded` raises."""
         limit = self.settings.max_body_bytes
         declared = self.headers.get(b"content-length", b"0")
         if int(declared) > limit:
@@ -135,7 +136,15 @@ class RequestContext:
             if received > limit:
                 raise too_large(limit)
             if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                break
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is None:
+            return body
+        body = decoded(body, encoding, limit)
+        if len(body) > limit:
+            raise too_large(limit)
+        return body
 
     async def leaving(self) -> None:
         """Wait until the client has left. Only after the body was read."""

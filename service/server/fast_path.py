@@ -60,6 +60,7 @@ class FastPath:
             or connection.flow.write_paused
             or headers.get(b"content-type") != JSON
             or b"transfer-encoding" in headers
+            or b"content-encoding" in headers
             or int(headers.get(b"content-length", most + 1)) > most
         ):
             return None
