@@ -29,7 +29,7 @@ from export.bundle.classifier import Classifier
 from export.bundle.format import Bundle
 from export.bundle.teacher import BundleTeacher
 from export.cut_offs import MARGINS, StageAnswers, find_cut_offs, rows_needed
-from export.graph.variants import measure
+from export.graph.speed import measure
 from export.run import TEACHER, ExportRun
 from export.selection import evenly_spaced
 
@@ -123,7 +123,7 @@ def main() -> None:
     else:
         texts, said = labelled(exported)
     classifiers = dict(zip(given.stages, map(Classifier.load, bundles), strict=True))
-    times = measure(classifiers, evenly_spaced(texts, TIMED_TEXTS))
+    times = measure(classifiers, evenly_spaced(texts, TIMED_TEXTS)).milliseconds
     stages = []
     for name, classifier in classifiers.items():
         answers = classifier.probabilities(texts)

@@ -82,12 +82,14 @@ class Gates(Section):
 
 
 class Export(Section):
-    """`variant` `auto` takes the fastest graph that passes the gates; `int8` and `fp16` fail if theirs does not pass.
+    """`variant` `auto` takes the fastest graph that passes the gates; `int8…` and `fp16` fail if theirs does not pass.
 
-    `fp32` takes the faster of the 32-bit graphs, `plain` the one without fused operators, which TensorRT needs.
+    `fp32` takes the faster of the 32-bit graphs, `plain` the one without fused operators, which TensorRT needs. With
+    `trim_vocabulary`, tokens that the training texts do not have are dropped; that is behind a gate, too.
     """
 
-    variant: Literal["auto", "fp32", "plain", "int8", "fp16"] = "auto"
+    trim_vocabulary: bool = False
+    variant: Literal["auto", "fp32", "plain", "int8", "int8-qdq", "int8-dynamic", "fp16"] = "auto"
     gates: Gates = Gates()
 
 

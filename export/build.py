@@ -1,8 +1,7 @@
-"""Build the bundle of a trained student: export it, make variants, select the best graph, describe it."""
+"""Build the bundle of a trained student: the graph that it serves, and what describes its answers."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,22 +15,18 @@ import numpy.typing as npt
 
 from distill.data.splits import Train, Validation, require
 from distill.decision import Rule
-from distill.progress import status, track
-from distill.students.student import TOKENIZER as STUDENT_TOKENIZER
+from distill.progress import track
 from distill.students.student import Student
 from distill.task import Export
-from distill.truncation import truncate_at, truncation_side
+from distill.truncation import truncation_side
 from export.bundle.anchors import ANCHORS, anchors_jsonl
 from export.bundle.cascade import Answering
 from export.bundle.classifier import Prediction
 from export.bundle.decision import DECISION, Decision
 from export.bundle.format import (
     CARD,
-    FUSED,
     GOLDEN,
-    INT8,
     MODEL,
-    PLAIN,
     PORTABLE,
     REFERENCE,
     TOKENIZER,
@@ -43,21 +38,16 @@ from export.bundle.format import (
     write_bundle,
 )
 from export.bundle.reference import Reference
-from export.bundle.session import has_gpu
 from export.choose_anchors import choose_anchors
 from export.fit_decision import Answers, fit_decision
 from export.fit_drift import fit_drift
 from export.fit_reference import fit_reference
-from export.graph.attention import AttentionFusion
-from export.graph.portable import make_portable
-from export.graph.variants import REDUCED, load_variants, make_variants
 from export.model_card import card
-from export.selection import Selector, evenly_spaced
-from export.torch_to_onnx import export_onnx
+from export.selection import evenly_spaced
+from export.served_graph import make_served_graph
 
 Floats = npt.NDArray[np.float32]
 
-_TYPICAL_TEXTS = 200
 _TRAINING_TEXTS = 5000
 _GOLDEN_TEXTS = 32
 _UNSEEN_TEXTS = 10_000
@@ -97,66 +87,49 @@ def build_bundle(
 
     A multi-label student gives a text each label of at least `threshold`; the reference and the agreement with the
     teacher are about its most probable label. Raises GateError when the fp32 graph does not compute what the student
-    does, or when int8 or fp16 was asked for and does not pass; ValueError for a threshold that is no probability.
+    does, or when what was asked for does not pass (a variant, a trimmed vocabulary); ValueError for a threshold that is
+    no probability.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold: expected a probability between 0 and 1, got {threshold}")
-    validation, gpu = require(baseline.validation, Validation), has_gpu()
+    validation = require(baseline.validation, Validation)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with status(f"exporting {name}") as tell:
-            tell("making its graphs")
-            student.tokenizer.no_padding()
-            truncate_at(student.tokenizer, student.max_tokens)
-            student.tokenizer.save(str(folder / STUDENT_TOKENIZER))
-            export_onnx(student, folder / MODEL)
-            typical = student.encode(evenly_spaced(validation.texts, _TYPICAL_TEXTS))
-            config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
-            reduced = _reduced(settings.variant, gpu)
-            graphs = make_variants(folder / MODEL, folder, config, typical, reduced, gpu=gpu)
-            attention = AttentionFusion.of(graphs.get(FUSED, graphs[PLAIN]), config)
-            classifiers = load_variants(graphs, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
-        cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
-        selector = Selector(student, validation.texts, settings, name, cut, gpu)
-        selection = selector.select(classifiers)
-        portable: dict[str, Path] = {}
-        checks = selection.gates
-        if classifiers[selection.variant].packed:
-            portable = {PORTABLE: make_portable(graphs[selection.variant], folder / PORTABLE)}
-            loaded = load_variants(portable, folder / STUDENT_TOKENIZER, student.max_tokens, len(student.labels))
-            checks = [*checks, *selector.check_portable(loaded[PORTABLE], selection.answers)]
-        served = classifiers[selection.variant]
+        made = make_served_graph(
+            student,
+            Path(scratch),
+            name=name,
+            texts=validation.texts,
+            teacher=baseline.teacher,
+            pool=() if baseline.train is None else baseline.train.texts,
+            settings=settings,
+            threshold=threshold,
+            recalibrated=role == "student" and not student.multi_label,
+        )
         described = describe(
-            served,
-            selection.answers,
+            made.classifier,
+            made.answers,
             name=name,
             labels=student.labels,
             baseline=baseline,
-            unknown=served.tokenizer.unknown_id is not None,
+            unknown=made.classifier.tokenizer.unknown_id is not None,
             shadowed=role == "student" and not student.multi_label,
             decision=decision,
         )
-        caveat = attention.caveat() if attention is not None and not gpu else None
         manifest = Manifest(
             name=name,
             role=role,
             family=student.network.family,
             labels=student.labels,
             max_tokens=student.max_tokens,
-            variant=selection.variant,
-            temperature=student.temperature,
+            variant=made.variant,
+            temperature=made.temperature,
             files={},
             teacher=teacher,
-            gates={gate.name: asdict(gate) for gate in checks},
+            gates={gate.name: asdict(gate) for gate in made.gates},
             measured={
-                "milliseconds": selection.milliseconds[selection.variant],
-                "milliseconds_by_variant": selection.milliseconds,
-                "rows": selection.rows,
-                "reason": selection.reason if caveat is None else f"{selection.reason}; {caveat}",
-                "attention": attention and attention.as_dict(),
+                **made.measured,
                 "validation_rows": len(validation),
                 "validation_agreement": 1 - described.reference.gap,
-                "bytes": graphs[selection.variant].stat().st_size,
             },
             cpu=cpu_features(),
             libraries=library_versions(),
@@ -164,12 +137,12 @@ def build_bundle(
             multi_label=student.multi_label,
             threshold=threshold,
             truncation_side=truncation_side(student.tokenizer),
-            portable=PORTABLE if portable else MODEL,
+            portable=PORTABLE if made.portable else MODEL,
         )
         contents: dict[str, bytes | Path] = {
-            MODEL: graphs[selection.variant],
-            **portable,
-            TOKENIZER: folder / STUDENT_TOKENIZER,
+            MODEL: made.graph,
+            **({PORTABLE: made.portable} if made.portable else {}),
+            TOKENIZER: made.tokenizer,
             **described.files,
             CARD: card(manifest, described.reference, decision).encode(),
         }
@@ -240,13 +213,6 @@ def _stacked(answers: Sequence[Prediction]) -> Answers:
     return Answers(
         np.stack([answer.probabilities for answer in answers]), np.stack([answer.embedding for answer in answers])
     )
-
-
-def _reduced(variant: str, gpu: bool) -> tuple[str, ...]:
-    """Return the reduced variants to try: for `auto`, those that this machine has a use for."""
-    if variant == "auto":
-        return REDUCED if gpu else (INT8,)
-    return (variant,) if variant in REDUCED else ()
 
 
 def _golden(validation: Validation, answers: Sequence[Prediction], labels: tuple[str, ...]) -> list[Golden]:

@@ -10,6 +10,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 
 
+FASTER = 0.95
+"""A graph is faster than another if it takes at most this share of its time: two measurements of one graph, medians of
+paired runs, differ by less."""
+
+
 class GateError(Exception):
     """A graph does not pass a gate; the message gives the number, the limit and the remedy."""
 
@@ -62,9 +67,12 @@ def agreement(
     return Gate(f"{variant}: agreement with {against}", share, least, share >= least)
 
 
-def faster(variant: str, milliseconds: float, than: float) -> Gate:
-    """Check that a reduced graph takes less time than the fastest fp32 one; otherwise there is no reason to use it."""
-    return Gate(f"{variant}: milliseconds per text, below fp32", milliseconds, than, milliseconds < than)
+def faster(variant: str, share: float) -> Gate:
+    """Check that a reduced graph takes at most `FASTER` of the time of the fastest fp32 one, `share` being its share.
+
+    Otherwise there is no reason to use it.
+    """
+    return Gate(f"{variant}: share of fp32's time", share, FASTER, share <= FASTER)
 
 
 def enforce(gates: list[Gate], what: str, remedy: str) -> None:

@@ -33,7 +33,6 @@ def card(manifest: Manifest, reference: Reference, decision: Rule | None = None,
     if decision is not None:
         written = json.dumps(decision.model_dump(exclude_defaults=True, exclude_unset=True), ensure_ascii=False)
         rule = [f"- What the application does with an answer (`decision.npz`): `{written}`"]
-    speeds = [f"| {name} | {value:.3f} |" for name, value in manifest.measured["milliseconds_by_variant"].items()]
     return "\n".join(
         [
             f"# {manifest.name}",
@@ -47,7 +46,9 @@ def card(manifest: Manifest, reference: Reference, decision: Rule | None = None,
             *_gap(manifest, reference),
             *stages,
             *several,
-            f"- Reads at most {manifest.max_tokens} tokens; temperature {manifest.temperature:.4f}",
+            *_vocabulary(manifest),
+            f"- Reads at most {manifest.max_tokens} tokens",
+            f"- Temperature {manifest.temperature:.4f}{_recalibrated(manifest)}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
             *portable,
             *rule,
@@ -57,9 +58,7 @@ def card(manifest: Manifest, reference: Reference, decision: Rule | None = None,
             "|---|---|---|---|",
             *gates,
             "",
-            f"| variant | ms per text, {manifest.measured['rows']} in a run, one thread |",
-            "|---|---|",
-            *speeds,
+            *_speeds(manifest),
             "",
             f"Labels: {', '.join(manifest.labels)}",
             "",
@@ -91,3 +90,53 @@ def _teacher(teacher: Mapping[str, Any]) -> list[str]:
         permitted = f"; permission to train on its answers: {terms['permission']}" if "permission" in terms else ""
         lines.append(f"- Its terms were acknowledged: {terms['reference']}{permitted}")
     return lines
+
+
+def _vocabulary(manifest: Manifest) -> list[str]:
+    found = manifest.measured.get("vocabulary")
+    if found is None:
+        return []
+    return [
+        f"- Its vocabulary is trimmed to {found['kept']:,} of {found['whole']:,} tokens, those of the training texts"
+    ]
+
+
+def _recalibrated(manifest: Manifest) -> str:
+    """Say what fitting the temperature to the served graph changed; nothing where it is the student's."""
+    found = manifest.measured.get("recalibrated")
+    if found is None:
+        return ""
+    before, after = found["cross_entropy"]
+    return (
+        f", fitted to this graph (the student's: {found['trained']:.4f}; cross-entropy with the teacher on validation "
+        f"{before:.4f} nats at that, {after:.4f} at this one)"
+    )
+
+
+def _speeds(manifest: Manifest) -> list[str]:
+    """Return the table of the variants that were tried; of a cascade, of its stages."""
+    measured = manifest.measured
+    times, variants = measured["milliseconds_by_variant"], measured.get("variants")
+    per_text = f"ms per text, {measured['rows']} in a run, one thread"
+    if variants is None:
+        rows = [f"| {name} | {value:.3f} |" for name, value in times.items()]
+        return [f"| variant | {per_text} |", "|---|---|", *rows]
+    return [
+        f"| variant | {per_text} | share of fp32's time | agreement with fp32 | with the teacher | MiB | |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {times[name]:.3f} | {row['time']:.3f} | {row['agreement']:.4f} "
+            f"| {row['teacher_agreement']:.4f} | {row['bytes'] / 2**20:.1f} | {_verdict(name, row, manifest.variant)} |"
+            for name, row in variants.items()
+        ),
+        "",
+        "The share of the time is the median over runs of both graphs, one after the other on the same texts. "
+        "Agreement is on the validation split. The fastest that passes its gates is served; where several are as fast, "
+        "within 5 %, an exact one comes first, then the one with fixed ranges.",
+    ]
+
+
+def _verdict(name: str, row: Mapping[str, Any], served: str) -> str:
+    if name == served:
+        return "served"
+    return "refused" if row["refused"] else ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,25 +31,17 @@ from distill.stages import Stage, fingerprint, write_atomic
 from distill.students.student import load_student
 from distill.teachers.names import Name
 from export.build import Baseline, build_bundle
-from export.build_cascade import (
-    JOINED,
-    Measured,
-    build_cascade,
-    cascade_warnings,
-    find_cascade,
-    measure_stages,
-    stages_for,
-)
+from export.build_cascade import JOINED, cascade_warnings
 from export.bundle.format import Bundle, BundleError
 from export.bundle.reference import Reference
 from export.bundle.target import alone, require_replaceable
 from export.bundle.teacher import BundleTeacherConfig, origin_of, own_name
+from export.cascades import Cascades
 from export.evaluate import Judge, Prices, answers, entry, teacher_reliability
 from export.fit_reference import ceiling_warning
 from export.witness import Witness, make_witness
 
 GAP = "gap.json"
-CASCADE = "cascade.json"
 TEACHER = "teacher"
 
 
@@ -63,12 +54,15 @@ class ExportRun:
         self.run = run
         self.task = run.task
         self.comparisons = Comparisons(run)
+        self.cascades = Cascades(run, self.bundles, lambda: self.chosen, self._student_baseline)
 
     def bundle_stage(self, name: str) -> Stage:
         """The bundle of a student, or of the fine-tuned teacher."""
         teacher = self.run.finetuned_teacher
         source = teacher.fingerprint if name == TEACHER and teacher else self.run.student(name).fingerprint
         settings = self.task.export.model_dump(mode="json") if name != TEACHER else {}
+        if not settings.get("trim_vocabulary"):
+            settings.pop("trim_vocabulary", None)  # bundles older than this key are still up to date
         labels = fingerprint(self.run.label_inputs)
         inputs = {"source": source, "export": settings, "labels": labels, "name": self.task.name}
         if self.task.decision is not None and name != TEACHER:
@@ -86,15 +80,9 @@ class ExportRun:
         return Stage(self.run.root / "bundle", inputs)
 
     @property
-    def cascade(self) -> Stage:
-        """The cascade that ends with the chosen student, or why there is none."""
-        inputs = {"chosen": self.chosen.fingerprint, "cascade": self.task.cascade.model_dump(mode="json")}
-        return Stage(self.run.root / "cascade", inputs)
-
-    @property
     def report(self) -> Stage:
         """The gap report."""
-        inputs = {"schema": SCHEMA, "cascade": self.cascade.fingerprint, "labels": self.run.labels.fingerprint}
+        inputs = {"schema": SCHEMA, "cascade": self.cascades.stage.fingerprint, "labels": self.run.labels.fingerprint}
         if self.task.compared:
             inputs["comparisons"] = ", ".join(self.task.compared)
         return Stage(self.run.root / "report", inputs)
@@ -109,8 +97,7 @@ class ExportRun:
         if self.run.finetuned_teacher is not None:
             self.bundle_stage(TEACHER).ensure(self._export_teacher)
         self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
-        if self._may_have_cascade:
-            self.cascade.ensure(self._build_cascade)
+        self.cascades.ensure()
         return Bundle.open(self.chosen.path)
 
     def make_bundle(self, name: str) -> Bundle:
@@ -137,54 +124,6 @@ class ExportRun:
                 "raise budget.latency_ms or add a smaller student"
             )
         return max(affordable, key=_rank)
-
-    def made_cascade(self) -> tuple[Bundle | None, str]:
-        """Return the cascade of the students, None if there is none, and why it was built or not."""
-        if not self._may_have_cascade:
-            return None, "the task has one student"
-        record = json.loads((self.cascade.require("export") / CASCADE).read_text(encoding="utf-8"))
-        return Bundle.open(self.cascade.path) if record["built"] else None, record["reason"]
-
-    @property
-    def _may_have_cascade(self) -> bool:
-        """Whether there is anything to pass texts on to: another student, or the teacher."""
-        return len(self.task.students) > 1 or self.task.cascade.defer is not None
-
-    def make_cascade(
-        self,
-        stages: Sequence[str],
-        folder: Path | None = None,
-        margin: float | None = None,
-        *,
-        defer: float | None = None,
-    ) -> tuple[Bundle, Measured]:
-        """Build a cascade of `stages`, the cheapest first: names of students, or folders of bundles with their labels.
-
-        With `defer`, the teacher is its last stage, and the whole agrees with it on at least this share of all
-        requests; otherwise it loses at most `margin` against its last stage, by default that of the task. It is written
-        to `folder`, `cascades/NAME` by default, in place of a bundle that is there. Raises DistillError when no cut-off
-        can be certified, the stages do not fit together, or the folder holds a stage or anything else than a bundle.
-        """
-        bundles = self._stages(stages)
-        names = [bundle.manifest.name for bundle in bundles]
-        folder = folder or self.run.root / "cascades" / JOINED.join(names if defer is None else [*names, TEACHER])
-        path = require_replaceable(folder, keep=[bundle.path for bundle in bundles])
-        baseline = self._student_baseline()
-        if margin is None and defer is None:
-            margin = self.task.cascade.margin
-        measured = measure_stages(bundles, baseline, margin=margin, defer=defer)
-        with alone(path):
-            bundle = build_cascade(measured, path, baseline=baseline, decision=self.task.decision)
-        return replace(bundle, path=folder), measured
-
-    def _stages(self, stages: Sequence[str]) -> list[Bundle]:
-        own = self.bundles()
-        for stage in stages:
-            if stage not in own and not Path(stage).exists():
-                raise DistillError(
-                    f"{stage}: is neither a student of the task, which has {', '.join(own)}, nor a bundle's folder"
-                )
-        return [own[stage] if stage in own else Bundle.open(stage) for stage in stages]
 
     def make_witness(self, student: str | None = None, by: str | None = None) -> Witness:
         """Make the witness of a student in the folder `witnesses/STUDENT`, from the bundle of another one.
@@ -230,7 +169,7 @@ class ExportRun:
     def warnings(self) -> list[str]:
         """Warn of students whose ceilings tolerate far more than their gap on validation, and of a useless cascade."""
         ceilings = (ceiling_warning(name, found) for name, found in self._references().items())
-        cascade, _ = self.made_cascade()
+        cascade, _ = self.cascades.made()
         return [
             *(warning for warning in ceilings if warning is not None),
             *(() if cascade is None else cascade_warnings(cascade.manifest)),
@@ -253,22 +192,6 @@ class ExportRun:
             decision=self.task.decision,
         )
 
-    def _build_cascade(self, folder: Path) -> None:
-        """Build the cascade if the task does not forbid it and it is worth while; write down why or why not."""
-        settings, own = self.task.cascade, self.bundles()
-        measured, reason = None, "cascade.build is false"
-        if settings.build:
-            last = own[Bundle.open(self.chosen.path).manifest.name]
-            named = settings.stages
-            stages = [own[name] for name in named] if named else stages_for(last, [*own.values()])
-            measured, reason = find_cascade(
-                stages, self._student_baseline(), settings.margin, defer=settings.defer, always=named is not None
-            )
-        if measured is not None:
-            build_cascade(measured, folder, baseline=self._student_baseline(), decision=self.task.decision)
-        record = {"built": measured is not None, "reason": reason}
-        write_atomic(folder / CASCADE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
     def _export_teacher(self, folder: Path) -> None:
         """Export the teacher without quantisation and calibration: the shadow must ask the teacher itself."""
         teacher = self.run.finetuned_teacher
@@ -280,7 +203,7 @@ class ExportRun:
             folder,
             name=f"{self.task.name}-teacher",
             baseline=self._baseline(splits, soft, soft.probabilities if soft.raw is None else soft.raw),
-            settings=self.task.export.model_copy(update={"variant": "fp32"}),
+            settings=self.task.export.model_copy(update={"variant": "fp32", "trim_vocabulary": False}),
             teacher={"name": soft.teacher, "version": soft.teacher_version},
             role="teacher",
         )
@@ -308,7 +231,7 @@ class ExportRun:
             given[name] = np.stack([answer.probabilities for answer in answered])
             parameters = sum(self._parameters(stage) for stage in name.split(JOINED) if stage != TEACHER)
             students[name] = {**entry(bundle, answered, judge, prices), "parameters": parameters}
-        cascade, reason = self.made_cascade()
+        cascade, reason = self.cascades.made()
         gap = {
             "schema": SCHEMA,
             "task": self.task.name,
@@ -323,7 +246,7 @@ class ExportRun:
             ],
             "chosen": Bundle.open(self.chosen.path).manifest.name,
             "cascade": {"name": cascade and cascade.manifest.name, "reason": reason}
-            if self._may_have_cascade
+            if self.cascades.possible
             else None,
             "budget": self.task.budget.model_dump(),
             "data": splits.report,
@@ -333,7 +256,7 @@ class ExportRun:
 
     def _evaluated(self) -> dict[str, Bundle]:
         """The students' bundles, and the cascade if there is one."""
-        cascade, _ = self.made_cascade()
+        cascade, _ = self.cascades.made()
         return self.bundles() | ({} if cascade is None else {cascade.manifest.name: cascade})
 
     def _parameters(self, student: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ from distill.students.student import Student, predict
 from distill.task import Export
 from export import gates
 from export.bundle.classifier import Classifier, Encoded, InferenceError, Prediction
-from export.bundle.format import FP16, FUSED, PLAIN
+from export.bundle.format import FP16, FUSED, INT8, INT8_DYNAMIC, INT8_QDQ, PLAIN
 from export.bundle.verify import repeat_to_length
-from export.graph.variants import REDUCED, ROUNDS, measure
+from export.graph.speed import ROUNDS, Speeds, measure
+from export.graph.variants import REDUCED
 
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -27,20 +28,48 @@ _GPU_ROWS = 50
 """Texts per run where a GPU is measured: a single text takes about as long in any variant."""
 
 _SHARED_TEXTS = 16
-_PORTABLE_TEXTS = 200
+_COMPARED_TEXTS = 200
 _REPORT = "Report this: the exporter changed the model."
+
+_PREFERENCE = (FUSED, PLAIN, FP16, INT8, INT8_QDQ, INT8_DYNAMIC)
+"""Which of several equally fast graphs is preferred: exact ones first, and `fused` before `plain`, because it computes
+no padding where texts share a run; then those whose answer to a text does not depend on the other texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The selected variant, its answers on validation, and the evidence: gates, speeds at `rows` texts per run."""
+    """The selected variant, and the evidence: gates, and of every variant the answers on validation and the speed.
+
+    Speeds are of runs of `rows` texts. `reference` is the fp32 variant that the reduced ones were compared with. A
+    variant that failed on a text has neither answers nor a speed.
+    """
 
     variant: str
-    answers: list[Prediction]
+    reference: str
+    answers: dict[str, list[Prediction]]
     gates: list[gates.Gate]
-    milliseconds: dict[str, float]
+    refused: frozenset[str]
+    speeds: Speeds
     rows: int
     reason: str
+
+    def variants(self, teacher: Floats) -> dict[str, dict[str, Any]]:
+        """Return what was measured of each variant; `teacher` are its probabilities [N, K] on validation.
+
+        `time` is the share of the time of the reference, `agreement` the share of rows with the reference's choice,
+        `teacher_agreement` that with the teacher's. A refused variant did not pass a gate.
+        """
+        chosen = {name: _logits(found).argmax(1) for name, found in self.answers.items()}
+        reference = chosen[self.reference]
+        return {
+            name: {
+                "time": self.speeds.ratio(name, self.reference),
+                "agreement": float((choices == reference).mean()),
+                "teacher_agreement": float((choices == teacher.argmax(1)).mean()),
+                "refused": name in self.refused,
+            }
+            for name, choices in chosen.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,56 +94,88 @@ class Selector:
         does not pass.
         """
         rows = _GPU_ROWS if self.gpu else 1
-        trained, answers, milliseconds = self._answer(classifiers, rows)
+        trained, answers, speeds = self._answer(classifiers, rows)
         logits = {variant: _logits(found) for variant, found in answers.items()}
         passed = self._check_fp32(classifiers, trained, logits)
-        fastest = min((name for name in logits if name not in REDUCED), key=milliseconds.__getitem__)
+        exact = [name for name in _PREFERENCE if name in logits and name not in REDUCED]
+        reference = self._fastest(exact, speeds)
         tried: dict[str, list[gates.Gate]] = {}
-        for variant in (name for name in REDUCED if name in classifiers):
-            least = self.settings.gates.agreement
-            tried[variant] = [gates.agreement(variant, logits[fastest], logits.get(variant), least, self.cut)]
-            if variant in milliseconds and not _speed_unknown(variant, classifiers):
-                tried[variant].append(gates.faster(variant, milliseconds[variant], milliseconds[fastest]))
+        for variant in (name for name in _PREFERENCE if name in classifiers and name in REDUCED):
+            tried[variant] = self._try(variant, classifiers[variant], reference, logits, speeds)
             if self.settings.variant == variant:
                 remedy = "Set export.variant to auto to serve what passes, or loosen export.gates."
                 gates.enforce(tried[variant], f"{self.name}, {variant} graph", remedy)
         good = [variant for variant, checks in tried.items() if all(check.passed for check in checks)]
         if good:
-            best = min(good, key=milliseconds.__getitem__)
+            best = self._fastest(good, speeds)
             reason = f"{best} passed its gates"
-            if _speed_unknown(best, classifiers):
+            if best == FP16 and not classifiers[best].on_gpu:
                 reason += "; how fast it is was not judged, for this machine has no GPU"
         else:
-            best = fastest
+            best = reference
             failed = (f"{variant} was not taken ({_failures(checks)})" for variant, checks in tried.items())
             reason = "; ".join(failed) or f"{self.settings.variant} was asked for"
         evidence = [*passed, *(check for checks in tried.values() for check in checks)]
-        return Selection(best, answers[best], evidence, milliseconds, rows, reason)
+        refused = frozenset(tried) - frozenset(good)
+        return Selection(best, reference, answers, evidence, refused, speeds, rows, reason)
+
+    def _fastest(self, variants: Sequence[str], speeds: Speeds) -> str:
+        """Return the first of the variants that is as fast as the fastest, but for what chance may make."""
+        fastest = min(variants, key=lambda name: speeds.ratio(name, variants[0]))
+        return next(name for name in variants if speeds.ratio(fastest, name) > gates.FASTER)
+
+    def _try(
+        self,
+        variant: str,
+        classifier: Classifier,
+        reference: str,
+        logits: Mapping[str, Floats],
+        speeds: Speeds,
+    ) -> list[gates.Gate]:
+        """Return the gates of a reduced graph: its choices, alone and among others, and its speed."""
+        least, own = self.settings.gates.agreement, logits.get(variant)
+        checks = [gates.agreement(variant, logits[reference], own, least, self.cut)]
+        if own is None:
+            return checks
+        rows = evenly_spaced(range(len(self.texts)), _COMPARED_TEXTS)
+        try:
+            together: Floats | None = self._run(classifier, rows, _SHARED_TEXTS)
+        except InferenceError:
+            together = None
+        kind = f"{variant}, {_SHARED_TEXTS} texts in one run"
+        checks.append(gates.agreement(kind, own[rows], together, least, self.cut, against="each text alone"))
+        if variant != FP16 or classifier.on_gpu:  # fp16 is for GPUs: its speed elsewhere says nothing
+            checks.append(gates.faster(variant, speeds.ratio(variant, reference)))
+        return checks
+
+    def _run(self, classifier: Classifier, rows: Sequence[int], size: int) -> Floats:
+        """Return the logits of the texts of some rows, `size` of them in a run. Raises InferenceError."""
+        encoded = [classifier.encode(self.texts[row]) for row in rows]
+        return _logits([each for at in range(0, len(rows), size) for each in classifier.run(encoded[at : at + size])])
 
     def check_portable(self, graph: Classifier, answers: Sequence[Prediction]) -> list[gates.Gate]:
         """Return the gates of the portable graph, which must agree with the served graph's answers to `texts`.
 
         It is run with single texts and with several that are padded.
         """
-        rows = evenly_spaced(range(len(self.texts)), _PORTABLE_TEXTS)
-        encoded = [graph.encode(self.texts[row]) for row in rows]
+        rows = evenly_spaced(range(len(self.texts)), _COMPARED_TEXTS)
         served = _logits([answers[row] for row in rows])
         checks = []
         for size, together in ((1, ""), (_SHARED_TEXTS, f", {_SHARED_TEXTS} texts in one run")):
             try:
-                found = [each for at in range(0, len(rows), size) for each in graph.run(encoded[at : at + size])]
+                found = self._run(graph, rows, size)
             except InferenceError as error:
                 raise gates.GateError(f"{self.name}, portable graph: {one_line(error)}. {_REPORT}") from error
             least = self.settings.gates.agreement
             kind = f"portable{together}"
-            checks.append(gates.agreement(kind, served, _logits(found), least, self.cut, against="the served graph"))
+            checks.append(gates.agreement(kind, served, found, least, self.cut, against="the served graph"))
         gates.enforce(checks, f"{self.name}, portable graph", _REPORT)
         return checks
 
     def _answer(
         self, classifiers: Mapping[str, Classifier], rows: int
-    ) -> tuple[Floats, dict[str, list[Prediction]], dict[str, float]]:
-        """Return the student's logits on the texts, each graph's answers, and its milliseconds per text.
+    ) -> tuple[Floats, dict[str, list[Prediction]], Speeds]:
+        """Return the student's logits on the texts, each graph's answers, and the graphs' speeds.
 
         A reduced graph that fails on a text, for instance because a value is too large for it, has neither.
         """
@@ -135,8 +196,8 @@ class Selector:
                         raise gates.GateError(message) from error
                     advance(len(self.texts) - len(answers.pop(variant)))
             measured = {variant: classifiers[variant] for variant in answers}
-            milliseconds = measure(measured, timed, advance, rows=rows)
-        return trained, answers, milliseconds
+            speeds = measure(measured, timed, advance, rows=rows)
+        return trained, answers, speeds
 
     def _check_fp32(
         self, classifiers: Mapping[str, Classifier], trained: Floats, logits: Mapping[str, Floats]
@@ -185,11 +246,6 @@ def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """Return at most `count` items, evenly spaced."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
-
-
-def _speed_unknown(variant: str, classifiers: Mapping[str, Classifier]) -> bool:
-    """Whether a variant's speed here says nothing: fp16 is for GPUs."""
-    return variant == FP16 and not classifiers[variant].on_gpu
 
 
 def _logits(answers: Sequence[Prediction]) -> Floats:

@@ -33,6 +33,7 @@ GOLDEN = "golden.jsonl"
 CARD = "CARD.md"
 
 PLAIN, FUSED, INT8, FP16 = "plain", "fused", "int8", "fp16"
+INT8_QDQ, INT8_DYNAMIC = "int8-qdq", "int8-dynamic"
 """The variants of a graph."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from export.bundle.sequence_packing import SequencePacking
 from export.bundle.session import create_session
 
 Floats = npt.NDArray[np.float32]
+Feeds = dict[str, npt.NDArray[Any]]
 
 
 def activations(
@@ -32,9 +33,14 @@ def activations(
     onnx.save(probed, str(scratch))
     session = create_session(scratch)
     wanted = {value.name for value in session.get_inputs()}
+    for feeds in inputs(rows, wanted):
+        yield dict(zip(names, session.run(list(names), feeds), strict=True))
+
+
+def inputs(rows: Sequence[Sequence[int]], wanted: Collection[str]) -> Iterator[Feeds]:
+    """Yield, for each row of token ids, the inputs of a graph that takes those of the names `wanted`."""
     packing = SequencePacking(max(map(len, rows), default=0))
     for row in rows:
         ids = np.array([row], dtype=np.int64)
-        inputs = dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True)) | packing.pack([len(row)])
-        feeds = {name: value for name, value in inputs.items() if name in wanted}
-        yield dict(zip(names, session.run(list(names), feeds), strict=True))
+        every = dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True)) | packing.pack([len(row)])
+        yield {name: value for name, value in every.items() if name in wanted}

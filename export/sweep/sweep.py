@@ -127,7 +127,7 @@ class Sweep:
         return made
 
     def _write_cascade(self, names: list[str], folder: Path) -> None:
-        self._exporting(names).make_cascade(names, folder)
+        self._exporting(names).cascades.make(names, folder)
 
     def _cascade_stage(self, name: str, stages: list[Bundle]) -> Stage:
         inputs = {

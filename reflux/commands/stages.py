@@ -137,7 +137,7 @@ def export(
         exported = _export_run(task, output)
         bundle = exported.make_bundles()
         console.print(f"{bundle.path}: {bundle.manifest.name}, {bundle.manifest.measured['reason']}")
-        cascade, reason = exported.made_cascade()
+        cascade, reason = exported.cascades.made()
         if cascade is not None:
             console.print(f"{cascade.path}: {cascade.manifest.name}, {reason}")
         for line in exported.promises():
@@ -198,7 +198,7 @@ def cascade(
     """
     from export.build_cascade import cascade_warnings
 
-    bundle, measured = _export_run(task, output).make_cascade(stages, to, margin, defer=defer)
+    bundle, measured = _export_run(task, output).cascades.make(stages, to, margin, defer=defer)
     console.print(f"{bundle.path}: {measured.summary}")
     console.print(measured.cut_offs.guarantee)
     for warning in cascade_warnings(bundle.manifest):

@@ -167,7 +167,7 @@ def _candidate(run: Run, stages: Sequence[str | Bundle], current: Bundle | None)
     if current.manifest.deferred_below is not None and (margin := promised.pop("margin")) is not None:
         promised = {"defer": 1 - margin}
     try:
-        return exports.make_cascade(parts, run.root / "cascade", **promised)[0], None
+        return exports.cascades.make(parts, run.root / "cascade", **promised)[0], None
     except NotCertifiedError as error:
         if not isinstance(stages[-1], str):
             raise

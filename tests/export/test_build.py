@@ -11,23 +11,46 @@ from tokenizers import Tokenizer
 
 from distill.data.splits import Test
 from distill.task import Gates
-from export import build as module
 from export import gates, selection
+from export import served_graph as module
 from export.build import Baseline
 from export.bundle.anchors import read_anchors
 from export.bundle.classifier import Classifier
-from export.bundle.format import CARD, FP16, FUSED, INT8, MODEL, PLAIN, PORTABLE, TOKENIZER, Bundle
+from export.bundle.format import (
+    CARD,
+    FP16,
+    FUSED,
+    INT8,
+    INT8_DYNAMIC,
+    INT8_QDQ,
+    MODEL,
+    PLAIN,
+    PORTABLE,
+    TOKENIZER,
+    Bundle,
+)
 from export.bundle.reference import Reference
 from export.bundle.verify import verify
 from export.gates import GateError
 from export.graph import variants
+from export.graph.speed import Speeds
+from export.graph.variants import load_variants
 from export.model_card import card
 from export.torch_to_onnx import export_onnx
 
 
 def claim(monkeypatch, **milliseconds):
-    """Let each variant be measured to take so long, whatever it takes."""
-    monkeypatch.setattr(selection, "measure", lambda graphs, *_, **__: {name: milliseconds[name] for name in graphs})
+    """Let each variant be measured to take so long, whatever it takes.
+
+    `int8_qdq` and `int8_dynamic` take longer than `int8` unless they are given.
+    """
+    times = {name.replace("_", "-"): own for name, own in milliseconds.items()}
+    times = {INT8_QDQ: 1.3 * times.get(INT8, 1), INT8_DYNAMIC: 1.4 * times.get(INT8, 1), **times}
+
+    def measure(graphs, *_, **__):
+        return Speeds({name: np.array([times[name] / 1000]) for name in graphs})
+
+    monkeypatch.setattr(selection, "measure", measure)
 
 
 @pytest.fixture
@@ -113,10 +136,100 @@ def test_the_int8_graph_is_taken_when_it_passes(built):
     assert bundle.manifest.measured["reason"] == "int8 passed its gates"
     assert bundle.manifest.measured["milliseconds"] == 1.0
     assert bundle.manifest.measured["rows"] == 1
-    assert bundle.manifest.measured["milliseconds_by_variant"] == {PLAIN: 3.0, FUSED: 2.0, INT8: 1.0}
+    assert bundle.manifest.measured["milliseconds_by_variant"] == pytest.approx(
+        {PLAIN: 3.0, FUSED: 2.0, INT8: 1.0, INT8_QDQ: 1.3, INT8_DYNAMIC: 1.4}
+    )
     assert all(gate["passed"] for gate in bundle.manifest.gates.values())
-    assert len(bundle.manifest.gates) == 6
     assert "MatMulIntegerToFloat" in {node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node}
+
+
+@pytest.mark.parametrize(
+    ("times", "taken"),
+    [
+        ({"int8": 1.0, "int8_qdq": 0.9, "int8_dynamic": 1.5}, INT8_QDQ),
+        ({"int8": 1.0, "int8_qdq": 1.2, "int8_dynamic": 0.7}, INT8_DYNAMIC),
+        ({"int8": 1.0, "int8_qdq": 0.96, "int8_dynamic": 0.97}, INT8),  # as fast as one another
+        ({"int8": 1.0, "int8_qdq": 0.9, "int8_dynamic": 0.88}, INT8_QDQ),
+        ({"int8": 1.95, "int8_qdq": 1.96, "int8_dynamic": 1.97}, FUSED),  # as fast as fp32
+        ({"int8": 3.0, "fused": 3.0}, FUSED),
+        ({"int8": 3.0, "fused": 3.3}, PLAIN),
+    ],
+)
+def test_the_fastest_that_passes_is_taken_and_chance_does_not_choose(make, speeds, times, taken):
+    speeds(**{"plain": 3.0, "fused": 2.0, **times})
+    assert make("auto").manifest.variant == taken
+
+
+def test_the_manifest_has_what_was_measured_of_every_variant(built, validation, baseline):
+    bundle = built["auto"]
+    variants = bundle.manifest.measured["variants"]
+    assert list(variants) == [PLAIN, FUSED, INT8, INT8_QDQ, INT8_DYNAMIC]
+    own = answers(bundle, validation).argmax(1)
+    assert variants[INT8]["teacher_agreement"] == pytest.approx((own == baseline.teacher.argmax(1)).mean())
+    gates = bundle.manifest.gates
+    for name, row in variants.items():
+        assert row["refused"] is False
+        assert row["bytes"] > 0
+        if name not in (PLAIN, FUSED):
+            assert row["agreement"] == gates[f"{name}: agreement with fp32"]["measured"]
+            assert row["time"] == gates[f"{name}: share of fp32's time"]["measured"]
+    assert variants[FUSED]["time"] == variants[FUSED]["agreement"] == 1.0
+    assert variants[INT8]["bytes"] < variants[FUSED]["bytes"]
+
+
+def test_a_variant_whose_answers_depend_on_their_neighbours_is_refused(make, speeds, monkeypatch):
+    """As one does whose ranges are those of the run, if its texts are unlike one another."""
+    speeds(plain=3.0, fused=2.0, int8=1.5, int8_qdq=1.6, int8_dynamic=1.0)
+    run, dynamic = Classifier.run, []
+
+    def answer(self, rows):
+        found = run(self, rows)
+        return found if len(rows) == 1 or self not in dynamic else [one._replace(logits=-one.logits) for one in found]
+
+    def load(paths, *others):
+        loaded = load_variants(paths, *others)
+        dynamic.extend(own for name, own in loaded.items() if name == INT8_DYNAMIC)
+        return loaded
+
+    monkeypatch.setattr(module, "load_variants", load)
+    monkeypatch.setattr(Classifier, "run", answer)
+    bundle = make("auto")
+    assert bundle.manifest.variant == INT8
+    gate = bundle.manifest.gates["int8-dynamic, 16 texts in one run: agreement with each text alone"]
+    assert (gate["passed"], gate["required"]) == (False, 0.5)
+    assert bundle.manifest.measured["variants"][INT8_DYNAMIC]["refused"] is True
+    assert "| int8-dynamic | 1.000 | 0.500 |" in (bundle.path / CARD).read_text()
+
+
+@pytest.mark.parametrize("sharper", [1.0, 2.5])
+def test_the_temperature_is_fitted_to_the_graph_that_is_served(make, spoil, students, validation, sharper):
+    """The teacher is the student itself at the temperature 3; int8 makes all logits `sharper`."""
+    student = students["encoder"]
+    logits = student.logits(validation.texts).astype(np.float64) / 3
+    teacher = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for part in ("head.weight", "head.bias"):
+        spoil(variants, "quantise", part, lambda value: value * np.float32(sharper))
+    bundle = make("int8", baseline=Baseline(validation, teacher.astype(np.float32)))
+    assert bundle.manifest.temperature == pytest.approx(3 * sharper, rel=0.05)
+    np.testing.assert_allclose(answers(bundle, validation), teacher, atol=0.06)
+    portable = Classifier.load(bundle, graph=PORTABLE)
+    np.testing.assert_allclose(portable.probabilities(validation.texts), teacher, atol=0.06)
+    assert verify(bundle.path) == bundle  # the golden answers are those of the temperature that was fitted
+    recalibrated = bundle.manifest.measured["recalibrated"]
+    assert recalibrated["trained"] == student.temperature
+    assert recalibrated["cross_entropy"][0] > recalibrated["cross_entropy"][1]
+
+
+def test_only_reduced_graphs_of_students_with_one_label_per_text_get_another_temperature(make, students):
+    several = dataclasses.replace(students["static"], multi_label=True)
+    for name, given in {
+        "exact": {"variant": "fp32"},
+        "teacher": {"variant": "int8", "role": "teacher"},
+        "several": {"variant": "int8", "student": several},
+    }.items():
+        manifest = make(**given, path=name).manifest
+        assert manifest.temperature == students["static"].temperature, name
+        assert "recalibrated" not in manifest.measured
 
 
 def test_a_packed_graph_has_a_portable_one_beside_it(built, validation):
@@ -172,11 +285,12 @@ def test_without_a_gpu_fp16_is_taken_where_it_was_asked_for_and_the_card_says_wh
     bundle = make("fp16", gates=Gates(agreement=0.97))
     assert bundle.manifest.variant == FP16
     assert bundle.manifest.gates["fp16: agreement with fp32"]["passed"]
-    assert "fp16: milliseconds per text, below fp32" not in bundle.manifest.gates
+    assert "fp16: share of fp32's time" not in bundle.manifest.gates
     why = "fp16 passed its gates; how fast it is was not judged, for this machine has no GPU"
     assert bundle.manifest.measured["reason"] == why
     assert why in (bundle.path / CARD).read_text()
-    np.testing.assert_allclose(answers(bundle, validation), expected(students["encoder"], validation.texts), atol=0.02)
+    student = students["encoder"].with_temperature(bundle.manifest.temperature)
+    np.testing.assert_allclose(answers(bundle, validation), expected(student, validation.texts), atol=0.02)
     assert verify(bundle.path) == bundle
 
 
@@ -185,8 +299,7 @@ def test_on_a_gpu_the_fastest_of_what_passes_is_taken(make, speeds, on_gpu):
     bundle = make("auto")
     assert bundle.manifest.variant == FP16
     assert bundle.manifest.measured["reason"] == "fp16 passed its gates"
-    assert set(bundle.manifest.measured["milliseconds_by_variant"]) == {PLAIN, FUSED, INT8, FP16}
-    assert len(bundle.manifest.gates) == 6
+    assert set(bundle.manifest.measured["variants"]) == {PLAIN, FUSED, INT8, INT8_QDQ, INT8_DYNAMIC, FP16}
     assert "| variant | ms per text, 50 in a run, one thread |" in (bundle.path / CARD).read_text()
 
 
@@ -197,9 +310,12 @@ def test_on_a_gpu_the_fused_graph_is_not_packed(make, speeds, on_gpu):
 
 def test_on_a_gpu_variants_are_timed_in_runs_of_many_texts(make, monkeypatch, on_gpu):
     given = []
-    monkeypatch.setattr(
-        selection, "measure", lambda graphs, *_, rows: given.append(rows) or {name: 1.0 for name in graphs}
-    )
+
+    def measure(graphs, *_, rows):
+        given.append(rows)
+        return Speeds({name: np.ones(1) for name in graphs})
+
+    monkeypatch.setattr(selection, "measure", measure)
     bundle = make("fp32")
     assert given == [50]
     assert bundle.manifest.measured["rows"] == 50
@@ -226,10 +342,12 @@ def test_the_labels_of_a_multi_label_student_are_what_int8_must_agree_on(make, s
     student = dataclasses.replace(students["static"], multi_label=True, temperature=2.0)
     seen = []
     agreement = gates.agreement
-    monkeypatch.setattr(gates, "agreement", lambda *given: seen.append(given[-1]) or agreement(*given))
+    monkeypatch.setattr(
+        gates, "agreement", lambda *given, **named: seen.append(given[-1]) or agreement(*given, **named)
+    )
     make("auto", student=student, threshold=0.75)
     make("auto", family="static", path="single")
-    assert seen == [pytest.approx(2 * np.log(3)), None]
+    assert seen == [*[pytest.approx(2 * np.log(3))] * 6, *[None] * 6]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, 2.0])
@@ -238,19 +356,19 @@ def test_a_threshold_is_a_probability(make, threshold):
         make("fp32", threshold=threshold)
 
 
-def test_a_graph_without_attention_has_two_variants(make):
-    assert set(make(family="static").manifest.measured["milliseconds_by_variant"]) == {PLAIN, INT8}
+def test_a_graph_without_attention_is_not_fused(make):
+    assert set(make(family="static").manifest.measured["variants"]) == {PLAIN, INT8, INT8_QDQ, INT8_DYNAMIC}
 
 
 def test_a_slower_int8_graph_is_not_taken_and_the_card_says_why(make, speeds, validation, students):
     speeds(plain=3.0, fused=2.0, int8=2.5)
     bundle = make("auto")
     assert bundle.manifest.variant == FUSED
-    why = "int8 was not taken (int8: milliseconds per text, below fp32: 2.5, required 2)"
-    assert bundle.manifest.measured["reason"] == why
+    why = "int8 was not taken (int8: share of fp32's time: 1.25, required 0.95)"
+    assert why in bundle.manifest.measured["reason"]
     assert why in (bundle.path / CARD).read_text()
-    gate = bundle.manifest.gates["int8: milliseconds per text, below fp32"]
-    assert gate == {**gate, "measured": 2.5, "required": 2.0, "passed": False}
+    gate = bundle.manifest.gates["int8: share of fp32's time"]
+    assert gate == {**gate, "measured": 1.25, "required": 0.95, "passed": False}
     np.testing.assert_allclose(answers(bundle, validation), expected(students["encoder"], validation.texts), atol=1e-3)
 
 
@@ -270,10 +388,10 @@ def test_a_wrong_int8_graph_is_not_taken_and_the_card_says_why(make, corrupt):
 @pytest.mark.parametrize(
     ("variant", "fixtures", "message"),
     [
-        ("int8", (), r"small, int8 graph does not pass: int8: milliseconds.*2\.5, required 2\..*auto"),
+        ("int8", (), r"small, int8 graph does not pass: int8: share of fp32's time: 1\.25, required 0\.95\..*auto"),
         ("int8", ["corrupt"], r"int8: agreement with fp32: 0[.\d]*, required 0\.5.*loosen export\.gates"),
         ("fp16", ["overflow"], r"fp16: agreement with fp32: 0, required 0\.5"),
-        ("fp16", ["on_gpu"], r"small, fp16 graph does not pass: fp16: milliseconds.*2\.5, required 2"),
+        ("fp16", ["on_gpu"], r"small, fp16 graph does not pass: fp16: share of fp32's time: 1\.25, required 0\.95"),
     ],
 )
 def test_a_graph_that_was_asked_for_and_does_not_pass_is_an_error(
@@ -415,8 +533,11 @@ def test_the_card_tells_people_what_the_manifest_tells_programs(built):
         "graph variant `int8`",
         "Teacher: local:big, version v7",
         f"{manifest.measured['validation_agreement']:.4f}",
-        "at most 24 tokens; temperature 1.7000",
-        "| fused | 2.000 |",
+        "at most 24 tokens",
+        f"- Temperature {manifest.temperature:.4f}, fitted to this graph (the student's: 1.7000;",
+        "| fused | 2.000 | 1.000 | 1.0000 |",
+        "| int8 | 1.000 | 0.500 |",
+        "| int8-qdq | 1.300 | 0.650 |",
         ", ".join(manifest.labels),
         *(f"| {name} | " for name in manifest.gates),
     ):

@@ -523,7 +523,7 @@ def test_a_decision_about_labels_that_the_data_lacks_is_refused_with_the_data(ex
 
 
 def test_a_cascade_that_too_few_rows_certify_is_not_built_and_the_report_says_why(exported, gap):
-    bundle, reason = exported.made_cascade()
+    bundle, reason = exported.cascades.made()
     assert bundle is None
     assert re.match(r"(\d+ validation rows certify no margin of 0\.5 points|no other student takes)", reason)
     assert gap["cascade"] == {"name": None, "reason": reason}
@@ -536,7 +536,7 @@ def test_a_cascade_that_is_asked_for_is_built_and_evaluated_as_any_student(copy,
     forbid(monkeypatch, module, "build_bundle")
     made.make_bundles()
     assert made.chosen.fingerprint == chosen
-    bundle, reason = made.made_cascade()
+    bundle, reason = made.cascades.made()
     assert bundle is not None
     assert verify(bundle.path).manifest.name == "small+large"
     assert "at most 90 points fewer" in reason
@@ -557,7 +557,7 @@ def test_a_cascade_that_defers_is_evaluated_as_it_is_served(copy):
     """The texts that are left to the teacher have its answers; the report says how many, and what is guaranteed."""
     made = copy(cascade=Cascade(stages=("small",), defer=0.9))
     made.make_bundles()
-    bundle, reason = made.made_cascade()
+    bundle, reason = made.cascades.made()
     assert bundle is not None, reason
     assert verify(bundle.path).manifest.name == "small+teacher"
     assert "on at least 90 % of all requests" in reason
@@ -582,26 +582,26 @@ def test_a_cascade_that_defers_is_evaluated_as_it_is_served(copy):
 def test_without_a_cascade_none_is_built(copy):
     made = copy(cascade=Cascade(build=False))
     made.make_bundles()
-    assert made.made_cascade() == (None, "cascade.build is false")
+    assert made.cascades.made() == (None, "cascade.build is false")
 
 
 def test_stages_may_be_named_or_be_folders_of_bundles(copy, tmp_path):
     made = copy()
     folder = made.bundle_stage("small").path
-    bundle, measured = made.make_cascade([str(folder), "large"], tmp_path / "cascade", 0.9)
+    bundle, measured = made.cascades.make([str(folder), "large"], tmp_path / "cascade", 0.9)
     assert bundle.path == tmp_path / "cascade"
     assert verify(bundle.path).manifest.stages[0].name == "0-small"
     assert measured.cut_offs.margin == 0.9
-    again, _ = made.make_cascade(["small", "large"], margin=0.9)
+    again, _ = made.cascades.make(["small", "large"], margin=0.9)
     assert again.path == made.run.root / "cascades" / "small+large"
     with pytest.raises(DistillError, match="nobody: is neither a student of the task, which has large, small, nor a"):
-        made.make_cascade(["nobody", "large"], margin=0.9)
+        made.cascades.make(["nobody", "large"], margin=0.9)
     with pytest.raises(DistillError, match=r"47 validation rows cannot certify a margin of 0\.2 points"):
-        made.make_cascade(["small", "large"], margin=0.002)
+        made.cascades.make(["small", "large"], margin=0.002)
     chosen = made.choose().manifest.name
     for stage in (chosen, str(made.bundle_stage(chosen).path), str(made.chosen.path)):
         with pytest.raises(DistillError, match=r"has the version of .*; name each stage once"):
-            made.make_cascade([str(made.chosen.path), stage], margin=0.9)
+            made.cascades.make([str(made.chosen.path), stage], margin=0.9)
 
 
 def test_a_cascade_replaces_a_cascade_and_nothing_else(copy, tmp_path):
@@ -617,9 +617,9 @@ def test_a_cascade_replaces_a_cascade_and_nothing_else(copy, tmp_path):
     ):
         before = state(tmp_path)
         with pytest.raises(DistillError, match=message):
-            made.make_cascade([str(small), "large"], taken, 0.9)
+            made.cascades.make([str(small), "large"], taken, 0.9)
         assert state(tmp_path) == before
     (tmp_path / "new" / ".cascade-0a_9z8y7").mkdir(parents=True)  # what a killed process left
     for _ in range(2):
-        assert verify(made.make_cascade([str(small), "large"], target, 0.9)[0].path).manifest.name == "small+large"
+        assert verify(made.cascades.make([str(small), "large"], target, 0.9)[0].path).manifest.name == "small+large"
     assert [path.name for path in target.parent.iterdir()] == ["cascade"]

@@ -256,7 +256,7 @@ def cascaded(task, tmp_path_factory, tiny_encoder, tiny_teacher):
     two.write_text(yaml.safe_dump(described))
     pipeline.run(two, folder / "run", warn=lambda message: None)
     stages = ["small", "large"]
-    cascade, _ = ExportRun(open_run(two, folder / "run")).make_cascade(stages, folder / "served", margin=0.3)
+    cascade, _ = ExportRun(open_run(two, folder / "run")).cascades.make(stages, folder / "served", margin=0.3)
     manifest = cascade.manifest
     log = Outbox(folder / "log.sqlite", bundle=manifest.version, labels=manifest.labels, teacher=key_of(tiny_teacher))
     fill(log, cascade, tiny_teacher, texts(100, 5))

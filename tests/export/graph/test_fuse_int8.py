@@ -10,10 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from export.bundle.classifier import OUTPUTS
 from export.bundle.sequence_packing import SequencePacking
 from export.bundle.session import create_session
-from export.graph import variants
 from export.graph.fuse_int8 import fuse_int8
+from export.graph.quantise import quantise
 from export.graph.unpad import unpad
-from export.graph.variants import quantise
 
 INPUTS, UNITS = 6, 5
 FUSED = "MatMulIntegerToFloat"
@@ -207,7 +206,7 @@ def test_an_int8_encoder_computes_the_same(
     students, lively, validation, tmp_path, monkeypatch, fused, family, products
 ):
     rows = students[family].encode(validation.texts)
-    monkeypatch.setattr(variants, "fuse_int8", lambda source, target: source)
+    monkeypatch.setattr("export.graph.quantise.fuse_int8", lambda source, target: source)
     before = quantise(unpad(lively[family], tmp_path / "unpadded.onnx"), tmp_path / "int8.onnx", rows)
     after = fused(before)
 

@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.sequence_packing import SequencePacking
 from export.bundle.session import create_session
-from export.graph import variants
 from export.graph.builder import head_nodes
+from export.graph.quantise import quantise
 from export.graph.smoothquant import factors, smoothquant
 from export.graph.unpad import unpad
 
@@ -102,8 +102,8 @@ def test_int8_after_smoothing_keeps_what_one_large_channel_would_drown(graph, ro
     exact = answers(graph, rows)
     errors = {}
     for name, change in {"smooth": smoothquant, "rough": unchanged}.items():
-        monkeypatch.setattr(variants, "smoothquant", change)
-        int8 = variants.quantise(graph, tmp_path / f"{name}.onnx", rows)
+        monkeypatch.setattr("export.graph.quantise.smoothquant", change)
+        int8 = quantise(graph, tmp_path / f"{name}.onnx", rows)
         errors[name] = float(np.abs(answers(int8, rows) - exact).mean())
     assert errors["smooth"] < errors["rough"] / 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +10,12 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from distill.students.student import TOKENIZER
-from export.bundle.classifier import Classifier
-from export.bundle.format import FP16, FUSED, INT8, PLAIN
+from export.bundle.format import FP16, FUSED, INT8, INT8_QDQ, PLAIN
 from export.bundle.sequence_packing import NAMES
-from export.graph import variants
 from export.graph.float16 import to_float16
+from export.graph.quantise import KINDS, quantise
 from export.graph.unpad import unpad
-from export.graph.variants import ROUNDS, fuse, load_variants, make_variants, measure, quantise
+from export.graph.variants import fuse, load_variants, make_variants
 
 HEADS = {
     "encoder": "module.head.weight",
@@ -135,11 +133,12 @@ def test_int8_is_unpadded_fp16_is_not_and_the_fused_graph_is_for_a_cpu(graphs, s
         assert {"Attention", "SkipLayerNormalization"} <= kinds(made[name])
 
 
-@pytest.mark.parametrize("name", [FUSED, INT8])
-def test_a_texts_answer_does_not_depend_on_its_neighbours(students, paths, validation, tmp_path, name):
+@pytest.mark.parametrize("name", [FUSED, INT8, INT8_QDQ])
+def test_a_texts_answer_does_not_depend_on_its_neighbours(students, graphs, rows, validation, tmp_path, name):
     student = students["encoder"]
     student.tokenizer.save(str(tmp_path / TOKENIZER))
-    paths = {name: paths["encoder"][name]}
+    config = student.network.module.config
+    paths = {name: make_variants(graphs["encoder"], tmp_path, config, rows("encoder"), [name])[name]}
     classifier = load_variants(paths, tmp_path / TOKENIZER, student.max_tokens, len(student.labels))[name]
     texts = ["", " ".join(validation.texts[:3]), *validation.texts[:10]]
     together = classifier.run([classifier.encode(text) for text in texts])
@@ -163,11 +162,12 @@ def test_a_fused_graph_computes_what_the_plain_one_does(student, paths, answers)
         np.testing.assert_allclose(logits[FUSED], logits[PLAIN], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("source", [PLAIN, FUSED])
-def test_an_int8_graph_computes_nearly_what_its_source_does(student, paths, answers, rows, tmp_path, source):
+def test_an_int8_graph_computes_nearly_what_its_source_does(student, paths, answers, rows, tmp_path, source, kind):
     made = paths[student.network.family]
     if source in made:
-        int8 = quantise(made[source], tmp_path / "int8.onnx", rows(student.network.family))
+        int8 = quantise(made[source], tmp_path / "int8.onnx", rows(student.network.family), kind)
         logits = answers({source: made[source], INT8: int8})
         assert (logits[INT8] != logits[source]).any()
         assert np.corrcoef(logits[INT8].ravel(), logits[source].ravel())[0, 1] > 0.8
@@ -186,6 +186,22 @@ def test_int8_quantises_everything_but_the_head(paths, graphs):
             numpy_helper.to_array(kept[floats[0]]).T, numpy_helper.to_array(constants[HEADS[family]])
         )
         assert made[INT8].stat().st_size < made[PLAIN].stat().st_size
+
+
+def test_a_qdq_graph_has_the_operators_of_the_onnx_standard_and_fixed_ranges(graphs, rows, tmp_path):
+    for family, graph in graphs.items():
+        path = quantise(graph, tmp_path / f"{family}.onnx", rows(family), INT8_QDQ)
+        model = onnx.load(path)
+        assert not {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+        nodes = [node.op_type for node in model.graph.node]
+        assert "DynamicQuantizeLinear" not in nodes
+        constants = {value.name: value for value in model.graph.initializer}
+        floats, _ = products(path)
+        assert [name.removesuffix("_Transposed") for name in floats] == [HEADS[family]]
+        int8 = [value for value in constants.values() if value.data_type in (TensorProto.INT8, TensorProto.UINT8)]
+        assert max(np.prod(value.dims) for value in int8) == max(
+            np.prod(value.dims) for value in onnx.load(graph).graph.initializer
+        )
 
 
 def test_the_weights_of_tokens_are_not_quantised(paths):
@@ -215,7 +231,7 @@ def test_int8_quantises_a_plain_graph_too(graphs, rows, tmp_path, family):
     ],
 )
 def test_weights_get_7_bits_where_8_would_saturate(graphs, rows, tmp_path, monkeypatch, features, largest):
-    monkeypatch.setattr(variants, "cpu_features", lambda: {"machine": "any", "features": features})
+    monkeypatch.setattr("export.graph.quantise.cpu_features", lambda: {"machine": "any", "features": features})
     graph = onnx.load(quantise(graphs["static"], tmp_path / "int8.onnx", rows("static"))).graph
     (weights,) = (value for value in graph.initializer if value.name == "module.hidden.weight_Transposed_quantized")
     assert np.abs(numpy_helper.to_array(weights).astype(int)).max() == pytest.approx(largest, abs=1)
@@ -312,51 +328,3 @@ def test_nothing_between_the_sums_and_the_answer_passes_through_16_bits(halves):
         for one in graph.node:
             if one.op_type in ("ReduceSum", "Exp", "Clip"):
                 assert not halved & set(one.input), one.name
-
-
-class Timed(Classifier):
-    """A classifier that takes as long as it says, on a clock of its own."""
-
-    def __init__(self, name, clock, durations):
-        self.name, self.clock, self.durations = name, clock, iter(durations)
-
-    def encode(self, text):
-        return text
-
-    def run(self, rows):
-        self.clock.calls.append((" ".join(rows), self.name))
-        self.clock.now += next(self.durations)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Time that passes only in a `Timed` classifier, and what was called."""
-    clock = SimpleNamespace(now=0.0, calls=[])
-    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    return clock
-
-
-def test_variants_take_turns_on_every_text(clock):
-    classifiers: dict[str, Classifier] = {name: Timed(name, clock, [1.0] * 100) for name in (PLAIN, INT8)}
-    measure(classifiers, ["a", "b"])
-    assert clock.calls == [("a", PLAIN), ("a", INT8), ("b", PLAIN), ("b", INT8)] * ROUNDS
-
-
-def test_the_median_milliseconds_are_given(clock):
-    slow = [0.002] * (ROUNDS - 1) + [50.0]
-    classifiers: dict[str, Classifier] = {PLAIN: Timed(PLAIN, clock, slow), INT8: Timed(INT8, clock, [0.001] * 100)}
-    assert measure(classifiers, ["a"]) == {PLAIN: pytest.approx(2.0), INT8: pytest.approx(1.0)}
-
-
-def test_texts_share_runs_where_that_is_asked_for(clock):
-    steps = []
-    slow = Timed(PLAIN, clock, [0.004, 0.001] * 100)
-    assert measure({PLAIN: slow}, ["a", "b", "c"], steps.append, rows=2) == {PLAIN: pytest.approx(1.5)}
-    assert clock.calls == [("a b", PLAIN), ("c", PLAIN)] * ROUNDS
-    assert sum(steps) == 3 * ROUNDS
-
-
-def test_progress_is_told_once_for_each_text_and_round(clock):
-    steps = []
-    measure({PLAIN: Timed(PLAIN, clock, [1.0] * 100)}, ["a", "b", "c"], steps.append)
-    assert sum(steps) == 3 * ROUNDS

@@ -6,7 +6,7 @@ import pytest
 
 from distill.evaluation.report.document import Bullets, Paragraph, Quotes, Table
 from distill.evaluation.report.formats import count, dollars, percent
-from distill.evaluation.report.sections import comparisons, confusion, costs, disagreements
+from distill.evaluation.report.sections import comparisons, confusion, costs, disagreements, graphs
 from distill.evaluation.report.sections.overview import verdict
 from distill.evaluation.report.sections.students import summary
 from distill.evaluation.report.write import sections
@@ -147,3 +147,22 @@ def test_the_teachers_agreement_with_itself_is_the_ceiling(gap):
     rows = {row[0]: row[1:] for row in summary(gap)[1]}
     assert rows["agreement with teacher"][0] == "with itself 90.0 % [89.0, 91.0]"
     assert rows["ceiling of agreement"] == ["95.0 % [94.0, 96.0]", "", ""]
+
+
+def test_every_graph_that_was_tried_has_its_time_and_its_agreement(gap):
+    assert "Graphs" not in titles(gap)  # exported before they were measured
+    gap["students"]["small"]["measured"] |= {
+        "rows": 1,
+        "milliseconds_by_variant": {"plain": 4.0, "int8": 1.25, "int8-dynamic": 1.0},
+        "variants": {
+            "plain": {"time": 1.0, "agreement": 1.0, "teacher_agreement": 0.95, "bytes": 2**22, "refused": False},
+            "int8": {"time": 0.31, "agreement": 0.995, "teacher_agreement": 0.949, "bytes": 2**20, "refused": False},
+            "int8-dynamic": {"time": 0.25, "agreement": 0.9, "teacher_agreement": 0.9, "bytes": 2**20, "refused": True},
+        },
+    }
+    assert "Graphs" in titles(gap)
+    assert [list(row) for row in table(graphs.section(gap)).rows] == [
+        ["small", "plain", "", "4.000", "100 %", "100.00 %", "95.00 %", "4.0"],
+        ["small", "int8", "served", "1.250", "31 %", "99.50 %", "94.90 %", "1.0"],
+        ["small", "int8-dynamic", "refused", "1.000", "25 %", "90.00 %", "90.00 %", "1.0"],
+    ]

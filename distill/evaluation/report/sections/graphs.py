@@ -1,0 +1,47 @@
+"""The section on graphs: the variants that were tried of each student, and which one is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill.evaluation.report.document import Paragraph, Section, Table
+
+_TEXT = (
+    "Each student was exported as several graphs. The fastest that passes its gates is served; where several are as "
+    "fast, within 5 %, an exact one comes first, then the one with fixed ranges. Times are of {rows} on one core of "
+    "the machine that exported; a share is the median over runs of both graphs on the same texts, one after the other. "
+    "Agreement is on the validation split: with the student in 32 bits, and with the teacher."
+)
+
+
+def section(gap: dict[str, Any]) -> Section | None:
+    """Return the section; None for bundles that were exported before this was measured."""
+    measured = {name: own["measured"] for name, own in gap["students"].items() if "variants" in own["measured"]}
+    if not measured:
+        return None
+    rows = [
+        [
+            name,
+            variant,
+            _verdict(variant, row, gap["students"][name]["variant"]),
+            f"{own['milliseconds_by_variant'][variant]:.3f}",
+            f"{100 * row['time']:.0f} %",
+            f"{100 * row['agreement']:.2f} %",
+            f"{100 * row['teacher_agreement']:.2f} %",
+            f"{row['bytes'] / 2**20:.1f}",
+        ]
+        for name, own in measured.items()
+        for variant, row in own["variants"].items()
+    ]
+    header = [
+        "student", "graph", "", "ms per text", "share of fp32's time", "agreement with fp32", "with the teacher", "MiB",
+    ]  # fmt: skip
+    together = {int(own["rows"]) for own in measured.values()}
+    words = "single texts" if together == {1} else f"runs of {', '.join(map(str, sorted(together)))} texts"
+    return Section("Graphs", [Paragraph(_TEXT.format(rows=words)), Table(header, rows, words=3)])
+
+
+def _verdict(variant: str, row: dict[str, Any], served: str) -> str:
+    if variant == served:
+        return "served"
+    return "refused" if row["refused"] else ""
