@@ -125,8 +125,8 @@ async def test_tables_are_migrated_once_and_those_of_a_later_version_refused(env
     environment["REFLUX_SHADOW__DATABASE"] = empty.url
     first, second = (reflux("migrate", **environment) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "has new tables of schema 1" in first.stdout
-    assert "is at schema 1" in second.stdout
+    assert "has new tables of schema 2" in first.stdout
+    assert "is at schema 2" in second.stdout
     assert postgres.password not in first.stdout
     empty.execute("INSERT INTO schema_version (version) VALUES (99)")
     async with service_process(**environment) as process:

@@ -151,7 +151,7 @@ class OutboxFile:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if tables and application != APPLICATION:
             raise OutboxError(f"{self.path} is another program's database; set shadow.path to another file")
-        if tables and schema not in (1, SCHEMA):
+        if tables and not 1 <= schema <= SCHEMA:
             raise OutboxError(
                 f"{self.path}: schema {schema}, this version reads {SCHEMA}; move the file away, a new one is started"
             )
@@ -165,8 +165,8 @@ class OutboxFile:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        elif schema == 1:
-            migrate(connection)
+        elif schema < SCHEMA:
+            migrate(connection, schema)
         labels = json.dumps(self._labels, ensure_ascii=False)
         connection.execute("INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, labels))
         connection.execute("COMMIT")

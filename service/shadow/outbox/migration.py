@@ -1,11 +1,11 @@
-"""From schema 1, in which most counts were sums over rows, to schema 2, which has them in tallies."""
+"""From schemas 1 and 2 to schema 3: in 1 most counts were sums over rows, in 2 nothing was deferred to the teacher."""
 
 from __future__ import annotations
 
 import sqlite3
 
 from service.shadow.history import LOST, WITHOUT_ROWS
-from service.shadow.outbox.tables import ADDED, SCHEMA, TABLES_2
+from service.shadow.outbox.tables import ADDED, ADDED_TALLIES, SCHEMA, TABLES_2
 
 _ENDS = [name for name in LOST if name not in WITHOUT_ROWS]
 
@@ -57,8 +57,18 @@ WHERE slot = 0 AND EXISTS (SELECT 1 FROM rows WHERE rows.bundle = tallies.bundle
 """
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring an outbox of schema 1 to schema 2, within the caller's transaction.
+def migrate(connection: sqlite3.Connection, schema: int) -> None:
+    """Bring an outbox of `schema` 1 or 2 to this version's, within the caller's transaction."""
+    if schema == 1:
+        _tally(connection)
+    else:
+        for column in ADDED_TALLIES:
+            connection.execute(f"ALTER TABLE tallies ADD COLUMN {column}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _tally(connection: sqlite3.Connection) -> None:
+    """Count the rows of schema 1.
 
     Rows become cells of their time. The times of requests are not known: those of a band are spread over its cells as
     the rows are, weighted by 1 / propensity; without rows they become a cell of slot 0. Pending rows are tallied for no
@@ -78,4 +88,3 @@ def migrate(connection: sqlite3.Connection) -> None:
         "UPDATE rows SET finished = place FROM (SELECT seq AS of, row_number() OVER (ORDER BY answered, seq) AS place"
         " FROM rows WHERE outcome IS NOT NULL) WHERE seq = of"
     )
-    connection.execute(f"PRAGMA user_version = {SCHEMA}")

@@ -1,4 +1,4 @@
-"""The tables of the outbox, schema 2, and what schema 1 lacks of them.
+"""The tables of the outbox, schema 3, and what schemas 1 and 2 lack of them.
 
 `rows` is also what training data is exported from: `text`, `answer` in the order of the version's `labels`,
 `propensity` for weights, and `split`; rows of the split `eval` must never be trained on. Counts are never summed from
@@ -10,7 +10,7 @@ from __future__ import annotations
 from service.shadow.history import COLUMNS
 from service.shadow.outbox import checks
 
-SCHEMA = 2
+SCHEMA = 3
 
 _COUNTS = ",\n        ".join(f"{name} REAL NOT NULL DEFAULT 0" for name in COLUMNS)
 
@@ -124,4 +124,6 @@ TABLES_2 = (
     ) WITHOUT ROWID
     """,
 )
-"""Tables and indexes that schema 1 lacks."""
+"""Tables and indexes that schema 1 lacks. In schema 2, `tallies` lacks ADDED_TALLIES."""
+
+ADDED_TALLIES = ("deferred REAL NOT NULL DEFAULT 0",)

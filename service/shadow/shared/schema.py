@@ -95,7 +95,6 @@ _FIRST = (
         {_OWNER}, slot BIGINT NOT NULL, band BIGINT NOT NULL, propensity DOUBLE PRECISION NOT NULL,
         requests DOUBLE PRECISION NOT NULL DEFAULT 0,
         expected DOUBLE PRECISION NOT NULL DEFAULT 0,
-        deferred DOUBLE PRECISION NOT NULL DEFAULT 0,
         queue_full DOUBLE PRECISION NOT NULL DEFAULT 0,
         store_error DOUBLE PRECISION NOT NULL DEFAULT 0,
         shutdown DOUBLE PRECISION NOT NULL DEFAULT 0,
@@ -146,7 +145,9 @@ _FIRST = (
     """,
 )
 
-MIGRATIONS = (_FIRST,)
+_SECOND = ("ALTER TABLE tallies ADD COLUMN deferred DOUBLE PRECISION NOT NULL DEFAULT 0",)
+
+MIGRATIONS = (_FIRST, _SECOND)
 """What leads from each version to the next. A released one never changes."""
 
 SCHEMA = len(MIGRATIONS)

@@ -1,4 +1,4 @@
-"""Files of schema 1, whose counts were sums over rows, are converted when they are opened."""
+"""Files of schema 1, whose counts were sums over rows, and of schema 2 are converted when they are opened."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from service.monitor.evalues import EDetector
 from service.monitor.verdict import LOG_CERTAIN
 from service.monitor.windows import log_certify, measure
 from service.shadow.errors import OutboxError
-from service.shadow.history import History
+from service.shadow.history import Changes, History
 from service.shadow.outbox.file import APPLICATION
 from service.shadow.outbox.store import Outbox
 from service.shadow.outcome import OUTCOMES, POSITION, Outcome
-from service.shadow.slots import DAY, HOUR, slot_of
+from service.shadow.shared import schema
+from service.shadow.shared.database import Database
+from service.shadow.slots import DAY, HOUR, Key, slot_of
+from tests.support.postgres import SharedStore
 
 from .conftest import VERSION, disagree
 
@@ -205,13 +208,48 @@ def test_a_conversion_that_fails_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "old.sqlite"
     rows = old_file(path)
     with sqlite3.connect(path) as other:
-        other.execute("CREATE TABLE pairs (a)")  # in the way of schema 2
+        other.execute("CREATE TABLE pairs (a)")  # in the way of what follows schema 1
     with pytest.raises(OutboxError, match="pairs"):
         opened(path)
     with sqlite3.connect(path) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (1,)
         other.execute("DROP TABLE pairs")
     assert history_of(opened(path)).totals().sampled.sum() == len(rows) + 12
+
+
+def test_a_file_of_schema_2_keeps_its_counts_and_has_room_for_what_is_deferred(tmp_path):
+    path, key = tmp_path / "old.sqlite", Key(NOW, 1, 0.5)
+    outbox = opened(path)
+    outbox.write([], Changes(NOW, [key], [[7.0, 0.5, 0.0, 3.0, 0.0, 0.0]]))
+    outbox.close()
+    with sqlite3.connect(path) as other:
+        other.execute("ALTER TABLE tallies DROP COLUMN deferred")
+        other.execute("PRAGMA user_version = 2")
+    outbox = opened(path)
+    totals = history_of(outbox).totals()
+    assert (totals.requests.sum(), totals.outcomes.sum(), totals.deferred.sum()) == (7, 3, 0)
+    outbox.write([], Changes(NOW, [key], [[7.0, 0.5, 2.0, 3.0, 0.0, 0.0]]))
+    assert history_of(outbox).totals().deferred.sum() == 2
+    outbox.close()
+    with sqlite3.connect(path) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+def test_a_shared_store_of_schema_1_keeps_its_counts_when_it_is_migrated(postgres, monkeypatch):
+    store = SharedStore(postgres, postgres.create())
+    database = Database(store.url)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        earlier.setattr(schema, "SCHEMA", 1)
+        assert schema.migrate(database) == (0, 1)
+    store.execute(
+        "INSERT INTO tallies (bundle, teacher, slot, band, propensity, requests) VALUES ('v', 't', 0, 1, 1, 7)"
+    )
+    with database.transaction() as connection, pytest.raises(OutboxError, match=r"schema 1.*run `reflux migrate`"):
+        schema.check(connection, database.place)
+    assert schema.migrate(database) == (1, 2)
+    assert store.execute("SELECT requests, deferred FROM tallies") == [(7, 0)]
+    database.close()
 
 
 async def test_a_service_goes_on_with_an_old_file(make_shadow, directory):

@@ -127,7 +127,7 @@ def another_program(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (another_schema, "schema 99, this version reads 2; move the file away"),
+        (another_schema, "schema 99, this version reads 3; move the file away"),
         (another_program, r"another program's database; set shadow\.path"),
         (
             lambda path: path.parent.mkdir() or path.write_text("text " * 100),
