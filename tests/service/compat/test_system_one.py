@@ -50,6 +50,17 @@ async def test_typesafe_s_client_gets_the_native_answers(listening, client, nati
             assert response.request_id
 
 
+async def test_typesafe_s_client_may_compress_what_it_asks(listening, native, client, typesafe) -> None:
+    pytest.importorskip("backports.zstd", reason="needs backports.zstd, a dependency below Python 3.14")
+    text = "my parcel is late " * 100
+    [result] = await native(client, [text])
+    async with listening() as serving:
+        async with typesafe.AsyncTypeSafeClient(base_url=serving.url, api_key="any", compression="zstd") as vendor:
+            response = await vendor.system_one(text, {"team": typesafe.Choice(criteria=dict.fromkeys(LABELS))})
+    assert response.raw_http_response.request.headers["content-encoding"] == "zstd"
+    assert response.choices["team"].probabilities == dict(zip(LABELS, scores(result), strict=True))
+
+
 async def test_typesafe_s_client_shows_the_errors(listening, typesafe, connected, tmp_path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(key_line("desk", "right", "rate=0.01/s"))
