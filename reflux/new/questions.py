@@ -63,4 +63,6 @@ class Questions:
         if self.terminal and not (self.defaults and default is not None):
             for number, (name, described) in enumerate(among.items(), start=1):
                 self._tell(f"  {number}  {name}: {described}")
+        else:
+            question = f"{question} One of {', '.join(names)}"
         return self.settle(None, option, question, read_typed, default)
