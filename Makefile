@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-$(RUNTIME)
 # The address of an index with builds of torch for CPUs; README.md says where to find it.
 TORCH_INDEX ?=
 
-.PHONY: setup demo serve test test-pythons surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-hosts rehearse-image lint format lock clean
+.PHONY: setup demo serve test test-pythons surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-gateway rehearse-hosts rehearse-image lint format lock clean
 
 setup: $(STAMP)
 
@@ -64,6 +64,17 @@ rehearse-alerts: setup
 # A canary of every kind, judged by its live gap in a real Prometheus.
 rehearse-canary: setup
 	$(BIN)/python -m tests.rehearsals.canary
+
+# LiteLLM's proxy between teachers and llama.cpp's `llama-server`, which must be installed. RECORD=FILE also writes down
+# the proxy's replies, which the tests of the suite play: tests/distill/teachers/api/litellm.json.
+LLAMA_SERVER ?= llama-server
+rehearse-gateway: setup $(VENV)-gateway/bin/litellm
+	$(BIN)/python -m tests.rehearsals.gateway --programs $(VENV)-gateway/bin --llama-server $(LLAMA_SERVER) \
+	  $(if $(RECORD),--record $(RECORD))
+
+$(VENV)-gateway/bin/litellm:
+	$(PYTHON) -m venv $(VENV)-gateway
+	$(VENV)-gateway/bin/pip install --quiet --progress-bar off 'litellm[proxy]==1.108.7' 'gguf>=0.17'
 
 # Several hosts in network namespaces, under load and in trouble; needs root, HAProxy, PostgreSQL, Prometheus, and the
 # bundles of `make demo` or of another run: BUNDLES=runs/NAME/bundles. Ends with 1 if a promise does not hold.

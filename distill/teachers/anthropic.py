@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from distill.teachers.api.client import Api, ApiRequest
-from distill.teachers.api.errors import UnreadableError
+from distill.teachers.api.errors import ApiError, UnreadableError
+from distill.teachers.api.gateways import without_messages
 from distill.teachers.api.pricing import Usage
 from distill.teachers.api.teacher import ApiTeacher
 from distill.teachers.base import Answer
+from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.naming import text_of
 from distill.teachers.prompting.verbalised import Question, VerbalisedConfig, VerbalisedLabels, VerbalisedMethod
 from distill.teachers.prompting.votes import Completion
@@ -43,12 +45,23 @@ class AnthropicTeacher(ApiTeacher[AnthropicConfig]):
     def _build(self) -> None:
         """Make what asks for labels by name."""
         self._verbalised = VerbalisedLabels(
-            self.api, self._config, self._config.method, self.labels, request=self._request, read=self._completion
+            self.api,
+            self._config,
+            self._config.method,
+            self.labels,
+            request=self._request,
+            read=self._completion,
+            advise=without_messages,
         )
 
     async def prepare(self) -> None:
         """Check that the model names labels, before the first answer. Raises TeacherError."""
-        await self._verbalised.prepare()
+        try:
+            await self._verbalised.prepare()
+        except ApiError as error:
+            if error.status == 404 and (advice := without_messages(self.api.gateway)):
+                raise TeacherError(f"{error}{advice}") from error
+            raise
 
     async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, ApiRequest]]:
         """The calls for a text that are not paid for."""

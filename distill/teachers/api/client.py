@@ -22,7 +22,7 @@ from distill.teachers.api.bodies import ENCODINGS
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.connections import Connections
 from distill.teachers.api.errors import ApiError, UnreadableError, error_of_unreadable
-from distill.teachers.api.gateways import CacheDetector, Gateway
+from distill.teachers.api.gateways import Gateway, OriginChecks
 from distill.teachers.api.http import post_json, retrying
 from distill.teachers.api.limit_headers import format_seconds
 from distill.teachers.api.pricing import Usage
@@ -107,7 +107,7 @@ class Api:
         self._last_answered = 0  # the turn of the last call that was answered
         self._control_failure: ApiError | None = None
         self._checking = asyncio.Lock()
-        self._cache_detector = CacheDetector(name)
+        self._origin = OriginChecks(name)
         self._in_flight = asyncio.Semaphore(config.max_in_flight)
         self._at_server = asyncio.Semaphore(config.concurrency)
         self._limiter = RateLimiter(config.requests_per_minute, config.tokens_per_minute)
@@ -155,7 +155,7 @@ class Api:
 
     async def _recall(self, request: ApiRequest, key: str) -> PaidResponse | None:
         if (paid := await self.account.recall(key)) is not None:
-            self._cache_detector.check_draw(request.body, request.sample, paid.response)
+            self._origin.check_draw(request.body, request.sample, paid.response)
         return paid
 
     async def _call_with_retries(
@@ -179,7 +179,7 @@ class Api:
     @property
     def gateway(self) -> Gateway | None:
         """The gateway in front of the server, if any response showed one."""
-        return self._cache_detector.gateway
+        return self._origin.gateway
 
     async def _check_control(self, control: Call[Any], error: ApiError) -> float:
         """Check that an unclear error concerns the text, by whether the `control` is answered. Returns what that cost.
@@ -222,6 +222,7 @@ class Api:
 
         def on_headers(given: httpx.Headers) -> None:
             self._limiter.update(given)
+            self._origin.recognise(given)
             headers.update(given)
 
         try:
@@ -237,8 +238,9 @@ class Api:
                 )
             seconds = time.perf_counter() - start
             received, cost = True, self._billed(response, max_cost)  # without a usage, assume the most
-            self._cache_detector.check_fresh(headers, response, request.fresh)
-            self._cache_detector.check_draw(request.body, request.sample, response)
+            self._origin.check_model(headers)
+            self._origin.check_fresh(headers, response, request.fresh)
+            self._origin.check_draw(request.body, request.sample, response)
             result = self._read(request, response, read)
         except ApiError as error:
             if error.wait is not None and self._limiter.hold(error.wait) and error.wait >= _LOGGED_WAIT:

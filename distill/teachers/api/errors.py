@@ -11,12 +11,16 @@ from contextlib import contextmanager
 import httpx
 
 from distill.teachers.api import rejections
+from distill.teachers.api.gateways import refused_by_gateway
 from distill.teachers.api.limit_headers import format_seconds, retry_after, retry_after_in, seconds_until_reset
 from distill.teachers.api.rejections import Verdict
 from distill.teachers.api.scrubbing import scrubbed
 from distill.teachers.errors import TeacherError
 
 RETRIED = frozenset({408, 409, 429})
+_WITHOUT_DATABASE = "no connected db"
+"""What LiteLLM without a database says of any key but its master key, with status 400."""
+
 SHORTEST_WAIT = 1.0  # seconds: a shorter wait delays nobody
 
 
@@ -130,7 +134,7 @@ def error_of(response: httpx.Response, server: str) -> ApiError:
     except (ValueError, RecursionError):
         body = response.text
     reason = scrubbed(rejections.message_of(body) or response.text or response.reason_phrase, response.request)
-    return error_of_status(response.status_code, body, reason, server, response.headers)
+    return error_of_status(response.status_code, body, " ".join(reason.split()), server, response.headers)
 
 
 def error_of_status(status: int, body: object, reason: str, server: str, headers: Mapping[str, str] = {}) -> ApiError:
@@ -140,9 +144,12 @@ def error_of_status(status: int, body: object, reason: str, server: str, headers
     if verdict is None and worded_wait is None and rejections.no_money(status, body):
         message = f"{server} has no money left ({reason}); waiting does not help"
         return ApiError(message, status=status, reason=reason, body=body)
-    if verdict in (None, "unclear") and (status == 401 or (status == 403 and "logprobs" not in reason)):
+    key_refused = status == 401 or (status == 403 and "logprobs" not in reason) or _WITHOUT_DATABASE in reason.lower()
+    if verdict in (None, "unclear") and key_refused:
         message = f"{server} refuses the key ({status}: {reason}); set the variable that `key_env` names"
         return ApiError(message, status=status, reason=reason, body=body, verdict=verdict)
+    if refused := refused_by_gateway(reason):
+        return ApiError(f"{server}: {refused}", status=status, reason=reason, body=body)
     message = f"{server} answered {status}: {reason}"
     if verdict in ("refused", "invalid"):
         return ApiError(message, status=status, reason=reason, body=body, verdict=verdict)

@@ -29,7 +29,7 @@ _EVERY_TEXT = re.compile(
     r"|current quota|billing[ _](hard|not|details)|api[ _]key|unauthori[sz]ed|permission[ _](denied|error)"
     r"|(no|not|lacks?|missing|insufficient|without)( \S+){0,3} permissions?|permissions? to (access|use|call|perform)"
     r"|\b(your|this) (account|organi[sz]ation|project|workspace|subscription|access)\b"
-    r"|model[ _]not[ _]found|unsupported[ _](parameter|value)|unknown[ _]parameter"
+    r"|model[ _]not[ _]found|unsupported[ _]?(param|value)|unknown[ _]parameter"
 )
 _NO_MONEY = re.compile(
     r"insufficient[ _](quota|balance|credit|fund)|credit balance|(out of|no|more|insufficient) credits|current quota"

@@ -13,11 +13,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distill.teachers.api.errors import ApiError, UnreadableError
+from distill.teachers.api.gateways import refused_by_gateway
 from distill.teachers.api.pricing import Usage
 from distill.teachers.api.rejections import rejection
 from distill.teachers.base import AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.label_codes import Reading, label_codes, read, read_all
+
+LOGPROBS = ("logprobs", "top_logprobs")
+"""The parameters that have log probabilities listed."""
+
+NO_LOGPROBS = "no top_logprobs"
+"""What a response without log probabilities lacks, as UnreadableError names it."""
 
 MOST_IDS = 128
 """The most token ids that vLLM accepts in one request."""
@@ -116,6 +123,8 @@ def adapted(dialect: Dialect, error: ApiError, server: str) -> Dialect:
     if dialect.ids:
         return replace(dialect, ids={})
     if "logprobs" in reason:
+        if refused_by_gateway(error.reason):
+            raise error
         allowed = [number for number in map(int, re.findall(r"\d+", reason)) if 2 <= number < dialect.top]
         if allowed:
             return replace(dialect, top=max(allowed))
@@ -212,12 +221,12 @@ def _no_logprobs(response: Mapping[str, Any], server: str, why: str) -> Unreadab
     """The error of a response without `top_logprobs`."""
     if _reasons(response):
         return UnreadableError(
-            f"{server} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}", "no top_logprobs"
+            f"{server} reasons before it answers, and gives no top_logprobs ({why}): {_SWITCH_OFF}", NO_LOGPROBS
         )
     return UnreadableError(
         f"{server} gives no top_logprobs ({why}): this model or server does not have them here. Use one that has, or, "
         f"for a model that reasons first, {_SWITCH_OFF}",
-        "no top_logprobs",
+        NO_LOGPROBS,
     )
 
 

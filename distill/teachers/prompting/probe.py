@@ -15,7 +15,8 @@ from typing import Any, Literal
 from distill.stages import fingerprint
 from distill.teachers.account import PaidResponse
 from distill.teachers.api.client import Api, ApiRequest, Call
-from distill.teachers.api.errors import ApiError
+from distill.teachers.api.errors import ApiError, UnreadableError
+from distill.teachers.api.gateways import left_out
 from distill.teachers.base import AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import chat_logprobs
@@ -122,6 +123,10 @@ class Probe:
         while True:
             try:
                 reading, paid = await self.read(choice, text)
+            except UnreadableError as error:
+                if error.lacks != chat_logprobs.NO_LOGPROBS or self.api.gateway is None:
+                    raise
+                raise TeacherError(f"{error}{left_out(self.api.gateway, *chat_logprobs.LOGPROBS)}") from error
             except ApiError as error:
                 dialect = chat_logprobs.adapted(self._dialect, error, self.api.name)
                 if dialect in tried:
@@ -134,6 +139,7 @@ class Probe:
                     raise TeacherError(
                         f"{self.api.name} generates {usage.output} tokens instead of one, so no budget would hold: "
                         "its server ignores max_tokens and max_completion_tokens"
+                        f"{left_out(self.api.gateway, *chat_logprobs.LIMITS)}"
                     )
             tried.append(dialect)
             self._dialect = dialect

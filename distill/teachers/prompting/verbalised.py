@@ -19,6 +19,7 @@ from distill.teachers.api.calls import with_calls
 from distill.teachers.api.client import Api, ApiRequest, Call
 from distill.teachers.api.config import ApiConfig
 from distill.teachers.api.errors import about
+from distill.teachers.api.gateways import Gateway
 from distill.teachers.base import Answer, AnswerOutcome
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import naming, votes
@@ -80,7 +81,7 @@ class VerbalisedLabels:
     """Gives answers by labels that a model names.
 
     `request` makes a question a call in the vendor's format; `read` reads its response, and raises UnreadableError for
-    one without an answer.
+    one without an answer. `advise` says what to do if a gateway may not have passed on the JSON schema.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class VerbalisedLabels:
         *,
         request: Callable[[Question], ApiRequest],
         read: Callable[[Mapping[str, Any]], Completion],
+        advise: Callable[[Gateway | None], str],
     ) -> None:
         self.api = api
+        self._advise = advise
         self.config = config
         self._read_completion = read
         self._method: VerbalisedMethod = method
@@ -191,17 +194,17 @@ class VerbalisedLabels:
 
     def _complaint(self, completions: Sequence[Completion]) -> str:
         """Explain that the model names no label, and what to do about it."""
-        name = self.api.name
+        name, advice = self.api.name, self._advise(self.api.gateway)
         if any(one.cut for one in completions):
             return (
                 f"{name} did not finish its answers within max_output_tokens: raise that, above all for a model that "
-                "reasons first, or lower its effort with `extra_body`"
+                f"reasons first, or lower its effort with `extra_body`{advice}"
             )
         if all(one.refused for one in completions):
             return f"{name} refuses to classify even the names of labels: say in `prompt.instructions` what it is for"
         return (
             f"{name} answers with none of the labels, but for example {completions[0].text[:80]!r}: use a model that "
-            "follows a JSON schema, or say more in `prompt.instructions`"
+            f"follows a JSON schema, or say more in `prompt.instructions`{advice}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from distill.teachers.api.client import Api, ApiRequest
 from distill.teachers.api.config import is_local
 from distill.teachers.api.errors import ApiError
+from distill.teachers.api.gateways import left_out
 from distill.teachers.prompting.chat_logprobs import LIMITS, choice_of, declined
 from distill.teachers.prompting.naming import text_of
 from distill.teachers.prompting.verbalised import Question, VerbalisedConfig, VerbalisedLabels, VerbalisedMethod
@@ -18,7 +19,15 @@ class VerbalisedChat(VerbalisedLabels):
     """Labels named by a model behind a chat API, at temperature 1, so that draws follow its own distribution."""
 
     def __init__(self, api: Api, config: VerbalisedConfig, method: VerbalisedMethod, labels: Sequence[str]) -> None:
-        super().__init__(api, config, method, labels, request=self._chat_request, read=self._completion)
+        super().__init__(
+            api,
+            config,
+            method,
+            labels,
+            request=self._chat_request,
+            read=self._completion,
+            advise=lambda gateway: left_out(gateway, "response_format"),
+        )
         self._limit = LIMITS[is_local(config.base_url)]
 
     async def prepare(self) -> None:
