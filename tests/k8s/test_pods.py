@@ -156,6 +156,12 @@ def test_on_a_gpu_serving_alone_uses_it():
     assert "REFLUX_WORKERS" not in {each["name"] for each in serving["env"]}
     assert "nvidia.com/gpu" not in worker["resources"]["limits"]
     assert {"name": "REFLUX_DEVICE", "value": "cpu"} in worker["env"]
+    tolerated = [pod.get("tolerations", []) for pod, _ in (documents["reflux"], documents["reflux-worker"])]
+    assert tolerated == [[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}], []]
+    containers = [
+        each for pod, _ in documents.values() for each in [*pod["containers"], *pod.get("initContainers", [])]
+    ]
+    assert {each["image"] for each in containers} == {"reflux:0.1.0-gpu"}
 
 
 def test_secrets_are_files_and_never_variables():

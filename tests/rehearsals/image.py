@@ -1,16 +1,20 @@
-"""Rehearse the image: `make rehearse-image`.
+"""Rehearse the image: `make rehearse-image`, or `make rehearse-image IMAGE=gpu` for the one for GPUs.
 
 The Dockerfile is built for real, without a container engine: buildah runs its steps in a chroot, on a Debian bookworm
 with Python that debootstrap makes in place of the pinned base. Then the image's command runs as the user 10001 on a
 root that is mounted read-only, with a bundle at /bundle, and has to answer `POST /classify`. The bundle is a tiny one,
-unless one is given: `python -m tests.rehearsals.image BUNDLE`.
+unless one is given: `python -m tests.rehearsals.image cpu BUNDLE`.
 
-Needs Linux, root, and Debian's `buildah` and `debootstrap`. What it does not show: the pinned base itself, and the
-image for GPUs. Exits with 1 unless every promise holds.
+The image for GPUs runs here without a GPU: its CUDA has to load, but for the driver, `REFLUX_DEVICE=cuda` has to be
+refused, and by default the CPU has to answer, with a warning.
+
+Needs Linux, root, Debian's `buildah` and `debootstrap`, and for GPUs 20 GB of disk. What it does not show: the pinned
+base itself, and a run on a GPU. Exits with 1 unless every promise holds.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -30,9 +34,10 @@ from tests.support.tiny_bundle import build_bundle
 
 ROOT = Path(__file__).parents[2]
 BASE, IMAGE = "localhost/reflux-rehearsal-base", "localhost/reflux-rehearsal"
-MAX_MB = 450.0
+MAX_MB = {"cpu": 450.0, "gpu": 2700.0}
+PACKAGES = {"cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu", "nvidia-cublas", "nvidia-cudnn-cu13"}}
 USER = 10001
-PATIENCE = 60.0
+PATIENCE = 300.0
 FORBIDDEN = ("cc", "gcc", "g++", "c++", "clang", "ld", "make", "pip", "pip3")
 COMMANDS = ("serve", "worker", "migrate", "pull", "replay", "status")
 
@@ -67,20 +72,20 @@ def make_base() -> None:
         buildah("commit", "--quiet", "--rm", container, BASE)
 
 
-def build() -> None:
-    """Build the Dockerfile on that base. Pip's settings of this machine hold there, too."""
+def build(runtime: str) -> None:
+    """Build the Dockerfile on that base for a `runtime`. Pip's settings of this machine hold there, too."""
     settings = [f"--env={name}" for name in ENVIRONMENT if name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT")]
     buildah(
-        *("bud", "--pull-never", *settings, "--build-arg", f"BASE_IMAGE={BASE}"),
-        *("--tag", IMAGE, "--file", str(ROOT / "Dockerfile"), str(ROOT)),
+        *("bud", "--pull-never", *settings, "--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", f"RUNTIME={runtime}"),
+        *("--tag", f"{IMAGE}:{runtime}", "--file", str(ROOT / "Dockerfile"), str(ROOT)),
         quiet=False,
     )
 
 
 @contextmanager
-def mounted() -> Iterator[tuple[Path, dict[str, Any]]]:
+def mounted(runtime: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the root of the image, and its configuration."""
-    container = buildah("from", "--pull-never", IMAGE)
+    container = buildah("from", "--pull-never", f"{IMAGE}:{runtime}")
     try:
         inspected = json.loads(buildah("inspect", container))
         yield Path(buildah("mount", container)), inspected["OCIv1"]["config"]
@@ -128,8 +133,13 @@ exec chroot --userspec "$USER" "$ROOT" env --ignore-environment "$@"
     return [*outer, "unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", script, "-", *command]
 
 
-def classified(root: Path, config: dict[str, Any], bundle: Path, folder: Path) -> dict[str, Any]:
-    """Run the image's own command and return what it answers to a text.
+def ran(inside_it: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of `inside` to its end."""
+    return subprocess.run(inside_it, text=True, capture_output=True, check=False, timeout=PATIENCE)
+
+
+def classified(root: Path, config: dict[str, Any], bundle: Path, folder: Path) -> tuple[str, str]:
+    """Run the image's own command, and return its answer to a text, and its log.
 
     Raises:
         SystemExit: it gave no answer in time.
@@ -152,8 +162,7 @@ def classified(root: Path, config: dict[str, Any], bundle: Path, folder: Path) -
                     time.sleep(0.2)
                     continue
                 if answer.status_code == httpx.codes.OK:
-                    body: dict[str, Any] = answer.json()
-                    return body
+                    return answer.text, log.read_text()
                 time.sleep(0.2)
         finally:
             process.kill()  # unshare kills what it started
@@ -161,55 +170,86 @@ def classified(root: Path, config: dict[str, Any], bundle: Path, folder: Path) -
     raise SystemExit(f"the image's command gave no answer:\n{log.read_text()}")
 
 
+LOAD_CUDA = """
+import ctypes, pathlib, export.bundle.session, onnxruntime
+onnxruntime.preload_dlls()  # says what of CUDA and cuDNN it cannot load
+capi = pathlib.Path(onnxruntime.__file__).parent / "capi"
+ctypes.CDLL(str(capi / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+try:
+    ctypes.CDLL(str(capi / "libonnxruntime_providers_cuda.so"))
+except OSError as error:
+    print(error)
+"""
+DRIVER = "libcuda.so.1: cannot open shared object file: No such file or directory"
+"""All that is missing where there is no driver."""
+
+
+def without_gpu(root: Path, config: dict[str, Any], bundle: Path, folder: Path, log: str) -> dict[str, bool]:
+    """Return what the image for GPUs promises on a host without one, given the `log` of its own command."""
+    loaded = ran(inside(root, config, bundle, folder, *config["Env"], "python", "-c", LOAD_CUDA))
+    refused = ran(inside(root, config, bundle, folder / "data", *config["Env"], "REFLUX_DEVICE=cuda", *config["Cmd"]))
+    told = (refused.stdout + refused.stderr).strip().splitlines() or ["nothing"]
+    warnings = [line for line in log.splitlines() if "no GPU was found" in line] or ["nothing"]
+    return {
+        f"CUDA and cuDNN load but for the driver: {(loaded.stdout + loaded.stderr).strip()[-300:]}": (
+            loaded.stdout.strip() == DRIVER and loaded.returncode == 0
+        ),
+        f"without a GPU the CPU answers, and the log says: {warnings[0][:120]}": "no GPU" in warnings[0],
+        f"REFLUX_DEVICE=cuda ends with {refused.returncode}: {told[-1]}": (
+            refused.returncode == 1 and "see that a GPU" in told[-1]
+        ),
+    }
+
+
 def main() -> int:
     """Build, look, run; print what was found."""
+    parser = argparse.ArgumentParser(description="Build an image and hold it to its promises.")
+    parser.add_argument("runtime", choices=sorted(MAX_MB), help="which image")
+    parser.add_argument("bundle", nargs="?", type=Path, help="the bundle to serve; a tiny one")
+    given = parser.parse_args()
     missing = [program for program in ("buildah", "debootstrap", "unshare") if shutil.which(program) is None]
     if missing or os.geteuid() != 0:
         print(f"needs root and {', '.join(missing) or 'nothing else'} (apt-get install buildah debootstrap)")
         return 1
     make_base()
-    build()
+    build(given.runtime)
     promises: dict[str, bool] = {}
-    with tempfile.TemporaryDirectory() as name, mounted() as (root, config):
+    with tempfile.TemporaryDirectory() as name, mounted(given.runtime) as (root, config):
         folder = Path(name)
         folder.chmod(0o755)
-        if sys.argv[1:]:
-            bundle = Path(sys.argv[1])
-        else:
-            bundle = folder / "bundle"
+        bundle = given.bundle or folder / "bundle"
+        if given.bundle is None:
             build_bundle(bundle)
         size = megabytes(root)
         print("\n".join(largest(root)))
-        promises[f"{size:.0f} MB, less than {MAX_MB:.0f}"] = size < MAX_MB
+        limit = MAX_MB[given.runtime]
+        promises[f"{size:.0f} MB, less than {limit:.0f}"] = size < limit
         promises[f"no compiler, no pip: found {found(root) or 'none'}"] = not found(root)
         promises[f"user {config['User']}"] = config["User"] == f"{USER}:{USER}"
         sbom = json.loads((root / "opt/reflux/sbom.cdx.json").read_text())
         names = {component["name"] for component in sbom["components"]}
-        promises[f"SBOM: {sbom['bomFormat']} {sbom['specVersion']}, {len(names)} packages"] = {
-            "onnxruntime", "numpy", "psycopg"
-        } <= names  # fmt: skip
+        promises[f"SBOM: {sbom['bomFormat']} {sbom['specVersion']}, {len(names)} packages"] = (
+            PACKAGES[given.runtime] | {"numpy", "psycopg"} <= names
+        )
         title = config["Labels"]["org.opencontainers.image.title"]
         promises[f"labels: {title} {config['Labels']['org.opencontainers.image.version']}"] = title == "reflux"
-        tried = subprocess.run(
-            inside(root, config, bundle, folder, *config["Env"], "sh", "-c", "id -u; touch /x || touch /opt/reflux/x"),
-            text=True, capture_output=True, check=False,
-        )  # fmt: skip
+        tried = ran(
+            inside(root, config, bundle, folder, *config["Env"], "sh", "-c", "id -u; touch /x || touch /opt/reflux/x")
+        )
         promises[f"read-only root as {tried.stdout.strip()}"] = (
             tried.returncode != 0 and tried.stdout.strip() == str(USER) and "Read-only" in tried.stderr
         )
         for command in COMMANDS:
-            helped = subprocess.run(
-                inside(root, config, bundle, folder, *config["Env"], "reflux", command, "--help"),
-                capture_output=True, check=False,
-            )  # fmt: skip
+            helped = ran(inside(root, config, bundle, folder, *config["Env"], "reflux", command, "--help"))
             promises[f"reflux {command}"] = helped.returncode == 0
-        imports = subprocess.run(
-            inside(root, config, bundle, folder, *config["Env"], "python", "-c", "import onnxruntime, psycopg"),
-            capture_output=True, check=False,
-        )  # fmt: skip
+        imports = ran(
+            inside(root, config, bundle, folder, *config["Env"], "python", "-c", "import onnxruntime, psycopg")
+        )
         promises["ONNX Runtime and PostgreSQL's client load"] = imports.returncode == 0
-        answer = classified(root, config, bundle, folder)
-        promises[f"answers /classify: {json.dumps(answer)[:80]}"] = "label" in json.dumps(answer)
+        answer, log = classified(root, config, bundle, folder)
+        promises[f"answers /classify: {answer[:80]}"] = '"label"' in answer
+        if given.runtime == "gpu":
+            promises |= without_gpu(root, config, bundle, folder, log)
     for promise, kept in promises.items():
         print(f"{'kept  ' if kept else 'BROKEN'}  {promise}")
     return 0 if all(promises.values()) else 1
