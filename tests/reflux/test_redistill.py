@@ -286,6 +286,23 @@ def test_where_a_cascade_is_served_its_stages_are_trained_anew_and_a_cascade_is_
     assert told["candidate"]["version"] == candidate.manifest.version
 
 
+def test_where_a_cascade_defers_so_does_the_candidate(cascaded, tiny_teacher, tmp_path):
+    task, folder = cascaded
+    exported = ExportRun(open_run(task, folder / "run"))
+    served, _ = exported.cascades.make(["small", "large"], tmp_path / "served", defer=0.9)
+    manifest, key = served.manifest, key_of(tiny_teacher)
+    log = Outbox(tmp_path / "log.sqlite", bundle=manifest.version, labels=manifest.labels, teacher=key)
+    fill(log, served, tiny_teacher, texts(100, 5))
+    shutil.rmtree(folder / "run" / "redistill", ignore_errors=True)
+    given = ("--store", tmp_path / "log.sqlite", "--current", served.path, "--min-rows", 1)
+    done = redistill(task, folder / "run", *given)
+    assert done.exit_code in (2, 3), done.output  # how it is judged is another matter
+    candidate = Bundle.open(folder / "run" / "redistill" / "cascade").manifest
+    assert candidate.name == "small+large+teacher"
+    assert candidate.answering == ("0-small", "1-large", "teacher")
+    assert candidate.measured["margin"] == manifest.measured["margin"] == pytest.approx(0.1)
+
+
 def test_a_stage_that_is_no_student_of_the_task_is_kept(cascaded):
     task, folder = cascaded
     described = yaml.safe_load(task.read_text())
