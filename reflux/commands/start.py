@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,19 +59,18 @@ def estimate(
         write_atomic(json_file, json.dumps(found.document, indent=2, ensure_ascii=False) + "\n")
     if found.question is None:
         raise typer.Exit(NO_CLOSED_QUESTION)
-    console.print("next:")
+    about = found.document["question"]
     if write is None:
-        folder = shlex.quote(f"{log.stem}-texts")
-        console.print(
-            f"  reflux estimate {shlex.quote(str(log))} --question {found.document['number']} --write {folder}"
-        )
+        again = f"reflux estimate {shlex.quote(str(log))} --question {found.document['number']}"
+        _suggest([(f"{again} --write {shlex.quote(f'{log.stem}-texts')}", "its texts and labels, for `reflux new`")])
         return
     write_question(found.question, write)
     texts, labels = (shlex.quote(str(write / file)) for file in (TEXTS, LABELS))
-    console.print(f"  reflux new {texts} --text text --label label --teacher answers   # from the logged answers")
-    console.print(
-        f"  reflux new {texts} --text text --no-label --labels {labels}   # from a teacher that is asked again"
-    )
+    usd = about["money"]["teacher_usd_per_1000"]
+    paid = "" if usd is None else f" --usd-per-1000 {usd:.3g}"
+    logged = f"reflux new {texts} --text text --label label --teacher answers{paid}"
+    asked = f"reflux new {texts} --text text --no-label --labels {labels}"
+    _suggest([(logged, "from the logged answers"), (asked, "or from a teacher that is asked again")])
 
 
 @app.command()
@@ -106,6 +106,9 @@ def new(
     usd_per_million: Annotated[
         tuple[float, float] | None, typer.Option(help="Dollars per million tokens, read and written.")
     ] = None,
+    usd_per_1000: Annotated[
+        float | None, typer.Option(min=0.0, help="What the recorded answers to 1,000 texts cost, for the report.")
+    ] = None,
     terms: Annotated[
         str | None,
         typer.Option(help="Where the terms stand that let you train on the answers, and when you read them."),
@@ -124,7 +127,7 @@ def new(
 
     if no_label and label is not None:
         raise typer.BadParameter("give --label or --no-label, not both")
-    given = Given(model, base_url, dialect, method, key_env, usd_per_million, terms)
+    given = Given(model, base_url, dialect, method, key_env, usd_per_million, usd_per_1000, terms)
     options = Options(
         data, text, NO_LABEL if no_label else label, test, delimiter, labels, teacher, logits, name, to, given
     )
@@ -134,7 +137,17 @@ def new(
     console.print(f"{written.task}: written; read it, it says what each choice means")
     for line in written.to_do:
         console.print(f"before the teacher is asked: {line}")
+    task = shlex.quote(str(written.task))
+    check = (f"reflux check {task}", "duplicates, leakage between splits, enough data?")
+    read = (f"reflux label {task}", "reads the recorded answers; then check measures how well they are learnt")
+    price = (f"reflux label {task} --dry-run", "what the teacher will cost, without a call")
+    everything = (f"reflux run {task}", "everything; --max-usd bounds what the teacher may cost")
+    _suggest([*([read, check] if written.recorded else [check, price]), everything])
+
+
+def _suggest(commands: Sequence[tuple[str, str]]) -> None:
+    """Print the commands to go on with, each with what it does."""
     console.print("next:")
-    console.print(f"  reflux check {written.task}            # duplicates, leakage between splits, enough data?")
-    console.print(f"  reflux label {written.task} --dry-run  # what the teacher will cost, without a call")
-    console.print(f"  reflux run {written.task}              # everything; --max-usd bounds what the teacher may cost")
+    width = max(len(command) for command, _ in commands)
+    for command, does in commands:
+        console.print(f"  {command:<{width}}  # {does}")

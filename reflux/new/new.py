@@ -52,9 +52,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The task file, what was settled without a question, and what is left to do before the teacher can be asked."""
+    """The task file, what was settled without a question, and what is left to do before the teacher can be asked.
+
+    `recorded` says that the teacher's answers are there already.
+    """
 
     task: Path
+    recorded: bool
     settled: tuple[str, ...]
     to_do: tuple[str, ...]
 
@@ -89,7 +93,7 @@ def new(options: Options, questions: Questions) -> Written:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Written(folder / TASK, tuple(rows.notes), tuple(section.to_do))
+    return Written(folder / TASK, logits is not None or choice == "answers", tuple(rows.notes), tuple(section.to_do))
 
 
 def _text_column(columns: Sequence[Column], options: Options, questions: Questions) -> str:
@@ -186,8 +190,6 @@ def _write_rows(
         section.settings["recordings"] = [
             {"array": side, "rows": {"path": f"{side}.csv", "text": "text"}} for side in ("train", "test")
         ]
-        section.settings["usd_per_1000"] = 0.0
-        section.comments["usd_per_1000"] = "what the model costs you, for the report"
     elif choice == "recorded" and logits is not None:
         section.settings["logits"] = _relative(logits, folder)
         section.settings["recordings"] = _recordings(logits, rows, folder)

@@ -60,6 +60,7 @@ class Given:
     method: str | None = None
     key_env: str | None = None
     usd_per_million: tuple[float, float] | None = None
+    usd_per_1000: float | None = None
     terms: str | None = None
 
 
@@ -85,7 +86,10 @@ def describe(choice: str, given: Given, questions: Questions) -> TeacherSection:
     if choice in APIS:
         return _api(choice, given, questions)
     if choice in ("answers", "recorded"):
-        return TeacherSection({"kind": "recorded"})
+        cost = given.usd_per_1000 or 0.0
+        return TeacherSection(
+            {"kind": "recorded", "usd_per_1000": cost}, {"usd_per_1000": "dollars per 1,000 texts, for the report"}
+        )
     if choice == "bundle":
         bundle = questions.settle(given.model, "--model", "the bundle's folder", _existing_bundle)
         return TeacherSection({"kind": "bundle", "path": bundle})

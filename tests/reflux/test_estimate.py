@@ -309,9 +309,11 @@ def test_from_a_log_to_a_task(tmp_path, monkeypatch, capsys):
     assert Counter(row["label"] for row in rows)[""] == 1
     assert len(rows) == 171
     recorded, asked = _next(out)
-    status, _ = reflux(monkeypatch, capsys, *recorded, "--yes", "--to", "recorded")
+    status, out = reflux(monkeypatch, capsys, *recorded, "--yes", "--to", "recorded")
     assert status == 0
+    assert [one[0] for one in _next(out)] == ["label", "check", "run"]
     task = load_task(tmp_path / "recorded" / "task.yaml")
+    assert task.teacher.model_dump()["usd_per_1000"] == 0.35
     assert task.labels == tuple(sorted({one.label for one in tickets.generate(150, 5)}))
     status, _ = reflux(monkeypatch, capsys, *asked, "--teacher", "decisions", "--yes", "--to", "asked")
     assert status == 0
