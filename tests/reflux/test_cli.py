@@ -38,6 +38,8 @@ from tests.support.tiny_bundle import rewritten
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
+    "estimate",
+    "new",
     "check",
     "label",
     "train",
