@@ -31,6 +31,7 @@ NO_LABEL = ""
 """Given as the column of labels: there is none."""
 
 _NONE = "-"
+_OF_A_LOG = ("messages", "request", "response", "choices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ def new(options: Options, questions: Questions) -> Written:
     folder = options.folder or Path(name)
     require_new(folder)
     columns = look_at(path, options.delimiter)
+    if options.text is None and any(column.name in _OF_A_LOG and not column.readable for column in columns):
+        raise DataError(
+            f"{path}: looks like a log of calls to a language model; `reflux estimate {path} --write FOLDER` takes the "
+            "texts out of it, and says how to go on"
+        )
     text = _text_column(columns, options, questions)
     label = _label_column(columns, text, options, questions)
     choice = _teacher(options.teacher, label, questions)

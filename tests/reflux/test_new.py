@@ -29,6 +29,7 @@ from reflux.new.new import NO_LABEL, Options, new
 from reflux.new.questions import Questions
 from reflux.new.rows import divide
 from reflux.new.teachers import HAVE, Given
+from tests.support.chat_logs import chat, write_log
 
 DESK = [
     {"ticket": f"{number}", "body": one.text, "queue": one.label} for number, one in enumerate(tickets.generate(400, 1))
@@ -230,6 +231,12 @@ def test_a_recording_of_other_rows_is_refused_and_leaves_nothing(desk):
     with pytest.raises(DistillError, match="expected one array for the 400 rows"):
         new(Options(data="tickets.csv", teacher="recorded", logits=desk / "logits.npz"), ALONE)
     assert not (desk / "tickets").exists()
+
+
+def test_a_log_of_calls_is_sent_to_estimate(desk):
+    write_log(desk / "calls.jsonl", [chat("my text", "refund")] * 3)
+    with pytest.raises(DistillError, match=r"reflux estimate calls\.jsonl --write FOLDER"):
+        new(Options(data="calls.jsonl"), ALONE)
 
 
 def test_a_text_is_on_one_side_only():
