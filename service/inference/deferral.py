@@ -37,6 +37,9 @@ from service.shadow.teacher import TeacherCaller, TeacherResult, teacher_from
 FAILURES = (Outcome.TIMEOUT, Outcome.TEACHER_ERROR, Outcome.INVALID_ANSWER)
 """Outcomes that the circuit breaker counts as failures."""
 
+_SHORT = 500
+"""Characters of a text that is redacted in less time than a thread hop may take under load."""
+
 _FLOOR = 1e-6  # a teacher may give a probability of 0, which has no logarithm
 
 log = structlog.get_logger(__name__)
@@ -152,14 +155,17 @@ class Deferral:
         if deadline is not None and deadline < until:
             until, late = deadline, DEADLINE
         answers = predictions.copy()
+        asked = {at: asyncio.ensure_future(self._one(texts[at], predictions[at], until, late)) for at in left}
         try:
-            found = await asyncio.gather(*(self._one(texts[at], predictions[at], until, late) for at in left))
+            await asyncio.gather(*asked.values())
         except asyncio.CancelledError:
             if not self._closing:
                 raise
-            found = [self._fallen_back(predictions[at], Outcome.SHUTDOWN, began) for at in left]
-        for at, answer in zip(left, found, strict=True):
-            answers[at] = answer
+        for at, answer in asked.items():
+            if answer.cancelled():
+                answers[at] = self._fallen_back(predictions[at], Outcome.SHUTDOWN, began)
+            else:
+                answers[at] = answer.result()
         if record_stage is not None:
             record_stage("teacher", began, time.monotonic())
         done(answers)
@@ -196,10 +202,10 @@ class Deferral:
             return Outcome.BREAKER_OPEN
         try:
             async with asyncio.timeout(until - time.monotonic()):
-                sent = await asyncio.to_thread(redact, text.encode("utf-8", "replace").decode(), self._countries)
+                sent = await self._redacted(text)
                 async with self._slots:
                     asked = True
-                    result = await caller.ask(sent.text)
+                    result = await caller.ask(sent)
         except (TimeoutError, asyncio.CancelledError) as error:
             if not asked:  # else it may be charged
                 caller.budget.release(reserved)
@@ -214,6 +220,13 @@ class Deferral:
         caller.breaker.record(ticket, success=result.outcome not in FAILURES)
         caller.settle(reserved, result)
         return result
+
+    async def _redacted(self, text: str) -> str:
+        """Return what the teacher may see of a text. A long one is redacted in a thread, so that no request waits."""
+        valid = text.encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair
+        if len(valid) <= _SHORT:
+            return redact(valid, self._countries).text
+        return (await asyncio.to_thread(redact, valid, self._countries)).text
 
     def _fallen_back(self, student: Prediction, reason: str, began: float, cost_usd: float = 0.0) -> Prediction:
         """Return the student's answer as that to a text which the teacher did not answer."""

@@ -132,7 +132,7 @@ class TeacherCaller:
         except TeacherError as error:
             # The message is not logged: it may repeat the text, or a key.
             status = getattr(error, "status", None)
-            log.warning("shadow teacher failed", teacher=self._teacher.name, kind=type(error).__name__, status=status)
+            log.warning("teacher failed", teacher=self._teacher.name, kind=type(error).__name__, status=status)
             return TeacherResult(Outcome.TEACHER_ERROR)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -142,7 +142,7 @@ class TeacherCaller:
         except BaseException as error:
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
-            log.error("shadow teacher failed", teacher=self._teacher.name, exc_info=error)
+            log.error("teacher failed", teacher=self._teacher.name, exc_info=error)
             return TeacherResult(Outcome.TEACHER_ERROR)
         return self._read(answers)
 

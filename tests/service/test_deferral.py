@@ -16,7 +16,7 @@ from service.app import create_worker_app
 from service.errors import StartupError
 from service.shadow import teacher as shadow_teacher
 from tests.support.stub_teacher import StubTeacher
-from tests.support.tiny_bundle import WORDS, build_bundle, build_cascade, rewritten
+from tests.support.tiny_bundle import WORDS, build_bundle, build_cascade, build_witness, rewritten
 from tests.support.waiting import until
 
 LABELS = tuple(WORDS)
@@ -252,11 +252,12 @@ async def test_a_request_that_waits_for_the_teacher_holds_up_no_other(deferring:
         await until(lambda: _is(client, "deferral_waiting", 0))
 
 
-async def test_personal_data_are_redacted_before_the_teacher_sees_them(deferring: Any) -> None:
+@pytest.mark.parametrize("more", ["", " and" * 1000], ids=["short", "long"])
+async def test_personal_data_are_redacted_before_the_teacher_sees_them(deferring: Any, more: str) -> None:
     teacher = Teacher(says("shipping"))
     async with deferring(teacher) as client:
-        await answers(client, "my invoice is late, write to ada@lovelace.example")
-    assert teacher.asked == ["my invoice is late, write to <EMAIL>"]
+        await answers(client, f"my invoice is late, write to ada@lovelace.example{more}")
+    assert teacher.asked == [f"my invoice is late, write to <EMAIL>{more}"]
 
 
 @pytest.mark.parametrize(
@@ -393,6 +394,16 @@ async def test_a_text_that_the_student_answered_instead_is_shadowed_like_any(def
 async def test_without_a_teacher_the_start_is_refused(running: Any, bundle: Any) -> None:
     with pytest.raises(StartupError, match=r"tiny-cascade leaves texts to its teacher.*REFLUX_DEFER__TEACHER"):
         async with running(bundle=bundle.path):
+            pass
+
+
+async def test_a_witness_beside_the_teacher_is_refused(
+    deferring: Any, bundle: Any, student: Any, tmp_path: Any
+) -> None:
+    witness = build_witness(tmp_path / "witness", bundle, student)
+    shadow = {"enabled": True, "path": tmp_path / "shadow.sqlite", "teacher": {"kind": "played"}}
+    with pytest.raises(StartupError, match=r"unset shadow\.witness"):
+        async with deferring(says("billing"), service={"shadow": {**shadow, "witness": witness.path}}):
             pass
 
 

@@ -142,12 +142,12 @@ async def test_what_a_teachers_server_repeats_is_in_no_log_and_no_metric(start_p
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}", timeout=30) as client:
                 for _ in range(5):
                     assert (await client.post("/classify", json={"text": TEXT})).status_code == 200
-                await until(lambda: "shadow teacher failed" in process.log)
+                await until(lambda: "teacher failed" in process.log)
                 pages = [(await client.get(path)).text for path in ("/metrics", "/model", "/gap")]
             process.terminate()
             assert await process.ended() == 0
     assert KEY in came[0]
-    failures = [json.loads(line) for line in process.lines if "shadow teacher failed" in line]
+    failures = [json.loads(line) for line in process.lines if "teacher failed" in line]
     assert {(line["kind"], line["status"]) for line in failures} == {("ApiError", status)}
     for told in (process.log, *pages):
         assert KEY not in told

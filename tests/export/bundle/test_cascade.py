@@ -124,6 +124,7 @@ def test_where_texts_are_deferred_the_last_student_stands_in_for_the_teacher(
         True,
     ]
     assert not any(is_deferred(one, make(CUT_OFF).manifest) for one in answers), "it has no teacher"
+    assert not is_deferred(answers[1], make(CUT_OFF, defer=answers[1].score).manifest), "its score reaches the cut-off"
 
 
 def test_one_function_loads_both_kinds(make: Callable[..., Bundle], stages: Sequence[Bundle]) -> None:

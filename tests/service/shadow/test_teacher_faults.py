@@ -273,7 +273,7 @@ async def test_a_teacher_s_error_message_is_not_logged(make_shadow, kind):
     with structlog.testing.capture_logs() as log:
         shadow = await make_shadow(raises(kind("it repeats the canary"))).start()
         await shadow.process(1)
-    (line,) = (line for line in log if line["event"] == "shadow teacher failed")
+    (line,) = (line for line in log if line["event"] == "teacher failed")
     error = line.pop("exc_info", None)
     told = f"{line}{describe(error) if error else ''}"
     assert kind.__name__ in told
