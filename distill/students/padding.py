@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -28,13 +29,13 @@ _REMEDY = "use another architecture, such as BERT, RoBERTa, GPT-2 or Qwen2"
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Pad rows of ids to a batch: ids and mask, both int64 [B, T], both 0 where there is no token."""
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
+    # Filled in numpy: a tensor for each row would take ten times as long.
+    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    mask = np.zeros_like(ids)
     for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
+        ids[index, : len(row)] = row
         mask[index, : len(row)] = 1
-    return ids, mask
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def fill_padding(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> Tensor:
