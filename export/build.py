@@ -51,7 +51,7 @@ Floats = npt.NDArray[np.float32]
 _TRAINING_TEXTS = 5000
 _GOLDEN_TEXTS = 32
 _UNSEEN_TEXTS = 10_000
-_LIBRARIES = ("reflux", "onnxruntime", "onnx", "optimum-onnx", "torch", "transformers", "tokenizers", "numpy")
+_LIBRARIES = ("reflux", "onnxruntime", "onnx", "torch", "transformers", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,8 @@ classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.
 classify("a text", truncation=True)
 ```
 
+(`pip install 'optimum-onnx[onnxruntime]'`; it needs transformers below 4.58.)
+
 ```js
 import {{ pipeline }} from "@huggingface/transformers";
 

@@ -21,7 +21,7 @@ from distill.truncation import truncate_at
 from export.bundle.classifier import Classifier, Prediction
 from export.bundle.format import FUSED, MODEL, PLAIN, PORTABLE
 from export.bundle.session import has_gpu
-from export.gates import Gate
+from export.gates import Gate, enforce
 from export.graph.attention import AttentionFusion
 from export.graph.portable import make_portable
 from export.graph.quantise import KINDS
@@ -34,6 +34,10 @@ from export.trim_vocabulary import trim_vocabulary
 Floats = npt.NDArray[np.float32]
 
 _TYPICAL_TEXTS = 200
+_UNFUSED = (
+    "Install the versions of torch, transformers and onnxruntime in constraints.txt, or set export.variant to plain to "
+    "serve the slower graph."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ def make_served_graph(
     `texts` are those of the validation split, `teacher` its probabilities [N, K] for them, `pool` the texts that the
     student learned from. A multi-label student gives each label of at least `threshold`. With `recalibrated`, a reduced
     graph gets a temperature of its own. Raises GateError when the fp32 graph does not compute what the student does, or
-    when what was asked for does not pass: the variant, a trimmed vocabulary.
+    when what was asked for does not pass (the variant, a trimmed vocabulary), or when attention is not fused that ONNX
+    Runtime can fuse.
     """
     facts: dict[str, Any] = {}
     trimmed: list[Gate] = []
@@ -97,13 +102,15 @@ def make_served_graph(
     cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
     selector = Selector(student, texts, settings, name, cut, gpu)
     selection = selector.select(classifiers)
+    fusion = [] if attention is None else attention.gates()
+    enforce(fusion, f"{name}, fused graph", _UNFUSED)
     variant, temperature = selection.variant, student.temperature
     graph, served, answers = graphs[variant], classifiers[variant], selection.answers[variant]
     if recalibrated and variant in REDUCED:
         again = recalibrate(graph, answers, teacher, temperature, load, texts)
         facts["recalibrated"] = {"trained": temperature, "cross_entropy": [*again.cross_entropy]}
         graph, served, answers, temperature = again.graph, again.classifier, again.answers, again.temperature
-    portable, checks = None, [*trimmed, *selection.gates]
+    portable, checks = None, [*trimmed, *selection.gates, *fusion]
     if served.packed:
         portable = make_portable(graph, folder / PORTABLE)
         checks = [*checks, *selector.check_portable(load(portable), answers)]

@@ -2,13 +2,12 @@
 
 Inputs are `input_ids` and `attention_mask`, int64 [batch, tokens]; outputs are `logits` [batch, K], calibrated
 `probabilities` [batch, K] (the softmax, or the sigmoid of a multi-label student, is in the graph) and `embedding`
-[batch, d]. Optimum exports the architectures it knows, `torch.onnx` the others. Both trace: optimum-onnx 0.1.0 does not
-support dynamo.
+[batch, d]. torch traces the module (`dynamo=False`): ONNX Runtime fuses nothing of the graphs that dynamo writes.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError, one_line
+from distill.students.encoder import TransformerModule
 from distill.students.student import Student
+from distill.students.transformers_versions import set_traceable_attention
 from export.bundle.classifier import INPUTS, OUTPUTS
 from export.graph.quiet import quiet
+from export.optimum_exporter import export_by_optimum, missing_optimum, optimum_exports
 
 OPSET = 18
-_BATCH_TOKENS = {0: "batch", 1: "tokens"}
 
 
 class Graph(nn.Module):
@@ -43,79 +44,56 @@ class Graph(nn.Module):
 
 
 def export_onnx(student: Student, path: Path) -> None:
-    """Write a student's fp32 graph at `path`, with the exporter for its family.
+    """Write a student's fp32 graph at `path`.
 
     Raises DistillError when its architecture cannot be exported, and OSError when the file cannot be written.
     """
     graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
     try:
-        export = export_by_optimum if optimum_knows(graph) else export_by_torch
-        export(graph, path)
+        with quiet():
+            _export(_traceable(graph), path)
     except OSError:
         raise
-    except Exception as error:  # many kinds: torch and optimum have their own
+    except Exception as error:  # many kinds: of torch, and of each architecture
         kind = getattr(graph.config, "model_type", student.network.family)
         raise DistillError(
-            f"a {kind} model cannot be exported as ONNX ({one_line(error)}); use another architecture, such as BERT, "
-            "RoBERTa, GPT-2 or Qwen2"
+            f"a {kind} model cannot be exported as ONNX ({one_line(error)}); {missing_optimum()}use another "
+            "architecture, such as BERT, RoBERTa, GPT-2 or Qwen2"
         ) from error
 
 
-def optimum_knows(graph: Graph) -> bool:
-    """Whether optimum exports the architecture of the encoder."""
-    from optimum.exporters.tasks import TasksManager
+def _traceable(graph: Graph) -> Graph:
+    """Return a copy with the attention to trace. It shares the weights, and the student stays as it is."""
+    shared = {id(each): each for each in (*graph.parameters(), *graph.buffers())}
+    copied = copy.deepcopy(graph, shared)
+    if isinstance(copied.module, TransformerModule):
+        set_traceable_attention(copied.module.transformer)
+    return copied
 
-    import_module("optimum.exporters.onnx.model_configs")  # registers the architectures with the TasksManager
-    kind = getattr(graph.config, "model_type", "")
+
+def _export(graph: Graph, path: Path) -> None:
+    """Export by torch, and where that fails by optimum if it can."""
     try:
-        TasksManager.get_supported_tasks_for_model_type(kind, exporter="onnx", library_name="transformers")
-    except KeyError:
-        return False
-    return True
+        _export_by_torch(graph, path)
+    except OSError:
+        raise
+    except Exception:  # many kinds, as above
+        if not optimum_exports(graph.config):
+            raise
+        export_by_optimum(graph, path, OPSET)
 
 
-def export_by_optimum(graph: Graph, path: Path) -> None:
-    """Write the graph through optimum, which patches transformers' attention."""
-    from optimum.exporters.onnx import export
-    from optimum.exporters.onnx.config import TextEncoderOnnxConfig
-    from optimum.utils import NormalizedTextConfig
-
-    class ClassifierOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]
-        """Our inputs and outputs, for any encoder."""
-
-        NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
-
-        @property
-        def inputs(self) -> dict[str, dict[int, str]]:
-            return dict.fromkeys(INPUTS, _BATCH_TOKENS)
-
-        @property
-        def outputs(self) -> dict[str, dict[int, str]]:
-            return {name: {0: "batch"} for name in OUTPUTS}
-
-    with quiet():
-        export(
-            model=graph,
-            config=ClassifierOnnxConfig(graph.config, task="feature-extraction"),
-            output=path,
-            opset=OPSET,
-            disable_dynamic_axes_fix=True,
-        )
-
-
-def export_by_torch(graph: Graph, path: Path) -> None:
-    """Write the graph through torch alone."""
+def _export_by_torch(graph: Graph, path: Path) -> None:
     ids = torch.ones(2, 8, dtype=torch.int64)
-    axes: dict[str, Any] = dict.fromkeys(INPUTS, _BATCH_TOKENS)
+    axes: dict[str, Any] = {name: {0: "batch", 1: "tokens"} for name in INPUTS}
     axes.update({name: {0: "batch"} for name in OUTPUTS})
-    with quiet():
-        torch.onnx.export(
-            graph,
-            (ids, torch.ones_like(ids)),
-            str(path),
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+    torch.onnx.export(
+        graph,
+        (ids, torch.ones_like(ids)),
+        str(path),
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        dynamic_axes=axes,
+        opset_version=OPSET,
+        dynamo=False,
+    )

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self, cast
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from distill.errors import DistillError, one_line
@@ -40,6 +39,7 @@ from distill.students.student import (
     masked_mean,
     require_positions,
 )
+from distill.students.transformers_versions import read_tokenizer
 from distill.truncation import longest_row
 
 set_verbosity_error()  # it warns of the pooler, which we do not use
@@ -270,9 +270,9 @@ def require_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a model's tokenizer as transformers has it. Raises DistillError when there is no fast one."""
+    """Load a model's tokenizer, an object of transformers. Raises DistillError when there is no fast one."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+        tokenizer = read_tokenizer(name)
         core_of(tokenizer)
     except Exception as error:  # `tokenizers` has no error class of its own
         raise DistillError(

@@ -2,8 +2,9 @@
 
 In some encoders the kind of a layer depends on its index: every third layer of ModernBERT attends globally and its
 first has no norm, newer configurations list `layer_types`, Longformer's lists windows. Rebuilt with fewer layers, such
-an encoder would have other kinds than were selected. Its configuration then keeps the number of all layers and the
-indices of the selected ones, so that all are made and the same are selected again before the weights are read.
+an encoder would have other kinds than were selected. Where the list is one of `_PER_LAYER`, it keeps the entries of the
+selected layers. Where that is not enough, the configuration describes all layers and names the selected ones, so that
+all are made and the same are selected again before the weights are read.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from distill.errors import DistillError
 
 _LAYER_LISTS = ("encoder.layer", "transformer.layer", "layers", "encoder.layers")
 _COUNTS = ("num_hidden_layers", "n_layers")
+_PER_LAYER = ("layer_types", "mlp_layer_types")
+"""Lists of a configuration with an entry for each layer. transformers 5 reads them in the forward pass, too."""
+
 _TAKEN, _OF = "taken_layers", "taken_of"
-"""Keys of a configuration: the indices of the selected layers, and the number of all layers."""
+"""Keys of a configuration: the indices of the selected layers, and what it says of all layers."""
 
 _TOLERANCE = 1e-4
 _SCALE = 1.0
@@ -59,9 +63,11 @@ def select_layers(model: Any, layers: int | Sequence[int]) -> None:
     setattr(parent, name, nn.ModuleList(stack[index] for index in layers))
     config = model.config
     before = getattr(config, _TAKEN, None) or range(len(stack))
-    setattr(config, _OF, getattr(config, _OF, len(stack)))
+    if not hasattr(config, _OF):
+        setattr(config, _OF, _described(config))
     setattr(config, _TAKEN, [before[index] for index in layers])
-    _set_count(config, len(layers))
+    for name, value in _described(config).items():
+        setattr(config, name, [value[index] for index in layers] if isinstance(value, list) else len(layers))
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a decoder's cache is indexed by the layer's index among all layers
 
@@ -86,10 +92,11 @@ def check_rebuildable(model: Any, rows: Sequence[Sequence[int]]) -> None:
 
 
 def config_to_save(config: Any) -> Any:
-    """Return the configuration to save with an encoder: it counts all layers if it names the selected ones."""
+    """Return the configuration to save with an encoder: it describes all layers if it names the selected ones."""
     whole = copy.deepcopy(config)
     if hasattr(config, _TAKEN):
-        _set_count(whole, getattr(config, _OF))
+        for name, value in getattr(config, _OF).items():
+            setattr(whole, name, value)
     return whole
 
 
@@ -97,7 +104,7 @@ def load_encoder(name: str | Path) -> Any:
     """Load an encoder of transformers, without its pooler (which is unused), and with the layers selected from it."""
     config = AutoConfig.from_pretrained(name)
     if not hasattr(config, _TAKEN):
-        return _without_pooler(AutoModel.from_pretrained(name))
+        return _without_pooler(AutoModel.from_pretrained(name, dtype=torch.float32))
     encoder = _build(config)
     state: dict[str, torch.Tensor] = {}
     for file in sorted(Path(name).glob("*.safetensors")):
@@ -188,7 +195,10 @@ def _stack(model: Any) -> tuple[Any, str, nn.ModuleList]:
     raise DistillError(f"cannot find the layers of a {type(model).__name__}; use a BERT-like encoder")
 
 
-def _set_count(config: Any, count: int) -> None:
-    for name in _COUNTS:
-        if name in config.to_dict():
-            setattr(config, name, count)
+def _described(config: Any) -> dict[str, Any]:
+    """Return what a configuration says of its layers: their number, and the lists with an entry for each."""
+    values = config.to_dict()
+    return {
+        **{name: values[name] for name in _COUNTS if name in values},
+        **{name: values[name] for name in _PER_LAYER if isinstance(values.get(name), list)},
+    }

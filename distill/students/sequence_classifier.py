@@ -20,6 +20,7 @@ from distill.students.padding import add_pad_id, fill_padding, pad_id_of
 from distill.students.positions import max_positions
 from distill.students.pretrained import loading, locate
 from distill.students.student import Student, masked_mean
+from distill.students.transformers_versions import mismatched_weights
 
 _FOLDER = "classifier"
 _TYPES = "reads_token_types"
@@ -64,7 +65,9 @@ class SequenceClassifier:
     @classmethod
     def load(cls, folder: Path, classes: int) -> Self:
         """Read what `save` wrote."""
-        model = AutoModelForSequenceClassification.from_pretrained(folder / _FOLDER, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder / _FOLDER, dtype=torch.float32, local_files_only=True
+        )
         return cls(ClassifierModule(model))
 
 
@@ -109,9 +112,9 @@ def _load(name: str, model: str) -> Any:
     """Load the classifier. Raises DistillError when weights are missing or have another shape."""
     with loading(model):
         classifier, info = AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    if mismatched := sorted(info["mismatched_keys"]):
+    if mismatched := mismatched_weights(info):
         raise DistillError(
             f"model {model}: the weights {mismatched[:3]} have another shape than its configuration says, which names "
             f"{classifier.config.num_labels} labels; id2label must name every label that it was trained with"

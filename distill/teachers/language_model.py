@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 
 from distill.errors import DistillError
 from distill.students.pretrained import WEIGHTS, locate
+from distill.students.transformers_versions import read_tokenizer
 
 _NO_LIMIT = 10**9  # transformers reports an even larger number for a tokenizer without a limit
 
@@ -52,7 +53,7 @@ class LanguageModel:
         name = locate(model, gguf_file or WEIGHTS)
         source = {} if gguf_file is None else {"gguf_file": gguf_file}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **source)
+            tokenizer = AutoTokenizer.from_pretrained(name, **source) if source else read_tokenizer(name)
             network, loaded = AutoModelForCausalLM.from_pretrained(
                 name, dtype=dtype, device_map=device_map, output_loading_info=True, **source
             )

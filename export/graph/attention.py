@@ -12,18 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle.sequence_packing import NAMES
+from export.gates import Gate
+
+ALWAYS_FUSED = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+"""Architectures whose attention ONNX Runtime fuses in every layer, unless positions are relative."""
 
 _FUSED = ("Attention", "MultiHeadAttention", "QAttention")
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionFusion:
-    """How many of a graph's `layers` have their attention `fused`, and whether padding is left out (`unpadded`)."""
+    """How many of a graph's `layers` have their attention `fused`, and whether padding is left out (`unpadded`).
+
+    `relative` says whether positions are relative, which transformers before 5 had for BERT and its kin.
+    """
 
     architecture: str
     layers: int
     fused: int
     unpadded: bool
+    relative: bool = False
 
     @classmethod
     def of(cls, graph: Path, config: Any | None) -> AttentionFusion | None:
@@ -35,11 +43,19 @@ class AttentionFusion:
 
         found = onnx.load(str(graph), load_external_data=False).graph
         fused = sum(node.op_type in _FUSED for node in found.node)
-        return cls(config.model_type, layers, fused, set(NAMES) <= {value.name for value in found.input})
+        unpadded = set(NAMES) <= {value.name for value in found.input}
+        relative = getattr(config, "position_embedding_type", "absolute") != "absolute"
+        return cls(config.model_type, layers, fused, unpadded, relative)
+
+    def gates(self) -> list[Gate]:
+        """Check, for an architecture that is always fused, that every layer is: a slow graph is not let through."""
+        if self.architecture not in ALWAYS_FUSED or self.relative:
+            return []
+        return [Gate("fused: layers with fused attention", self.fused, self.layers, self.fused == self.layers)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "relative"}
 
     def caveat(self) -> str | None:
         """Say why the graph is slower than that of a BERT of its size; None if it is not."""

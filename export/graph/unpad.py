@@ -28,7 +28,7 @@ _GELU = "BiasGelu"
 _ELEMENTWISE = ("Add", "Mul", _GELU, "Gelu", "FastGelu", "Relu", "Tanh")
 """Operators that treat each position alone, if their constants have at most one dimension."""
 
-_COPYING = ("Cast", "Expand", "Slice")
+_COPYING = ("Cast", "Expand", "GatherElements", "Slice")
 """Operators whose output has no values but those of their first input."""
 
 _EPSILON = 1e-12  # where a norm gives none

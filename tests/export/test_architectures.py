@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from transformers import BertConfig, DistilBertConfig, ModernBertConfig, MPNetCo
 from distill.students.config import EncoderStudent
 from distill.students.encoder import build as build_encoder
 from export.bundle.format import CARD, FUSED
+from export.gates import GateError
+from export.graph import variants
 
 SHAPE: dict[str, Any] = {"num_hidden_layers": 4, "max_position_embeddings": 66}
 MODERN = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
@@ -37,6 +41,7 @@ def test_an_architecture_that_is_fused_says_so(bundle_of, config, settings, unpa
     bundle = bundle_of(config, **settings)
     expected = {"architecture": config.model_type, "layers": 2, "fused": 2, "unpadded": unpadded}
     assert bundle.manifest.measured["attention"] == expected
+    assert bundle.manifest.gates["fused: layers with fused attention"]["passed"]
     assert FUSED in bundle.manifest.measured["milliseconds_by_variant"]
     reason = bundle.manifest.measured["reason"]
     assert "fuses" not in reason
@@ -48,6 +53,7 @@ def test_an_architecture_that_is_not_fused_is_measured_and_said_to_be_slower(bun
     bundle = bundle_of(config, **settings)
     measured = bundle.manifest.measured
     assert (measured["attention"]["layers"], measured["attention"]["fused"]) == (2, 0)
+    assert not [name for name in bundle.manifest.gates if name.startswith("fused")]
     assert measured["milliseconds"] > 0
     sentence = (
         f"ONNX Runtime fuses the attention of 0 of the 2 layers of this {config.model_type} model, and padding is "
@@ -55,6 +61,13 @@ def test_an_architecture_that_is_not_fused_is_measured_and_said_to_be_slower(bun
     )
     assert measured["reason"].endswith(sentence)
     assert sentence in (bundle.path / CARD).read_text(encoding="utf-8")
+
+
+def test_a_graph_whose_attention_should_be_fused_and_is_not_is_refused(bundle_of, monkeypatch):
+    monkeypatch.setattr(variants, "fuse", lambda plain, target, config: Path(shutil.copyfile(plain, target)))
+    message = r"small, fused graph does not pass: fused: layers with fused attention: 0, required 2\. .* to plain"
+    with pytest.raises(GateError, match=message):
+        bundle_of(BertConfig)
 
 
 def test_a_student_without_attention_has_none_to_fuse(students, build, tmp_path):

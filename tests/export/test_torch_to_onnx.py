@@ -17,7 +17,7 @@ from distill.students.padding import pad
 from export.bundle.classifier import INPUTS, OUTPUTS
 from export.bundle.session import create_session
 from export.graph.quiet import quiet
-from export.torch_to_onnx import Graph, export_by_torch, export_onnx, optimum_knows
+from export.torch_to_onnx import export_onnx
 
 CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -45,19 +45,6 @@ def compute(student, ids, mask):
     with torch.inference_mode():
         logits, embedding = student.network.module.eval()(ids, mask)
     return logits.numpy(), embedding.numpy()
-
-
-@pytest.mark.parametrize(
-    ("family", "known"), [("encoder", True), ("sequence-classifier", True), ("static", False), ("ngrams", False)]
-)
-def test_optimum_knows_transformers_alone(students, family, known):
-    assert optimum_knows(Graph(students[family].network.module, 1.0)) == known
-
-
-def test_optimum_does_not_know_every_architecture(students):
-    graph = Graph(students["encoder"].network.module, 1.0)
-    graph.config = type("Config", (), {"model_type": "nobody-knows"})
-    assert not optimum_knows(graph)
 
 
 @pytest.mark.parametrize("sizes", [[5], [1], [24], [2, 3], [7, 7, 7], [24, 1, 13, 2, 9], [3] * 17])
@@ -105,17 +92,6 @@ def test_the_graph_declares_the_contract_of_every_bundle(student, sessions):
     assert inputs == dict.fromkeys(INPUTS, ("tensor(int64)", ["batch", "tokens"]))
     assert [value.name for value in session.get_outputs()] == list(OUTPUTS)
     assert all(value.type == "tensor(float)" and value.shape[0] == "batch" for value in session.get_outputs())
-
-
-@pytest.mark.parametrize("family", ["encoder", "sequence-classifier"])
-def test_torch_alone_exports_the_same(students, sessions, tmp_path, family):
-    student = students[family]
-    export_by_torch(Graph(student.network.module, student.temperature).eval(), tmp_path / "model.onnx")
-    session = create_session(tmp_path / "model.onnx")
-    for sizes in ([1], [4, 24, 11]):
-        expected = ask(sessions[family], *random_batch(sizes))
-        for name, value in ask(session, *random_batch(sizes)).items():
-            np.testing.assert_allclose(value, expected[name], **CLOSE)
 
 
 def test_exporting_leaves_the_student_as_it_was_and_gives_the_same_graph_again(student, graphs, tmp_path):

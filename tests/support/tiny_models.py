@@ -149,7 +149,7 @@ def _byte_tokenizer(corpus: Sequence[str], size: int, special: list[str]) -> Tok
 
 def logits_of_transformers(folder: Path, texts: Sequence[str]) -> np.ndarray:
     """Return the logits [N, K] that transformers itself gives each text alone."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
         return np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts])

@@ -19,6 +19,7 @@ from distill.students.padding import fill_padding, pad
 from distill.students.sequence_classifier import load_classifier
 from distill.students.static import build as build_static
 from distill.students.student import load_student, predict, probabilities
+from distill.students.transformers_versions import FIVE
 from distill.students.vocabulary import compact_tables
 from distill.training.loop import train
 from tests.support.tiny_models import logits_of_transformers
@@ -136,7 +137,8 @@ def test_a_student_over_an_encoder_answers_alone_as_in_a_batch_before_training_a
         ("bart", "a bart model reads a text twice, as encoder and decoder"),
         ("xlnet", "a xlnet model answers differently where texts share a batch"),
         ("convbert", "a convbert model answers differently where texts share a batch"),
-        ("fnet", "a fnet model cannot read token ids with a mask"),
+        # Since transformers 5 it takes a mask, and ignores it.
+        ("fnet", f"a fnet model {'answers differently' if FIVE else 'cannot read token ids with a mask'}"),
         ("canine", "cannot be loaded .*get_input_embeddings"),
     ],
 )
@@ -185,7 +187,9 @@ def test_a_student_of_such_an_architecture_is_refused_too(tiny_classifier, kind,
         classifier_over(str(folder), ("a", "b"), 32)
 
 
-@pytest.mark.parametrize("kind", ["t5", "fnet"])
+@pytest.mark.parametrize(
+    "kind", ["t5", pytest.param("fnet", marks=pytest.mark.skipif(FIVE, reason="transformers 5 gives it a mask"))]
+)
 def test_so_is_a_static_student_whose_encoder_cannot_read_a_token(tiny_classifier, kind):
     folder = tiny_classifier(kind, **({"decoder_start_token_id": 0} if kind == "t5" else {}))
     config = StaticStudent(family="static", model=str(folder), hidden=8)
