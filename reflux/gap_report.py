@@ -55,6 +55,7 @@ class GapReport:
             "|---|--:|--:|--:|--:|--:|--:|",
             *(f"| {name} | {' | '.join(window.cells())} |" for name, window in status.windows.items()),
             "",
+            *([] if status.deferred is None else [str(status.deferred), ""]),
             "| day (UTC) | requests | compared | gap, by comparisons |",
             "|---|--:|--:|--:|",
             *self._days(),

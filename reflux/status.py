@@ -73,6 +73,31 @@ class Teacher(BaseModel):
     name: str
 
 
+class WholeGap(BaseModel):
+    """The gap of all answers, those that the teacher gave included."""
+
+    ratio: float | None
+    lower: float | None
+    upper: float | None
+
+
+class Deferred(BaseModel):
+    """What the teacher of a deferring cascade answered itself: a number of texts, and their share of all."""
+
+    answered: int
+    share: float | None
+    gap: WholeGap
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f", {100 * self.share:.1f} % of all"
+        told = f"The teacher answered {self.answered:,} texts itself{share}; the windows are of the others."
+        gap = self.gap
+        if gap.ratio is None or gap.lower is None or gap.upper is None:
+            return told
+        interval = f"{100 * gap.lower:.1f} to {100 * gap.upper:.1f} %"
+        return f"{told} Since deployment, the gap of all answers is {100 * gap.ratio:.1f} % ({interval})."
+
+
 class Status(BaseModel):
     """What of the body of `GET /gap` is printed."""
 
@@ -85,6 +110,7 @@ class Status(BaseModel):
     slo: Slo
     windows: dict[str, Window]
     last_comparison_age_seconds: float | None
+    deferred: Deferred | None = None
 
 
 def read_key(path: Path | None) -> str | None:

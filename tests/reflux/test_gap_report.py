@@ -58,6 +58,21 @@ async def test_days_are_summed_up_by_their_comparisons():
     assert "| 1970-01-02 | 100 | 0 | – |" in done.output
 
 
+async def test_what_the_teacher_answered_itself_is_told_beside_the_gap():
+    deferred = {"answered": 1234, "share": 0.08, "gap": {"ratio": 0.025, "lower": 0.02, "upper": 0.03}}
+    bodies = service("calm")
+
+    def answer(request):
+        found = bodies(request)
+        return httpx.Response(200, json={**found.json(), "deferred": deferred}) if request.url.path == "/gap" else found
+
+    told = "The teacher answered 1,234 texts itself, 8.0 % of all; the windows are of the others."
+    assert f"{told} Since deployment, the gap of all answers is 2.5 % (2.0 to 3.0 %)." in (await report(answer)).output
+    deferred |= {"answered": 0, "share": None, "gap": dict.fromkeys(("ratio", "lower", "upper"))}
+    assert "The teacher answered 0 texts itself; the windows are of the others.\n" in (await report(answer)).output
+    assert "The teacher answered" not in (await report(service("calm"))).output
+
+
 async def test_texts_are_written_to_the_json_alone_which_its_owner_reads(tmp_path):
     done = await report(service("leave"), "--output", tmp_path)
     (page,) = tmp_path.glob("gap-*.md")
