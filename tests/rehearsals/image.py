@@ -18,12 +18,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,29 @@ exec chroot --userspec "$USER" "$ROOT" env --ignore-environment "$@"
 """
     names = {"ROOT": str(root), "BUNDLE": str(bundle), "DATA": str(data), "USER": config["User"]}
     outer = ["env", *(f"{name}={value}" for name, value in names.items())]
-    return [*outer, "unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", script, "-", *command]
+    return [*outer, "unshare", "--mount", "--pid", "--fork", "bash", "-c", script, "-", *command]
+
+
+@contextmanager
+def started(inside_it: list[str], **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a command of `inside`, and kill it in the end.
+
+    Its whole group is killed: what changes its user is no longer killed with its parent by `unshare`.
+    """
+    process = subprocess.Popen(inside_it, text=True, start_new_session=True, **streams)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def ran(inside_it: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command of `inside` to its end."""
-    return subprocess.run(inside_it, text=True, capture_output=True, check=False, timeout=PATIENCE)
+    with started(inside_it, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess(inside_it, process.returncode, stdout, stderr)
 
 
 def classified(root: Path, config: dict[str, Any], bundle: Path, folder: Path) -> tuple[str, str]:
@@ -150,23 +168,18 @@ def classified(root: Path, config: dict[str, Any], bundle: Path, folder: Path) -
     address = dead_address()
     port = address.rpartition(":")[2]
     log = folder / "log"
-    with log.open("w") as file:
-        command = inside(root, config, bundle, data, *config["Env"], f"REFLUX_PORT={port}", *config["Cmd"])
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            until = time.monotonic() + PATIENCE
-            while time.monotonic() < until and process.poll() is None:
-                try:
-                    answer = httpx.post(f"http://{address}/classify", json={"text": "a refund, please"})
-                except httpx.TransportError:
-                    time.sleep(0.2)
-                    continue
-                if answer.status_code == httpx.codes.OK:
-                    return answer.text, log.read_text()
+    command = inside(root, config, bundle, data, *config["Env"], f"REFLUX_PORT={port}", *config["Cmd"])
+    with log.open("w") as file, started(command, stdout=file, stderr=subprocess.STDOUT) as process:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                answer = httpx.post(f"http://{address}/classify", json={"text": "a refund, please"})
+            except httpx.TransportError:
                 time.sleep(0.2)
-        finally:
-            process.kill()  # unshare kills what it started
-            process.wait()
+                continue
+            if answer.status_code == httpx.codes.OK:
+                return answer.text, log.read_text()
+            time.sleep(0.2)
     raise SystemExit(f"the image's command gave no answer:\n{log.read_text()}")
 
 
