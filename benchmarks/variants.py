@@ -5,7 +5,8 @@
 For each student it prints two tables. The first has the graphs that an export tries: the time of a text, paired with
 the fastest fp32 graph, and the agreement with the teacher on the test split, whose difference to fp32 has a paired
 95 % interval. The second has the student with its whole vocabulary and with that of its training texts: sizes, the
-median time to load graph and tokenizer, and agreement. Measure on a quiet machine.
+median time to load graph and tokenizer, and agreement, whether an export would let it pass or not. Measure on a quiet
+machine.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from distill.students.student import TOKENIZER, Student, load_student
 from distill.task import load_task
 from export.bundle.classifier import Classifier
 from export.bundle.format import FUSED, INT8, MODEL, PLAIN
-from export.gates import GateError
 from export.graph.quantise import KINDS
 from export.graph.speed import measure
 from export.graph.variants import load_variants, make_variants
@@ -116,11 +116,8 @@ def main() -> None:
         with TemporaryDirectory() as scratch:
             whole = make(student, Path(scratch) / "whole", typical)
             show_variants(student, whole, test.texts, said)
-            try:
-                trimmed = trim_vocabulary(student, splits.train.texts, held, 0.99, name)
-            except GateError as error:
-                print(f"\n{error}")
-                continue
+            trimmed = trim_vocabulary(student, splits.train.texts, held, 0.0, name)
+            print(f"\nOn validation, the trimmed one chooses as the whole one on {100 * trimmed.gate.measured:.2f} %.")
             small = make(trimmed.student, Path(scratch) / "trimmed", typical)
             print("\n| vocabulary | tokens | graph, MiB | tokenizer, KiB | loading, ms | agreement | points |")
             print("|---|---|---|---|---|---|---|")

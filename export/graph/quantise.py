@@ -7,12 +7,13 @@ the ONNX standard, QuantizeLinear and DequantizeLinear around ordinary products,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.bundle.format import INT8, INT8_DYNAMIC, INT8_QDQ, cpu_features
-from export.graph.activations import Feeds, inputs
+from export.graph.activations import Feeds, activations, inputs
 from export.graph.builder import head_nodes
 from export.graph.fuse_int8 import fuse_int8
 from export.graph.quiet import quiet
@@ -71,22 +72,25 @@ def _quantise_dynamically(source: Path, target: Path, exclude: Sequence[str]) ->
 def _quantise_qdq(source: Path, target: Path, rows: Sequence[Sequence[int]], exclude: Sequence[str]) -> None:
     """Put pairs of QuantizeLinear and DequantizeLinear before products with constants, and around lookups.
 
-    What a product gives stays fp32: attention and norms read it.
+    What a product gives stays fp32: attention and norms read it. The types of activations are written down first,
+    because the quantiser infers none behind ONNX Runtime's own operators, and leaves out what has no known type.
     """
     import onnx
+    from onnx import helper
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     model = onnx.load(str(source))
+    _join_biases(model, source, rows[:1])
     constants = {tensor.name for tensor in model.graph.initializer}
-    named = [
-        node.name
-        for node in model.graph.node
-        if node.name not in exclude
-        and (
-            (node.op_type in _PRODUCTS and node.input[1] in constants)
-            or (node.op_type == _LOOKUP and _is_table(node.input[0], model))
-        )
-    ]
+    own = [node for node in model.graph.node if node.name not in exclude]
+    products = [node for node in own if node.op_type in _PRODUCTS and node.input[1] in constants]
+    lookups = [node for node in own if node.op_type == _LOOKUP and _is_table(node.input[0], model)]
+    known = {value.name for value in model.graph.value_info}
+    unknown = {node.input[0] for node in products} | {node.output[0] for node in lookups}
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sorted(unknown - known)
+    )
+    onnx.save(model, str(source))
     with quiet():
         quantize_static(
             str(source),
@@ -94,7 +98,7 @@ def _quantise_qdq(source: Path, target: Path, rows: Sequence[Sequence[int]], exc
             _Typical(model, rows),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*_PRODUCTS, _LOOKUP],
-            nodes_to_quantize=named,
+            nodes_to_quantize=[node.name for node in (*products, *lookups)],
             per_channel=True,
             reduce_range=saturates(),
             activation_type=QuantType.QUInt8,
@@ -104,6 +108,36 @@ def _quantise_qdq(source: Path, target: Path, rows: Sequence[Sequence[int]], exc
                 "OpTypesToExcludeOutputQuantization": [*_PRODUCTS],
             },
         )
+
+
+def _join_biases(model: Any, scratch: Path, rows: Sequence[Sequence[int]]) -> None:
+    """Make Gemms of the products of two-dimensional activations and their biases.
+
+    ONNX Runtime would do it itself when it loads the graph, but then the bias is not quantised, and it computes the
+    whole in fp32.
+    """
+    from onnx import helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, list[Any]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+    names = list(dict.fromkeys(node.input[0] for node in products))
+    seen = next(activations(model, names, rows, scratch)) if names and rows else {}
+    flat = {name for name, value in seen.items() if value.ndim == 2}
+    for product in products:
+        following = readers[product.output[0]]
+        if product.input[0] not in flat or len(following) != 1 or following[0].op_type != "Add":
+            continue
+        bias = [name for name in following[0].input if name in constants and len(constants[name].dims) == 1]
+        if bias:
+            inputs, output = [*product.input, *bias], following[0].output[0]
+            joined = helper.make_node("Gemm", inputs, [output], name=product.name)
+            graph.node.remove(following[0])
+            product.CopyFrom(joined)
 
 
 class _Typical:

@@ -204,6 +204,20 @@ def test_a_qdq_graph_has_the_operators_of_the_onnx_standard_and_fixed_ranges(gra
         )
 
 
+@pytest.mark.parametrize("source", [PLAIN, FUSED])
+def test_a_qdq_graph_quantises_both_inputs_of_every_product_but_the_heads(paths, rows, tmp_path, source):
+    for family in ("encoder", "sequence-classifier"):
+        graph = onnx.load(quantise(paths[family][source], tmp_path / f"{family}.onnx", rows(family), INT8_QDQ)).graph
+        quantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        named = {value.name for value in graph.initializer}
+        products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+        weighted = [node for node in products if {node.input[1]} & (quantised | named)]
+        (head,) = (node for node in weighted if not quantised & set(node.input))
+        assert HEADS[family] in head.input[1]
+        for node in weighted:
+            assert node is head or set(node.input[:2]) <= quantised, node.name
+
+
 def test_the_weights_of_tokens_are_not_quantised(paths):
     kept = {value.name: value.data_type for value in onnx.load(paths["static"][INT8]).graph.initializer}
     assert kept["module.importance.weight"] == TensorProto.FLOAT
