@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from service.errors import MalformedBodyError, UnsupportedMediaTypeError
 from service.http.content_encoding import decoded
 from tests.support.connection import Connection
 
-zstd = pytest.importorskip("backports.zstd", reason="needs backports.zstd, a dependency below Python 3.14")
+zstd = pytest.importorskip(
+    "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
+    reason="needs backports.zstd, a dependency below Python 3.14",
+)
 
 BODY = json.dumps({"text": "my parcel is late, and the courier has no address"}).encode()
 MEBIBYTE = 1 << 20
