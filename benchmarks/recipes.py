@@ -35,9 +35,10 @@ from distill.task import Task, load_task
 
 Changes = Mapping[str, Any]
 
-OWN = "own"
+OWN, TWICE = "own", "twice the epochs"
 RECIPES: dict[str, Changes] = {
     OWN: {},
+    TWICE: {},
     "hard labels": {"loss.hard": 1.0},
     "mse": {"loss.kind": "mse"},
     "kl 1": {"loss.temperature": 1.0},
@@ -51,7 +52,10 @@ RECIPES: dict[str, Changes] = {
     "views, mse": {"labelling.views": {}, "loss.kind": "mse"},
     "views, hard labels": {"labelling.views": {}, "loss.hard": 1.0},
 }
-"""Changes by name. Keys that begin with a section of students, `loss` or `optimisation`, are the student's."""
+"""Changes by name. Keys that begin with a section of students, `loss` or `optimisation`, are the student's.
+
+`TWICE` takes as many steps as one view of each text does, so it tells what the views bring from what the steps do.
+"""
 
 _DRAWS = 2000
 
@@ -105,6 +109,9 @@ def judge(base: Task, student: str, recipe: str, seeds: int, folder: Path) -> Ju
     }
     task = changed(base, changes)
     config = task.students[student]
+    if recipe == TWICE:
+        twice = {"epochs": 2 * config.optimisation.epochs}
+        config = config.model_copy(update={"optimisation": config.optimisation.model_copy(update=twice)})
     slug = recipe.replace(", ", "-").replace(" ", "-")
     students = {
         f"{student}-{slug}-{seed}": config.model_copy(
