@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
@@ -102,15 +101,24 @@ def config_to_save(config: Any) -> Any:
 
 def load_encoder(name: str | Path) -> Any:
     """Load an encoder of transformers, without its pooler (which is unused), and with the layers selected from it."""
+    return _load(name)[0]
+
+
+def _load(name: str | Path) -> tuple[Any, set[str]]:
+    """Load an encoder, and return it with the names of weights that only it or only its files have."""
     config = AutoConfig.from_pretrained(name)
     if not hasattr(config, _TAKEN):
-        return _without_pooler(AutoModel.from_pretrained(name, dtype=torch.float32))
+        # The names in the files may be others: transformers 5 saves some architectures as they were first published.
+        encoder, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        encoder = _without_pooler(encoder)
+        needed = {weight for weight, _ in encoder.named_parameters()}
+        return encoder, needed.intersection(info["missing_keys"]) | set(info["unexpected_keys"])
     encoder = _build(config)
     state: dict[str, torch.Tensor] = {}
     for file in sorted(Path(name).glob("*.safetensors")):
         state |= load_file(str(file))
     encoder.load_state_dict(state)
-    return encoder
+    return encoder, set()
 
 
 def meta_encoder(name: str | Path) -> Any | None:
@@ -125,14 +133,9 @@ def meta_encoder(name: str | Path) -> Any | None:
 
 def load_saved_encoder(folder: Path) -> Any:
     """Load a student's encoder. Raises ValueError when its configuration makes other layers than it has weights for."""
-    encoder = load_encoder(folder)
-    saved: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(str(file), "pt") as weights:
-            saved.update(weights.keys())
-    needed, known = {name for name, _ in encoder.named_parameters()}, set(encoder.state_dict())
-    if wrong := sorted((needed - saved) | (saved - known)):
-        raise ValueError(f"its layers do not match its weights: {', '.join(wrong[:3])}")
+    encoder, wrong = _load(folder)
+    if wrong:
+        raise ValueError(f"its layers do not match its weights: {', '.join(sorted(wrong)[:3])}")
     return encoder
 
 

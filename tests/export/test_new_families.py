@@ -1,0 +1,55 @@
+"""Families that are new in transformers 5 pass every stage: fitted, labelling, distilled, exported and served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from distill.run import Run
+from distill.students.transformers_versions import FIVE
+from distill.task import load_task
+from export.run import ExportRun
+from service.settings import Settings
+from tests.support.service_here import run_app
+from tests.support.task_files import LABELLED, optimisation
+
+pytestmark = pytest.mark.skipif(not FIVE, reason="transformers 4 does not know these families")
+
+SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 66}
+KINDS: dict[str, dict[str, Any]] = {
+    "EuroBertConfig": {"mask_token_id": 3, "num_key_value_heads": 2},
+    "NomicBertConfig": {},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_family_passes_from_the_teacher_to_the_service(kind, tiny_model, keyword_rows, write_csv, tmp_path):
+    import transformers
+
+    folder = str(tiny_model(getattr(transformers, kind), **{**SPECIAL, **KINDS[kind]}))
+    for seed, (name, count) in enumerate({"gold": 120, "train": 200, "test": 60}.items(), start=1):
+        write_csv(tmp_path / f"{name}.csv", keyword_rows(count, seed))
+    learning = optimisation(6, 3e-3, batch_size=16)
+    fit = {"data": {"path": "gold.csv", "label": "label"}, "optimisation": learning}
+    student = {"family": "encoder", "model": folder, "layers": 1, "max_tokens": 32, "optimisation": learning}
+    task = {
+        "name": "keywords",
+        "data": LABELLED,
+        "teacher": {"kind": "local", "model": folder, "fit": fit, "max_tokens": 32},
+        "students": {"small": student},
+        "export": {"variant": "fp32"},
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    run = Run(load_task(tmp_path / "task.yaml"), tmp_path / "run")
+    run.make_data()
+    run.make_labels()
+    run.make_student("small")
+    exported = ExportRun(run)
+    exported.make_bundles()
+    rows = keyword_rows(60, 9)
+    async with run_app(Settings(bundle=tmp_path / "run" / "bundle")) as client:
+        reply = await client.post("/classify", json={"texts": [text for text, _ in rows]})
+    given = [row["label"] for row in reply.json()["results"]]
+    assert sum(label == gold for label, (_, gold) in zip(given, rows, strict=True)) / len(rows) > 0.5  # of four labels
