@@ -28,6 +28,7 @@ FROM old GROUP BY bundle, teacher, band
 """
 
 # The weight of a slot is what its rows stand for; `upto` that of all slots up to it, so that requests stay whole.
+# `before` is the slot before's `upto` to the last bit: a difference would round another way in some versions of SQLite.
 _SPREAD_REQUESTS = """
 WITH sampled AS (
     SELECT bundle, teacher, band, CAST(time / 300 AS INTEGER) * 300 AS slot, propensity, sum(1 / propensity) AS weight
@@ -35,16 +36,19 @@ WITH sampled AS (
 ), placed AS (
     SELECT *, sum(weight) OVER (PARTITION BY bundle, teacher, band ORDER BY slot, propensity) AS upto,
            sum(weight) OVER (PARTITION BY bundle, teacher, band) AS whole FROM sampled
+), bounded AS (
+    SELECT *, lag(upto, 1, 0.0) OVER (PARTITION BY bundle, teacher, band ORDER BY slot, propensity) AS before
+    FROM placed
 ), known AS (
     SELECT bundle, teacher, band, total(value) FILTER (WHERE name = 'requests') AS requests,
            total(value) FILTER (WHERE name = 'expected') AS expected FROM old GROUP BY 1, 2, 3
 )
 UPDATE tallies SET requests = new.requests, expected = new.requests * new.each
 FROM (
-    SELECT placed.*, coalesce(known.expected / known.requests, 0) AS each,
+    SELECT bounded.*, coalesce(known.expected / known.requests, 0) AS each,
            round(known.requests * min(upto / whole, 1.0))
-           - round(known.requests * max(upto - weight, 0.0) / whole) AS requests
-    FROM placed JOIN known USING (bundle, teacher, band)
+           - round(known.requests * min(before / whole, 1.0)) AS requests
+    FROM bounded JOIN known USING (bundle, teacher, band)
 ) AS new
 WHERE (tallies.bundle, tallies.teacher, tallies.band, tallies.slot, tallies.propensity)
     = (new.bundle, new.teacher, new.band, new.slot, new.propensity)
