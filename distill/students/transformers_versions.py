@@ -40,6 +40,15 @@ def set_traceable_attention(model: Any) -> None:
         model.set_attn_implementation("eager")
 
 
+def cached_tokens(cache: Any) -> int:
+    """Return how many tokens have their keys and values in a cache; 0 for a model that has none, as Mamba."""
+    try:
+        length: int = cache.get_seq_length()
+    except ValueError:  # version 5, if no layer has attention
+        return 0
+    return length
+
+
 def mismatched_weights(loading_info: Mapping[str, Any]) -> list[str]:
     """Return the names of weights whose shapes differ from the model's. Version 5 gives their shapes with them."""
     return sorted(each if isinstance(each, str) else each[0] for each in loading_info["mismatched_keys"])

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 
 from distill.errors import DistillError
 from distill.students.pretrained import WEIGHTS, locate
-from distill.students.transformers_versions import read_tokenizer
+from distill.students.transformers_versions import cached_tokens, read_tokenizer
 
 _NO_LIMIT = 10**9  # transformers reports an even larger number for a tokenizer without a limit
 
@@ -73,7 +73,7 @@ class LanguageModel:
         """Read the common prefix of rows. Raises DistillError for a model without a key-value cache."""
         cache = DynamicCache(config=self.model.config)
         self._read([ids], cache, [0])
-        if cache.get_seq_length() != len(ids):
+        if cached_tokens(cache) != len(ids):
             raise DistillError(f"{type(self.model).__name__} has no key-value cache; use a transformer")
         return Prefix(tuple(ids), cache)
 
