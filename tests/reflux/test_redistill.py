@@ -191,7 +191,7 @@ def test_a_candidate_that_is_worse_fails_and_is_not_pushed(task, run, log, tiny_
 
 
 def test_texts_of_the_log_are_trained_on_by_their_weight_and_rows_of_the_task_by_one(task, run, log, monkeypatch):
-    def stop(config, soft, learn, choose, description, weights):
+    def stop(config, soft, learn, choose, description, weights, *_):
         seen.append((soft, learn, choose, weights))
         raise DistillError("stopped here")
 
@@ -211,7 +211,7 @@ def test_texts_of_the_log_are_trained_on_by_their_weight_and_rows_of_the_task_by
 
 
 def test_texts_that_are_held_out_are_never_trained_on(task, run, tiny_teacher, tmp_path, monkeypatch):
-    def stop(config, soft, learn, choose, description, weights):
+    def stop(config, soft, learn, choose, description, weights, *_):
         seen.append(learn)
         raise DistillError("stopped here")
 
