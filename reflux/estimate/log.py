@@ -1,26 +1,27 @@
 """Read a log of calls to a language model: one JSON object a line, in the forms that applications and gateways write.
 
-A line holds a request and a response of OpenAI's chat API or Anthropic's Messages API (under `request` and `response`
-or the like, or flat), a conversation that ends with the answer, or a prompt and an answer as text. Usage, model, time
-and latency are read where they are.
+A line holds a request and a response of OpenAI's chat API or Responses API or Anthropic's Messages API (under `request`
+and `response` or the like, or flat), a conversation that ends with the answer, or a prompt and an answer as text.
+Usage, model, time and latency are read where they are. A call that failed has no answer.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distill.data.files import JSONL, ending_of
+from distill.data.files import CSV, JSONL
 from distill.data.values import is_blank
 from distill.errors import DataError
 from distill.teachers.anthropic import AnthropicTeacher
 from distill.teachers.api.pricing import Usage
+from distill.teachers.decisions import DecisionsTeacher
 from distill.teachers.openai import OpenAITeacher
 from distill.teachers.prompting.naming import text_of
 
@@ -31,6 +32,12 @@ _ANSWERS = ("completion", "answer", "output", "response", "label", "prediction",
 _TIMES = ("timestamp", "time", "created_at", "created", "ts", "start_time", "startTime")
 _SECONDS = ("latency", "latency_s", "latency_seconds", "duration", "duration_s", "seconds", "response_time")
 _MILLISECONDS = ("latency_ms", "duration_ms", "response_ms", "response_time_ms", "elapsed_ms")
+_STATUSES = ("status", "status_code", "statusCode", "http_status")
+_PARTS = frozenset({"choices", "content", "body", "messages", "output", "format", "verbosity"})
+"""Fields of an object that is part of an API's request or response, and neither a text nor an answer as JSON."""
+_ERRORS = frozenset({"error", "errors", "message", "detail", "fault", "exception"})
+"""Fields of an object that says why there is no answer."""
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _LONGEST_CALL = 60.0
 """If the median latency without a unit is larger than this, it is taken for milliseconds."""
 
@@ -61,8 +68,8 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Read a log. Raises DataError for a file that cannot be read, and if no line of it is a call."""
-    if ending_of(path) not in JSONL:
-        raise DataError(f"{path}: expected a log with one JSON object a line, called {' or '.join(JSONL)}")
+    if path.exists() and path.suffix.lower() not in JSONL:
+        raise DataError(f"{path}: expected a log called {' or '.join(JSONL)}; {_remedy(path)}")
     calls: list[Call] = []
     skipped: Counter[str] = Counter()
     try:
@@ -72,12 +79,26 @@ def read_log(path: Path) -> Log:
                     calls.append(_call(json.loads(line)))
                 except (ValueError, RecursionError) as error:
                     skipped["not JSON" if isinstance(error, json.JSONDecodeError) else str(error)] += 1
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a log in UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); give the path of a log") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason}); convert the log to UTF-8") from error
     if not calls:
         why = ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common(3)) or "it is empty"
         raise DataError(f"{path}: no line is a prompt with an answer ({why}); docs/estimate.md says what is read")
     return Log(_in_seconds(calls), dict(skipped))
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a path that is not called a log."""
+    endings = [suffix.lower() for suffix in path.suffixes]
+    if path.is_dir():
+        return "this is a folder: give one of its files"
+    if any(ending in _PACKED for ending in endings):
+        return "unpack it first"
+    if endings and endings[-1] in CSV:
+        return f"a table of texts and answers needs no estimate to become a task: `reflux new {path}`"
+    return "write one JSON object a line, and call it .jsonl"
 
 
 def _call(record: Any) -> Call:
@@ -85,19 +106,20 @@ def _call(record: Any) -> Call:
     if not isinstance(record, Mapping):
         raise ValueError("no object")
     request, response = _part(record, _REQUESTS), _part(record, _RESPONSES)
-    messages = _messages(request) or _messages(record)
-    answer = _answer(response) or _answer(record)
-    if messages and not answer and messages[-1].get("role") == "assistant":
+    requested = _messages(request)
+    messages = requested or _messages(record)
+    failed = _failed(record, response)
+    answer = "" if failed else _answer(response) or _answer(record)
+    ends_with_answer = not failed and not (requested and response)  # else its end is the beginning of an answer
+    if messages and not answer and ends_with_answer and messages[-1].get("role") == "assistant":
         *messages, last = messages
         answer = text_of(last.get("content")) or _tool_call(last)
-    if messages:
-        instructions, message = _conversation(request, messages)
-    else:
-        instructions, message = "", _first_text((request, record), _PROMPTS)
+    before, message = _conversation(messages) if messages else ("", _first_text((request, record), _PROMPTS, _PARTS))
+    instructions = "\n".join(filter(None, (_instructions(request) or _instructions(record), before)))
     if is_blank(message):
         raise ValueError("without a prompt")
-    answer = answer or _first_text((record, response), _ANSWERS)
-    if is_blank(answer):
+    answer = answer or _first_text((record, response), _ANSWERS, _PARTS | _ERRORS)
+    if failed or is_blank(answer):
         raise ValueError("without an answer")
     sources = (response, request, record)
     return Call(
@@ -113,36 +135,71 @@ def _call(record: Any) -> Call:
 
 def _part(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
     """The request or the response within a line, without the envelope of HTTP."""
-    part: Mapping[str, Any] = next((record[name] for name in names if isinstance(record.get(name), Mapping)), {})
+    part = _envelope(record, names)
     body = part.get("body")
     return body if isinstance(body, Mapping) else part
+
+
+def _envelope(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    return next((record[name] for name in names if isinstance(record.get(name), Mapping)), {})
+
+
+def _failed(record: Mapping[str, Any], response: Mapping[str, Any]) -> bool:
+    """Whether a line has an HTTP status of 400 or more, or an error beside its response, in it or in its choice."""
+    choices = response.get("choices") or record.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+    parts = (record, _envelope(record, _RESPONSES), response)
+    if any(isinstance(part.get("error"), str | Mapping) and part["error"] for part in (*parts, choice)):
+        return True
+    statuses = [str(part.get(name)) for part in parts for name in _STATUSES]
+    return any(status.isdecimal() and int(status) >= 400 for status in statuses)
 
 
 def _messages(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for name in ("messages", *_PROMPTS):
         found = part.get(name)
-        if isinstance(found, list) and found and all(isinstance(one, Mapping) and "role" in one for one in found):
-            return found
+        if isinstance(found, list) and all(isinstance(one, Mapping) for one in found):
+            # Items of the Responses API that are no messages, such as its own reasoning, are left out.
+            if messages := [one for one in found if "role" in one]:
+                return messages
     return []
 
 
-def _conversation(request: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _instructions(part: Mapping[str, Any]) -> str:
+    """What stands beside the messages: `system` in Anthropic's API, `instructions` in OpenAI's Responses API."""
+    return _prompt_text(part.get("system")) or _prompt_text(part.get("instructions"))
+
+
+def _conversation(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """What stands before the last message of a user, and that message."""
     at = max((index for index, one in enumerate(messages) if one["role"] == "user"), default=-1)
     before = [one for index, one in enumerate(messages) if index != at]
-    system = text_of(request.get("system"))  # where Anthropic's API has it
-    parts = [system, *(f"{one['role']}: {text_of(one.get('content'))}" for one in before)]
-    return "\n".join(filter(None, parts)), text_of(messages[at].get("content")) if at >= 0 else ""
+    told = "\n".join(f"{one['role']}: {_prompt_text(one.get('content'))}" for one in before)
+    return told, _prompt_text(messages[at].get("content")) if at >= 0 else ""
+
+
+def _prompt_text(content: Any) -> str:
+    """The text of a message, also where its parts are called `input_text`, as in the Responses API."""
+    if not isinstance(content, list):
+        return text_of(content)
+    told = [isinstance(part, Mapping) and part.get("type") == "input_text" for part in content]
+    return text_of([{**part, "type": "text"} if is_text else part for part, is_text in zip(content, told, strict=True)])
 
 
 def _answer(part: Mapping[str, Any]) -> str:
-    """The text of a chat completion, of a message of Anthropic's, or of a call of a tool."""
+    """The text of a chat completion, a response of the Responses API, a message of Anthropic's, or a tool's call."""
     choices = part.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         message = choices[0].get("message")
         if isinstance(message, Mapping):
             return text_of(message.get("content")) or _tool_call(message)
-        return _text(choices[0].get("text"))
+        return _text(choices[0].get("text"), _PARTS | _ERRORS)
+    output = part.get("output")
+    if isinstance(output, list):
+        items = [item for item in output if isinstance(item, Mapping)]
+        said = "".join(text_of(item.get("content")) for item in items if item.get("type", "message") == "message")
+        called = (item.get("arguments") for item in items if item.get("type") == "function_call")
+        return said or next((one for one in called if isinstance(one, str)), "")
     content = part.get("content")
     if part.get("role") == "assistant" or isinstance(content, list):
         return text_of(content) or _tool_use(content)
@@ -163,23 +220,29 @@ def _tool_use(content: Any) -> str:
     return json.dumps(used[0], ensure_ascii=False) if used else ""
 
 
-def _first_text(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    return next((text for part in parts for name in names if (text := _text(part.get(name)))), "")
+def _first_text(parts: Sequence[Mapping[str, Any]], names: Sequence[str], other: Set[str]) -> str:
+    return next((text for part in parts for name in names if (text := _text(part.get(name), other))), "")
 
 
-def _text(value: Any) -> str:
-    """A text, or what is not one as JSON; empty for a part that was read as a request or a response."""
+def _text(value: Any, other: Set[str]) -> str:
+    """A text, or what is not one as JSON; empty for an object with a field of `other`, which is something else."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int):
         return json.dumps(value)
-    known = isinstance(value, Mapping) and not {"choices", "content", "body", "messages"} & set(value)
-    return json.dumps(value, ensure_ascii=False) if known and value else ""
+    return (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) and value and not other & set(value) else ""
+    )
 
 
 def _usage(response: Mapping[str, Any], record: Mapping[str, Any]) -> Usage | None:
     for part in (response, record, {"usage": record}):
-        usage = OpenAITeacher.usage_of(part) or AnthropicTeacher.usage_of(part)
+        tokens = part.get("usage")
+        responses = (
+            isinstance(tokens, Mapping) and "input_tokens_details" in tokens
+        )  # cached ones are part of the input
+        of_others = DecisionsTeacher.usage_of if responses else AnthropicTeacher.usage_of
+        usage = OpenAITeacher.usage_of(part) or of_others(part)
         if usage is not None and usage.total:
             return usage
     return None

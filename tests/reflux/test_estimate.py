@@ -72,11 +72,76 @@ PROMPT = [{"role": "system", "content": "Sort."}, {"role": "user", "content": "m
             "response": {"role": "assistant", "content": [{"type": "text", "text": "refund"}]},
         },
         {"request": {"messages": PROMPT}, "response": "refund"},
+        {"request": {"messages": PROMPT}, "response": {"label": "refund", "message": "Thanks.", "error": None}},
+        {"input": PROMPT, "output": [{"type": "message", "content": [{"type": "output_text", "text": "refund"}]}]},
     ],
 )
 def test_the_forms_of_a_conversation_are_read(tmp_path, line):
     call = only(write_log(tmp_path / "log.jsonl", [line]))
     assert (call.instructions, call.message, call.answer) == ("system: Sort.", "my text", "refund")
+
+
+SAID = [
+    {"type": "reasoning", "summary": []},
+    {"type": "message", "content": [{"type": "output_text", "text": "refund"}]},
+]
+TOLD = {"role": "user", "content": [{"type": "input_text", "text": "my text"}]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"request": {"instructions": "Sort.", "input": "my text"}, "response": {"output": SAID, "error": None}},
+        {"request": {"instructions": "Sort.", "input": [TOLD]}, "response": {"output": SAID, "status": "completed"}},
+        {
+            "request": {"body": {"instructions": "Sort.", "input": [TOLD, SAID[0]]}},
+            "response": {"body": {"output": SAID}},
+        },
+        {"instructions": "Sort.", "input": "my text", "text": {"format": {"type": "text"}}, "output": SAID},
+        {
+            "request": {"instructions": "Sort.", "input": "my text"},
+            "response": {"output": [SAID[0], {"type": "function_call", "name": "sort", "arguments": "refund"}]},
+        },
+        {"system": "Sort.", "messages": PROMPT[1:], "content": [{"type": "text", "text": "refund"}]},
+    ],
+)
+def test_instructions_beside_the_messages_are_read(tmp_path, line):
+    call = only(write_log(tmp_path / "log.jsonl", [line]))
+    assert (call.instructions, call.message, call.answer) == ("Sort.", "my text", "refund")
+
+
+RATE_LIMITED = {"error": {"message": "rate limited", "code": 429}}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {"response": RATE_LIMITED},
+        {"response": {"type": "error", **RATE_LIMITED}},
+        {"response": {"status_code": 429, "body": RATE_LIMITED}},
+        {"response": {"status": 503, "body": "Service Unavailable"}},
+        {"response": {"message": "Too many requests"}},
+        {"response": {"detail": "Not authenticated"}},
+        {"response": {"choices": [{"message": {"content": "ref"}, **RATE_LIMITED}]}},
+        {"response": {"status": "failed", "output": [], **RATE_LIMITED}},
+        {"response": "upstream timed out", "status_code": 504},
+        {"response": {"output": [{"type": "reasoning", "summary": []}]}},
+        {"response": None, "error": "timeout"},
+        {"answer": RATE_LIMITED},
+    ],
+)
+def test_a_call_that_failed_has_no_answer(tmp_path, outcome):
+    lines = [{"prompt": "a text", "answer": "refund"}, {"request": {"messages": PROMPT}, **outcome}]
+    log = read_log(write_log(tmp_path / "log.jsonl", lines))
+    assert [call.answer for call in log.calls] == ["refund"]
+    assert log.skipped == {"without an answer": 1}
+
+
+@pytest.mark.parametrize("response", [RATE_LIMITED, {"choices": [{"message": {"content": None}}]}])
+def test_the_beginning_of_an_answer_in_the_request_is_no_answer(tmp_path, response):
+    begun = [*PROMPT, {"role": "assistant", "content": "{"}]
+    lines = [{"prompt": "a text", "answer": "refund"}, {"request": {"messages": begun}, "response": response}]
+    assert read_log(write_log(tmp_path / "log.jsonl", lines)).skipped == {"without an answer": 1}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +172,10 @@ def test_the_forms_of_a_plain_prompt_are_read(tmp_path, line):
             Usage(input=5, cached=4, output=2),
         ),
         ({"usage": {"input_tokens": 9, "output_tokens": 2, "cache_read_input_tokens": 4}}, Usage(9, 4, 0, 2)),
+        (
+            {"usage": {"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}}},
+            Usage(input=5, cached=4, output=2),
+        ),
         ({"prompt_tokens": 9, "completion_tokens": 2}, Usage(input=9, output=2)),
         ({}, None),
     ],
@@ -142,12 +211,28 @@ def test_lines_that_are_no_calls_are_counted_by_their_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"), [("a.csv", "", "JSON object a line"), ("a.jsonl", "{}\n", "no line is")]
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,label\n", r"`reflux new .*a\.csv`"),
+        ("a.jsonl.gz", b"", r"unpack it first$"),
+        ("a.gz.txt", b"", r"unpack it first$"),
+        ("a.txt", b"", r"write one JSON object a line, and call it \.jsonl$"),
+        ("a.jsonl", b"{}\n", "no line is"),
+        ("a.jsonl", b'{"prompt": "\xff"}\n', "not UTF-8 .* convert the log to UTF-8"),
+        ("a.jsonl", None, r"cannot be read \(No such file or directory\); give the path of a log$"),
+        ("a.txt", None, r"cannot be read \(No such file or directory\); give the path of a log$"),
+    ],
 )
-def test_a_file_that_is_no_log_is_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+def test_a_file_that_is_no_log_is_refused_with_the_remedy(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_log(tmp_path / name)
+
+
+def test_a_folder_is_no_log(tmp_path):
+    with pytest.raises(DataError, match="give one of its files"):
+        read_log(tmp_path)
 
 
 @pytest.mark.parametrize(
