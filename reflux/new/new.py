@@ -24,7 +24,7 @@ from reflux.new.columns import Column, guess_label, guess_text, look_at
 from reflux.new.questions import Questions
 from reflux.new.rows import TaskRows, read_rows, write_csv, write_recording
 from reflux.new.task_file import Description, render
-from reflux.new.teachers import LABELLED, Given, TeacherSection
+from reflux.new.teachers import LABELLED, RECORDED, Given, TeacherSection
 
 TASK = "task.yaml"
 NO_LABEL = ""
@@ -199,17 +199,28 @@ def _write_rows(
     elif choice == "recorded" and logits is not None:
         section.settings["logits"] = _relative(logits, folder)
         section.settings["recordings"] = _recordings(logits, rows, folder)
+    labels_needed = has_gold and gold is train and (choice == "gold" or section.prompted)
     return Description(
         name=name,
         origin=rows.source.path.name,
         train=train,
-        train_comment=f"{len(rows.train):,} rows. Texts without a label are welcome: add what you have.",
+        train_comment=f"{len(rows.train):,} rows{_on_more(choice, all_labelled=labels_needed)}",
         test=test,
         test_comment=test_comment,
         labels=labels,
         teacher=_relocated(section, folder),
+        more_texts=choice not in RECORDED,
         examples=gold if has_gold else None,
     )
+
+
+def _on_more(choice: str, *, all_labelled: bool) -> str:
+    """Say what has to be given for another row of the pool."""
+    if choice in RECORDED:
+        return ", whose answers are recorded. To add some, run `reflux new` on all rows and their answers."
+    if all_labelled:
+        return ", all with a label, as the teacher needs them. Texts without one go into `unlabelled`."
+    return ". Texts without a label are welcome: add what you have."
 
 
 def _recordings(logits: Path, rows: TaskRows, folder: Path) -> list[dict[str, Any]]:

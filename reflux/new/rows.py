@@ -13,17 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.checks import ENOUGH_TO_JUDGE
+from distill.data.checks import ENOUGH_PER_LABEL, ENOUGH_TO_JUDGE
+from distill.data.deduplicate import deduplicate
 from distill.data.sources import read
 from distill.data.splits import Examples, hold_out, normalise
 from distill.data.values import is_blank
 from distill.errors import DataError
 from distill.sections import FileSource
 from distill.stages import write_atomic
+from distill.task import Data
+
+VALIDATION = 0.1
+"""The share of the pool that the task holds out to choose by."""
 
 SHARE = 0.2
 _MOST_SHARE = 1 / 3
 _MOST_TO_JUDGE = 2000
+_FEW = 1000  # rows, of which a share might be none
 CHOSEN = 0.99
 """The probability of a recorded label; the other labels share the rest."""
 
@@ -42,13 +48,19 @@ class TaskRows:
 
     @classmethod
     def read(cls, source: FileSource, test: Path | None, *, imitated: bool) -> TaskRows:
-        """Read the file, and the one to judge by if there is one; else hold some rows out."""
+        """Read the file, and the one to judge by if there is one; else hold some rows out.
+
+        Raises DataError for a file that cannot be read, and for too few rows.
+        """
         notes: list[str] = []
         rows = _usable(source, notes, imitated=imitated)
         if test is None:
-            return cls(source, None, *divide(rows), False, imitated, notes)
+            learn, judge = divide(rows)
+            _require_validation(source.path, learn, judge, imitated=imitated)
+            return cls(source, None, learn, judge, False, imitated, notes)
         test_source = source.model_copy(update={"path": test})
         test_rows = _usable(test_source, notes, imitated=imitated)
+        _require_validation(source.path, rows, test_rows, imitated=imitated)
         return cls(source, test_source, rows, test_rows, not notes and not imitated, imitated, notes)
 
     @property
@@ -70,6 +82,20 @@ def _usable(source: FileSource, notes: list[str], *, imitated: bool) -> Examples
     if len(answered) < len(rows):
         notes.append(f"{source.path}: {len(rows) - len(answered):,} rows without an answer are left out")
     return answered
+
+
+def _require_validation(path: Path, train: Examples, test: Examples, *, imitated: bool) -> None:
+    """Raise DataError if the data stage, which removes duplicates first, would hold out no row to choose by."""
+    if len(train) > _FEW:
+        return
+    if imitated:  # the answers are no gold labels
+        train = Examples(train.ids, train.texts, (None,) * len(train))
+    pool, _ = deduplicate(train, {"test": test}, Data.model_fields["near_duplicate"].default)
+    if not len(pool) or not len(hold_out(pool, VALIDATION, Data.model_fields["seed"].default)[1]):
+        raise DataError(
+            f"{path}: {len(pool)} different texts to learn from are too few to hold {VALIDATION:.0%} of them out for "
+            f"validation; add rows, {ENOUGH_PER_LABEL} or more of each label"
+        )
 
 
 def read_rows(source: FileSource) -> tuple[Examples, int]:

