@@ -109,7 +109,7 @@ UNKNOWN = "unknown key; remove it or correct its spelling"
 MISSING = "missing; this key is required"
 READS = "expected text, and YAML reads"
 KINDS = "anthropic, bundle, causal, decisions, ensemble, local, openai, recorded"
-VARIANTS = "'auto', 'fp32', 'plain', 'int8' or 'fp16'"
+VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16'"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from distill.errors import DistillError
 from distill.students.sequence_classifier import load_classifier
 from distill.students.student import probabilities
 from distill.task import Gates
-from export import build as module
-from export import selection
+from export import selection, served_graph
 from export.build import Baseline
 from export.bundle.classifier import Classifier, InferenceError
 from export.bundle.verify import verify
 from export.gates import GateError
+from export.graph.speed import Speeds
 from export.torch_to_onnx import export_onnx
 from tests.support.tiny_models import logits_of_transformers
 
@@ -77,7 +77,7 @@ def test_a_graph_in_which_texts_that_share_a_run_change_each_other_is_refused(ti
         monkeypatch.undo()
 
     student = load_classifier(str(tiny_classifier("gpt2", special=False)), MAX_TOKENS)
-    monkeypatch.setattr(module, "export_onnx", badly)
+    monkeypatch.setattr(served_graph, "export_onnx", badly)
     with pytest.raises(GateError, match="classifier, 6 texts in one run, plain graph does not pass: parity: largest"):
         bundle_of(student)
 
@@ -101,7 +101,9 @@ def test_an_architecture_that_cannot_be_exported_is_refused_by_name(tiny_classif
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_one_label_by_a_sigmoid_becomes_a_bundle_that_passes(tiny_classifier, bundle_of, monkeypatch, variant):
     monkeypatch.setattr(
-        selection, "measure", lambda graphs, *_, **__: {name: 1 - at / 9 for at, name in enumerate(graphs)}
+        selection,
+        "measure",
+        lambda graphs, *_, **__: Speeds({name: np.full(1, 1 - at / 9) for at, name in enumerate(graphs)}),
     )
     folder = tiny_classifier("bert", id2label={0: "toxic"}, problem_type="multi_label_classification")
     bundle = bundle_of(load_classifier(str(folder), MAX_TOKENS), variant)

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models
 from distill.errors import DistillError
 from export.bundle.classifier import Classifier
 from export.bundle.format import PORTABLE, BundleError
+from export.graph.speed import Speeds
 from export.hub import GRAPH, export_hub, special_tokens
 from tests.support.tiny_bundle import rewritten
 
@@ -51,7 +52,8 @@ def hubs(students, build, tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "export.selection.measure", lambda graphs, *_, **__: {name: float(name != "int8") for name in graphs}
+            "export.selection.measure",
+            lambda graphs, *_, **__: Speeds({name: np.full(1, 0.5 if name == "int8" else 1.0) for name in graphs}),
         )
         for family, student in students.items():
             folder = tmp_path_factory.mktemp(family)

@@ -10,11 +10,11 @@ from tests.support.service_here import run_app
 
 
 async def test_the_service_answers_as_the_student_does(student, build, validation, tmp_path):
-    build(student, tmp_path / "bundle", "auto")
+    bundle = build(student, tmp_path / "bundle", "auto")
     texts = list(validation.texts[:20])
     async with run_app(Settings(bundle=tmp_path / "bundle")) as client:
         answered = (await client.post("/classify", json={"texts": texts, "top_k": len(student.labels)})).json()
-    expected = probabilities(student.logits(texts), student.temperature)
+    expected = probabilities(student.logits(texts), bundle.manifest.temperature)
     tops = [{each["label"]: each["score"] for each in row["top"]} for row in answered["results"]]
     found = np.array([[top[label] for label in student.labels] for top in tops])
     np.testing.assert_allclose(found, expected, atol=0.05)

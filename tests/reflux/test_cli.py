@@ -24,7 +24,7 @@ import yaml
 
 from distill.errors import StoppedError
 from distill.run import Run
-from export import build
+from export import served_graph
 from export.bundle.classifier import Classifier
 from export.bundle.format import MODEL, Bundle
 from export.run import ExportRun
@@ -342,7 +342,7 @@ def test_a_gate_that_fails_ends_the_export(cli, task, finished, tmp_path, monkey
         other.network.module.head.bias.data += 1
         export_onnx(other, path)
 
-    monkeypatch.setattr(build, "export_onnx", export_another)
+    monkeypatch.setattr(served_graph, "export_onnx", export_another)
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "bundles")
     done = cli("export", task, "--output", run)

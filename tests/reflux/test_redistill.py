@@ -321,7 +321,9 @@ def test_a_stage_that_is_no_student_of_the_task_is_kept(cascaded):
 
 
 def test_where_no_cut_off_can_be_certified_the_last_stage_alone_is_the_candidate(cascaded, monkeypatch):
-    monkeypatch.setattr("export.run.measure_stages", lambda stages, baseline, **_: measure_stages(stages, baseline))
+    monkeypatch.setattr(
+        "export.cascades.measure_stages", lambda stages, baseline, **_: measure_stages(stages, baseline)
+    )
     done = redistill_cascade(cascaded)  # so few validation rows certify none of the default margins
     assert done.exit_code == 3, done.output
     assert "note: the candidate is large alone, since no cascade small+large can be made" in " ".join(

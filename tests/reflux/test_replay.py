@@ -172,7 +172,7 @@ def test_an_address_that_is_none_is_refused_without_being_repeated(bundles, addr
 
 def test_a_database_of_another_schema_is_no_answer(bundles, shared_store):
     given = (bundles["better"].path, "--current", bundles["current"].path, "--database", shared_store.url)
-    shared_store.execute("UPDATE reflux.schema_version SET version = 99")
+    shared_store.execute("INSERT INTO reflux.schema_version (version) VALUES (99)")
     done = replay(*given)
     assert done.exit_code == 4
     assert "has schema 99" in done.stderr
