@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,20 @@ from reflux.exit_codes import NO_CLOSED_QUESTION
 
 app = typer.Typer()
 
+MILLISECONDS, USD_PER_HOUR = 5.0, 0.05
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not isfinite(value):
+        raise typer.BadParameter("expected a finite number")
+    return value
+
+
+def _price(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value is not None and not all(0 <= usd < inf for usd in value):
+        raise typer.BadParameter("a price is 0 or more, such as 0.4 1.6")
+    return value
+
 
 @app.command()
 def estimate(
@@ -24,16 +39,21 @@ def estimate(
         int | None, typer.Option(min=1, help="Number of the question; by default the closed one with the most calls.")
     ] = None,
     per_month: Annotated[
-        float | None, typer.Option(min=1, help="Calls a month; by the log's times by default.")
+        float | None, typer.Option(min=1, callback=_finite, help="Calls a month; by the log's times by default.")
     ] = None,
     usd_per_million: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="Dollars per million tokens, read and written; list prices by default."),
+        typer.Option(callback=_price, help="Dollars per million tokens, read and written; list prices by default."),
     ] = None,
     milliseconds: Annotated[
-        float, typer.Option(min=0.001, help="What a student takes per text, on one core; `reflux run` measures it.")
-    ] = 5.0,
-    usd_per_hour: Annotated[float, typer.Option(min=0.0, help="Dollars per hour of a core.")] = 0.05,
+        float,
+        typer.Option(
+            min=0.001, callback=_finite, help="What a student takes per text, on one core; `reflux run` measures it."
+        ),
+    ] = MILLISECONDS,
+    usd_per_hour: Annotated[
+        float, typer.Option(min=0.0, callback=_finite, help="Dollars per hour of a core.")
+    ] = USD_PER_HOUR,
     write: Annotated[
         Path | None, typer.Option(help="New folder for the question's texts and labels, for `reflux new`.")
     ] = None,
@@ -49,7 +69,7 @@ def estimate(
     from distill.teachers.api.pricing import Price
     from reflux.estimate import report
     from reflux.estimate.estimate import Assumed, estimate
-    from reflux.estimate.write import LABELS, TEXTS, write_question
+    from reflux.estimate.write import free_folder, new_tasks, write_question
 
     price = None if usd_per_million is None else Price(input=usd_per_million[0], output=usd_per_million[1])
     found = estimate(log, Assumed(price, per_month, milliseconds, usd_per_hour), question)
@@ -59,18 +79,22 @@ def estimate(
         write_atomic(json_file, json.dumps(found.document, indent=2, ensure_ascii=False) + "\n")
     if found.question is None:
         raise typer.Exit(NO_CLOSED_QUESTION)
-    about = found.document["question"]
     if write is None:
-        again = f"reflux estimate {shlex.quote(str(log))} --question {found.document['number']}"
-        _suggest([(f"{again} --write {shlex.quote(f'{log.stem}-texts')}", "its texts and labels, for `reflux new`")])
+        again = ["reflux", "estimate", str(log), "--question", str(found.document["number"])]
+        if per_month is not None:
+            again += ["--per-month", f"{per_month:.15g}"]
+        if usd_per_million is not None:
+            again += ["--usd-per-million", *(f"{usd:.15g}" for usd in usd_per_million)]
+        if milliseconds != MILLISECONDS:
+            again += ["--milliseconds", f"{milliseconds:.15g}"]
+        if usd_per_hour != USD_PER_HOUR:
+            again += ["--usd-per-hour", f"{usd_per_hour:.15g}"]
+        again += ["--write", str(free_folder(f"{log.stem}-texts"))]
+        _suggest([(shlex.join(again), "its texts and labels, for `reflux new`")])
         return
     write_question(found.question, write)
-    texts, labels = (shlex.quote(str(write / file)) for file in (TEXTS, LABELS))
-    usd = about["money"]["teacher_usd_per_1000"]
-    paid = "" if usd is None else f" --usd-per-1000 {usd:.3g}"
-    logged = f"reflux new {texts} --text text --label label --teacher answers{paid}"
-    asked = f"reflux new {texts} --text text --no-label --labels {labels}"
-    _suggest([(logged, "from the logged answers"), (asked, "or from a teacher that is asked again")])
+    about = found.document["question"]
+    _suggest([(shlex.join(one), does) for one, does in new_tasks(write, about, usd_per_million)])
 
 
 @app.command()

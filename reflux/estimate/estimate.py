@@ -87,7 +87,7 @@ def _chosen(questions: Sequence[Question], number: int | None) -> int | None:
     if not 1 <= number <= len(questions):
         raise DistillError(f"--question {number}: the log has {len(questions)}; leave it out to see them")
     if not questions[number - 1].closed:
-        raise DistillError(f"--question {number}: its answers are no labels, so that no classifier can give them")
+        raise DistillError(f"--question {number}: it is no classification: {questions[number - 1].why_open}")
     return number - 1
 
 
@@ -143,6 +143,7 @@ def _described(question: Question) -> dict[str, Any]:
         "before": question.before,
         "after": question.after,
         "closed": question.closed,
+        "why_open": question.why_open,
         "labels": len(question.labels),
         "names": len(set(question.names)),
         "texts": question.distinct,
@@ -155,7 +156,7 @@ def _about(question: Question, calls: int, per_month: float | None, assumed: Ass
     usd = None if cost["usd_per_1000"] is None else float(cost["usd_per_1000"]["value"])
     counts = Counter(label for label in question.chosen if label is not None)
     again = repeats(question)
-    monthly = None if per_month is None else per_month * len(question.calls) / calls
+    monthly = None if per_month is None else per_month * cost["priced"] / calls
     return {
         "labels": {label: counts[label] for label in question.labels},
         "without_label": sum(label is None for label in question.chosen),
@@ -172,7 +173,10 @@ def _about(question: Question, calls: int, per_month: float | None, assumed: Ass
 
 
 def _money(usd_per_1000: float | None, per_month: float | None, texts: int, assumed: Assumed) -> dict[str, Any]:
-    """Costs of the student against those of today. `labels_usd` is for asking once more about each text of the log."""
+    """Costs of the student against those of today, for the texts a month whose calls have a price.
+
+    `labels_usd` is for asking once more about each of the `texts` of the log, at that price.
+    """
     labels_usd = 0.0 if usd_per_1000 is None else texts * usd_per_1000 / 1000
     found = costs(
         milliseconds=assumed.milliseconds,

@@ -230,18 +230,16 @@ def _text(value: Any, other: Set[str]) -> str:
         return value
     if isinstance(value, bool | int):
         return json.dumps(value)
-    return (
-        json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) and value and not other & set(value) else ""
-    )
+    known = isinstance(value, Mapping) and not other & {name for name, part in value.items() if part is not None}
+    return json.dumps(value, ensure_ascii=False) if known and value else ""
 
 
 def _usage(response: Mapping[str, Any], record: Mapping[str, Any]) -> Usage | None:
     for part in (response, record, {"usage": record}):
         tokens = part.get("usage")
-        responses = (
-            isinstance(tokens, Mapping) and "input_tokens_details" in tokens
-        )  # cached ones are part of the input
-        of_others = DecisionsTeacher.usage_of if responses else AnthropicTeacher.usage_of
+        # The Responses API counts cached tokens among those of the input, Anthropic's does not.
+        of_responses = isinstance(tokens, Mapping) and "input_tokens_details" in tokens
+        of_others = DecisionsTeacher.usage_of if of_responses else AnthropicTeacher.usage_of
         usage = OpenAITeacher.usage_of(part) or of_others(part)
         if usage is not None and usage.total:
             return usage

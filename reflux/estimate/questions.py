@@ -28,6 +28,7 @@ LEAST_NAMED = 0.9
 
 _LONGEST_NAME = 80
 _TEXTS_PER_LABEL = 5  # on average at least
+_FREE = 0.5  # of the answers; if more names differ, they are taken for texts
 _RARE = 0.001  # of the answers; rarer names, or ones that stand alone, are no labels
 
 
@@ -52,6 +53,23 @@ class Question:
     def closed(self) -> bool:
         """Whether it is a classification."""
         return bool(self.labels)
+
+    @property
+    def why_open(self) -> str | None:
+        """Why it is no classification; None if it is one."""
+        if self.closed:
+            return None
+        counts = Counter(name.casefold() for name in self.names)
+        if len(self.calls) < _FEWEST:
+            return "too few calls to tell whether the answers are labels; give a longer log"
+        if max(counts.values()) >= LEAST_NAMED * len(self.names):
+            return "nearly every answer is the same one, so there is nothing to tell apart"
+        if len(counts) > _FREE * len(self.names):
+            return "most answers differ from all others, and a classifier cannot write"
+        return (
+            f"its answers repeat, but too few are names that are given {_TEXTS_PER_LABEL} times on average; "
+            "a longer log may show labels"
+        )
 
     @property
     def opening(self) -> str:

@@ -17,16 +17,16 @@ def lines(found: dict[str, Any]) -> list[str]:
     told = [*_log(found), "", *_questions(found)]
     about = found.get("question")
     if about is None:
-        told += ["", "verdict: no closed question: nearly every answer is another one, and a classifier cannot write"]
-        return told
+        why = "; ".join(dict.fromkeys(one["why_open"] for one in found["questions"]))
+        return [*told, "", f"verdict: no closed question: {why}"]
     return [*told, "", f"Question {found['number']}", *_answers(about), *_student(about), "", *_money(about)]
 
 
 def _log(found: dict[str, Any]) -> list[str]:
-    skipped = "".join(f"; {number:,} lines {why}" for why, number in found["skipped"].items())
+    skipped = "".join(f"; {things(number, 'line')} {why}" for why, number in found["skipped"].items())
     span = "" if found["days"] is None else f", over {found['days']:.1f} days"
     volume = "" if found["per_month"] is None else f": {count(found['per_month'])} a month"
-    told = [f"{found['log']}: {found['calls']:,} calls{span}{volume}{skipped}"]
+    told = [f"{found['log']}: {things(found['calls'], 'call')}{span}{volume}{skipped}"]
     if found["per_month"] is None:
         told.append("- volume: not known, for the log gives no times over a day or more: give --per-month")
     told.append(f"- today: {_price(found['cost'])}")
@@ -60,12 +60,17 @@ def _questions(found: dict[str, Any]) -> list[str]:
         opening = one["opening"]
         shown = opening if len(opening) <= _WIDTH else f"{opening[:_WIDTH]}…"
         part = share(one["calls"] / found["calls"], 0)
-        told.append(f"  {number}  {one['calls']:,} calls ({part}): {kind}. “{shown}”")
+        told.append(f"  {number}  {things(one['calls'], 'call')} ({part}): {kind}. “{shown}”")
     return told
 
 
 def _open(one: dict[str, Any]) -> str:
-    return f"no classification, with {one['names']:,} different answers to {one['texts']:,} texts"
+    return f"no classification, with {things(one['names'], 'different answer')} to {things(one['texts'], 'text')}"
+
+
+def things(number: int, thing: str) -> str:
+    """Format a number of things: 1 call, 2 calls."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _answers(about: dict[str, Any]) -> list[str]:
@@ -73,16 +78,18 @@ def _answers(about: dict[str, Any]) -> list[str]:
     total = sum(counts.values())
     listed = ", ".join(f"{plain(label)} {share(number / total)}" for label, number in list(counts.items())[:_SHOWN])
     more = f", and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
-    told = [f"- labels: {listed}{more}; {about['without_label']:,} answers name none of them"]
+    without = f"{things(about['without_label'], 'answer')} name{'s' * (about['without_label'] == 1)} none of them"
+    told = [f"- labels: {listed}{more}; {without}"]
     told.append(
-        f"- texts: {about['texts']:,} different ones; {share(about['repeated'])} of the calls repeat an earlier text, "
-        "which a cache alone would answer"
+        f"- {things(about['texts'], 'different text')}; {share(about['repeated'])} of the calls repeat an earlier "
+        "text, which a cache alone would answer"
     )
     again = about["again"]
     if again is not None:
         ceiling = f", so no student can be expected to agree with it on more than {share(again['ceiling'])}"
+        twice = f"{things(again['texts'], 'text')} asked twice"
         told.append(
-            f"- the model agrees with itself on {percent(again['agreement'])} of {again['texts']:,} texts asked twice"
+            f"- the model agrees with itself on {percent(again['agreement'])} of {twice}"
             + (ceiling if again["texts"] >= _ENOUGH else "")
         )
     return told
@@ -103,7 +110,7 @@ def _student(about: dict[str, Any]) -> list[str]:
 
 def _money(about: dict[str, Any]) -> list[str]:
     money = about["money"]
-    today = money["teacher_usd_per_1000"]
+    today, mixed = money["teacher_usd_per_1000"], bool(about["cost"]["unpriced"])
     told = [
         f"- a student: {dollars(money['student_usd_per_1000'])} per 1,000 texts, or "
         f"{dollars(money['core_usd_per_month'])} a month for a core that answers at most "
@@ -114,7 +121,7 @@ def _money(about: dict[str, Any]) -> list[str]:
         return [*told, "verdict: the price of a call is not known: give --usd-per-million"]
     told.append(
         f"- its labels: the answers in the log cost nothing more; asking the same model once more about each of its "
-        f"texts, for probabilities, costs about {dollars(money['labels_usd'])}"
+        f"texts, for probabilities, costs about {dollars(money['labels_usd'])}{' at that price' * mixed}"
     )
     even = money["break_even_texts_per_month"]
     if even is None:
@@ -122,13 +129,14 @@ def _money(about: dict[str, Any]) -> list[str]:
     told.append(f"- break-even volume: {count(even)} texts a month, from which a core costs less than the model")
     if money["saved_usd"] is None:
         return [*told, f"verdict: it saves money above {count(even)} texts a month; give --per-month"]
+    of_these = f" of models with a list price ({things(about['cost']['priced'], 'call')} of the log)" if mixed else ""
     watched = f"with {share(money['shadow'], 0)} of the texts still shown to the model"
     texts, today_usd, student_usd = (
         count(money["per_month"]),
         dollars(money["today_usd"]),
         dollars(money["student_usd"]),
     )
-    costs = f"{texts} texts cost {today_usd} today, and {student_usd} with a student, {watched}"
+    costs = f"{texts} texts{of_these} cost {today_usd} today, and {student_usd} with a student, {watched}"
     if money["saved_usd"] <= 0:
         return [*told, f"verdict: not for the money: a month's {costs}; latency or privacy may still speak for it"]
     part = share(money["saved_usd"] / money["today_usd"], 0)

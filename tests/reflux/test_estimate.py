@@ -365,7 +365,7 @@ def test_a_question_that_is_not_there_or_open_is_refused(tmp_path):
     log = write_log(tmp_path / "log.jsonl", [*desk(100), *free(30)])
     with pytest.raises(DistillError, match="the log has 2"):
         estimate(log, Assumed(), 3)
-    with pytest.raises(DistillError, match="no labels"):
+    with pytest.raises(DistillError, match="no classification: most answers differ"):
         estimate(log, Assumed(), 2)
 
 
@@ -379,7 +379,110 @@ def reflux(monkeypatch, capsys, *arguments):
 def test_a_log_without_a_classification_ends_with_3(tmp_path, monkeypatch, capsys):
     status, out = reflux(monkeypatch, capsys, "estimate", write_log(tmp_path / "log.jsonl", free(60)))
     assert status == 3
-    assert "verdict: no closed question" in out
+    assert "verdict: no closed question: most answers differ" in out
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        (["refund"], "too few calls to tell"),
+        (["refund", "billing"] * 4, "too few calls to tell"),
+        (["refund"] * 30, "nearly every answer is the same one"),
+        (["refund"] * 30 + ["billing"], "nearly every answer is the same one"),
+        ([f"intent {number // 2}" for number in range(60)], "its answers repeat"),
+        ([f"Dear customer {number}" for number in range(60)], "most answers differ"),
+    ],
+)
+def test_why_a_question_is_open_is_said(tmp_path, answers, why):
+    lines = [{"prompt": f"text {number}", "answer": answer} for number, answer in enumerate(answers)]
+    found = estimate(write_log(tmp_path / "log.jsonl", lines), Assumed()).document
+    assert report.lines(found)[-1].startswith(f"verdict: no closed question: {why}")
+
+
+def test_one_is_not_many(tmp_path):
+    shown = report.lines(
+        estimate(write_log(tmp_path / "log.jsonl", ["{", {"prompt": "a", "answer": "b"}]), Assumed()).document
+    )
+    assert shown[0].endswith("log.jsonl: 1 call; 1 line not JSON")
+    assert "1 call (100 %): no classification, with 1 different answer to 1 text. “a”" in shown[-3]
+
+
+def test_the_money_is_that_of_the_calls_with_a_price(tmp_path):
+    lines = desk(120)
+    for line in lines[:90]:
+        line["response"]["model"] = "ours"
+    log = write_log(tmp_path / "log.jsonl", lines)
+    found = estimate(log, Assumed(per_month=4e6)).document
+    money = found["question"]["money"]
+    assert money["per_month"] == pytest.approx(1e6)
+    assert money["today_usd"] == pytest.approx(1e6 * 0.35 / 1000)
+    assert (
+        "1 million texts of models with a list price (30 calls of the log) cost $350.00 today"
+        in report.lines(found)[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--usd-per-million", "-1", "5"), ("--usd-per-million", "nan", "5"), ("--usd-per-million", "1", "inf")]
+    + [(option, value) for option in ("--per-month", "--milliseconds", "--usd-per-hour") for value in ("nan", "inf")],
+)
+def test_a_number_that_is_none_is_refused(tmp_path, monkeypatch, capsys, options):
+    log = write_log(tmp_path / "log.jsonl", desk(60))
+    monkeypatch.setattr(sys, "argv", ["reflux", "estimate", str(log), *options])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_the_next_commands_keep_the_options_and_work_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [{"prompt": one.text, "answer": one.label, "model": "ours"} for one in tickets.generate(150, 5)]
+    log = write_log(tmp_path / "log.jsonl", lines)
+    (tmp_path / "log-texts").mkdir()
+    given = [
+        "--per-month",
+        "1234567",
+        "--usd-per-million",
+        "0.4",
+        "1.6",
+        "--milliseconds",
+        "2.5",
+        "--usd-per-hour",
+        "0.1",
+    ]
+    _, out = reflux(monkeypatch, capsys, "estimate", log, *given)
+    (again,) = _next(out)
+    assert again[4:] == [*given, "--write", "log-texts-2"]
+    status, out = reflux(monkeypatch, capsys, *again)
+    assert status == 0
+    for arguments in _next(out):
+        status, _ = reflux(monkeypatch, capsys, *arguments)
+        assert status == 0
+    assert load_task(tmp_path / "log-texts-2/logged/task.yaml").teacher.model_dump()["usd_per_1000"] > 0
+    teacher = load_task(tmp_path / "log-texts-2/asked/task.yaml").teacher.model_dump()
+    assert (teacher["kind"], teacher["model"], teacher["usd_per_million"]["output"]) == ("openai", "ours", 1.6)
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "asked"),
+    [
+        ("ours", "openai", "gpt-4.1-mini"),
+        ("anthropic/claude-haiku-4-5", "anthropic", "claude-haiku-4-5"),
+        ("gpt-4o-2024-08-06", "openai", "gpt-4o-2024-08-06"),
+    ],
+)
+def test_the_model_of_the_log_is_suggested_as_the_teacher(tmp_path, monkeypatch, capsys, model, teacher, asked):
+    monkeypatch.chdir(tmp_path)
+    lines = [{"prompt": one.text, "answer": one.label, "model": model} for one in tickets.generate(150, 5)]
+    log = write_log(tmp_path / "log.jsonl", lines)
+    _, out = reflux(monkeypatch, capsys, "estimate", log, "--write", "texts")
+    for arguments in _next(out):
+        status, _ = reflux(monkeypatch, capsys, *arguments)
+        assert status == 0
+    found = load_task(tmp_path / "texts/asked/task.yaml").teacher.model_dump()
+    assert (found["kind"], found["model"]) == (teacher, asked)
 
 
 def test_from_a_log_to_a_task(tmp_path, monkeypatch, capsys):
@@ -394,15 +497,15 @@ def test_from_a_log_to_a_task(tmp_path, monkeypatch, capsys):
     assert Counter(row["label"] for row in rows)[""] == 1
     assert len(rows) == 171
     recorded, asked = _next(out)
-    status, out = reflux(monkeypatch, capsys, *recorded, "--yes", "--to", "recorded")
+    status, out = reflux(monkeypatch, capsys, *recorded)
     assert status == 0
     assert [one[0] for one in _next(out)] == ["label", "check", "run"]
-    task = load_task(tmp_path / "recorded" / "task.yaml")
+    task = load_task(tmp_path / "log-texts" / "logged" / "task.yaml")
     assert task.teacher.model_dump()["usd_per_1000"] == 0.35
     assert task.labels == tuple(sorted({one.label for one in tickets.generate(150, 5)}))
-    status, _ = reflux(monkeypatch, capsys, *asked, "--teacher", "decisions", "--yes", "--to", "asked")
+    status, _ = reflux(monkeypatch, capsys, *asked)
     assert status == 0
-    assert set(load_task(tmp_path / "asked" / "task.yaml").labels) == set(task.labels)
+    assert set(load_task(tmp_path / "log-texts" / "asked" / "task.yaml").labels) == set(task.labels)
     status, _ = reflux(monkeypatch, capsys, "estimate", log, "--write", "log-texts")
     assert status == 1  # it is not overwritten
 
