@@ -166,7 +166,8 @@ def new(
     read = (f"reflux label {task}", "reads the recorded answers; then check measures how well they are learnt")
     price = (f"reflux label {task} --dry-run", "what the teacher will cost, without a call")
     everything = (f"reflux run {task}", "everything; --max-usd bounds what the teacher may cost")
-    _suggest([*([read, check] if written.recorded else [check, price]), everything])
+    first = [read, check] if written.recorded else [check, *([price] if written.priceable else [])]
+    _suggest([*first, everything])
 
 
 def _suggest(commands: Sequence[tuple[str, str]]) -> None:

@@ -73,14 +73,15 @@ class Column:
         return self.readable and self.cells > 0 and self.numbers < self.cells / 2
 
     @property
+    def has_short_cells(self) -> bool:
+        """Whether its cells are no longer than labels are."""
+        return self.readable and self.cells > 0 and self.longest <= _LONGEST_LABEL
+
+    @property
     def may_be_labels(self) -> bool:
         """Whether it could hold labels: few short values, at least some of them more than once."""
-        distinct = len(self.values)
-        return (
-            self.readable
-            and 2 <= distinct <= min(_MOST_LABELS, max(2, 0.6 * self.cells))
-            and self.longest <= _LONGEST_LABEL
-        )
+        most = min(_MOST_LABELS, max(2, 0.6 * self.cells))
+        return self.has_short_cells and 2 <= len(self.values) <= most
 
 
 def look_at(path: Path, delimiter: str | None = None) -> list[Column]:
@@ -104,11 +105,16 @@ def guess_text(columns: Sequence[Column]) -> str | None:
 
 
 def guess_label(columns: Sequence[Column], text: str) -> str | None:
-    """Return the column that is named like one of labels, else the only one that looks like one, or None."""
-    candidates = [one for one in columns if one.name != text and one.may_be_labels]
+    """Return the column called `label` or the like, else the only one that looks like one of labels, or None.
+
+    Of columns that look like labels, one with such a word in its name is taken before the others.
+    """
+    others = [one for one in columns if one.name != text]
+    called = [one for one in others if one.name.isalpha() and _is_named(one, _LABEL_NAMES) and one.has_short_cells]
+    candidates = [one for one in others if one.may_be_labels]
     named = [one for one in candidates if _is_named(one, _LABEL_NAMES)]
     worded = [one for one in candidates if one.numbers == 0]
-    for group in (named, worded):
+    for group in ([one for one in called if one.may_be_labels], called, named, worded):
         if len(group) == 1:
             return group[0].name
     return None

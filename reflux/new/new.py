@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ NO_LABEL = ""
 """Given as the column of labels: there is none."""
 
 _NONE = "-"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _OF_A_LOG = ("messages", "request", "response", "choices")
 
 
@@ -55,11 +57,13 @@ class Options:
 class Written:
     """The task file, what was settled without a question, and what is left to do before the teacher can be asked.
 
-    `recorded` says that the teacher's answers are there already.
+    `recorded` says that the teacher's answers are there already, `priceable` that the task has all that a forecast of
+    its price needs.
     """
 
     task: Path
     recorded: bool
+    priceable: bool
     settled: tuple[str, ...]
     to_do: tuple[str, ...]
 
@@ -69,11 +73,15 @@ def new(options: Options, questions: Questions) -> Written:
 
     Raises DistillError for what is missing or cannot be used.
     """
+    if options.name is not None:
+        _require_name(options.name)
     path = questions.settle(options.data, "DATA", "the file of texts (CSV, JSONL or Parquet)", _file)
     name = options.name or _slug(path.stem)
-    folder = options.folder or Path(name)
-    require_new(folder)
     columns = look_at(path, options.delimiter)
+    folder = options.folder or Path(name)
+    if folder.exists() and not folder.is_dir():
+        raise DistillError(f"{folder}: is a file; name a new folder with --to")
+    require_new(folder)
     if options.text is None and any(column.name in _OF_A_LOG and not column.readable for column in columns):
         raise DataError(
             f"{path}: looks like a log of calls to a language model; `reflux estimate {path} --write FOLDER` takes the "
@@ -81,10 +89,14 @@ def new(options: Options, questions: Questions) -> Written:
         )
     text = _text_column(columns, options, questions)
     label = _label_column(columns, text, options, questions)
-    choice = _teacher(options.teacher, label, questions)
+    others = [column.name for column in columns if column.name != text]
+    untaken = None
+    if label is None and options.label is None and questions.defaults and others:
+        untaken = f"no column was taken for labels; name one with --label (there are {', '.join(others)})"
+    choice = _teacher(options.teacher, label, questions, untaken)
     source = FileSource(path=path, text=text, label=label, delimiter=options.delimiter)
     rows = TaskRows.read(source, options.test, imitated=choice == "answers")
-    labels = _labels(rows, options.labels, questions)
+    labels = _labels(rows, options.labels, questions, untaken)
     section = teachers.describe(choice, options.of_teacher, questions)
     section.comments["kind"] = f"docs/teachers/{section.settings['kind']}.md"
     logits = _logits(options.logits, questions) if choice == "recorded" else None
@@ -99,7 +111,8 @@ def new(options: Options, questions: Questions) -> Written:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Written(folder / TASK, logits is not None or choice == "answers", tuple(rows.notes), tuple(section.to_do))
+    notes, to_do = tuple(rows.notes), tuple(section.to_do)
+    return Written(folder / TASK, choice in RECORDED, not section.lacks_terms, notes, to_do)
 
 
 def _text_column(columns: Sequence[Column], options: Options, questions: Questions) -> str:
@@ -118,20 +131,26 @@ def _label_column(columns: Sequence[Column], text: str, options: Options, questi
     return None if chosen == _NONE else chosen
 
 
-def _teacher(given: str | None, label: str | None, questions: Questions) -> str:
+def _teacher(given: str | None, label: str | None, questions: Questions, untaken: str | None) -> str:
     offered = {name: told for name, told in teachers.HAVE.items() if label is not None or name not in LABELLED}
     if given in LABELLED and label is None:
         raise DistillError(f"--teacher {given} needs a column of labels: name it with --label")
     default = "gold" if label is not None else None
     question = "what do you have? (docs/teachers.md compares them)"
+    if given is None and untaken is not None:
+        if not questions.terminal:
+            raise DistillError(f"{untaken}, or give --teacher, one of {', '.join(offered)}")
+        question = f"{untaken}; {question}"
     return questions.choose(given, "--teacher", question, offered, default)
 
 
-def _labels(rows: TaskRows, given: str | None, questions: Questions) -> dict[str, int]:
+def _labels(rows: TaskRows, given: str | None, questions: Questions, untaken: str | None) -> dict[str, int]:
     """The labels with their number of rows. Those in the data are taken unless others are given."""
     counts = rows.counts
     if given is not None or len(counts) < 2:
         question = "the labels, separated by commas, or a text file with one a line"
+        if given is None and untaken is not None and not questions.terminal:
+            raise DistillError(f"{untaken}, or give --labels ({question})")
         listed = questions.settle(given, "--labels", question, _listed)
         if unknown := sorted(set(counts) - set(listed)):
             raise DistillError(f"--labels: the rows have labels that are not listed, such as {unknown[0]!r}; list them")
@@ -277,6 +296,15 @@ def _file(answer: str) -> Path:
     return path
 
 
+def _require_name(given: str) -> None:
+    if not _NAME.fullmatch(given):
+        raise DistillError(
+            "--name: lower-case letters, digits, dots, dashes and underscores, beginning with a letter or a digit, "
+            f"such as {_slug(given)!r}; got {given!r}"
+        )
+
+
 def _slug(stem: str) -> str:
-    """Make a file's name a task's: lower-case letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "task"
+    """Make a file's name a task's: lower-case letters without accents, digits, dots, dashes and underscores."""
+    bare = "".join(one for one in unicodedata.normalize("NFKD", stem.casefold()) if not unicodedata.combining(one))
+    return re.sub(r"[^a-z0-9._-]+", "-", bare).strip("-._") or "task"

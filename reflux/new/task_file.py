@@ -76,7 +76,7 @@ def _teacher(task: Description) -> Iterator[str]:
             yield f"  {key}: {_flow(value)}{comment}"
     if not section.prompted:
         return
-    if section.settings["kind"] != "causal" and "terms" not in section.settings and section.to_do:
+    if section.lacks_terms:
         yield "  # Required for a server of others, once you have read its terms (docs/teachers/terms.md):"
         yield '  # terms: {acknowledged: true, reference: "where they stand, read on which day"}'
     yield "  prompt:"

@@ -69,11 +69,15 @@ class Given:
 
 @dataclass(slots=True)
 class TeacherSection:
-    """The settings of a teacher with a comment for some of them, and what is left to do before it can be asked."""
+    """The settings of a teacher with a comment for some of them, and what is left to do before it can be asked.
+
+    `lacks_terms` says that its terms of use have to be written down; until then its price is not forecast either.
+    """
 
     settings: dict[str, Any]
     comments: dict[str, str] = field(default_factory=dict)
     to_do: list[str] = field(default_factory=list)
+    lacks_terms: bool = False
 
     @property
     def prompted(self) -> bool:
@@ -171,6 +175,7 @@ def _terms(section: TeacherSection, base_url: str, given: Given, questions: Ques
     if terms is not None:
         section.settings["terms"] = {"acknowledged": True, "reference": reference}
     elif needed:
+        section.lacks_terms = True
         section.to_do.append(
             "read the server's terms of use, and write into the teacher's `terms` where they let you train on its "
             "answers; until then it is not asked, and its price is not forecast"

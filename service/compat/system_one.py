@@ -39,6 +39,13 @@ def _text(given: Any) -> Any:
     return given
 
 
+def _no_assets(given: Any) -> Any:
+    """Return None. Raises PydanticCustomError for anything else."""
+    if given is not None:
+        raise PydanticCustomError("assets", "images are not read: this model reads one text; leave `assets` out")
+    return given
+
+
 class SystemOneQuestion(BaseModel):
     """The student's question: a choice among its labels."""
 
@@ -63,7 +70,9 @@ class SystemOneRequest(BaseModel):
     questions: Annotated[
         dict[str, Annotated[SystemOneQuestion, BeforeValidator(refuse_other_kinds)]], Field(min_length=1)
     ] = Field(description="Questions by the names that their answers get.")
-    assets: None = Field(default=None, description="Images, which this model does not read.")
+    assets: Annotated[None, BeforeValidator(_no_assets)] = Field(
+        default=None, description="Images, which this model does not read."
+    )
 
     @model_validator(mode="before")
     @classmethod

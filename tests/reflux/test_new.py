@@ -105,6 +105,24 @@ def test_a_column_named_like_one_of_labels_is_taken_before_others(tmp_path):
     assert guess_label([one for one in columns if one.name != "intent"], "body") is None  # queue or country
 
 
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [f"label {number}" for number in range(5000)], ["0", "1"] * 9])
+def test_a_column_called_label_is_taken_whatever_its_number_of_values(tmp_path, labels):
+    rows = enumerate(labels)
+    write(tmp_path / "some.csv", [{"body": f"text {row}", "label": one, "tag_id": "xy"[row % 2]} for row, one in rows])
+    assert guess_label(look_at(tmp_path / "some.csv"), "body") == "label"
+
+
+@pytest.mark.parametrize(("teacher", "option"), [(None, "--teacher, one of local"), ("local", "--labels")])
+def test_without_a_guess_it_says_that_no_column_was_taken_for_labels(desk, teacher, option):
+    write(desk / "tickets.csv", [{"body": row["body"], "spam": number % 2} for number, row in enumerate(DESK)])
+    options = Options(data="tickets.csv", teacher=teacher, of_teacher=Given(model="some/model"))
+    message = rf"^no column was taken for labels; name one with --label \(there are spam\), or give {option}"
+    with pytest.raises(DistillError, match=message):
+        new(options, ALONE)
+    with pytest.raises(DistillError, match=r"give --(teacher|labels) "):
+        new(replace(options, label=NO_LABEL), ALONE)
+
+
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
@@ -158,6 +176,37 @@ def test_nothing_is_overwritten(desk):
     with pytest.raises(DistillError, match="nothing is overwritten"):
         new(ALL, ALONE)
     assert [path.name for path in (desk / "tickets").iterdir()] == ["mine.txt"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_called_one(desk):
+    (desk / "odd.csv").write_text("mine")
+    with pytest.raises(DistillError, match=r"^odd\.csv: is a file; name a new folder with --to"):
+        new(replace(ALL, folder=Path("odd.csv")), ALONE)
+    assert (desk / "odd.csv").read_text() == "mine"
+
+
+def test_a_packed_file_beside_its_own_unpacked_is_to_be_unpacked(desk):
+    (desk / "tickets.csv.gz").write_bytes(b"packed")
+    with pytest.raises(DistillError, match="unpack it first"):
+        new(replace(ALL, data="tickets.csv.gz"), ALONE)
+
+
+def test_the_name_of_a_file_becomes_the_task_s_without_its_accents(desk):
+    (desk / "tickets.csv").rename(desk / "Ünï cödé (1).csv")
+    assert new(replace(ALL, data="Ünï cödé (1).csv"), ALONE).task == Path("uni-code-1/task.yaml")
+
+
+def test_an_unsuitable_name_is_refused_by_its_option(desk):
+    with pytest.raises(DistillError, match=r"^--name: lower-case letters, digits, .* such as 'bad-name'; got 'Bad"):
+        new(replace(ALL, data="nowhere.csv", name="Bad Name"), ALONE)
+
+
+def test_a_price_that_cannot_be_forecast_yet_is_no_next_step(desk, monkeypatch, capsys):
+    status, out = reflux(monkeypatch, capsys, "new", "tickets.csv", "--yes", "--teacher", "openai")
+    assert status == 0
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("  reflux")] == ["check", "run"]
+    assert "terms of use" in out
+    assert "# terms: " in (desk / "tickets" / "task.yaml").read_text()
 
 
 @pytest.mark.parametrize("choice", [name for name in HAVE if name != "bundle"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from distill.data.spelling import plain
 from distill.evaluation.report.document import Bullets, Paragraph, Section
+
+_MOST_LABELS = 200
 
 
 def section(gap: dict[str, Any]) -> Section:
@@ -30,10 +33,22 @@ def data_lines(data: dict[str, Any]) -> list[str]:
 
 
 def label_lines(data: dict[str, Any]) -> list[str]:
-    """List every label with its gold rows, and the rows without a label."""
-    lines = []
-    for label, counts in data["counts"].items():
-        listed = f"{sum(counts.values())} rows ({', '.join(f'{count} {name}' for name, count in counts.items())})"
-        if label or any(counts.values()):
-            lines.append(f"- label {plain(label)}: {listed}" if label else f"- no label: {listed}")
+    """List the rows without a label and the labels with their gold rows, the first 200 if there are more.
+
+    Rows that the teacher is fitted or calibrated on are counted apart, for they may be rows of the pool, too.
+    """
+    listed = {label: _counted(counts, data["rows"]) for label, counts in data["counts"].items()}
+    labels = [label for label in listed if label]
+    lines = [f"- no label: {listed['']}"] if any(data["counts"].get("", {}).values()) else []
+    lines += [f"- label {plain(label)}: {listed[label]}" for label in labels[:_MOST_LABELS]]
+    if len(labels) > _MOST_LABELS:
+        lines.append(f"- … and {len(labels) - _MOST_LABELS:,} more labels")
     return lines
+
+
+def _counted(counts: dict[str, int], splits: Collection[str]) -> str:
+    """Say how many rows are in the splits, and how many serve the teacher."""
+    rows = {name: count for name, count in counts.items() if name in splits}
+    teacher = ", ".join(f"{count} {name}" for name, count in counts.items() if name not in splits)
+    apart = f"; for the teacher: {teacher}" if teacher else ""
+    return f"{sum(rows.values())} rows ({', '.join(f'{count} {name}' for name, count in rows.items())}){apart}"

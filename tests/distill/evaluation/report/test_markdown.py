@@ -70,6 +70,23 @@ def test_every_label_is_listed_with_its_rows(gap):
     ]
 
 
+def test_rows_of_the_teacher_are_not_counted_twice(gap):
+    counts = {"train": 1, "validation": 0, "test": 0, "fit": 1, "calibration": 2}
+    data = {**gap["data"], "counts": {"": dict.fromkeys(counts, 0), "a": counts}}
+    expected = "- label a: 1 rows (1 train, 0 validation, 0 test); for the teacher: 1 fit, 2 calibration"
+    assert label_lines(data) == [expected]
+
+
+def test_of_very_many_labels_the_first_are_listed(gap):
+    counts = {"train": 1, "validation": 0, "test": 0}
+    data = {**gap["data"], "counts": {label: counts for label in ("", *map(str, range(5000)))}}
+    lines = label_lines(data)
+    assert len(lines) == 202
+    assert lines[0].startswith("- no label: ")
+    assert lines[-2].startswith("- label 199: ")
+    assert lines[-1] == "- … and 4,800 more labels"
+
+
 def test_the_text_names_teacher_choice_and_reasons(gap):
     text = markdown(gap)
     assert text.startswith("# Distillation gap: desk\n")
