@@ -53,10 +53,33 @@ def parse(config: Mapping[str, Any]) -> BaseModel:
     return teacher_class(config.get("kind")).config_type.model_validate(config)
 
 
-def create(config: Mapping[str, Any] | BaseModel, labels: Sequence[str], account: Account | None = None) -> Teacher:
+def create(
+    config: Mapping[str, Any] | BaseModel,
+    labels: Sequence[str],
+    account: Account | None = None,
+    *,
+    attempts: int | None = None,
+) -> Teacher:
     """Make the teacher that a configuration describes; its answers have the order of `labels`.
 
-    Its calls are charged to `account`; without one, nothing is stored and no budget applies. Raises TeacherError.
+    Its calls are charged to `account`; without one, nothing is stored and no budget applies. `attempts` at each call
+    replace those of the configuration, also for the members of an ensemble. Raises TeacherError.
     """
     typed = config if isinstance(config, BaseModel) else parse(config)
+    if attempts is not None:
+        typed = _with_attempts(typed, attempts)
     return teacher_class(getattr(typed, "kind", None)).from_config(typed, labels, account)
+
+
+def _with_attempts(config: BaseModel, attempts: int) -> BaseModel:
+    """Return a copy with this number of attempts wherever it, or a configuration within it, has such a setting."""
+    changes: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if name == "attempts":
+            changes[name] = attempts
+        elif isinstance(value, BaseModel):
+            changes[name] = _with_attempts(value, attempts)
+        elif isinstance(value, tuple) and any(isinstance(one, BaseModel) for one in value):
+            changes[name] = tuple(_with_attempts(one, attempts) if isinstance(one, BaseModel) else one for one in value)
+    return config.model_copy(update=changes)

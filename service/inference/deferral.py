@@ -65,7 +65,9 @@ def make_deferring_teacher(settings: Settings, manifest: Manifest) -> Teacher:
             f"{variable('shutdown_seconds')}, or a stop could cut requests that wait for the teacher"
         )
     try:
-        return teacher_from(config, manifest.labels, name)
+        # TeacherCaller makes a second attempt. With retries of the teacher's own, and their longer and longer pauses, a
+        # server that is down would keep each text until its deadline.
+        return teacher_from(config, manifest.labels, name, attempts=1)
     except ShadowError as error:
         raise StartupError(str(error)) from error
 

@@ -57,10 +57,13 @@ def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
     return teacher_from(settings.teacher, labels, "shadow.teacher")
 
 
-def teacher_from(config: dict[str, Any], labels: Sequence[str], name: str) -> Teacher:
-    """Make the teacher of the setting called `name`. Raises ShadowError, naming it, if the teacher is unavailable."""
+def teacher_from(config: dict[str, Any], labels: Sequence[str], name: str, *, attempts: int | None = None) -> Teacher:
+    """Make the teacher of the setting called `name`. `attempts` at each call, if given, replace those it sets.
+
+    Raises ShadowError, naming the setting, if the teacher is unavailable.
+    """
     try:
-        return create(config, labels)
+        return create(config, labels, attempts=attempts)
     except (TeacherError, ImportError) as error:
         raise ShadowError(f"{name}: {error}") from error
     except ValidationError as error:  # its own message would repeat the input, which may hold a key

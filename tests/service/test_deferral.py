@@ -93,7 +93,7 @@ def prepared(
 ) -> dict[str, Any]:
     """Return the settings that serve `bundle` with a teacher that is handed over."""
     teacher = played if isinstance(played, StubTeacher) else Teacher(played)
-    monkeypatch.setattr(shadow_teacher, "create", lambda config, labels: teacher)
+    monkeypatch.setattr(shadow_teacher, "create", lambda config, labels, **_: teacher)
     return {"bundle": bundle.path, "defer": {"teacher": {"kind": "played"}, **defer}, **(service or {})}
 
 
@@ -197,10 +197,35 @@ async def test_a_teacher_that_fails_most_of_the_time_is_asked_no_more_for_a_whil
     assert (len(teacher.asked), state) == (asked, 2)
 
 
-async def test_a_spent_budget_ends_deferring_for_the_day(deferring: Any) -> None:
-    async with deferring(says("shipping", cost_usd=1.0), usd_per_day=10.0) as client:
-        found = [told((await answers(client, UNSURE))[0]) for _ in range(2)]
-    assert found == [("shipping", "teacher", True, None), ("billing", "1-right", True, "budget")]
+def _down(kind: str) -> dict[str, Any]:
+    """Return a teacher whose server is down: nothing listens on port 9 of this machine."""
+    price = {"input": 1, "output": 1}
+    return {"kind": kind, "model": "tiny", "base_url": "http://127.0.0.1:9/v1", "usd_per_million": price}
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        *(_down(kind) for kind in ("decisions", "openai", "anthropic")),
+        {"kind": "ensemble", "members": [{"teacher": _down("decisions")}, {"teacher": _down("openai")}]},
+    ],
+    ids=lambda teacher: teacher["kind"],
+)
+async def test_a_server_that_is_down_is_no_timeout_and_keeps_no_text_waiting(
+    bundle: Any, running: Any, teacher: dict[str, Any]
+) -> None:
+    # Six attempts, the default elsewhere, take longer than this deadline, whatever the machine.
+    async with running(bundle=bundle.path, defer={"teacher": teacher, "deadline_seconds": 11}) as client:
+        (result,) = await answers(client, UNSURE)
+        counts = [await metric(client, "deferrals_total", outcome=one) for one in ("teacher_error", "timeout")]
+    assert told(result) == ("billing", "1-right", True, "teacher_error")
+    assert counts == [1, 0]
+
+
+async def test_a_tenth_of_the_days_budget_may_be_spent_at_once(deferring: Any) -> None:
+    async with deferring(says("shipping", cost_usd=1.0), usd_per_day=20.0) as client:
+        found = [told((await answers(client, UNSURE))[0]) for _ in range(3)]
+    assert found == [("shipping", "teacher", True, None)] * 2 + [("billing", "1-right", True, "budget")]
 
 
 async def test_more_texts_than_may_wait_are_answered_by_the_student(deferring: Any) -> None:
@@ -272,6 +297,21 @@ async def test_personal_data_are_redacted_before_the_teacher_sees_them(deferring
             "/v2/models/tiny-cascade/infer",
             {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [UNSURE]}]},
             lambda found: found["outputs"][0]["data"][0],
+        ),
+        ("/v1/models/tiny-cascade:predict", {"instances": [UNSURE]}, lambda found: found["predictions"][0]["label"]),
+        ("/invocations", {"inputs": UNSURE, "parameters": {"top_k": 1}}, lambda found: found[0][0]["label"]),
+        (
+            "/v1/decisions",
+            {
+                "input": UNSURE,
+                "questions": [{"type": "choice", "choices": [{"value": label} for label in LABELS]}],
+            },
+            lambda found: found["answers"][0]["choice"],
+        ),
+        (
+            "/v1/systemone",
+            {"state": UNSURE, "questions": {"q": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}},
+            lambda found: found["answers"]["q"]["choice"],
         ),
     ],
 )

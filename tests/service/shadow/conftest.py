@@ -122,7 +122,7 @@ class Shadow:
 
     async def start(self) -> Shadow:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shadow_teacher, "create", lambda config, labels: self.teacher)
+            patch.setattr(shadow_teacher, "create", lambda config, labels, **_: self.teacher)
             await self.pipeline.start()
         return self
 

@@ -70,7 +70,7 @@ async def test_a_bundle_as_teacher_gives_the_true_gap(tiny_bundle: Bundle, tiny_
 async def test_the_event_loop_runs_while_a_teacher_is_made(make_shadow, monkeypatch):
     shadow, others_went_on = make_shadow(agree), threading.Event()
 
-    def create(config, labels):
+    def create(config, labels, **_):
         assert others_went_on.wait(5), "the event loop stands still"
         return shadow.teacher
 

@@ -363,7 +363,7 @@ async def test_a_real_server_that_changes_its_labels_and_its_model_is_named(make
     async with serving(server) as place:
         config = {"kind": "openai", "base_url": f"{place.url}/v1", "model": "m", "exact": "never"}
         price = {"usd_per_million": {"input": 1, "output": 4}}
-        monkeypatch.setattr(shadow_teacher, "create", lambda *_: create({**config, **price}, LABELS))
+        monkeypatch.setattr(shadow_teacher, "create", lambda *_, **__: create({**config, **price}, LABELS))
         learned_from = Talker()
         learned_from.name = "openai:m"
         shadow = make(learned_from)
