@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distill.data.files import CSV, JSONL, PARQUET
 from distill.data.sources import read
@@ -16,7 +16,7 @@ from distill.errors import DataError
 from distill.progress import status, track
 from distill.sections import FileSource
 from distill.stages import write_atomic
-from export.bundle.cascade import load_classifier
+from export.bundle.cascade import is_deferred, load_classifier
 from export.bundle.classifier import InferenceError
 from export.bundle.format import Bundle
 
@@ -24,26 +24,40 @@ COLUMNS = ("id", "text", "label", "score", "truncated")
 STAGE = "stage"
 """One more column of a cascade: the stage that answered."""
 
+DEFERRED = "deferred"
+"""One more column of a cascade with the teacher as the last stage: whether the text was left to it."""
+
 _TARGETS = (*CSV, *JSONL, *PARQUET)
 
 
-def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int, int]:
+class Classified(NamedTuple):
+    """The numbers of rows: all, those with a blank text, and those that were left to the teacher."""
+
+    rows: int
+    blank: int
+    deferred: int
+
+
+def classify_file(bundle: Bundle, source: FileSource, target: Path) -> Classified:
     """Write each row's text, label, score and whether it was truncated, in the format of the target's file ending.
 
-    A cascade also gives the name of the stage that answered. A blank text gets an empty label, no score and no stage.
-    Returns the number of rows and how many of them are blank. Raises DataError for a source that cannot be read and for
-    a target that cannot be written or is the source, InferenceError when the graph fails on a text.
+    A cascade also gives the name of the stage that answered and, if it defers to the teacher, whether the text was left
+    to it: the teacher is not asked, and the answer is that of the last student. A blank text gets an empty label, no
+    score and no stage. Raises DataError for a source that cannot be read and for a target that cannot be written or is
+    the source, InferenceError when the graph fails on a text.
     """
     _require_target(source, target)
     with status(f"reading {source.path.name}"):
         rows = read(source, "row", blanks=True)
         classifier = load_classifier(bundle)
     labels, stages = bundle.manifest.labels, [stage.name for stage in bundle.manifest.stages]
+    deferring = bundle.manifest.deferred_below is not None
+    columns = (*COLUMNS, *([STAGE] if stages else []), *([DEFERRED] if deferring else []))
     answers: list[tuple[Any, ...]] = []
-    blank = 0
+    blank = deferred = 0
     for name, text in zip(rows.ids, track(rows.texts, "classifying", len(rows)), strict=True):
         if is_blank(text):
-            answers.append((name, text, "", None, False, *([""] if stages else [])))
+            answers.append((name, text, "", None, False, *([""] if stages else []), *([False] if deferring else [])))
             blank += 1
             continue
         try:
@@ -51,10 +65,12 @@ def classify_file(bundle: Bundle, source: FileSource, target: Path) -> tuple[int
         except InferenceError as error:
             raise InferenceError(f"{source.path}: {name}: {error}; remove the row, or correct its text") from error
         stage = [stages[answer.stage]] if stages else []
-        answers.append((name, text, labels[answer.best], answer.score, answer.truncated, *stage))
-    columns = (*COLUMNS, STAGE) if stages else COLUMNS
+        left = is_deferred(answer, bundle.manifest)
+        deferred += left
+        flags = [left] if deferring else []
+        answers.append((name, text, labels[answer.best], answer.score, answer.truncated, *stage, *flags))
     write_atomic(target.resolve(), _written(columns, answers, target.suffix.lower()))
-    return len(rows), blank
+    return Classified(len(rows), blank, deferred)
 
 
 def _require_target(source: FileSource, target: Path) -> None:
@@ -77,16 +93,23 @@ def _written(columns: Sequence[str], answers: Sequence[tuple[Any, ...]], ending:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, delimiter="\t" if ending == ".tsv" else ",")
     writer.writerow(columns)
-    for name, text, label, score, truncated, *stage in answers:
-        writer.writerow([name, text, label, "" if score is None else f"{score:.6f}", str(truncated).lower(), *stage])
+    for answer in answers:
+        writer.writerow([_field(value) for value in answer])
     return buffer.getvalue()
+
+
+def _field(value: Any) -> str:
+    """Return a value as a field of a CSV file: a score with six decimals, nothing for none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 def _parquet(columns: Sequence[str], answers: Sequence[tuple[Any, ...]]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    kinds = {"score": pyarrow.float64(), "truncated": pyarrow.bool_()}
+    kinds = {"score": pyarrow.float64(), "truncated": pyarrow.bool_(), DEFERRED: pyarrow.bool_()}
     arrays = {
         name: pyarrow.array([answer[index] for answer in answers], kinds.get(name, pyarrow.string()))
         for index, name in enumerate(columns)

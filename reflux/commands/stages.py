@@ -248,9 +248,12 @@ def classify(
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--delimiter") from error
     if (found := delimiter_found(given)) is not None:
         console.print(found)
-    rows, blank = classify_file(Bundle.open(bundle), given, target)
+    rows, blank, deferred = classify_file(Bundle.open(bundle), given, target)
     without = f" ({blank} of them blank, without a label)" if blank else ""
     console.print(f"{rows} texts classified{without}: {target}")
+    if deferred:
+        left = "1 text was" if deferred == 1 else f"{deferred} texts were"
+        console.print(f"{left} left to the teacher, who is not asked here; the last student answered (see `deferred`)")
 
 
 @app.command()

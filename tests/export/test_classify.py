@@ -44,7 +44,7 @@ def read_back(path) -> list[dict]:
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".CSV"])
 def test_the_target_has_the_format_of_its_ending(tiny_bundle, source, tmp_path, ending):
     target = tmp_path / f"answers{ending}"
-    assert classify_file(tiny_bundle, source, target) == (5, 2)
+    assert classify_file(tiny_bundle, source, target) == (5, 2, 0)
     classifier = Classifier.load(tiny_bundle)
     written = read_back(target.rename(tmp_path / f"answers{ending.lower()}"))
     assert len(written) == len(TEXTS)
@@ -62,15 +62,15 @@ def test_the_target_has_the_format_of_its_ending(tiny_bundle, source, tmp_path, 
 
 def test_missing_texts_of_other_formats_are_blank_too(tiny_bundle, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"no": 2}\n{"text": "my invoice"}\n')
-    assert classify_file(tiny_bundle, FileSource(path=tmp_path / "a.jsonl"), tmp_path / "b.jsonl") == (3, 2)
+    assert classify_file(tiny_bundle, FileSource(path=tmp_path / "a.jsonl"), tmp_path / "b.jsonl") == (3, 2, 0)
     pyarrow.parquet.write_table(pyarrow.table({"text": [None, "my invoice", "  "]}), tmp_path / "a.parquet")
-    assert classify_file(tiny_bundle, FileSource(path=tmp_path / "a.parquet"), tmp_path / "b.jsonl") == (3, 2)
+    assert classify_file(tiny_bundle, FileSource(path=tmp_path / "a.parquet"), tmp_path / "b.jsonl") == (3, 2, 0)
     assert [row["id"] for row in read_back(tmp_path / "b.jsonl")] == ["row-0", "row-1", "row-2"]
 
 
 def test_a_file_of_blank_rows_alone_is_written(tiny_bundle, tmp_path):
     (tmp_path / "a.csv").write_text("no,text\n1,\n2,\n")
-    assert classify_file(tiny_bundle, FileSource(path=tmp_path / "a.csv"), tmp_path / "b.parquet") == (2, 2)
+    assert classify_file(tiny_bundle, FileSource(path=tmp_path / "a.csv"), tmp_path / "b.parquet") == (2, 2, 0)
     assert [row["label"] for row in read_back(tmp_path / "b.parquet")] == ["", ""]
 
 
@@ -142,3 +142,15 @@ def test_a_cascade_names_the_stage_of_each_answer(tiny_bundle, source, tmp_path,
     written = read_back(tmp_path / f"answers{ending}")
     assert [tuple(row) for row in written] == [(*COLUMNS, "stage")] * len(TEXTS)
     assert [row["stage"] for row in written] == ["1-tiny", "", "1-tiny", "", "0-tiny"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_what_a_cascade_leaves_to_the_teacher_is_marked(tiny_bundle, tmp_path, ending):
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, tiny_bundle], [0.8], defer=0.8)
+    (tmp_path / "a.csv").write_text('text\ninvoice\n""\nmy invoice is late\n')
+    target = tmp_path / f"b{ending}"
+    assert classify_file(cascade, FileSource(path=tmp_path / "a.csv"), target) == (3, 1, 1)
+    written = read_back(target)
+    assert [tuple(row) for row in written] == [(*COLUMNS, "stage", "deferred")] * 3
+    assert [row["stage"] for row in written] == ["0-tiny", "", "1-tiny"]
+    assert [row["deferred"] in (True, "true") for row in written] == [False, False, True]

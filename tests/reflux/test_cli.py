@@ -34,7 +34,7 @@ from reflux import cli as command
 from reflux.exit_codes import CHECK_EXIT_CODES
 from service import serve
 from service.auth.keyfile import KeyOptions, digest_of, read_keys
-from tests.support.tiny_bundle import rewritten
+from tests.support.tiny_bundle import build_cascade, rewritten
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
@@ -431,6 +431,14 @@ def test_a_file_is_classified_row_by_row(cli, tiny_bundle, tmp_path, suffix):
             "score": f"{answer.probabilities.max():.6f}",
             "truncated": "true" if number == 2 else "false",
         }
+
+
+def test_texts_that_are_left_to_the_teacher_are_counted(cli, tiny_bundle, tmp_path):
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle], [], defer=0.8)
+    source, target = tmp_path / "texts.csv", tmp_path / "answers.csv"
+    source.write_text("text\ninvoice\nmy invoice is late\n")
+    told = cli("classify", cascade.path, source, target).out.replace("\n", " ")
+    assert "1 text was left to the teacher, who is not asked here" in told
 
 
 def test_a_file_with_another_column_is_not_classified(refused, tiny_bundle, tmp_path):
