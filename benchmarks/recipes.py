@@ -36,23 +36,27 @@ from distill.task import Task, load_task
 Changes = Mapping[str, Any]
 
 OWN, TWICE = "own", "twice the epochs"
+_HARD: Changes = {"loss": {"hard": 1.0}}
+_MSE: Changes = {"loss": {"kind": "mse"}}
+"""In place of the whole section: the temperature of the task's own loss has no effect with these, and is refused."""
+
 RECIPES: dict[str, Changes] = {
     OWN: {},
     TWICE: {},
-    "hard labels": {"loss.hard": 1.0},
-    "mse": {"loss.kind": "mse"},
-    "kl 1": {"loss.temperature": 1.0},
-    "kl 2": {"loss.temperature": 2.0},
-    "kl 4": {"loss.temperature": 4.0},
+    "hard labels": _HARD,
+    "mse": _MSE,
+    "kl 1": {"loss.kind": "kl", "loss.temperature": 1.0},
+    "kl 2": {"loss.kind": "kl", "loss.temperature": 2.0},
+    "kl 4": {"loss.kind": "kl", "loss.temperature": 4.0},
     "averaging": {"optimisation.averaging": 0.1},
     "layer decay": {"optimisation.layer_decay": 0.8},
     "views": {"labelling.views": {}},
     "3 views": {"labelling.views": {"per_text": 3}},
     "views, averaging": {"labelling.views": {}, "optimisation.averaging": 0.1},
-    "views, mse": {"labelling.views": {}, "loss.kind": "mse"},
-    "views, hard labels": {"labelling.views": {}, "loss.hard": 1.0},
+    "views, mse": {"labelling.views": {}, **_MSE},
+    "views, hard labels": {"labelling.views": {}, **_HARD},
 }
-"""Changes by name. Keys that begin with a section of students, `loss` or `optimisation`, are the student's.
+"""Changes by name. Keys of a section of students, `loss` or `optimisation`, are the student's.
 
 `TWICE` takes as many steps as one view of each text does, so it tells what the views bring from what the steps do.
 """
@@ -103,7 +107,7 @@ def changed(task: Task, changes: Changes) -> Task:
 
 def judge(base: Task, student: str, recipe: str, seeds: int, folder: Path) -> Judged:
     """Train a student by a recipe with each seed, unless that is done, and judge the results on the test split."""
-    own = ("loss.", "optimisation.")
+    own = ("loss", "optimisation.")
     changes = {
         f"students.{student}.{key}" if key.startswith(own) else key: value for key, value in RECIPES[recipe].items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from distill.sections import Optimisation, Section, added
 
@@ -18,6 +18,26 @@ class Loss(Section):
     kind: Literal["kl", "mse"] = added("kl")
     temperature: float = Field(default=2.0, gt=0)
     hard: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _without_effect(self) -> Loss:
+        fields = type(self).model_fields
+        if self.kind == "mse" and self.temperature != fields["temperature"].default:
+            raise ValueError("temperature: has no effect with `kind: mse`; leave it out, or take `kind: kl`")
+        for name in ("kind", "temperature"):
+            if self.hard == 1 and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name}: has no effect with `hard: 1`, which leaves no soft loss; leave it out")
+        return self
+
+
+def _one_rate(optimisation: Optimisation) -> Optimisation:
+    if optimisation.layer_decay != 1:
+        raise ValueError("layer_decay: has no effect in this family, which learns at one rate; leave it out")
+    return optimisation
+
+
+OneRate = Annotated[Optimisation, AfterValidator(_one_rate)]
+"""How a student of a family is trained whose parts cannot learn at different rates."""
 
 
 Layers = Annotated[
@@ -53,7 +73,7 @@ class DecoderStudent(Section):
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     max_tokens: int = Field(default=256, ge=8)
-    optimisation: Optimisation = Optimisation(epochs=4)
+    optimisation: OneRate = Optimisation(epochs=4)
     loss: Loss = Loss()
 
 
@@ -69,7 +89,7 @@ class NgramsStudent(Section):
     buckets: int = Field(default=2**15, ge=16, le=2**24)
     width: int = Field(default=64, ge=2)
     max_tokens: int = Field(default=256, ge=8)
-    optimisation: Optimisation = Optimisation(epochs=12, batch_size=256, learning_rate=3e-2)
+    optimisation: OneRate = Optimisation(epochs=12, batch_size=256, learning_rate=3e-2)
     loss: Loss = Loss()
 
 

@@ -106,6 +106,7 @@ def test_models_that_are_no_paths_are_left_alone(tmp_path, model):
 
 
 UNKNOWN = "unknown key; remove it or correct its spelling"
+NO_RATES = "layer_decay: has no effect in this family"
 MISSING = "missing; this key is required"
 READS = "expected text, and YAML reads"
 KINDS = "anthropic, bundle, causal, decisions, ensemble, local, openai, recorded"
@@ -141,6 +142,22 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         ("encoder", "{family: encoder, model: x, layers: 0}", "students.encoder.layers: Input should be greater than"),
         ("encoder", "{family: encoder, model: x, layers: two}", "students.encoder.layers: Input should be a valid int"),
         ("encoder", "{family: encoder, model: x, optimisation: {epochs: 0}}", "students.encoder.optimisation.epochs: "),
+        *(
+            (
+                "encoder",
+                f"{{family: {one}, model: x, optimisation: {{layer_decay: 0.8}}}}",
+                f"students.encoder.optimisation: {NO_RATES}",
+            )
+            for one in ("ngrams", "decoder")
+        ),
+        *(
+            ("encoder", f"{{family: static, model: x, loss: {{{loss}}}}}", f"students.encoder.loss: {told}")
+            for loss, told in (
+                ("kind: mse, temperature: 4", "temperature: has no effect with `kind: mse`; leave it out"),
+                ("hard: 1, temperature: 4", "temperature: has no effect with `hard: 1`"),
+                ("hard: 1, kind: mse", "kind: has no effect with `hard: 1`"),
+            )
+        ),
         (
             "encoder",
             "{family: tree, model: x}",
