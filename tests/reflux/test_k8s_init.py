@@ -400,7 +400,7 @@ def test_redistilling_names_its_claim_and_the_login_of_the_registry(tmp_path):
     assert "reflux-registry" not in plain.output
 
 
-@pytest.mark.parametrize("target", ["nonsense", "/tmp/candidates", "oci://registry.example/Tickets", "", "file:///a"])
+@pytest.mark.parametrize("target", ["nonsense", "/srv/candidates", "oci://registry.example/Tickets", "", "file:///a"])
 def test_candidates_are_pushed_where_a_pod_can_push(tmp_path, target):
     done = init(tmp_path / "tickets", *REDISTILL, "--candidates", target)
     assert done.exit_code == 1
