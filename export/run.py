@@ -39,6 +39,7 @@ from export.bundle.teacher import BundleTeacherConfig, origin_of, own_name
 from export.cascades import Cascades
 from export.evaluate import Judge, Prices, answers, entry, teacher_reliability
 from export.fit_reference import ceiling_warning
+from export.torch_to_onnx import NotExportableError
 from export.witness import Witness, make_witness
 
 GAP = "gap.json"
@@ -55,6 +56,7 @@ class ExportRun:
         self.task = run.task
         self.comparisons = Comparisons(run)
         self.cascades = Cascades(run, self.bundles, lambda: self.chosen, self._student_baseline)
+        self._no_teacher_bundle: str | None = None
 
     def bundle_stage(self, name: str) -> Stage:
         """The bundle of a student, or of the fine-tuned teacher."""
@@ -90,12 +92,13 @@ class ExportRun:
     def make_bundles(self) -> Bundle:
         """Export every student and the fine-tuned teacher, copy the chosen bundle to `bundle`, and return it.
 
-        A cascade of the students is built, too, if it is worth while.
+        A cascade of the students is built, too, if it is worth while. A teacher whose architecture cannot be exported
+        has no bundle, and `warnings` says so.
         """
         for name in self.task.students:
             self.make_bundle(name)
         if self.run.finetuned_teacher is not None:
-            self.bundle_stage(TEACHER).ensure(self._export_teacher)
+            self._make_teacher_bundle()
         self.chosen.ensure(lambda folder: _copy(self.choose(), folder))
         self.cascades.ensure()
         return Bundle.open(self.chosen.path)
@@ -167,10 +170,14 @@ class ExportRun:
         ]
 
     def warnings(self) -> list[str]:
-        """Warn of students whose ceilings tolerate far more than their gap on validation, and of a useless cascade."""
+        """Warn of students whose ceilings tolerate far more than their gap on validation, and of a useless cascade.
+
+        Where `make_bundles` could not export the teacher, warn of that first.
+        """
         ceilings = (ceiling_warning(name, found) for name, found in self._references().items())
         cascade, _ = self.cascades.made()
         return [
+            *(() if self._no_teacher_bundle is None else (self._no_teacher_bundle,)),
             *(warning for warning in ceilings if warning is not None),
             *(() if cascade is None else cascade_warnings(cascade.manifest)),
         ]
@@ -191,6 +198,14 @@ class ExportRun:
             teacher=teacher_entry(self.run, self.run.soft_labels()),
             decision=self.task.decision,
         )
+
+    def _make_teacher_bundle(self) -> None:
+        """Export the teacher unless its bundle is up to date; what has no ONNX graph still teaches."""
+        self._no_teacher_bundle = None
+        try:
+            self.bundle_stage(TEACHER).ensure(self._export_teacher)
+        except NotExportableError as error:
+            self._no_teacher_bundle = f"there is no bundle of the teacher, which a service could shadow: {error}"
 
     def _export_teacher(self, folder: Path) -> None:
         """Export the teacher without quantisation and calibration: the shadow must ask the teacher itself."""

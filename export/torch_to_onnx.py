@@ -25,6 +25,10 @@ from export.optimum_exporter import export_by_optimum, missing_optimum, optimum_
 OPSET = 18
 
 
+class NotExportableError(DistillError):
+    """An architecture has no ONNX graph, whatever the settings."""
+
+
 class Graph(nn.Module):
     """The exported module: a classifier with its temperature and its softmax, or sigmoids if it is multi-label."""
 
@@ -46,7 +50,7 @@ class Graph(nn.Module):
 def export_onnx(student: Student, path: Path) -> None:
     """Write a student's fp32 graph at `path`.
 
-    Raises DistillError when its architecture cannot be exported, and OSError when the file cannot be written.
+    Raises NotExportableError when its architecture cannot be exported, and OSError when the file cannot be written.
     """
     graph = Graph(student.network.module, student.temperature, multi_label=student.multi_label).eval()
     try:
@@ -56,7 +60,7 @@ def export_onnx(student: Student, path: Path) -> None:
         raise
     except Exception as error:  # many kinds: of torch, and of each architecture
         kind = getattr(graph.config, "model_type", student.network.family)
-        raise DistillError(
+        raise NotExportableError(
             f"a {kind} model cannot be exported as ONNX ({one_line(error)}); {missing_optimum()}use another "
             "architecture, such as BERT, RoBERTa, GPT-2 or Qwen2"
         ) from error

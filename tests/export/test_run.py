@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from distill import stages, teachers
 from distill.decision import Abstain, Threshold
@@ -69,6 +70,11 @@ def on_split(exported, name):
 
 def forbid(monkeypatch, owner, name):
     monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail(f"{name} was called"))
+
+
+def no_operator(*_, **__):
+    """Fail as torch's exporter does where an operator has no ONNX form."""
+    raise RuntimeError("an operator has no ONNX form")
 
 
 def state(root):
@@ -425,6 +431,25 @@ CALIBRATION = {
     **{measure: _CHANGE for measure in ("log_loss", "calibration_error", "accuracy")},
 }
 SCALING = Scaling((1.0, 1.0, 1.0, 1.0), (30.0, 0.0, 0.0, 0.0))  # nothing but the first label is ever first
+
+
+def test_a_teacher_that_cannot_be_exported_has_no_bundle_and_the_report_warns_of_it(copy, monkeypatch):
+    made = copy()
+    for stage in (made.bundle_stage(TEACHER), made.report):
+        shutil.rmtree(stage.path)
+    monkeypatch.setattr(torch.onnx, "export", no_operator)
+    assert made.make_bundles() == Bundle.open(made.chosen.path)
+    assert not made.bundle_stage(TEACHER).path.exists()
+    (warning,) = (each for each in made.make_report()["warnings"] if "no bundle of the teacher" in each)
+    assert "a bert model cannot be exported as ONNX (an operator has no ONNX form)" in warning
+
+
+def test_a_student_that_cannot_be_exported_is_an_error(copy, monkeypatch):
+    made = copy()
+    shutil.rmtree(made.bundle_stage("large").path)
+    monkeypatch.setattr(torch.onnx, "export", no_operator)
+    with pytest.raises(DistillError, match="a bert model cannot be exported as ONNX"):
+        made.make_bundles()
 
 
 @pytest.fixture
