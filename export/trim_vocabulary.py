@@ -1,8 +1,8 @@
 """Trim a student's vocabulary to the tokens of its training texts, for a smaller table and a smaller tokenizer.
 
 WordPiece takes the longest piece of a word that its vocabulary has, and dropping other pieces does not change which one
-that is. So a text all of whose tokens are kept is split as before, and gets the same answer. A word with a dropped
-token is spelt in smaller pieces, which the student reads less well; a gate limits what that costs.
+that is. So a text without unknown words all of whose tokens are kept is split as before, and gets the same answer. A word
+with a dropped token is spelt in smaller pieces, which the student reads less well; a gate limits what that costs.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def kept_tokens(student: Student, pool: Sequence[str]) -> list[int]:
     """Return, ascending, the ids of the tokens to keep.
 
     They are the tokens of the texts, those that are not split (such as `[CLS]`), every single character, and the rare
-    pieces with a character that has no token of its own: with all of these, a word that was unknown stays unknown. Ids
-    up to that of the padding are kept, since models compare with it.
+    pieces with a character that has no token of its own, which could not be spelt. Only next to such a piece can a
+    known word become unknown, or the reverse. Ids up to that of the padding are kept, since models compare with it.
     """
     tokenizer, module = _untruncated(student.tokenizer), student.network.module
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
