@@ -21,10 +21,14 @@ _USUAL = (MODEL, PORTABLE, TOKENIZER, REFERENCE, GOLDEN, CARD)
 """The files of a bundle whose manifest cannot be read."""
 
 
-def require_new(folder: Path) -> None:
-    """Raise DistillError unless `folder` is free or an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DistillError(f"{folder}: is not an empty folder, and nothing is overwritten; name a new one")
+def require_new(folder: Path, remedy: str = "name a new folder") -> None:
+    """Raise DistillError, which ends with the remedy, unless `folder` is free or an empty folder."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DistillError(f"{folder}: is a file, and nothing is overwritten; {remedy}")
+    if any(folder.iterdir()):
+        raise DistillError(f"{folder}: is not an empty folder, and nothing is overwritten; {remedy}")
 
 
 def require_replaceable(folder: Path, keep: Sequence[Path] = ()) -> Path:

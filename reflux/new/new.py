@@ -1,33 +1,25 @@
-"""Write a new folder with a task file, and with those of its rows that had to be held out or written down."""
+"""Settle what a new task needs, by options, guesses and questions, and have its folder written."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from distill.data.checks import examine_labels
 from distill.data.values import label_of
 from distill.errors import DataError, DistillError
 from distill.sections import FileSource
-from distill.stages import write_atomic
-from distill.task import load_task
 from export.bundle.target import require_new
 from reflux.new import teachers
 from reflux.new.columns import Column, guess_label, guess_text, look_at
+from reflux.new.folder import write_folder
 from reflux.new.questions import Questions
-from reflux.new.rows import TaskRows, read_rows, write_csv, write_recording
-from reflux.new.task_file import Description, render
-from reflux.new.teachers import LABELLED, RECORDED, Given, TeacherSection
+from reflux.new.rows import TaskRows
+from reflux.new.teachers import LABELLED, RECORDED, Given
 
-TASK = "task.yaml"
 NO_LABEL = ""
 """Given as the column of labels: there is none."""
 
@@ -79,9 +71,7 @@ def new(options: Options, questions: Questions) -> Written:
     name = options.name or _slug(path.stem)
     columns = look_at(path, options.delimiter)
     folder = options.folder or Path(name)
-    if folder.exists() and not folder.is_dir():
-        raise DistillError(f"{folder}: is a file; name a new folder with --to")
-    require_new(folder)
+    require_new(folder, "name a new folder with --to")
     if options.text is None and any(column.name in _OF_A_LOG and not column.readable for column in columns):
         raise DataError(
             f"{path}: looks like a log of calls to a language model; `reflux estimate {path} --write FOLDER` takes the "
@@ -103,16 +93,9 @@ def new(options: Options, questions: Questions) -> Written:
     held = "" if label is None else f", {'answers' if choice == 'answers' else 'labels'} from {label!r}"
     rows.notes.insert(0, f"texts from the column {text!r}{held}; the teacher: {teachers.HAVE[choice]}")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        described = _write_rows(folder, name, rows, labels, section, choice, logits)
-        write_atomic(folder / TASK, render(described))
-        load_task(folder / TASK)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    task = write_folder(folder, name, rows, labels, section, choice, logits)
     notes, to_do = tuple(rows.notes), tuple(section.to_do)
-    return Written(folder / TASK, choice in RECORDED, not section.lacks_terms, notes, to_do)
+    return Written(task, choice in RECORDED, not section.lacks_terms, notes, to_do)
 
 
 def _text_column(columns: Sequence[Column], options: Options, questions: Questions) -> str:
@@ -175,118 +158,6 @@ def _listed(answer: str) -> tuple[str, ...]:
 def _logits(given: Path | None, questions: Questions) -> Path:
     question = "the .npz file, with an array `labels` and arrays of logits in the order of the rows"
     return questions.settle(None if given is None else str(given), "--logits", question, _file)
-
-
-def _write_rows(
-    folder: Path,
-    name: str,
-    rows: TaskRows,
-    labels: dict[str, int],
-    section: TeacherSection,
-    choice: str,
-    logits: Path | None,
-) -> Description:
-    """Write the rows that have no file of their own, complete the teacher's section, and describe the task."""
-    has_gold = not rows.imitated and any(label is not None for label in rows.train.gold)
-    gold_to_judge = not rows.imitated and any(label is not None for label in rows.test.gold)
-    if rows.kept and rows.test_source is not None:
-        train = _source(rows.source, folder, labels=has_gold)
-        test = _source(rows.test_source, folder, labels=gold_to_judge)
-        test_comment = f"{len(rows.test):,} rows."
-    else:
-        write_csv(folder / "train.csv", rows.train, labels=has_gold)
-        write_csv(folder / "test.csv", rows.test, labels=gold_to_judge)
-        train = {"path": "train.csv", "text": "text", **({"label": "label"} if has_gold else {})}
-        test = {"path": "test.csv", "text": "text", **({"label": "label"} if gold_to_judge else {})}
-        origin = rows.source.path.name if rows.test_source is None else rows.test_source.path.name
-        test_comment = f"{len(rows.test):,} rows of {origin}, which are in no other file here."
-    gold = train
-    if has_gold and not rows.train.has_gold:
-        write_csv(folder / "gold.csv", rows.train.with_gold(), labels=True)
-        gold = {"path": "gold.csv", "text": "text", "label": "label"}
-    if choice == "gold":
-        section.settings["fit"] = {"data": gold}
-        section.comments["fit"] = "fine-tuned on these rows first"
-    elif choice == "answers":
-        write_recording(folder / "answers.npz", tuple(labels), {"train": rows.train, "test": rows.test})
-        section.settings["name"] = f"{name}-answers"
-        section.settings["logits"] = "answers.npz"
-        section.comments["logits"] = "the answers of your files, each with the probability 0.99"
-        section.settings["recordings"] = [
-            {"array": side, "rows": {"path": f"{side}.csv", "text": "text"}} for side in ("train", "test")
-        ]
-    elif choice == "recorded" and logits is not None:
-        section.settings["logits"] = _relative(logits, folder)
-        section.settings["recordings"] = _recordings(logits, rows, folder)
-    labels_needed = has_gold and gold is train and (choice == "gold" or section.prompted)
-    return Description(
-        name=name,
-        origin=rows.source.path.name,
-        train=train,
-        train_comment=f"{len(rows.train):,} rows{_on_more(choice, all_labelled=labels_needed)}",
-        test=test,
-        test_comment=test_comment,
-        labels=labels,
-        teacher=_relocated(section, folder),
-        more_texts=choice not in RECORDED,
-        examples=gold if has_gold else None,
-    )
-
-
-def _on_more(choice: str, *, all_labelled: bool) -> str:
-    """Say what has to be given for another row of the pool."""
-    if choice in RECORDED:
-        return ", whose answers are recorded. To add some, run `reflux new` on all rows and their answers."
-    if all_labelled:
-        return ", all with a label, as the teacher needs them. Texts without one go into `unlabelled`."
-    return ". Texts without a label are welcome: add what you have."
-
-
-def _recordings(logits: Path, rows: TaskRows, folder: Path) -> list[dict[str, Any]]:
-    """Match the arrays of a recording with the files by their number of rows."""
-    try:
-        with np.load(logits, allow_pickle=False) as arrays:
-            shapes = {name: arrays[name].shape for name in arrays.files if arrays[name].ndim == 2}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{logits}: not a recording ({error}); expected an .npz of arrays") from error
-    found = []
-    for source in (rows.source, rows.test_source):
-        if source is None:
-            continue
-        everything, blank = read_rows(source)
-        count = len(everything) + blank
-        named = [name for name, shape in shapes.items() if shape[0] == count]
-        if len(named) != 1:
-            listed = ", ".join(f"{name} [{shape[0]:,}]" for name, shape in shapes.items())
-            raise DataError(
-                f"{logits}: expected one array for the {count:,} rows of {source.path}, in their order; "
-                f"there are {listed}"
-            )
-        found.append({"array": named[0], "rows": _source(source, folder, labels=False)})
-    return found
-
-
-def _source(source: FileSource, folder: Path, *, labels: bool) -> dict[str, Any]:
-    described: dict[str, Any] = {"path": _relative(source.path, folder), "text": source.text}
-    if labels and source.label is not None:
-        described["label"] = source.label
-    if source.delimiter is not None:
-        described["delimiter"] = source.delimiter
-    return described
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return os.path.relpath(path.resolve(), folder.resolve())
-
-
-def _relocated(section: TeacherSection, folder: Path) -> TeacherSection:
-    """Write the folders among the teacher's settings relative to the task, which begins them with a dot."""
-    moved = {}
-    for key, value in section.settings.items():
-        if key in ("model", "path") and Path(value).is_absolute():
-            relative = _relative(Path(value), folder)
-            moved[key] = relative if relative.startswith(".") else f"./{relative}"
-    return replace(section, settings={**section.settings, **moved})
 
 
 def _file(answer: str) -> Path:

@@ -180,7 +180,7 @@ def test_nothing_is_overwritten(desk):
 
 def test_a_file_in_the_place_of_the_folder_is_called_one(desk):
     (desk / "odd.csv").write_text("mine")
-    with pytest.raises(DistillError, match=r"^odd\.csv: is a file; name a new folder with --to"):
+    with pytest.raises(DistillError, match=r"^odd\.csv: is a file, and nothing is overwritten; name .* with --to$"):
         new(replace(ALL, folder=Path("odd.csv")), ALONE)
     assert (desk / "odd.csv").read_text() == "mine"
 
@@ -339,6 +339,17 @@ def test_a_recording_of_other_rows_is_refused_and_leaves_nothing(desk):
     with pytest.raises(DistillError, match="expected one array for the 400 rows"):
         new(Options(data="tickets.csv", teacher="recorded", logits=desk / "logits.npz"), ALONE)
     assert not (desk / "tickets").exists()
+
+
+@pytest.mark.parametrize("was_there", ["a", "a/b", "a/b/tickets"])
+def test_a_failure_leaves_the_folders_that_were_there_and_no_others(desk, was_there):
+    (desk / was_there).mkdir(parents=True)
+    before = sorted(desk.rglob("*"))
+    np.savez(desk.parent / "logits.npz", labels=np.array(tickets.CATEGORIES), all=np.zeros((7, 2)))
+    recorded = Options(data="tickets.csv", teacher="recorded", logits=desk.parent / "logits.npz")
+    with pytest.raises(DistillError, match="expected one array"):
+        new(replace(recorded, folder=Path("a/b/tickets")), ALONE)
+    assert sorted(desk.rglob("*")) == before
 
 
 def test_a_log_of_calls_is_sent_to_estimate(desk):

@@ -9,13 +9,24 @@ import pytest
 
 from distill.errors import DistillError
 from export.bundle.format import MANIFEST
-from export.bundle.target import alone, require_replaceable
+from export.bundle.target import alone, require_new, require_replaceable
 
 
 @pytest.fixture
 def bundle(tiny_bundle, tmp_path):
     """The folder of a bundle."""
     return shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
+
+
+def test_what_is_in_the_way_of_a_new_folder_is_called_what_it_is(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for free in (tmp_path / "new", tmp_path / "empty"):
+        require_new(free)
+    with pytest.raises(DistillError, match=r"file: is a file, and nothing is overwritten; name a new folder$"):
+        require_new(tmp_path / "file")
+    with pytest.raises(DistillError, match=r": is not an empty folder, and nothing is overwritten; give --to$"):
+        require_new(tmp_path, "give --to")
 
 
 def test_a_free_folder_an_empty_one_and_a_bundle_may_be_replaced(bundle, tmp_path):
