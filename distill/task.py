@@ -19,7 +19,7 @@ from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.sections import Section, Source, Views, added
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
-from distill.students.config import NgramsStudent, StaticStudent, StudentConfig
+from distill.students.config import NgramsStudent, StaticStudent, StudentConfig, has_token_table
 from distill.teachers.local import Fit, LocalConfig
 from distill.teachers.recorded import RecordedConfig
 
@@ -170,6 +170,18 @@ class Task(Section):
                     raise ValueError(f"{key}.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
         if both := set(self.students) & set(swept):
             raise ValueError(f"sweep.students: the task has a student {min(both)!r} already; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _students_that_can_be_trimmed(self) -> Task:
+        swept = {} if self.sweep is None else self.sweep.students
+        for key, students in (("students", self.students), ("sweep.students", swept)):
+            for name, student in students.items():
+                if self.export.trim_vocabulary and not has_token_table(student):
+                    raise ValueError(
+                        f"export.trim_vocabulary: {key}.{name} is of the family {student.family}, which has no table of "
+                        "tokens to trim; leave out the key, or this student"
+                    )
         return self
 
     @model_validator(mode="after")

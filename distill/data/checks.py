@@ -114,7 +114,8 @@ def examine(splits: Mapping[str, Examples], labels: Sequence[str]) -> list[Findi
         findings.append(
             Finding(
                 "warning",
-                f"train: {len(train)} rows; distillation profits from {ENOUGH_ROWS:,} to 50,000, add unlabelled text",
+                f"train: {len(train)} rows; distillation profits from {ENOUGH_ROWS:,} to 50,000; add texts to "
+                "`data.unlabelled`, which need no gold label",
             )
         )
     if train.has_gold:

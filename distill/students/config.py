@@ -107,6 +107,11 @@ class StaticStudent(Section):
 StudentConfig = EncoderStudent | StaticStudent | NgramsStudent | DecoderStudent
 
 
+def has_token_table(config: StudentConfig) -> bool:
+    """Whether a student has vectors that are indexed by token; those of n-grams are indexed by hash."""
+    return not isinstance(config, NgramsStudent)
+
+
 def trains_embeddings(config: StudentConfig) -> bool:
     """Whether the token embeddings of a student are trained; LoRA leaves them as they are."""
     if isinstance(config, EncoderStudent):

@@ -115,7 +115,7 @@ def _by_the_rule(rows: int) -> tuple[Verdict, str]:
 def _more(rows: int, gain: Interval | None, usd_per_1000: float | None) -> Remedy:
     """Double the data, or reach the rule's lower end where no curve could be measured."""
     texts = rows if gain is not None else ENOUGH_ROWS - rows
-    action = f"add about {_rounded(texts):,} more texts from the same source; they need no gold label"
+    action = f"add about {_rounded(texts):,} texts of the same source to `data.unlabelled`; they need no gold label"
     return Remedy(action, texts, _usd(texts, usd_per_1000), gain)
 
 

@@ -16,7 +16,8 @@ def ladder(task: Task) -> dict[str, StudentConfig]:
     """Return the students of a sweep by name: the task's own first.
 
     The default ladder starts from the model of the task's first encoder, or of its first student, and trains encoders
-    as that encoder is trained. It leaves out what the task has already. Raises DistillError when the model cannot be
+    as that encoder is trained. It leaves out what the task has already, and n-grams, which have no vocabulary to trim,
+    where the task trims it. Raises DistillError when the model cannot be
     loaded.
     """
     own = dict(task.students)
@@ -27,7 +28,7 @@ def ladder(task: Task) -> dict[str, StudentConfig]:
     depth = _depth(task, model)
     base = first or EncoderStudent(family="encoder", model=model)
     rungs: dict[str, StudentConfig] = {}
-    if not any(isinstance(each, NgramsStudent) for each in own.values()):
+    if not task.export.trim_vocabulary and not any(isinstance(each, NgramsStudent) for each in own.values()):
         rungs["ngrams"] = NgramsStudent(family="ngrams", model=model)
     if not any(isinstance(each, StaticStudent) for each in own.values()):
         rungs["static"] = StaticStudent(family="static", model=model)

@@ -187,6 +187,16 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         ("more", "labelling: {calibration: {data: {tickets: 9}, method: isotonic}}", "labelling.calibration.method: "),
         ("more", "labelling: {calibration: {data: {path: 1}}}", "labelling.calibration.data.path: "),
         ("more", "export: {variant: int4}", f"export.variant: Input should be {VARIANTS} (got 'int4')"),
+        (
+            "more",
+            "  hashed: {family: ngrams, model: x}\nexport: {trim_vocabulary: true}",
+            "export.trim_vocabulary: students.hashed is of the family ngrams, which has no table of tokens to trim; leave",
+        ),
+        (
+            "more",
+            "sweep: {students: {hashed: {family: ngrams, model: x}}}\nexport: {trim_vocabulary: true}",
+            "export.trim_vocabulary: sweep.students.hashed is of the family ngrams",
+        ),
         ("more", "labels: [yes, no]", f'labels.0: {READS} yes as true; quote it: "yes"'),
         ("more", "labels: [No, b]", f'labels.0: {READS} No as false; quote it: "No"'),
         ("more", "labels: [a, 12:30]", f'labels.1: {READS} 12:30 as the number 750; quote it: "12:30"'),

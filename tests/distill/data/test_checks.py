@@ -92,7 +92,11 @@ FINDINGS = {
     ),
     "a small pool": (
         found(train=split(Train, ENOUGH_ROWS - 1)),
-        ("warning", f"train: {ENOUGH_ROWS - 1} rows; distillation profits from {ENOUGH_ROWS:,}…"),
+        (
+            "warning",
+            f"train: {ENOUGH_ROWS - 1} rows; distillation profits from {ENOUGH_ROWS:,} to 50,000; add texts to "
+            "`data.unlabelled`, which need no gold label",
+        ),
     ),
     "a small held-out split": (
         found(validation=split(Validation, ENOUGH_TO_JUDGE - 1)),

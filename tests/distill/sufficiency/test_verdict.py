@@ -33,7 +33,7 @@ def test_the_curve_decides_and_the_rule_where_there_is_none(rows, gain, verdict)
 
 def test_the_remedy_says_how_many_texts_at_what_price_bring_how_much():
     (remedy,) = judge(9468, WELL, SOME, 0.5).remedies
-    assert remedy.action == "add about 9,500 more texts from the same source; they need no gold label"
+    assert remedy.action == "add about 9,500 texts of the same source to `data.unlabelled`; they need no gold label"
     assert (remedy.texts, remedy.usd, remedy.gain) == (9468, pytest.approx(4.734), SOME)
     assert price(remedy, "not known") == "; the teacher's labels cost $4.73"
     (unpriced,) = judge(9468, WELL, SOME, None).remedies

@@ -30,6 +30,11 @@ def test_a_task_of_one_static_student_gets_encoders_of_its_model(task):
     assert found["layers-2"] == EncoderStudent(family="encoder", model=task.students["small"].model, layers=2)
 
 
+def test_where_vocabularies_are_trimmed_there_are_no_ngrams_which_have_none(task):
+    trimming = task.model_copy(update={"export": task.export.model_copy(update={"trim_vocabulary": True})})
+    assert set(ladder(task)) - set(ladder(trimming)) == {"ngrams"}
+
+
 def test_the_fitted_teacher_is_a_model_like_any(task):
     large = task.students["large"].model_copy(update={"model": "teacher", "layers": 1})
     found = ladder(task.model_copy(update={"students": {"large": large}}))
