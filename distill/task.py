@@ -179,8 +179,8 @@ class Task(Section):
             for name, student in students.items():
                 if self.export.trim_vocabulary and not has_token_table(student):
                     raise ValueError(
-                        f"export.trim_vocabulary: {key}.{name} is of the family {student.family}, which has no table of "
-                        "tokens to trim; leave out the key, or this student"
+                        f"export.trim_vocabulary: {key}.{name} is of the family {student.family}, which has no table "
+                        "of tokens to trim; leave out the key, or this student"
                     )
         return self
 

@@ -1,8 +1,8 @@
 """Trim a student's vocabulary to the tokens of its training texts, for a smaller table and a smaller tokenizer.
 
 WordPiece takes the longest piece of a word that its vocabulary has, and dropping other pieces does not change which one
-that is. So a text without unknown words all of whose tokens are kept is split as before, and gets the same answer. A word
-with a dropped token is spelt in smaller pieces, which the student reads less well; a gate limits what that costs.
+that is. So a text of known words whose tokens are all kept is split as before, and gets the same answer. A word with a
+dropped token is spelt in smaller pieces, which the student reads less well; a gate limits what that costs.
 """
 
 from __future__ import annotations

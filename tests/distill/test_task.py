@@ -190,7 +190,7 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         (
             "more",
             "  hashed: {family: ngrams, model: x}\nexport: {trim_vocabulary: true}",
-            "export.trim_vocabulary: students.hashed is of the family ngrams, which has no table of tokens to trim; leave",
+            "export.trim_vocabulary: students.hashed is of the family ngrams, which has no table of tokens to trim",
         ),
         (
             "more",
