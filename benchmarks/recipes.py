@@ -8,8 +8,8 @@ agreement is above zero and it is better for every seed.
     python benchmarks/recipes.py TASK FOLDER [--student NAME] [--recipes NAME ...] [--seeds 3] [--set KEY=VALUE ...]
 
 `FOLDER` keeps the stages, so that a run that was stopped goes on, and further recipes or seeds train theirs alone.
-Recipes with `views` need a teacher that can be asked. `--set` changes the task for all recipes, such as
-`--set students.encoder.optimisation.epochs=4`.
+Recipes with `views` need a teacher that can be asked, those with `paraphrases` one that writes texts. `--set` changes
+the task for all recipes, such as `--set students.encoder.optimisation.epochs=4`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ RECIPES: dict[str, Changes] = {
     "views, averaging": {"labelling.views": {}, "optimisation.averaging": 0.1},
     "views, mse": {"labelling.views": {}, **_MSE},
     "views, hard labels": {"labelling.views": {}, **_HARD},
+    "paraphrases": {"labelling.paraphrases": {}},
+    "views, paraphrases": {"labelling.views": {}, "labelling.paraphrases": {}},
 }
 """Changes by name. Keys of a section of students, `loss` or `optimisation`, are the student's.
 
@@ -130,11 +132,16 @@ def judge(base: Task, student: str, recipe: str, seeds: int, folder: Path) -> Ju
 
 
 def root_of(folder: Path, task: Task) -> Path:
-    """Return the folder of a task's stages: those with views begin as a copy of those without, and ask no text anew."""
-    views, plain = task.labelling.views, folder / "plain"
-    if views is None:
+    """Return the folder of a task's stages.
+
+    Those with views or paraphrases begin as a copy of those without, and ask no text anew.
+    """
+    more, plain = task.labelling, folder / "plain"
+    names = [f"views-{more.views.per_text}"] if more.views else []
+    names += [f"paraphrases-{more.paraphrases.per_text}"] if more.paraphrases else []
+    if not names:
         return plain
-    root = folder / f"views-{views.per_text}"
+    root = folder / "-".join(names)
     if not root.exists() and plain.exists():
         shutil.copytree(plain, root, ignore=shutil.ignore_patterns("students"))
     return root

@@ -101,13 +101,14 @@ class Run:
     def label_inputs(self) -> dict[str, Any]:
         """What determines the soft labels, and so the students."""
         fitted, calibration = self.finetuned_teacher, self.task.labelling.calibration
-        views = self.task.labelling.views
+        views, paraphrases = self.task.labelling.views, self.task.labelling.paraphrases
         return {
             "schema": SCHEMA,
             "data": self.data.fingerprint,
             "teacher": fitted.fingerprint if fitted else teacher_digest(self.task.teacher),
             "calibration": calibration and calibration.method,  # its rows are inputs of the data
             **({} if views is None else {"views": views.model_dump(mode="json")}),
+            **({} if paraphrases is None else {"paraphrases": paraphrases.model_dump(mode="json")}),
             **({} if self.cross_fit is None else {"folds": self.cross_fit.folds}),
         }
 
@@ -208,6 +209,8 @@ class Run:
         """Summarise the labelling in a line."""
         record = json.loads((self.labels.require("label") / RECORD).read_text(encoding="utf-8"))
         cut = f", {record['truncated']:,} cut to what the model reads" if "truncated" in record else ""
+        if "paraphrases" in record:
+            cut += ", {without:,} of {texts:,} texts without paraphrases".format(**record["paraphrases"])
         return (
             f"{record['refused']:,} refused, {record['invalid']:,} invalid{cut}; {self._asked:,} asked now; "
             f"{dollars(record['spent_usd'])} spent on calls in all"
@@ -218,10 +221,19 @@ class Run:
         return SoftLabels.read(self.labels.require("label") / LABELS)
 
     def labelled(self) -> tuple[Train, Validation]:
-        """Return the rows that train, views among them, and those that choose, of those that the teacher labelled."""
-        splits, known = self.splits(), set(self.soft_labels().ids)
-        train = cast(join(splits.train, splits.views(self.task.labelling.views)), Train)
-        return _labelled(train, known), _labelled(splits.validation, known)
+        """Return the rows that train and those that choose, of those that the teacher labelled.
+
+        Views and paraphrases train, too. What a teacher wrote is read from the labels, which are the only place for it.
+        """
+        splits, soft = self.splits(), self.soft_labels()
+        parts = [splits.train, splits.views(self.task.labelling.views)]
+        if self.task.labelling.paraphrases is not None:
+            others = {*splits.everything.ids, *parts[1].ids}
+            rows = [row for row, name in enumerate(soft.ids) if name not in others]
+            ids, texts = tuple(soft.ids[row] for row in rows), tuple(soft.texts[row] for row in rows)
+            parts.append(Train(ids, texts, (None,) * len(rows)))
+        known = set(soft.ids)
+        return _labelled(cast(join(*parts), Train), known), _labelled(splits.validation, known)
 
     def label_warnings(self) -> list[str]:
         """Return warnings about the soft labels of the finished stage."""

@@ -91,6 +91,12 @@ class Views(Section):
         return self
 
 
+class Paraphrases(Section):
+    """Paraphrases of the training texts: the teacher writes `per_text` of each, and labels them as it labels texts."""
+
+    per_text: int = Field(default=1, ge=1, le=16)
+
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 

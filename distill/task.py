@@ -17,7 +17,7 @@ from distill import teachers
 from distill.data.values import label_of
 from distill.decision import Decision, require_names
 from distill.errors import TaskError
-from distill.sections import Section, Source, Views, added
+from distill.sections import Paraphrases, Section, Source, Views, added
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
 from distill.students.config import NgramsStudent, StaticStudent, StudentConfig, has_token_table
 from distill.teachers.local import Fit, LocalConfig
@@ -62,12 +62,14 @@ class Calibration(Section):
 class Labelling(Section):
     """What the teacher is asked besides the texts of the data.
 
-    Gold rows calibrate it, `self_agreement` rows of the pool are asked about twice, and students train on `views` too.
+    Gold rows calibrate it, `self_agreement` rows of the pool are asked about twice, and students train on `views` and
+    `paraphrases`, too.
     """
 
     calibration: Calibration | None = None
     self_agreement: int = Field(default=0, ge=0)
     views: Views | None = added(None)
+    paraphrases: Paraphrases | None = added(None)
 
 
 class Gates(Section):
@@ -189,6 +191,16 @@ class Task(Section):
         if self.labelling.views is not None and isinstance(self.teacher, RecordedConfig):
             raise ValueError(
                 "labelling.views: a recorded teacher has no answers to new texts; remove it, or use another teacher"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _paraphrases_that_can_be_written(self) -> Task:
+        kind = getattr(self.teacher, "kind", None)
+        if self.labelling.paraphrases is not None and not hasattr(teachers.teacher_class(kind), "paraphraser"):
+            raise ValueError(
+                f"labelling.paraphrases: a teacher of kind {kind} writes no texts; remove it, or use one of kind "
+                "openai or anthropic"
             )
         return self
 

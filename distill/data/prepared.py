@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from distill.data.checks import Finding
 from distill.data.splits import Examples, S, Test, Train, Validation, join
-from distill.data.views import make_views
+from distill.data.views import make_views, paraphrase_rows
 from distill.sections import Views
 from distill.stages import write_atomic
 
@@ -47,7 +47,15 @@ class Splits:
         """Return views of the texts to train on, which the teacher labels too; none without a section."""
         if section is None:
             return self.train.take([])
-        return make_views(self.train, (*self.validation.texts, *self.test.texts), section)
+        return make_views(self.train, self._held_out, section)
+
+    def paraphrases(self, written: Sequence[Sequence[str]]) -> Train:
+        """Return what was written of each text to train on as rows, which the teacher labels too."""
+        return paraphrase_rows(self.train, self._held_out, written)
+
+    @property
+    def _held_out(self) -> tuple[str, ...]:
+        return (*self.validation.texts, *self.test.texts)
 
 
 def write_splits(folder: Path, splits: Mapping[str, Examples], report: Mapping[str, Any]) -> None:

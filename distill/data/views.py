@@ -1,4 +1,4 @@
-"""Views: altered copies of the training texts, which the teacher labels as it labels the texts themselves.
+"""Views and paraphrases: altered copies of the training texts, which the teacher labels as it labels those.
 
 More text scored by the teacher is what raises a student's agreement with it (Stanton et al. 2021). The teacher judges
 each view anew, so a view whose meaning changed is no wrong label. Words are what spaces separate: a text without spaces
@@ -8,12 +8,12 @@ has no views.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from distill.data.splits import Train, normalise
 from distill.sections import Views
 
-_MARK = " (view "
+_VIEW, _PARAPHRASE = "view", "paraphrase"
 
 
 def make_views(train: Train, held_out: Iterable[str], section: Views) -> Train:
@@ -23,23 +23,39 @@ def make_views(train: Train, held_out: Iterable[str], section: Views) -> Train:
     the row's id and the seed alone, so a changed pool gets new views for its new texts only. No view equals a text of
     `train`, a `held_out` text or another view, apart from case and spacing; a text of one word has none.
     """
+    views = []
+    for name, text in zip(train.ids, train.texts, strict=True):
+        words = text.split()
+        seeds = (f"{section.seed} {name} {number}" for number in range(section.per_text if len(words) > 1 else 0))
+        views.append([_altered(words, section, random.Random(seed)) for seed in seeds])
+    return _new_rows(train, held_out, views, _VIEW)
+
+
+def paraphrase_rows(train: Train, held_out: Iterable[str], written: Sequence[Sequence[str]]) -> Train:
+    """Return the paraphrases that were `written` of each text of `train`, without gold labels.
+
+    Those that equal a text of `train`, a `held_out` text or another paraphrase, apart from case and spacing, are left
+    out: a test text that a model has written from a training text must not be trained on.
+    """
+    return _new_rows(train, held_out, written, _PARAPHRASE)
+
+
+def _new_rows(train: Train, held_out: Iterable[str], altered: Sequence[Sequence[str]], mark: str) -> Train:
     known = {normalise(text) for text in (*train.texts, *held_out)}
     ids: list[str] = []
     texts: list[str] = []
-    for name, text in zip(train.ids, train.texts, strict=True):
-        words = text.split()
-        for number in range(section.per_text if len(words) > 1 else 0):
-            view = _altered(words, section, random.Random(f"{section.seed} {name} {number}"))
-            if normalise(view) not in known:
-                known.add(normalise(view))
-                ids.append(f"{name}{_MARK}{number})")
-                texts.append(view)
+    for name, versions in zip(train.ids, altered, strict=True):
+        for number, text in enumerate(versions):
+            if normalise(text) not in known:
+                known.add(normalise(text))
+                ids.append(f"{name} ({mark} {number})")
+                texts.append(text)
     return Train(tuple(ids), tuple(texts), (None,) * len(ids))
 
 
 def source_of(name: str) -> str:
     """Return the id of the row that the row `name` is a view of; `name` itself if it is no view."""
-    return name.rpartition(_MARK)[0] or name
+    return name.rpartition(f" ({_VIEW} ")[0] or name
 
 
 def _altered(words: list[str], section: Views, generator: random.Random) -> str:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from distill.labelling.account import StoredAccount
-from distill.labelling.answer_store import AnswerStore
 from distill.labelling.forecast import Forecast, ObservedCosts, PlannedCalls, forecast
 from distill.teachers.account import BudgetError, PaidResponse
 from distill.teachers.api.client import BYTES_PER_TOKEN, Api, ApiRequest
 from distill.teachers.api.rejections import rejection
-from distill.teachers.api.teacher import CallingTeacher
+from distill.teachers.api.teacher import Calling, CallingTeacher
 
 _SAMPLE = 500  # answered texts to learn from
 _MINUTE = 60.0
@@ -77,15 +76,22 @@ class _Findings:
             totals.most_output += request.max_output
 
 
+class Stored(Protocol):
+    """Says which answers are stored, as `AnswerStore` does."""
+
+    def has(self, teacher: Any, text: str, repeat: int = 0) -> bool:
+        """Whether the answer to a text is stored."""
+
+
 def priced(teacher: object) -> TypeGuard[CallingTeacher]:
     """Whether a teacher, or a class of teachers, answers with paid calls that it can list."""
     return hasattr(teacher, "plan")
 
 
 async def dry_run(
-    teacher: CallingTeacher,
+    teacher: Calling,
     questions: Iterable[tuple[str, int]],
-    store: AnswerStore,
+    store: Stored,
     account: DryRunAccount,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Forecast:

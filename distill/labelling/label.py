@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from distill.errors import DistillError
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.soft_labels import SoftLabels
 from distill.teachers import Answer, Teacher, TeacherError
+
+T = TypeVar("T")
 
 MOST_ALIKE = 20
 """Texts in a row that may be rejected with the same message; then the reason is taken to be the teacher, not them."""
@@ -80,41 +82,58 @@ async def ask_missing(
     has one, keeps it from beginning further calls; a second cancellation drops them.
     """
     in_flight: set[str] = set()
-    batches = _batches(teacher, texts, store, repeat, in_flight, progress)
     writer = AnswerWriter(teacher, store, repeat)
-    stopped = asyncio.Event()
-    failures: list[BaseException] = []
     asked = 0
 
-    def stop() -> None:
-        stopped.set()
-        getattr(teacher, "stop", lambda: None)()  # else this would wait for calls that a server delays
-
-    async def work() -> None:
+    async def ask(batch: Sequence[str]) -> None:
         nonlocal asked
+        await writer.add(batch, await teacher.ask(batch, repeat))
+        in_flight.difference_update(batch)
+        asked += len(batch)
+        progress.advance(len(batch))
+
+    def stop() -> None:
+        getattr(teacher, "stop", lambda: None)()  # else calls that a server delays would be waited for
+
+    await work_through(_batches(teacher, texts, store, repeat, in_flight, progress), ask, teacher.concurrency, stop)
+    await writer.finish()
+    return asked
+
+
+async def work_through(
+    items: Iterator[T], work: Callable[[T], Awaitable[None]], concurrency: int, stop: Callable[[], None]
+) -> None:
+    """Do the work of each item, of so many at once, and take items only as they are needed.
+
+    When the work of one fails, or this is cancelled, `stop` is called, no further item is taken, and those in hand are
+    awaited before the error is raised; a second cancellation drops them.
+    """
+    stopped = asyncio.Event()
+    failures: list[BaseException] = []
+
+    def end() -> None:
+        stopped.set()
+        stop()
+
+    async def worker() -> None:
         try:
-            for batch in batches:
+            for item in items:
                 if stopped.is_set():
                     return
-                await writer.add(batch, await teacher.ask(batch, repeat))
-                in_flight.difference_update(batch)
-                asked += len(batch)
-                progress.advance(len(batch))
+                await work(item)
         except BaseException as error:
             failures.append(error)
-            stop()
+            end()
 
-    workers = [asyncio.create_task(work()) for _ in range(teacher.concurrency)]
+    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
     try:
         await asyncio.wait(workers)
     except asyncio.CancelledError:
-        stop()
+        end()
         await _until_done(workers)
         raise
     if failures:
         raise failures[0]
-    await writer.finish()
-    return asked
 
 
 async def label(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +21,17 @@ from distill.labelling.account import StoredAccount, dollars
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.audit import Audited, AuditTexts, gold_rows, label_and_audit, rows_to_repeat
 from distill.labelling.batch_account import StoredBatchAccount
-from distill.labelling.dry_run import DryRunAccount, dry_run, priced
+from distill.labelling.dry_run import DryRunAccount, Stored, dry_run, priced
 from distill.labelling.forecast import Forecast
 from distill.labelling.interrupts import interruptible, run_async
 from distill.labelling.label import Engine, ask_missing, naming_rows
+from distill.labelling.paraphrases import PaidParaphrases, foreseen, make_paraphraser, write_paraphrases
 from distill.progress import bar, console, labelling_bar, status
 from distill.task import Task
 from distill.teachers import Teacher
+from distill.teachers.api.teacher import Calling
 from distill.teachers.batch import runner
+from distill.teachers.prompting.paraphrases import Written
 
 _MOST_NAMED = 3  # rows without a label that the message about them names
 
@@ -77,12 +80,16 @@ class LabellingSession:
         kind = getattr(self.config, "kind", None)
         if not priced(teachers.teacher_class(kind)):
             return [f"a teacher of kind {kind} makes no paid calls: labelling costs nothing"]
-        return run_async(self._dry_run()).lines()
+        return [line for one in run_async(self._dry_run()) for line in one.lines()]
 
-    @property
-    def _pool(self) -> Examples:
-        """The texts that students are trained on, chosen by and judged on: first those of the data, then the views."""
-        return join(self.splits.everything, self.splits.views(self.task.labelling.views))
+    def _pool(self, paraphrases: Sequence[Sequence[str]] | None) -> Examples:
+        """The texts that students are trained on, chosen by and judged on: those of the data, then views of them.
+
+        `paraphrases` are those of each text to train on, if the task asks for some.
+        """
+        views = self.splits.views(self.task.labelling.views)
+        written = [] if paraphrases is None else [self.splits.paraphrases(paraphrases)]
+        return join(self.splits.everything, views, *written)
 
     @property
     def _audit_texts(self) -> AuditTexts:
@@ -120,8 +127,9 @@ class LabellingSession:
     async def _ask_and_audit(
         self, teacher: Teacher, engine: Engine, store: AnswerStore, account: StoredAccount, batch: bool
     ) -> Audited:
-        pool, extra = self._pool, self._audit_texts
         spent = (lambda: dollars(account.spent)) if priced(teacher) else str
+        written = await self._write_paraphrases(teacher, store, account, spent, batch)
+        pool, extra = self._pool(None if written is None else [one.texts for one in written]), self._audit_texts
         if batch:
             with status(teacher.name) as report:
                 new = [one for one in extra.questions(pool) if not store.has(teacher, *one)]
@@ -137,11 +145,39 @@ class LabellingSession:
             more = "; …" if count > _MOST_NAMED else ""
             message = f"{count:,} of {len(pool):,} rows have no label: {shown_rows}{more}"
             console.print(message, markup=False, highlight=False, soft_wrap=True)
-        cut = getattr(teacher, "truncated", 0) + getattr(engine, "truncated", 0)
-        return replace(audited, record={**audited.record, "truncated": cut}) if cut else audited
+        record = dict(audited.record)
+        if cut := getattr(teacher, "truncated", 0) + getattr(engine, "truncated", 0):
+            record["truncated"] = cut
+        if written is not None:
+            without = sum(not one.texts for one in written)
+            record["paraphrases"] = {"texts": len(written), "without": without}
+        return replace(audited, record=record)
 
-    async def _dry_run(self) -> Forecast:
-        questions = self._audit_texts.questions(self._pool)
+    async def _write_paraphrases(
+        self, teacher: Teacher, store: AnswerStore, account: StoredAccount, spent: Callable[[], str], batch: bool
+    ) -> list[Written] | None:
+        """Return the paraphrases of each text to train on, or None if the task asks for none."""
+        section, train = self.task.labelling.paraphrases, self.splits.train
+        if section is None:
+            return None
+        paraphraser = make_paraphraser(teacher, section.per_text)
+        try:
+            batches = StoredBatchAccount(store, account)
+            with naming_rows(train):
+                if batch:
+                    calls = [(text, 0) for text in train.texts]
+                    with status(paraphraser.name) as report:
+                        await runner.make_calls(paraphraser, calls, batches, notify=report)
+                else:
+                    runner.refuse_open(paraphraser, batches)
+                with labelling_bar(f"{paraphraser.name} writes", len(set(train.texts)), spent) as progress:
+                    return await write_paraphrases(paraphraser, train.texts, progress)
+        finally:
+            await paraphraser.aclose()
+
+    async def _dry_run(self) -> list[Forecast]:
+        """Forecast the writing of paraphrases, if the task asks for some, and the labelling."""
+        section, train = self.task.labelling.paraphrases, self.splits.train
         with AnswerStore(self.path) as store:
             account = DryRunAccount(StoredAccount(store))
             with status("loading the teacher"):
@@ -149,7 +185,23 @@ class LabellingSession:
             if not priced(teacher):
                 raise TypeError(f"{teacher.name} does not list its calls")
             try:
-                with bar(f"{teacher.name} counts the calls to make", len(questions)) as advance:
-                    return await dry_run(teacher, questions, store, account, advance)
+                if section is None:
+                    return [await _foresee(teacher, self._audit_texts.questions(self._pool(None)), store, account)]
+                paraphraser = make_paraphraser(teacher, section.per_text)
+                try:
+                    calls = [(text, 0) for text in train.texts]
+                    writing = await _foresee(paraphraser, calls, PaidParaphrases(paraphraser, store), account)
+                    written = await foreseen(paraphraser, train.texts)
+                finally:
+                    await paraphraser.aclose()
+                questions = self._audit_texts.questions(self._pool(written))
+                return [writing, await _foresee(teacher, questions, store, account)]
             finally:
                 await teacher.aclose()
+
+
+async def _foresee(
+    teacher: Calling, questions: Sequence[tuple[str, int]], store: Stored, account: DryRunAccount
+) -> Forecast:
+    with bar(f"{teacher.name} counts the calls to make", len(questions)) as advance:
+        return await dry_run(teacher, questions, store, account, advance)

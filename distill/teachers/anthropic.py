@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from distill.teachers.api.client import Api, ApiRequest
+from distill.teachers.api.client import Api, ApiRequest, Reader
 from distill.teachers.api.errors import ApiError, UnreadableError
 from distill.teachers.api.gateways import without_messages
 from distill.teachers.api.pricing import Usage
@@ -15,6 +15,7 @@ from distill.teachers.api.teacher import ApiTeacher
 from distill.teachers.base import Answer
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting.naming import text_of
+from distill.teachers.prompting.paraphrases import Paraphraser
 from distill.teachers.prompting.verbalised import Question, VerbalisedConfig, VerbalisedLabels, VerbalisedMethod
 from distill.teachers.prompting.votes import Completion
 
@@ -72,6 +73,17 @@ class AnthropicTeacher(ApiTeacher[AnthropicConfig]):
         from distill.teachers.batch.anthropic import AnthropicBatches
 
         return [AnthropicBatches(self.api, self._config.batch, self._verbalised.read)]
+
+    def paraphraser(self, count: int) -> Paraphraser:
+        """Make what writes `count` paraphrases of a text."""
+        api = self._make_api(f"{self.name} (paraphrases)", self.api.account)
+
+        def batches(read: Reader[object]) -> BatchApi:
+            from distill.teachers.batch.anthropic import AnthropicBatches
+
+            return AnthropicBatches(api, self._config.batch, read)
+
+        return Paraphraser(api, self._config, count, request=self._request, read=self._completion, batches=batches)
 
     async def _ask(self, text: str, repeat: int) -> Answer:
         return await self._verbalised.ask(text, repeat)

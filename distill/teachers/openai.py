@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from distill.teachers.api.calls import with_calls
-from distill.teachers.api.client import Api, ApiRequest
+from distill.teachers.api.client import Api, ApiRequest, Reader
 from distill.teachers.api.config import is_local
 from distill.teachers.api.errors import about
 from distill.teachers.api.teacher import ApiTeacher
@@ -24,9 +24,10 @@ from distill.teachers.base import Answer, AnswerOutcome, Method
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import chat_logprobs, two_step
 from distill.teachers.prompting.label_codes import Reading, label_codes
+from distill.teachers.prompting.paraphrases import Paraphraser
 from distill.teachers.prompting.probe import Exact, Probe, ProbeQuestion
 from distill.teachers.prompting.verbalised import VerbalisedConfig, VerbalisedMethod
-from distill.teachers.prompting.verbalised_chat import VerbalisedChat
+from distill.teachers.prompting.verbalised_chat import ChatFormat, VerbalisedChat
 
 if TYPE_CHECKING:
     from distill.teachers.batch.base import BatchApi
@@ -121,6 +122,20 @@ class OpenAITeacher(ApiTeacher[OpenAIConfig]):
 
         read = self._probe.usable if self._verbalised is None else self._verbalised.read
         return [OpenAIBatches(self.api, self._config.batch, read)]
+
+    def paraphraser(self, count: int) -> Paraphraser:
+        """Make what writes `count` paraphrases of a text."""
+        api = self._make_api(f"{self.name} (paraphrases)", self.api.account)
+        chat = ChatFormat(self._config, api.name)
+
+        def batches(read: Reader[object]) -> BatchApi:
+            from distill.teachers.batch.openai import OpenAIBatches
+
+            return OpenAIBatches(api, self._config.batch, read)
+
+        return Paraphraser(
+            api, self._config, count, request=chat.request, read=chat.completion, batches=batches, adapt=chat.adapt
+        )
 
     usage_of = staticmethod(chat_logprobs.usage_of)
 

@@ -262,7 +262,10 @@ class OpenAI(Vendor):
         label = self.text(body).split(" ")[0]
         choice: dict[str, Any] = {"finish_reason": "stop"}
         if "response_format" in body:
-            choice["message"] = {"content": json.dumps({"label": label.upper()})}
+            asked = body["response_format"]["json_schema"]["schema"]["properties"]
+            both = [f"{self.text(body)}, that is", f"that is {self.text(body)}"]
+            said = {"paraphrases": both} if "paraphrases" in asked else {"label": label.upper()}
+            choice["message"] = {"content": json.dumps(said)}
         else:
             options = [line.split(": ") for line in body["messages"][0]["content"].splitlines() if ": " in line[:5]]
             code_of = {name.split(" -")[0]: code for code, name, *_ in options}

@@ -20,11 +20,23 @@ from distill.teachers.errors import TeacherError
 Config = TypeVar("Config", bound=ApiConfig)
 
 
-class CallingTeacher(Teacher, Protocol):
-    """A teacher whose answers come from calls that it can list before they are made."""
+class Calling(Protocol):
+    """What makes calls about texts, and can list them before they are made."""
+
+    @property
+    def name(self) -> str:
+        """The name for messages."""
+
+    @property
+    def version(self) -> str:
+        """A hash of the settings that determine the calls."""
 
     async def plan(self, text: str, repeat: int = 0) -> Sequence[tuple[Api, ApiRequest]]:
         """List the calls for a text that can be made now and are not paid for; none if it can be answered without."""
+
+
+class CallingTeacher(Calling, Teacher, Protocol):
+    """A teacher whose answers come from calls that it can list before they are made."""
 
 
 class ApiTeacher(ABC, Generic[Config]):
@@ -46,9 +58,9 @@ class ApiTeacher(ABC, Generic[Config]):
         self.concurrency = config.max_in_flight
         self.orders = config.permutations
         self.version = fingerprint([config.answering(), self.labels])
-        headers = self.headers_for(config.key())
-        self.api = Api(config, account, name=self.name, headers=headers, usage=self.usage_of, transport=transport)
         self._config = config
+        self._transport = transport
+        self.api = self._make_api(self.name, account)
         self._build()
 
     @classmethod
@@ -80,6 +92,11 @@ class ApiTeacher(ABC, Generic[Config]):
         Asks for the names of some labels; these calls are paid for and stored like any other. Raises TeacherError,
         which says what to do.
         """
+
+    def _make_api(self, name: str, account: Account) -> Api:
+        """Make calls to the server possible, under this name in messages."""
+        headers = self.headers_for(self._config.key())
+        return Api(self._config, account, name=name, headers=headers, usage=self.usage_of, transport=self._transport)
 
     @property
     def held(self) -> float:

@@ -23,7 +23,7 @@ from distill.teachers.api.errors import ApiError, error_of, error_of_status, too
 from distill.teachers.api.http import fetch, json_object, read_body
 from distill.teachers.api.rejections import message_of
 from distill.teachers.api.scrubbing import scrubbed
-from distill.teachers.api.teacher import CallingTeacher
+from distill.teachers.api.teacher import Calling
 
 CLOCK_SKEW = 3600.0
 """Seconds by which a vendor's clock may differ from ours."""
@@ -170,8 +170,8 @@ class BatchApi(ABC):
         return data
 
 
-class BatchTeacher(CallingTeacher, Protocol):
-    """A teacher whose calls can be made in batches."""
+class BatchTeacher(Calling, Protocol):
+    """A teacher, or what writes a teacher's paraphrases, whose calls can be made in batches."""
 
     async def prepare(self) -> None:
         """Check that the server can be used, before many calls are paid for. Raises TeacherError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from distill.teachers.api.teacher import Calling
 from distill.teachers.base import Teacher
 from distill.teachers.batch.account import BatchAccount
 from distill.teachers.batch.base import BatchTeacher
@@ -14,7 +15,7 @@ from distill.teachers.errors import TeacherError
 
 
 async def make_calls(
-    teacher: Teacher,
+    teacher: Teacher | Calling,
     questions: Sequence[tuple[str, int]],
     account: BatchAccount,
     *,
@@ -36,14 +37,14 @@ async def make_calls(
         collector.check()
 
 
-def as_batch_teacher(teacher: Teacher) -> BatchTeacher:
+def as_batch_teacher(teacher: Teacher | Calling) -> BatchTeacher:
     """The teacher as one whose calls can be made in batches. Raises TeacherError if it has no batch API."""
     if not getattr(teacher, "batch_apis", list)():
         raise TeacherError(f"{teacher.name} has no batch API: leave --batch out")
     return cast("BatchTeacher", teacher)
 
 
-def refuse_open(teacher: Teacher, account: BatchAccount) -> None:
+def refuse_open(teacher: Teacher | Calling, account: BatchAccount) -> None:
     """Raise TeacherError if calls of a teacher are in open batches, and must not be made again one by one."""
     for api in getattr(teacher, "batch_apis", list)():
         if batches := account.open(api.place):

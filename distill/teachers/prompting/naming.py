@@ -74,10 +74,10 @@ def label_of(name: object, labels: Sequence[str]) -> int | None:
 
 def named_label(text: str, labels: Sequence[str]) -> int | None:
     """The label that an answer names, by index: in JSON, by itself, or in a sentence. None for none or several."""
-    text = _without_reasoning(text)
+    text = without_reasoning(text)
     if (label := label_of(text.strip(), labels)) is not None:
         return label
-    if values := list(_values(text)):
+    if values := list(json_values(text)):
         found = {_label_in(value, labels) for value in values}
         return found.pop() if len(found) == 1 else None
     if text.rfind("{") > text.rfind("}"):  # the answer was cut
@@ -99,8 +99,8 @@ def stated_name(text: str) -> str:
     It is read in JSON (under a usual key, else the first text, number or boolean), after `Label:`, or from the first
     line.
     """
-    text = _without_reasoning(text)
-    for value in _values(text):
+    text = without_reasoning(text)
+    for value in json_values(text):
         if isinstance(value, Mapping):
             keys = {str(key).lower(): part for key, part in value.items()}
             parts = [_first(keys, _LABEL_KEYS), *keys.values()]
@@ -119,8 +119,8 @@ def confidences_in(text: str, labels: Sequence[str]) -> dict[int, float] | None:
     If a label is named twice, the first confidence counts. Numbers without a per cent sign are per cent if any is 2 or
     more; one between 1 and 2, or above 100, makes the answer invalid.
     """
-    text = _without_reasoning(text)
-    values = list(_values(text)) or [[list(pair) for pair in _LISTED.findall(text)]]
+    text = without_reasoning(text)
+    values = list(json_values(text)) or [[list(pair) for pair in _LISTED.findall(text)]]
     found = [one for value in values if (one := _confidences(value, labels)) is not None]
     return found[0] if found and all(one == found[0] for one in found) else None
 
@@ -229,14 +229,14 @@ def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?<!\w-)(?=({either or '(?!)'})(?!\w)(?!-\w))", re.IGNORECASE)
 
 
-def _without_reasoning(text: str) -> str:
+def without_reasoning(text: str) -> str:
     """The answer without the reasoning before it."""
     text = _THOUGHT_ENDS.sub("", _THOUGHT.sub("", text))
     begun = _THOUGHT_BEGINS.search(text)
     return text[: begun.start()] if begun else text
 
 
-def _values(text: str) -> Iterator[Any]:
+def json_values(text: str) -> Iterator[Any]:
     """The JSON values of an answer: the whole text, else the code fences, else every object in it."""
     if (whole := _parsed(text)) is not None:
         yield whole
