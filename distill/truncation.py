@@ -18,6 +18,17 @@ def truncation_side(tokenizer: Tokenizer) -> Side:
     return "left" if (tokenizer.truncation or {}).get("direction") == "left" else "right"
 
 
+def truncation_length(tokenizer: Tokenizer) -> int:
+    """Return the length, in tokens, at which a tokenizer truncates texts.
+
+    Raises ValueError if it does not truncate: whoever asks has set it with `truncate_at`, or read one that does.
+    """
+    if tokenizer.truncation is None:
+        raise ValueError("the tokenizer does not truncate")
+    length: int = tokenizer.truncation["max_length"]
+    return length
+
+
 def truncate_at(tokenizer: Tokenizer, max_tokens: int) -> None:
     """Make a tokenizer truncate texts at `max_tokens`, special tokens included, and keep its side.
 

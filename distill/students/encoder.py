@@ -40,7 +40,7 @@ from distill.students.student import (
     require_positions,
 )
 from distill.students.transformers_versions import read_tokenizer
-from distill.truncation import longest_row
+from distill.truncation import longest_row, truncation_length
 
 set_verbosity_error()  # it warns of the pooler, which we do not use
 disable_progress_bar()
@@ -255,7 +255,7 @@ def _from_transformers(name: str) -> PretrainedEncoder:
 def _with_tokenizer(encoder: Any, name: str) -> PretrainedEncoder:
     tokenizer = core_of(load_tokenizer(name))
     require_embeddings(encoder, tokenizer, name)
-    return PretrainedEncoder(encoder, tokenizer, model_max_length=tokenizer.truncation["max_length"])
+    return PretrainedEncoder(encoder, tokenizer, model_max_length=truncation_length(tokenizer))
 
 
 def require_embeddings(model: Any, tokenizer: Tokenizer, name: str) -> None:

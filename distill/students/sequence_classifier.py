@@ -21,6 +21,7 @@ from distill.students.positions import max_positions
 from distill.students.pretrained import loading, locate
 from distill.students.student import Student, masked_mean
 from distill.students.transformers_versions import mismatched_weights
+from distill.truncation import truncation_length
 
 _FOLDER = "classifier"
 _TYPES = "reads_token_types"
@@ -96,7 +97,7 @@ def load_classifier(model: str, max_tokens: int) -> Student:
     core, positions = core_of(tokenizer), max_positions(classifier)
     require_embeddings(classifier, core, model)
     setattr(classifier.config, _TYPES, _reads_types(classifier, tokenizer, model))
-    limits = [max_tokens, core.truncation["max_length"], *([] if positions is None else [positions])]
+    limits = [max_tokens, truncation_length(core), *([] if positions is None else [positions])]
     student = Student(
         SequenceClassifier(ClassifierModule(classifier)),
         core,

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from string import ascii_letters, digits, punctuation
-from typing import Any, Self
+from typing import Self
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from distill.truncation import truncation_side
+from distill.truncation import truncation_length, truncation_side
 
 _MOST_WORDS = 20_000
 _LONGEST_WORD = 32
@@ -39,7 +39,7 @@ class WordPieceCache:
         self._tokenizer = tokenizer
         self._lowercase: bool = tokenizer.normalizer.lowercase
         self._before, self._after = before, after
-        self._most: int = _limit(tokenizer) - len(after)
+        self._most: int = truncation_length(tokenizer) - len(after)
         self._cut = len(before) if truncation_side(tokenizer) == "left" else self._most
         """Where the surplus ids of a long text begin."""
 
@@ -58,7 +58,7 @@ class WordPieceCache:
             return None
         alone, whole = (tokenizer.encode(_PROBE, add_special_tokens=added).ids for added in (False, True))
         at = next((at for at in range(len(whole)) if whole[at : at + len(alone)] == alone), None)
-        if not alone or at is None or len(whole) >= _limit(tokenizer):
+        if not alone or at is None or len(whole) >= truncation_length(tokenizer):
             return None
         return cls(tokenizer, whole[:at], whole[at + len(alone) :], reserved)
 
@@ -93,9 +93,3 @@ class WordPieceCache:
                 self._pieces.clear()
             self._pieces[word] = pieces
         return pieces
-
-
-def _limit(tokenizer: Tokenizer) -> int:
-    """Return how many tokens a tokenizer gives at most, whose truncation is set."""
-    truncation: dict[str, Any] = tokenizer.truncation or {}
-    return int(truncation["max_length"])

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from distill.students.encoder import core_of, load_tokenizer
 from distill.students.student import encode
-from distill.truncation import truncate_at, truncation_side
+from distill.truncation import truncate_at, truncation_length, truncation_side
 
 CORPUS = [f"ticket {number} says my parcel is late and my card was charged" for number in range(40)]
 TEXTS = [*CORPUS[:3], "first " + "parcel " * 40 + "last", "card", ""]
@@ -120,3 +120,11 @@ def test_a_tokenizer_cuts_by_itself_as_transformers_does(save):
     expected = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True)["input_ids"]
     assert [tokenizer.encode(text).ids for text in TEXTS] == expected
     shutil.rmtree(folder)
+
+
+def test_the_length_of_truncation_is_told_where_there_is_one():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    with pytest.raises(ValueError, match="does not truncate"):
+        truncation_length(tokenizer)
+    truncate_at(tokenizer, 7)
+    assert truncation_length(tokenizer) == 7
