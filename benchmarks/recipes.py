@@ -8,8 +8,9 @@ agreement is above zero and it is better for every seed.
     python benchmarks/recipes.py TASK FOLDER [--student NAME] [--recipes NAME ...] [--seeds 3] [--set KEY=VALUE ...]
 
 `FOLDER` keeps the stages, so that a run that was stopped goes on, and further recipes or seeds train theirs alone.
-Recipes with `views` need a teacher that can be asked, those with `paraphrases` one that writes texts. `--set` changes
-the task for all recipes, such as `--set students.encoder.optimisation.epochs=4`.
+Recipes with `views` need a teacher that can be asked, those with `paraphrases` one that writes texts, and those with
+`embedding phase` a local one. `--set` changes the task for all recipes, such as
+`--set students.encoder.optimisation.epochs=4`.
 """
 
 from __future__ import annotations
@@ -55,10 +56,12 @@ RECIPES: dict[str, Changes] = {
     "views, averaging": {"labelling.views": {}, "optimisation.averaging": 0.1},
     "views, mse": {"labelling.views": {}, **_MSE},
     "views, hard labels": {"labelling.views": {}, **_HARD},
+    "embedding phase": {"embedding_phase": {}},
+    "views, embedding phase": {"labelling.views": {}, "embedding_phase": {}},
     "paraphrases": {"labelling.paraphrases": {}},
     "views, paraphrases": {"labelling.views": {}, "labelling.paraphrases": {}},
 }
-"""Changes by name. Keys of a section of students, `loss` or `optimisation`, are the student's.
+"""Changes by name. `loss`, `optimisation` and `embedding_phase` are the student's.
 
 `TWICE` takes as many steps as one view of each text does, so it tells what the views bring from what the steps do.
 """
@@ -109,7 +112,7 @@ def changed(task: Task, changes: Changes) -> Task:
 
 def judge(base: Task, student: str, recipe: str, seeds: int, folder: Path) -> Judged:
     """Train a student by a recipe with each seed, unless that is done, and judge the results on the test split."""
-    own = ("loss", "optimisation.")
+    own = ("loss", "optimisation.", "embedding_phase")
     changes = {
         f"students.{student}.{key}" if key.startswith(own) else key: value for key, value in RECIPES[recipe].items()
     }

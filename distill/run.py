@@ -1,7 +1,8 @@
 """A run: the folder of one task's stages, from data to trained students. `export.run` has the later stages.
 
-`data` → `teacher` (if it is fine-tuned) → `labels` → `students/NAME`. A stage is skipped if nothing that determines it
-has changed. The teacher's answers are kept in `answers.sqlite`, whatever the task becomes.
+`data` → `teacher` (if it is fine-tuned) → `labels` → `embeddings` (if a student needs them) → `students/NAME`. A stage
+is skipped if nothing that determines it has changed. The teacher's answers are kept in `answers.sqlite`, whatever the
+task becomes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
+from distill import teachers
 from distill.cross_fit import CrossFit
 from distill.data import prepared
 from distill.data.prepared import Splits, read_splits
@@ -27,6 +29,7 @@ from distill.errors import TaskError
 from distill.evaluation.constant_answers import teacher_warnings
 from distill.labelling.account import dollars
 from distill.labelling.audit import terms_of
+from distill.labelling.embeddings import Embeddings, embed_all
 from distill.labelling.session import LabellingOptions, LabellingSession
 from distill.labelling.soft_labels import SCHEMA, SoftLabels
 from distill.preparation import prepare
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 LABELS = "labels.parquet"
 ANSWERS = "answers.sqlite"
+EMBEDDINGS = "embeddings.parquet"
 RECORD = "training.json"
 
 
@@ -118,6 +122,14 @@ class Run:
         recorded = {"twice": self.task.labelling.self_agreement, "terms": terms_of(self.task.teacher)}
         return Stage(self.root / "labels", {**self.label_inputs, **recorded})
 
+    @property
+    def embeddings(self) -> Stage | None:
+        """The teacher's embeddings of the texts that train and choose, or None if no student is fitted to them."""
+        if all(student.embedding_phase is None for student in self.task.students.values()):
+            return None
+        what = ("data", "teacher", "views")
+        return Stage(self.root / "embeddings", {name: self.label_inputs.get(name) for name in what})
+
     def student(self, name: str) -> Stage:
         """A trained student."""
         config = self.task.students[name]
@@ -189,7 +201,9 @@ class Run:
         )
 
     def make_labels(self, options: LabellingOptions | None = None) -> SoftLabels:
-        """Make the soft labels unless they are up to date. No text with a stored answer is asked about again.
+        """Make the soft labels, and the embeddings if a student needs them, unless they are up to date.
+
+        No text with a stored answer is asked about again.
 
         Raises BudgetError when `max_usd` is too little and StoppedError on Ctrl-C; the answers so far stay stored.
         """
@@ -199,6 +213,8 @@ class Run:
         with status("reading what the labels depend on"):  # hashes a teacher's weights and a prompt's examples
             stage = self.labels
         stage.ensure(lambda folder: self._write_labels(folder, options or LabellingOptions()))
+        if self.embeddings is not None:
+            self.embeddings.ensure(self._write_embeddings)
         return self.soft_labels()
 
     def forecast(self) -> list[str]:
@@ -288,13 +304,19 @@ class Run:
         write_atomic(folder / RECORD, json.dumps({**record, **audited.record}, indent=2) + "\n")
         self._asked = labelled.asked
 
+    def _write_embeddings(self, folder: Path) -> None:
+        teacher = teachers.create(self.teacher_config(), self.soft_labels().labels)
+        embed_all(teacher, join(*self.labelled())).write(folder / EMBEDDINGS)
+
     def _train(self, folder: Path, name: str) -> None:
         from distill.training.distil import distil
 
         learn, choose = self.labelled()
         weights, soft = self.weights(learn), self.soft_labels()
-        checkpoint = self._checkpoint(self.student(name))
-        distilled = distil(self.student_config(name), soft, learn, choose, f"training {name}", weights, checkpoint)
+        checkpoint, config, embeddings = self._checkpoint(self.student(name)), self.student_config(name), None
+        if config.embedding_phase is not None and self.embeddings is not None:
+            embeddings = Embeddings.read(self.embeddings.require("label") / EMBEDDINGS)
+        distilled = distil(config, soft, learn, choose, f"training {name}", weights, checkpoint, embeddings)
         distilled.student.save(folder)
         write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
 

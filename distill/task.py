@@ -205,6 +205,19 @@ class Task(Section):
         return self
 
     @model_validator(mode="after")
+    def _embeddings_that_can_be_computed(self) -> Task:
+        kind = getattr(self.teacher, "kind", None)
+        swept = {} if self.sweep is None else self.sweep.students
+        for key, students in (("students", self.students), ("sweep.students", swept)):
+            for name, student in students.items():
+                if student.embedding_phase is not None and not hasattr(teachers.teacher_class(kind), "embed"):
+                    raise ValueError(
+                        f"{key}.{name}.embedding_phase: a teacher of kind {kind} has no hidden states; remove it, or "
+                        "use a teacher of kind local or bundle"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _cascade_of_students(self) -> Task:
         for name in self.cascade.stages or ():
             if name not in self.students:

@@ -30,6 +30,16 @@ class Loss(Section):
         return self
 
 
+class EmbeddingPhase(Section):
+    """A first phase of `epochs`, in which the student's embedding is fitted to the teacher's, through a linear map.
+
+    `learning_rate` is by default that of the student.
+    """
+
+    epochs: int = Field(default=5, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+
+
 def _one_rate(optimisation: Optimisation) -> Optimisation:
     if optimisation.layer_decay != 1:
         raise ValueError("layer_decay: has no effect in this family, which learns at one rate; leave it out")
@@ -60,6 +70,7 @@ class EncoderStudent(Section):
     max_tokens: int = Field(default=128, ge=8)
     optimisation: Optimisation = Optimisation()
     loss: Loss = Loss()
+    embedding_phase: EmbeddingPhase | None = added(None)
 
 
 class DecoderStudent(Section):
@@ -75,6 +86,7 @@ class DecoderStudent(Section):
     max_tokens: int = Field(default=256, ge=8)
     optimisation: OneRate = Optimisation(epochs=4)
     loss: Loss = Loss()
+    embedding_phase: EmbeddingPhase | None = added(None)
 
 
 class NgramsStudent(Section):
@@ -91,6 +103,7 @@ class NgramsStudent(Section):
     max_tokens: int = Field(default=256, ge=8)
     optimisation: OneRate = Optimisation(epochs=12, batch_size=256, learning_rate=3e-2)
     loss: Loss = Loss()
+    embedding_phase: EmbeddingPhase | None = added(None)
 
 
 class StaticStudent(Section):
@@ -102,6 +115,7 @@ class StaticStudent(Section):
     max_tokens: int = Field(default=256, ge=8)
     optimisation: Optimisation = Optimisation(epochs=30, learning_rate=1e-3, patience=5)
     loss: Loss = Loss()
+    embedding_phase: EmbeddingPhase | None = added(None)
 
 
 StudentConfig = EncoderStudent | StaticStudent | NgramsStudent | DecoderStudent

@@ -211,7 +211,6 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
 
 
-@torch.inference_mode()
 def predict(
     module: nn.Module,
     rows: Sequence[Sequence[int]],
@@ -220,14 +219,33 @@ def predict(
     advance: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float32]:
     """Compute the logits [N, K] of rows of token ids, batched by length; leaves the module in evaluation mode."""
+    return _outputs(module, rows, 0, batch_size, advance)
+
+
+def embed(
+    module: nn.Module,
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 64,
+    advance: Callable[[int], None] = lambda count: None,
+) -> npt.NDArray[np.float32]:
+    """Compute the embeddings [N, d] of rows of token ids, as `predict` computes the logits."""
+    return _outputs(module, rows, 1, batch_size, advance)
+
+
+@torch.inference_mode()
+def _outputs(
+    module: nn.Module, rows: Sequence[Sequence[int]], which: int, batch_size: int, advance: Callable[[int], None]
+) -> npt.NDArray[np.float32]:
+    """Compute the output at place `which` of a module, for all rows."""
     module.eval()
     device = next(module.parameters()).device
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     outputs: list[npt.NDArray[np.float32]] = []
     for start in range(0, len(order), batch_size):
         ids, mask = pad([rows[row] for row in order[start : start + batch_size]])
-        logits, _ = module(ids.to(device), mask.to(device))
-        outputs.append(logits.float().cpu().numpy())
+        output = module(ids.to(device), mask.to(device))[which]
+        outputs.append(output.float().cpu().numpy())
         advance(len(ids))
     stacked = np.concatenate(outputs)
     result = np.empty_like(stacked)

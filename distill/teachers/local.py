@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.errors import DistillError
@@ -104,6 +106,12 @@ class LocalTeacher:
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
         """Answer a batch in a worker thread. A text without any token is `invalid`."""
         return await asyncio.to_thread(self._answer, texts)
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the pooled last hidden state of each text, [N, d]. Every text must have a token."""
+        from distill.students.student import embed
+
+        return embed(self.model.network.module, self.model.encode(texts), batch_size=self.batch_size)
 
     async def aclose(self) -> None:
         """Do nothing: the model is freed with the object."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+_PHASES = "phases"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -18,6 +20,10 @@ class Checkpoint:
 
     folder: Path
     key: str
+
+    def phase(self, name: str) -> Checkpoint:
+        """Return the place for an earlier phase of the training. It is kept until `remove`."""
+        return Checkpoint(self.folder / _PHASES / name, self.key)
 
     def load(self, accelerator: Accelerator) -> None:
         """Put all that `accelerator` prepared and registered into the stored state, if there is one."""
@@ -35,7 +41,7 @@ class Checkpoint:
         accelerator.save_state(str(writing))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            earlier = [path for path in self.folder.iterdir() if path != writing]
+            earlier = [path for path in self.folder.iterdir() if path not in (writing, self.folder / _PHASES)]
             writing.rename(self._path(epochs))
             for path in earlier:
                 shutil.rmtree(path)

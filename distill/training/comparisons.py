@@ -40,9 +40,11 @@ def train_on_labels(
 ) -> DistilledStudent:
     """Train a student on hard labels: the teacher's, or the gold labels that rows of `learn` and `choose` have.
 
-    With gold labels, `choose` decides by them. Raises DistillError as `distil` does.
+    Nothing else comes from the teacher, so there is no embedding phase. With gold labels, `choose` decides by them.
+    Raises DistillError as `distil` does.
     """
-    hard = config.model_copy(update={"loss": config.loss.model_copy(update={"hard": 1.0})})
+    alone = {"loss": config.loss.model_copy(update={"hard": 1.0}), "embedding_phase": None}
+    hard = config.model_copy(update=alone)
     if way == "hard":
         return distil(hard, soft, learn, choose, description)
     learn, choose = learn.with_gold(), choose.with_gold()

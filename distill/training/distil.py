@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ from accelerate.utils import set_seed
 from distill.data.splits import Train, Validation, require
 from distill.errors import DistillError
 from distill.evaluation.calibration import calibrate_temperature
+from distill.labelling.embeddings import Embeddings
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import status
 from distill.students.config import DecoderStudent, EncoderStudent, NgramsStudent, StudentConfig, trains_embeddings
-from distill.students.student import Student, predict
+from distill.students.student import Student, StudentModule, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.checkpoint import Checkpoint
+from distill.training.course import History
+from distill.training.embedding_phase import fit_embedding
 from distill.training.loop import train
 from distill.training.losses import distillation_loss
 
@@ -38,11 +42,13 @@ def distil(
     description: str,
     weights: npt.NDArray[np.float64] | None = None,
     checkpoint: Checkpoint | None = None,
+    embeddings: Embeddings | None = None,
 ) -> DistilledStudent:
     """Train a student on the soft labels of `learn`; `choose` decides on the epoch, by agreement, and the temperature.
 
     `weights` [N], with a mean near 1, say how much each row of `learn` counts; None: all alike. A training that was
-    stopped goes on from `checkpoint`. Raises TypeError for a split of another kind, and DistillError when training
+    stopped goes on from `checkpoint`. An embedding phase needs the teacher's `embeddings`, and leaves out rows without
+    one. Raises TypeError for a split of another kind, and DistillError when training
     fails.
     """
     learn, choose = require(learn, Train), require(choose, Validation)
@@ -64,7 +70,10 @@ def distil(
     wanted = soft.probabilities[soft.rows_of(choose.ids)]
     module = student.network.module
     frozen = not trains_embeddings(config)
+    first = None
     with compact_tables(module, tokens, held_tokens, frozen=frozen) as (rows, held):
+        if config.embedding_phase is not None:
+            first = _embedding_phase(config, module, (learn, rows), (choose, held), embeddings, description, checkpoint)
         history = train(
             module,
             rows,
@@ -88,7 +97,38 @@ def distil(
         "temperature": student.temperature,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
     }
+    if first is not None:
+        record["embedding_phase"] = {"explained": first.scores, "best_epoch": first.best, "losses": first.losses}
     return DistilledStudent(student, record)
+
+
+def _embedding_phase(
+    config: StudentConfig,
+    module: StudentModule,
+    learn: tuple[Train, Sequence[list[int]]],
+    choose: tuple[Validation, Sequence[list[int]]],
+    embeddings: Embeddings | None,
+    description: str,
+    checkpoint: Checkpoint | None,
+) -> History:
+    """Fit the embedding on rows, each split with its token ids. Raises DistillError if the teacher's are missing."""
+    if embeddings is None or config.embedding_phase is None:
+        raise DistillError(f"{description}: embedding_phase: the teacher's embeddings are missing; run `reflux label`")
+    rows, wanted = embeddings.known(*learn)
+    held, held_wanted = embeddings.known(*choose)
+    if not rows or not held:
+        raise DistillError(f"{description}: embedding_phase: no row has an embedding; run `reflux label` again")
+    return fit_embedding(
+        module,
+        rows,
+        wanted,
+        held,
+        held_wanted,
+        config.embedding_phase,
+        config.optimisation,
+        description,
+        None if checkpoint is None else checkpoint.phase("embedding"),
+    )
 
 
 def build_student(config: StudentConfig, labels: tuple[str, ...], learn: Train) -> Student:

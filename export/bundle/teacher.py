@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.teachers import Account, Answer, TeacherError, label_order
@@ -79,6 +81,10 @@ class BundleTeacher:
     async def ask(self, texts: Sequence[str], repeat: int = 0) -> Sequence[Answer]:
         """Answer each text in a worker thread. A text on which the graph fails is answered as `invalid`."""
         return await asyncio.to_thread(lambda: [self._answer(text) for text in texts])
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the embedding of each text, [N, d]; for a cascade that of its first stage."""
+        return np.stack([self._classifier.classify(text).embedding for text in texts])
 
     async def aclose(self) -> None:
         """Do nothing: the session is freed with the object."""

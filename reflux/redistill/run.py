@@ -60,6 +60,11 @@ class Redistillation(Run):
         """What determines the soft labels: those of the task's run, and the rows of the log."""
         return {**self._run.label_inputs, "log": self._rows.fingerprint}
 
+    @property
+    def embeddings(self) -> Stage | None:
+        """The teacher's embeddings of the task's run; rows of the log have none."""
+        return self._run.embeddings
+
     @cached_property
     def log_rows(self) -> LogRows:
         """The rows of the log."""

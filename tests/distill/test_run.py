@@ -21,9 +21,10 @@ from distill import preparation, progress, teachers
 from distill.cross_fit import folds_of
 from distill.data.views import source_of
 from distill.errors import DataError, DistillError, TaskError
+from distill.labelling.embeddings import Embeddings
 from distill.run import Run
 from distill.students import encoder
-from distill.students.student import load_student
+from distill.students.student import embed, load_student
 from distill.task import load_task
 from distill.teachers import Answer
 from distill.training import distil
@@ -584,6 +585,33 @@ def test_rows_that_fitted_the_teacher_are_labelled_by_one_that_has_not_seen_them
     seen = [job.record(f"folds/{fold}")["gold_rows"] for fold in (0, 1)]
     in_folds = np.bincount(folds_of([text for text, _ in rows[50:TRAIN]], 2))
     assert seen == [in_folds[1], in_folds[0]]
+
+
+def test_a_student_may_be_fitted_to_the_teachers_embeddings_first(local):
+    local.task["labelling"] = {"views": {}}
+    local.run()
+    before = local.stages()
+    local.task["students"]["words"]["embedding_phase"] = {"epochs": 2}
+    run = local.run()
+    assert local.made_anew(before) == {"embeddings", "students/words"}
+    assert len(local.record("students/words")["embedding_phase"]["losses"]) == 2
+    learn, choose = run.labelled()
+    assert any("(view" in name for name in learn.ids)
+    stored = Embeddings.read(local.root / "embeddings" / "embeddings.parquet")
+    assert stored.ids == learn.ids + choose.ids
+    teacher = load_student(local.root / "teacher")
+    states = embed(teacher.network.module, teacher.encode(learn.texts))
+    np.testing.assert_allclose(stored.values[: len(learn)], states, atol=2e-3)
+    local.task["students"]["words"]["embedding_phase"] = {"epochs": 1}
+    before = local.stages()
+    local.run()
+    assert local.made_anew(before) == {"students/words"}
+
+
+def test_an_embedding_phase_needs_a_teacher_with_hidden_states(fresh):
+    fresh.task["students"]["words"]["embedding_phase"] = {}
+    with pytest.raises(TaskError, match=r"students.words.embedding_phase: a teacher of kind recorded has no hidden"):
+        fresh.open()
 
 
 def test_views_need_a_teacher_that_can_be_asked(fresh):

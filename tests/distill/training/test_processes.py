@@ -20,7 +20,7 @@ def test_two_processes_train_a_student_as_one_does(tmp_path, keyword_rows, tiny_
     for seed, (name, count) in enumerate({"train": 300, "test": 120}.items(), start=1):
         write_csv(tmp_path / f"{name}.csv", keyword_rows(count, seed))
     fit = {"data": {"path": "train.csv", "label": "label"}, "optimisation": task_files.optimisation(2, 3e-3)}
-    words = task_files.static(tiny_encoder, 8, batch_size=8, averaging=0.2)
+    words = {**task_files.static(tiny_encoder, 8, batch_size=8, averaging=0.2), "embedding_phase": {"epochs": 1}}
     task = {
         "name": "keywords",
         "data": LABELLED,

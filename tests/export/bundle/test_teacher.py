@@ -44,6 +44,13 @@ async def test_it_answers_what_the_bundle_answers(create, expected):
     assert {(answer.method, answer.outcome) for answer in answers} == {("local", "ok")}
 
 
+def test_its_hidden_states_are_the_embeddings_of_the_bundle(create, tiny_teacher):
+    classifier = Classifier.load(tiny_teacher)
+    states = create().embed(TEXTS)
+    assert states.shape == (len(TEXTS), len(classifier.classify(TEXTS[0]).embedding))
+    np.testing.assert_array_equal(states, np.stack([classifier.classify(text).embedding for text in TEXTS]))
+
+
 async def test_labels_in_another_order_get_their_own_probabilities(create, words, expected):
     labels = list(words)[::-1]
     teacher = create(labels)
