@@ -19,7 +19,7 @@ from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.sections import Paraphrases, Section, Source, Views, added
 from distill.strict_yaml import MAX_CHARACTERS, Document, masked, quoting_hint, read_yaml
-from distill.students.config import NgramsStudent, StaticStudent, StudentConfig, has_token_table
+from distill.students.config import EncoderStudent, NgramsStudent, StaticStudent, StudentConfig, has_token_table
 from distill.teachers.local import Fit, LocalConfig
 from distill.teachers.recorded import RecordedConfig
 
@@ -83,16 +83,43 @@ class Gates(Section):
     agreement: float = Field(default=0.99, gt=0, le=1)
 
 
+class Prune(Section):
+    """The shares of an encoder's attention heads and feed-forward neurons to remove, those that matter least.
+
+    The pruned student is then trained for some `epochs`, to answer the training texts as the whole one does.
+    """
+
+    heads: float | None = Field(default=None, gt=0, lt=1)
+    feed_forward: float | None = Field(default=None, gt=0, lt=1)
+    epochs: int = Field(default=1, ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+    @model_validator(mode="after")
+    def _anything(self) -> Prune:
+        if self.heads is None and self.feed_forward is None:
+            raise ValueError("nothing to remove; give the share of `heads`, of `feed_forward`, or of both")
+        return self
+
+
 class Export(Section):
     """`variant` `auto` takes the fastest graph that passes the gates; `int8…` and `fp16` fail if theirs does not pass.
 
     `fp32` takes the faster of the 32-bit graphs, `plain` the one without fused operators, which TensorRT needs. With
-    `trim_vocabulary`, tokens that the training texts do not have are dropped; that is behind a gate, too.
+    `trim_vocabulary`, tokens that the training texts do not have are dropped; that is behind a gate, too. Each of
+    `prune` makes a smaller form of an encoder, whose graphs compete with those of the whole one.
     """
 
     trim_vocabulary: bool = False
+    prune: tuple[Prune, ...] = added(())
     variant: Literal["auto", "fp32", "plain", "int8", "int8-qdq", "int8-dynamic", "fp16"] = "auto"
     gates: Gates = Gates()
+
+    @field_validator("prune")
+    @classmethod
+    def _different(cls, value: tuple[Prune, ...]) -> tuple[Prune, ...]:
+        if len({(each.heads, each.feed_forward) for each in value}) < len(value):
+            raise ValueError("the same shares are given twice; give each pair once")
+        return value
 
 
 class Budget(Section):
@@ -184,6 +211,16 @@ class Task(Section):
                         f"export.trim_vocabulary: {key}.{name} is of the family {student.family}, which has no table "
                         "of tokens to trim; leave out the key, or this student"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _encoders_to_prune(self) -> Task:
+        if self.export.prune and not any(isinstance(each, EncoderStudent) for each in self.students.values()):
+            families = ", ".join(sorted({each.family for each in self.students.values()}))
+            raise ValueError(
+                f"export.prune: only students of the family encoder can be pruned, and the task has {families}; "
+                "remove the key"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.decision import Rule
-from export.bundle.format import Manifest
+from export.bundle.format import Manifest, split_variant
 from export.bundle.reference import Reference
 
 
@@ -47,6 +47,7 @@ def card(manifest: Manifest, reference: Reference, decision: Rule | None = None,
             *stages,
             *several,
             *_vocabulary(manifest),
+            *_pruned(manifest),
             f"- Reads at most {manifest.max_tokens} tokens",
             f"- Temperature {manifest.temperature:.4f}{_recalibrated(manifest)}",
             f"- Of a longer text it reads the {'end' if manifest.truncation_side == 'left' else 'beginning'}",
@@ -99,6 +100,19 @@ def _vocabulary(manifest: Manifest) -> list[str]:
     return [
         f"- Its vocabulary is trimmed to {found['kept']:,} of {found['whole']:,} tokens, those of the training texts"
     ]
+
+
+def _pruned(manifest: Manifest) -> list[str]:
+    """Say which parts of the student the served graph lacks."""
+    found = manifest.measured.get("pruned", {}).get(split_variant(manifest.variant)[1].removeprefix("-"))
+    if found is None:
+        return []
+    heads, neurons = (
+        f"{', '.join(f'{count:,}' for count in found['kept'][part])} of {found['whole'][part][0]:,}"
+        for part in ("heads", "neurons")
+    )
+    fitted = f", and trained again for epochs: {found['epochs']}" if found["epochs"] else ""
+    return [f"- Pruned: of each layer's attention heads it has {heads}, of its feed-forward neurons {neurons}{fitted}"]
 
 
 def _recalibrated(manifest: Manifest) -> str:

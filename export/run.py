@@ -218,7 +218,7 @@ class ExportRun:
             folder,
             name=f"{self.task.name}-teacher",
             baseline=self._baseline(splits, soft, soft.probabilities if soft.raw is None else soft.raw),
-            settings=self.task.export.model_copy(update={"variant": "fp32", "trim_vocabulary": False}),
+            settings=self.task.export.model_copy(update={"variant": "fp32", "trim_vocabulary": False, "prune": ()}),
             teacher={"name": soft.teacher, "version": soft.teacher_version},
             role="teacher",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from distill.students.student import Student, predict
 from distill.task import Export
 from export import gates
 from export.bundle.classifier import Classifier, Encoded, InferenceError, Prediction
-from export.bundle.format import FP16, FUSED, INT8, INT8_DYNAMIC, INT8_QDQ, PLAIN
+from export.bundle.format import FP16, FUSED, INT8, INT8_DYNAMIC, INT8_QDQ, PLAIN, split_variant
 from export.bundle.verify import repeat_to_length
 from export.graph.speed import ROUNDS, Speeds, measure
 from export.graph.variants import REDUCED
@@ -87,20 +87,25 @@ class Selector:
     cut: float | None = None
     gpu: bool = False
 
-    def select(self, classifiers: Mapping[str, Classifier]) -> Selection:
+    def select(self, classifiers: Mapping[str, Classifier], pruned: Mapping[str, Student] | None = None) -> Selection:
         """Apply the gates, and select the fastest graph that passes.
 
-        Raises GateError when an fp32 graph does not compute what the student does, or the variant that was asked for
-        does not pass.
+        `pruned` are smaller forms of the student, by what follows the variant in the names of their graphs. Raises
+        GateError when an fp32 graph does not compute what its student does, or the variant that was asked for does not
+        pass.
         """
         rows = _GPU_ROWS if self.gpu else 1
-        trained, answers, speeds = self._answer(classifiers, rows)
+        smaller = pruned or {}
+        answers, speeds = self._answer(classifiers, rows)
         logits = {variant: _logits(found) for variant, found in answers.items()}
-        passed = self._check_fp32(classifiers, trained, logits)
+        passed = self._check_fp32(classifiers, logits)
+        for suffix, student in smaller.items():
+            replace(self, student=student)._check_fp32(classifiers, logits, suffix)
         exact = [name for name in _PREFERENCE if name in logits and name not in REDUCED]
         reference = self._fastest(exact, speeds)
         tried: dict[str, list[gates.Gate]] = {}
-        for variant in (name for name in _PREFERENCE if name in classifiers and name in REDUCED):
+        preferred = (kind + suffix for suffix in ("", *smaller) for kind in _PREFERENCE)
+        for variant in (name for name in preferred if name in classifiers and name not in exact):
             tried[variant] = self._try(variant, classifiers[variant], reference, logits, speeds)
             if self.settings.variant == variant:
                 remedy = "Set export.variant to auto to serve what passes, or loosen export.gates."
@@ -109,7 +114,7 @@ class Selector:
         if good:
             best = self._fastest(good, speeds)
             reason = f"{best} passed its gates"
-            if best == FP16 and not classifiers[best].on_gpu:
+            if split_variant(best)[0] == FP16 and not classifiers[best].on_gpu:
                 reason += "; how fast it is was not judged, for this machine has no GPU"
         else:
             best = reference
@@ -132,7 +137,7 @@ class Selector:
         logits: Mapping[str, Floats],
         speeds: Speeds,
     ) -> list[gates.Gate]:
-        """Return the gates of a reduced graph: its choices, alone and among others, and its speed."""
+        """Return the gates of a reduced or pruned graph: its choices, alone and among others, and its speed."""
         least, own = self.settings.gates.agreement, logits.get(variant)
         checks = [gates.agreement(variant, logits[reference], own, least, self.cut)]
         if own is None:
@@ -144,7 +149,7 @@ class Selector:
             together = None
         kind = f"{variant}, {_SHARED_TEXTS} texts in one run"
         checks.append(gates.agreement(kind, own[rows], together, least, self.cut, against="each text alone"))
-        if variant != FP16 or classifier.on_gpu:  # fp16 is for GPUs: its speed elsewhere says nothing
+        if split_variant(variant)[0] != FP16 or classifier.on_gpu:  # fp16 is for GPUs: its speed elsewhere says nothing
             checks.append(gates.faster(variant, speeds.ratio(variant, reference)))
         return checks
 
@@ -172,18 +177,15 @@ class Selector:
         gates.enforce(checks, f"{self.name}, portable graph", _REPORT)
         return checks
 
-    def _answer(
-        self, classifiers: Mapping[str, Classifier], rows: int
-    ) -> tuple[Floats, dict[str, list[Prediction]], Speeds]:
-        """Return the student's logits on the texts, each graph's answers, and the graphs' speeds.
+    def _answer(self, classifiers: Mapping[str, Classifier], rows: int) -> tuple[dict[str, list[Prediction]], Speeds]:
+        """Return each graph's answers to the texts, and the graphs' speeds.
 
         A reduced graph that fails on a text, for instance because a value is too large for it, has neither.
         """
         timed = evenly_spaced(self.texts, _TIMED_TEXTS)
-        steps = len(self.texts) * (len(classifiers) + 1) + len(timed) * ROUNDS
+        steps = len(self.texts) * len(classifiers) + len(timed) * ROUNDS
         answers: dict[str, list[Prediction]] = {}
         with bar(f"exporting {self.name}", steps) as advance:
-            trained = self.student.logits(self.texts, advance=advance)
             for variant, classifier in classifiers.items():
                 try:
                     answers[variant] = []
@@ -191,22 +193,24 @@ class Selector:
                         answers[variant].append(classifier.classify(text))
                         advance(1)
                 except InferenceError as error:
-                    if variant not in REDUCED:
+                    if split_variant(variant)[0] not in REDUCED:
                         message = f"{self.name}, {variant} graph: {one_line(error)}. {_REPORT}"
                         raise gates.GateError(message) from error
                     advance(len(self.texts) - len(answers.pop(variant)))
             measured = {variant: classifiers[variant] for variant in answers}
             speeds = measure(measured, timed, advance, rows=rows)
-        return trained, answers, speeds
+        return answers, speeds
 
     def _check_fp32(
-        self, classifiers: Mapping[str, Classifier], trained: Floats, logits: Mapping[str, Floats]
+        self, classifiers: Mapping[str, Classifier], logits: Mapping[str, Floats], suffix: str = ""
     ) -> list[gates.Gate]:
         """Check the fp32 graphs against the student: on each text, on texts that share a run, and on a longest text.
 
-        Return the gates of the last graph on each text.
+        `suffix` follows the variant in their names. Return the gates of the last graph on each text.
         """
-        fp32 = {variant: classifiers[variant] for variant in (PLAIN, FUSED) if variant in classifiers}
+        fp32 = {name: classifiers[name] for name in (PLAIN + suffix, FUSED + suffix) if name in classifiers}
+        with bar(f"checking {self.name}{suffix}", len(self.texts)) as advance:
+            trained = self.student.logits(self.texts, advance=advance)
         passed: list[gates.Gate] = []
         for variant in fp32:
             passed = self._require_parity(trained, logits[variant], f"{self.name}, {variant} graph", _REPORT)

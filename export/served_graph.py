@@ -15,17 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from distill.progress import status
+from distill.students.encoder import Encoder
 from distill.students.student import TOKENIZER, Student
 from distill.task import Export
 from distill.truncation import truncate_at
 from export.bundle.classifier import Classifier, Prediction
-from export.bundle.format import FUSED, MODEL, PLAIN, PORTABLE
+from export.bundle.format import FUSED, MODEL, PLAIN, PORTABLE, split_variant
 from export.bundle.session import has_gpu
 from export.gates import Gate, enforce
 from export.graph.attention import AttentionFusion
 from export.graph.portable import make_portable
 from export.graph.quantise import KINDS
 from export.graph.variants import REDUCED, load_variants, make_variants
+from export.pruning.prune import prune
 from export.recalibrate import recalibrate
 from export.selection import Selector, evenly_spaced
 from export.torch_to_onnx import export_onnx
@@ -70,7 +72,7 @@ def make_served_graph(
     threshold: float,
     recalibrated: bool,
 ) -> ServedGraph:
-    """Make the graph of a student to serve, in a folder for its files.
+    """Make the graph of a student to serve, in a folder for its files: its own, or that of a pruned form of it.
 
     `texts` are those of the validation split, `teacher` its probabilities [N, K] for them, `pool` the texts that the
     student learned from. A multi-label student gives each label of at least `threshold`. With `recalibrated`, a reduced
@@ -83,17 +85,21 @@ def make_served_graph(
     if settings.trim_vocabulary:
         found = trim_vocabulary(student, pool, texts, settings.gates.agreement, name)
         student, trimmed, facts["vocabulary"] = found.student, [found.gate], {"kept": found.kept, "whole": found.whole}
+    prunable = student.network.family == Encoder.family
+    pruned = prune(student, settings.prune, pool, texts, name) if settings.prune and prunable else []
+    students = {"": student, **{each.suffix: each.student for each in pruned}}
     gpu, tokenizer = has_gpu(), folder / TOKENIZER
     with status(f"exporting {name}") as tell:
         tell("making its graphs")
         student.tokenizer.no_padding()
         truncate_at(student.tokenizer, student.max_tokens)
         student.tokenizer.save(str(tokenizer))
-        export_onnx(student, folder / MODEL)
         typical = student.encode(evenly_spaced(texts, _TYPICAL_TEXTS))
-        config = getattr(student.network.module, "config", None) if settings.variant != PLAIN else None
-        graphs = make_variants(folder / MODEL, folder, config, typical, _reduced(settings.variant, gpu), gpu=gpu)
-        attention = AttentionFusion.of(graphs.get(FUSED, graphs[PLAIN]), config)
+        made = {
+            suffix: _make_graphs(each, folder / f"made{suffix}", typical, settings.variant, gpu=gpu)
+            for suffix, each in students.items()
+        }
+        graphs = {kind + suffix: graph for suffix, each in made.items() for kind, graph in each.paths.items()}
 
         def load(graph: Path) -> Classifier:
             return load_variants({MODEL: graph}, tokenizer, student.max_tokens, len(student.labels))[MODEL]
@@ -101,20 +107,28 @@ def make_served_graph(
         classifiers = load_variants(graphs, tokenizer, student.max_tokens, len(student.labels))
     cut = student.temperature * math.log(threshold / (1 - threshold)) if student.multi_label else None
     selector = Selector(student, texts, settings, name, cut, gpu)
-    selection = selector.select(classifiers)
-    fusion = [] if attention is None else attention.gates()
-    enforce(fusion, f"{name}, fused graph", _UNFUSED)
+    selection = selector.select(classifiers, {suffix: each for suffix, each in students.items() if suffix})
+    for suffix, each in made.items():
+        enforce(each.fusion, f"{name}, {FUSED}{suffix} graph", _UNFUSED)
     variant, temperature = selection.variant, student.temperature
+    kind, suffix = split_variant(variant)
     graph, served, answers = graphs[variant], classifiers[variant], selection.answers[variant]
-    if recalibrated and variant in REDUCED:
+    if recalibrated and (kind in REDUCED or suffix):
         again = recalibrate(graph, answers, teacher, temperature, load, texts)
         facts["recalibrated"] = {"trained": temperature, "cross_entropy": [*again.cross_entropy]}
         graph, served, answers, temperature = again.graph, again.classifier, again.answers, again.temperature
-    portable, checks = None, [*trimmed, *selection.gates, *fusion]
+    portable, checks = None, [*trimmed, *selection.gates, *made[suffix].fusion]
     if served.packed:
         portable = make_portable(graph, folder / PORTABLE)
         checks = [*checks, *selector.check_portable(load(portable), answers)]
-    caveat = attention.caveat() if attention is not None and not gpu else None
+    if pruned:
+        facts["pruned"] = {each.suffix.removeprefix("-"): each.as_dict() for each in pruned}
+    attention = made[suffix].attention
+    reasons = [selection.reason]
+    if settings.prune and not prunable:
+        reasons.append(f"a student of the family {student.network.family} is not pruned")
+    if attention is not None and not gpu and (caveat := attention.caveat()) is not None:
+        reasons.append(caveat)
     variants = selection.variants(teacher)
     milliseconds = selection.speeds.milliseconds
     measured = {
@@ -122,12 +136,34 @@ def make_served_graph(
         "milliseconds_by_variant": milliseconds,
         "variants": {each: {**row, "bytes": graphs[each].stat().st_size} for each, row in variants.items()},
         "rows": selection.rows,
-        "reason": selection.reason if caveat is None else f"{selection.reason}; {caveat}",
+        "reason": "; ".join(reasons),
         "attention": attention and attention.as_dict(),
         "bytes": graph.stat().st_size,
         **facts,
     }
     return ServedGraph(graph, tokenizer, portable, served, answers, variant, temperature, checks, measured)
+
+
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """The graphs of a student, by variant, and how much of their attention is fused."""
+
+    paths: dict[str, Path]
+    attention: AttentionFusion | None
+
+    @property
+    def fusion(self) -> list[Gate]:
+        """The gates on fused attention."""
+        return [] if self.attention is None else self.attention.gates()
+
+
+def _make_graphs(student: Student, folder: Path, typical: Sequence[list[int]], variant: str, *, gpu: bool) -> _Graphs:
+    """Make the graphs of a student that are tried where `variant` was asked for; `typical` are token ids of texts."""
+    folder.mkdir(exist_ok=True)
+    export_onnx(student, folder / MODEL)
+    config = getattr(student.network.module, "config", None) if variant != PLAIN else None
+    paths = make_variants(folder / MODEL, folder, config, typical, _reduced(variant, gpu), gpu=gpu)
+    return _Graphs(paths, AttentionFusion.of(paths.get(FUSED, paths[PLAIN]), config))
 
 
 def _reduced(variant: str, gpu: bool) -> tuple[str, ...]:

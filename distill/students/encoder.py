@@ -132,10 +132,15 @@ def build(config: EncoderStudent, labels: Sequence[str]) -> Student:
     (Banking77: retention 98.6 % without, 98.2 % with).
     """
     student = classifier_over(locate(config.model), labels, config.max_tokens, config.layers)
-    for layer in student.network.module.modules():
+    without_dropout(student.network.module)
+    return student
+
+
+def without_dropout(module: nn.Module) -> None:
+    """Turn off the dropout of hidden states, in place."""
+    for layer in module.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    return student
 
 
 def classifier_over(

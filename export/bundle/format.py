@@ -36,6 +36,15 @@ PLAIN, FUSED, INT8, FP16 = "plain", "fused", "int8", "fp16"
 INT8_QDQ, INT8_DYNAMIC = "int8-qdq", "int8-dynamic"
 """The variants of a graph."""
 
+PRUNED = "-pruned"
+"""Follows the variant of a pruned student's graph, as in `int8-pruned-25-12.5`, with the shares that it lacks, in %."""
+
+
+def split_variant(variant: str) -> tuple[str, str]:
+    """Split `int8-pruned-25-12.5` into `int8` and `-pruned-25-12.5`; the latter is empty for a whole student."""
+    kind = variant.partition(PRUNED)[0]
+    return kind, variant.removeprefix(kind)
+
 
 class BundleError(Exception):
     """A directory is not a bundle that can be served; the message names the file and the remedy."""
@@ -75,6 +84,11 @@ class Manifest:
     portable: str | None = None
     stages: tuple[Stage, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def kind(self) -> str:
+        """How the graph computes: its variant, whether the student was pruned or not."""
+        return split_variant(self.variant)[0]
 
     @property
     def deferred_below(self) -> float | None:

@@ -47,7 +47,7 @@ class Device:
 
         Raises BundleError for a variant with operators of ONNX Runtime's own, which TensorRT does not know.
         """
-        if self.kind == "tensorrt" and manifest.variant != PLAIN:
+        if self.kind == "tensorrt" and manifest.kind != PLAIN:
             raise BundleError(
                 f"{manifest.name}: TensorRT serves the graph variant `{PLAIN}`, this bundle's is `{manifest.variant}`; "
                 f"export it with `variant: {PLAIN}`, or run it on cuda"

@@ -129,7 +129,7 @@ def _load_stage(bundle: Bundle, overrides: Overrides, device: Device, before: Se
 def _may_share_runs(bundle: Bundle, classifier: Classifier, device: Device) -> bool:
     """Check the golden answers, and return whether texts may share a run."""
     alone = check_golden(bundle, classifier)
-    float16 = bundle.manifest.variant == FP16 or device.kind == "tensorrt"  # TensorRT may compute in float16 by itself
+    float16 = bundle.manifest.kind == FP16 or device.kind == "tensorrt"  # TensorRT may compute in float16 by itself
     change = neighbours_change(classifier, [row.text for row in bundle.golden()], alone)
     return change <= (FLOAT16_TOLERANCE if float16 else BATCH_TOLERANCE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,17 @@ def test_what_the_user_names_is_no_path_and_a_file_with_a_key_is(tmp_path):
     assert config.groups == {"path": ("a", "b")}
 
 
+@pytest.mark.parametrize("family", ["static", "ngrams", "decoder"])
+def test_pruning_needs_a_student_of_the_family_encoder(tmp_path, family):
+    prune = "export: {prune: [{heads: 0.25}]}"
+    path = written(tmp_path, encoder=f"{{family: {family}, model: x}}", more=prune)
+    expected = (
+        f"export.prune: only students of the family encoder can be pruned, and the task has {family}; remove the key"
+    )
+    with pytest.raises(TaskError, match=re.escape(f"{path}: {expected}")):
+        load_task(path)
+
+
 @pytest.mark.parametrize("model", ["package:some-encoder", "organisation/some-encoder"])
 def test_models_that_are_no_paths_are_left_alone(tmp_path, model):
     assert (
@@ -121,6 +133,14 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         ("encoder", "{family: encoder, model: x, depth: 3}", f"students.encoder.depth: {UNKNOWN}"),
         ("teacher", "{kind: local, model: x, key: y}", f"teacher.key: {UNKNOWN}"),
         ("more", "export: {gates: {speed: 1}}", f"export.gates.speed: {UNKNOWN}"),
+        ("more", "export: {prune: {heads: 0.25}}", "export.prune: expected a list (got {'heads': 0.25})"),
+        ("more", "export: {prune: [{heads: 0}]}", "export.prune.0.heads: Input should be greater than 0 (got 0)"),
+        ("more", "export: {prune: [{heads: 1}]}", "export.prune.0.heads: Input should be less than 1 (got 1)"),
+        ("more", "export: {prune: [{feed_forward: -1}]}", "export.prune.0.feed_forward: Input should be greater than"),
+        ("more", "export: {prune: [{feed_forward: .nan}]}", "export.prune.0.feed_forward: "),
+        ("more", "export: {prune: [{heads: 0.5, epochs: -1}]}", "export.prune.0.epochs: Input should be greater than"),
+        ("more", "export: {prune: [{epochs: 2}]}", "export.prune.0: nothing to remove; give the share of `heads`, of"),
+        ("more", "export: {prune: [{heads: 0.5}, {heads: 0.5, epochs: 0}]}", "export.prune: the same shares are given"),
         ("more", "labelling: {seed: 1}", f"labelling.seed: {UNKNOWN}"),
         ("train", "{}", f"data.train.path: {MISSING}"),
         ("train", "{text: body}", f"data.train.path: {MISSING}"),

@@ -6,6 +6,11 @@ from typing import Any
 
 from distill.evaluation.report.document import Paragraph, Section, Table
 
+_PRUNED = "-pruned-"
+_TEXT_PRUNED = (
+    "In a graph with `pruned` in its name, the student lacks some attention heads and feed-forward neurons: those "
+    "shares of them, in percent."
+)
 _TEXT = (
     "Each student was exported as several graphs. The fastest that passes its gates is served; where several are as "
     "fast, within 5 %, an exact one comes first, then the one with fixed ranges. Times are of {rows} on one core of "
@@ -38,7 +43,8 @@ def section(gap: dict[str, Any]) -> Section | None:
     ]  # fmt: skip
     together = {int(own["rows"]) for own in measured.values()}
     words = "single texts" if together == {1} else f"runs of {', '.join(map(str, sorted(together)))} texts"
-    return Section("Graphs", [Paragraph(_TEXT.format(rows=words)), Table(header, rows, words=3)])
+    pruned = [Paragraph(_TEXT_PRUNED)] if any(_PRUNED in row[1] for row in rows) else []
+    return Section("Graphs", [Paragraph(_TEXT.format(rows=words)), *pruned, Table(header, rows, words=3)])
 
 
 def _verdict(variant: str, row: dict[str, Any], served: str) -> str:

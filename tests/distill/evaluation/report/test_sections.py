@@ -166,3 +166,13 @@ def test_every_graph_that_was_tried_has_its_time_and_its_agreement(gap):
         ["small", "int8", "served", "1.250", "31 %", "99.50 %", "94.90 %", "1.0"],
         ["small", "int8-dynamic", "refused", "1.000", "25 %", "90.00 %", "90.00 %", "1.0"],
     ]
+
+
+def test_the_graphs_of_a_pruned_student_are_explained_where_there_are_some(gap):
+    measured = gap["students"]["small"]["measured"]
+    row = {"time": 0.31, "agreement": 0.995, "teacher_agreement": 0.949, "bytes": 2**20, "refused": False}
+    measured |= {"rows": 1, "milliseconds_by_variant": {"int8": 1.25}, "variants": {"int8": row}}
+    assert "lacks some attention heads" not in str(graphs.section(gap))
+    name = "int8-pruned-25-12.5"
+    measured |= {"milliseconds_by_variant": {name: 1.25}, "variants": {name: row}}
+    assert "lacks some attention heads" in str(graphs.section(gap))
