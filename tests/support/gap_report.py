@@ -45,6 +45,7 @@ def gap_report(
             "costs": asdict(found),
             "variant": variant,
             "measured": {"milliseconds": milliseconds, "bytes": 3 * 2**20, "reason": f"{variant} was fastest"},
+            "gates": {},
             "usd_per_1000": found.student_usd_per_1000,
         }
     return json.loads(

@@ -1,10 +1,11 @@
-"""The section on graphs: the variants that were tried of each student, and which one is served."""
+"""The section on graphs: the variants that were tried of each student, which one is served, and why others are not."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from distill.evaluation.report.document import Paragraph, Section, Table
+from distill.evaluation.report.document import Block, Bullets, Paragraph, Section, Table
+from distill.evaluation.report.formats import share
 
 _PRUNED = "-pruned-"
 _TEXT_PRUNED = (
@@ -44,7 +45,22 @@ def section(gap: dict[str, Any]) -> Section | None:
     together = {int(own["rows"]) for own in measured.values()}
     words = "single texts" if together == {1} else f"runs of {', '.join(map(str, sorted(together)))} texts"
     pruned = [Paragraph(_TEXT_PRUNED)] if any(_PRUNED in row[1] for row in rows) else []
-    return Section("Graphs", [Paragraph(_TEXT.format(rows=words)), *pruned, Table(header, rows, words=3)])
+    blocks: list[Block] = [Paragraph(_TEXT.format(rows=words)), *pruned, Table(header, rows, words=3)]
+    if failed := [_failure(name, gate) for name in measured for gate in _failed(gap["students"][name])]:
+        blocks += [Paragraph("Gates that refused a graph:"), Bullets(failed)]
+    return Section("Graphs", blocks)
+
+
+def _failed(student: dict[str, Any]) -> list[dict[str, Any]]:
+    return [gate for gate in student["gates"].values() if not gate["passed"]]
+
+
+def _failure(student: str, gate: dict[str, Any]) -> str:
+    """Say what was measured of a graph that a gate refused, and the limit. The gate's name begins with the graph's."""
+    variant, _, name = gate["name"].partition(": ")
+    measured, required = gate["measured"], gate["required"]
+    limit = "at least" if measured < required else "at most"
+    return f"{student}, {variant}: {name} is {share(measured, 2)}, not {limit} {100 * required:.4g} %"
 
 
 def _verdict(variant: str, row: dict[str, Any], served: str) -> str:

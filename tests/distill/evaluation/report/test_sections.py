@@ -166,6 +166,17 @@ def test_every_graph_that_was_tried_has_its_time_and_its_agreement(gap):
         ["small", "int8", "served", "1.250", "31 %", "99.50 %", "94.90 %", "1.0"],
         ["small", "int8-dynamic", "refused", "1.000", "25 %", "90.00 %", "90.00 %", "1.0"],
     ]
+    assert not [block for block in graphs.section(gap).blocks if isinstance(block, Bullets)]  # no gate failed
+    checks = (("int8-dynamic: agreement with fp32", 0.9, 0.99), ("int8-qdq: share of fp32's time", 0.981, 0.95))
+    gap["students"]["small"]["gates"] |= {
+        name: {"name": name, "measured": measured, "required": required, "passed": False}
+        for name, measured, required in checks
+    }
+    (refusals,) = [block.items for block in graphs.section(gap).blocks if isinstance(block, Bullets)]
+    assert list(refusals) == [
+        "small, int8-dynamic: agreement with fp32 is 90.00 %, not at least 99 %",
+        "small, int8-qdq: share of fp32's time is 98.10 %, not at most 95 %",
+    ]
 
 
 def test_the_graphs_of_a_pruned_student_are_explained_where_there_are_some(gap):
