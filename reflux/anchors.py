@@ -131,6 +131,7 @@ class _Asking:
         draw, again = 0, True
         while again:
             draw += 1
+            await asyncio.sleep(self._caller.hold_seconds)  # as the teacher's server asked, a minute at most
             reserved = self._caller.budget.reserve()
             if reserved is None:
                 return

@@ -58,28 +58,30 @@ def create(
     labels: Sequence[str],
     account: Account | None = None,
     *,
-    attempts: int | None = None,
+    retried_within: float | None = None,
 ) -> Teacher:
     """Make the teacher that a configuration describes; its answers have the order of `labels`.
 
-    Its calls are charged to `account`; without one, nothing is stored and no budget applies. `attempts` at each call
-    replace those of the configuration, also for the members of an ensemble. Raises TeacherError.
+    Its calls are charged to `account`; without one, nothing is stored and no budget applies. For a caller that retries
+    by itself within so many seconds (`retried_within`), it makes one attempt at each call, and fails at once if its
+    server asks for a longer wait, whatever the configuration says; so do the members of an ensemble. Raises
+    TeacherError.
     """
     typed = config if isinstance(config, BaseModel) else parse(config)
-    if attempts is not None:
-        typed = _with_attempts(typed, attempts)
+    if retried_within is not None:
+        typed = _replaced(typed, {"attempts": 1, "patience_seconds": retried_within})
     return teacher_class(getattr(typed, "kind", None)).from_config(typed, labels, account)
 
 
-def _with_attempts(config: BaseModel, attempts: int) -> BaseModel:
-    """Return a copy with this number of attempts wherever it, or a configuration within it, has such a setting."""
+def _replaced(config: BaseModel, settings: Mapping[str, float]) -> BaseModel:
+    """Return a copy with these settings wherever it, or a configuration within it, has them."""
     changes: dict[str, Any] = {}
     for name in type(config).model_fields:
         value = getattr(config, name)
-        if name == "attempts":
-            changes[name] = attempts
+        if name in settings:
+            changes[name] = settings[name]
         elif isinstance(value, BaseModel):
-            changes[name] = _with_attempts(value, attempts)
+            changes[name] = _replaced(value, settings)
         elif isinstance(value, tuple) and any(isinstance(one, BaseModel) for one in value):
-            changes[name] = tuple(_with_attempts(one, attempts) if isinstance(one, BaseModel) else one for one in value)
+            changes[name] = tuple(_replaced(one, settings) if isinstance(one, BaseModel) else one for one in value)
     return config.model_copy(update=changes)

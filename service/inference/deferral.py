@@ -25,7 +25,7 @@ from export.bundle.cascade import is_deferred
 from export.bundle.classifier import Deferred, Floats, Prediction
 from export.bundle.format import Manifest
 from service.errors import StartupError
-from service.inference.deferral_metrics import ANSWERED, DEADLINE, DeferralMetrics
+from service.inference.deferral_metrics import ANSWERED, DEADLINE, RATE_LIMITED, DeferralMetrics
 from service.inference.types import Done, RecordStage, Withdraw
 from service.settings import Settings, variable
 from service.shadow.budget import DAY, Budget
@@ -65,9 +65,7 @@ def make_deferring_teacher(settings: Settings, manifest: Manifest) -> Teacher:
             f"{variable('shutdown_seconds')}, or a stop could cut requests that wait for the teacher"
         )
     try:
-        # TeacherCaller makes a second attempt. With retries of the teacher's own, and their longer and longer pauses, a
-        # server that is down would keep each text until its deadline.
-        return teacher_from(config, manifest.labels, name, attempts=1)
+        return teacher_from(config, manifest.labels, name, settings.defer.deadline_seconds)
     except ShadowError as error:
         raise StartupError(str(error)) from error
 
@@ -196,7 +194,7 @@ class Deferral:
         """Ask the teacher about one text; return why there is no result instead. It is `late` after `until`."""
         caller, asked = self._caller, False
         if caller.hold_seconds > 0:
-            return Outcome.QUEUE_FULL
+            return RATE_LIMITED
         if (reserved := caller.budget.reserve()) is None:
             return Outcome.BUDGET
         if (ticket := caller.breaker.allow()) is None:
@@ -214,11 +212,18 @@ class Deferral:
             if not isinstance(error, TimeoutError):
                 caller.breaker.release(ticket)
                 raise
+            if caller.hold_seconds > 0:
+                caller.breaker.release(ticket)
+                return RATE_LIMITED
             if late == Outcome.TIMEOUT:
                 caller.breaker.record(ticket, success=False)
             else:  # a client in a hurry says nothing about the teacher
                 caller.breaker.release(ticket)
             return late
+        if result.outcome in (Outcome.TIMEOUT, Outcome.TEACHER_ERROR) and caller.hold_seconds > 0:
+            caller.breaker.release(ticket)
+            caller.settle(reserved, result)
+            return RATE_LIMITED
         caller.breaker.record(ticket, success=result.outcome not in FAILURES)
         caller.settle(reserved, result)
         return result

@@ -11,13 +11,15 @@ from service.shadow.metrics import SECONDS
 from service.shadow.outcome import Outcome
 from service.telemetry.series import Counters, Histograms
 
-ANSWERED, DEADLINE = "answered", "deadline"
+ANSWERED, DEADLINE, RATE_LIMITED = "answered", "deadline", "rate_limited"
 FALLBACKS = (
     *(Outcome.TIMEOUT, Outcome.BREAKER_OPEN, Outcome.BUDGET, Outcome.QUEUE_FULL, Outcome.TEACHER_ERROR),
     *(Outcome.INVALID_ANSWER, Outcome.REFUSED, Outcome.SHUTDOWN),
-    DEADLINE,
+    *(DEADLINE, RATE_LIMITED),
 )
-"""Why the last student answers a text that was left to the teacher. `deadline` is that of the request."""
+"""Why the last student answers a text that was left to the teacher.
+
+`deadline` is that of the request; `rate_limited` says that the teacher's server asked for a pause."""
 
 
 class DeferralMetrics:

@@ -93,7 +93,8 @@ class ShadowSettings(BaseModel):
     """Maximum number of concurrent calls to the teacher; a teacher in this process takes one at a time."""
 
     deadline_seconds: float = Field(default=20.0, gt=0.0)
-    """Time limit for one text, both attempts together. Beyond it the outcome is `timeout`."""
+    """Time limit for one text, both attempts together; the teacher's own `attempts` and `patience_seconds` do not
+    count. Beyond it the outcome is `timeout`."""
 
     retry_seconds: float = Field(default=0.5, ge=0.0)
     """Maximum of the random pause before the second and last attempt, after a retryable error."""

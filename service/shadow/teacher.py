@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,16 +55,18 @@ def make_teacher(settings: ShadowSettings, labels: Sequence[str]) -> Teacher:
             'shadow.enabled needs shadow.teacher, such as {"kind": "bundle", "path": "teacher-bundle"}; '
             "set it, or set shadow.enabled to false"
         )
-    return teacher_from(settings.teacher, labels, "shadow.teacher")
+    return teacher_from(settings.teacher, labels, "shadow.teacher", settings.deadline_seconds)
 
 
-def teacher_from(config: dict[str, Any], labels: Sequence[str], name: str, *, attempts: int | None = None) -> Teacher:
-    """Make the teacher of the setting called `name`. `attempts` at each call, if given, replace those it sets.
+def teacher_from(config: dict[str, Any], labels: Sequence[str], name: str, deadline_seconds: float) -> Teacher:
+    """Make the teacher of the setting called `name`, for a TeacherCaller with this deadline.
 
-    Raises ShadowError, naming the setting, if the teacher is unavailable.
+    The caller makes a second attempt. With retries of the teacher's own, and their longer and longer pauses, a server
+    that is down would keep each text until its deadline, and look like one that is slow. Raises ShadowError, naming the
+    setting, if the teacher is unavailable.
     """
     try:
-        return create(config, labels, attempts=attempts)
+        return create(config, labels, retried_within=deadline_seconds)
     except (TeacherError, ImportError) as error:
         raise ShadowError(f"{name}: {error}") from error
     except ValidationError as error:  # its own message would repeat the input, which may hold a key
@@ -129,7 +132,7 @@ class TeacherCaller:
     async def _ask(self, text: str, repeat: int) -> TeacherResult:
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
-                answers = await self._attempt_twice(text, repeat)
+                answers = await self._attempt_twice(text, repeat, time.monotonic() + self._settings.deadline_seconds)
         except TimeoutError:
             return TeacherResult(Outcome.TIMEOUT)
         except TeacherError as error:
@@ -149,11 +152,11 @@ class TeacherCaller:
             return TeacherResult(Outcome.TEACHER_ERROR)
         return self._read(answers)
 
-    async def _attempt_twice(self, text: str, repeat: int) -> object:
+    async def _attempt_twice(self, text: str, repeat: int, deadline: float) -> object:
         try:
             return await self._teacher.ask([text], repeat)
         except TeacherError as error:
-            if not error.retryable:
+            if not error.retryable or time.monotonic() + self.hold_seconds >= deadline:
                 raise
         await asyncio.sleep(self._jitter.uniform(0.0, self._settings.retry_seconds))
         return await self._teacher.ask([text], repeat)

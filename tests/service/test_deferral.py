@@ -15,6 +15,8 @@ from distill.teachers import Answer, TeacherError
 from service.app import create_worker_app
 from service.errors import StartupError
 from service.shadow import teacher as shadow_teacher
+from tests.support.decision_server import DecisionServer
+from tests.support.http_server import serving
 from tests.support.stub_teacher import StubTeacher
 from tests.support.tiny_bundle import WORDS, build_bundle, build_cascade, build_witness, rewritten
 from tests.support.waiting import until
@@ -220,6 +222,32 @@ async def test_a_server_that_is_down_is_no_timeout_and_keeps_no_text_waiting(
         counts = [await metric(client, "deferrals_total", outcome=one) for one in ("teacher_error", "timeout")]
     assert told(result) == ("billing", "1-right", True, "teacher_error")
     assert counts == [1, 0]
+
+
+@pytest.mark.parametrize("deadline_seconds", [0.5, 50.0])
+async def test_a_server_that_asks_for_a_pause_past_the_deadline_is_no_timeout_and_no_failure(
+    bundle: Any, running: Any, deadline_seconds: float
+) -> None:
+    """One text waits for no deadline. Of two at once, the second may wait for its turn at the server until then."""
+    together = [UNSURE] * (2 if deadline_seconds < 1 else 1)
+    async with serving(lambda request: httpx.Response(429, headers={"retry-after": "3000"})) as server:
+        teacher = _down("openai") | {"base_url": f"{server.url}/v1"}
+        defer = {"teacher": teacher, "deadline_seconds": deadline_seconds}
+        async with running(bundle=bundle.path, defer=defer, shutdown_seconds=4000.0) as client:
+            found = [*await answers(client, *together), *await answers(client, UNSURE)]
+            counted = await metric(client, "deferrals_total", outcome="rate_limited")
+            state = await metric(client, "deferral_breaker_state")
+    assert {told(one) for one in found} == {("billing", "1-right", True, "rate_limited")}
+    assert (counted, state) == (len(found), 0)
+
+
+async def test_a_short_pause_that_the_server_asks_for_is_waited_for(bundle: Any, running: Any) -> None:
+    server, busy = DecisionServer(), [httpx.Response(429, headers={"retry-after-ms": "500"})]
+    async with serving(lambda request: busy.pop() if busy else server(request)) as place:
+        teacher = _down("decisions") | {"base_url": f"{place.url}/v1"}
+        async with running(bundle=bundle.path, defer={"teacher": teacher, "deadline_seconds": 19.0}) as client:
+            (result,) = await answers(client, UNSURE)
+    assert (result["stage"], result["deferred"], busy) == ("teacher", True, [])
 
 
 async def test_a_tenth_of_the_days_budget_may_be_spent_at_once(deferring: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 import structlog
@@ -12,6 +13,7 @@ from distill.teachers import Answer, TeacherError
 from service.shadow.ledger import Ledger
 from service.telemetry.logging import describe
 from tests.support.fragile_tokenizer import PanicException
+from tests.support.http_server import serving
 from tests.support.waiting import until
 
 from .conftest import PlayedTeacher, agree, answer, hang
@@ -36,6 +38,7 @@ async def cancelled_inside(texts):
 
 
 PROPER = answer().probabilities
+PRICE = {"input": 1, "output": 1}
 
 FAULTS = {
     "hangs": (hang, "timeout"),
@@ -159,6 +162,27 @@ async def test_a_retryable_error_is_tried_once_more(make_shadow, failures, retry
     assert len(shadow.teacher.asked) == 2 * calls
 
 
+async def test_a_server_that_is_down_is_no_timeout(make_shadow):
+    """Nothing listens on port 9. Six attempts, the default elsewhere, take longer than this deadline on any machine."""
+    down = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", "usd_per_million": PRICE}
+    shadow = make_shadow(teacher=down, deadline_seconds=11.0)
+    await shadow.pipeline.start()
+    await shadow.process(2)
+    assert shadow.outcomes() == {"teacher_error": 2}
+
+
+async def test_a_server_that_asks_for_a_long_pause_keeps_no_call_waiting(make_shadow):
+    asked = []
+    async with serving(lambda request: asked.append(1) or httpx.Response(429, headers={"retry-after": "3000"})) as it:
+        busy = {"kind": "openai", "model": "m", "base_url": f"{it.url}/v1", "usd_per_million": PRICE}
+        shadow = make_shadow(teacher=busy, deadline_seconds=50.0, concurrency=1)
+        await shadow.pipeline.start()
+        shadow.observe(3)
+        await until(lambda: asked and shadow.metric("shadow_inflight") == 0)
+        await until(lambda: len(shadow.rows("seq")) == 3)
+        assert (len(asked), shadow.outcomes(), shadow.metric("shadow_queue_depth")) == (1, {}, 3)
+
+
 async def test_while_the_server_asks_for_no_calls_texts_wait_in_the_outbox_and_a_stop_does_not(make_shadow):
     shadow = make_shadow(agree)
     shadow.teacher.held = 3600.0
@@ -181,7 +205,7 @@ async def test_while_the_server_asks_for_no_calls_texts_wait_in_the_outbox_and_a
     assert shadow.teacher.closed
 
 
-@pytest.mark.parametrize("failing", [hang, raises(TeacherError("slow down", retryable=True))])
+@pytest.mark.parametrize("failing", [hang, raises(TeacherError("slow down", retryable=True))], ids=["late", "at once"])
 async def test_texts_in_flight_when_the_server_asks_for_no_calls_are_requeued(make_shadow, failing):
     async def busy(texts):
         shadow.teacher.held = 3600.0
