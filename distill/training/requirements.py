@@ -11,14 +11,16 @@ from distill.students.decoder import require_peft
 from distill.students.encoder import load_without_weights, pretrained_tokenizer, require_length
 from distill.students.layers import select_layers
 from distill.students.pretrained import locate
+from distill.students.prunable import prunable_layers
 from distill.task import TEACHER, Task
 
 
 def require_models(task: Task, *, elsewhere: bool = False) -> None:
     """Raise DistillError, naming the task's key, for a missing model, or one with too few positions or layers.
 
-    Checks `max_tokens` of a teacher to fine-tune, and `max_tokens` and `layers` of students. What a configuration does
-    not say is found when the model is loaded. If students are trained `elsewhere`, their models may be missing here.
+    Checks `max_tokens` of a teacher to fine-tune, `max_tokens` and `layers` of students, and that encoders can be
+    pruned if the export does so. What a configuration does not say is found when the model is loaded. If students are
+    trained `elsewhere`, their models may be missing here.
     """
     teacher = task.finetuning[0] if task.finetuning else None
     if teacher is not None:
@@ -26,7 +28,8 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
     for name, student in task.students.items():
         model = teacher.model if student.model == TEACHER and teacher is not None else student.model
         if isinstance(student, EncoderStudent):
-            _require(f"students.{name}", model, student.max_tokens, student.layers, elsewhere=elsewhere)
+            pruned = bool(task.export.prune)
+            _require(f"students.{name}", model, student.max_tokens, student.layers, pruned=pruned, elsewhere=elsewhere)
         elif isinstance(student, DecoderStudent):
             _require_decoder(f"students.{name}", model, student.max_tokens, elsewhere=elsewhere)
         elif isinstance(student, NgramsStudent):
@@ -36,7 +39,13 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
 
 
 def _require(
-    key: str, model: str, max_tokens: int, layers: int | tuple[int, ...] | None = None, *, elsewhere: bool = False
+    key: str,
+    model: str,
+    max_tokens: int,
+    layers: int | tuple[int, ...] | None = None,
+    *,
+    pruned: bool = False,
+    elsewhere: bool = False,
 ) -> None:
     try:
         with _naming(f"{key}.model"):
@@ -53,6 +62,9 @@ def _require(
     if layers is not None:
         with _naming(f"{key}.layers"):
             select_layers(start.encoder, layers)
+    if pruned:
+        with _naming(f"{key}.model"):
+            prunable_layers(start.encoder)
 
 
 def _require_decoder(key: str, model: str, max_tokens: int, *, elsewhere: bool) -> None:

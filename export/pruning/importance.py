@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill.students.padding import pad
+from distill.students.prunable import PrunableLayer
 from distill.students.student import StudentModule
-from export.pruning.layers import PrunableLayer
 
 Floats = npt.NDArray[np.float64]
 

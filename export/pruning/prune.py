@@ -17,6 +17,7 @@ from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
 from distill.students.encoder import Encoder, EncoderModule, without_dropout
+from distill.students.prunable import prunable_layers
 from distill.students.student import Student, predict, probabilities
 from distill.students.vocabulary import compact_tables
 from distill.task import Prune
@@ -24,7 +25,6 @@ from distill.training.loop import train
 from distill.training.losses import soft_kl
 from export.bundle.format import PRUNED
 from export.pruning.importance import Importance, importance
-from export.pruning.layers import prunable_layers
 from export.selection import evenly_spaced
 
 Floats = npt.NDArray[np.float64]
@@ -84,9 +84,26 @@ def prune(
     with bar(f"{name}: comparing heads and neurons", len(some)) as advance:
         important = importance(student.network.module, layers, some, advance)
     smaller = [_cut(student, important, each) for each in wanted]
-    for each in (each for each in smaller if each.settings.epochs):
-        _refit(each, student, rows, student.encode(texts), f"{name}: fitting {each.suffix.removeprefix('-')}")
+    if any(each.epochs for each in wanted):
+        lessons = _Lessons.of(student, rows, student.encode(texts))
+        for each in (each for each in smaller if each.settings.epochs):
+            _fit(each, lessons, f"{name}: fitting {each.suffix.removeprefix('-')}")
     return smaller
+
+
+@dataclass(frozen=True, slots=True)
+class _Lessons:
+    """What a student answers: its probabilities [N, K] for `rows` of token ids, and what it chooses for `held` ones."""
+
+    rows: list[list[int]]
+    probabilities: npt.NDArray[np.float32]
+    held: list[list[int]]
+    chosen: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, student: Student, rows: list[list[int]], held: list[list[int]]) -> _Lessons:
+        module = student.network.module
+        return cls(rows, probabilities(predict(module, rows), 1.0), held, predict(module, held).argmax(1))
 
 
 def _cut(student: Student, important: Sequence[Importance], settings: Prune) -> Pruned:
@@ -127,19 +144,17 @@ def kept_neurons(important: Floats, share: float) -> list[int]:
     return sorted(np.argsort(important, kind="stable")[removed:].tolist())
 
 
-def _refit(pruned: Pruned, whole: Student, rows: list[list[int]], held: list[list[int]], description: str) -> None:
+def _fit(pruned: Pruned, lessons: _Lessons, description: str) -> None:
     """Train a pruned student to answer as the whole one does. Token embeddings stay as they are."""
     module, settings = pruned.student.network.module, pruned.settings
-    targets = probabilities(predict(whole.network.module, rows), 1.0)
-    wanted = predict(whole.network.module, held).argmax(1)
     without_dropout(module)
-    with compact_tables(module, rows, held, frozen=True) as (learn, choose):
+    with compact_tables(module, lessons.rows, lessons.held, frozen=True) as (learn, choose):
         train(
             module,
             learn,
-            targets,
+            lessons.probabilities,
             lambda logits, target: soft_kl(logits, target, _TEMPERATURE),
-            lambda trained: float((predict(trained, choose).argmax(1) == wanted).mean()),
+            lambda trained: float((predict(trained, choose).argmax(1) == lessons.chosen).mean()),
             Optimisation(epochs=settings.epochs, learning_rate=settings.learning_rate),
             description,
         )

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from transformers import BertConfig, RobertaConfig
+from transformers import BertConfig, ModernBertConfig, RobertaConfig
 
 from distill.errors import DistillError
 from distill.students import layers
-from distill.task import Task
+from distill.task import Prune, Task
 from distill.training.requirements import require_models
 
 SHORT = {"max_position_embeddings": 20}
@@ -72,6 +72,18 @@ def test_the_key_is_named_in_one_line(task, student, message):
     with pytest.raises(DistillError, match=message) as refused:
         require_models(task(student))
     assert "\n" not in str(refused.value)
+
+
+def test_an_encoder_that_cannot_be_pruned_is_refused_before_it_is_trained(task, tiny_model):
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    modern = task({"model": str(tiny_model(ModernBertConfig, **special)), "layers": 2})
+    require_models(modern)
+    prune = modern.export.model_copy(update={"prune": (Prune(heads=0.5),)})
+    expected = r"students\.small\.model: export\.prune: cannot prune a modernbert model, only bert, roberta, .* model$"
+    with pytest.raises(DistillError, match=expected):
+        require_models(modern.model_copy(update={"export": prune}))
+    small = task({})
+    require_models(small.model_copy(update={"export": prune}))
 
 
 def test_a_model_may_be_on_the_machine_that_trains_alone(task):

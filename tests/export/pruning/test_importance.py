@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
+from distill.students.prunable import prunable_layers
 from export.pruning.importance import importance
-from export.pruning.layers import prunable_layers
 
 STEP = 1e-2
 

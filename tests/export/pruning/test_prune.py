@@ -11,8 +11,8 @@ import torch
 from scipy.special import softmax
 
 from distill.errors import DistillError
+from distill.students.prunable import prunable_layers
 from distill.task import Prune
-from export.pruning.layers import prunable_layers
 from export.pruning.prune import kept_heads, kept_neurons, prune
 
 

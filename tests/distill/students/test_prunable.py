@@ -13,7 +13,7 @@ from transformers import BertConfig, DistilBertConfig, ElectraConfig, ModernBert
 from distill.errors import DistillError
 from distill.students.config import EncoderStudent
 from distill.students.encoder import build as build_encoder
-from export.pruning.layers import prunable_layers
+from distill.students.prunable import prunable_layers
 
 SHAPE: dict[str, Any] = {"num_attention_heads": 4, "intermediate_size": 24, "max_position_embeddings": 66}
 KEPT = [([1, 2, 3], [0, 5, 6, 23]), ([0], list(range(20)))]

@@ -2,7 +2,7 @@
 
 A head is as many rows of the weights of query, key and value as it is wide, and as many columns of the product behind
 the attention. A neuron is a row of the first feed-forward product and a column of the second. Which of them matter is
-decided in `importance`.
+decided in `export.pruning.importance`.
 """
 
 from __future__ import annotations
