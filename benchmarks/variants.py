@@ -42,14 +42,14 @@ ROUNDS = 10
 LOADS = 9
 
 
-def make(student: Student, folder: Path, typical: Sequence[str]) -> dict[str, Path]:
-    """Make the graphs of a student that an export tries on a CPU."""
+def make(student: Student, folder: Path, typical: Sequence[str], kinds: Sequence[str] = KINDS) -> dict[str, Path]:
+    """Make the graphs of a student that an export tries on a CPU, of the reduced ones those of `kinds`."""
     folder.mkdir()
     student.encode(["a"])  # sets the truncation
     student.tokenizer.save(str(folder / TOKENIZER))
     export_onnx(student, folder / MODEL)
     config = getattr(student.network.module, "config", None)
-    return make_variants(folder / MODEL, folder, config, student.encode(typical), KINDS)
+    return make_variants(folder / MODEL, folder, config, student.encode(typical), kinds)
 
 
 def load(student: Student, graphs: dict[str, Path]) -> dict[str, Classifier]:
