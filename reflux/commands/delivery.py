@@ -24,6 +24,8 @@ def push(
 
     pushed = push_bundle(bundle, target, sign_key=sign_key)
     _tell(f"{target}: {_described(pushed.bundle)}{'' if sign_key is None else ', signed'}")
+    if pushed.bundle.manifest.deferred_below is not None:
+        _tell("It leaves texts to its teacher: `reflux k8s init` needs --with deferring")
     typer.echo(pushed.digest)  # alone on standard output, for scripts
 
 

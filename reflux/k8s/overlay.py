@@ -22,12 +22,14 @@ from reflux.k8s.teacher_files import to_mount
 from reflux.k8s.teacher_keys import addresses, key_files
 
 _PODS = "reflux|reflux-worker|reflux-canary|reflux-canary-worker"
+_WORKERS = "reflux-worker|reflux-canary-worker"
 _ACCOUNTS = "reflux|reflux-worker|reflux-promote"
 _RUNBOOK = "reflux-runbook"
 _SIGNING = "reflux-signing"
 _TEACHER = "reflux-teacher"
 _CANARY = "canary-plain"
 _REDISTILL = "redistill"
+_DEFERRING = "deferring"
 
 
 def _public(file: Path) -> bytes:
@@ -126,9 +128,10 @@ class Overlay:
 
     def notes(self) -> list[str]:
         """Return what else somebody has to make: claims, the login of a registry, volumes of the teacher."""
+        asking = "reflux and reflux-worker" if _DEFERRING in self.components else "reflux-worker"
         found = [
-            f"Its teacher reads {path}, which no pod has by itself: mount a volume there in reflux-worker, and in each "
-            "copy of its pod."
+            f"Its teacher reads {path}, which no pod has by itself: mount a volume there in {asking}, and in each copy "
+            "of its pod."
             for path in to_mount(self.teacher)
         ]
         if len(files := key_files(self.teacher)) > 1:
@@ -210,7 +213,7 @@ class Overlay:
         volumes = [
             (_PODS, "keys", self.keys_secret),
             (_PODS, "database", self.database_secret),
-            ("reflux-worker|reflux-canary-worker", "teacher", self.teacher_secret),
+            (_PODS if _DEFERRING in self.components else _WORKERS, "teacher", self.teacher_secret),
             (_PODS, "registry", self.registry_secret if self.bundle.delivery == "init-container" else None),
         ]
         patches = [mount(pods, volume, secret) for pods, volume, secret in volumes if secret is not None]

@@ -26,6 +26,10 @@ EDGES = {
         "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},
         "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *PULL},  # which includes the teacher
     },
+    ("cpu", "deferring"): {
+        "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE, *TEACHER},
+        "Deployment/reflux-worker": {DNS, CLIENTS, MONITORING, *DATABASE, *TEACHER},
+    },
     ("cpu", "gap-report"): {
         "Deployment/reflux": {DNS, CLIENTS, MONITORING, *DATABASE},
         "Deployment/reflux-worker": {

@@ -195,6 +195,7 @@ def test_the_worker_alone_has_the_key_of_the_teacher():
     serving, worker = secrets(pods["reflux"][0]), secrets(pods["reflux-worker"][0])
     assert serving == {"reflux-keys", "reflux-database"}
     assert worker == {"reflux-keys", "reflux-database", "reflux-teacher"}
+    assert secrets(of_reflux("cpu", "deferring")["reflux"][0]) == worker
     assert pods["reflux"][1]["REFLUX_SHADOW__ASK"] == "false"
     assert "REFLUX_SHADOW__ASK" not in pods["reflux-worker"][1]
 

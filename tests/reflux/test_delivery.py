@@ -8,6 +8,7 @@ import pytest
 
 from export.delivery.image import Image
 from reflux import cli
+from tests.support.tiny_bundle import build_cascade
 
 
 def reflux(*arguments, monkeypatch, capsys):
@@ -34,6 +35,15 @@ def test_the_digest_is_alone_on_standard_output(tiny_bundle, tmp_path, monkeypat
     assert run("pull", shelf, bundle, *options) == (0, f"{digest}\n", f"{bundle}: tiny, version {version}\n")
     again = run("pull", shelf, bundle, "--digest", digest)
     assert again == (0, f"{digest}\n", f"{bundle}: tiny, version {version}, was there already\n")
+
+
+def test_a_bundle_that_leaves_texts_to_its_teacher_says_what_serving_it_needs(
+    tiny_bundle, tmp_path, monkeypatch, capsys
+):
+    deferring = build_cascade(tmp_path / "deferring", [tiny_bundle], [], defer=0.8)
+    code, out, err = reflux("push", deferring.path, tmp_path / "shelf", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out) == (0, f"{Image.of(deferring).digest}\n")
+    assert "`reflux k8s init` needs --with deferring" in err
 
 
 def test_what_fails_is_told_in_one_line(tmp_path, monkeypatch, capsys):

@@ -255,6 +255,28 @@ def test_the_way_to_the_database_is_as_narrow_as_its_address_says(overlay, url, 
     assert [port["port"] for port in found.get("ports", ())] == ([rule["port"]] if "port" in rule else [])
 
 
+@pytest.mark.parametrize("canary", [False, True])
+def test_where_texts_are_left_to_the_teacher_the_pods_that_answer_reach_it_with_its_key(overlay, canary):
+    more = ("--with", "canary-plain", "--delivery", "init-container") if canary else ()
+    url = "https://teacher.example:8443/v1"
+    teacher = json.dumps({"kind": "openai", "model": "m", "base_url": url, "key_env": "MY_KEY"})
+    documents = overlay("--with", "deferring", "--teacher-secret", "our-teacher", *more, teacher=teacher)
+    asking = ["reflux", "reflux-worker", *(["reflux-canary", "reflux-canary-worker"] if canary else [])]
+    for name in asking:
+        pod = find(documents, "Deployment", name)["spec"]["template"]
+        secret = volumes(documents, name)["teacher"]["secret"]
+        assert secret == {"secretName": "our-teacher", "optional": True, "defaultMode": 0o440}
+        mounted = {"name": "teacher", "mountPath": "/teacher", "readOnly": True}
+        assert mounted in pod["spec"]["containers"][0]["volumeMounts"]
+        assert ("out", "0.0.0.0/0", ("TCP:8443",)) in edges(documents, pod["metadata"]["labels"])
+
+
+def test_a_folder_that_the_deferring_pods_read_is_to_be_mounted_in_both(tmp_path):
+    given = GIVEN | {"--teacher": '{"kind": "bundle", "path": "/teacher-bundle"}'}
+    result = init(tmp_path / "tickets", "--with", "deferring", given=given)
+    assert "mount a volume there in reflux and reflux-worker, and in each copy" in result.output
+
+
 def test_a_teacher_in_the_cluster_is_reached_in_its_namespace(overlay):
     teacher = '{"kind": "openai", "model": "m", "base_url": "http://vllm.models.svc:8000/v1"}'
     (rule,) = find(overlay(teacher=teacher), "NetworkPolicy", "reflux-teacher")["spec"]["egress"]
