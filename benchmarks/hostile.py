@@ -43,7 +43,9 @@ def routes(name: str) -> dict[str, str]:
         f"/v1/models/{name}:predict": '{"instances": %s}',
         f"/v2/models/{name}/infer": V2,
         "/v1/decisions": '{"input": "a", "questions": %s}',
-        "/v1/systemone": '{"state": "a", "questions": {"q": {"type": "choice", "criteria": %s}}}',
+        "/v1/decisions (choices)": '{"input": "a", "questions": [{"type": "choice", "choices": %s}]}',
+        "/v1/systemone": '{"state": "a", "questions": %s}',
+        "/v1/systemone (criteria)": '{"state": "a", "questions": {"q": {"type": "choice", "criteria": %s}}}',
     }
 
 
