@@ -69,6 +69,29 @@ def test_texts_that_are_not_counted_are_a_ticket(tmp_path, trouble):
     run(tmp_path, [*pod.series(), *constants("a", minutes=30)], [firing(30, ("RefluxShadowMiscounts", "v1"))])
 
 
+@pytest.mark.parametrize(
+    ("failing", "fires"), [("teacher_error", True), ("rate_limited", True), ("refused", False), ("deadline", False)]
+)
+def test_texts_that_the_teacher_should_have_answered_are_a_ticket(tmp_path, failing, fires):
+    """Of 100 deferred texts in a minute, 60 get no answer of the teacher's."""
+    pod = Pod("a", PROPENSITY).born().serve(30, CALM)
+    deferred = [
+        {"series": f'reflux_deferrals_total{{model_version="v1", pod="a", outcome="{outcome}"}}', "values": counts}
+        for outcome, counts in (("answered", "0+40x30"), (failing, "0+60x30"), ("timeout", "0x30"))
+    ]
+    told = [("RefluxDeferralsFail", "v1")] if fires else []
+    run(tmp_path, [*pod.series(), *constants("a", minutes=30), *deferred], [firing(10), firing(30, *told)])
+
+
+def test_a_teacher_that_misses_a_few_deferred_texts_is_no_ticket(tmp_path):
+    pod = Pod("a", PROPENSITY).born().serve(30, CALM)
+    deferred = [
+        {"series": f'reflux_deferrals_total{{model_version="v1", pod="a", outcome="{outcome}"}}', "values": counts}
+        for outcome, counts in (("answered", "0+60x30"), ("timeout", "0+40x30"))
+    ]
+    run(tmp_path, [*pod.series(), *constants("a", minutes=30), *deferred], [firing(30)])
+
+
 def test_processes_that_share_a_store_may_restart_alone(tmp_path):
     """A serving process restarts after ten minutes, the worker after five: each began with nothing, and has nothing."""
 

@@ -20,7 +20,7 @@ from export.bundle.format import Bundle
 from service.monitor.evalues import LOG_PAGE, LOG_TICKET
 from tests.support.prometheus import Prometheus
 from tests.support.service_process import ServiceProcess, service_process
-from tests.support.tiny_bundle import MAX_TOKENS, POISON, WORDS, build_bundle, mixed_texts, rewritten
+from tests.support.tiny_bundle import MAX_TOKENS, POISON, WORDS, build_bundle, build_cascade, mixed_texts, rewritten
 from tests.support.waiting import PATIENCE
 
 Trouble = Callable[[httpx.AsyncClient], Awaitable[None]]
@@ -31,6 +31,14 @@ ORDINARY = tuple(mixed_texts(tuple(WORDS), 400))
 
 WRONG = dict.fromkeys(WORDS["billing"], "shipping") | dict.fromkeys(WORDS["account"], "technical")
 """What a student that is often wrong takes words for."""
+
+NOWHERE = {
+    "kind": "openai",
+    "model": "m",
+    "base_url": "http://127.0.0.1:9/v1",
+    "usd_per_million": {"input": 1, "output": 1},
+}
+"""A teacher whose server is down: nothing listens on port 9."""
 
 SLO = 0.1
 PLAN = {
@@ -197,6 +205,14 @@ def build_cases(folder: Path) -> list[Case]:
             student("defective"),
             ordinary(),
             module="tests.support.defective_service",
+        ),
+        case(
+            "its students leave most texts to a teacher whose server is down",
+            "RefluxDeferralsFail",
+            build_cascade(folder / "deferring", [student("undecided")], [], name="deferring", defer=0.99),
+            ordinary(),
+            shadow=unseen,
+            REFLUX_DEFER__TEACHER=json.dumps(NOWHERE),
         ),
         case(
             "half of the requests break the graph",

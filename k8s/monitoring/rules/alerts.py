@@ -22,6 +22,7 @@ def alerts_group() -> Group:
     _blindness(group)
     _causes(group)
     _pipeline(group)
+    _deferring(group)
     _answers(group)
     return group
 
@@ -135,6 +136,24 @@ def _pipeline(group: Group) -> None:
         keep="1h",
         summary=f"Texts of {VERSION} are not counted",
         description="{{ $value | printf `%.0f` }} texts are missing in the counts of shadowing: a defect of Reflux.",
+    )
+
+
+def _deferring(group: Group) -> None:
+    # The teacher may decline a text, a client may be in a hurry, and a pod may stop: none of these is a failure.
+    failed, asked = "answered|refused|deadline|shutdown", "deadline|shutdown"
+    group.alert(
+        "RefluxDeferralsFail",
+        f"""
+        sum by (model_version) (increase(reflux_deferrals_total{{outcome!~"{failed}"}}[1h]))
+        / (sum by (model_version) (increase(reflux_deferrals_total{{outcome!~"{asked}"}}[1h])) > 0) > 0.5
+        {SERVED}
+        """,
+        severity="ticket",
+        wait="15m",
+        keep="1h",
+        summary=f"The teacher does not answer what the students of {VERSION} leave to it",
+        description="{{ $value | humanizePercentage }} of such texts of the last hour got a student's answer instead.",
     )
 
 
