@@ -12,8 +12,6 @@ machine does is not in them.
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,11 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import openvino
-from variants import load, make
+from variants import chosen, load, make
 
-from distill.run import Run
 from distill.students.student import Student, load_student
-from distill.task import load_task
 from export.bundle.classifier import INPUTS, OUTPUTS, Encoded
 from export.bundle.format import INT8, INT8_QDQ, PLAIN
 from export.graph.portable import make_portable
@@ -122,19 +118,11 @@ def compare(student: Student, typical: Sequence[str], texts: Sequence[str]) -> N
 
 def main() -> None:
     """Compare the students that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("task", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("students", nargs="+")
-    parser.add_argument("--core", type=int, default=None, help="run on this core alone")
-    given = parser.parse_args()
-    if given.core is not None:
-        os.sched_setaffinity(0, {given.core})
-    run = Run(load_task(given.task), given.run)
+    run, students = chosen(__doc__)
     splits = run.splits()
     texts = evenly_spaced(splits.test.texts, TEXTS)
     print(f"OpenVINO {openvino.__version__}, {len(texts)} texts, {ROUNDS} rounds, one thread")
-    for name in given.students:
+    for name in students:
         print(f"\n{name}\n")
         compare(load_student(run.student(name).path), evenly_spaced(splits.validation.texts, TYPICAL_TEXTS), texts)
 

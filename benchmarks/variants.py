@@ -42,6 +42,20 @@ ROUNDS = 10
 LOADS = 9
 
 
+def chosen(description: str) -> tuple[Run, list[str]]:
+    """Read the command line, keep to the core that it names, and return the run and its students' names."""
+    parser = argparse.ArgumentParser(description=description.split("\n\n")[0])
+    parser.add_argument("task", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("students", nargs="+")
+    parser.add_argument("--core", type=int, default=None, help="run on this core alone")
+    given = parser.parse_args()
+    if given.core is not None:
+        os.sched_setaffinity(0, {given.core})
+    run = Run(load_task(given.task), given.run)
+    return run, given.students
+
+
 def make(student: Student, folder: Path, typical: Sequence[str], kinds: Sequence[str] = KINDS) -> dict[str, Path]:
     """Make the graphs of a student that an export tries on a CPU, of the reduced ones those of `kinds`."""
     folder.mkdir()
@@ -95,22 +109,14 @@ def show_variants(student: Student, graphs: dict[str, Path], texts: Sequence[str
 
 def main() -> None:
     """Measure the students that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("task", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("students", nargs="+")
-    parser.add_argument("--core", type=int, default=None, help="run on this core alone")
-    given = parser.parse_args()
-    if given.core is not None:
-        os.sched_setaffinity(0, {given.core})
-    run = Run(load_task(given.task), given.run)
+    run, students = chosen(__doc__)
     splits, soft = run.splits(), run.soft_labels()
     known = set(soft.ids)
     test = splits.test.take([row for row, name in enumerate(splits.test.ids) if name in known])
     said = soft.probabilities[soft.rows_of(test.ids)].argmax(axis=1)
     held = splits.validation.texts
     typical = evenly_spaced(held, TYPICAL_TEXTS)
-    for name in given.students:
+    for name in students:
         student = load_student(run.student(name).path)
         print(f"\n{name}, {len(test.texts):,} texts\n")
         with TemporaryDirectory() as scratch:
