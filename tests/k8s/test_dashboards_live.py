@@ -83,6 +83,14 @@ async def ask(port: int, texts: Sequence[str]) -> None:
         await until(compared, pause=0.1)
 
 
+async def leave(port: int, texts: Sequence[str]) -> None:
+    """Classify texts that are all left to the teacher."""
+    address = f"http://127.0.0.1:{port}/classify"
+    async with httpx.AsyncClient(headers={"x-api-key": ADMIN}, timeout=PATIENCE) as client:
+        results = (await client.post(address, json={"texts": texts})).json()["results"]
+    assert {result["stage"] for result in results} == {"teacher"}
+
+
 async def empty(server: Prometheus, exprs: dict[str, str]) -> list[str]:
     """Return the names of the expressions without a finite value."""
     found = []
@@ -112,7 +120,8 @@ async def complete(server: Prometheus, exprs: dict[str, str]) -> None:
 async def test_every_panel_and_every_event_has_data(tmp_path):
     better = build_bundle(tmp_path / "teacher")
     wrong = build_bundle(tmp_path / "wrong", flip={"refund": "shipping", "late": "technical"})
-    cascade = build_cascade(tmp_path / "cascade", [wrong, build_bundle(tmp_path / "last")], [0.7])
+    student_alone = build_bundle(tmp_path / "last")
+    cascade = build_cascade(tmp_path / "cascade", [wrong, student_alone], [0.7])
     student = with_everything(cascade, tmp_path / "student")
     shadow = {
         "ENABLED": "true",
@@ -127,12 +136,17 @@ async def test_every_panel_and_every_event_has_data(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(key_line("desk", ADMIN, "admin"))
     plan = {"REFLUX_WORKERS": "1", "REFLUX_BATCH_TOKENS": "512", "REFLUX_API_KEYS": str(keys)}
+    # A bundle that defers takes no witness.
+    defers = build_cascade(tmp_path / "deferring", [student_alone], [], name="deferring", defer=0.99)
+    taught = {"REFLUX_DEFER__TEACHER": shadow["TEACHER"]}
     async with (
         service_process(REFLUX_BUNDLE=str(student.path), **plan, **settings) as service,
-        prometheus(tmp_path, service.port) as server,
+        service_process(REFLUX_BUNDLE=str(defers.path), **plan, **taught) as deferring,
+        prometheus(tmp_path, service.port, deferring.port) as server,
     ):
         await complete(server, EVENTS)
         await ask(service.port, TEXTS)
+        await leave(deferring.port, TEXTS[:12])
 
         async def scraped() -> bool:
             (row, *_) = await server.query("sum(reflux_shadow_compared_total)") or [None]
@@ -140,3 +154,5 @@ async def test_every_panel_and_every_event_has_data(tmp_path):
 
         await until(scraped, pause=0.2)
         await complete(server, QUERIES)
+        by_stage = await server.query("sum by (stage) (reflux_cascade_answers_total)")
+        assert "teacher" in {row["metric"]["stage"] for row in by_stage}

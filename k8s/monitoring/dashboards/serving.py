@@ -236,9 +236,9 @@ _CASCADE = Row(
     (
         Lines(
             title="Texts by the stage that answered",
-            description="Share of the texts that each stage of a cascade answered, the cheapest first. More for the "
-            "later ones: the texts have become harder, and answers slower and dearer; look at the drift of inputs. A "
-            "bundle without stages has no lines. Of all texts, no sample.",
+            description="Share of the texts that each stage of a cascade answered, the cheapest first, and *teacher* "
+            "where texts are left to it. More for the later ones: the texts have become harder, and answers slower and "
+            "dearer; look at the drift of inputs. A bundle without stages has no lines. Of all texts, no sample.",
             queries=(
                 Query(
                     f"{rate('reflux_cascade_answers_total', by=_STAGE)} / on (model_version) group_left () "
@@ -253,7 +253,7 @@ _CASCADE = Row(
         Lines(
             title="Time of each stage",
             description="Seconds per second that tokenising and the graph of each stage of a cascade take, all pods: "
-            "what the answers above cost. Of all runs, no sample.",
+            "what the answers above cost. The *teacher* computes elsewhere. Of all runs, no sample.",
             queries=(Query(rate("reflux_cascade_run_seconds_total", by=_STAGE), "{{stage}} {{model_version}}"),),
             unit="s",
             stacked=True,
@@ -261,10 +261,54 @@ _CASCADE = Row(
         ),
         Lines(
             title="Texts of each stage",
-            description="Texts that each stage of a cascade answered per second, all pods.",
+            description="Texts that each stage of a cascade, and the *teacher* after them, answered per second, all "
+            "pods.",
             queries=(Query(rate("reflux_cascade_answers_total", by=_STAGE), "{{stage}} {{model_version}}"),),
             unit="reqps",
             stacked=True,
+            width=8,
+        ),
+    ),
+)
+_DEFERRING = Row(
+    "Texts left to the teacher",
+    (
+        Lines(
+            title="What became of deferred texts",
+            description="Texts per second that no student of a cascade was sure of: *answered* by the teacher, or by "
+            "the last student after all, for want of money (*budget*), time (*timeout*, *deadline*), room "
+            "(*queue_full*) or an answer (*teacher_error*, *breaker_open*, *rate_limited*, *refused*, "
+            "*invalid_answer*), or in a *shutdown*. Mostly not *answered*: RefluxDeferralsFail in the runbook. A "
+            "bundle that defers nothing has no lines. Of all texts, no sample.",
+            queries=(
+                Query(
+                    f"{rate('reflux_deferrals_total', by=('model_version', 'outcome'))} > 0",
+                    "{{outcome}} {{model_version}}",
+                ),
+            ),
+            unit="reqps",
+            stacked=True,
+            width=8,
+        ),
+        Lines(
+            title="Time of deferred texts",
+            description="Median and 95th percentile from leaving a text to the teacher to its answer, whoever gives "
+            "it, to the accuracy of the histogram's buckets. At `defer.deadline_seconds`: the teacher is too slow. Of "
+            "all deferred texts, no sample.",
+            queries=tuple(
+                Query(quantile(of, "reflux_deferral_seconds"), f"{name} {{{{model_version}}}}")
+                for of, name in ((0.5, "median"), (0.95, "95 %"))
+            ),
+            unit="s",
+            width=8,
+        ),
+        Lines(
+            title="Cost of deferred texts",
+            description="What the teacher's answers to requests cost per day at the present rate, all pods, in US "
+            "dollars by the teacher's price list. The limit `defer.usd_per_day` is that of one process. 0 for a "
+            "teacher without a price.",
+            queries=(Query(f"86400 * {rate('reflux_deferral_cost_usd_total')}", "{{model_version}}"),),
+            unit="currencyUSD",
             width=8,
         ),
     ),
@@ -274,6 +318,6 @@ DASHBOARD = Dashboard(
     name="serving",
     title="Reflux / Serving",
     description="Rate, errors and latency of requests, and what the processes use.",
-    rows=(_RED, _LATENCY, _CASCADE, _PROCESS),
+    rows=(_RED, _LATENCY, _CASCADE, _DEFERRING, _PROCESS),
     since="now-6h",
 )
