@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.run import RECORD, Run
-from distill.stages import Stage, write_atomic
+from distill.run import Run, save_student
+from distill.stages import Stage
 from distill.students.pretrained import weights_version
 from distill.task import TEACHER, Student
 
 if TYPE_CHECKING:
     from distill.training.comparisons import Way
+    from distill.training.distil import DistilledStudent
 
 
 class Comparisons:
@@ -54,9 +53,9 @@ class Comparisons:
         for name in self.run.task.compared:
             self.run.student(name).require("train")
             for way in self.ways(name):
-                on_every_process(self.stage(name, way), partial(self._train, name, way))
+                on_every_process(self.stage(name, way), partial(self._train, name, way), save_student)
 
-    def _train(self, name: str, way: Way, folder: Path) -> None:
+    def _train(self, name: str, way: Way) -> DistilledStudent:
         from distill.training.comparisons import train_on_labels, train_on_people
 
         run, soft = self.run, self.run.soft_labels()
@@ -64,12 +63,9 @@ class Comparisons:
         description = f"training {name} for comparison, {way}"
         config = run.student_config(name)
         if way == "human":
-            trained = train_on_people(run.student(name).path, config, soft, learn, choose, description)
-        else:
-            begun = self._base(name) if way == "pretrained" else None
-            trained = train_on_labels(way, begun or config, soft, learn, choose, description)
-        trained.student.save(folder)
-        write_atomic(folder / RECORD, json.dumps(trained.record, indent=2) + "\n")
+            return train_on_people(run.student(name).path, config, soft, learn, choose, description)
+        begun = self._base(name) if way == "pretrained" else None
+        return train_on_labels(way, begun or config, soft, learn, choose, description)
 
     def _base(self, name: str) -> Student | None:
         """Return a student that begins at the teacher, as it begins at the model that the teacher was fitted from."""

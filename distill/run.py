@@ -42,6 +42,7 @@ from distill.teachers.local import Fit, LocalConfig
 
 if TYPE_CHECKING:
     from distill.training.checkpoint import Checkpoint
+    from distill.training.distil import DistilledStudent
 
 LABELS = "labels.parquet"
 ANSWERS = "answers.sqlite"
@@ -266,7 +267,7 @@ class Run:
 
         self.labels.require("label")
         stage = self.student(name)
-        path = on_every_process(stage, lambda folder: self._train(folder, name))
+        path = on_every_process(stage, lambda: self._train(name), save_student)
         self._checkpoint(stage).remove()
         return path
 
@@ -308,7 +309,7 @@ class Run:
         teacher = teachers.create(self.teacher_config(), self.soft_labels().labels)
         embed_all(teacher, join(*self.labelled())).write(folder / EMBEDDINGS)
 
-    def _train(self, folder: Path, name: str) -> None:
+    def _train(self, name: str) -> DistilledStudent:
         from distill.training.distil import distil
 
         learn, choose = self.labelled()
@@ -316,9 +317,13 @@ class Run:
         checkpoint, config, embeddings = self._checkpoint(self.student(name)), self.student_config(name), None
         if config.embedding_phase is not None and self.embeddings is not None:
             embeddings = Embeddings.read(self.embeddings.require("label") / EMBEDDINGS)
-        distilled = distil(config, soft, learn, choose, f"training {name}", weights, checkpoint, embeddings)
-        distilled.student.save(folder)
-        write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
+        return distil(config, soft, learn, choose, f"training {name}", weights, checkpoint, embeddings)
+
+
+def save_student(distilled: DistilledStudent, folder: Path) -> None:
+    """Write a trained student and the record of its training. Raises DistillError as `Student.save` does."""
+    distilled.student.save(folder)
+    write_atomic(folder / RECORD, json.dumps(distilled.record, indent=2) + "\n")
 
 
 def _labelled(split: S, known: set[str]) -> S:

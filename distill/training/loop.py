@@ -8,8 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from distill.training.precision import autocast
 
 Floats = npt.NDArray[np.floating]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Result = TypeVar("Result")
 
 _POOL = 64  # batches sorted by length together
 
@@ -122,10 +122,11 @@ def train(
     return course.history()
 
 
-def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
+def on_every_process(stage: Stage, work: Callable[[], Result], save: Callable[[Result, Path], None]) -> Path:
     """Build a stage unless it is up to date, and return its path.
 
-    Under `accelerate launch` every process does the work, since they train together; the main one keeps the result.
+    Under `accelerate launch` every process does the work, since they train together. The main one alone saves the
+    result: transformers 5 writes no weights in any other.
     """
     # Not PartialState, which does not see several processes on CPUs by itself.
     state = Accelerator()
@@ -134,10 +135,9 @@ def on_every_process(stage: Stage, work: Callable[[Path], None]) -> Path:
     if done:
         return stage.path
     if state.is_main_process:
-        stage.build(work)
+        stage.build(lambda folder: save(work(), folder))
     else:
-        with TemporaryDirectory() as folder:
-            work(Path(folder))
+        work()
     state.wait_for_everyone()
     return stage.path
 

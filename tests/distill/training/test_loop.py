@@ -293,19 +293,22 @@ class OneOfMany:
 
 
 @pytest.mark.parametrize("main", [True, False])
-def test_every_process_works_and_the_main_one_keeps_the_result(tmp_path, monkeypatch, main):
-    process, folders = OneOfMany(main), []
+def test_every_process_works_and_the_main_one_alone_saves_the_result(tmp_path, monkeypatch, main):
+    process, worked = OneOfMany(main), []
     monkeypatch.setattr(loop, "Accelerator", lambda: process)
 
-    def work(folder: Path) -> None:
-        (folder / "weights").write_text("x")
-        folders.append(folder)
+    def work() -> str:
+        worked.append(main)
+        return "x"
+
+    def save(weights: str, folder: Path) -> None:
+        (folder / "weights").write_text(weights)
 
     stage = Stage(tmp_path / "student", {"seed": 1})
-    assert on_every_process(stage, work) == stage.path
-    assert len(folders) == 1
+    assert on_every_process(stage, work, save) == stage.path
+    assert worked == [main]
+    assert [file.read_text() for file in stage.path.glob("weights")] == (["x"] if main else [])
     assert stage.done == main
-    assert not folders[0].exists()  # a staging folder, or one that only this process had
     assert process.waits == 2
 
 
@@ -314,4 +317,4 @@ def test_no_process_works_on_what_is_up_to_date(tmp_path, monkeypatch, main):
     monkeypatch.setattr(loop, "Accelerator", lambda: OneOfMany(main))
     stage = Stage(tmp_path / "student", {"seed": 1})
     stage.build(lambda folder: None)
-    on_every_process(stage, lambda folder: pytest.fail("made again"))
+    on_every_process(stage, lambda: pytest.fail("made again"), lambda made, folder: pytest.fail("saved again"))
