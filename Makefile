@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-$(RUNTIME)
 # The address of an index with builds of torch for CPUs; README.md says where to find it.
 TORCH_INDEX ?=
 
-.PHONY: setup demo serve test test-pythons surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-gateway rehearse-hosts rehearse-image lint format lock clean
+.PHONY: setup demo serve test test-pythons test-transformers-4 surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-gateway rehearse-hosts rehearse-image lint format lock clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,15 @@ test: setup
 # The suite on every supported Python that is found on this machine, in environments of their own (`.venv-3.12`, …).
 test-pythons:
 	.ci/pythons
+
+# The suite with transformers 4.57 and optimum-onnx, which exports decoders there; constraints.txt has transformers 5.
+# TESTS="tests/distill tests/export" runs these alone.
+TRANSFORMERS_4 := transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2 optimum==2.1.0 optimum-onnx==0.1.0
+TESTS ?=
+test-transformers-4:
+	$(MAKE) setup VENV=$(VENV)-transformers4
+	$(VENV)-transformers4/bin/python -m pip install --quiet --progress-bar off $(TRANSFORMERS_4)
+	OMP_NUM_THREADS=1 $(VENV)-transformers4/bin/python -m pytest --numprocesses auto $(TESTS)
 
 # Writes down anew what tests/service/test_surface.py compares with: operations, settings, metrics.
 surface: setup
