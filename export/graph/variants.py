@@ -13,6 +13,7 @@ from export.bundle.classifier import Classifier, GraphTokenizer
 from export.bundle.format import FP16, FUSED, INT8, PLAIN
 from export.bundle.session import create_session
 from export.graph.float16 import to_float16
+from export.graph.head_counts import write_head_counts
 from export.graph.quantise import KINDS, quantise
 from export.graph.quiet import quiet
 from export.graph.unpad import unpad
@@ -61,15 +62,17 @@ def fuse(source: Path, target: Path, config: Any) -> Path:
     """Fuse attention, layer norm and GELU into ONNX Runtime's own operators. Exact up to rounding."""
     from onnxruntime.transformers.optimizer import optimize_model
 
+    counted = write_head_counts(source, target.with_name(f"counted-{target.name}"))
     with quiet():
         model = optimize_model(
-            str(source),
+            str(counted),
             model_type=_FUSIONS[config.model_type],
             num_heads=config.num_attention_heads,
             hidden_size=config.hidden_size,
             opt_level=1,
         )
         model.save_model_to_file(str(target))
+    counted.unlink()
     return target
 
 
