@@ -32,7 +32,7 @@ from service.state import state_of
 
 _DIGITS = 6
 _SCORE = f".{_DIGITS}f"
-_MOST_VERSIONS = 16
+_MOST_MANIFESTS = 16
 _EXACTLY_ONE: list[JsonValue] = [
     {"properties": {"text": {"type": "string"}}, "required": ["text"]},
     {"properties": {"texts": {"type": "array"}}, "required": ["texts"]},
@@ -193,14 +193,14 @@ def _to_json(request_id: str, answer: Predictions, asked: ClassifyRequest) -> by
     The request's id needs no escaping.
     """
     manifest = answer.manifest
-    parts = _parts_by_version.get(manifest.version) or _fixed_parts(manifest)
+    parts = _parts_by_manifest.get(id(manifest)) or _fixed_parts(manifest)
     rule = answer.decision
     results = ",".join([_result(prediction, parts, asked, rule) for prediction in answer.predictions])
     return f'{{"request_id":"{request_id}",{parts.model},"results":[{results}]}}'.encode()
 
 
 def _result(prediction: Prediction, parts: _FixedParts, asked: ClassifyRequest, decision: Decision | None) -> str:
-    _, labels, threshold, stages, defers = parts
+    _, _, labels, threshold, stages, defers = parts
     probabilities = prediction.probabilities
     best = top = f'"label":{labels[prediction.best]},"score":{prediction.score:{_SCORE}}'
     if asked.top_k > 1:  # stable, so that the first of labels with equal scores wins, as it does for argmax
@@ -242,6 +242,9 @@ def _above(threshold: float, probabilities: npt.NDArray[np.float32], labels: tup
 class _FixedParts(NamedTuple):
     """The JSON that all answers of a bundle share."""
 
+    manifest: Manifest
+    """Kept, so that no other manifest gets its id."""
+
     model: str
     labels: tuple[str, ...]
     threshold: float | None
@@ -254,21 +257,23 @@ class _FixedParts(NamedTuple):
     """Whether a cascade may ask the teacher."""
 
 
-_parts_by_version: dict[str, _FixedParts] = {}
+_parts_by_manifest: dict[int, _FixedParts] = {}
+"""By the manifest's id: a version does not cover names, and a hash of the whole takes too long for each answer."""
 
 
 def _fixed_parts(manifest: Manifest) -> _FixedParts:
     """Make and keep the fixed parts of a bundle."""
-    if len(_parts_by_version) >= _MOST_VERSIONS:
-        _parts_by_version.clear()
+    if len(_parts_by_manifest) >= _MOST_MANIFESTS:
+        _parts_by_manifest.clear()
     parts = _FixedParts(
+        manifest,
         f'"model":{json.dumps(manifest.name)},"version":"{manifest.version}"',
         tuple(json.dumps(label, ensure_ascii=False) for label in manifest.labels),
         manifest.threshold if manifest.multi_label else None,
         tuple(f',"stage":"{name}"' for name in manifest.answering),
         manifest.deferred_below is not None,
     )
-    _parts_by_version[manifest.version] = parts
+    _parts_by_manifest[id(manifest)] = parts
     return parts
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from service.errors import StartupError
+from tests.support.tiny_bundle import build_bundle
 from tests.support.waiting import until
 
 
@@ -40,3 +41,11 @@ async def test_the_gap_of_a_shadowed_service_is_that_to_its_teacher(running, tin
         gap = (await client.get("/gap")).json()
     assert gap["counts"] == {"requests": 4, "sampled": 4, "compared": 4, "disagreements": 1}
     assert gap["gap"]["lower"] <= gap["gap"]["ratio"] == 0.25 <= gap["gap"]["upper"]
+
+
+async def test_two_bundles_that_differ_in_name_alone_are_told_apart(running, tmp_path):
+    bundles = [build_bundle(tmp_path / name, name=name) for name in ("first", "second")]
+    assert bundles[0].manifest.version == bundles[1].manifest.version
+    for bundle in bundles:
+        async with running(bundle=bundle.path) as client:
+            assert (await client.post("/classify", json={"text": "invoice"})).json()["model"] == bundle.manifest.name
