@@ -47,7 +47,7 @@ async def leave_pending(shadow: Shadow, count: int) -> None:
 
 
 async def test_pending_rows_are_resumed(make_shadow):
-    shadow = make_shadow(hang, stop_seconds=0.2, concurrency=3)
+    shadow = make_shadow(hang, stop_seconds=1.0, concurrency=3)
     await leave_pending(shadow, 20)
     assert shadow.outcomes() == {}
     assert shadow.unaccounted() == 0
@@ -90,7 +90,7 @@ async def test_another_version_starts_at_zero(make_shadow):
 
 
 async def test_another_teacher_starts_at_zero_and_gets_the_pending_rows(make_shadow):
-    await leave_pending(make_shadow(hang, stop_seconds=0.2), 4)
+    await leave_pending(make_shadow(hang, stop_seconds=1.0), 4)
     other = await make_shadow(PlayedTeacher(version="2")).start()
     await other.settled()
     assert other.pipeline.gap()["counts"]["compared"] == 4
@@ -137,7 +137,7 @@ async def test_rows_deleted_by_retention_change_neither_counts_nor_evidence(make
 
 
 async def test_rows_without_an_outcome_are_kept(make_shadow):
-    await leave_pending(make_shadow(hang, stop_seconds=0.2), 8)
+    await leave_pending(make_shadow(hang, stop_seconds=1.0), 8)
     again = await make_shadow(hang, retention_days=1e-9, stop_seconds=0.2).start()
     await until(lambda: again.metric("shadow_inflight") > 0)
     assert len(again.rows()) == 8
