@@ -22,6 +22,8 @@ def write_head_counts(source: Path, target: Path) -> Path:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Identity" and node.input[0] in constants:  # equal weights are stored once
+            constants[node.output[0]] = constants[node.input[0]]
     producers = {name: node for node in graph.node for name in node.output}
     for node in [node for node in graph.node if node.op_type == "Reshape"]:
         projected, shape = producers.get(node.input[0]), producers.get(node.input[1])
