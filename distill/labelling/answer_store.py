@@ -47,7 +47,8 @@ class AnswerStore(Store):
             row = (key, text_key(text), blob, *(getattr(answer, name) for name in _COLUMNS))
             statements.append(("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", row))
             if answer.reason and answer.outcome != "ok":
-                statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], answer.reason)))
+                said = answer.reason.encode("utf-8", "replace").decode()  # may hold half a surrogate pair
+                statements.append(("INSERT OR REPLACE INTO rejections VALUES (?,?,?)", (*row[:2], said)))
         await self.write(*statements)
 
     def has(self, teacher: Teacher, text: str, repeat: int = 0) -> bool:

@@ -37,8 +37,12 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\[nrtbf\"'/\\]")
 
 
 def scrubbed(message: str, request: httpx.Request) -> str:
-    """The first 300 characters of a server's message, with `***` for what it repeats of the request."""
+    """The first 300 characters of a server's message, with `***` for what it repeats of the request.
+
+    Half a surrogate pair, which UTF-8 cannot encode, becomes U+FFFD.
+    """
     message = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", message[:_MAX_CHARACTERS])
+    message = message.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     for secret in sorted(_secrets(request), key=len, reverse=True):
         message = message.replace(secret, MASK)
     return _masked(message, list(_texts(request)))[:_SHOWN]

@@ -15,10 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_ENDS = re.compile(r".*</(think|thinking|thought|reasoning)>|.*<\|message\|>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_BEGINS = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
-_FENCE = re.compile(r"```[\w-]*\s*(.*?)```", re.DOTALL)
+_MARK = re.compile(r"<(/?)(think|thinking|thought|reasoning)>|<\|message\|>", re.IGNORECASE | re.ASCII)
+_FENCE = re.compile(r"```[\w-]*+\s*+(.*?)```", re.DOTALL)
 _EXTRA_COMMA = re.compile(r",(\s*[}\]])")
 _CURLY = str.maketrans("“”„‟«»‘’", '""""""\'\'')
 _AROUND = " \t\r\n\"'`“”„‟«»‘’*_#<>[](){}.,;:!…。"
@@ -230,10 +228,30 @@ def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def without_reasoning(text: str) -> str:
-    """The answer without the reasoning before it."""
-    text = _THOUGHT_ENDS.sub("", _THOUGHT.sub("", text))
-    begun = _THOUGHT_BEGINS.search(text)
-    return text[: begun.start()] if begun else text
+    """The answer without the reasoning before it.
+
+    Takes time linear in the length, which nothing but the room for the answer limits.
+    """
+    closing: dict[str, re.Match[str]] = {}  # the next mark that ends a thought of each kind
+    thoughts: list[tuple[int, int]] = []
+    for mark in reversed(list(_MARK.finditer(text))):
+        kind = (mark[2] or "").lower()
+        if mark[1] == "/":
+            closing[kind] = mark
+        elif kind in closing:
+            thoughts.append((mark.start(), closing[kind].end()))
+    kept, at = [], 0
+    for start, end in reversed(thoughts):
+        if start >= at:  # else it is within the one before
+            kept.append(text[at:start])
+            at = end
+    text = "".join(kept) + text[at:]
+    begun = len(text)
+    for mark in reversed(list(_MARK.finditer(text))):
+        if mark[1] != "":  # it ends a thought whose beginning was not sent
+            return text[mark.end() : begun]
+        begun = mark.start()
+    return text[:begun]
 
 
 def json_values(text: str) -> Iterator[Any]:

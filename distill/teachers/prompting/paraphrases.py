@@ -168,6 +168,11 @@ def _texts(answer: str) -> list[str]:
     for value in naming.json_values(naming.without_reasoning(answer)):
         listed = value.get(_KEY, next(iter(value.values()), None)) if isinstance(value, Mapping) else value
         if isinstance(listed, list):
-            found = (one.replace("&lt;", "<").strip() for one in listed if isinstance(one, str))  # see `wrap`
-            return [one for one in found if one]
+            found = (_cleaned(one) for one in listed if isinstance(one, str))
+            return [one for one in found if one and "\0" not in one]
     return []
+
+
+def _cleaned(text: str) -> str:
+    """Return a text as `wrap` was given it, without halves of surrogate pairs, which no file can hold."""
+    return text.replace("&lt;", "<").encode("utf-8", "ignore").decode().strip()

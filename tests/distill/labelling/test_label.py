@@ -218,6 +218,14 @@ async def test_refused_and_invalid_are_counted_and_never_labels(path):
     assert (result.refused, result.invalid) == (2, 1)
 
 
+async def test_a_rejection_with_half_a_surrogate_pair_is_stored(path):
+    def play(texts: Sequence[str]) -> list[Answer]:
+        rejected = Answer(None, "logprobs", outcome="invalid", reason="no \ud83d!")
+        return [rejected if text == "bad" else right([text])[0] for text in texts]
+
+    assert (await labelled(path, Played(play), examples("fine", "bad"))).unlabelled == ("id-1 invalid: no ?!",)
+
+
 async def test_a_teacher_that_labels_nothing_is_an_error(path):
     teacher = Played(lambda texts: [Answer(None, "logprobs", outcome="refused") for _ in texts])
     with pytest.raises(DistillError, match=r"played answered none of 3 texts with a label .*'refused': 3"):

@@ -156,6 +156,22 @@ async def test_what_was_written_is_never_a_text_that_judges_or_one_of_the_pool(t
     assert learn.texts[len(run.splits().train) :] == ("the same",)
 
 
+async def test_halves_of_surrogate_pairs_are_dropped_and_texts_with_nul_left_out(tmp_path) -> None:
+    writer = Writer()
+    odd = "text 3 xxx"
+    # Both escapes are in the JSON that the model writes, so the server's own JSON is valid.
+    writer.said = lambda text: (
+        r'{"paraphrases": ["Where is it? \ud83d", "\udc00", "a\u0000b", "Fine \ud83d\ude00"]}'
+        if text == odd
+        else json.dumps(["so"])
+    )
+    async with serving(writer) as server:
+        run = await label(job(tmp_path, server.url, per_text=4))
+    learn, _ = run.labelled()
+    assert {"Where is it?", "Fine \U0001f600"} <= set(learn.texts)
+    assert not any("\0" in text or not text for text in learn.texts)
+
+
 async def test_texts_that_the_model_declines_have_no_paraphrases(tmp_path) -> None:
     writer = Writer()
     odd = {"text 3 xxx", "text 5 xxxxx"}

@@ -106,3 +106,10 @@ def test_no_error_of_a_connection_has_them(error):
         raise error
     assert KEY not in str(failed.value)
     assert "4111" not in str(failed.value)
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\\ud83d"])
+def test_half_a_surrogate_pair_is_replaced(half) -> None:
+    said = scrubbed(f"{half} {TEXT}", request())
+    assert said.startswith("\ufffd ***")
+    assert scrubbed("\\ud83d\\ude00", request()) == "\U0001f600"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distill.teachers.prompting import votes
-from distill.teachers.prompting.naming import named_label, text_of
+from distill.teachers.prompting.naming import json_values, named_label, text_of, without_reasoning
 
 LABELS = ("billing", "refund", "refund request", "card_arrival", "Spam", "not spam", "other")
 
@@ -173,3 +173,25 @@ def test_confidences_are_read_as_they_are_meant(text, stated) -> None:
 )
 def test_the_parts_of_an_answer_are_one_text_without_what_was_thought(content, text) -> None:
     assert text_of(content) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>a</think>b<thought>c</thought>d", "bd"),
+        ("a</think>b<|message|>c<think>d", "c"),
+        ("a<|message|>b</REASONING>c", "c"),
+        ("<think>a<thought>b</thought>c</think>d", "d"),
+        ("<think>a<thought>b</thought>c", ""),
+        ("a<thinking>b</thought>c", "c"),
+    ],
+)
+def test_reasoning_is_left_out_of_an_answer(text, answer) -> None:
+    assert without_reasoning(text) == answer
+
+
+@pytest.mark.timeout(60)  # what takes quadratic time takes half an hour
+@pytest.mark.parametrize("part", ["a", "<think>", "</think>", "<think></thought>", "<think>a</think>"])
+def test_an_answer_of_a_megabyte_is_read_in_linear_time(part) -> None:
+    assert without_reasoning(part * (1_000_000 // len(part))) == ("a" * 1_000_000 if part == "a" else "")
+    assert list(json_values("```" + part * (1_000_000 // len(part)))) == []
