@@ -126,7 +126,7 @@ class Run:
     @property
     def embeddings(self) -> Stage | None:
         """The teacher's embeddings of the texts that train and choose, or None if no student is fitted to them."""
-        if all(student.embedding_phase is None for student in self.task.students.values()):
+        if all(student.embedding_phase is None for student in self.task.all_students.values()):
             return None
         what = ("data", "teacher", "views")
         return Stage(self.root / "embeddings", {name: self.label_inputs.get(name) for name in what})

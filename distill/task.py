@@ -167,6 +167,13 @@ class Task(Section):
     sweep: Sweep | None = None
 
     @property
+    def all_students(self) -> dict[str, StudentConfig]:
+        """The students, and those that are trained for a sweep alone, by their keys, such as `sweep.students.small`."""
+        swept = {} if self.sweep is None else self.sweep.students
+        sections = (("students", self.students), ("sweep.students", swept))
+        return {f"{key}.{name}": student for key, students in sections for name, student in students.items()}
+
+    @property
     def compared(self) -> tuple[str, ...]:
         """The names of the students to train in other ways too."""
         if self.comparisons is None:
@@ -192,25 +199,21 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _teacher_to_start_from(self) -> Task:
-        swept = {} if self.sweep is None else self.sweep.students
-        for key, students in (("students", self.students), ("sweep.students", swept)):
-            for name, student in students.items():
-                if student.model == TEACHER and self.finetuning is None:
-                    raise ValueError(f"{key}.{name}.model: `teacher` needs a local teacher with a `fit`; name a model")
-        if both := set(self.students) & set(swept):
+        for key, student in self.all_students.items():
+            if student.model == TEACHER and self.finetuning is None:
+                raise ValueError(f"{key}.model: `teacher` needs a local teacher with a `fit`; name a model")
+        if both := set(self.students) & set(() if self.sweep is None else self.sweep.students):
             raise ValueError(f"sweep.students: the task has a student {min(both)!r} already; choose another name")
         return self
 
     @model_validator(mode="after")
     def _students_that_can_be_trimmed(self) -> Task:
-        swept = {} if self.sweep is None else self.sweep.students
-        for key, students in (("students", self.students), ("sweep.students", swept)):
-            for name, student in students.items():
-                if self.export.trim_vocabulary and not has_token_table(student):
-                    raise ValueError(
-                        f"export.trim_vocabulary: {key}.{name} is of the family {student.family}, which has no table "
-                        "of tokens to trim; leave out the key, or this student"
-                    )
+        for key, student in self.all_students.items():
+            if self.export.trim_vocabulary and not has_token_table(student):
+                raise ValueError(
+                    f"export.trim_vocabulary: {key} is of the family {student.family}, which has no table of tokens to "
+                    "trim; leave out the key, or this student"
+                )
         return self
 
     @model_validator(mode="after")
@@ -244,14 +247,12 @@ class Task(Section):
     @model_validator(mode="after")
     def _embeddings_that_can_be_computed(self) -> Task:
         kind = getattr(self.teacher, "kind", None)
-        swept = {} if self.sweep is None else self.sweep.students
-        for key, students in (("students", self.students), ("sweep.students", swept)):
-            for name, student in students.items():
-                if student.embedding_phase is not None and not hasattr(teachers.teacher_class(kind), "embed"):
-                    raise ValueError(
-                        f"{key}.{name}.embedding_phase: a teacher of kind {kind} has no hidden states; remove it, or "
-                        "use a teacher of kind local or bundle"
-                    )
+        for key, student in self.all_students.items():
+            if student.embedding_phase is not None and not hasattr(teachers.teacher_class(kind), "embed"):
+                raise ValueError(
+                    f"{key}.embedding_phase: a teacher of kind {kind} has no hidden states; remove it, or use a "
+                    "teacher of kind local or bundle"
+                )
         return self
 
     @model_validator(mode="after")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from distill.errors import DistillError
-from distill.run import Run
-from distill.students.config import EncoderStudent, NgramsStudent
+from distill.run import RECORD, Run
+from distill.students.config import EmbeddingPhase, EncoderStudent, NgramsStudent
 from distill.task import Cascade
 from distill.task import Sweep as Section
 from export import build_cascade
@@ -151,6 +151,22 @@ def test_the_fastest_is_the_same_in_the_table_on_the_front_and_without_a_candida
     assert found["verdict"].startswith("On the front, the fastest first: ngrams")
     assert table(found)[1][0][0].startswith("ngrams")
     assert "the fastest, ngrams, takes 0.01 ms" in made.make(Limits(latency_ms=0.001))["verdict"]
+
+
+def test_a_student_of_the_sweep_alone_may_be_fitted_to_the_teachers_embeddings_first(sweep, tiny_encoder):
+    phased = NgramsStudent(
+        family="ngrams",
+        model=str(tiny_encoder),
+        buckets=256,
+        width=8,
+        max_tokens=32,
+        embedding_phase=EmbeddingPhase(epochs=1),
+    )
+    made = sweep(sweep=Section(students={"ngrams": phased}))
+    made.run.make_labels()
+    assert "failed" not in by_name(made.make(Limits()))["ngrams"]
+    record = json.loads((made.run.root / "students" / "ngrams" / RECORD).read_text(encoding="utf-8"))
+    assert len(record["embedding_phase"]["losses"]) == 1
 
 
 def test_a_cascade_is_a_candidate_like_any(sweep, monkeypatch):
