@@ -16,7 +16,7 @@ from distill.abstain import ABSTAIN
 from distill.sections import Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Cost = Annotated[float, Field(ge=0)]
 
 
 class _Rule(Section):

@@ -10,9 +10,16 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 
 class Section(BaseModel):
-    """A part of a task: immutable, and strict about unknown keys."""
+    """A part of a task: immutable, strict about unknown keys, and all its numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_keys(cls, value: Any) -> Any:
+        if not isinstance(value, (dict, cls)):
+            raise ValueError(f"expected a mapping, with keys among {', '.join(cls.model_fields)}")
+        return value
 
 
 def added(default: Any, **limits: Any) -> Any:

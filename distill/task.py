@@ -5,11 +5,13 @@ Paths in a task are relative to the task file. This module reads no data and loa
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
@@ -94,6 +96,11 @@ class Prune(Section):
     epochs: int = Field(default=1, ge=0)
     learning_rate: float = Field(default=1e-4, gt=0)
 
+    @property
+    def name(self) -> str:
+        """The two shares in percent, such as `25-12.5`."""
+        return "-".join(f"{100 * (share or 0):g}" for share in (self.heads, self.feed_forward))
+
     @model_validator(mode="after")
     def _anything(self) -> Prune:
         if self.heads is None and self.feed_forward is None:
@@ -117,8 +124,9 @@ class Export(Section):
     @field_validator("prune")
     @classmethod
     def _different(cls, value: tuple[Prune, ...]) -> tuple[Prune, ...]:
-        if len({(each.heads, each.feed_forward) for each in value}) < len(value):
-            raise ValueError("the same shares are given twice; give each pair once")
+        name, times = Counter(each.name for each in value).most_common(1)[0] if value else ("", 0)
+        if times > 1:
+            raise ValueError(f"two entries are called {name}, after their shares in percent; give each pair once")
         return value
 
 
@@ -352,8 +360,8 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
             message = "unknown key; remove it or correct its spelling"
         elif item["type"] == "missing":
             message = "missing; this key is required"
-        elif item["type"] in ("tuple_type", "list_type"):
-            message = "expected a list" if private else f"expected a list (got {item['input']!r})"
+        elif item["type"] in _COLLECTIONS:
+            message = _collection(item, private=private)
         elif item["type"] == "too_short":
             message = f"expected {item['ctx']['min_length']} or more entries, got {item['ctx']['actual_length']}"
         elif item["type"] == "union_tag_not_found":
@@ -365,6 +373,23 @@ def _explain(error: ValidationError, document: Document) -> list[str]:
             message = f"{message} (got {item['input']!r})"
         lines.append(f"{where}: {message}" if where else message)
     return lines
+
+
+_COLLECTIONS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
+    **dict.fromkeys(("model_attributes_type", "dict_type"), "expected a mapping"),
+}
+
+
+def _collection(item: ErrorDetails, *, private: bool) -> str:
+    """Say that a list or a mapping was expected; a list with what was given as its entry, as an example."""
+    expected, given = _COLLECTIONS[item["type"]], item["input"]
+    if private:
+        return expected
+    if expected != "expected a list" or given is None:
+        return f"{expected} (got {given!r})"
+    example = yaml.safe_dump([given], default_flow_style=True, allow_unicode=True, width=math.inf)
+    return f"{expected}, such as {example.strip()}"
 
 
 def _within(location: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:

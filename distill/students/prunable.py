@@ -124,6 +124,39 @@ def prunable_layers(encoder: Any) -> list[PrunableLayer]:
     return [PrunableLayer(layer, _ARCHITECTURES[kind]) for layer in layers_of(encoder)]
 
 
+def require_shares(layers: Sequence[PrunableLayer], heads: float | None, feed_forward: float | None) -> None:
+    """Raise DistillError for a share of heads or neurons that rounds to none of them, or leaves a layer without one.
+
+    None removes nothing. The message names the least share that removes one, or the greatest.
+    """
+    if heads is not None:
+        count = sum(layer.heads for layer in layers)
+        _require_share("heads", heads, count, count - len(layers))
+    if feed_forward is not None:
+        for count in sorted({layer.neurons for layer in layers}):
+            _require_share("feed_forward", feed_forward, count, count - 1)
+
+
+def _require_share(key: str, share: float, whole: int, most: int) -> None:
+    """Check a share of `whole` heads or neurons, `most` of which may be removed."""
+    removed = round(share * whole)
+    if 1 <= removed <= most:
+        return
+    where = f"export.prune: {key}: {share:g} of {whole:,} is {removed:,}"
+    if most < 1:
+        raise DistillError(f"{where}, and each layer has and keeps one; leave out {key}")
+    if removed < 1:
+        raise DistillError(f"{where}; the fewest to remove are 1, a share of {_shortest(1, whole)}")
+    where = f"{where}, but each layer keeps one"
+    raise DistillError(f"{where}; the most to remove are {most:,}, a share of {_shortest(most, whole)}")
+
+
+def _shortest(count: int, whole: int) -> str:
+    """Return the share, in as few digits as will do, that rounds to `count` of `whole`."""
+    texts = (f"{count / whole:.{digits}g}" for digits in range(1, 18))
+    return next(text for text in texts if round(float(text) * whole) == count)
+
+
 def _keep_outputs(product: nn.Linear, rows: Tensor) -> None:
     product.weight = nn.Parameter(product.weight.detach()[rows].clone())
     if product.bias is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from distill.errors import DistillError
@@ -11,15 +11,15 @@ from distill.students.decoder import require_peft
 from distill.students.encoder import load_without_weights, pretrained_tokenizer, require_length
 from distill.students.layers import select_layers
 from distill.students.pretrained import locate
-from distill.students.prunable import prunable_layers
-from distill.task import TEACHER, Task
+from distill.students.prunable import prunable_layers, require_shares
+from distill.task import TEACHER, Prune, Task
 
 
 def require_models(task: Task, *, elsewhere: bool = False) -> None:
     """Raise DistillError, naming the task's key, for a missing model, or one with too few positions or layers.
 
     Checks `max_tokens` of a teacher to fine-tune, `max_tokens` and `layers` of students, and that encoders can be
-    pruned if the export does so. What a configuration does not say is found when the model is loaded. If students are
+    pruned as the export does it. What a configuration does not say is found when the model is loaded. If students are
     trained `elsewhere`, their models may be missing here.
     """
     teacher = task.finetuning[0] if task.finetuning else None
@@ -28,8 +28,8 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
     for name, student in task.students.items():
         model = teacher.model if student.model == TEACHER and teacher is not None else student.model
         if isinstance(student, EncoderStudent):
-            pruned = bool(task.export.prune)
-            _require(f"students.{name}", model, student.max_tokens, student.layers, pruned=pruned, elsewhere=elsewhere)
+            prune = task.export.prune
+            _require(f"students.{name}", model, student.max_tokens, student.layers, prune, elsewhere=elsewhere)
         elif isinstance(student, DecoderStudent):
             _require_decoder(f"students.{name}", model, student.max_tokens, elsewhere=elsewhere)
         elif isinstance(student, NgramsStudent):
@@ -43,8 +43,8 @@ def _require(
     model: str,
     max_tokens: int,
     layers: int | tuple[int, ...] | None = None,
+    prune: Sequence[Prune] = (),
     *,
-    pruned: bool = False,
     elsewhere: bool = False,
 ) -> None:
     try:
@@ -62,9 +62,12 @@ def _require(
     if layers is not None:
         with _naming(f"{key}.layers"):
             select_layers(start.encoder, layers)
-    if pruned:
+    if prune:
         with _naming(f"{key}.model"):
-            prunable_layers(start.encoder)
+            parts = prunable_layers(start.encoder)
+        with _naming(key):
+            for each in prune:
+                require_shares(parts, each.heads, each.feed_forward)
 
 
 def _require_decoder(key: str, model: str, max_tokens: int, *, elsewhere: bool) -> None:

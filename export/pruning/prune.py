@@ -17,7 +17,7 @@ from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
 from distill.students.encoder import Encoder, EncoderModule, without_dropout
-from distill.students.prunable import prunable_layers
+from distill.students.prunable import prunable_layers, require_shares
 from distill.students.student import Student, predict, probabilities
 from distill.students.vocabulary import compact_tables
 from distill.task import Prune
@@ -45,8 +45,7 @@ class Pruned:
     @property
     def suffix(self) -> str:
         """What follows the variant in the names of its graphs: `-pruned-25-12.5`, with the two shares in percent."""
-        shares = (self.settings.heads or 0, self.settings.feed_forward or 0)
-        return "-".join([PRUNED, *(f"{100 * share:g}" for share in shares)])
+        return f"{PRUNED}-{self.settings.name}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a manifest says of it, as JSON values."""
@@ -66,7 +65,8 @@ def prune(
 
     Importance is estimated on texts of `pool`, those that the student learned from. They also train the pruned student,
     with the whole one as its teacher; `texts`, of validation, choose the epoch. Raises DistillError, naming the student
-    `name`, for a family or an architecture that cannot be pruned, and for an empty pool.
+    `name`, for a family or an architecture that cannot be pruned, a share that removes nothing or a whole layer, and an
+    empty pool.
     """
     if student.network.family != Encoder.family:
         raise DistillError(
@@ -78,6 +78,8 @@ def prune(
     rows = student.encode(pool)
     try:
         layers = prunable_layers(_encoder(student))
+        for one in wanted:
+            require_shares(layers, one.heads, one.feed_forward)
     except DistillError as error:
         raise DistillError(f"{name}: {error}") from error
     some = evenly_spaced(rows, _IMPORTANCE_TEXTS)
@@ -139,9 +141,8 @@ def kept_heads(important: Sequence[Floats], share: float) -> list[list[int]]:
 
 
 def kept_neurons(important: Floats, share: float) -> list[int]:
-    """Return the indices of the neurons of a layer to keep, ascending, given their importance [F]. One is kept."""
-    removed = min(round(share * len(important)), len(important) - 1)
-    return sorted(np.argsort(important, kind="stable")[removed:].tolist())
+    """Return the indices of the neurons of a layer to keep, ascending, given their importance [F]."""
+    return sorted(np.argsort(important, kind="stable")[round(share * len(important)) :].tolist())
 
 
 def _fit(pruned: Pruned, lessons: _Lessons, description: str) -> None:

@@ -133,14 +133,85 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         ("encoder", "{family: encoder, model: x, depth: 3}", f"students.encoder.depth: {UNKNOWN}"),
         ("teacher", "{kind: local, model: x, key: y}", f"teacher.key: {UNKNOWN}"),
         ("more", "export: {gates: {speed: 1}}", f"export.gates.speed: {UNKNOWN}"),
-        ("more", "export: {prune: {heads: 0.25}}", "export.prune: expected a list (got {'heads': 0.25})"),
+        ("more", "export: {prune: {heads: 0.25}}", "export.prune: expected a list, such as [{heads: 0.25}]"),
+        ("more", "export: {prune: ~}", "export.prune: expected a list (got None)"),
         ("more", "export: {prune: [{heads: 0}]}", "export.prune.0.heads: Input should be greater than 0 (got 0)"),
         ("more", "export: {prune: [{heads: 1}]}", "export.prune.0.heads: Input should be less than 1 (got 1)"),
         ("more", "export: {prune: [{feed_forward: -1}]}", "export.prune.0.feed_forward: Input should be greater than"),
         ("more", "export: {prune: [{feed_forward: .nan}]}", "export.prune.0.feed_forward: "),
         ("more", "export: {prune: [{heads: 0.5, epochs: -1}]}", "export.prune.0.epochs: Input should be greater than"),
         ("more", "export: {prune: [{epochs: 2}]}", "export.prune.0: nothing to remove; give the share of `heads`, of"),
-        ("more", "export: {prune: [{heads: 0.5}, {heads: 0.5, epochs: 0}]}", "export.prune: the same shares are given"),
+        (
+            "more",
+            "export: {prune: [{heads: 0.5}, {heads: 0.5, epochs: 0}]}",
+            "export.prune: two entries are called 50-0",
+        ),
+        (
+            "more",
+            "export: {prune: [{heads: 0.1, feed_forward: 0.33333333}, {heads: 0.1, feed_forward: 0.33333334}]}",
+            "export.prune: two entries are called 10-33.3333, after their shares in percent; give each pair once",
+        ),
+        *(
+            (
+                "more",
+                f"{section}: {{{key}: {value}}}",
+                f"{section}.{key}: Input should be a finite number (got {value[1:]}",
+            )
+            for section, key in (("budget", "latency_ms"), ("budget", "usd_per_hour"))
+            for value in (".inf", ".nan")
+        ),
+        (
+            "more",
+            "export: {prune: [{heads: 0.5, learning_rate: .inf}], gates: {parity: .inf}}",
+            "export.prune.0.learning_rate: Input should be a finite number (got inf)",
+        ),
+        *(
+            (
+                "encoder",
+                f"{{family: encoder, model: x, {section}: {{{key}: .inf}}}}",
+                f"students.encoder.{section}.{key}: Input should be a f",
+            )
+            for section, key in (
+                ("embedding_phase", "learning_rate"),
+                ("optimisation", "learning_rate"),
+                ("loss", "temperature"),
+            )
+        ),
+        (
+            "more",
+            "labelling: {paraphrases: true}",
+            "labelling.paraphrases: expected a mapping, with keys among per_text (got True)",
+        ),
+        (
+            "more",
+            "labelling: {views: 2}",
+            "labelling.views: expected a mapping, with keys among per_text, drop, swap, seed",
+        ),
+        ("more", "labelling: ~", "labelling: expected a mapping, with keys among calibration, self_agreement, views"),
+        (
+            "more",
+            "export: int8",
+            "export: expected a mapping, with keys among trim_vocabulary, prune, variant, gates (got",
+        ),
+        (
+            "more",
+            "export: {prune: [0.25]}",
+            "export.prune.0: expected a mapping, with keys among heads, feed_forward, epoc",
+        ),
+        ("more", "sweep: {students: [a]}", "sweep.students: expected a mapping (got ['a'])"),
+        ("encoder", "small", "students.encoder: expected a mapping (got 'small')"),
+        (
+            "encoder",
+            "{family: encoder, model: x, loss: kl}",
+            "students.encoder.loss: expected a mapping, with keys among kind",
+        ),
+        ("validation", "{path: v.csv, label: {}}", "data.validation.label: "),
+        (
+            "train",
+            "[a.csv]",
+            "data.train: expected a mapping, with keys among path, text, label, id, delimiter (got ['a.csv'])",
+        ),
+        ("validation", "v.csv", "data.validation: "),
         ("more", "labelling: {seed: 1}", f"labelling.seed: {UNKNOWN}"),
         ("train", "{}", f"data.train.path: {MISSING}"),
         ("train", "{text: body}", f"data.train.path: {MISSING}"),
@@ -150,7 +221,7 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         ("more", "labelling: {calibration: {method: auto}}", f"labelling.calibration.data: {MISSING}"),
         ("train", "{tickets: none}", "data.train.tickets: Input should be a valid integer, unable to parse"),
         ("train", "{tickets: 0}", "data.train.tickets: Input should be greater than or equal to 1 (got 0)"),
-        ("train", "a.csv", "data.train: Input should be a valid dictionary"),
+        ("train", "a.csv", "data.train: expected a mapping, with keys among path, text, label"),
         ("train", "{path: a.csv, delimiter: ;;}", "data.train.delimiter: expected one character"),
         ("validation", "0.7", "data.validation: Input should be less than 0.5 (got 0.7)"),
         ("validation", "{path: 3}", "data.validation.path: "),
@@ -200,7 +271,7 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
             "cascade.margin: with cascade.defer there is no margin to keep",
         ),
         ("more", "cascade: {stages: [encoder]}", "cascade.stages: name two students or more, or give cascade.defer"),
-        ("more", "labels: billing", "labels: expected a list (got 'billing')"),
+        ("more", "labels: billing", "labels: expected a list, such as [billing]"),
         ("more", "  No!: {family: static, model: x}", "students.No!: String should match pattern"),
         ("more", "budget: {latency_ms: -1}", "budget.latency_ms: Input should be greater than 0 (got -1)"),
         ("more", "labelling: {self_agreement: -1}", "labelling.self_agreement: Input should be greater than or equal"),

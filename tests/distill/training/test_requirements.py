@@ -86,6 +86,14 @@ def test_an_encoder_that_cannot_be_pruned_is_refused_before_it_is_trained(task, 
     require_models(small.model_copy(update={"export": prune}))
 
 
+def test_a_share_to_prune_that_does_not_do_what_it_says_is_refused_before_labels_cost_money(task):
+    given = task({"layers": 2})
+    export = given.export.model_copy(update={"prune": (Prune(heads=0.5), Prune(feed_forward=0.001))})
+    expected = r"^students\.small: export\.prune: feed_forward: 0\.001 of 64 is 0; the fewest .* a share of 0\.02$"
+    with pytest.raises(DistillError, match=expected):
+        require_models(given.model_copy(update={"export": export}))
+
+
 def test_a_model_may_be_on_the_machine_that_trains_alone(task):
     require_models(task({"model": "/nowhere"}), elsewhere=True)
     with pytest.raises(DistillError, match=r"^students.small.max_tokens: "):

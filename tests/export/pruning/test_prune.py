@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import replace
 
@@ -23,8 +24,8 @@ def test_the_least_important_heads_go_whichever_layer_they_are_in():
 
 
 def test_each_layer_keeps_its_most_important_head_and_neuron():
-    assert kept_heads([np.array([0.1, 0.2]), np.array([0.9, 0.8])], 0.99) == [[1], [0]]
-    assert kept_neurons(np.array([0.1, 0.3, 0.2]), 0.99) == [1]
+    assert kept_heads([np.array([0.1, 0.2]), np.array([0.9, 0.8])], 0.5) == [[1], [0]]
+    assert kept_neurons(np.array([0.1, 0.3, 0.2]), 0.67) == [1]
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.0, [0, 1, 2, 3]), (0.25, [0, 1, 3]), (0.5, [0, 3])])
@@ -89,6 +90,39 @@ def test_another_family_is_refused_by_name(students, family, validation):
     expected = rf"small: export\.prune: a student of the family {family} cannot be pruned, .* remove the key"
     with pytest.raises(DistillError, match=expected):
         prune(students[family], [Prune(heads=0.5)], ["a"], validation.texts, "small")
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"heads": 0.1}, "heads: 0.1 of 4 is 0; the fewest to remove are 1, a share of 0.2"),
+        (
+            {"heads": 0.999},
+            "heads: 0.999 of 4 is 4, but each layer keeps one; the most to remove are 2, a share of 0.5",
+        ),
+        ({"feed_forward": 0.007}, "feed_forward: 0.007 of 64 is 0; the fewest to remove are 1, a share of 0.02"),
+        (
+            {"feed_forward": 0.999},
+            "feed_forward: 0.999 of 64 is 64, but each layer keeps one; the most to remove are 63, a share of 0.98",
+        ),
+    ],
+)
+def test_a_share_that_does_not_do_what_it_says_is_refused_with_the_nearest_that_does(students, pool, shares, message):
+    """The student has 2 layers of 2 heads and 64 neurons each."""
+    wanted = [Prune(heads=0.5, epochs=0), Prune(**shares, epochs=0)]
+    with pytest.raises(DistillError, match=rf"^small: export\.prune: {re.escape(message)}$"):
+        prune(students["encoder"], wanted, pool, ["a"], "small")
+    key = next(iter(shares))
+    nearest = Prune(**{key: float(message.rpartition(" ")[2])}, epochs=0)
+    assert prune(students["encoder"], [nearest], pool, ["a"], "small")
+
+
+def test_the_only_head_of_each_layer_cannot_go(students, pool):
+    whole = students["encoder"]
+    (single,) = prune(whole, [Prune(heads=0.5, epochs=0)], pool, ["a"], "small")
+    expected = "small: export.prune: heads: 0.5 of 2 is 1, and each layer has and keeps one; leave out heads"
+    with pytest.raises(DistillError, match=f"^{expected}$"):
+        prune(single.student, [Prune(heads=0.5)], pool, ["a"], "small")
 
 
 def test_another_architecture_and_missing_texts_are_refused_with_the_name_of_the_student(students, monkeypatch):
