@@ -227,7 +227,10 @@ class Run:
         record = json.loads((self.labels.require("label") / RECORD).read_text(encoding="utf-8"))
         cut = f", {record['truncated']:,} cut to what the model reads" if "truncated" in record else ""
         if "paraphrases" in record:
-            cut += ", {without:,} of {texts:,} texts without paraphrases".format(**record["paraphrases"])
+            shown = (
+                ", {without:,} of {texts:,} texts without paraphrases, {new:,} of {written:,} paraphrases are new texts"
+            )
+            cut += shown.format(**record["paraphrases"])
         return (
             f"{record['refused']:,} refused, {record['invalid']:,} invalid{cut}; {self._asked:,} asked now; "
             f"{dollars(record['spent_usd'])} spent on calls in all"
@@ -255,7 +258,15 @@ class Run:
     def label_warnings(self) -> list[str]:
         """Return warnings about the soft labels of the finished stage."""
         soft = self.soft_labels()
-        return teacher_warnings(soft.probabilities, soft.labels)
+        warnings = teacher_warnings(soft.probabilities, soft.labels)
+        record = json.loads((self.labels.path / RECORD).read_text(encoding="utf-8")).get("paraphrases")
+        if record is not None and record["new"] < record["texts"] / 2:
+            warnings.append(
+                f"labelling.paraphrases added {record['new']:,} rows for {record['texts']:,} texts: the model wrote "
+                f"{record['written']:,}, and the others repeat texts of the data or each other; use another model, or "
+                "leave them out"
+            )
+        return warnings
 
     def weights(self, learn: Train) -> npt.NDArray[np.float64] | None:
         """Return how much each row of `learn` counts in training, [N] with a mean near 1; None: all alike."""

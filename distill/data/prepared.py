@@ -49,9 +49,9 @@ class Splits:
             return self.train.take([])
         return make_views(self.train, self._held_out, section)
 
-    def paraphrases(self, written: Sequence[Sequence[str]]) -> Train:
-        """Return what was written of each text to train on as rows, which the teacher labels too."""
-        return paraphrase_rows(self.train, self._held_out, written)
+    def paraphrases(self, written: Sequence[Sequence[str]], views: Train) -> Train:
+        """Return what was written of each text to train on as rows, which the teacher labels too; no `views` again."""
+        return paraphrase_rows(self.train, (*self._held_out, *views.texts), written)
 
     @property
     def _held_out(self) -> tuple[str, ...]:

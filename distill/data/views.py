@@ -31,17 +31,17 @@ def make_views(train: Train, held_out: Iterable[str], section: Views) -> Train:
     return _new_rows(train, held_out, views, _VIEW)
 
 
-def paraphrase_rows(train: Train, held_out: Iterable[str], written: Sequence[Sequence[str]]) -> Train:
+def paraphrase_rows(train: Train, others: Iterable[str], written: Sequence[Sequence[str]]) -> Train:
     """Return the paraphrases that were `written` of each text of `train`, without gold labels.
 
-    Those that equal a text of `train`, a `held_out` text or another paraphrase, apart from case and spacing, are left
-    out: a test text that a model has written from a training text must not be trained on.
+    Those that equal a text of `train` or of the `others`, or another paraphrase, apart from case and spacing, are left
+    out. Texts that are held out must be among the others: one that a model has written must not be trained on.
     """
-    return _new_rows(train, held_out, written, _PARAPHRASE)
+    return _new_rows(train, others, written, _PARAPHRASE)
 
 
-def _new_rows(train: Train, held_out: Iterable[str], altered: Sequence[Sequence[str]], mark: str) -> Train:
-    known = {normalise(text) for text in (*train.texts, *held_out)}
+def _new_rows(train: Train, others: Iterable[str], altered: Sequence[Sequence[str]], mark: str) -> Train:
+    known = {normalise(text) for text in (*train.texts, *others)}
     ids: list[str] = []
     texts: list[str] = []
     for name, versions in zip(train.ids, altered, strict=True):

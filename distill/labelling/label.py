@@ -24,7 +24,9 @@ T = TypeVar("T")
 MOST_ALIKE = 20
 """Texts in a row that may be rejected with the same message; then the reason is taken to be the teacher, not them."""
 
-_DIGITS = re.compile(r"\d+")
+DIGITS = re.compile(r"\d+")
+"""What messages may differ in and still count as the same."""
+
 _MOST_NAMED = 10  # rows without a label that the result names
 _WINDOW = 32  # batches, per concurrent call, that are sorted by length together
 
@@ -171,7 +173,7 @@ class AnswerWriter:
         if any(answer.outcome == "ok" for _, answer in sure):
             sure, self._held = [*self._held, *sure], []
         await self._store_all(sure)
-        alike = Counter(_DIGITS.sub("", answer.reason) for _, answer in self._held)
+        alike = Counter(DIGITS.sub("", answer.reason) for _, answer in self._held)
         if self._held and max(alike.values()) >= MOST_ALIKE:
             text, last = self._held[-1]
             raise TeacherError(

@@ -5,13 +5,17 @@ Every response is in the account before anything uses it, so paraphrases are wri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distill.labelling.label import MOST_ALIKE, Progress, work_through
+from distill.data.splits import normalise
+from distill.labelling.label import DIGITS, MOST_ALIKE, Progress, work_through
 from distill.labelling.sqlite_store import Store
 from distill.teachers import Teacher, TeacherError
 from distill.teachers.prompting.paraphrases import Paraphraser, Written
+
+_REPEATED = "it repeats the text, or what it wrote before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +42,34 @@ def make_paraphraser(teacher: Teacher, count: int) -> Paraphraser:
 async def write_paraphrases(paraphraser: Paraphraser, texts: Sequence[str], progress: Progress) -> list[Written]:
     """Return the paraphrases of each text, [N], of which those are written that were not before.
 
-    Raises TeacherError when the server fails, or gives none for `MOST_ALIKE` texts in a row, and BudgetError when the
-    money is used up; what was written so far stays stored.
+    Raises TeacherError when the server fails, or for `MOST_ALIKE` texts in a row writes nothing new for the same
+    reason, and BudgetError when the money is used up; what was written so far stays stored.
     """
     written: dict[str, Written] = {}
-    lacking = 0
+    seen = {normalise(text) for text in texts}
+    vain: Counter[str] = Counter()  # the reasons of the last texts, one after the other, that were paid for in vain
 
     async def write(text: str) -> None:
-        nonlocal lacking
         known = await paraphraser.recall(text)
         written[text] = one = await paraphraser.write(text) if known is None else known
-        if known is None:
-            progress.advance(1)
-        else:
+        forms = {normalise(paraphrase) for paraphrase in one.texts}
+        new = not forms <= seen
+        seen.update(forms)
+        if known is not None:
             progress.known(1)
-        lacking = 0 if one.texts else lacking + 1
-        if lacking >= MOST_ALIKE:
+            return
+        progress.advance(1)
+        if new:
+            vain.clear()
+            return
+        reason = _REPEATED if one.texts else one.reason
+        alike = _REPEATED if one.texts else DIGITS.sub("", one.why)
+        vain[alike] += 1
+        if vain[alike] >= MOST_ALIKE:
             raise TeacherError(
-                f"{paraphraser.name} gave no paraphrases of {lacking} texts one after the other ({one.why}); use "
-                "another model, or leave labelling.paraphrases out",
+                f"{paraphraser.name} gave no new paraphrases of {vain.total()} texts one after the other ({reason}). "
+                "Its answers are stored: run the command again to go on with the other texts, or use another model, or "
+                "leave labelling.paraphrases out",
                 text=text,
             )
 

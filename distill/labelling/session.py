@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from distill import teachers
+from distill.data.deduplicate import duplicates
 from distill.data.prepared import Splits
-from distill.data.splits import Examples, join
+from distill.data.splits import Examples, Train, join
 from distill.errors import DistillError, StoppedError
 from distill.labelling.account import StoredAccount, dollars
 from distill.labelling.answer_store import AnswerStore
@@ -82,14 +83,18 @@ class LabellingSession:
             return [f"a teacher of kind {kind} makes no paid calls: labelling costs nothing"]
         return [line for one in run_async(self._dry_run()) for line in one.lines()]
 
-    def _pool(self, paraphrases: Sequence[Sequence[str]] | None) -> Examples:
-        """The texts that students are trained on, chosen by and judged on: those of the data, then views of them.
+    def _pool(self, paraphrases: Sequence[Sequence[str]] = ()) -> tuple[Examples, Train]:
+        """The texts that students are trained on, chosen by and judged on, and the rows of paraphrases among them.
 
-        `paraphrases` are those of each text to train on, if the task asks for some.
+        They are those of the data, then views of them, then the `paraphrases` of each text to train on, if any, without
+        those that nearly equal a text that chooses or judges.
         """
         views = self.splits.views(self.task.labelling.views)
-        written = [] if paraphrases is None else [self.splits.paraphrases(paraphrases)]
-        return join(self.splits.everything, views, *written)
+        rows = self.splits.paraphrases(paraphrases or [()] * len(self.splits.train), views)
+        held_out = {"validation": self.splits.validation, "test": self.splits.test}
+        leaked = duplicates(rows.texts, held_out, self.task.data.near_duplicate) if len(rows) else []
+        rows = rows.take([row for row, leaks in enumerate(leaked) if not leaks])
+        return join(self.splits.everything, views, rows), rows
 
     @property
     def _audit_texts(self) -> AuditTexts:
@@ -129,12 +134,13 @@ class LabellingSession:
     ) -> Audited:
         spent = (lambda: dollars(account.spent)) if priced(teacher) else str
         written = await self._write_paraphrases(teacher, store, account, spent, batch)
-        pool, extra = self._pool(None if written is None else [one.texts for one in written]), self._audit_texts
+        pool, new = self._pool([one.texts for one in written or ()])
+        extra = self._audit_texts
         if batch:
             with status(teacher.name) as report:
-                new = [one for one in extra.questions(pool) if not store.has(teacher, *one)]
+                lacking = [one for one in extra.questions(pool) if not store.has(teacher, *one)]
                 with naming_rows(pool):
-                    await runner.make_calls(teacher, new, StoredBatchAccount(store, account), notify=report)
+                    await runner.make_calls(teacher, lacking, StoredBatchAccount(store, account), notify=report)
         else:
             runner.refuse_open(teacher, StoredBatchAccount(store, account))
         with labelling_bar(f"{teacher.name} labels the pool", len(pool) + extra.count, spent) as progress:
@@ -150,7 +156,8 @@ class LabellingSession:
             record["truncated"] = cut
         if written is not None:
             without = sum(not one.texts for one in written)
-            record["paraphrases"] = {"texts": len(written), "without": without}
+            total = sum(len(one.texts) for one in written)
+            record["paraphrases"] = {"texts": len(written), "without": without, "written": total, "new": len(new)}
         return replace(audited, record=record)
 
     async def _write_paraphrases(
@@ -186,7 +193,7 @@ class LabellingSession:
                 raise TypeError(f"{teacher.name} does not list its calls")
             try:
                 if section is None:
-                    return [await _foresee(teacher, self._audit_texts.questions(self._pool(None)), store, account)]
+                    return [await _foresee(teacher, self._audit_texts.questions(self._pool()[0]), store, account)]
                 paraphraser = make_paraphraser(teacher, section.per_text)
                 try:
                     calls = [(text, 0) for text in train.texts]
@@ -194,7 +201,7 @@ class LabellingSession:
                     written = await foreseen(paraphraser, train.texts)
                 finally:
                     await paraphraser.aclose()
-                questions = self._audit_texts.questions(self._pool(written))
+                questions = self._audit_texts.questions(self._pool(written)[0])
                 return [writing, await _foresee(teacher, questions, store, account)]
             finally:
                 await teacher.aclose()

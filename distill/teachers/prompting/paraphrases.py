@@ -16,7 +16,7 @@ from distill.teachers.api.client import Api, ApiRequest, Call
 from distill.teachers.api.errors import ApiError, about
 from distill.teachers.errors import TeacherError
 from distill.teachers.prompting import naming
-from distill.teachers.prompting.prompt import wrap
+from distill.teachers.prompting.prompt import unwrap, wrap
 from distill.teachers.prompting.verbalised import Question, VerbalisedConfig
 from distill.teachers.prompting.votes import Completion
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distill.teachers.batch.base import BatchApi
 
 _KEY = "paraphrases"
+_ENTRY_KEYS = ("text", "paraphrase")
 _SYSTEM = (
     "Write {count} that stands last, between tags. Each says the same as the text, as another person would have put "
     "it: in other words, in the same language and tone, about as long, with the same names, numbers and intent. The "
@@ -41,10 +42,19 @@ _ROOM = 32  # tokens of a paraphrase besides one for each byte of its text, and 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The paraphrases of a text; `why` says why there are none, in the server's words if it rejected the text."""
+    """The paraphrases of a text; `why` says why there are none, in the server's words if it rejected the text.
+
+    `said` is the beginning of an answer that lists none.
+    """
 
     texts: tuple[str, ...]
     why: str = ""
+    said: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why there are none, with what the model said instead."""
+        return f"{self.why} in {self.said!r}" if self.said else self.why
 
 
 class WritingTeacher(Protocol):
@@ -127,8 +137,8 @@ class Paraphraser:
                 written, _ = await self.api.call(self._call(_PROBE), self.read)
             if not written.texts:
                 raise TeacherError(
-                    f"{self.name} writes no paraphrases ({written.why}): use a model that follows a JSON schema, raise "
-                    "max_output_tokens for one that reasons first, or leave labelling.paraphrases out"
+                    f"{self.name} writes no paraphrases ({written.reason}): use a model that follows a JSON schema, "
+                    "raise max_output_tokens for one that reasons first, or leave labelling.paraphrases out"
                 )
             self.api.control = Call(self._call(_PROBE), self.read)
 
@@ -140,8 +150,9 @@ class Paraphraser:
         if completion.refused:
             return Written((), "the model declined")
         texts = tuple(dict.fromkeys(_texts(completion.text)))[: self.count]
-        why = "the answer was cut" if completion.cut else f"it says {completion.text[:80]!r}"
-        return Written(texts, "" if texts else why)
+        if texts:
+            return Written(texts)
+        return Written((), "the answer was cut") if completion.cut else Written((), "no list", completion.text[:80])
 
     def batch_apis(self) -> Sequence[BatchApi]:
         """The vendor's batch API."""
@@ -164,15 +175,31 @@ class Paraphraser:
 
 
 def _texts(answer: str) -> list[str]:
-    """Return the texts that an answer lists in JSON: in an object of one list, or in a list alone."""
+    """Return the texts that an answer lists in JSON: in an object with one list, or in a list alone."""
     for value in naming.json_values(naming.without_reasoning(answer)):
-        listed = value.get(_KEY, next(iter(value.values()), None)) if isinstance(value, Mapping) else value
-        if isinstance(listed, list):
-            found = (_cleaned(one) for one in listed if isinstance(one, str))
-            return [one for one in found if one and "\0" not in one]
+        if (listed := _listed(value)) is not None:
+            found = (_cleaned(text) for entry in listed if isinstance(text := _text_of(entry), str))
+            return [text for text in found if text and "\0" not in text]
     return []
+
+
+def _listed(value: object) -> list[Any] | None:
+    """Return the list in a JSON value; None for several, of which no name says that it has the paraphrases."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, Mapping):
+        return None
+    if isinstance(only := value.get(_KEY), str):
+        return [only]
+    lists = [only] if isinstance(only, list) else [part for part in value.values() if isinstance(part, list)]
+    return lists[0] if len(lists) == 1 else None
+
+
+def _text_of(entry: object) -> object:
+    """Return the text of an entry, which is the text itself or an object with it."""
+    return next((entry[key] for key in _ENTRY_KEYS if key in entry), None) if isinstance(entry, Mapping) else entry
 
 
 def _cleaned(text: str) -> str:
     """Return a text as `wrap` was given it, without halves of surrogate pairs, which no file can hold."""
-    return text.replace("&lt;", "<").encode("utf-8", "ignore").decode().strip()
+    return unwrap(text).encode("utf-8", "ignore").decode().strip()

@@ -86,6 +86,14 @@ def wrap(text: str) -> str:
     return f"<{_TAG}>\n{text.replace('<', '&lt;')}\n</{_TAG}>"
 
 
+def unwrap(text: str) -> str:
+    """Undo `wrap` in a text that a model wrote, which may have taken over the tags, the escapes, or neither."""
+    text = text.strip()
+    if text.startswith(f"<{_TAG}>") and text.endswith(f"</{_TAG}>"):
+        text = text.removeprefix(f"<{_TAG}>").removesuffix(f"</{_TAG}>").strip()
+    return text.replace("&lt;", "<")
+
+
 def labelled(text: str, label: str) -> str:
     """Write an example, for where it does not stand as a turn of the chat."""
     return f"{wrap(text)}\nCategory: {label}"

@@ -15,7 +15,7 @@ import yaml
 
 from distill.errors import TaskError
 from distill.labelling.session import LabellingOptions
-from distill.run import Run
+from distill.run import RECORD, Run
 from distill.task import load_task
 from distill.teachers import TeacherError, create
 from distill.teachers.account import BudgetError
@@ -32,6 +32,11 @@ POOL, TEST = 30, 6
 def paraphrases(text: str, count: int) -> list[str]:
     """What the server writes of a text."""
     return [f"{number} put otherwise: {text}" for number in range(count)]
+
+
+def alike(text: str) -> str:
+    """What is the same for two texts of the pool."""
+    return f"the same {int(text.split()[1]) // 2}" if text.startswith("text ") else text.upper()
 
 
 class Writer(ChargingApi):
@@ -96,7 +101,8 @@ async def test_paraphrases_of_the_texts_to_train_on_are_labelled_and_trained_on(
     assert (set(learn.gold), chosen) == ({None}, choose)
     soft = run.soft_labels()
     assert len(soft) == len(learn) + len(choose) + TEST
-    assert "0 of 27 texts without paraphrases" in run.labelling()
+    assert "0 of 27 texts without paraphrases, 54 of 54 paraphrases are new texts" in run.labelling()
+    assert not any("paraphrases" in warning for warning in run.label_warnings())
     assert spent(LabellingJob(tmp_path / "task.yaml", tmp_path / "run", [])) == pytest.approx(writer.usd)
 
 
@@ -150,10 +156,35 @@ async def test_what_was_written_is_never_a_text_that_judges_or_one_of_the_pool(t
     async with serving(writer) as server:
         made = job(tmp_path, server.url)
         taken = [*made.texts[-TEST:], made.texts[0].upper()]
-        writer.said = lambda text: json.dumps({"paraphrases": [taken[len(writer.wrote) % len(taken)], "the same"]})
+        writer.said = lambda text: json.dumps({"paraphrases": [taken[len(writer.wrote) % len(taken)], alike(text)]})
         run = await label(made)
     learn, _ = run.labelled()
-    assert learn.texts[len(run.splits().train) :] == ("the same",)
+    assert learn.texts[len(run.splits().train) :] == tuple(dict.fromkeys(map(alike, run.splits().train.texts)))
+
+
+async def test_what_was_written_is_no_view_and_no_near_duplicate_of_a_text_that_judges(tmp_path) -> None:
+    writer = Writer()
+    async with serving(writer) as server:
+        made = job(tmp_path, server.url)
+        task = yaml.safe_load(made.file.read_text())
+        task["labelling"]["views"] = {"drop": 0, "swap": 1}
+        task["data"]["near_duplicate"] = 0.9
+        (tmp_path / "test.csv").write_text("text\nplease tell me where the parcel is that I ordered on Monday\n")
+        made.file.write_text(yaml.safe_dump(task))
+        near = "Please tell me where the parcel is that I ordered on Monday!"
+
+        def said(text: str) -> str:
+            words = text.split()
+            view = " ".join([words[1], words[0], *words[2:]])
+            return json.dumps({"paraphrases": [near if words[1] == "3" else f"so {text}", view]})
+
+        writer.said = said
+        run = await label(made)
+    learn, _ = run.labelled()
+    splits = run.splits()
+    added = learn.texts[len(splits.train) + len(splits.views(run.task.labelling.views)) :]
+    assert "text 3 xxx" in splits.train.texts
+    assert added == tuple(f"so {text}" for text in splits.train.texts if text != "text 3 xxx")
 
 
 async def test_halves_of_surrogate_pairs_are_dropped_and_texts_with_nul_left_out(tmp_path) -> None:
@@ -163,7 +194,7 @@ async def test_halves_of_surrogate_pairs_are_dropped_and_texts_with_nul_left_out
     writer.said = lambda text: (
         r'{"paraphrases": ["Where is it? \ud83d", "\udc00", "a\u0000b", "Fine \ud83d\ude00"]}'
         if text == odd
-        else json.dumps(["so"])
+        else json.dumps([f"so {text}"])
     )
     async with serving(writer) as server:
         run = await label(job(tmp_path, server.url, per_text=4))
@@ -189,14 +220,62 @@ async def test_a_model_that_writes_none_is_found_at_once_or_after_twenty_texts(t
     writer.said = lambda text: "Sure! Which one?"
     async with serving(writer) as server:
         made = job(tmp_path, server.url, concurrency=1)
-        with pytest.raises(TeacherError, match=r"writes no paraphrases \(it says 'Sure! Which one\?'\)"):
+        with pytest.raises(TeacherError, match=r"writes no paraphrases \(no list in 'Sure! Which one\?'\)"):
             await label(made)
         assert writer.wrote.total() == 1
         writer.said = lambda text: "none" if text.startswith("text ") else json.dumps({"paraphrases": ["and so"]})
         (tmp_path / "run" / "answers.sqlite").unlink()
-        with pytest.raises(TeacherError, match="gave no paraphrases of 20 texts one after the other"):
+        with pytest.raises(
+            TeacherError, match=r"gave no new paraphrases of 20 texts .* run the command again to go on"
+        ):
             await label(made)
-    assert writer.texts.total() <= 20 + 2
+        assert 20 <= writer.texts.total() <= 20 + 2
+        run = await label(made)  # what is stored stops nothing
+    assert set(writer.texts.values()) == {1}
+    assert "27 of 27 texts without paraphrases" in run.labelling()
+    assert any("added 0 rows for 27 texts" in warning for warning in run.label_warnings())
+
+
+@pytest.mark.parametrize("said", [lambda text: [text.upper()] * 2, lambda text: ["One moment.", "one  moment."]])
+async def test_a_model_that_repeats_the_text_or_itself_is_stopped(tmp_path, said) -> None:
+    writer = Writer()
+    writer.said = lambda text: json.dumps({"paraphrases": said(text)})
+    async with serving(writer) as server:
+        made = job(tmp_path, server.url, concurrency=1)
+        with pytest.raises(TeacherError, match="it repeats the text, or what it wrote before"):
+            await label(made)
+    assert 20 <= writer.texts.total() <= 21 + 2
+
+
+async def test_texts_without_paraphrases_for_several_reasons_stop_nothing(tmp_path) -> None:
+    writer = Writer()
+    replies = ["Sorry", json.dumps({"paraphrases": ["a b"]})]
+    writer.said = lambda text: json.dumps(["x"]) if "text" not in text else replies[len(writer.wrote) % 2]
+    async with serving(writer) as server:
+        run = await label(job(tmp_path, server.url, concurrency=1))
+    record = json.loads((run.labels.path / RECORD).read_text())["paraphrases"]
+    assert (record["texts"], record["new"]) == (27, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        ({"paraphrases": "one text"}, ("one text",)),
+        ([{"text": "one"}, {"paraphrase": "two"}, {"id": 3}], ("one", "two")),
+        ({"original": ["it"], "others": ["one"]}, ()),
+        ({"original": ["it"], "paraphrases": ["one"]}, ("one",)),
+        ({"original": "it", "others": ["one"]}, ("one",)),
+        ({"paraphrases": ["<text>\nIs 1 &lt; 2?\n</text>", "&lt;text>"]}, ("Is 1 < 2?", "<text>")),
+    ],
+)
+async def test_paraphrases_are_read_in_other_forms_and_none_is_guessed(answer, texts) -> None:
+    config = {"kind": "openai", "base_url": "http://127.0.0.1:9", "model": "m", "usd_per_million": PRICE.model_dump()}
+    teacher = create(config, NAMES, MemoryAccount())
+    paraphraser = teacher.paraphraser(4)  # type: ignore[attr-defined]
+    choice = {"message": {"role": "assistant", "content": json.dumps(answer)}, "finish_reason": "stop"}
+    assert paraphraser.read({"choices": [choice]}).texts == texts
+    await paraphraser.aclose()
+    await teacher.aclose()
 
 
 async def test_paraphrases_can_be_written_in_batches(tmp_path) -> None:
