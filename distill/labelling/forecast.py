@@ -95,6 +95,25 @@ class Forecast:
         ]
 
 
+def lines_of(forecasts: Sequence[Forecast]) -> list[str]:
+    """Return the forecasts of a run's steps as lines of text; if there are several, with what all calls will cost.
+
+    That includes what was paid before. Its interval is the sum of those of the steps, and so wide enough.
+    """
+    if len(forecasts) == 1:
+        return forecasts[0].lines()
+    paid = f"paid so far  {dollars(forecasts[0].spent_usd)}"  # the same in each, as a run has one account
+    steps = [line for one in forecasts for line in one.lines() if line != paid]
+    spent, most = forecasts[0].spent_usd, sum(one.most_usd for one in forecasts)
+    usd = Interval(
+        spent + sum(one.usd.value for one in forecasts),
+        spent + sum(one.usd.lower for one in forecasts),
+        spent + sum(one.usd.upper for one in forecasts),
+    )
+    all_calls = f"in all       {_shown(usd, dollars)}; at most {dollars(spent + most)}; --max-usd limits this"
+    return [*steps, paid, all_calls]
+
+
 def forecast(
     teacher: str,
     texts: int,

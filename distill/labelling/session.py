@@ -23,7 +23,7 @@ from distill.labelling.answer_store import AnswerStore
 from distill.labelling.audit import Audited, AuditTexts, gold_rows, label_and_audit, rows_to_repeat
 from distill.labelling.batch_account import StoredBatchAccount
 from distill.labelling.dry_run import DryRunAccount, Stored, dry_run, priced
-from distill.labelling.forecast import Forecast
+from distill.labelling.forecast import Forecast, lines_of
 from distill.labelling.interrupts import interruptible, run_async
 from distill.labelling.label import Engine, ask_missing, naming_rows
 from distill.labelling.paraphrases import PaidParaphrases, foreseen, make_paraphraser, write_paraphrases
@@ -81,7 +81,7 @@ class LabellingSession:
         kind = getattr(self.config, "kind", None)
         if not priced(teachers.teacher_class(kind)):
             return [f"a teacher of kind {kind} makes no paid calls: labelling costs nothing"]
-        return [line for one in run_async(self._dry_run()) for line in one.lines()]
+        return lines_of(run_async(self._dry_run()))
 
     def _pool(self, paraphrases: Sequence[Sequence[str]] = ()) -> tuple[Examples, Train]:
         """The texts that students are trained on, chosen by and judged on, and the rows of paraphrases among them.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.evaluation.intervals import Interval
-from distill.labelling.forecast import ObservedCosts, PlannedCalls, duration, forecast, guess, total
+from distill.labelling.forecast import Forecast, ObservedCosts, PlannedCalls, duration, forecast, guess, lines_of, total
 from distill.teachers.api.pricing import Price, Usage
 
 PRICE = Price(input=0.4, cached=0.1, output=1.6)
@@ -195,3 +195,14 @@ def test_a_guess_holds_for_english_for_dense_scripts_and_for_any_length_of_answe
 )
 def test_a_duration_is_said_in_its_own_unit(seconds, said) -> None:
     assert duration(seconds) == said
+
+
+def test_the_steps_of_a_run_are_added_up_with_what_was_paid_before() -> None:
+    one = Forecast("m", 5, 5, Interval(5, 5, 5), Interval(2, 1, 3), 4, Interval(1, 1, 1), None, 1, 0, spent_usd=10.0)
+    lines = lines_of([one, one])
+    assert lines[-2:] == [
+        "paid so far  $10.00",
+        "in all       $14.00 ($12.00 to $16.00); at most $18.00; --max-usd limits this",
+    ]
+    assert lines.count("paid so far  $10.00") == 1
+    assert lines_of([one]) == one.lines()

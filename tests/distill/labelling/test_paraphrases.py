@@ -136,12 +136,15 @@ async def test_a_dry_run_prices_writing_and_labelling_before_either_and_after_a_
         assert before[0].startswith("openai:m (paraphrases): 27 of 27 texts to ask")
         # 36 texts of the data and two paraphrases of each of the 27 to train on
         assert f"openai:m: {36 + 54} of {36 + 54} texts to ask; no call was made for this forecast" in before
+        assert before[-2] == "paid so far  $0.00"
+        assert before[-1].startswith("in all ")
+        assert sum(line.startswith("paid so far") for line in before) == 1
         with pytest.raises(BudgetError):
             await label(made, max_usd=0.02)
         written, reached = sum(writer.texts.values()), spent(made)
         part = await asyncio.to_thread(run.forecast)
         assert part[0].startswith(f"openai:m (paraphrases): {27 - written} of 27 texts to ask")
-        assert f"learnt from {written} texts" in part[6]
+        assert f"learnt from {written} texts" in part[5]
         await label(made)
         after = await asyncio.to_thread(run.forecast)
     assert [line.split(" texts")[0] for line in after if "to ask" in line] == [
