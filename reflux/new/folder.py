@@ -52,9 +52,10 @@ def _made(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for path in folder.iterdir():
-            path.unlink()
-        with suppress(OSError):  # somebody has put something there meanwhile
+        with suppress(OSError):  # somebody has put a folder there meanwhile
+            for path in folder.iterdir():
+                if not path.is_dir():
+                    path.unlink()
             for path in new:
                 path.rmdir()
         raise

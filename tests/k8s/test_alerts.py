@@ -92,6 +92,16 @@ def test_a_teacher_that_misses_a_few_deferred_texts_is_no_ticket(tmp_path):
     run(tmp_path, [*pod.series(), *constants("a", minutes=30), *deferred], [firing(30)])
 
 
+@pytest.mark.parametrize(("failures", "fires"), [(1, False), (18, False), (24, True)])
+def test_a_few_deferred_texts_in_an_hour_are_too_few_for_a_ticket(tmp_path, failures, fires):
+    """All that are left to the teacher fail, in minutes 1 to `failures`, one in each."""
+    pod = Pod("a", PROPENSITY).born().serve(45, CALM)
+    counts = f"0+1x{failures} {failures}x{44 - failures}"
+    deferred = {"series": 'reflux_deferrals_total{model_version="v1", pod="a", outcome="timeout"}', "values": counts}
+    told = [("RefluxDeferralsFail", "v1")] if fires else []
+    run(tmp_path, [*pod.series(), *constants("a", minutes=45), deferred], [firing(43, *told)])
+
+
 def test_processes_that_share_a_store_may_restart_alone(tmp_path):
     """A serving process restarts after ten minutes, the worker after five: each began with nothing, and has nothing."""
 

@@ -352,6 +352,17 @@ def test_a_failure_leaves_the_folders_that_were_there_and_no_others(desk, was_th
     assert sorted(desk.rglob("*")) == before
 
 
+def test_a_failure_is_told_though_a_folder_was_made_there_meanwhile(desk, monkeypatch):
+    def fail(path):
+        (path.parent / "mine").mkdir()
+        raise DistillError("the task is wrong")
+
+    monkeypatch.setattr("reflux.new.folder.load_task", fail)
+    with pytest.raises(DistillError, match="the task is wrong"):
+        new(Options(data="tickets.csv", teacher="gold", folder=Path("here")), ALONE)
+    assert [path.name for path in (desk / "here").iterdir()] == ["mine"]
+
+
 def test_a_log_of_calls_is_sent_to_estimate(desk):
     write_log(desk / "calls.jsonl", [chat("my text", "refund")] * 3)
     with pytest.raises(DistillError, match=r"reflux estimate calls\.jsonl --write FOLDER"):
