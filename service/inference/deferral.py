@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from distill.teachers import Teacher, TeacherError
+from distill.teachers.api.rate_limit import WAITS, Waits
 from distill.teachers.names import may_be, names_of, text_of
 from distill.teachers.scaling import Scaling
 from export.bundle.cascade import is_deferred
@@ -192,7 +193,7 @@ class Deferral:
 
     async def _ask(self, text: str, until: float, late: str) -> TeacherResult | str:
         """Ask the teacher about one text; return why there is no result instead. It is `late` after `until`."""
-        caller, asked = self._caller, False
+        caller, asked, waits = self._caller, False, Waits()
         if caller.hold_seconds > 0:
             return RATE_LIMITED
         if (reserved := caller.budget.reserve()) is None:
@@ -200,6 +201,7 @@ class Deferral:
         if (ticket := caller.breaker.allow()) is None:
             caller.budget.release(reserved)
             return Outcome.BREAKER_OPEN
+        WAITS.set(waits)  # for this task alone, which is that of the text
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 sent = await self._redacted(text)
@@ -212,21 +214,26 @@ class Deferral:
             if not isinstance(error, TimeoutError):
                 caller.breaker.release(ticket)
                 raise
-            if caller.hold_seconds > 0:
-                caller.breaker.release(ticket)
-                return RATE_LIMITED
-            if late == Outcome.TIMEOUT:
-                caller.breaker.record(ticket, success=False)
-            else:  # a client in a hurry says nothing about the teacher
-                caller.breaker.release(ticket)
-            return late
-        if result.outcome in (Outcome.TIMEOUT, Outcome.TEACHER_ERROR) and caller.hold_seconds > 0:
+            return self._too_late(ticket, late, waited=not asked or waits.count > 0)
+        held = result.outcome is Outcome.TEACHER_ERROR or (result.outcome is Outcome.TIMEOUT and waits.count > 0)
+        if held and caller.hold_seconds > 0:
             caller.breaker.release(ticket)
             caller.settle(reserved, result)
             return RATE_LIMITED
         caller.breaker.record(ticket, success=result.outcome not in FAILURES)
         caller.settle(reserved, result)
         return result
+
+    def _too_late(self, ticket: int, late: str, *, waited: bool) -> str:
+        """Return why a text has no answer in time: `late`, or a pause of the server's if it `waited` to be sent.
+
+        The breaker hears of a teacher that was asked and did not answer, not of a pause or a client in a hurry.
+        """
+        if late == DEADLINE or (waited and self._caller.hold_seconds > 0):
+            self._caller.breaker.release(ticket)
+            return late if late == DEADLINE else RATE_LIMITED
+        self._caller.breaker.record(ticket, success=False)
+        return late
 
     async def _redacted(self, text: str) -> str:
         """Return what the teacher may see of a text. A long one is redacted in a thread, so that no request waits."""

@@ -241,6 +241,38 @@ async def test_a_server_that_asks_for_a_pause_past_the_deadline_is_no_timeout_an
     assert (counted, state) == (len(found), 0)
 
 
+@pytest.mark.parametrize("hurried", [True, False], ids=["the request's deadline", "the teacher's"])
+async def test_a_text_that_the_server_leaves_without_an_answer_is_late_though_another_caused_a_pause(
+    bundle: Any, running: Any, hurried: bool
+) -> None:
+    """The server, once in use, never answers the first text, and asks for a pause in its answer to the second."""
+    begun, over, working = asyncio.Event(), asyncio.Event(), DecisionServer()
+
+    async def hang_then_ask_for_a_pause(request: httpx.Request) -> httpx.Response:
+        if not begun.is_set():
+            begun.set()
+            await over.wait()
+        return httpx.Response(429, headers={"retry-after": "3000"})
+
+    handlers: list[Any] = [working]
+    async with serving(lambda request: handlers[-1](request)) as server:
+        teacher = _down("decisions") | {"base_url": f"{server.url}/v1"}
+        defer = {"teacher": teacher, "deadline_seconds": 10.0 if hurried else 4.0}
+        async with running(bundle=bundle.path, defer=defer) as client:
+            (usual,) = await answers(client, UNSURE)
+            handlers.append(hang_then_ask_for_a_pause)
+            headers = {"x-request-timeout-ms": "4000"} if hurried else None
+            first = asyncio.create_task(answers(client, UNSURE, headers=headers))
+            await until(begun.is_set)
+            (second,) = await answers(client, UNSURE)
+            assert not first.done()
+            found = told((await first)[0])
+            over.set()
+    assert usual["stage"] == "teacher"
+    assert told(second)[-1] == "rate_limited"
+    assert found == ("billing", "1-right", True, "deadline" if hurried else "timeout")
+
+
 async def test_a_short_pause_that_the_server_asks_for_is_waited_for(bundle: Any, running: Any) -> None:
     server, busy = DecisionServer(), [httpx.Response(429, headers={"retry-after-ms": "500"})]
     async with serving(lambda request: busy.pop() if busy else server(request)) as place:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 
 from distill.teachers.api.limit_headers import MINUTE, limit_reports
 from distill.teachers.errors import TeacherError
@@ -73,6 +74,19 @@ class ReportedLimit:
         self._resets_at = now + self._period
 
 
+class Waits:
+    """How many calls for a text wait before they are sent. One that is cancelled while it waits stays counted.
+
+    Whoever asks sets `WAITS` to one, to tell a teacher that is slow from calls that were held.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+WAITS: ContextVar[Waits] = ContextVar("waits")
+
+
 class RateLimiter:
     """Limits the requests and tokens per minute of one API."""
 
@@ -98,8 +112,11 @@ class RateLimiter:
 
     async def sleep(self, seconds: float) -> None:
         """Wait before another attempt. Raises TeacherError when stopped."""
+        waits = WAITS.get(Waits())
+        waits.count += 1
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
+        waits.count -= 1
         self._check()
 
     async def wait(self, tokens: float) -> None:
@@ -107,6 +124,8 @@ class RateLimiter:
 
         Raises TeacherError when stopped.
         """
+        waits = WAITS.get(Waits())
+        waits.count += 1
         async with self._turn:
             self._check()
             self._next_tokens = tokens
@@ -119,6 +138,7 @@ class RateLimiter:
             self._tokens.take(tokens)
             for kind, limit in self._reported.items():
                 limit.take(1.0 if kind == "requests" else tokens)
+        waits.count -= 1
 
     def hold(self, seconds: float) -> bool:
         """Hold all calls for as long as the server asked, a minute at most.
