@@ -11,9 +11,6 @@ from k8s.monitoring.rules.rule import Group, limit
 SERVED = "and on (model_version) reflux_model_info"
 """Counts of a version outlive its pods by their window; its alerts do not."""
 
-FEWEST_DEFERRED = 20
-"""Texts left to the teacher in an hour, below which failures are no reason for an alert: of one, one is 100 %."""
-
 EVIDENCE = "model:reflux_gap:log_evidence"
 VERSION = "{{ $labels.model_version }}"
 
@@ -145,12 +142,13 @@ def _pipeline(group: Group) -> None:
 def _deferring(group: Group) -> None:
     # The teacher may decline a text, a client may be in a hurry, and a pod may stop: none of these is a failure.
     no_failure, not_asked = "answered|refused|deadline|shutdown", "deadline|shutdown"
-    asked = f'sum by (model_version) (increase(reflux_deferrals_total{{outcome!~"{not_asked}"}}[1h]))'
+    failed = f'sum by (model_version) (increase(reflux_deferrals_total{{outcome!~"{no_failure}"}}[1h]))'
     group.alert(
         "RefluxDeferralsFail",
         f"""
-        sum by (model_version) (increase(reflux_deferrals_total{{outcome!~"{no_failure}"}}[1h]))
-        / ({asked} >= {FEWEST_DEFERRED}) > 0.5
+        {failed}
+        / (sum by (model_version) (increase(reflux_deferrals_total{{outcome!~"{not_asked}"}}[1h])) > 0) > 0.5
+        and on (model_version) {failed} >= on (model_version) max by (model_version) (reflux_burn_failures)
         {SERVED}
         """,
         severity="ticket",
