@@ -41,7 +41,10 @@ def memory():
 def test_memory_in_small_pages_is_moved_into_huge_ones_and_keeps_what_it_holds(memory):
     memory, content = memory
     before = huge_kilobytes()
-    use_huge_pages()
+    for _ in range(5):  # the kernel may lack free memory in one piece for a moment (EAGAIN)
+        use_huge_pages()
+        if huge_kilobytes() >= before + 14 * 1024:
+            break
     assert huge_kilobytes() >= before + 14 * 1024
     assert memory[:] == content
 
