@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-$(RUNTIME)
 # The address of an index with builds of torch for CPUs; README.md says where to find it.
 TORCH_INDEX ?=
 
-.PHONY: setup demo serve test test-pythons test-transformers-4 surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-gateway rehearse-hosts rehearse-image lint format lock clean
+.PHONY: setup demo serve test benchmark-quality test-pythons test-transformers-4 surface monitoring checkov audit rehearse-alerts rehearse-canary rehearse-gateway rehearse-hosts rehearse-image lint format lock clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ test-transformers-4:
 	$(MAKE) setup VENV=$(VENV)-transformers4
 	$(VENV)-transformers4/bin/python -m pip install --quiet --progress-bar off $(TRANSFORMERS_4)
 	OMP_NUM_THREADS=1 $(VENV)-transformers4/bin/python -m pytest --numprocesses auto $(TESTS)
+
+# Distils Banking77's students from nothing, and prints how good and how fast each is; needs ../shared, and most of an hour.
+benchmark-quality: setup
+	$(BIN)/python benchmarks/quality.py
 
 # Writes down anew what tests/service/test_surface.py compares with: operations, settings, metrics.
 surface: setup
