@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError
 from distill.students.config import DecoderStudent
-from distill.students.encoder import TransformerModule, check_student, load_pretrained
+from distill.students.encoder import TransformerModule, check_student, load_pretrained, without_dropout
 from distill.students.layers import load_saved_encoder
 from distill.students.padding import fill_padding
 from distill.students.pretrained import locate
@@ -107,7 +107,5 @@ def build(config: DecoderStudent, labels: Sequence[str]) -> Student:
     student = Student(Decoder(module), start.tokenizer, tuple(labels), config.max_tokens)
     check_student(student, module.config, name)
     module.add_adapters(config)
-    for layer in module.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0  # as in the family `encoder`
+    without_dropout(module)  # as in the family `encoder`
     return student

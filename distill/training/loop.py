@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from distill.training.averaging import Average
 from distill.training.checkpoint import Checkpoint
 from distill.training.course import Course, History
 from distill.training.parameter_groups import parameter_groups
-from distill.training.precision import autocast
+from distill.training.precision import forward_pass
 
 Floats = npt.NDArray[np.floating]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -99,7 +100,7 @@ def train(
     if checkpoint is not None:
         accelerator.register_for_checkpointing(sampler, course, *([] if average is None else [average]))
         checkpoint.load(accelerator)
-    cast = autocast(accelerator, optimisation.precision)
+    cast = forward_pass(accelerator, optimisation.precision)
     with bar(description, len(loader) * optimisation.epochs) as advance:
 
         def stepped() -> None:
@@ -149,13 +150,13 @@ def _epoch(
     optimizer: Any,
     schedule: Any,
     accelerator: Accelerator,
-    cast: torch.autocast,
+    cast: Callable[[], AbstractContextManager[None]],
     stepped: Callable[[], None],
 ) -> float:
     module.train()
     total = 0.0
     for ids, mask, target in loader:
-        with cast:
+        with cast():
             logits, _ = module(ids, mask)
         value = loss(logits.float(), target)
         accelerator.backward(value)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distill.sections import Precision
 
 
-def autocast(accelerator: Accelerator, precision: Precision) -> torch.autocast:
-    """Return the context of a forward pass: matrix products in bfloat16, or in float32.
+def forward_pass(accelerator: Accelerator, precision: Precision) -> Callable[[], AbstractContextManager[None]]:
+    """Return what gives the context of a forward pass: matrix products in bfloat16, or in float32.
 
-    `auto` takes bfloat16 on a CPU that has AMX: a step of a three-layer encoder takes half of the time there on one
-    core, and about three quarters on two. With AVX-512's bfloat16 alone it takes longer than with float32. `auto`
-    leaves a precision alone that is configured with accelerate.
+    `auto` takes bfloat16 on a CPU that has AMX, where a step of a three-layer encoder takes about half of the time.
+    With AVX-512's bfloat16 alone it takes longer than with float32. `auto` leaves a precision alone that is configured
+    with accelerate.
     """
-    device = accelerator.device.type
-    low = precision == "bfloat16" or (
-        precision == "auto" and device == "cpu" and accelerator.mixed_precision == "no" and has_amx()
-    )
-    return torch.autocast(device, torch.bfloat16, enabled=low)
+    device, configured = accelerator.device.type, accelerator.mixed_precision
+    low = precision == "bfloat16" or (precision == "auto" and device == "cpu" and configured == "no" and has_amx())
+    # torch's fused attention takes ten times as long as its parts to go backward in bfloat16 on a CPU.
+    unfused = device == "cpu" and (low or configured == "bf16")
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        attention = sdpa_kernel(SDPBackend.MATH) if unfused else nullcontext()
+        with torch.autocast(device, torch.bfloat16, enabled=low), attention:
+            yield
+
+    return context
 
 
 def has_amx() -> bool:

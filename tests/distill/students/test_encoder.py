@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, DistilBertModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DistilBertConfig,
+    DistilBertModel,
+    MPNetConfig,
+)
 
 from distill.errors import DistillError
 from distill.students.config import EncoderStudent
@@ -18,6 +26,7 @@ from distill.students.encoder import build, load_pretrained, load_tokenizer
 from distill.students.layers import select_layers, spread
 from distill.students.padding import pad
 from distill.students.student import CARD, load_student, network_class
+from tests.support.tiny_models import write_encoder
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 
@@ -29,6 +38,21 @@ def make(tiny_encoder, labels):
         return build(EncoderStudent(**given), labels)
 
     return build_with
+
+
+@pytest.mark.parametrize("attention", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [BertConfig, MPNetConfig, DistilBertConfig, DebertaV2Config])
+def test_dropout_of_attention_weights_stays_and_no_other_does(kind, attention, labels, tmp_path):
+    key, hidden = "attention_probs_dropout_prob", {"hidden_dropout_prob": 0.5}
+    if kind is DistilBertConfig:
+        key, hidden = "attention_dropout", {"dropout": 0.5}
+    write_encoder(tmp_path, kind, **{key: attention, **hidden})
+    config = EncoderStudent(family="encoder", model=str(tmp_path), layers=2, max_tokens=16)
+    student = build(config, labels)
+    ids, mask = pad(student.encode(TEXTS))
+    student.network.module.train()
+    answers = [student.network.module(ids, mask)[0] for _ in range(2)]
+    assert torch.equal(*answers) == (attention == 0)
 
 
 @pytest.mark.parametrize("layers", [(0,), (0, 2), (2, 0), (0, 1, 2)])

@@ -17,18 +17,23 @@ TARGETS = np.eye(2)[[0, 1, 0, 1]]
 
 
 class Spy(nn.Module):
-    """An embedding and a linear layer, which keep the type of the logits that they compute in training."""
+    """An embedding and a linear layer, which keep the type of their logits in training.
+
+    They also keep whether attention may be fused.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.words, self.head = nn.Embedding(5, 4), nn.Linear(4, 2)
         self.types: set[torch.dtype] = set()
+        self.fused: set[bool] = set()
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.words(ids).mean(1)
         logits = self.head(embedding)
         if self.training:
             self.types.add(logits.dtype)
+            self.fused.add(torch.backends.cuda.flash_sdp_enabled())  # of CPUs, too
         return logits, embedding
 
 
@@ -64,6 +69,7 @@ def test_products_have_the_wanted_precision_and_the_rest_is_float32(
     monkeypatch.setattr(precision, "has_amx", lambda: amx)
     module, seen = trained(wanted)
     assert module.types == {computed}
+    assert module.fused == {computed == torch.float32}
     assert seen == {torch.float32}
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
