@@ -28,6 +28,13 @@ SPLITS = {"train": 40_000, "validation": 2_837, "test": 5_000}
 TIMES, RETENTION = 10.0, 0.99
 
 STUDENTS = {
+    "encoder": {
+        "family": "encoder",
+        "model": "teacher",
+        "layers": 3,
+        "max_tokens": 96,
+        "optimisation": {"epochs": 2, "learning_rate": 2.0e-4},
+    },
     "static": {
         "family": "static",
         "model": "teacher",

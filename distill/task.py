@@ -16,6 +16,7 @@ from distill import teachers
 from distill.data.values import label_of
 from distill.decision import Decision, require_names
 from distill.errors import TaskError
+from distill.presets import PresetName, require_teacher, with_preset
 from distill.sections import Paraphrases, Section, Source, Views, added
 from distill.strict_yaml import MAX_CHARACTERS, read_yaml
 from distill.students.config import EncoderStudent, NgramsStudent, StaticStudent, StudentConfig, has_token_table
@@ -157,9 +158,10 @@ class Comparisons(Section):
 
 
 class Task(Section):
-    """A whole task. `labels`, if not given, are the gold labels of the data."""
+    """A whole task. `labels`, if not given, are the gold labels of the data; `preset` sets keys that it does not."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    preset: PresetName | None = added(None)
     data: Data
     teacher: SerializeAsAny[BaseModel]
     students: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Student] = Field(min_length=1)
@@ -192,6 +194,11 @@ class Task(Section):
         """The teacher to fine-tune and its `fit` section, or None if the task has none."""
         teacher = self.teacher
         return (teacher, teacher.fit) if isinstance(teacher, LocalConfig) and teacher.fit is not None else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, value: Any) -> Any:
+        return with_preset(value) if isinstance(value, dict) else value
 
     @field_validator("teacher", mode="before")
     @classmethod
@@ -230,6 +237,11 @@ class Task(Section):
                 f"export.prune: only students of the family encoder can be pruned, and the task has {families}; "
                 "remove the key"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _preset_for_its_teacher(self) -> Task:
+        require_teacher(self.preset, getattr(self.teacher, "kind", None))
         return self
 
     @model_validator(mode="after")

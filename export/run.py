@@ -25,6 +25,7 @@ from distill.evaluation.constant_answers import student_warnings, teacher_warnin
 from distill.evaluation.gap import SCHEMA
 from distill.evaluation.report.write import write_report
 from distill.labelling.soft_labels import SoftLabels
+from distill.presets import preset_keys
 from distill.run import RECORD, Run
 from distill.sections import walk
 from distill.stages import Stage, fingerprint, write_atomic
@@ -87,6 +88,8 @@ class ExportRun:
         inputs = {"schema": SCHEMA, "cascade": self.cascades.stage.fingerprint, "labels": self.run.labels.fingerprint}
         if self.task.compared:
             inputs["comparisons"] = ", ".join(self.task.compared)
+        if self.task.preset is not None:
+            inputs["preset"] = self.task.preset
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
@@ -264,6 +267,9 @@ class ExportRun:
             if self.cascades.possible
             else None,
             "budget": self.task.budget.model_dump(),
+            "preset": None
+            if self.task.preset is None
+            else {"name": self.task.preset, "keys": [asdict(one) for one in preset_keys(self.task)]},
             "data": splits.report,
         }
         write_atomic(folder / GAP, json.dumps(gap, indent=2, ensure_ascii=False) + "\n")

@@ -36,6 +36,8 @@ def check(
 ) -> None:
     """Check the data, and say whether it is enough. Exit code: 0 enough or more would help, 3 too little, 1 error."""
     from distill.evaluation.report.sections.data import data_lines, label_lines
+    from distill.evaluation.report.sections.preset import preset_lines
+    from distill.presets import preset_keys
     from distill.stages import write_atomic
     from distill.sufficiency import report
     from distill.sufficiency.check import check as check_data
@@ -44,6 +46,9 @@ def check(
     splits = run.make_data()
     for line in (*data_lines(splits.report), *label_lines(splits.report)):
         console.print(line)
+    if run.task.preset is not None:
+        for line in preset_lines(run.task.preset, preset_keys(run.task)):
+            console.print(line)
     run.require_models()
     found = check_data(run)
     for line in report.lines(found):

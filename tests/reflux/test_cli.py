@@ -458,6 +458,17 @@ def test_a_delimiter_is_found_and_said_or_given(cli, tiny_bundle, tmp_path):
     assert cli("classify", tiny_bundle.path, source, target, "--delimiter", "tab").out == told
 
 
+def test_check_says_what_the_preset_of_a_task_leads_to(cli, task, changed, tmp_path):
+    def change(described):
+        for source in (described["data"]["train"], described["data"]["test"]):
+            source["path"] = str(task.parent / source["path"])
+        described["preset"] = "local-teacher"
+
+    done = cli("check", changed(change), "--output", tmp_path / "run")
+    assert "\nThe task has the preset local-teacher" in done.out
+    assert "\nlabelling.views: {per_text: 3}\n" in done.out
+
+
 def test_check_lists_every_label_and_names_those_that_look_alike(cli, task, changed, tmp_path):
     def change(described):
         for name in ("train", "test"):

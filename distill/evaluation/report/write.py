@@ -22,6 +22,7 @@ from distill.evaluation.report.sections import (
     disagreements,
     graphs,
     overview,
+    preset,
     reliability,
     students,
     teacher,
@@ -31,6 +32,7 @@ from distill.stages import write_atomic
 SECTIONS: tuple[Callable[[dict[str, Any]], Section | None], ...] = (
     overview.section,
     students.section,
+    preset.section,
     cascade.section,
     comparisons.section,
     costs.section,

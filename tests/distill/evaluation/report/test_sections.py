@@ -139,6 +139,14 @@ def test_counts_have_three_digits(value, shown):
     assert count(value) == shown
 
 
+def test_a_preset_is_shown_with_the_values_that_it_leads_to(gap):
+    assert "Preset" not in titles(gap)
+    keys = [{"key": "labelling.views", "value": {"per_text": 3}, "preset": {"per_text": 1}}]
+    (section,) = [one for one in sections({**gap, "preset": {"name": "local", "keys": keys}}) if one.title == "Preset"]
+    (bullets,) = [block for block in section.blocks if isinstance(block, Bullets)]
+    assert list(bullets.items) == ["labelling.views: {per_text: 3}, as the task says; the preset has {per_text: 1}"]
+
+
 def test_the_teachers_agreement_with_itself_is_the_ceiling(gap):
     names = [row[0] for row in summary(gap)[1]]
     assert "ceiling of agreement" not in names
