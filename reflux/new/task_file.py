@@ -8,8 +8,11 @@ from typing import Any
 
 import yaml
 
+from distill.presets import PRESETS, PresetName
 from reflux.new.rows import VALIDATION
 from reflux.new.teachers import MODEL, TeacherSection
+
+_PRESET: PresetName = "local-teacher"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ def _lines(task: Description) -> Iterator[str]:
     yield ""
     yield from _teacher(task)
     yield ""
+    if task.teacher.settings["kind"] in PRESETS[_PRESET].teachers:
+        yield "# The teacher labels three altered views of each text too: better students for four times the training."
+        yield f"# preset: {_PRESET}"
+        yield ""
     yield from _students()
 
 

@@ -248,6 +248,17 @@ def test_a_bundle_becomes_the_teacher(desk, tiny_teacher):
     assert task.teacher.model_dump()["path"] == tiny_teacher.path.resolve()
 
 
+@pytest.mark.parametrize("choice", ["gold", "local", "causal", "openai", "answers"])
+def test_the_preset_is_named_for_teachers_that_it_is_for(desk, choice):
+    given = Given(model="some/model") if choice in ("local", "causal") else Given()
+    path = new(Options(data="tickets.csv", teacher=choice, of_teacher=given), ALONE).task
+    assert load_task(path).preset is None
+    suggested = path.read_text()
+    assert ("# preset: " in suggested) == (choice in ("gold", "local", "causal"))
+    path.write_text(suggested.replace("# preset: ", "preset: "))
+    assert (load_task(path).labelling.views is not None) == ("# preset: " in suggested)
+
+
 def test_a_file_of_ones_own_judges(desk):
     write(desk / "test.csv", DESK[:50])
     task = load_task(new(replace(ALL, test=desk / "test.csv"), ALONE).task)
