@@ -8,8 +8,8 @@ agreement is above zero and it is better for every seed.
     python benchmarks/recipes.py TASK FOLDER [--student NAME] [--recipes NAME ...] [--seeds 3] [--set KEY=VALUE ...]
 
 `FOLDER` keeps the stages, so that a run that was stopped goes on, and further recipes or seeds train theirs alone.
-Recipes with `views` need a teacher that can be asked, those with `paraphrases` one that writes texts, and those with
-`embedding phase` a local one. `--set` changes the task for all recipes, such as
+Recipes with `views` need a teacher that can be asked, those with `paraphrases` one that writes texts, those with
+`embedding phase` a local one, and `no pairs` a static student. `--set` changes the task for all recipes, such as
 `--set students.encoder.optimisation.epochs=4`.
 """
 
@@ -50,6 +50,7 @@ RECIPES: dict[str, Changes] = {
     "kl 2": {"loss.kind": "kl", "loss.temperature": 2.0},
     "kl 4": {"loss.kind": "kl", "loss.temperature": 4.0},
     "averaging": {"optimisation.averaging": 0.1},
+    "no pairs": {"pairs": False},
     "layer decay": {"optimisation.layer_decay": 0.8},
     "views": {"labelling.views": {}},
     "3 views": {"labelling.views": {"per_text": 3}},
@@ -61,7 +62,7 @@ RECIPES: dict[str, Changes] = {
     "paraphrases": {"labelling.paraphrases": {}},
     "views, paraphrases": {"labelling.views": {}, "labelling.paraphrases": {}},
 }
-"""Changes by name. `loss`, `optimisation` and `embedding_phase` are the student's.
+"""Changes by name. `loss`, `optimisation`, `embedding_phase` and `pairs` are the student's.
 
 `TWICE` takes as many steps as one view of each text does, so it tells what the views bring from what the steps do.
 """
@@ -112,7 +113,7 @@ def changed(task: Task, changes: Changes) -> Task:
 
 def judge(base: Task, student: str, recipe: str, seeds: int, folder: Path) -> Judged:
     """Train a student by a recipe with each seed, unless that is done, and judge the results on the test split."""
-    own = ("loss", "optimisation.", "embedding_phase")
+    own = ("loss", "optimisation.", "embedding_phase", "pairs")
     changes = {
         f"students.{student}.{key}" if key.startswith(own) else key: value for key, value in RECIPES[recipe].items()
     }

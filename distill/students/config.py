@@ -107,11 +107,15 @@ class NgramsStudent(Section):
 
 
 class StaticStudent(Section):
-    """The encoder's token embeddings with learned token weights, and one hidden layer. No attention."""
+    """The encoder's token embeddings with learned token weights, and one hidden layer. No attention.
+
+    The hidden layer reads the mean of the embeddings and, with `pairs`, the mean product of neighbouring ones.
+    """
 
     family: Literal["static"]
     model: str
     hidden: int = Field(default=512, ge=8)
+    pairs: bool = True
     max_tokens: int = Field(default=256, ge=8)
     optimisation: Optimisation = Optimisation(epochs=30, learning_rate=1e-3, patience=5)
     loss: Loss = Loss()

@@ -1,7 +1,9 @@
 """The student family `static`: a weighted mean of token embeddings and one hidden layer, without attention.
 
 A token's embedding is initialised with the encoder's output for the token alone (as in model2vec), its weight with
-smooth inverse frequency (Arora, Liang & Ma 2017); both are trained.
+smooth inverse frequency (Arora, Liang & Ma 2017); both are trained. The hidden layer also reads the mean product of
+neighbouring embeddings (multiplicative composition: Mitchell & Lapata 2010, section 3), which tells who stands beside
+whom.
 """
 
 from __future__ import annotations
@@ -31,22 +33,27 @@ _BATCH = 512
 
 
 class StaticModule(StudentModule):
-    """Maps token ids to logits through one hidden layer."""
+    """Maps token ids to logits through one hidden layer, which reads neighbours only with `pairs`."""
 
-    def __init__(self, vocabulary: int, width: int, hidden: int, classes: int) -> None:
+    def __init__(self, vocabulary: int, width: int, hidden: int, classes: int, *, pairs: bool) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary, width)
         self.importance = nn.Embedding(vocabulary, 1)
         self.dropout = nn.Dropout(0.1)
-        self.hidden = nn.Linear(width, hidden)
+        self.pairs = pairs
+        self.hidden = nn.Linear(2 * width if pairs else width, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.head = nn.Linear(hidden, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute logits [B, K] and the weighted mean of the token embeddings [B, d]."""
-        weights = torch.exp(self.importance(input_ids)) * attention_mask.unsqueeze(-1).to(self.words.weight.dtype)
-        embedding = (self.words(input_ids) * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
-        hidden = self.norm(nn.functional.gelu(self.hidden(self.dropout(embedding))))
+        """Compute logits [B, K] and the weighted mean of the token embeddings [B, d]. Padding is on the right."""
+        mask = attention_mask.unsqueeze(1).to(self.words.weight.dtype)  # [B, 1, T]
+        weights = torch.exp(self.importance(input_ids)).transpose(1, 2) * mask
+        words = self.words(input_ids)
+        embedding = seen = _mean(words, weights)
+        if self.pairs:
+            seen = torch.cat([embedding, _mean(words[:, :-1] * words[:, 1:], mask[:, :, 1:])], 1)
+        hidden = self.norm(nn.functional.gelu(self.hidden(self.dropout(seen))))
         return self.head(self.dropout(hidden)), embedding
 
     def tables(self) -> dict[str, nn.Embedding]:
@@ -79,7 +86,8 @@ class Static:
         """Read what `save` wrote."""
         state = load_file(str(folder / _WEIGHTS))
         vocabulary, width = state["words.weight"].shape
-        module = StaticModule(vocabulary, width, state["hidden.weight"].shape[0], classes)
+        hidden, seen = state["hidden.weight"].shape
+        module = StaticModule(vocabulary, width, hidden, classes, pairs=seen > width)
         module.load_state_dict(state)
         return cls(module)
 
@@ -88,7 +96,7 @@ def build(config: StaticStudent, labels: Sequence[str], corpus: Sequence[str]) -
     """Build an untrained student: embeddings from a pretrained encoder, token weights from the texts of `corpus`."""
     serialised, words = _vocabulary(config.model, weights_version(config.model))
     tokenizer = Tokenizer.from_str(serialised)
-    module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels))
+    module = StaticModule(words.shape[0], words.shape[1], config.hidden, len(labels), pairs=config.pairs)
     with torch.no_grad():
         # Values of about 1: Adam's steps do not scale with the values, and would overwrite small ones.
         module.words.weight.copy_(words * (words.shape[1] ** 0.5 / words.norm(dim=1).mean()))
@@ -127,6 +135,12 @@ def token_embeddings(encoder: Any, tokenizer: Tokenizer) -> Tensor:
             embeddings[start : start + len(tokens)] = states.mean(1).cpu()
             advance(len(tokens))
     return embeddings
+
+
+def _mean(vectors: Tensor, weights: Tensor) -> Tensor:
+    """Average vectors, [B, T, d], by weights, [B, 1, T]; zeros where all weights are zero."""
+    # A matrix product takes a graph less time than a sum of products.
+    return (weights @ vectors).squeeze(1) / weights.sum(2).clamp_min(1e-9)
 
 
 def _inverse_frequency(rows: Sequence[Sequence[int]], vocabulary: int) -> Tensor:

@@ -104,7 +104,7 @@ class LongTextsBranch(StaticModule):
 def test_a_graph_that_answers_otherwise_on_long_texts_alone_is_not_exported(students, baseline, build, tmp_path):
     trained = students["static"]
     words, width = trained.network.module.words.weight.shape
-    module = LongTextsBranch(words, width, 16, len(trained.labels))
+    module = LongTextsBranch(words, width, 16, len(trained.labels), pairs=True)
     module.load_state_dict(trained.network.module.state_dict())
     student = dataclasses.replace(trained, network=Static(module))
     assert max(map(len, student.encode(baseline.validation.texts))) < 20

@@ -1,4 +1,4 @@
-"""A static student weighs its tokens, does not see their order or their padding, and survives the disk."""
+"""A static student weighs its tokens, sees which stand side by side but not their padding, and survives the disk."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import AutoModel
 from distill.students import static
 from distill.students.padding import pad
 from distill.students.static import StaticModule, build
+from distill.students.student import load_student
 
 TEXTS = ["invoice", "my parcel is late and the courier has no address please help", "login password", "the"]
 
@@ -43,7 +44,7 @@ def test_token_weights_start_from_smooth_inverse_frequency(static_config, labels
 
 
 def test_the_embedding_is_the_weighted_mean_by_hand():
-    module = StaticModule(5, 2, 8, 3).eval()
+    module = StaticModule(5, 2, 8, 3, pairs=True).eval()
     with torch.no_grad():
         module.words.weight.copy_(torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
         module.importance.weight.copy_(torch.tensor([[0.0], [3.0], [1.0], [0.0], [0.0]]).log())
@@ -74,10 +75,28 @@ def test_the_vocabulary_is_embedded_once_and_anew_for_other_weights(
     assert len(calls) == 2
 
 
-def test_the_order_of_words_does_not_matter(student):
-    np.testing.assert_allclose(
-        student.logits(["late parcel refund"]), student.logits(["refund late parcel"]), atol=1e-5
-    )
+def test_the_products_of_neighbours_are_averaged_by_hand():
+    module = StaticModule(4, 2, 8, 3, pairs=True).eval()
+    seen: list[torch.Tensor] = []
+    module.hidden.register_forward_pre_hook(lambda _, given: seen.append(given[0][:, 2:]))
+    with torch.no_grad():
+        module.words.weight.copy_(torch.tensor([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0], [5.0, 0.0]]))
+        module(*pad([[1, 2, 3], [1, 2], [1]]))
+    torch.testing.assert_close(seen[0], torch.tensor([[9.0, 4.0], [3.0, 8.0], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_the_order_of_words_matters_with_pairs_alone(static_config, labels, pairs):
+    student = build(static_config.model_copy(update={"pairs": pairs}), labels, TEXTS)
+    one, other = (student.logits([text]) for text in ("late parcel refund", "parcel late refund"))
+    assert np.allclose(one, other, atol=1e-5) != pairs
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_it_survives_the_disk_with_pairs_or_without(static_config, labels, tmp_path, pairs):
+    student = build(static_config.model_copy(update={"pairs": pairs}), labels, TEXTS)
+    student.save(tmp_path)
+    np.testing.assert_array_equal(load_student(tmp_path).logits(TEXTS), student.logits(TEXTS))
 
 
 def test_max_tokens_may_exceed_the_positions_that_it_does_not_use(static_config, labels):
