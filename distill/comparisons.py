@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from distill.data.splits import Train, Validation
+from distill.data.views import inherit_gold
 from distill.run import Run, save_student
 from distill.stages import Stage
 from distill.students.pretrained import weights_version
@@ -42,9 +44,22 @@ class Comparisons:
         """A student trained in another way."""
         run, base = self.run, self._base(name) if way == "pretrained" else None
         inputs = {**run.student(name).inputs, "way": way, "data": run.data.fingerprint}
+        if way != "hard" and self._altered:
+            inputs["gold"] = "inherited"  # earlier releases trained on fewer rows
         if base is not None:
             inputs |= {"student": base.model_dump(mode="json"), "weights": weights_version(base.model)}
         return Stage(run.root / "comparisons" / name / way, inputs)
+
+    def rows(self, way: Way | Literal["soft"]) -> tuple[Train, Validation]:
+        """Return the rows that train a student in a way, `soft` being the students' own, and those that choose.
+
+        With gold labels these are all that have one, views and paraphrases of them included, so that as many rows as
+        possible are those of the soft labels. `pretrained` has no paraphrases, since the teacher wrote them.
+        """
+        learn, choose = self.run.labelled()
+        if way in ("soft", "hard"):
+            return learn, choose
+        return inherit_gold(learn, self.run.splits().train, paraphrases=way != "pretrained"), choose.with_gold()
 
     def make(self) -> None:
         """Train what the task compares, unless it is up to date."""
@@ -59,13 +74,19 @@ class Comparisons:
         from distill.training.comparisons import train_on_labels, train_on_people
 
         run, soft = self.run, self.run.soft_labels()
-        learn, choose = self.run.labelled()
+        learn, choose = self.rows(way)
         description = f"training {name} for comparison, {way}"
         config = run.student_config(name)
         if way == "human":
             return train_on_people(run.student(name).path, config, soft, learn, choose, description)
         begun = self._base(name) if way == "pretrained" else None
         return train_on_labels(way, begun or config, soft, learn, choose, description)
+
+    @property
+    def _altered(self) -> bool:
+        """Whether students also train on altered copies of texts."""
+        section = self.run.task.labelling
+        return section.views is not None or section.paraphrases is not None
 
     def _base(self, name: str) -> Student | None:
         """Return a student that begins at the teacher, as it begins at the model that the teacher was fitted from."""

@@ -87,7 +87,7 @@ class ExportRun:
         """The gap report."""
         inputs = {"schema": SCHEMA, "cascade": self.cascades.stage.fingerprint, "labels": self.run.labels.fingerprint}
         if self.task.compared:
-            inputs["comparisons"] = ", ".join(self.task.compared)
+            inputs["comparisons"] = list(self.task.compared)
         if self.task.preset is not None:
             inputs["preset"] = self.task.preset
         return Stage(self.run.root / "report", inputs)
@@ -291,7 +291,9 @@ class ExportRun:
             folders = {"soft": self.run.student(name).path, **self._compared(name)}
             choices = {way: load_student(folder).logits(test.texts).argmax(1) for way, folder in folders.items()}
             ways = compare_ways(choices, choices["soft"], said, judge.gold)
-            found[name] = {way: asdict(one) for way, one in ways.items()}
+            found[name] = {
+                way: {"texts": len(self.comparisons.rows(way)[0]), **asdict(one)} for way, one in ways.items()
+            }
         return found
 
     def _compared(self, name: str) -> dict[str, Path]:

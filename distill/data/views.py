@@ -8,6 +8,7 @@ has no views.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 
 from distill.data.splits import Train, normalise
@@ -55,7 +56,23 @@ def _new_rows(train: Train, others: Iterable[str], altered: Sequence[Sequence[st
 
 def source_of(name: str) -> str:
     """Return the id of the row that the row `name` is a view of; `name` itself if it is no view."""
-    return name.rpartition(f" ({_VIEW} ")[0] or name
+    return _source_of(name, (_VIEW,))
+
+
+def inherit_gold(rows: Train, train: Train, *, paraphrases: bool) -> Train:
+    """Return those of the rows that have a gold label, where views have that of their text in `train`.
+
+    Paraphrases have it too, as they are written to mean the same; with `paraphrases: False` they are left out.
+    """
+    gold_of = dict(zip(train.ids, train.gold, strict=True))
+    marks = (_VIEW, _PARAPHRASE) if paraphrases else (_VIEW,)
+    sources = (name if name in gold_of else _source_of(name, marks) for name in rows.ids)
+    gold = tuple(gold_of.get(source) for source in sources)
+    return Train(rows.ids, rows.texts, gold).with_gold()
+
+
+def _source_of(name: str, marks: Iterable[str]) -> str:
+    return re.sub(rf" \(({'|'.join(marks)}) \d+\)\Z", "", name)
 
 
 def _altered(words: list[str], section: Views, generator: random.Random) -> str:

@@ -38,7 +38,7 @@ def train_on_labels(
     choose: Validation,
     description: str,
 ) -> DistilledStudent:
-    """Train a student on hard labels: the teacher's, or the gold labels that rows of `learn` and `choose` have.
+    """Train a student on hard labels: the teacher's, or the gold labels, which all rows of both splits must have then.
 
     Nothing else comes from the teacher, so there is no embedding phase. With gold labels, `choose` decides by them.
     Raises DistillError as `distil` does.
@@ -47,7 +47,6 @@ def train_on_labels(
     hard = config.model_copy(update=alone)
     if way == "hard":
         return distil(hard, soft, learn, choose, description)
-    learn, choose = learn.with_gold(), choose.with_gold()
     return distil(hard, _as_gold(_as_gold(soft, learn), choose), learn, choose, description)
 
 
@@ -59,13 +58,12 @@ def train_on_people(
     choose: Validation,
     description: str,
 ) -> DistilledStudent:
-    """Train the distilled student of a folder further, on the gold labels that rows of `learn` have.
+    """Train the distilled student of a folder further, on gold labels, which all rows of both splits must have.
 
     A few epochs with a lower learning rate and half the weight on the soft labels. `choose` decides by its gold labels
     on the epoch, and by the soft labels on the temperature.
     """
     student = load_student(distilled)
-    learn, choose = learn.with_gold(), choose.with_gold()
     optimisation = config.optimisation.model_copy(
         update={
             "epochs": min(_EPOCHS, config.optimisation.epochs),

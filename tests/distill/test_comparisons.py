@@ -96,6 +96,23 @@ def test_without_gold_labels_or_a_fitted_teacher_fewer_ways_are_left(run, tiny_e
     assert Comparisons(run(data=data, labels=labels)).ways("small") == ["hard"]
 
 
+def test_with_views_every_way_trains_on_the_same_texts(run):
+    made = Comparisons(run(labelling={"views": {"per_text": 2}}))
+    learn, _ = made.rows("soft")
+    assert len(learn) > 2 * len(made.run.splits().train)
+    for way in made.ways("small"):
+        assert made.rows(way)[0].ids == learn.ids
+    made.make()
+
+
+def test_students_are_trained_anew_on_gold_labels_of_views_only(run):
+    made = Comparisons(run())
+    assert "gold" not in made.stage("small", "gold").inputs
+    altered = Comparisons(run(labelling={"views": {}}))
+    assert altered.stage("small", "gold").inputs["gold"] == "inherited"
+    assert "gold" not in altered.stage("small", "hard").inputs
+
+
 def test_a_task_that_compares_nothing_trains_nothing(run):
     made = run(comparisons=None)
     assert made.task.compared == ()

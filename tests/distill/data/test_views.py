@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from distill.data.splits import Train
-from distill.data.views import make_views
+from distill.data.splits import Train, cast, join
+from distill.data.views import inherit_gold, make_views, paraphrase_rows
 from distill.sections import Views
 
 LONG = " ".join(f"word{number}" for number in range(400))
@@ -62,3 +62,15 @@ def test_what_is_altered_depends_on_the_row_and_the_seed_alone():
 def test_a_section_that_alters_nothing_is_refused():
     with pytest.raises(ValidationError, match="drop and swap are both 0"):
         Views(drop=0, swap=0)
+
+
+def test_views_and_paraphrases_inherit_the_gold_label_of_their_text():
+    rows = Train(("a", "b", "c (view 1)"), ("send my card now", "stop it", "cancel my order"), ("card", None, "order"))
+    views = make_views(rows, (), Views(per_text=2))
+    written = paraphrase_rows(rows, (), [["please send the card"], ["end it"], ["no order"]])
+    altered = cast(join(rows, views, written), Train)
+    assert len(altered) > len(rows) + len(written)
+    found = inherit_gold(altered, rows, paraphrases=True)
+    labels = dict(zip(found.ids, found.gold, strict=True))
+    assert labels == {name: "card" if name.startswith("a") else "order" for name in altered.ids if name[0] != "b"}
+    assert not any("paraphrase" in name for name in inherit_gold(altered, rows, paraphrases=False).ids)

@@ -21,30 +21,40 @@ def section(gap: dict[str, Any]) -> Section | None:
     compared = gap["comparisons"]
     if not compared:
         return None
+    counts = {own["texts"] for ways in compared.values() for own in ways.values()}
+    same = len(counts) == 1
+    on = f" on the same {min(counts):,} texts" if same else ""
+    why = "" if same else "Not every row could be trained on every text. "
     text = (
-        "The same student, trained in other ways on the same texts, and scored by PyTorch before its export. "
+        f"The same student, trained in other ways{on}, and scored by PyTorch before its export. {why}"
         "Differences are in points, on the same test rows. Where the interval of one excludes zero, it is more than "
         "chance on this test split, for this one seed of training."
     )
     blocks: list[Block] = [Paragraph(text)]
     for name, ways in compared.items():
-        blocks.append(_table(name, ways))
+        blocks.append(_table(name, ways, same))
     return Section("What distillation is worth", blocks)
 
 
-def _table(name: str, ways: dict[str, dict[str, Any]]) -> Table:
+def _table(name: str, ways: dict[str, dict[str, Any]], same: bool) -> Table:
     has_gold = ways["soft"]["accuracy"] is not None
-    header = [name, "agreement", "soft labels: more by"]
+    header = [name, *([] if same else ["trained on"]), "agreement", "soft labels: more by"]
     if has_gold:
         header += ["accuracy", "soft labels: more by", "macro-F1"]
     rows = []
     for way in (way for way in _NAMES if way in ways):
         own = ways[way]
-        cells = [percent(own["agreement"]), _points(way, own["agreement_lost"])]
+        cells = [] if same else [_texts(way, ways)]
+        cells += [percent(own["agreement"]), _points(way, own["agreement_lost"])]
         if has_gold:
             cells += [percent(own["accuracy"]), _points(way, own["accuracy_lost"]), percent(own["macro_f1"])]
         rows.append([_NAMES[way], *cells])
     return Table(header, rows)
+
+
+def _texts(way: str, ways: dict[str, dict[str, Any]]) -> str:
+    texts = f"{ways[way]['texts']:,}"
+    return f"{ways['soft']['texts']:,}, then {texts}" if way == "human" else texts
 
 
 def _points(way: str, lost: Interval) -> str:

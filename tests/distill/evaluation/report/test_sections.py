@@ -99,7 +99,7 @@ def interval(value):
 @pytest.mark.parametrize("has_gold", [True, False])
 def test_students_trained_in_other_ways_are_compared_with_the_distilled_one(gap, has_gold):
     gold = interval(0.8) if has_gold else None
-    way = {"agreement": interval(0.9), "accuracy": gold, "macro_f1": gold}
+    way = {"texts": 800, "agreement": interval(0.9), "accuracy": gold, "macro_f1": gold}
     lost = {"agreement_lost": interval(0.02), "accuracy_lost": interval(-0.03) if has_gold else None}
     none = {"agreement_lost": interval(0.0), "accuracy_lost": interval(0.0) if has_gold else None}
     gap["comparisons"] = {"small": {"hard": way | lost, "soft": way | none}}
@@ -109,6 +109,25 @@ def test_students_trained_in_other_ways_are_compared_with_the_distilled_one(gap,
     assert hard[1:3] == [percent(interval(0.9)), "+2.0 [+1.0, +3.0]"]
     assert soft[2] == ""
     assert hard[3:] == (["80.0 % [79.0, 81.0]", "-3.0 [-4.0, -2.0]", "80.0 % [79.0, 81.0]"] if has_gold else [])
+    assert {len(row) for row in found.rows} == {len(found.header)}
+
+
+def test_only_students_that_were_trained_on_the_same_texts_are_said_to_be(gap):
+    way = {name: interval(0.9) for name in ("agreement", "agreement_lost", "accuracy", "accuracy_lost", "macro_f1")}
+
+    def shown(**texts):
+        gap["comparisons"] = {"small": {name: {"texts": count, **way} for name, count in texts.items()}}
+        section = comparisons.section(gap)
+        return section.blocks[0].text, table(section)
+
+    text, found = shown(soft=2400, gold=2400, human=2400)
+    assert "on the same 2,400 texts" in text
+    assert "trained on" not in found.header
+    text, found = shown(soft=2400, gold=600, human=600)
+    assert "on the same test rows" in text
+    assert text.count("same") == 2  # the same student, too
+    place = found.header.index("trained on")
+    assert [row[place] for row in found.rows] == ["600", "2,400", "2,400, then 600"]
     assert {len(row) for row in found.rows} == {len(found.header)}
 
 
