@@ -237,8 +237,8 @@ class Run:
         )
 
     def soft_labels(self) -> SoftLabels:
-        """Read the soft labels of the finished stage."""
-        return SoftLabels.read(self.labels.require("label") / LABELS)
+        """Read the soft labels of the finished stage, at the price that the teacher has now."""
+        return SoftLabels.read(self.labels.require("label") / LABELS).at_price_of(self.task.teacher)
 
     def labelled(self) -> tuple[Train, Validation]:
         """Return the rows that train and those that choose, of those that the teacher labelled.

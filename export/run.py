@@ -88,6 +88,9 @@ class ExportRun:
         inputs = {"schema": SCHEMA, "cascade": self.cascades.stage.fingerprint, "labels": self.run.labels.fingerprint}
         if self.task.compared:
             inputs["comparisons"] = list(self.task.compared)
+        for key in ("usd_per_hour", "usd_per_1000"):
+            if price := getattr(self.task.teacher, key, None):
+                inputs[key] = price
         if self.task.preset is not None:
             inputs["preset"] = self.task.preset
         return Stage(self.run.root / "report", inputs)

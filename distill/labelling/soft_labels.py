@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 import pyarrow.parquet
+from pydantic import BaseModel
 
 from distill.errors import DataError
 from distill.teachers.scaling import Scaling
@@ -58,6 +59,18 @@ class SoftLabels:
         """Return a copy with calibrated probabilities; the raw ones stay in `raw`."""
         raw = self.probabilities if self.raw is None else self.raw
         return replace(self, probabilities=scaling.apply(raw), raw=raw, scaling=scaling)
+
+    def at_price_of(self, teacher: BaseModel) -> Self:
+        """Return a copy in which answers cost what the configuration of a teacher says now; what was paid stays.
+
+        The price is that of a machine's hour (`usd_per_hour`) or of recorded answers (`usd_per_1000`). That of an
+        ensemble's members stays as it was when they answered, since it has no time of each.
+        """
+        if (hour := getattr(teacher, "usd_per_hour", None)) is not None:
+            return replace(self, cost_usd=self.seconds * hour / 3600)
+        if (thousand := getattr(teacher, "usd_per_1000", None)) is not None:
+            return replace(self, cost_usd=np.full(len(self), thousand / 1000))
+        return self
 
     def rows_of(self, ids: Sequence[str]) -> list[int]:
         """Return the row number of each id. Raises DataError for an id that has no row."""

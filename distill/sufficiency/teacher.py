@@ -20,8 +20,7 @@ from distill.labelling.account import StoredAccount
 from distill.labelling.answer_store import AnswerStore
 from distill.labelling.dry_run import DryRunAccount, dry_run, priced
 from distill.labelling.interrupts import run_async
-from distill.labelling.soft_labels import SoftLabels
-from distill.run import ANSWERS, LABELS, RECORD, Run
+from distill.run import ANSWERS, RECORD, Run
 from distill.teachers import Answer, TeacherError
 from distill.teachers.api.teacher import CallingTeacher
 
@@ -71,7 +70,7 @@ def teacher_facts(run: Run, splits: Splits) -> TeacherFacts:
 
 def _finished(run: Run, pool: Examples, listed: float | None, price: str) -> TeacherFacts:
     """What a finished labelling says."""
-    soft = SoftLabels.read(run.labels.path / LABELS)
+    soft = run.soft_labels()
     record = json.loads((run.labels.path / RECORD).read_text(encoding="utf-8"))
     own = set(pool.ids)  # not views
     paid = float(soft.cost_usd.mean() * 1000) if len(soft) and soft.cost_usd.any() else None

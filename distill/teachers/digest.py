@@ -24,11 +24,18 @@ def teacher_digest(config: BaseModel) -> str:
 
 
 def _settings(value: Any) -> Any:
-    """Dump settings, leaving out those that change no answer, such as a price, if the configuration says which."""
+    """Dump settings without those that change no answer, such as a price.
+
+    A configuration says which these are by `answering`, or names them in `aside`.
+    """
     if callable(answering := getattr(value, "answering", None)):
         return answering()
     if isinstance(value, BaseModel):
-        return {name: _settings(getattr(value, name)) for name in type(value).model_fields}
+        aside = getattr(value, "aside", ())  # with their defaults, so that digests of tasks without them stay the same
+        return {
+            name: field.default if name in aside else _settings(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_settings(item) for item in value]
     return value

@@ -44,6 +44,8 @@ class LocalConfig(BaseModel):
     """`model` is a folder, `package:NAME` or a hub id, shown as `name`; `usd_per_hour` is the price of the machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    aside: ClassVar[tuple[str, ...]] = ("batch_size", "usd_per_hour")
+    """Keys that change no answer."""
 
     kind: Literal["local"] = "local"
     model: str

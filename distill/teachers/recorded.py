@@ -37,6 +37,8 @@ class RecordedConfig(BaseModel):
     """`logits` is an `.npz` file with an array `labels` [K] and arrays of logits [N, K], divided by `temperature`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    aside: ClassVar[tuple[str, ...]] = ("usd_per_1000",)
+    """Keys that change no answer."""
 
     kind: Literal["recorded"] = "recorded"
     name: str = "recorded"

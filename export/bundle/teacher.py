@@ -24,6 +24,8 @@ class BundleTeacherConfig(BaseModel):
     """`path` is the bundle's directory, `threads` its intra-op pool, `usd_per_hour` the price of its machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    aside: ClassVar[tuple[str, ...]] = ("threads", "usd_per_hour")
+    """Keys that change no answer."""
 
     kind: Literal["bundle"] = "bundle"
     path: Path

@@ -519,11 +519,13 @@ def test_a_second_run_with_a_fitted_teacher_touches_nothing(local):
     assert everything(local.root) == before
 
 
-def test_what_a_teacher_costs_does_not_fit_it_anew(local):
+def test_what_a_teacher_costs_makes_nothing_anew_and_is_the_price_of_its_labels(local):
     before = local.stages()
     local.task["teacher"] |= {"usd_per_hour": 2.0, "batch_size": 8}
-    local.run()
-    assert "teacher" not in local.made_anew(before)
+    soft = local.run().soft_labels()
+    assert local.made_anew(before) == set()
+    assert soft.cost_usd.sum() > 0
+    np.testing.assert_allclose(soft.cost_usd, soft.seconds * 2.0 / 3600)
 
 
 def test_how_a_teacher_is_fitted_makes_it_and_its_labels_anew(local):

@@ -302,6 +302,14 @@ def test_the_report_has_what_the_labels_cost(exported, gap):
         assert student["costs"]["break_even_texts_per_month"] is None  # its teacher is paid by the hour
 
 
+def test_a_price_that_is_given_after_labelling_is_in_the_report_and_makes_nothing_else_anew(copy, exported, gap):
+    made = copy(teacher=exported.task.teacher.model_copy(update={"usd_per_hour": 7.2}))
+    assert made.run.labels.done
+    assert made.chosen.done
+    assert not made.report.done
+    assert made.make_report()["teacher"]["usd_per_1000"] == pytest.approx(2 * gap["teacher"]["usd_per_1000"])
+
+
 def test_the_report_compares_students_trained_in_other_ways(copy, gap):
     assert gap["comparisons"] == {}
     made = copy(comparisons=Comparisons())

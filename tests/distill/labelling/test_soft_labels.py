@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from distill import teachers
 from distill.errors import DataError
 from distill.labelling.soft_labels import SoftLabels
 from distill.teachers.scaling import Scaling
@@ -115,3 +116,11 @@ def test_another_schema_is_refused(tmp_path, metadata, found):
     pyarrow.parquet.write_table(table, tmp_path / "labels.parquet")
     with pytest.raises(DataError, match=f"soft labels of schema {found}, expected '2'"):
         SoftLabels.read(tmp_path / "labels.parquet")
+
+
+def test_answers_cost_what_the_teacher_costs_now_and_paid_calls_what_was_paid():
+    by_the_hour = SOFT.at_price_of(teachers.parse({"kind": "local", "model": "m", "usd_per_hour": 3600.0}))
+    np.testing.assert_allclose(by_the_hour.cost_usd, SOFT.seconds)
+    recorded = {"kind": "recorded", "logits": "a.npz", "recordings": [{"array": "a", "rows": {"path": "a.csv"}}]}
+    assert set(SOFT.at_price_of(teachers.parse({**recorded, "usd_per_1000": 5.0})).cost_usd) == {0.005}
+    assert SOFT.at_price_of(teachers.parse({"kind": "openai", "model": "m"})) is SOFT

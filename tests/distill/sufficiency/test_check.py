@@ -103,6 +103,15 @@ def test_once_the_teacher_has_labelled_its_labels_count(make_run):
     assert "agreement with the teacher" in "\n".join(lines(after))
 
 
+def test_a_price_that_is_given_after_labelling_counts(make_run):
+    run = make_run(usd_per_1000=2.0)
+    run.make_data()
+    run.make_labels()
+    later = make_run(usd_per_1000=6.0)
+    assert check(later)["teacher"]["usd_per_1000"] == pytest.approx(6.0)
+    assert later.labels.done
+
+
 def test_labels_that_look_wrong_are_listed_with_what_they_should_be(make_run):
     chance = np.random.default_rng(5)
     found = check(make_run(lambda own: f"label-{(own + (chance.random() < 0.1)) % 3}"))

@@ -3,6 +3,8 @@
 import pytest
 
 from distill import teachers
+from distill.stages import fingerprint
+from distill.students.pretrained import weights_version
 from distill.teachers.digest import teacher_digest
 
 OPENAI = {"kind": "openai", "model": "m", "usd_per_million": {"input": 1, "output": 2}}
@@ -29,6 +31,24 @@ def test_what_changes_no_answer_changes_no_digest(settings):
 @pytest.mark.parametrize("settings", [{"model": "n"}, {"prompt": {"instructions": "Sort."}}, {"permutations": 3}])
 def test_what_changes_answers_changes_the_digest(settings):
     assert digest(**settings) != digest()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "aside"),
+    [
+        ({"kind": "local", "model": "org/model"}, {"usd_per_hour": 2.0, "batch_size": 8}),
+        ({"kind": "bundle", "path": "bundle"}, {"usd_per_hour": 2.0, "threads": 4}),
+        (
+            {"kind": "recorded", "logits": "a.npz", "recordings": [{"array": "a", "rows": {"path": "a.csv"}}]},
+            {"usd_per_1000": 2.0},
+        ),
+    ],
+)
+def test_price_and_speed_of_a_machine_change_no_digest_and_without_them_it_is_that_of_earlier_releases(teacher, aside):
+    config = teachers.parse(teacher)
+    weights = [weights_version("org/model")] if teacher["kind"] == "local" else []
+    digest = fingerprint([config.model_dump(), [], weights, []])
+    assert teacher_digest(config) == teacher_digest(teachers.parse({**teacher, **aside})) == digest
 
 
 def test_a_key_in_a_file_may_be_replaced(tmp_path):
