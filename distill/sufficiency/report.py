@@ -63,9 +63,10 @@ def _teacher(teacher: dict[str, Any]) -> list[str]:
     if not (teacher["labelled"] or teacher["refused"] or teacher["invalid"]):
         return ["- teacher: it has labelled no text yet"]
     share = 100 * teacher["labelled"] / teacher["texts"]
+    altered = f", {teacher['altered']:,} of them views or paraphrases" if teacher["altered"] else ""
     told = (
-        f"- teacher: it has labelled {teacher['labelled']:,} of {teacher['texts']:,} texts ({share:.1f} %), refused "
-        f"{teacher['refused']:,}, and named no label for {teacher['invalid']:,}"
+        f"- teacher: it has labelled {teacher['labelled']:,} of {teacher['texts']:,} texts{altered} ({share:.1f} %), "
+        f"refused {teacher['refused']:,}, and named no label for {teacher['invalid']:,}"
     )
     if teacher["covered"] is not None:
         told += f"; {100 * teacher['covered']:.1f} % of its probability is on labels"

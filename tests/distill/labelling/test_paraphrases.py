@@ -16,6 +16,7 @@ import yaml
 from distill.errors import TaskError
 from distill.labelling.session import LabellingOptions
 from distill.run import RECORD, Run
+from distill.sufficiency.teacher import teacher_facts
 from distill.task import load_task
 from distill.teachers import TeacherError, create
 from distill.teachers.account import BudgetError
@@ -350,3 +351,17 @@ def test_a_teacher_that_writes_no_texts_is_refused_with_the_kinds_that_do(tmp_pa
     made.file.write_text(yaml.safe_dump(task))
     with pytest.raises(TaskError, match=f"labelling.paraphrases: a teacher of kind {kind} writes no texts; remove it"):
         load_task(made.file)
+
+
+async def test_what_one_more_text_would_cost_counts_its_paraphrases_their_writing_and_all_labels(tmp_path):
+    writer = Writer()
+    async with serving(writer) as server:
+        made = job(tmp_path, server.url)
+        run = await label(made)
+    facts = await asyncio.to_thread(teacher_facts, run, run.splits())
+    soft, train = made.labels(), len(run.splits().train)
+    held_out = len(run.splits().everything) - train
+    spent = writer.usd - held_out * soft.cost_usd.mean()
+    assert facts.usd_per_1000 * train / 1000 == pytest.approx(spent, rel=0.1)  # what was asked first is spent, too
+    assert len(facts.chosen) + facts.refused + facts.invalid == facts.texts == len(soft)
+    assert facts.altered == len(soft) - train - held_out

@@ -84,6 +84,39 @@ def test_when_all_is_answered_the_mean_cost_is_the_price(job):
     assert teacher_facts(run, splits).usd_per_1000 == pytest.approx(3.0)
 
 
+def labelling(job, **section):
+    """Open a run of the job with this section `labelling`."""
+    described = yaml.safe_load(job.file.read_text())
+    described["labelling"] = section
+    job.file.write_text(yaml.safe_dump(described))
+    return Run(load_task(job.file), job.root)
+
+
+def test_a_text_costs_what_its_views_cost_too_and_all_counts_include_them(job):
+    run = labelling(job, views={"per_text": 3})
+    splits = run.make_data()
+    views = splits.views(run.task.labelling.views)
+    texts = [*splits.everything.texts, *views.texts]
+    given = [answer(0, usd=0.003)] * len(texts)
+    given[-1] = Answer(None, "logprobs", outcome="refused", cost_usd=0.003)
+    store(run, texts, given)
+    facts = teacher_facts(run, splits)
+    assert facts.usd_per_1000 == pytest.approx(3.0 * (1 + len(views) / len(splits.train)))
+    assert facts.usd_per_1000 > 6.0
+    assert (facts.texts, facts.altered) == (len(texts), len(views))
+    assert len(facts.chosen) + facts.refused == len(texts)
+    told = "\n".join(lines(check(run)))
+    assert f"labelled {len(texts) - 1:,} of {len(texts):,} texts, {len(views):,} of them views or paraphrases" in told
+
+
+def test_paraphrases_are_foreseen_as_written_and_labelled(job):
+    plain = Run(load_task(job.file), job.root)
+    alone = teacher_facts(plain, plain.make_data()).usd_per_1000
+    run = labelling(job, paraphrases={"per_text": 2})
+    facts = teacher_facts(run, run.make_data())
+    assert facts.usd_per_1000 > 3.5 * alone
+
+
 def test_a_teacher_that_cannot_be_made_has_no_price_and_the_check_goes_on(job):
     described = yaml.safe_load(job.file.read_text())
     described["teacher"]["headers"] = {"api-key": "$NO_SUCH_KEY"}
