@@ -51,14 +51,15 @@ def with_preset(document: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def require_teacher(name: PresetName | None, kind: object) -> None:
-    """Raise ValueError when a preset is for teachers of other kinds."""
+def require_teacher(name: PresetName | None, kind: object, *, by_hand: bool) -> None:
+    """Raise ValueError when a preset is for teachers of other kinds; `by_hand`: its keys can be written for this one."""
     preset = _preset(name)
     if preset is not None and kind not in preset.teachers:
         keys = ", ".join(".".join(key) for key in preset.values)
+        instead = f"and write {keys} if you want that" if by_hand else "or use another teacher"
         raise ValueError(
             f"preset: {name} is for teachers of kind {', '.join(preset.teachers)}, and this one is {kind}; remove it, "
-            f"and write {keys} if you want that"
+            f"{instead}"
         )
 
 

@@ -17,7 +17,7 @@ from distill.data.values import label_of
 from distill.decision import Decision, require_names
 from distill.errors import TaskError
 from distill.presets import PresetName, require_teacher, with_preset
-from distill.sections import Paraphrases, Section, Source, Views, added
+from distill.sections import Paraphrases, Section, Source, Views, added, walk
 from distill.strict_yaml import MAX_CHARACTERS, read_yaml
 from distill.students.config import EncoderStudent, NgramsStudent, StaticStudent, StudentConfig, has_token_table
 from distill.task_errors import explain
@@ -195,6 +195,11 @@ class Task(Section):
         teacher = self.teacher
         return (teacher, teacher.fit) if isinstance(teacher, LocalConfig) and teacher.fit is not None else None
 
+    @property
+    def _answers_new_texts(self) -> bool:
+        """Whether the teacher can be asked about texts that the data has not; members of an ensemble count."""
+        return not any(isinstance(value, RecordedConfig) for _, value in walk(self.teacher))
+
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, value: Any) -> Any:
@@ -241,12 +246,12 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _preset_for_its_teacher(self) -> Task:
-        require_teacher(self.preset, getattr(self.teacher, "kind", None))
+        require_teacher(self.preset, getattr(self.teacher, "kind", None), by_hand=self._answers_new_texts)
         return self
 
     @model_validator(mode="after")
     def _views_that_can_be_labelled(self) -> Task:
-        if self.labelling.views is not None and isinstance(self.teacher, RecordedConfig):
+        if self.labelling.views is not None and not self._answers_new_texts:
             raise ValueError(
                 "labelling.views: a recorded teacher has no answers to new texts; remove it, or use another teacher"
             )

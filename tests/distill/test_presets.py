@@ -83,7 +83,18 @@ def test_a_preset_for_teachers_of_other_kinds_is_refused(tmp_path):
         TaskError, match="preset: local-teacher is for teachers of kind local, bundle, causal"
     ) as refused:
         load_task(file)
-    assert "labelling.views" in str(refused.value)
+    assert str(refused.value).endswith("this one is recorded; remove it, or use another teacher")
+
+
+def test_a_preset_is_written_by_hand_only_for_a_teacher_that_answers_new_texts(tmp_path):
+    recording = {"array": "train", "rows": {"path": "train.csv"}}
+    recorded = {"kind": "recorded", "logits": "logits.npz", "recordings": [recording]}
+    api, local = {"kind": "openai", "model": "m"}, {"kind": "local", "model": "package:none"}
+    for other, remedy in ((recorded, "or use another teacher"), (local, "and write labelling.views if you want that")):
+        members = [{"teacher": api}, {"teacher": other}]
+        file = write(tmp_path, "local-teacher", teacher={"kind": "ensemble", "members": members})
+        with pytest.raises(TaskError, match=f"this one is ensemble; remove it, {remedy}$"):
+            load_task(file)
 
 
 @pytest.mark.parametrize("name", PRESETS)

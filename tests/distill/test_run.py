@@ -622,6 +622,13 @@ def test_views_need_a_teacher_that_can_be_asked(fresh):
         fresh.open()
 
 
+def test_views_need_members_that_can_be_asked(fresh):
+    members = [{"teacher": {"kind": "openai", "model": "m"}}, {"teacher": fresh.task["teacher"]}]
+    fresh.task |= {"teacher": {"kind": "ensemble", "members": members}, "labelling": {"views": {}}}
+    with pytest.raises(TaskError, match=r"labelling.views: a recorded teacher has no answers to new texts"):
+        fresh.open()
+
+
 def test_a_student_may_start_from_the_fitted_teacher(local):
     before = local.stages()
     still = {"optimisation": task_files.optimisation(1, 1e-9)}
