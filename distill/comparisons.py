@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from distill.data.splits import Train, Validation
 from distill.data.views import inherit_gold
@@ -50,7 +50,7 @@ class Comparisons:
             inputs |= {"student": base.model_dump(mode="json"), "weights": weights_version(base.model)}
         return Stage(run.root / "comparisons" / name / way, inputs)
 
-    def rows(self, way: Way | Literal["soft"]) -> tuple[Train, Validation]:
+    def rows(self, way: str) -> tuple[Train, Validation]:
         """Return the rows that train a student in a way, `soft` being the students' own, and those that choose.
 
         With gold labels these are all that have one, views and paraphrases of them included, so that as many rows as

@@ -52,7 +52,7 @@ def with_preset(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_teacher(name: PresetName | None, kind: object, *, by_hand: bool) -> None:
-    """Raise ValueError when a preset is for teachers of other kinds; `by_hand`: its keys can be written for this one."""
+    """Raise ValueError when a preset is for other kinds of teachers; `by_hand`: a task may write its keys itself."""
     preset = _preset(name)
     if preset is not None and kind not in preset.teachers:
         keys = ", ".join(".".join(key) for key in preset.values)

@@ -118,7 +118,9 @@ def test_only_students_that_were_trained_on_the_same_texts_are_said_to_be(gap):
     def shown(**texts):
         gap["comparisons"] = {"small": {name: {"texts": count, **way} for name, count in texts.items()}}
         section = comparisons.section(gap)
-        return section.blocks[0].text, table(section)
+        assert section is not None
+        (paragraph,) = (block for block in section.blocks if isinstance(block, Paragraph))
+        return paragraph.text, table(section)
 
     text, found = shown(soft=2400, gold=2400, human=2400)
     assert "on the same 2,400 texts" in text
