@@ -16,6 +16,7 @@ from distill.students.pretrained import weights_version
 from distill.task import TEACHER, Student
 
 if TYPE_CHECKING:
+    from distill.training.checkpoint import Checkpoint
     from distill.training.comparisons import Way
     from distill.training.distil import DistilledStudent
 
@@ -62,15 +63,22 @@ class Comparisons:
         return inherit_gold(learn, self.run.splits().train, paraphrases=way != "pretrained"), choose.with_gold()
 
     def make(self) -> None:
-        """Train what the task compares, unless it is up to date."""
+        """Train what the task compares, unless it is up to date.
+
+        Raises StoppedError on Ctrl-C; the epochs so far stay stored.
+        """
+        from distill.training.checkpoint import Checkpoint
         from distill.training.loop import on_every_process
 
         for name in self.run.task.compared:
             self.run.student(name).require("train")
             for way in self.ways(name):
-                on_every_process(self.stage(name, way), partial(self._train, name, way), save_student)
+                stage = self.stage(name, way)
+                checkpoint = Checkpoint.of(stage)
+                with checkpoint.until_done():
+                    on_every_process(stage, partial(self._train, name, way, checkpoint), save_student)
 
-    def _train(self, name: str, way: Way) -> DistilledStudent:
+    def _train(self, name: str, way: Way, checkpoint: Checkpoint) -> DistilledStudent:
         from distill.training.comparisons import train_on_labels, train_on_people
 
         run, soft = self.run, self.run.soft_labels()
@@ -78,9 +86,9 @@ class Comparisons:
         description = f"training {name} for comparison, {way}"
         config = run.student_config(name)
         if way == "human":
-            return train_on_people(run.student(name).path, config, soft, learn, choose, description)
+            return train_on_people(run.student(name).path, config, soft, learn, choose, description, checkpoint)
         begun = self._base(name) if way == "pretrained" else None
-        return train_on_labels(way, begun or config, soft, learn, choose, description)
+        return train_on_labels(way, begun or config, soft, learn, choose, description, checkpoint)
 
     @property
     def _altered(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -23,6 +24,9 @@ from distill.labelling.soft_labels import SoftLabels
 from distill.stages import Stage, write_atomic
 from distill.teachers.base import label_order
 from distill.teachers.local import Fit, LocalConfig
+
+if TYPE_CHECKING:
+    from distill.training.checkpoint import Checkpoint
 
 RECORD = "training.json"
 
@@ -42,11 +46,16 @@ class CrossFit:
         return Stage(self.root / str(fold), {**self.teacher.inputs, "fold": [fold, self.folds]})
 
     def make(self, gold: Examples, labels: Sequence[str]) -> None:
-        """Fit the teachers that are not up to date."""
+        """Fit the teachers that are not up to date. Raises StoppedError on Ctrl-C; the epochs so far stay stored."""
+        from distill.training.checkpoint import Checkpoint
+
         folds = folds_of(gold.texts, self.folds)
         for fold in range(self.folds):
             others = gold.take(np.flatnonzero(folds != fold).tolist())
-            self.stage(fold).ensure(partial(self._finetune, others, labels))
+            stage = self.stage(fold)
+            checkpoint = Checkpoint.of(stage)
+            with checkpoint.until_done():
+                stage.ensure(partial(self._finetune, others, labels, checkpoint))
 
     def relabel(self, soft: SoftLabels, gold: Examples) -> tuple[SoftLabels, int]:
         """Replace the labels of rows whose texts are among `gold`, and return how many those are."""
@@ -69,7 +78,7 @@ class CrossFit:
             relabelled = relabelled.calibrated(soft.scaling)
         return relabelled, int(known.sum())
 
-    def _finetune(self, rows: Examples, labels: Sequence[str], folder: Path) -> None:
+    def _finetune(self, rows: Examples, labels: Sequence[str], checkpoint: Checkpoint, folder: Path) -> None:
         from distill.training.finetune import finetune
 
         teacher, record = finetune(
@@ -79,6 +88,7 @@ class CrossFit:
             max_tokens=self.config.max_tokens,
             validation=self.fit.validation,
             optimisation=self.fit.optimisation,
+            checkpoint=checkpoint,
         )
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -41,7 +41,6 @@ from distill.teachers.digest import teacher_digest
 from distill.teachers.local import Fit, LocalConfig
 
 if TYPE_CHECKING:
-    from distill.training.checkpoint import Checkpoint
     from distill.training.distil import DistilledStudent
 
 LABELS = "labels.parquet"
@@ -180,11 +179,16 @@ class Run:
         require_models(self.task, elsewhere=elsewhere)
 
     def make_teacher(self) -> None:
-        """Fine-tune the teacher, and those of the folds, if the task asks for it, unless they are up to date."""
+        """Fine-tune the teacher, and those of the folds, if the task asks for it, unless they are up to date.
+
+        Raises StoppedError on Ctrl-C; the epochs so far stay stored.
+        """
         if self.finetuned_teacher is not None and self.task.finetuning is not None:
+            from distill.training.checkpoint import Checkpoint
+
             config, fit = self.task.finetuning
-            self.finetuned_teacher.ensure(lambda folder: self._finetune_teacher(folder, config, fit))
-            self._checkpoint(self.finetuned_teacher).remove()
+            with Checkpoint.of(self.finetuned_teacher).until_done():
+                self.finetuned_teacher.ensure(lambda folder: self._finetune_teacher(folder, config, fit))
             if self.cross_fit is not None:
                 self.cross_fit.make(read(fit.data, "gold"), self.splits().labels)
 
@@ -273,22 +277,20 @@ class Run:
         return None
 
     def make_student(self, name: str) -> Path:
-        """Train a student unless it is up to date, and return its folder."""
+        """Train a student unless it is up to date, and return its folder.
+
+        Raises StoppedError on Ctrl-C; the epochs so far stay stored.
+        """
+        from distill.training.checkpoint import Checkpoint
         from distill.training.loop import on_every_process
 
         self.labels.require("label")
         stage = self.student(name)
-        path = on_every_process(stage, lambda: self._train(name), save_student)
-        self._checkpoint(stage).remove()
-        return path
-
-    def _checkpoint(self, stage: Stage) -> Checkpoint:
-        """The state of the training of a stage that is not finished."""
-        from distill.training.checkpoint import Checkpoint
-
-        return Checkpoint(stage.path.with_name(f".checkpoint-{stage.path.name}"), stage.fingerprint)
+        with Checkpoint.of(stage).until_done():
+            return on_every_process(stage, lambda: self._train(name), save_student)
 
     def _finetune_teacher(self, folder: Path, config: LocalConfig, fit: Fit) -> None:
+        from distill.training.checkpoint import Checkpoint
         from distill.training.finetune import finetune
 
         teacher, record = finetune(
@@ -298,7 +300,7 @@ class Run:
             max_tokens=config.max_tokens,
             validation=fit.validation,
             optimisation=fit.optimisation,
-            checkpoint=None if self.finetuned_teacher is None else self._checkpoint(self.finetuned_teacher),
+            checkpoint=None if self.finetuned_teacher is None else Checkpoint.of(self.finetuned_teacher),
         )
         teacher.save(folder)
         write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
@@ -321,11 +323,12 @@ class Run:
         embed_all(teacher, join(*self.labelled())).write(folder / EMBEDDINGS)
 
     def _train(self, name: str) -> DistilledStudent:
+        from distill.training.checkpoint import Checkpoint
         from distill.training.distil import distil
 
         learn, choose = self.labelled()
         weights, soft = self.weights(learn), self.soft_labels()
-        checkpoint, config, embeddings = self._checkpoint(self.student(name)), self.student_config(name), None
+        checkpoint, config, embeddings = Checkpoint.of(self.student(name)), self.student_config(name), None
         if config.embedding_phase is not None and self.embeddings is not None:
             embeddings = Embeddings.read(self.embeddings.require("label") / EMBEDDINGS)
         return distil(config, soft, learn, choose, f"training {name}", weights, checkpoint, embeddings)

@@ -6,10 +6,15 @@ accelerate writes and reads the state; this says where it lies, and that it is t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
+
+from distill.errors import StoppedError
+from distill.stages import Stage
 
 _PHASES = "phases"
 
@@ -20,6 +25,25 @@ class Checkpoint:
 
     folder: Path
     key: str
+
+    @classmethod
+    def of(cls, stage: Stage) -> Checkpoint:
+        """Return the place for the training of a stage, beside the stage."""
+        return cls(stage.path.with_name(f".checkpoint-{stage.path.name}"), stage.fingerprint)
+
+    @contextmanager
+    def until_done(self) -> Iterator[None]:
+        """Remove what is stored once the work within is done. Raises StoppedError on Ctrl-C, saying what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            kept = any(self.folder.rglob(f"{self.key}-*"))
+            raise StoppedError(
+                "stopped: the epochs so far are kept; run the command again to go on"
+                if kept
+                else "stopped before the end of an epoch; run the command again to train from the start"
+            ) from error
+        self.remove()
 
     def phase(self, name: str) -> Checkpoint:
         """Return the place for an earlier phase of the training. It is kept until `remove`."""

@@ -14,6 +14,7 @@ from distill.labelling.soft_labels import SoftLabels
 from distill.students.config import StudentConfig, trains_embeddings
 from distill.students.student import load_student, predict
 from distill.students.vocabulary import compact_tables
+from distill.training.checkpoint import Checkpoint
 from distill.training.distil import DistilledStudent, distil
 from distill.training.loop import train
 from distill.training.losses import hard_cross_entropy, soft_loss
@@ -37,17 +38,18 @@ def train_on_labels(
     learn: Train,
     choose: Validation,
     description: str,
+    checkpoint: Checkpoint | None = None,
 ) -> DistilledStudent:
     """Train a student on hard labels: the teacher's, or the gold labels, which all rows of both splits must have then.
 
     Nothing else comes from the teacher, so there is no embedding phase. With gold labels, `choose` decides by them.
-    Raises DistillError as `distil` does.
+    A training that was stopped goes on from `checkpoint`. Raises DistillError as `distil` does.
     """
     alone = {"loss": config.loss.model_copy(update={"hard": 1.0}), "embedding_phase": None}
     hard = config.model_copy(update=alone)
     if way == "hard":
-        return distil(hard, soft, learn, choose, description)
-    return distil(hard, _as_gold(_as_gold(soft, learn), choose), learn, choose, description)
+        return distil(hard, soft, learn, choose, description, checkpoint=checkpoint)
+    return distil(hard, _as_gold(_as_gold(soft, learn), choose), learn, choose, description, checkpoint=checkpoint)
 
 
 def train_on_people(
@@ -57,11 +59,12 @@ def train_on_people(
     learn: Train,
     choose: Validation,
     description: str,
+    checkpoint: Checkpoint | None = None,
 ) -> DistilledStudent:
     """Train the distilled student of a folder further, on gold labels, which all rows of both splits must have.
 
     A few epochs with a lower learning rate and half the weight on the soft labels. `choose` decides by its gold labels
-    on the epoch, and by the soft labels on the temperature.
+    on the epoch, and by the soft labels on the temperature. A training that was stopped goes on from `checkpoint`.
     """
     student = load_student(distilled)
     optimisation = config.optimisation.model_copy(
@@ -88,6 +91,7 @@ def train_on_people(
             lambda trained: float((predict(trained, held).argmax(1) == true).mean()),
             optimisation,
             description,
+            checkpoint,
         )
         logits = predict(module, held)
     temperature = calibrate_temperature(logits, soft.probabilities[soft.rows_of(choose.ids)])

@@ -10,11 +10,12 @@ from scipy.special import softmax
 
 from distill.comparisons import Comparisons
 from distill.data.splits import gold_classes
-from distill.errors import TaskError
+from distill.errors import StoppedError, TaskError
 from distill.run import RECORD, Run
 from distill.students.student import load_student
 from distill.task import load_task
 from tests.support import task_files
+from tests.support.interrupted import epochs
 from tests.support.task_files import LABELLED, optimisation
 
 
@@ -57,6 +58,20 @@ def test_every_way_is_trained_once(run, monkeypatch):
     assert len({tuple(logits.ravel().tolist()) for logits in weights.values()}) == 5
     monkeypatch.setattr(Comparisons, "_train", lambda *_: pytest.fail("it is up to date"))
     made.make()
+
+
+def test_an_interrupted_comparison_goes_on_after_its_last_whole_epoch(run):
+    made = Comparisons(run())
+    ways = made.ways("small")
+    for done in range(len(ways)):  # each is interrupted in its second epoch, of two
+        before = 1 if done else 0  # what is left of the one before
+        with epochs(interrupted=before + 2) as trained, pytest.raises(StoppedError, match="run the command again"):
+            made.make()
+        assert len(trained) == before + 1
+    with epochs() as trained:
+        made.make()
+    assert len(trained) == 1
+    assert not list(made.run.root.rglob(".checkpoint-*"))
 
 
 def test_gold_labels_train_where_the_teacher_is_wrong(run, monkeypatch):

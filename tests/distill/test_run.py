@@ -20,7 +20,7 @@ from scipy.special import softmax
 from distill import preparation, progress, teachers
 from distill.cross_fit import folds_of
 from distill.data.views import source_of
-from distill.errors import DataError, DistillError, TaskError
+from distill.errors import DataError, DistillError, StoppedError, TaskError
 from distill.labelling.embeddings import Embeddings
 from distill.run import Run
 from distill.students import encoder
@@ -29,6 +29,7 @@ from distill.task import load_task
 from distill.teachers import Answer
 from distill.training import distil
 from tests.support import task_files
+from tests.support.interrupted import epochs
 from tests.support.stub_teacher import StubTeacher
 from tests.support.task_files import LABELLED
 from tests.support.waiting import wait_until
@@ -587,6 +588,36 @@ def test_rows_that_fitted_the_teacher_are_labelled_by_one_that_has_not_seen_them
     seen = [job.record(f"folds/{fold}")["gold_rows"] for fold in (0, 1)]
     in_folds = np.bincount(folds_of([text for text, _ in rows[50:TRAIN]], 2))
     assert seen == [in_folds[1], in_folds[0]]
+
+
+KEPT = "stopped: the epochs so far are kept; run the command again to go on"
+
+
+def test_an_interrupted_fit_goes_on_after_its_last_whole_epoch(local_template, tmp_path, rows, write_csv):
+    job = local_template.copy(tmp_path / "job", "run")
+    write_csv(job.folder / "gold.csv", rows[50:TRAIN])
+    job.task["teacher"]["fit"] |= {"optimisation": task_files.optimisation(3, 3e-3), "folds": 2}
+    job.open().make_data()
+    # The last epoch of the teacher, of the first fold and of the second; each time, the others are done.
+    for number in (3, 1 + 3, 1 + 3):
+        with epochs(interrupted=number) as trained, pytest.raises(StoppedError, match=KEPT):
+            job.open().make_teacher()
+        assert len(trained) == number - 1
+    with epochs() as trained:
+        job.open().make_teacher()
+    assert len(trained) == 1
+    assert not list(job.root.rglob(".checkpoint-*"))
+
+
+def test_an_interrupted_student_says_what_is_kept(local):
+    local.task["students"]["words"]["loss"] = {"temperature": 3.0}
+    run = local.labelled()
+    with epochs(interrupted=1), pytest.raises(StoppedError, match=r"^stopped before the end of an epoch; "):
+        run.make_student("words")
+    with epochs(interrupted=2), pytest.raises(StoppedError, match=KEPT):
+        run.make_student("words")
+    run.make_student("words")
+    assert not list(local.root.rglob(".checkpoint-*"))
 
 
 def test_a_student_may_be_fitted_to_the_teachers_embeddings_first(local):
