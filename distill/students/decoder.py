@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -106,6 +106,16 @@ def build(config: DecoderStudent, labels: Sequence[str]) -> Student:
     module = DecoderModule(start.encoder.to(torch.float32), len(labels))
     student = Student(Decoder(module), start.tokenizer, tuple(labels), config.max_tokens)
     check_student(student, module.config, name)
-    module.add_adapters(config)
-    without_dropout(module)  # as in the family `encoder`
+    prepare(student, config)
     return student
+
+
+def prepare(student: Student, config: DecoderStudent) -> None:
+    """Prepare a student, new or loaded, for training: adapters, and no dropout, as in the family `encoder`.
+
+    Raises DistillError when peft is missing.
+    """
+    require_peft()
+    module = cast(Decoder, student.network).module
+    module.add_adapters(config)
+    without_dropout(module)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from accelerate.utils import set_seed
 
 from distill.data.splits import Train, Validation, gold_classes
 from distill.evaluation.calibration import calibrate_temperature, one_hot
 from distill.labelling.soft_labels import SoftLabels
 from distill.students.config import StudentConfig, trains_embeddings
-from distill.students.student import load_student, predict
+from distill.students.student import predict
 from distill.students.vocabulary import compact_tables
 from distill.training.checkpoint import Checkpoint
-from distill.training.distil import DistilledStudent, distil
+from distill.training.distil import DistilledStudent, distil, load_for_training
 from distill.training.loop import train
 from distill.training.losses import hard_cross_entropy, soft_loss
 
@@ -66,7 +67,8 @@ def train_on_people(
     A few epochs with a lower learning rate and half the weight on the soft labels. `choose` decides by its gold labels
     on the epoch, and by the soft labels on the temperature. A training that was stopped goes on from `checkpoint`.
     """
-    student = load_student(distilled)
+    set_seed(config.optimisation.seed)  # adapters are initialised at random
+    student = load_for_training(distilled, config)
     optimisation = config.optimisation.model_copy(
         update={
             "epochs": min(_EPOCHS, config.optimisation.epochs),

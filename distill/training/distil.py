@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from distill.labelling.embeddings import Embeddings
 from distill.labelling.soft_labels import SoftLabels
 from distill.progress import status
 from distill.students.config import DecoderStudent, EncoderStudent, NgramsStudent, StudentConfig, trains_embeddings
-from distill.students.student import Student, StudentModule, predict
+from distill.students.student import Student, StudentModule, load_student, predict
 from distill.students.vocabulary import compact_tables
 from distill.training.checkpoint import Checkpoint
 from distill.training.course import History
@@ -148,3 +149,17 @@ def build_student(config: StudentConfig, labels: tuple[str, ...], learn: Train) 
     from distill.students.static import build as build_static
 
     return build_static(config, labels, learn.texts)
+
+
+def load_for_training(folder: Path, config: StudentConfig) -> Student:
+    """Load the trained student of a configuration to train it further, under the conditions of `build_student`."""
+    student = load_student(folder)
+    if isinstance(config, EncoderStudent):
+        from distill.students.encoder import prepare as prepare_encoder
+
+        prepare_encoder(student)
+    if isinstance(config, DecoderStudent):
+        from distill.students.decoder import prepare as prepare_decoder
+
+        prepare_decoder(student, config)
+    return student

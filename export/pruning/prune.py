@@ -16,7 +16,7 @@ import numpy.typing as npt
 from distill.errors import DistillError
 from distill.progress import bar
 from distill.sections import Optimisation
-from distill.students.encoder import Encoder, EncoderModule, without_dropout
+from distill.students.encoder import Encoder, EncoderModule, prepare
 from distill.students.prunable import prunable_layers, require_shares
 from distill.students.student import Student, predict, probabilities
 from distill.students.vocabulary import compact_tables
@@ -148,7 +148,7 @@ def kept_neurons(important: Floats, share: float) -> list[int]:
 def _fit(pruned: Pruned, lessons: _Lessons, description: str) -> None:
     """Train a pruned student to answer as the whole one does. Token embeddings stay as they are."""
     module, settings = pruned.student.network.module, pruned.settings
-    without_dropout(module)
+    prepare(pruned.student)
     with compact_tables(module, lessons.rows, lessons.held, frozen=True) as (learn, choose):
         train(
             module,
