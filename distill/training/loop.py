@@ -92,7 +92,8 @@ def train(
     steps = len(sampler) * optimisation.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_linear(steps, optimisation.warmup))
     prepared, optimizer, loader, schedule = accelerator.prepare(module, optimizer, loader, schedule)
-    plain = accelerator.unwrap_model(prepared)
+    # Without accelerate's autocast in the module, which would win over `cast` below, and be in force for scores too.
+    plain = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     span = optimisation.averaging * len(loader) * optimisation.epochs
     average = Average(plain, span) if optimisation.averaging else None
     kept = plain if average is None else average.module

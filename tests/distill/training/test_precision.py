@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +20,7 @@ TARGETS = np.eye(2)[[0, 1, 0, 1]]
 
 
 class Spy(nn.Module):
-    """An embedding and a linear layer, which keep the type of their logits in training.
+    """An embedding and a linear layer, which keep the types of their logits in training and for scores.
 
     They also keep whether attention may be fused.
     """
@@ -26,6 +29,7 @@ class Spy(nn.Module):
         super().__init__()
         self.words, self.head = nn.Embedding(5, 4), nn.Linear(4, 2)
         self.types: set[torch.dtype] = set()
+        self.scored: set[torch.dtype] = set()
         self.fused: set[bool] = set()
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,6 +38,8 @@ class Spy(nn.Module):
         if self.training:
             self.types.add(logits.dtype)
             self.fused.add(torch.backends.cuda.flash_sdp_enabled())  # of CPUs, too
+        else:
+            self.scored.add(logits.dtype)
         return logits, embedding
 
 
@@ -72,6 +78,30 @@ def test_products_have_the_wanted_precision_and_the_rest_is_float32(
     assert module.fused == {computed == torch.float32}
     assert seen == {torch.float32}
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Configure bfloat16 with accelerate, whose state is that of the process."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize(
+    ("wanted", "computed"), [("auto", torch.bfloat16), ("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_only_auto_takes_what_is_configured_with_accelerate(
+    monkeypatch: pytest.MonkeyPatch, wanted: Precision, computed: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "has_amx", lambda: False)
+    module, _ = trained(wanted)
+    assert module.types == {computed}
+    assert module.fused == {computed == torch.float32}
+    assert module.scored == {torch.float32}
+    assert module(torch.tensor(ROWS), torch.ones(4, 2))[0].dtype == torch.float32
 
 
 def test_a_torch_that_cannot_tell_is_taken_for_one_without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
