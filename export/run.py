@@ -46,6 +46,9 @@ from export.witness import Witness, make_witness
 GAP = "gap.json"
 TEACHER = "teacher"
 
+_BATCHED = {"local", "causal"}
+"""The kinds of teachers that answer many texts at once, on all threads: a text's time is a share of a batch's."""
+
 
 class ExportRun:
     """The stages that follow a `Run`, in the same folder. Raises DistillError for a student named `teacher`."""
@@ -93,6 +96,8 @@ class ExportRun:
                 inputs[key] = price
         if self.task.preset is not None:
             inputs["preset"] = self.task.preset
+        teacher = self._teacher_bundle()
+        inputs["teacher"] = teacher and teacher.manifest.measured["milliseconds"]
         return Stage(self.run.root / "report", inputs)
 
     def make_bundles(self) -> Bundle:
@@ -229,6 +234,13 @@ class ExportRun:
             role="teacher",
         )
 
+    def _teacher_bundle(self) -> Bundle | None:
+        """The bundle of the fine-tuned teacher; None where there is none."""
+        if self.run.finetuned_teacher is None:
+            return None
+        stage = self.bundle_stage(TEACHER)
+        return Bundle.open(stage.path) if stage.done else None
+
     def _student_baseline(self) -> Baseline:
         """What students are compared with: the calibrated teacher."""
         splits, soft = self.run.splits(), self.run.soft_labels()
@@ -244,7 +256,7 @@ class ExportRun:
         splits, soft = self.run.splits(), self.run.soft_labels()
         test = _labelled(splits.test, soft)
         judge, rows = Judge.of(test, soft), soft.rows_of(test.ids)
-        teacher = _teacher_facts(soft, rows, self.run.labels.path)
+        teacher = {**_teacher_facts(soft, rows, self.run.labels.path), **self._teacher_time(soft.seconds[rows])}
         prices = self._prices(soft, teacher)
         students, given = {}, {}
         for name, bundle in self._evaluated().items():
@@ -303,6 +315,16 @@ class ExportRun:
         """Return the folders of a student trained in other ways."""
         return {way: self.comparisons.stage(name, way).require("train") for way in self.comparisons.ways(name)}
 
+    def _teacher_time(self, seconds: npt.NDArray[np.floating]) -> dict[str, Any]:
+        """Return the teacher's milliseconds per text, and whether they are shares of the time of batches.
+
+        Of a teacher with a bundle they are measured as the students' are. Others have the `seconds` of their answers.
+        """
+        if (bundle := self._teacher_bundle()) is not None:
+            return {"milliseconds": bundle.manifest.measured["milliseconds"], "in_batches": False}
+        batched = any(key == "kind" and value in _BATCHED for key, value in walk(self.task.teacher))
+        return {"milliseconds": float(np.mean(seconds) * 1000) if seconds.any() else None, "in_batches": batched}
+
     def _prices(self, soft: SoftLabels, teacher: dict[str, Any]) -> Prices:
         record = json.loads((self.run.labels.path / RECORD).read_text(encoding="utf-8"))
         by_the_hour = any(key == "usd_per_hour" for key, _ in walk(self.task.teacher))
@@ -350,14 +372,12 @@ def _origin(teacher: BaseModel, soft: SoftLabels) -> Name | None:
 
 
 def _teacher_facts(soft: SoftLabels, rows: list[int], labels: Path) -> dict[str, Any]:
-    """Describe the teacher for the report: its name, time and price per text, and the findings of labelling."""
-    timed = soft.seconds[rows]
+    """Describe the teacher for the report: its name, its price per text, and the findings of labelling."""
     record = json.loads((labels / RECORD).read_text(encoding="utf-8"))
     return {
         "name": soft.teacher,
         "version": soft.teacher_version,
         "methods": sorted(set(soft.methods)),
-        "milliseconds": float(np.mean(timed) * 1000) if timed.any() else None,
         "usd_per_1000": float(soft.cost_usd[rows].mean() * 1000) if soft.cost_usd.any() else None,
         "covered": float(soft.covered.mean()),
         "tail": float(soft.tail.mean()),

@@ -373,7 +373,8 @@ def test_the_report_says_what_was_compared_with_what(exported, gap):
         "name": "local:tiny-bert",
         "version": soft.teacher_version,
         "methods": ["local"],
-        "milliseconds": pytest.approx(soft.seconds[rows].mean() * 1000),
+        "milliseconds": Bundle.open(exported.bundle_stage(TEACHER).path).manifest.measured["milliseconds"],
+        "in_batches": False,
         "usd_per_1000": pytest.approx(soft.cost_usd[rows].mean() * 1000),
         "covered": 1.0,
         "tail": 0.0,
@@ -382,7 +383,13 @@ def test_the_report_says_what_was_compared_with_what(exported, gap):
         "self_agreement": None,
         "terms": [],
     }
-    assert gap["teacher"]["usd_per_1000"] == pytest.approx(gap["teacher"]["milliseconds"] * 3.6 / 3600)
+    assert gap["teacher"]["usd_per_1000"] == pytest.approx(soft.seconds[rows].mean() * 1000 * 3.6 / 3600)
+
+
+def test_the_time_of_a_teacher_without_a_bundle_is_a_share_of_a_batch(exported, monkeypatch):
+    monkeypatch.setattr(ExportRun, "_teacher_bundle", lambda _: None)
+    time = exported._teacher_time(np.array([0.001, 0.003]))
+    assert time == {"milliseconds": pytest.approx(2.0), "in_batches": True}
 
 
 def test_the_report_has_numbers_text_and_figures(exported, gap):

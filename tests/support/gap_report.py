@@ -57,6 +57,7 @@ def gap_report(
                     "name": "local:big",
                     "version": "abc",
                     "milliseconds": None,
+                    "in_batches": False,
                     "usd_per_1000": 0.5,
                     "labelled": {"rows": 940, "refused": 2, "invalid": 1},
                     "calibration": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import floor, log10
+from typing import Any
 
 Interval = dict[str, float]
 """An interval as `gap.json` has it: `value`, `lower` and `upper`."""
@@ -45,3 +46,10 @@ def count(value: float) -> str:
 def optional(value: float | None, form: str, absent: str = "–") -> str:
     """Format a number; `absent` where there is none."""
     return absent if value is None else format(value, form)
+
+
+def teacher_time(teacher: dict[str, Any], unit: str = "") -> str:
+    """Format a teacher's milliseconds per text, and say so where they are a share of a batch's."""
+    if teacher["milliseconds"] is None:
+        return "not known"
+    return f"{teacher['milliseconds']:,.2f}{unit}{', in batches' if teacher['in_batches'] else ''}"

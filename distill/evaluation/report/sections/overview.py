@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill.evaluation.report.document import Block, Fact, Facts, Paragraph, Section
-from distill.evaluation.report.formats import Interval, dollars, share
+from distill.evaluation.report.formats import Interval, dollars, share, teacher_time
 
 
 def section(gap: dict[str, Any]) -> Section:
@@ -39,7 +39,7 @@ def _between(interval: Interval) -> str:
 
 def _savings(teacher: dict[str, Any], student: dict[str, Any]) -> str:
     said = []
-    if teacher["milliseconds"]:
+    if teacher["milliseconds"] and not teacher["in_batches"]:  # a student is measured on one text alone
         said.append(f"{_ratio(teacher['milliseconds'] / student['measured']['milliseconds'])} times as fast")
     if teacher["usd_per_1000"] and student["usd_per_1000"]:
         said.append(f"at 1/{_ratio(teacher['usd_per_1000'] / student['usd_per_1000'])} of the cost")
@@ -58,7 +58,7 @@ def _facts(gap: dict[str, Any]) -> list[Fact]:
         accuracies = f"{share(own['student_accuracy']['value'])} instead of {share(own['teacher_accuracy']['value'])}"
         facts.append(Fact("of the teacher's accuracy kept", share(own["retention"]["value"]), accuracies))
     milliseconds = student["measured"]["milliseconds"]
-    slow = f"teacher: {teacher['milliseconds']:,.2f} ms" if teacher["milliseconds"] is not None else ""
+    slow = f"teacher: {teacher_time(teacher, ' ms')}" if teacher["milliseconds"] is not None else ""
     facts.append(Fact("per text, on one core", f"{milliseconds:,.2f} ms", slow))
     dear = f"teacher: {dollars(teacher['usd_per_1000'])}" if teacher["usd_per_1000"] is not None else ""
     facts.append(Fact("per 1,000 texts", dollars(student["usd_per_1000"]), dear))

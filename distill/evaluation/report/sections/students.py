@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.evaluation.report.document import Block, Bullets, Figure, Figures, Paragraph, Section, Table
 from distill.evaluation.report.figures import LINE, QUIET, log_times, series
-from distill.evaluation.report.formats import number, optional, percent
+from distill.evaluation.report.formats import number, optional, percent, teacher_time
 
 
 def section(gap: dict[str, Any]) -> Section:
@@ -42,7 +42,7 @@ def summary(gap: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         *_decision_rows([student.get("decision") for student in students.values()]),
         [
             "ms per text",
-            optional(teacher["milliseconds"], ".2f", "not known"),
+            teacher_time(teacher),
             *(f"{own['milliseconds']:.2f}" for own in measured),
         ],
         [

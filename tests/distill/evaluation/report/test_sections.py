@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from distill.evaluation.report.document import Bullets, Paragraph, Quotes, Table
+from distill.evaluation.report.document import Bullets, Facts, Paragraph, Quotes, Table
 from distill.evaluation.report.formats import count, dollars, percent
-from distill.evaluation.report.sections import comparisons, confusion, costs, disagreements, graphs
+from distill.evaluation.report.sections import comparisons, confusion, costs, disagreements, graphs, overview
 from distill.evaluation.report.sections.overview import verdict
 from distill.evaluation.report.sections.students import summary
 from distill.evaluation.report.write import sections
@@ -47,6 +47,15 @@ def test_the_verdict_is_a_sentence_of_the_chosen_student(gap):
     assert "fast" not in said  # the teacher's time is not known
     gap["teacher"] |= {"milliseconds": 500.0, "usd_per_1000": None}
     assert verdict(gap).endswith(f", {500 / 1.25:.0f} times as fast.")
+
+
+def test_a_teachers_share_of_a_batch_is_not_compared_with_a_text_alone(gap):
+    gap["teacher"] |= {"milliseconds": 0.46, "in_batches": True}
+    assert "fast" not in verdict(gap)
+    (facts,) = (block for block in overview.section(gap).blocks if isinstance(block, Facts))
+    notes = {fact.name: fact.note for fact in facts.items}
+    assert notes["per text, on one core"] == "teacher: 0.46 ms, in batches"
+    assert ["ms per text", "0.46, in batches"] in [row[:2] for row in summary(gap)[1]]
 
 
 def test_the_most_frequent_confusions_come_first(gap):
