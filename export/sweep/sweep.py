@@ -1,7 +1,8 @@
 """Run a sweep: train the ladder and its cascades, measure each as exported, and pick the best within the limits.
 
 Each step is a stage of the run's folder, so a sweep that was interrupted goes on where it was: students and bundles lie
-where `reflux run` has them, cascades and measurements under `sweep`. A candidate that fails does not stop the others.
+where `reflux run` has them, cascades and measurements under `sweep`. Times depend on the bundle and the machine alone;
+quality is judged anew where labels change. A candidate that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.splits import gold_classes
+from distill.data.splits import Validation, gold_classes
 from distill.errors import DistillError, StoppedError, one_line
 from distill.evaluation.gap import compare
 from distill.run import Run
-from distill.stages import Stage, write_atomic
+from distill.stages import Stage, fingerprint, write_atomic
 from export.build_cascade import JOINED, stages_for
 from export.bundle.format import Bundle, cpu_features
 from export.cut_offs import NotCertifiedError
@@ -34,7 +35,6 @@ from export.sweep.report import write
 
 FOLDER, RESULT = "sweep", "sweep.json"
 SCHEMA = 1
-_MEASURED = "measured.json"
 _TEXTS = 200
 
 
@@ -132,6 +132,7 @@ class Sweep:
     def _cascade_stage(self, name: str, stages: list[Bundle]) -> Stage:
         inputs = {
             "stages": [bundle.manifest.version for bundle in stages],
+            "labels": fingerprint(self.run.label_inputs),
             "margin": self.run.task.cascade.margin,
             "decision": self.run.task.decision and self.run.task.decision.model_dump(mode="json"),
         }
@@ -139,10 +140,12 @@ class Sweep:
 
     def _measure(self, name: str, bundle: Bundle) -> dict[str, Any]:
         """Return what `sweep.json` says about a candidate."""
-        inputs = {"schema": SCHEMA, "bundle": bundle.manifest.version, "cpu": cpu_features()}
-        stage = Stage(self.folder / "measured" / name, inputs)
-        stage.ensure(lambda folder: self._write_measured(folder, bundle))
-        measured: dict[str, Any] = json.loads((stage.path / _MEASURED).read_text(encoding="utf-8"))
+        one = {"schema": SCHEMA, "bundle": bundle.manifest.version}
+        labels = fingerprint(self.run.label_inputs)
+        measured = {
+            **self._kept("measured", name, {**one, "cpu": cpu_features()}, lambda: self._times(bundle)),
+            **self._kept("quality", name, {**one, "labels": labels}, lambda: self._quality(bundle)),
+        }
         cost = measured["alone"]["mean"] / 3600 * self.run.task.budget.usd_per_hour * 1000
         return {
             "name": name,
@@ -156,20 +159,31 @@ class Sweep:
             **measured,
         }
 
-    def _write_measured(self, folder: Path, bundle: Bundle) -> None:
-        soft, validation = self.run.soft_labels(), self.run.splits().validation
-        known = set(soft.ids)
-        validation = validation.take([row for row, name in enumerate(validation.ids) if name in known])
+    def _kept(self, what: str, name: str, inputs: dict[str, Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `find` finds of a candidate, from its stage if that is up to date."""
+        stage, file = Stage(self.folder / what / name, inputs), f"{what}.json"
+        stage.ensure(lambda folder: write_atomic(folder / file, json.dumps(find(), indent=2) + "\n"))
+        found: dict[str, Any] = json.loads((stage.path / file).read_text(encoding="utf-8"))
+        return found
+
+    def _validation(self) -> Validation:
+        """The validation rows that the teacher labelled."""
+        validation = self.run.splits().validation
+        known = set(self.run.soft_labels().ids)
+        return validation.take([row for row, name in enumerate(validation.ids) if name in known])
+
+    def _times(self, bundle: Bundle) -> dict[str, Any]:
+        return measure_bundle(bundle, evenly_spaced(self._validation().texts, _TEXTS))
+
+    def _quality(self, bundle: Bundle) -> dict[str, Any]:
+        """Compare a candidate's answers on validation with the teacher's labels, and with gold where there is some."""
+        soft, validation = self.run.soft_labels(), self._validation()
         gold = gold_classes(validation, soft.labels) if validation.has_gold else None
         teacher = soft.probabilities[soft.rows_of(validation.ids)]
         given = np.stack([answer.probabilities for answer in answers(bundle, validation.texts)])
         gap = compare(teacher, given, soft.labels, gold).as_dict()
-        measured = {
-            "rows": len(validation),
-            **{key: gap[key] for key in ("agreement", "retention", "student_accuracy", "teacher_accuracy")},
-            **measure_bundle(bundle, evenly_spaced(validation.texts, _TEXTS)),
-        }
-        write_atomic(folder / _MEASURED, json.dumps(measured, indent=2) + "\n")
+        kept = ("agreement", "retention", "student_accuracy", "teacher_accuracy")
+        return {"rows": len(validation), **{key: gap[key] for key in kept}}
 
     def _bundle(self, one: dict[str, Any]) -> Bundle:
         return Bundle.open(self.run.root / one["folder"])

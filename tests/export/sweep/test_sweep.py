@@ -10,6 +10,7 @@ import pytest
 
 from distill.errors import DistillError
 from distill.run import RECORD, Run
+from distill.sections import FileSource
 from distill.students.config import EmbeddingPhase, EncoderStudent, NgramsStudent
 from distill.task import Cascade
 from distill.task import Sweep as Section
@@ -105,6 +106,36 @@ def test_nothing_is_made_twice(sweep, measured):
     sweep().make(Limits(latency_ms=0.03))
     assert len(measured) == 3
     assert {path: path.stat().st_mtime_ns for path in students.rglob("*")} == before
+
+
+@pytest.fixture
+def relabelled(exported, measured, write_csv, tmp_path):
+    """`relabelled(gold)`: what a sweep says of its one student, with these gold labels of the validation rows."""
+    own, tiny = tmp_path / "validation.csv", exported.task.students["small"]
+    data = exported.task.data.model_copy(update={"validation": FileSource(path=own, label="label")})
+    task = exported.task.model_copy(update={"data": data, "students": {"small": tiny}, "sweep": Section()})
+    texts = exported.run.splits().validation.texts
+
+    def make(gold):
+        write_csv(own, zip(texts, gold, strict=True))
+        run = Run(task, tmp_path / "run")
+        run.make_data()
+        run.make_labels()
+        return by_name(Sweep(run).make(Limits()))["small"]
+
+    return make
+
+
+def test_quality_is_judged_anew_where_gold_labels_were_corrected_and_times_are_not_measured_again(
+    relabelled, exported, labels, measured
+):
+    gold = exported.run.splits().validation.gold
+    before = relabelled([labels[labels.index(each) - 1] for each in gold])
+    after = relabelled(gold)
+    assert before["bundle"] == after["bundle"]
+    assert measured == ["small"]
+    assert before["teacher_accuracy"]["value"] < 0.5 < after["teacher_accuracy"]["value"]
+    assert before["agreement"] == after["agreement"]
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(sweep, measured, monkeypatch):
