@@ -15,6 +15,9 @@ FASTER = 0.95
 paired runs, differ by less."""
 
 
+_SPEED = "share of fp32's time"
+
+
 class GateError(Exception):
     """A graph does not pass a gate; the message gives the number, the limit and the remedy."""
 
@@ -27,6 +30,11 @@ class Gate:
     measured: float
     required: float
     passed: bool
+
+    @property
+    def of_speed(self) -> bool:
+        """Whether it limits the time that a graph takes, which no setting changes."""
+        return self.name.endswith(_SPEED)
 
 
 def parity(reference: Floats, graph: Floats, limit: float) -> list[Gate]:
@@ -72,7 +80,7 @@ def faster(variant: str, share: float) -> Gate:
 
     Otherwise there is no reason to use it.
     """
-    return Gate(f"{variant}: share of fp32's time", share, FASTER, share <= FASTER)
+    return Gate(f"{variant}: {_SPEED}", share, FASTER, share <= FASTER)
 
 
 def enforce(gates: list[Gate], what: str, remedy: str) -> None:

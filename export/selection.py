@@ -88,7 +88,7 @@ class Selector:
     gpu: bool = False
 
     def select(self, classifiers: Mapping[str, Classifier], pruned: Mapping[str, Student] | None = None) -> Selection:
-        """Apply the gates, and select the fastest graph that passes.
+        """Apply the gates, and select the fastest graph that passes, of the kind that was asked for if it is reduced.
 
         `pruned` are smaller forms of the student, by what follows the variant in the names of their graphs. Raises
         GateError when an fp32 graph does not compute what its student does, or the variant that was asked for does not
@@ -104,12 +104,13 @@ class Selector:
         exact = [name for name in _PREFERENCE if name in logits and name not in REDUCED]
         reference = self._fastest(exact, speeds)
         tried: dict[str, list[gates.Gate]] = {}
-        preferred = (kind + suffix for suffix in ("", *smaller) for kind in _PREFERENCE)
+        asked = self.settings.variant
+        kinds = [asked] if asked in REDUCED else _PREFERENCE
+        preferred = (kind + suffix for suffix in ("", *smaller) for kind in kinds)
         for variant in (name for name in preferred if name in classifiers and name not in exact):
             tried[variant] = self._try(variant, classifiers[variant], reference, logits, speeds)
-            if self.settings.variant == variant:
-                remedy = "Set export.variant to auto to serve what passes, or loosen export.gates."
-                gates.enforce(tried[variant], f"{self.name}, {variant} graph", remedy)
+            if variant == asked:
+                gates.enforce(tried[variant], f"{self.name}, {variant} graph", _remedy(tried[variant]))
         good = [variant for variant, checks in tried.items() if all(check.passed for check in checks)]
         if good:
             best = self._fastest(good, speeds)
@@ -119,7 +120,7 @@ class Selector:
         else:
             best = reference
             failed = (f"{variant} was not taken ({_failures(checks)})" for variant, checks in tried.items())
-            reason = "; ".join(failed) or f"{self.settings.variant} was asked for"
+            reason = "; ".join(failed) or f"{asked} was asked for"
         evidence = [*passed, *(check for checks in tried.values() for check in checks)]
         refused = frozenset(tried) - frozenset(good)
         return Selection(best, reference, answers, evidence, refused, speeds, rows, reason)
@@ -254,6 +255,16 @@ def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
 
 def _logits(answers: Sequence[Prediction]) -> Floats:
     return np.stack([answer.logits for answer in answers])
+
+
+def _remedy(checks: Sequence[gates.Gate]) -> str:
+    """Say what to do about a reduced graph that was asked for and does not pass.
+
+    No setting makes one pass that is slow, or that failed on a text and so agrees on nothing.
+    """
+    auto = "Set export.variant to auto to serve what passes"
+    hopeless = any(not check.passed and (check.of_speed or not check.measured) for check in checks)
+    return f"{auto}." if hopeless else f"{auto}, or lower export.gates.agreement."
 
 
 def _failures(checks: Sequence[gates.Gate]) -> str:

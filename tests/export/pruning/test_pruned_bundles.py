@@ -134,6 +134,14 @@ def test_the_fastest_that_passes_is_served_and_in_doubt_the_whole_one(make, time
     assert list(bundle.manifest.measured["pruned"]) == ["pruned-25-25", "pruned-50-50"]
 
 
+@pytest.mark.parametrize("asked", [INT8, INT8_QDQ, INT8_DYNAMIC])
+def test_no_pruned_graph_of_another_kind_is_served_than_was_asked_for(make, asked):
+    times = {FUSED: 2.0, asked: 1.5, asked + PRUNED: 1.0, FUSED + PRUNED: 0.5, PLAIN + PRUNED: 0.4}
+    manifest = make(times, variant=asked).manifest
+    assert manifest.variant == asked + PRUNED
+    assert not any(gate.startswith(FUSED + PRUNED) for gate in manifest.gates)
+
+
 def test_the_temperature_is_fitted_to_a_pruned_graph_of_32_bits(make):
     bundle = make({FUSED: 2.0, FUSED + PRUNED: 1.0}, variant="fp32")
     before, after = bundle.manifest.measured["recalibrated"]["cross_entropy"]
