@@ -111,7 +111,7 @@ class Export(Section):
     """`variant` `auto` takes the fastest graph that passes the gates; `int8…` and `fp16` fail if theirs does not pass.
 
     `fp32` takes the faster of the 32-bit graphs, `plain` the one without fused operators, which TensorRT needs. With
-    `trim_vocabulary`, tokens that the training texts do not have are dropped; that is behind a gate, too. Each of
+    `trim_vocabulary`, tokens that the training texts do not have are dropped if that passes its gate. Each of
     `prune` makes a smaller form of an encoder, whose graphs compete with those of the whole one.
     """
 

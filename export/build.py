@@ -87,8 +87,7 @@ def build_bundle(
 
     A multi-label student gives a text each label of at least `threshold`; the reference and the agreement with the
     teacher are about its most probable label. Raises GateError when the fp32 graph does not compute what the student
-    does, or when what was asked for does not pass (a variant, a trimmed vocabulary); ValueError for a threshold that is
-    no probability.
+    does, or when the variant that was asked for does not pass; ValueError for a threshold that is no probability.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold: expected a probability between 0 and 1, got {threshold}")

@@ -119,7 +119,7 @@ class Selector:
                 reason += "; how fast it is was not judged, for this machine has no GPU"
         else:
             best = reference
-            failed = (f"{variant} was not taken ({_failures(checks)})" for variant, checks in tried.items())
+            failed = (f"{variant} was not taken ({failures(checks)})" for variant, checks in tried.items())
             reason = "; ".join(failed) or f"{asked} was asked for"
         evidence = [*passed, *(check for checks in tried.values() for check in checks)]
         refused = frozenset(tried) - frozenset(good)
@@ -267,7 +267,7 @@ def _remedy(checks: Sequence[gates.Gate]) -> str:
     return f"{auto}." if hopeless else f"{auto}, or lower export.gates.agreement."
 
 
-def _failures(checks: Sequence[gates.Gate]) -> str:
+def failures(checks: Sequence[gates.Gate]) -> str:
     """Describe the gates that did not pass."""
     failed = [check for check in checks if not check.passed]
     return "; ".join(f"{check.name}: {check.measured:.4g}, required {check.required:.4g}" for check in failed)

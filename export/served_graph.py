@@ -29,7 +29,7 @@ from export.graph.quantise import KINDS
 from export.graph.variants import REDUCED, load_variants, make_variants
 from export.pruning.prune import prune
 from export.recalibrate import recalibrate
-from export.selection import Selector, evenly_spaced
+from export.selection import Selector, evenly_spaced, failures
 from export.torch_to_onnx import export_onnx
 from export.trim_vocabulary import trim_vocabulary
 
@@ -76,15 +76,17 @@ def make_served_graph(
 
     `texts` are those of the validation split, `teacher` its probabilities [N, K] for them, `pool` the texts that the
     student learned from. A multi-label student gives each label of at least `threshold`. With `recalibrated`, a reduced
-    graph gets a temperature of its own. Raises GateError when the fp32 graph does not compute what the student does, or
-    when what was asked for does not pass (the variant, a trimmed vocabulary), or when attention is not fused that ONNX
-    Runtime can fuse.
+    graph gets a temperature of its own. A vocabulary is left whole where the trimmed one does not pass its gate. Raises
+    GateError when the fp32 graph does not compute what the student does, when the variant that was asked for does not
+    pass, or when attention is not fused that ONNX Runtime can fuse.
     """
     facts: dict[str, Any] = {}
     trimmed: list[Gate] = []
     if settings.trim_vocabulary:
         found = trim_vocabulary(student, pool, texts, settings.gates.agreement, name)
-        student, trimmed, facts["vocabulary"] = found.student, [found.gate], {"kept": found.kept, "whole": found.whole}
+        trimmed = [found.gate]
+        if found.gate.passed:
+            student, facts["vocabulary"] = found.student, {"kept": found.kept, "whole": found.whole}
     prunable = student.network.family == Encoder.family
     pruned = prune(student, settings.prune, pool, texts, name) if settings.prune and prunable else []
     students = {"": student, **{each.suffix: each.student for each in pruned}}
@@ -124,9 +126,7 @@ def make_served_graph(
     if pruned:
         facts["pruned"] = {each.suffix.removeprefix("-"): each.as_dict() for each in pruned}
     attention = made[suffix].attention
-    reasons = [selection.reason]
-    if settings.prune and not prunable:
-        reasons.append(f"a student of the family {student.network.family} is not pruned")
+    reasons = [selection.reason, *_left_out(student, settings, trimmed)]
     if attention is not None and not gpu and (caveat := attention.caveat()) is not None:
         reasons.append(caveat)
     variants = selection.variants(teacher)
@@ -142,6 +142,16 @@ def make_served_graph(
         **facts,
     }
     return ServedGraph(graph, tokenizer, portable, served, answers, variant, temperature, checks, measured)
+
+
+def _left_out(student: Student, settings: Export, trimmed: Sequence[Gate]) -> list[str]:
+    """Say what was asked for and not done to the student; `trimmed` are the gates of its trimmed vocabulary."""
+    reasons = []
+    if why := failures(trimmed):
+        reasons.append(f"the vocabulary was not trimmed ({why})")
+    if settings.prune and student.network.family != Encoder.family:
+        reasons.append(f"a student of the family {student.network.family} is not pruned")
+    return reasons
 
 
 @dataclass(frozen=True, slots=True)

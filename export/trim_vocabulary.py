@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 from torch import nn
 
 from distill.errors import DistillError
 from distill.students.student import Student
-from export.gates import Gate, agreement, enforce
+from distill.students.trimmable import require_trimmable
+from export.gates import Gate, agreement
 
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """A student with `kept` of the `whole` vocabulary's tokens, and the gate that it passed."""
+    """A student with `kept` of the `whole` vocabulary's tokens, and the gate that it must pass to be served."""
 
     student: Student
     kept: int
@@ -36,17 +36,15 @@ class Trimmed:
 def trim_vocabulary(student: Student, pool: Sequence[str], texts: Sequence[str], least: float, name: str) -> Trimmed:
     """Trim the vocabulary of a student to the tokens of the texts of `pool`.
 
-    On `texts`, of which the vocabulary knows nothing, it must choose as the whole student does for a share of at least
-    `least`; otherwise GateError is raised. Raises DistillError for a student whose tokenizer is not WordPiece, or who
-    has no table of tokens. `name` is for messages.
+    Its gate is that on `texts`, of which the vocabulary knows nothing, it chooses as the whole student does for a share
+    of at least `least`. Raises DistillError for a student whose tokenizer is not WordPiece, or who has no table of
+    tokens. `name` is for messages.
     """
     _require_trimmable(student, name)
     kept = kept_tokens(student, pool)
     trimmed = _with_tokens(student, kept)
     kind = "trimmed vocabulary"
     gate = agreement(kind, student.logits(texts), trimmed.logits(texts), least, against="the whole one")
-    remedy = "Remove export.trim_vocabulary: too many words of such texts are not in the training texts."
-    enforce([gate], f"{name}, trimmed vocabulary", remedy)
     return Trimmed(trimmed, len(kept), student.tokenizer.get_vocab_size(), gate)
 
 
@@ -132,9 +130,7 @@ def _require_trimmable(student: Student, name: str) -> None:
             f"{name}: export.trim_vocabulary: the family {student.network.family} has no table of tokens; "
             "remove the key"
         )
-    if not isinstance(student.tokenizer.model, WordPiece):
-        kind = type(student.tokenizer.model).__name__
-        raise DistillError(
-            f"{name}: export.trim_vocabulary: the tokenizer is of the kind {kind}, and only the vocabulary of "
-            "WordPiece can be trimmed; remove the key"
-        )
+    try:
+        require_trimmable(student.tokenizer)
+    except DistillError as error:
+        raise DistillError(f"{name}: {error}") from error

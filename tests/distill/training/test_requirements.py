@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import BertConfig, ModernBertConfig, RobertaConfig
 
 from distill.errors import DistillError
@@ -92,6 +94,19 @@ def test_a_share_to_prune_that_does_not_do_what_it_says_is_refused_before_labels
     expected = r"^students\.small: export\.prune: feed_forward: 0\.001 of 64 is 0; the fewest .* a share of 0\.02$"
     with pytest.raises(DistillError, match=expected):
         require_models(given.model_copy(update={"export": export}))
+
+
+@pytest.mark.parametrize("family", ["encoder", "static"])
+def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_labels_cost_money(task, tiny_model, family):
+    folder = tiny_model(BertConfig)
+    trim = {"export": task({}).export.model_copy(update={"trim_vocabulary": True})}
+    given = task({"model": str(folder), "layers": [0], "family": family}).model_copy(update=trim)
+    require_models(given)
+    words = {f"word{number}": number for number in range(20)}
+    Tokenizer(WordLevel(words, unk_token="word0")).save(str(folder / "tokenizer.json"))
+    expected = r"^students\.small\.model: export\.trim_vocabulary: the tokenizer is of the kind WordLevel, .*WordPiece"
+    with pytest.raises(DistillError, match=expected):
+        require_models(given)
 
 
 def test_a_model_may_be_on_the_machine_that_trains_alone(task):
