@@ -12,7 +12,7 @@ and fails if a bound does not hold. Compare figures within one run only, on a ma
     python benchmarks/serving.py --bundle RUN/bundles/encoder --only ours --previous CHECKOUT
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --overload --reload
     python benchmarks/serving.py --bundle RUN/bundles/encoder --shadow --previous CHECKOUT
-    python benchmarks/serving.py --cascade RUN/bundles/cascade --texts FILE
+    python benchmarks/serving.py --cascade RUN/cascade --texts FILE
 
 The servers of others run the student as their users would export it with ONNX Runtime's own tools, made from
 `--student`; with `--same-graph` they run the graph of our bundle. `--static` compares a static student with an
