@@ -8,6 +8,7 @@ task becomes.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -35,6 +36,7 @@ from distill.labelling.soft_labels import SCHEMA, SoftLabels
 from distill.preparation import prepare
 from distill.progress import status
 from distill.stages import Stage, fingerprint, write_atomic
+from distill.students.config import StudentConfig
 from distill.students.pretrained import display_name, weights_version
 from distill.task import TEACHER, Student, Task
 from distill.teachers.digest import teacher_digest
@@ -177,6 +179,17 @@ class Run:
         from distill.training.requirements import require_models
 
         require_models(self.task, elsewhere=elsewhere)
+
+    def sweep_warnings(self, students: Mapping[str, StudentConfig]) -> list[str]:
+        """Warn of students of a sweep that will fail, given by key.
+
+        Without transformers nothing is checked, as in `require_models`.
+        """
+        if find_spec("transformers") is None:
+            return []
+        from distill.training.requirements import failing_students
+
+        return [f"{why}; `reflux sweep` goes on without it" for why in failing_students(self.task, students)]
 
     def make_teacher(self) -> None:
         """Fine-tune the teacher, and those of the folds, if the task asks for it, unless they are up to date.

@@ -177,9 +177,14 @@ class Task(Section):
     @property
     def all_students(self) -> dict[str, StudentConfig]:
         """The students, and those that are trained for a sweep alone, by their keys, such as `sweep.students.small`."""
-        swept = {} if self.sweep is None else self.sweep.students
-        sections = (("students", self.students), ("sweep.students", swept))
-        return {f"{key}.{name}": student for key, students in sections for name, student in students.items()}
+        own: dict[str, StudentConfig] = {f"students.{name}": student for name, student in self.students.items()}
+        return own | self.swept
+
+    @property
+    def swept(self) -> dict[str, StudentConfig]:
+        """The students of the section `sweep`, by their keys."""
+        students = {} if self.sweep is None else self.sweep.students
+        return {f"sweep.students.{name}": student for name, student in students.items()}
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -222,6 +227,13 @@ class Task(Section):
                 raise ValueError(f"{key}.model: `teacher` needs a local teacher with a `fit`; name a model")
         if both := set(self.students) & set(() if self.sweep is None else self.sweep.students):
             raise ValueError(f"sweep.students: the task has a student {min(both)!r} already; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _names_that_are_free(self) -> Task:
+        key = next((key for key in ("students.teacher", "sweep.students.teacher") if key in self.all_students), None)
+        if key is not None:
+            raise ValueError(f"{key}: this name is kept for the teacher's bundle; choose another")
         return self
 
     @model_validator(mode="after")

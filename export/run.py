@@ -51,11 +51,9 @@ _BATCHED = {"local", "causal"}
 
 
 class ExportRun:
-    """The stages that follow a `Run`, in the same folder. Raises DistillError for a student named `teacher`."""
+    """The stages that follow a `Run`, in the same folder."""
 
     def __init__(self, run: Run) -> None:
-        if TEACHER in run.task.students:
-            raise DistillError(f"students.{TEACHER}: this name is kept for the teacher's bundle; choose another")
         self.run = run
         self.task = run.task
         self.comparisons = Comparisons(run)

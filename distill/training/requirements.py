@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from distill.errors import DistillError
@@ -28,6 +28,17 @@ def require_models(task: Task, *, elsewhere: bool = False) -> None:
         _require("teacher", teacher.model, teacher.max_tokens)
     for name, student in task.students.items():
         _require_student(f"students.{name}", student, task, elsewhere=elsewhere)
+
+
+def failing_students(task: Task, students: Mapping[str, StudentConfig]) -> list[str]:
+    """Return a line about each student, by the task's key, that cannot be trained or exported as the task says."""
+    found = []
+    for key, student in students.items():
+        try:
+            _require_student(key, student, task)
+        except DistillError as error:
+            found.append(str(error))
+    return found
 
 
 def _require_student(key: str, student: StudentConfig, task: Task, *, elsewhere: bool = False) -> None:

@@ -47,6 +47,12 @@ class Sweep:
         self.folder = run.root / FOLDER
         self.not_built: dict[str, str] = {}
 
+    def warnings(self) -> list[str]:
+        """Warn of students that are trained for the sweep alone and will fail."""
+        task = self.run.task
+        rungs = {name: student for name, student in self.students.items() if name not in task.students}
+        return self.run.sweep_warnings(rungs if task.sweep is None else task.swept)
+
     def make(self, limits: Limits, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
         """Make all candidates whose stages are not up to date, and return the content of `sweep.json`.
 

@@ -50,6 +50,8 @@ def check(
         for line in preset_lines(run.task.preset, preset_keys(run.task)):
             console.print(line)
     run.require_models()
+    for warning in run.sweep_warnings(run.task.swept):
+        warn(warning)
     found = check_data(run)
     for line in report.lines(found):
         console.print(line)

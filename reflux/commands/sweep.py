@@ -45,6 +45,8 @@ def sweep(
     for finding in run.make_data().findings:
         warn(finding.message)
     made = Sweep(run)
+    for warning in made.warnings():
+        warn(warning)
     run.make_labels(LabellingOptions(max_usd))
     limits = Limits(run.task.budget.latency_ms if latency_ms is None else latency_ms, cost_per_million)
     result = made.make(limits, warn)

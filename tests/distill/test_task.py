@@ -273,6 +273,16 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
         ("more", "cascade: {stages: [encoder]}", "cascade.stages: name two students or more, or give cascade.defer"),
         ("more", "labels: billing", "labels: expected a list, such as [billing]"),
         ("more", "  No!: {family: static, model: x}", "students.No!: String should match pattern"),
+        (
+            "more",
+            "  teacher: {family: static, model: x}",
+            "students.teacher: this name is kept for the teacher's bundle",
+        ),
+        (
+            "more",
+            "sweep: {students: {teacher: {family: static, model: x}}}",
+            "sweep.students.teacher: this name is kept for the teacher's bundle; choose another",
+        ),
         ("more", "budget: {latency_ms: -1}", "budget.latency_ms: Input should be greater than 0 (got -1)"),
         ("more", "labelling: {self_agreement: -1}", "labelling.self_agreement: Input should be greater than or equal"),
         ("more", "labelling: {calibration: {data: {tickets: 9}, method: isotonic}}", "labelling.calibration.method: "),

@@ -207,13 +207,6 @@ def test_bundles_of_students_that_were_trained_anew_are_out_of_date(copy):
         other.make_bundles()
 
 
-def test_no_student_may_be_named_teacher(exported):
-    small = exported.task.students["small"]
-    task = exported.task.model_copy(update={"students": {TEACHER: small}})
-    with pytest.raises(DistillError, match=r"students\.teacher.*choose another"):
-        ExportRun(Run(task, exported.run.root))
-
-
 async def test_the_teachers_bundle_answers_what_the_finetuned_teacher_does(exported):
     test, soft = on_split(exported, "test")
     manifest = Bundle.open(exported.bundle_stage(TEACHER).path).manifest

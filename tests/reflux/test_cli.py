@@ -246,6 +246,18 @@ def test_a_run_goes_to_runs_and_the_tasks_name_where_no_folder_is_given(cli, tas
     assert (tmp_path / "runs" / "keywords" / "data").is_dir()
 
 
+def test_check_warns_of_students_of_the_sweep_that_will_fail(cli, task, tmp_path):
+    described = yaml.safe_load(task.read_text())
+    small = described["students"]["small"]
+    described["sweep"] = {"students": {"gone": {**small, "model": "/nowhere"}, "good": small}}
+    own = task.with_name("swept.yaml")
+    own.write_text(yaml.safe_dump(described))
+    done = cli("check", own, "--output", tmp_path / "run")
+    assert done.status == CHECK_EXIT_CODES["too little"]
+    [warning] = [line for line in done.err.splitlines() if "sweep" in line]
+    assert warning.startswith("warning: sweep.students.gone.model: model /nowhere: cannot be loaded")
+
+
 def test_a_cascade_of_bundles_is_built_and_says_what_it_guarantees(cli, task, finished, tmp_path):
     own = Bundle.open(finished / "bundles" / "small")
     other = rewritten(own, tmp_path / "other", name="other", max_tokens=own.manifest.max_tokens - 1)

@@ -13,10 +13,15 @@ from reflux import cli as command
 
 @pytest.fixture(scope="module")
 def small(task):
-    """The task with a sweep of one more student."""
+    """The task with a sweep of one more student, and one that cannot be trained."""
     described = yaml.safe_load(task.read_text())
     model = described["students"]["small"]["model"]
-    described["sweep"] = {"students": {"ngrams": {"family": "ngrams", "model": model, "buckets": 64, "width": 4}}}
+    described["sweep"] = {
+        "students": {
+            "ngrams": {"family": "ngrams", "model": model, "buckets": 64, "width": 4},
+            "deep": {"family": "encoder", "model": model, "layers": 9},
+        }
+    }
     path = task.parent / "sweep.yaml"
     path.write_text(yaml.safe_dump(described))
     return path
@@ -36,7 +41,8 @@ def sweep(small, monkeypatch, capsys):
         )
         with pytest.raises(SystemExit) as ended:
             command.main()
-        return ended.value.code or 0, capsys.readouterr().out
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out + captured.err
 
     return run
 
@@ -48,6 +54,7 @@ def test_the_exit_code_says_whether_a_candidate_fits(sweep, small):
     assert "ngrams" in printed
     assert "small" in printed
     assert "Give a limit" in printed
+    assert "warning: sweep.students.deep.max_tokens: " in printed
     assert f"{folder}/sweep/sweep.md" in printed
     assert "bundle to serve" not in printed
     code, printed = sweep("--latency-ms", "0.5")

@@ -13,7 +13,7 @@ from transformers import BertConfig, ModernBertConfig, RobertaConfig
 from distill.errors import DistillError
 from distill.students import layers
 from distill.task import Prune, Task
-from distill.training.requirements import require_models
+from distill.training.requirements import failing_students, require_models
 
 SHORT = {"max_position_embeddings": 20}
 
@@ -107,6 +107,19 @@ def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_labels_cost_money
     expected = r"^students\.small\.model: export\.trim_vocabulary: the tokenizer is of the kind WordLevel, .*WordPiece"
     with pytest.raises(DistillError, match=expected):
         require_models(given)
+
+
+def test_the_students_that_will_fail_are_named_by_their_keys_with_the_reasons(task):
+    given = task({})
+    small = given.students["small"]
+    students = {
+        "sweep.students.good": small,
+        "sweep.students.deep": small.model_copy(update={"layers": 4}),
+        "sweep.students.gone": small.model_copy(update={"model": "/nowhere"}),
+    }
+    deep, gone = failing_students(given, students)
+    assert deep.startswith("sweep.students.deep.layers: layers 4: the model has 3; set layers to 1 to 3")
+    assert gone.startswith("sweep.students.gone.model: model /nowhere: cannot be loaded")
 
 
 def test_a_model_may_be_on_the_machine_that_trains_alone(task):

@@ -12,7 +12,7 @@ from distill.errors import DistillError
 from distill.run import RECORD, Run
 from distill.sections import FileSource
 from distill.students.config import EmbeddingPhase, EncoderStudent, NgramsStudent
-from distill.task import Cascade
+from distill.task import Cascade, Prune
 from distill.task import Sweep as Section
 from export import build_cascade
 from export.bundle.format import Bundle
@@ -69,6 +69,19 @@ def test_a_candidate_that_fails_is_shown_with_its_reason_and_does_not_stop_the_o
     assert reason in by_name(found)["deep"]["failed"]
     assert told == [f"deep failed: {by_name(found)['deep']['failed']}"]
     assert [name for name, one in by_name(found).items() if "failed" not in one] == ["large", "small", "ngrams"]
+
+
+def test_students_that_will_fail_are_told_before_anything_is_trained(sweep):
+    [warning] = sweep().warnings()
+    assert warning.startswith("sweep.students.deep.layers: layers 9: the model has 3; set layers to 1 to 3")
+    assert warning.endswith("; `reflux sweep` goes on without it")
+
+
+def test_a_rung_of_the_default_ladder_that_will_fail_is_told_too(sweep, exported):
+    assert sweep(sweep=None).warnings() == []
+    pruned = exported.task.export.model_copy(update={"prune": (Prune(heads=0.2),)})
+    [warning] = sweep(sweep=None, export=pruned).warnings()
+    assert warning.startswith("layers-1: export.prune: heads: 0.2 of 2 is 0;")
 
 
 def test_each_is_measured_by_the_bundle_that_would_be_served(sweep, exported):
