@@ -83,6 +83,16 @@ def faster(variant: str, share: float) -> Gate:
     return Gate(f"{variant}: {_SPEED}", share, FASTER, share <= FASTER)
 
 
+def remedy(gates: list[Gate]) -> str:
+    """Say what to do about a reduced graph that was asked for and does not pass its gates.
+
+    No setting makes one pass that is slow, or that failed on a text and so agrees on nothing.
+    """
+    auto = "Set export.variant to auto to serve what passes"
+    hopeless = any(not gate.passed and (gate.of_speed or not gate.measured) for gate in gates)
+    return f"{auto}." if hopeless else f"{auto}, or lower export.gates.agreement."
+
+
 def enforce(gates: list[Gate], what: str, remedy: str) -> None:
     """Raise GateError that names every gate that did not pass."""
     failed = [f"{gate.name}: {gate.measured:.6g}, required {gate.required:.6g}" for gate in gates if not gate.passed]

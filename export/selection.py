@@ -110,7 +110,7 @@ class Selector:
         for variant in (name for name in preferred if name in classifiers and name not in exact):
             tried[variant] = self._try(variant, classifiers[variant], reference, logits, speeds)
             if variant == asked:
-                gates.enforce(tried[variant], f"{self.name}, {variant} graph", _remedy(tried[variant]))
+                gates.enforce(tried[variant], f"{self.name}, {variant} graph", gates.remedy(tried[variant]))
         good = [variant for variant, checks in tried.items() if all(check.passed for check in checks)]
         if good:
             best = self._fastest(good, speeds)
@@ -255,16 +255,6 @@ def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
 
 def _logits(answers: Sequence[Prediction]) -> Floats:
     return np.stack([answer.logits for answer in answers])
-
-
-def _remedy(checks: Sequence[gates.Gate]) -> str:
-    """Say what to do about a reduced graph that was asked for and does not pass.
-
-    No setting makes one pass that is slow, or that failed on a text and so agrees on nothing.
-    """
-    auto = "Set export.variant to auto to serve what passes"
-    hopeless = any(not check.passed and (check.of_speed or not check.measured) for check in checks)
-    return f"{auto}." if hopeless else f"{auto}, or lower export.gates.agreement."
 
 
 def failures(checks: Sequence[gates.Gate]) -> str:

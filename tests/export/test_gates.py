@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.gates import Gate, GateError, agreement, enforce, faster, parity
+from export.gates import Gate, GateError, agreement, enforce, faster, parity, remedy
 
 LOGITS = np.array([[4.0, 0.0, -4.0], [0.0, 4.0, -4.0], [-4.0, 0.0, 4.0], [4.0, -4.0, 0.0]])
 
@@ -85,3 +85,13 @@ def test_what_fails_is_named_with_its_numbers_and_the_remedy():
     assert str(refused.value) == (
         "small, int8 graph does not pass: first: 0.125, required 0.1; third: 0.5, required 0.99. Loosen the gate."
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "time", "loosened"),
+    [(0.98, 0.5, True), (0.98, 1.1, False), (1.0, 1.1, False), (0.0, 0.5, False)],
+)
+def test_a_lower_gate_is_a_remedy_only_where_it_can_make_the_graph_pass(share, time, loosened):
+    checks = [Gate("int8: agreement with fp32", share, 0.99, share >= 0.99), faster("int8", time)]
+    more = ", or lower export.gates.agreement" if loosened else ""
+    assert remedy(checks) == f"Set export.variant to auto to serve what passes{more}."
