@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeAlias
 
-from export.bundle.classifier import Classifier, Encoded, Floats, GraphTokenizer, Prediction, stacked
+from export.bundle.classifier import Classifier, Floats, GraphTokenizer, Prediction, stacked
 from export.bundle.format import MANIFEST, TOKENIZER, Bundle, BundleError, Manifest, write_bundle
 from export.bundle.manifest_rules import CASCADE
 from export.bundle.providers import AUTO, Device
@@ -54,12 +54,14 @@ class Cascade:
         """Answer texts, those that reach a stage in one run. Raises InferenceError as `Classifier.answer` does."""
         answers: dict[int, Prediction] = {}
         firsts: list[Prediction] = []
-        waiting = dict.fromkeys(range(len(texts)), Encoded([], truncated=False))
-        tokenizer: GraphTokenizer | None = None
+        before = self.stages[0][0].tokenizer
+        waiting = dict(enumerate(map(before.encode, texts)))
         for place, (classifier, cut_off) in enumerate(self.stages):
-            if classifier.tokenizer is not tokenizer:
-                tokenizer = classifier.tokenizer
-                waiting = {index: tokenizer.encode(texts[index]) for index in waiting}
+            own = classifier.tokenizer
+            for index, encoded in waiting.items():
+                if not own.keeps(encoded, by=before):
+                    waiting[index] = own.encode(texts[index])
+            before = own
             found = classifier.run([*waiting.values()]) if waiting else []
             firsts = firsts or found
             for index, prediction in zip([*waiting], found, strict=True):

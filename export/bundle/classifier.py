@@ -6,12 +6,13 @@ which texts share a run: in a graph that scales activations over its batch, the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,9 @@ class GraphTokenizer:
                 self._cache = WordPieceCache.for_tokenizer(self._tokenizer)
                 longest = len(self._tokenizer.encode("a " * max_tokens).ids)
                 vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-                self.unknown_id = _unknown_id(path, vocabulary)
+                content = json.loads(path.read_text(encoding="utf-8"))
+                self._content = _hash(content | {"truncation": None, "padding": None})
+                self.unknown_id = _unknown_id(content["model"], vocabulary)
                 """The id of what the vocabulary does not have; None if it has everything, as one of bytes does."""
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path}: not a tokenizer ({one_line(error)}); export the bundle again") from error
@@ -127,6 +130,15 @@ class GraphTokenizer:
         if not encoding.ids:
             raise InferenceError("the tokenizer finds no token in this text")
         return Encoded(encoding.ids, bool(encoding.overflowing))
+
+    def keeps(self, encoded: Encoded, by: GraphTokenizer) -> bool:
+        """Whether it is known to make of a text what the tokenizer `by` made of it, so that it need not tokenise it.
+
+        Tokenizers that differ in the length at which they truncate do, where the text is within both lengths.
+        """
+        if by is self:
+            return True
+        return self._content == by._content and not encoded.truncated and len(encoded.ids) <= self.max_tokens
 
 
 class Classifier:
@@ -291,12 +303,15 @@ def stacked(answers: Sequence[Prediction], classes: int) -> Floats:
     return np.stack(rows) if rows else np.empty((0, classes), dtype=np.float32)
 
 
-def _unknown_id(path: Path, vocabulary: dict[str, int]) -> int | None:
-    """Return the id of the unknown token of a tokenizer's file; None if it has none.
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _unknown_id(model: dict[str, Any], vocabulary: dict[str, int]) -> int | None:
+    """Return the id of the unknown token of a tokenizer's model; None if it has none.
 
     A unigram model names the id, every other kind the token.
     """
-    model = json.loads(path.read_text(encoding="utf-8"))["model"]
     found = model.get("unk_id", vocabulary.get(model.get("unk_token") or ""))
     return found if isinstance(found, int) else None
 

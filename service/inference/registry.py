@@ -353,7 +353,7 @@ def _scheduler(loaded: Loaded, settings: Settings, metrics: ModelMetrics) -> Sch
     runners = []
     cut_offs = [*(stage.cut_off for stage in loaded.bundle.manifest.stages[:-1]), None]  # the last answers all
     for place, (stage, cut_off) in enumerate(zip(loaded.stages, cut_offs, strict=True)):
-        tuning, tokenizer = stage.tuning, stage.classifier.tokenizer
+        tuning, before = stage.tuning, loaded.stages[max(place - 1, 0)].classifier.tokenizer
         logger.info(
             "inference",
             provider=stage.classifier.provider,
@@ -370,7 +370,7 @@ def _scheduler(loaded: Loaded, settings: Settings, metrics: ModelMetrics) -> Sch
                 cost=tuning.cost,
                 place=place,
                 cut_off=cut_off,
-                same_tokens=place > 0 and loaded.stages[place - 1].classifier.tokenizer is tokenizer,
+                keeps=partial(stage.classifier.tokenizer.keeps, by=before),
             )
         )
     return Scheduler(

@@ -100,8 +100,8 @@ class Queue:
 class StageRunner:
     """Runs the texts of the stage at `place`, each of at most `max_tokens` tokens, within `limits`.
 
-    It answers a text on which its score reaches `cut_off`, and passes the others on; None answers every text. With
-    `same_tokens` the texts that arrive from the stage before have the token ids that this stage would make of them.
+    It answers a text on which its score reaches `cut_off`, and passes the others on; None answers every text. `keeps`
+    says whether a text that arrives from the stage before has the token ids that this stage would make of it.
     `cost` is what runs are known to cost so far.
     """
 
@@ -114,7 +114,7 @@ class StageRunner:
         cost: Cost | None = None,
         place: int = 0,
         cut_off: float | None = None,
-        same_tokens: bool = False,
+        keeps: Callable[[Encoded], bool] = lambda encoded: False,
     ) -> None:
         self.limits = limits
         self.max_tokens = max_tokens
@@ -125,7 +125,7 @@ class StageRunner:
         self.batch_cost = copy(self.graph_cost)
         self._graph = graph
         self._cut_off = cut_off
-        self._same_tokens = same_tokens
+        self._keeps = keeps
         self._judged, self._passed = 2.0, 1.0  # before the first text, half of them
 
     @property
@@ -155,7 +155,7 @@ class StageRunner:
         """Queue texts that another stage passed on, by the age of their requests."""
         for item in items:
             item.since = now
-            if not self._same_tokens:
+            if item.encoded is not None and not self._keeps(item.encoded):
                 item.encoded, item.tokens = None, min(item.tokens, self.max_tokens)
         self.queue.insert(items)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from export.bundle.cascade import Cascade
-from export.bundle.classifier import Classifier
+from export.bundle.classifier import Classifier, GraphTokenizer
 from export.bundle.format import GOLDEN, Golden, golden_jsonl, write_bundle
 from export.bundle.witness import WITNESS, WitnessReference
 from service.errors import StartupError
@@ -71,6 +71,23 @@ async def test_three_stages_answer_as_they_do_offline_and_each_is_counted(runnin
     assert [one["label"] for one in results] == ["account", "technical", "billing", "shipping", "shipping"]
     assert [one["score"] for one in results] == pytest.approx([one.score for one in expected], abs=1e-5)
     assert model["answers_by_stage"] == dict(zip(names, (2, 2, 1), strict=True))
+
+
+async def test_a_text_that_is_passed_on_is_tokenised_once_unless_a_stage_cuts_it(
+    running, stages, tmp_path, monkeypatch
+):
+    shorter = rewritten(stages[1], tmp_path / "shorter", max_tokens=6)
+    bundle = build_cascade(tmp_path / "cascade", [stages[0], shorter], [CUT_OFF])
+    long, encoded, encode = f"{UNSURE} {UNSURE}", [], GraphTokenizer.encode
+    async with running(bundle=bundle.path, workers=1) as client:
+        monkeypatch.setattr(GraphTokenizer, "encode", lambda self, text: encoded.append(text) or encode(self, text))
+        results = await answers(client, SURE, UNSURE, long)
+    assert [(one["stage"], one["tokens"], one["truncated"]) for one in results] == [
+        ("0-quick", 2, False),
+        ("1-right", 5, False),
+        ("1-right", 6, True),
+    ]
+    assert sorted(encoded) == sorted([SURE, UNSURE, long, long])
 
 
 async def test_the_results_of_other_bundles_name_no_stage(client):

@@ -6,11 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from distill.errors import DistillError
 from export.bundle.cascade import Cascade, is_deferred, load_classifier, write_cascade
@@ -40,6 +43,24 @@ def make(stages: Sequence[Bundle], tmp_path: Path) -> Callable[..., Bundle]:
         return build_cascade(tmp_path / "cascade", stages[-len(cut_offs) - 1 :], cut_offs, **facts)
 
     return build
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that tokenizers are given."""
+    texts: list[str] = []
+    encode = GraphTokenizer.encode
+    monkeypatch.setattr(GraphTokenizer, "encode", lambda self, text: texts.append(text) or encode(self, text))
+    return texts
+
+
+def ending_with_a_token(bundle: Bundle, side: str, length: int) -> bytes:
+    """The tokenizer of a tiny bundle, which puts its one special token after a text, too, and cuts it at a length."""
+    tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
+    special = [("[CLS]", tokenizer.token_to_id("[CLS]"))]
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [CLS]", special_tokens=special)
+    tokenizer.enable_truncation(length, direction=side)
+    return tokenizer.to_str().encode()
 
 
 def corrected(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:
@@ -80,15 +101,37 @@ def test_texts_together_are_answered_as_alone(make: Callable[..., Bundle]) -> No
     assert classifier.probabilities([]).shape == (0, 4)
 
 
+@pytest.mark.parametrize("text", [SURE, "invoice " * 40], ids=["short", "cut"])
 def test_stages_with_equal_tokenizers_tokenise_a_text_once(
-    make: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Bundle], encoded: list[str], text: str
 ) -> None:
     classifier = Cascade.load(make(1.0, 1.0))
-    encoded: list[str] = []
-    encode = GraphTokenizer.encode
-    monkeypatch.setattr(GraphTokenizer, "encode", lambda self, text: encoded.append(text) or encode(self, text))
-    assert classifier.classify(SURE).stage == 2
-    assert encoded == [SURE]
+    encoded.clear()
+    assert classifier.classify(text).stage == 2
+    assert encoded == [text]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("most", [(6, 4, 5), (4, 6, 5)])
+def test_of_stages_that_cut_at_other_lengths_each_answers_as_alone_and_tokenises_only_what_is_cut(
+    stages: Sequence[Bundle], tmp_path: Path, encoded: list[str], most: Sequence[int], side: str
+) -> None:
+    own = [
+        rewritten(stage, tmp_path / str(length), {TOKENIZER: ending_with_a_token(stage, side, length)}, max_tokens=length)
+        for stage, length in zip(stages, most, strict=True)
+    ]
+    first, last = Classifier.load(own[0]), Classifier.load(own[-1])
+    cascade = Cascade.load(build_cascade(tmp_path / "cascade", own, [1.0, 1.0]))
+    for count in range(8):
+        text, tokens = " ".join("late invoice my login the box crash".split()[:count]), count + 2
+        alone = last.classify(text)
+        encoded.clear()
+        found = cascade.classify(text)
+        assert encoded == [text] * (1 + sum(tokens > min(pair) for pair in pairwise(most)))
+        assert (found.stage, found.tokens, found.truncated) == (2, min(tokens, most[-1]), tokens > most[-1])
+        assert (found.tokens, found.truncated, found.unknown) == (alone.tokens, alone.truncated, alone.unknown)
+        np.testing.assert_array_equal(found.logits, alone.logits)
+        np.testing.assert_array_equal(found.embedding, first.classify(text).embedding)
 
 
 def test_a_stage_with_a_tokenizer_of_its_own_tokenises_again(stages: Sequence[Bundle], tmp_path: Path) -> None:

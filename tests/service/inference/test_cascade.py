@@ -35,7 +35,7 @@ def stage(
     if graph is None:
         graph = Graph(None if last else str(place))
         graph.gate.set()
-    given = {"same_tokens": True, "max_tokens": 32} | options
+    given = {"keeps": lambda encoded: True, "max_tokens": 32} | options
     cut_off = None if last else 0.5
     return StageRunner(graph, limits=limits, cost=cost or Known(), place=place, cut_off=cut_off, **given)
 
@@ -101,13 +101,13 @@ async def test_the_embedding_is_that_of_the_first_stage(cascade):
 
 
 @pytest.mark.parametrize("same", [True, False])
-async def test_a_later_stage_tokenises_only_where_its_tokenizer_is_another(cascade, same):
+async def test_a_later_stage_tokenises_only_what_its_tokenizer_makes_other_tokens_of(cascade, same):
     graph = Graph()
     graph.gate.set()
-    bench = cascade(stage(1, graph, last=True, same_tokens=same), workers=0)
-    await bench.classify("a", "0b")
-    assert bench.graph.encoded == ["a", "0b"]
-    assert graph.encoded == ([] if same else ["0b"])
+    bench = cascade(stage(1, graph, last=True, keeps=lambda encoded: same and len(encoded.ids) < 4), workers=0)
+    await bench.classify("a", "0b", "0long")
+    assert bench.graph.encoded == ["a", "0b", "0long"]
+    assert graph.encoded == (["0long"] if same else ["0b", "0long"])
 
 
 @on_each
