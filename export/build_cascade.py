@@ -19,6 +19,7 @@ from distill.data.splits import Validation, require
 from distill.decision import Rule
 from distill.errors import DistillError
 from distill.progress import track
+from distill.teachers.names import names_of, same_teacher, text_of
 from export.build import Baseline, describe, library_versions
 from export.bundle.cascade import Cascade, write_cascade
 from export.bundle.classifier import Classifier
@@ -116,8 +117,8 @@ def measure_stages(
     one is enough, and the whole agrees with it on at least this share of all requests.
 
     Raises NotCertifiedError when the rows are too few, or every text would be deferred, and DistillError for a margin
-    and an agreement together or not in (0, 1), too few stages, the same one twice, stages with other labels than the
-    last one or with several labels per text.
+    and an agreement together or not in (0, 1), too few stages, the same one twice, a cascade or a teacher as one, and
+    stages with other labels than the last one or with several labels per text.
     """
     validation = require(baseline.validation, Validation)
     _require_stages(stages, least=2 if defer is None else 1)
@@ -277,6 +278,19 @@ def cascade_warnings(cascade: Manifest) -> list[str]:
     return warnings
 
 
+def teacher_warnings(stages: Sequence[Bundle]) -> list[str]:
+    """Warn of stages of a cascade that learned from another teacher than the last one."""
+    last = stages[-1].manifest
+    known = names_of(last.teacher)
+    return [
+        f"{bundle.path}: learned from {text_of(names_of(bundle.manifest.teacher)[0])}, but {last.name} from "
+        f"{text_of(known[0])}; what is guaranteed is about the answers of the task's teacher to its validation rows, "
+        "and holds nonetheless"
+        for bundle in stages[:-1]
+        if not same_teacher(names_of(bundle.manifest.teacher), known)
+    ]
+
+
 def _lines(measured: Measured) -> list[str]:
     """Describe the stages and the guarantee for the card."""
     lines = []
@@ -296,16 +310,23 @@ def _require_stages(stages: Sequence[Bundle], *, least: int) -> None:
         few = "two students or more, the cheapest first" if least > 1 else "a student before the teacher"
         raise DistillError(f"a cascade needs {few}")
     for bundle in stages:
+        if bundle.manifest.stages:
+            raise DistillError(f"{bundle.path}: is a cascade; name its stages one by one instead")
+        if bundle.manifest.role != "student":
+            raise DistillError(
+                f"{bundle.path}: is the bundle of a teacher; a cascade is of students, and with defer the teacher "
+                "itself answers last"
+            )
         if bundle.manifest.multi_label:
             raise DistillError(f"{bundle.path}: multi-label; a cascade is of students that give one label per text")
         if bundle.manifest.labels != stages[-1].manifest.labels:
             raise DistillError(f"{bundle.path}: has other labels than {stages[-1].path}; take students of one task")
-    known: dict[str, Bundle] = {}
-    for bundle in stages:
-        if (same := known.setdefault(bundle.manifest.version, bundle)) is not bundle:
+    versions = [bundle.manifest.version for bundle in stages]
+    for place, version in enumerate(versions):
+        if (first := versions.index(version)) < place:
             raise DistillError(
-                f"{bundle.path}: has the version of {same.path}, {bundle.manifest.version}, so that both give the same "
-                "answers; name each stage once"
+                f"{stages[place].path}: stages {first + 1} and {place + 1} have the same version, {version}, so that "
+                "both give the same answers; name each stage once"
             )
 
 

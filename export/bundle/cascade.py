@@ -138,7 +138,7 @@ def write_cascade(
     entries = []
     for place, (bundle, cut_off) in enumerate(zip(stages, (*cut_offs, defer), strict=True)):
         own = bundle.manifest
-        if own.labels != manifest.labels or own.multi_label or own.stages:
+        if own.labels != manifest.labels or own.multi_label or own.stages or own.role != "student":
             raise BundleError(
                 f"{bundle.path}: cannot be a stage of {manifest.name}: it must be a student that gives each text one "
                 f"of the same {len(manifest.labels)} labels, in the same order; export all stages from one task"

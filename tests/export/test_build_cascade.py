@@ -10,7 +10,14 @@ from distill.data.splits import Validation
 from distill.decision import Threshold
 from distill.errors import DistillError
 from export.build import Baseline
-from export.build_cascade import build_cascade, cascade_warnings, find_cascade, measure_stages, stages_for
+from export.build_cascade import (
+    build_cascade,
+    cascade_warnings,
+    find_cascade,
+    measure_stages,
+    stages_for,
+    teacher_warnings,
+)
 from export.bundle.anchors import read_anchors
 from export.bundle.cascade import is_deferred, load_classifier
 from export.bundle.classifier import Classifier
@@ -20,6 +27,7 @@ from export.bundle.reference import Reference
 from export.bundle.verify import verify
 from export.cut_offs import NotCertifiedError
 from tests.support.tiny_bundle import WORDS, build_bundle
+from tests.support.tiny_bundle import build_cascade as tiny_cascade
 
 LABELS = tuple(WORDS)
 FLIPPED = {"refund": "shipping", "late": "account", "login": "technical", "crash": "billing"}
@@ -110,8 +118,9 @@ def test_a_cascade_that_is_useless_warns(built):
 
 
 def test_one_stage_twice_is_refused(stages, baseline):
-    with pytest.raises(DistillError, match=r"cheap, .* both give the same answers; name each stage once"):
-        measure_stages([stages[0], replace(stages[0]), stages[1]], baseline)
+    for again in (stages[0], replace(stages[0])):
+        with pytest.raises(DistillError, match=r"cheap: stages 1 and 3 have .* the same answers; name each stage once"):
+            measure_stages([stages[0], stages[1], again], baseline)
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, -0.1, float("nan")])
@@ -269,9 +278,33 @@ def test_what_cannot_be_deferred_says_why(stages, baseline):
 def test_stages_that_do_not_fit_are_refused(stages, baseline, tmp_path):
     other = priced(build_bundle(tmp_path / "other", labels=LABELS[::-1]), 0.1)
     many = priced(build_bundle(tmp_path / "many", multi_label=True), 0.1)
-    for first, problem in ((other, "other labels"), (many, "multi-label")):
+    teacher = priced(build_bundle(tmp_path / "teacher", role="teacher"), 0.1)
+    whole = tiny_cascade(tmp_path / "whole", stages, [0.5])
+    refused = (
+        (other, "other labels"),
+        (many, "multi-label"),
+        (teacher, "teacher: is the bundle of a teacher; a cascade is of students"),
+        (whole, "whole: is a cascade; name its stages"),
+    )
+    for first, problem in refused:
         with pytest.raises(DistillError, match=problem):
             measure_stages([first, stages[1]], baseline)
     with pytest.raises(DistillError, match="two students or more"):
         measure_stages(stages[1:], baseline)
     assert find_cascade([many, many], baseline) == (None, "a text has several labels")
+
+
+def test_a_stage_that_learned_from_another_teacher_than_the_last_warns(stages, tmp_path):
+    ours = {"name": "bert", "version": "2"}
+    exported = {"name": "bert-teacher", "version": "abc", "origin": ours}
+    last, same, foreign = (
+        replace(bundle, manifest=replace(bundle.manifest, teacher=teacher))
+        for bundle, teacher in (
+            (stages[1], ours),
+            (stages[0], exported),
+            (stages[0], {"name": "gpt", "version": "1"}),
+        )
+    )
+    assert teacher_warnings([same, last]) == []
+    (warning,) = teacher_warnings([foreign, same, last])
+    assert warning.startswith(f"{foreign.path}: learned from gpt@1, but dear from bert@2; what is guaranteed is about ")

@@ -117,7 +117,9 @@ def test_of_stages_that_cut_at_other_lengths_each_answers_as_alone_and_tokenises
     stages: Sequence[Bundle], tmp_path: Path, encoded: list[str], most: Sequence[int], side: str
 ) -> None:
     own = [
-        rewritten(stage, tmp_path / str(length), {TOKENIZER: ending_with_a_token(stage, side, length)}, max_tokens=length)
+        rewritten(
+            stage, tmp_path / str(length), {TOKENIZER: ending_with_a_token(stage, side, length)}, max_tokens=length
+        )
         for stage, length in zip(stages, most, strict=True)
     ]
     first, last = Classifier.load(own[0]), Classifier.load(own[-1])
