@@ -20,6 +20,7 @@ from export.bundle.stages import TEACHER
 from export.bundle.target import alone, require_replaceable
 
 CASCADE = "cascade.json"
+_ONE_STUDENT = "the task has one student"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,13 @@ class Cascades:
         return len(self.run.task.students) > 1 or self.run.task.cascade.defer is not None
 
     def ensure(self) -> None:
-        """Build the run's own cascade if it is possible, and not up to date."""
-        if self.possible:
-            self.stage.ensure(self._build)
+        """Build the run's own cascade if it is worth while, and remove an earlier one if it is not."""
+        self.stage.ensure(self._build)
 
     def made(self) -> tuple[Bundle | None, str]:
         """Return the run's own cascade, None if there is none, and why it was built or not."""
         if not self.possible:
-            return None, "the task has one student"
+            return None, _ONE_STUDENT
         record = json.loads((self.stage.require("export") / CASCADE).read_text(encoding="utf-8"))
         return Bundle.open(self.stage.path) if record["built"] else None, record["reason"]
 
@@ -97,8 +97,8 @@ class Cascades:
     def _build(self, folder: Path) -> None:
         """Build the cascade if the task does not forbid it and it is worth while; write down why or why not."""
         settings, own = self.run.task.cascade, self.students()
-        measured, reason = None, "cascade.build is false"
-        if settings.build:
+        measured, reason = None, "cascade.build is false" if self.possible else _ONE_STUDENT
+        if settings.build and self.possible:
             last = own[Bundle.open(self.chosen().path).manifest.name]
             named = settings.stages
             stages = [own[name] for name in named] if named else stages_for(last, [*own.values()])

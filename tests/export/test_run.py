@@ -29,6 +29,7 @@ from export.bundle.decision import Decision
 from export.bundle.format import CARD, MODEL, REFERENCE, Bundle, BundleError
 from export.bundle.reference import Reference
 from export.bundle.verify import verify
+from export.cascades import CASCADE
 from export.run import GAP, TEACHER, ExportRun
 
 STUDENTS = ("small", "large")
@@ -618,6 +619,21 @@ def test_without_a_cascade_none_is_built(copy):
     assert made.cascades.made() == (None, "cascade.build is false")
 
 
+@pytest.mark.parametrize(
+    "before", [Cascade(stages=("small", "large"), margin=0.9), Cascade(stages=("small",), defer=0.5)]
+)
+def test_a_cascade_that_the_task_no_longer_has_is_removed(copy, before):
+    made = copy(cascade=before)
+    made.make_bundles()
+    assert made.cascades.made()[0] is not None
+    folder = made.run.root / "cascade"
+    task = made.task.model_copy(update={"students": {"small": made.task.students["small"]}, "cascade": Cascade()})
+    without = ExportRun(Run(task, made.run.root))
+    without.make_bundles()
+    assert without.cascades.made() == (None, "the task has one student")
+    assert sorted(path.name for path in folder.iterdir()) == [CASCADE, stages.RECORD]
+
+
 def test_stages_may_be_named_or_be_folders_of_bundles(copy, tmp_path):
     made = copy()
     folder = made.bundle_stage("small").path
@@ -633,8 +649,10 @@ def test_stages_may_be_named_or_be_folders_of_bundles(copy, tmp_path):
         made.cascades.make(["small", "large"], margin=0.002)
     chosen = made.choose().manifest.name
     for stage in (chosen, str(made.bundle_stage(chosen).path), str(made.chosen.path)):
-        with pytest.raises(DistillError, match=r"has the version of .*; name each stage once"):
+        with pytest.raises(DistillError, match=r"have the same version, .*; name each stage once"):
             made.cascades.make([str(made.chosen.path), stage], margin=0.9)
+        with pytest.raises(DistillError, match=r"have the same version, .*; name each stage once"):
+            made.cascades.make([stage, stage], margin=0.9)
 
 
 def test_a_cascade_replaces_a_cascade_and_nothing_else(copy, tmp_path):

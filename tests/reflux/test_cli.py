@@ -227,6 +227,7 @@ def test_all_stages_at_once(finished):
         "students",
         "bundles",
         "bundle",
+        "cascade",
         "report",
     }
     assert json.loads((finished / "report" / "gap.json").read_text())["chosen"] == "small"
