@@ -201,14 +201,17 @@ def cascade(
 ) -> None:
     """Let students answer together: each the texts that it is sure about, the rest is passed on.
 
-    With --defer the last to answer is the teacher itself.
+    With --defer the last to answer is the teacher itself. Without --margin and --defer, those of the task hold.
     """
-    from export.build_cascade import cascade_warnings
+    from export.build_cascade import cascade_warnings, teacher_warnings
 
-    bundle, measured = _export_run(task, output).cascades.make(stages, to, margin, defer=defer)
+    exported = _export_run(task, output)
+    if margin is None and defer is None:
+        defer = exported.task.cascade.defer
+    bundle, measured = exported.cascades.make(stages, to, margin, defer=defer)
     console.print(f"{bundle.path}: {measured.summary}")
     console.print(measured.cut_offs.guarantee)
-    for warning in cascade_warnings(bundle.manifest):
+    for warning in (*teacher_warnings(measured.stages), *cascade_warnings(bundle.manifest)):
         warn(warning)
 
 

@@ -278,6 +278,8 @@ def test_a_cascade_of_bundles_is_built_and_says_what_it_guarantees(cli, task, fi
     assert "validation rows certify no margin of 0.5 points or less" in done.err
     done = cli("cascade", task, "small", "--output", finished, "--margin", "0.9")
     assert (done.status, "two students or more" in done.err) == (1, True)
+    done = cli("cascade", task, "small", "small", "--output", finished, "--margin", "0.9")
+    assert (done.status, "name each stage once" in done.err) == (1, True)
 
 
 def test_a_cascade_that_defers_says_how_much_it_leaves_to_the_teacher(cli, task, finished):
@@ -292,6 +294,22 @@ def test_a_cascade_that_defers_says_how_much_it_leaves_to_the_teacher(cli, task,
     assert (refused.status, "give one of them" in refused.err) == (1, True)
     refused = cli("cascade", task, "small", "--output", finished, "--defer", "0.99")
     assert (refused.status, "cannot certify 99 % agreement" in refused.err) == (1, True)
+
+
+def test_without_options_a_cascade_defers_as_the_task_says(cli, task, finished, tmp_path):
+    deferring = task.with_name("deferring.yaml")
+    deferring.write_text(f"{task.read_text()}cascade: {{build: false, defer: 0.5}}\n")
+    given = ("--output", finished, "--to", tmp_path / "cascade")
+    done = cli("cascade", deferring, "small", *given)
+    assert (done.status, "at least 50 % of all requests" in done.out) == (0, True), done.err
+    own = Bundle.open(finished / "bundles" / "small")
+    other = rewritten(
+        own, tmp_path / "other", max_tokens=own.manifest.max_tokens - 1, teacher={"name": "gpt", "version": "1"}
+    )
+    done = cli("cascade", deferring, other.path, "small", *given, "--margin", "0.9")
+    assert (done.status, "at most 90 points fewer" in done.out) == (0, True), done.err
+    assert f"warning: {other.path}: learned from gpt@1, but small from " in done.err.replace("\n", " ")
+    assert Bundle.open(tmp_path / "cascade").manifest.deferred_below is None
 
 
 @pytest.mark.parametrize("source", ["bundle", "task"])
