@@ -142,7 +142,8 @@ class Cascade(Section):
     `stages` names them, the cheapest first; by default they are those that pay. `margin` is by how much the cascade may
     agree less with the teacher than its last stage; by default the smaller of 0.002 and 0.005 that the
     validation rows can certify. With `defer` the teacher itself is the last stage, after one student or more, and the
-    cascade agrees with it on at least this share of all requests. With `build: false` there is no cascade.
+    cascade agrees with it on at least this share of all requests. With `build: false` no run builds one; `reflux
+    cascade` keeps to `margin` and `defer` all the same.
     """
 
     build: bool = True
@@ -299,6 +300,8 @@ class Task(Section):
             raise ValueError("cascade.margin: with cascade.defer there is no margin to keep; leave out one of them")
         if self.cascade.defer is None and len(self.cascade.stages or ("", "")) < 2:
             raise ValueError("cascade.stages: name two students or more, or give cascade.defer")
+        if not self.cascade.build and self.cascade.stages is not None:
+            raise ValueError("cascade.stages: with cascade.build false no cascade has them; leave out one of the keys")
         counted = Counter(self.cascade.stages or ())
         if twice := next((name for name, times in counted.items() if times > 1), None):
             raise ValueError(f"cascade.stages: {twice!r} is named twice; name each stage once")

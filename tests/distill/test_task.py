@@ -270,6 +270,11 @@ VARIANTS = "'auto', 'fp32', 'plain', 'int8', 'int8-qdq', 'int8-dynamic' or 'fp16
             "cascade: {defer: 0.99, margin: 0.1}",
             "cascade.margin: with cascade.defer there is no margin to keep",
         ),
+        (
+            "more",
+            "cascade: {build: false, stages: [encoder], defer: 0.9}",
+            "cascade.stages: with cascade.build false no cascade has them; leave out one of the keys",
+        ),
         ("more", "cascade: {stages: [encoder]}", "cascade.stages: name two students or more, or give cascade.defer"),
         ("more", "labels: billing", "labels: expected a list, such as [billing]"),
         ("more", "  No!: {family: static, model: x}", "students.No!: String should match pattern"),
