@@ -35,7 +35,7 @@ def stage(
     if graph is None:
         graph = Graph(None if last else str(place))
         graph.gate.set()
-    given = {"keeps": lambda encoded: True, "max_tokens": 32} | options
+    given: dict[str, Any] = {"keeps": lambda encoded: True, "max_tokens": 32} | options
     cut_off = None if last else 0.5
     return StageRunner(graph, limits=limits, cost=cost or Known(), place=place, cut_off=cut_off, **given)
 
