@@ -47,6 +47,8 @@ class Comparisons:
         inputs = {**run.student(name).inputs, "way": way, "data": run.data.fingerprint}
         if way != "hard" and self._altered:
             inputs["gold"] = "inherited"  # earlier releases trained on fewer rows
+        if way == "human":
+            inputs["conditions"] = "the student's"  # earlier releases had others
         if base is not None:
             inputs |= {"student": base.model_dump(mode="json"), "weights": weights_version(base.model)}
         return Stage(run.root / "comparisons" / name / way, inputs)
