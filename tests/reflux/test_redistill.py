@@ -72,7 +72,7 @@ def task(tmp_path_factory, tiny_encoder, tiny_teacher, write_csv):
         "labels": sorted(WORDS),
         "data": {"train": {"path": "train.csv"}, "test": {"path": "test.csv"}, "validation": 0.2},
         "teacher": {"kind": "bundle", "path": str(tiny_teacher.path)},
-        "students": {"small": static(tiny_encoder, 6)},
+        "students": {"small": static(tiny_encoder, 10)},
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(described))
     return folder / "task.yaml"
@@ -250,7 +250,7 @@ def test_with_fewer_than_200_held_out_texts_nothing_is_certain_and_no_text_is_ke
 def cascaded(task, tmp_path_factory, tiny_encoder, tiny_teacher):
     """A task with two students, its finished run, the cascade of them, which is served, and its log."""
     described = yaml.safe_load(task.read_text())
-    described["students"] = {"small": static(tiny_encoder, 2), "large": static(tiny_encoder, 3)}
+    described["students"] = {"small": static(tiny_encoder, 4), "large": static(tiny_encoder, 6)}
     described["cascade"] = {"build": False}
     two, folder = task.with_name("two.yaml"), tmp_path_factory.mktemp("cascaded")
     two.write_text(yaml.safe_dump(described))

@@ -101,7 +101,7 @@ def test_the_loss_of_the_task_is_the_one_that_is_minimised(static_config, soft_f
 
 def test_rows_of_no_weight_teach_nothing(static_config, soft_for, splits):
     learn, choose, _ = splits
-    config = short(static_config, epochs=4)
+    config = short(static_config, epochs=8)
     soft = soft_for(learn, choose)
     # The first half of the rows is labelled wrongly.
     half = len(learn) // 2

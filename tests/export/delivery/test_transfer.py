@@ -71,7 +71,8 @@ def test_only_files_that_the_manifest_lists_travel(place, bundle_copy, tiny_bund
 
 
 def test_a_cascade_arrives_with_all_of_its_stages(place, tiny_bundle, tiny_teacher, key, tmp_path):
-    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, tiny_teacher], [0.8])
+    last = rewritten(tiny_teacher, tmp_path / "last", role="student")
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, last], [0.8])
     pushed = push(cascade.path, place, sign_key=key)
     pulled = pull(place, tmp_path / "pulled", digest=pushed.digest, verify_key=pub(key))
     assert verify(tmp_path / "pulled") == pulled.bundle

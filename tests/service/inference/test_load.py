@@ -158,7 +158,8 @@ def test_a_graph_that_fails_on_the_longest_text_is_refused(tiny_bundle, monkeypa
 
 
 def test_the_stages_of_a_cascade_share_a_tokenizer(tiny_bundle, tiny_teacher, tmp_path):
-    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, tiny_teacher], [0.8])
+    other = rewritten(tiny_teacher, tmp_path / "other", role="student")
+    cascade = build_cascade(tmp_path / "cascade", [tiny_bundle, other], [0.8])
     first, last = load(cascade.path, Overrides(workers=1, batch_tokens=64)).stages
     assert [one.bundle.manifest.name for one in (first, last)] == ["tiny", "tiny-teacher"]
     assert first.classifier.tokenizer is last.classifier.tokenizer
@@ -166,7 +167,8 @@ def test_the_stages_of_a_cascade_share_a_tokenizer(tiny_bundle, tiny_teacher, tm
 
 def test_the_earlier_stages_of_a_cascade_run_on_as_many_threads_as_the_last(tiny_bundle, tiny_teacher, tmp_path):
     shorter = rewritten(tiny_bundle, tmp_path / "shorter", max_tokens=16)
-    cascade = build_cascade(tmp_path / "cascade", [shorter, tiny_teacher], [0.8])
-    known = load(tiny_teacher.path, Overrides(workers=1, threads=2, batch_tokens=64))
+    other = rewritten(tiny_teacher, tmp_path / "other", role="student")
+    cascade = build_cascade(tmp_path / "cascade", [shorter, other], [0.8])
+    known = load(other.path, Overrides(workers=1, threads=2, batch_tokens=64))
     first, last = load(cascade.path, before=[known]).stages
     assert [one.tuning.threads for one in (first, last)] == [2, 2]
