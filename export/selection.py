@@ -33,7 +33,8 @@ _REPORT = "Report this: the exporter changed the model."
 
 _PREFERENCE = (FUSED, PLAIN, FP16, INT8, INT8_QDQ, INT8_DYNAMIC)
 """Which of several equally fast graphs is preferred: exact ones first, and `fused` before `plain`, because it computes
-no padding where texts share a run; then those whose answer to a text does not depend on the other texts."""
+no padding where texts share a run; then those whose answer to a text does not depend on the other texts, the only ones
+that are taken if any passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ class Selector:
                 gates.enforce(tried[variant], f"{self.name}, {variant} graph", gates.remedy(tried[variant]))
         good = [variant for variant, checks in tried.items() if all(check.passed for check in checks)]
         if good:
-            best = self._fastest(good, speeds)
+            # Where texts cannot share a run, a service loses more than dynamic ranges win.
+            batched = [variant for variant in good if split_variant(variant)[0] != INT8_DYNAMIC]
+            best = self._fastest(batched or good, speeds)
             reason = f"{best} passed its gates"
             if split_variant(best)[0] == FP16 and not classifiers[best].on_gpu:
                 reason += "; how fast it is was not judged, for this machine has no GPU"
