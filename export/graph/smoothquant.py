@@ -20,7 +20,7 @@ from export.graph.activations import Floats, activations
 MIGRATION = 0.75
 """How much of the range moves into the weights (α of the paper): 0 is nothing, 1 everything."""
 
-_PRODUCTS = ("MatMul", "Attention")
+_PRODUCTS = ("MatMul", "Gemm", "Attention")
 _LEAST = 1e-5
 
 
@@ -44,10 +44,14 @@ def smoothquant(source: Path, target: Path, rows: Sequence[Sequence[int]], exclu
     for node in products:
         users[node.input[0]].append(node)
     for name, largest in _largest(model, target, list(users), rows).items():
-        weights = {node.input[1]: numpy_helper.to_array(constants[node.input[1]]) for node in users[name]}
+        weights = {node.input[1]: _by_channel(node, constants) for node in users[name]}
         factor = factors(largest, list(weights.values()))
-        for weight, values in weights.items():
-            constants[weight].CopyFrom(numpy_helper.from_array(values * factor[:, None], weight))
+        for values in weights.values():
+            values *= factor[:, None]
+        for node in users[name]:
+            own = weights[node.input[1]]
+            changed = np.ascontiguousarray(own.T if _transposed(node) else own)
+            constants[node.input[1]].CopyFrom(numpy_helper.from_array(changed, node.input[1]))
         projection = _projection(model.graph, name, constants, len(factor)) if len(users[name]) == 1 else []
         for constant in projection:
             values = numpy_helper.to_array(constants[constant])
@@ -56,6 +60,20 @@ def smoothquant(source: Path, target: Path, rows: Sequence[Sequence[int]], exclu
             _divide(model.graph, name, factor, users[name])
     onnx.save(model, str(target))
     return target
+
+
+def _by_channel(node: Any, constants: Mapping[str, Any]) -> Floats:
+    """Return a copy of the weights of a product, [C, outputs]."""
+    from onnx import numpy_helper
+
+    weights = numpy_helper.to_array(constants[node.input[1]])
+    own: Floats = np.array(weights.T if _transposed(node) else weights)
+    return own
+
+
+def _transposed(node: Any) -> bool:
+    """Whether a Gemm's weights are [outputs, C], as torch writes them."""
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 def _divide(graph: Any, name: str, factor: Floats, users: list[Any]) -> None:

@@ -16,8 +16,8 @@ WIDTH, OUTPUTS, WORDS = 16, 8, 40
 LAYERS = 2  # of the encoder
 
 
-@pytest.fixture
-def graph(tmp_path):
+@pytest.fixture(params=["MatMul", "Gemm"])
+def graph(request, tmp_path):
     """Words are looked up and go through a product and a head; the first channel is a hundred times the others."""
     generator = np.random.default_rng(0)
     table = generator.normal(size=(WORDS, WIDTH)).astype(np.float32)
@@ -25,13 +25,17 @@ def graph(tmp_path):
     spread[0] = 100
     weights = generator.normal(size=(WIDTH, OUTPUTS)).astype(np.float32)
     weights[0] /= 100
+    product = helper.make_node("MatMul", ["words", "weights"], ["hidden"], name="product")
+    if request.param == "Gemm":
+        weights = np.ascontiguousarray(weights.T)
+        product = helper.make_node("Gemm", ["words", "weights"], ["hidden"], name="product", transB=1)
     constants = {"table": table, "spread": spread, "weights": weights, "head": np.eye(OUTPUTS, dtype=np.float32)}
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["looked_up"], name="lookup"),
-        helper.make_node("Mul", ["looked_up", "spread"], ["words"]),
-        helper.make_node("MatMul", ["words", "weights"], ["hidden"], name="product"),
-        helper.make_node("ReduceMean", ["hidden", "axis"], ["mean"], keepdims=0),
-        helper.make_node("MatMul", ["mean", "head"], ["logits"], name="the head"),
+        helper.make_node("ReduceMean", ["looked_up", "axis"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "spread"], ["words"]),
+        product,
+        helper.make_node("MatMul", ["hidden", "head"], ["logits"], name="the head"),
     ]
     path = tmp_path / "plain.onnx"
     made = helper.make_graph(
@@ -94,8 +98,8 @@ def unchanged(source, target, rows, exclude):
 def test_a_smooth_graph_computes_the_same(graph, rows, tmp_path):
     smoothed = smoothquant(graph, tmp_path / "smooth.onnx", rows, exclude=["the head"])
     np.testing.assert_allclose(answers(smoothed, rows), answers(graph, rows), rtol=1e-4, atol=1e-4)
-    products = [node for node in onnx.load(smoothed).graph.node if node.op_type == "MatMul"]
-    assert [node.input[0] for node in products] == ["words/smooth", "mean"]
+    products = [node for node in onnx.load(smoothed).graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert [node.input[0] for node in products] == ["words/smooth", "hidden"]
 
 
 def test_int8_after_smoothing_keeps_what_one_large_channel_would_drown(graph, rows, tmp_path, monkeypatch):
